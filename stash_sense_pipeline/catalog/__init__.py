@@ -1,0 +1,1 @@
+"""The working store: schema, migrations and queries by subject (performers, images, faces, identities, sync state)."""

@@ -1,0 +1,235 @@
+"""The tables of the catalog. A change here needs a migration in migrations/versions."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.types import UtcTime
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# --- what the sources say -------------------------------------------------------------------------------------------
+
+source_performers = sa.Table(
+    "source_performers",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, comment="null only for a tombstone that was never seen alive"),
+    sa.Column("disambiguation", sa.Text),
+    sa.Column("gender", sa.Text, comment="as stash-box enumerates it, e.g. FEMALE; null unknown"),
+    sa.Column("birth_date", sa.Text, comment="YYYY, YYYY-MM or YYYY-MM-DD"),
+    sa.Column("death_date", sa.Text, comment="YYYY, YYYY-MM or YYYY-MM-DD"),
+    sa.Column("country", sa.Text, comment="ISO 3166 alpha-2 by convention of the sources"),
+    sa.Column("ethnicity", sa.Text),
+    sa.Column("eye_color", sa.Text),
+    sa.Column("hair_color", sa.Text),
+    sa.Column("height_cm", sa.Integer),
+    sa.Column("career_start_year", sa.Integer),
+    sa.Column("career_end_year", sa.Integer),
+    sa.Column("created_at", UtcTime, comment="the source's own clock"),
+    sa.Column("updated_at", UtcTime, comment="the source's own clock; null where it gives none"),
+    sa.Column("deleted_at", UtcTime, comment="when we learned that it is gone; null = live"),
+    sa.Column("merged_into", sa.Text, comment="source_id of the survivor, for a merged tombstone"),
+    sa.Column("content_hash", sa.Text, comment="SHA-256 of the record without its time stamps"),
+    sa.Column("raw", sa.JSON, comment="fields of the record that we do not model, after the privacy filter"),
+    sa.Column("first_seen_at", UtcTime, nullable=False),
+    sa.Column("changed_at", UtcTime, nullable=False, comment="when content_hash, deleted_at or merged_into last changed here"),
+    sa.Index("ix_source_performers_source_merged_into", "source", "merged_into"),
+)
+
+
+def _of_performer() -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(
+        ["source", "source_id"],
+        ["source_performers.source", "source_performers.source_id"],
+        ondelete="CASCADE",
+    )
+
+
+performer_aliases = sa.Table(
+    "performer_aliases",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("alias", sa.Text, primary_key=True),
+    _of_performer(),
+)
+
+performer_urls = sa.Table(
+    "performer_urls",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, primary_key=True, comment="as the source lists it; canonical keys are computed by identity"),
+    _of_performer(),
+)
+
+source_images = sa.Table(
+    "source_images",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("image_id", sa.Text, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("width", sa.Integer),
+    sa.Column("height", sa.Integer),
+    sa.Column("state", sa.Text, nullable=False, comment="pending, done, rejected, failed or gone"),
+    sa.Column("reason", sa.Text, comment="why rejected or failed"),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("next_attempt_at", UtcTime),
+    sa.Column("sha256", sa.Text, comment="hex digest of the bytes fetched"),
+    sa.Column("detector_digest", sa.Text, comment="sha256 of the detector that looked at it"),
+    sa.Column("processed_at", UtcTime),
+    sa.Index("ix_source_images_source_state", "source", "state"),
+    sa.Index("ix_source_images_sha256", "sha256"),
+)
+
+performer_images = sa.Table(
+    "performer_images",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("image_id", sa.Text, primary_key=True),
+    _of_performer(),
+    sa.ForeignKeyConstraint(
+        ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
+    ),
+    sa.Index("ix_performer_images_source_image_id", "source", "image_id"),
+)
+
+# --- faces ----------------------------------------------------------------------------------------------------------
+
+faces = sa.Table(
+    "faces",
+    metadata,
+    sa.Column("face_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("image_id", sa.Text, nullable=False),
+    sa.Column("face_index", sa.Integer, nullable=False, comment="order of detection inside the image"),
+    sa.Column("detection_confidence", sa.Float, nullable=False),
+    sa.Column("x1", sa.Float, nullable=False),
+    sa.Column("y1", sa.Float, nullable=False),
+    sa.Column("x2", sa.Float, nullable=False),
+    sa.Column("y2", sa.Float, nullable=False),
+    sa.Column("landmarks", sa.LargeBinary, nullable=False, comment="(5, 2) little-endian float32, pixels"),
+    sa.Column("yaw", sa.Float, nullable=False, comment="degrees"),
+    sa.Column("roll", sa.Float, nullable=False, comment="degrees"),
+    sa.Column("blur", sa.Float, nullable=False, comment="variance of the Laplacian of the aligned crop; small is blurred"),
+    sa.Column("quality", sa.Float, nullable=False, comment="0..1"),
+    sa.Column("pack", sa.Text, nullable=False),
+    sa.Column("detector_digest", sa.Text, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.UniqueConstraint("source", "image_id", "face_index"),
+    sa.ForeignKeyConstraint(
+        ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
+    ),
+    sqlite_autoincrement=True,
+)
+
+aligned_crops = sa.Table(
+    "aligned_crops",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("png", sa.LargeBinary, nullable=False, comment="112x112 RGB aligned crop, lossless"),
+)
+
+embeddings = sa.Table(
+    "embeddings",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True, comment="embedder name in the pack: facenet, arcface, ..."),
+    sa.Column("vector", sa.LargeBinary, nullable=False, comment="raw little-endian float32, not normalised"),
+    sa.Column("pack", sa.Text, nullable=False),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("created_at", UtcTime, nullable=False),
+)
+
+# --- identity -------------------------------------------------------------------------------------------------------
+
+identities = sa.Table(
+    "identities",
+    metadata,
+    sa.Column("performer_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("retired_at", UtcTime, comment="when the last member left it"),
+    sa.Column("redirect_to", sa.Integer, comment="performer_id that took its members over"),
+    sqlite_autoincrement=True,
+)
+
+identity_members = sa.Table(
+    "identity_members",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
+    _of_performer(),
+)
+
+identity_evidence = sa.Table(
+    "identity_evidence",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("source_a", sa.Text, primary_key=True),
+    sa.Column("source_id_a", sa.Text, primary_key=True),
+    sa.Column("source_b", sa.Text, primary_key=True),
+    sa.Column("source_id_b", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True, comment="what the two records share; empty where the kind says it all"),
+    sa.Column("weight", sa.Float, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False, comment="linked, redundant or refused"),
+    sa.Column("reason", sa.Text, comment="why refused"),
+    sa.Column("first_seen_at", UtcTime, nullable=False),
+)
+
+identity_log = sa.Table(
+    "identity_log",
+    metadata,
+    sa.Column("entry", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("performer_id", sa.Integer, nullable=False, index=True),
+    sa.Column("event", sa.Text, nullable=False, comment="created, joined, left, merged, split, retired or revived"),
+    sa.Column("detail", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+trusted_faces = sa.Table(
+    "trusted_faces",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("rank", sa.Integer, nullable=False, comment="0 = best face of the performer"),
+)
+
+# --- privacy and progress -------------------------------------------------------------------------------------------
+
+suppressions = sa.Table(
+    "suppressions",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True, comment="record, url or image"),
+    sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("added_at", UtcTime, nullable=False),
+)
+
+sync_state = sa.Table(
+    "sync_state",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("updated_watermark", UtcTime, comment="newest `updated` of the server that is stored, committed with its data"),
+    sa.Column("edits_watermark", UtcTime, comment="newest `closed` of an applied edit that is stored"),
+    sa.Column("backfilled_at", UtcTime, comment="when the last complete enumeration was committed"),
+    sa.Column("last_sync_at", UtcTime),
+    sa.Column("last_sweep_at", UtcTime),
+    sa.Column("last_outcome", sa.Text),
+    sa.Column("last_message", sa.Text),
+    sa.Column("server_version", sa.Text),
+    sa.Column("detail", sa.JSON, comment="connector's own progress, e.g. a refused mass disappearance"),
+)

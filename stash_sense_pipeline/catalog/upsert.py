@@ -1,0 +1,50 @@
+"""Insert-or-update in bulk, the same on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+T = TypeVar("T")
+
+# SQLite allows 32,766 bound parameters in a statement; executemany-style batches stay far below.
+_ROWS_A_STATEMENT = 500
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    keep: frozenset[str] = frozenset(),
+) -> None:
+    """Inserts `rows` (all with the same keys); a row whose primary key exists is overwritten, but for the columns in `keep`.
+
+    Raises ValueError when a row lacks a primary-key column.
+    """
+    if not rows:
+        return
+    keys = [column.name for column in table.primary_key]
+    missing = [key for key in keys if key not in rows[0]]
+    if missing:
+        raise ValueError(f"upsert into {table.name} without primary key column {missing[0]}")
+    changed = [name for name in rows[0] if name not in keys and name not in keep]
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    if changed:
+        statement = statement.on_conflict_do_update(
+            index_elements=keys, set_={name: statement.excluded[name] for name in changed}
+        )
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=keys)
+    for batch in batched(rows, _ROWS_A_STATEMENT):
+        connection.execute(statement, [dict(row) for row in batch])

@@ -1,0 +1,64 @@
+"""The one tree of exceptions that the program raises on purpose; everything a user can meet derives from it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class StashSenseError(Exception):
+    """Base of all errors of this program. Its text is one line: what happened, where, and what to do.
+
+    `exit_code` is what the command line returns: 1 failed, 2 usage or configuration.
+    """
+
+    exit_code = 1
+
+
+class ConfigurationError(StashSenseError):
+    """A setting, a file of the operator's, or a command-line argument is wrong."""
+
+    exit_code = 2
+
+
+class CatalogError(StashSenseError):
+    """The catalog cannot be opened or does not hold what it must: corrupt, foreign, or of a newer program."""
+
+
+class ModelPackError(StashSenseError):
+    """A model pack is missing, incomplete, or its files are not the ones that pack.yaml describes."""
+
+
+class DeviceError(StashSenseError):
+    """The compute device that was asked for is not there."""
+
+
+class ReleaseError(StashSenseError):
+    """A release cannot be built from this catalog, or a release directory or zip breaks the contract."""
+
+
+class Outcome(StrEnum):
+    """How a request to a source ended. Only `ANSWERED` outcomes may change a record or move a watermark."""
+
+    FOUND = "found"
+    NOT_FOUND = "not_found"
+    GONE = "gone"
+    AMBIGUOUS = "ambiguous"
+    BLOCKED = "blocked"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    PARSE_ERROR = "parse_error"
+    DISALLOWED = "disallowed"
+
+    @property
+    def is_answer(self) -> bool:
+        """True for the outcomes that are a real answer of the source; a failure never looks like an absence."""
+        return self in (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.GONE, Outcome.AMBIGUOUS)
+
+
+class SourceError(StashSenseError):
+    """A source did not give a usable answer; `outcome` says of which kind. Nothing was changed because of it."""
+
+    def __init__(self, source: str, outcome: Outcome, message: str) -> None:
+        super().__init__(f"{source}: {message} ({outcome.value})")
+        self.source = source
+        self.outcome = outcome

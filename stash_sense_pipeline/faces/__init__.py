@@ -1,0 +1,1 @@
+"""Faces: model packs, decoding, detection, alignment, quality, the streaming worker and embedding."""

@@ -1,0 +1,1 @@
+"""Sources: typed records and outcomes, polite HTTP, connectors (bytes in, records out) and the sync into the catalog."""
