@@ -1,8 +1,7 @@
 #!/bin/sh
-# Writes the lock files anew with uv. They hold versions and hashes, and no index address, so that any mirror serves them.
+# Writes the lock files anew with uv: the program, its tools and tests, for a machine without and with an NVIDIA GPU. They hold versions and hashes, and no index address, so that any mirror serves them.
 set -eu
 cd "$(dirname "$0")/.."
 compile() { out=$1; shift; uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header "$@" pyproject.toml -o "locks/$out"; }
-compile cpu.txt --extra cpu
-compile gpu.txt --extra gpu
-compile dev.txt --extra cpu --group dev
+compile cpu.txt --extra cpu --group dev
+compile gpu.txt --extra gpu --group dev
