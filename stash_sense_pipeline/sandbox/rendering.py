@@ -3,8 +3,8 @@
 Needs numpy and OpenCV only. Everything is a pure function of its seeds: the same call gives the same bytes in
 every process, and no global random state is read or written. Colours are RGB throughout.
 
-Geometry is in *face units*: x to the right and y down, the origin in the middle of the face, the half width of
-the face one unit. Features lie on an ellipsoid that turns with the pose, so that they shift against the
+Geometry is in *face units*: x to the right and y down, the origin in the middle of the face, the half width
+of the face one unit. Features lie on an ellipsoid that turns with the pose, so that they shift against the
 silhouette as the features of a real head do.
 """
 
@@ -119,20 +119,58 @@ class Photo:
 
 
 _SKINS: tuple[Colour, ...] = (
-    (250, 222, 204), (243, 205, 180), (232, 188, 155), (219, 168, 128),
-    (198, 143, 104), (168, 114, 78), (134, 88, 60), (100, 66, 48),
-)  # fmt: skip
+    (250, 222, 204),
+    (243, 205, 180),
+    (232, 188, 155),
+    (219, 168, 128),
+    (198, 143, 104),
+    (168, 114, 78),
+    (134, 88, 60),
+    (100, 66, 48),
+)
 _HAIRS: tuple[Colour, ...] = (
-    (28, 24, 24), (58, 40, 30), (94, 62, 38), (134, 92, 54), (176, 132, 80), (222, 190, 128), (238, 222, 180),
-    (150, 62, 30), (190, 84, 36), (150, 150, 152), (210, 210, 214), (120, 30, 52), (70, 60, 140), (200, 110, 150),
+    (28, 24, 24),
+    (58, 40, 30),
+    (94, 62, 38),
+    (134, 92, 54),
+    (176, 132, 80),
+    (222, 190, 128),
+    (238, 222, 180),
+    (150, 62, 30),
+    (190, 84, 36),
+    (150, 150, 152),
+    (210, 210, 214),
+    (120, 30, 52),
+    (70, 60, 140),
+    (200, 110, 150),
     (60, 120, 120),
-)  # fmt: skip
+)
 _IRISES: tuple[Colour, ...] = (
-    (70, 42, 24), (104, 66, 34), (140, 106, 52), (88, 124, 66), (70, 130, 120), (72, 122, 176), (110, 160, 205),
+    (70, 42, 24),
+    (104, 66, 34),
+    (140, 106, 52),
+    (88, 124, 66),
+    (70, 130, 120),
+    (72, 122, 176),
+    (110, 160, 205),
     (122, 134, 142),
-)  # fmt: skip
-_LIPS: tuple[Colour, ...] = ((196, 104, 100), (206, 84, 92), (178, 40, 58), (150, 70, 84), (214, 128, 120), (120, 40, 60))
-_SHADOWS: tuple[Colour, ...] = ((90, 60, 60), (70, 80, 130), (130, 70, 120), (60, 110, 100), (150, 110, 60), (40, 36, 40))
+)
+_LIPS: tuple[Colour, ...] = (
+    (196, 104, 100),
+    (206, 84, 92),
+    (178, 40, 58),
+    (150, 70, 84),
+    (214, 128, 120),
+    (120, 40, 60),
+)
+_SHADOWS: tuple[Colour, ...] = (
+    (90, 60, 60),
+    (70, 80, 130),
+    (130, 70, 120),
+    (60, 110, 100),
+    (150, 110, 60),
+    (40, 36, 40),
+)
 
 
 def make_person(seed: int, feminine: bool | None = None) -> Person:
@@ -146,7 +184,10 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
     lip_tint = _jitter(rng, _LIPS[rng.integers(len(_LIPS))], 10)
     lip_strength = u(0.45, 0.95) if is_feminine else u(0.15, 0.4)
     bald, facial_hair, wears_rings = rng.random(), rng.random(3), rng.random()
-    moles = tuple((float(u(-0.72, 0.72)), float(u(-0.62, 0.95)), float(u(0.022, 0.05))) for _ in range(rng.integers(0, 4)))
+    moles = tuple(
+        (float(u(-0.72, 0.72)), float(u(-0.62, 0.95)), float(u(0.022, 0.05)))
+        for _ in range(rng.integers(0, 4))
+    )
     return Person(
         seed=seed,
         feminine=is_feminine,
@@ -241,7 +282,10 @@ def render_group(people: Sequence[Person], seed: int, size: tuple[int, int] = (9
     half = min(column / 3.0, height / 5.6)
     faces = []
     for place, person in enumerate(people):
-        centre = (column * (place + 0.5 + rng.uniform(-0.05, 0.05)), height * (0.42 + rng.uniform(-0.07, 0.07)))
+        centre = (
+            column * (place + 0.5 + rng.uniform(-0.05, 0.05)),
+            height * (0.42 + rng.uniform(-0.07, 0.07)),
+        )
         pose = _draw_pose(rng, centre, half * rng.uniform(0.86, 1.0), max_yaw=22.0)
         faces.append(_draw_person(image, person, pose, rng))
     return Photo(_develop(image, rng), tuple(faces))
@@ -258,7 +302,9 @@ def render_scenery(seed: int, size: tuple[int, int] = (400, 500)) -> Photo:
 
 def encode_jpeg(image_rgb: Image, quality: int = 90) -> bytes:
     """The JPEG file of an RGB image."""
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     return data.tobytes()
 
 
@@ -278,7 +324,9 @@ class _Pose:
         depth = 0.92 * np.sqrt(np.clip(1 - (x / 1.12) ** 2 - (y / 1.7) ** 2, 0.0, 1.0)) + lift
         turned = x * math.cos(self.yaw) + depth * math.sin(self.yaw)
         towards = depth * math.cos(self.yaw) - x * math.sin(self.yaw)
-        return self.flat(np.stack([turned, y * math.cos(self.pitch) - (towards - 0.8) * math.sin(self.pitch)], 1))
+        return self.flat(
+            np.stack([turned, y * math.cos(self.pitch) - (towards - 0.8) * math.sin(self.pitch)], 1)
+        )
 
     def silhouette(self, points: Points) -> Points:
         """Pixels of points of the outline: it keeps its width when the head turns, but the chin swings."""
@@ -292,9 +340,7 @@ class _Pose:
         return np.stack([self.centre[0] + cos * x - sin * y, self.centre[1] + sin * x + cos * y], 1)
 
 
-def _draw_pose(
-    rng: np.random.Generator, centre: tuple[float, float], half: float, max_yaw: float
-) -> _Pose:
+def _draw_pose(rng: np.random.Generator, centre: tuple[float, float], half: float, max_yaw: float) -> _Pose:
     limit = math.radians(max_yaw)
     return _Pose(
         centre=centre,
@@ -371,9 +417,15 @@ def _draw_back(image: Image, person: Person, pose: _Pose, rng: np.random.Generat
     top, base = person.chin_length - 0.35, person.chin_length + 0.62
     bottom = (image.shape[0] - y) / pose.half + 1
     body = np.array(
-        [[-neck - 0.2, base - 0.1], [-1.9, base + 0.45], [-2.3, bottom], [2.3, bottom], [1.9, base + 0.45],
-         [neck + 0.2, base - 0.1]]
-    )  # fmt: skip
+        [
+            [-neck - 0.2, base - 0.1],
+            [-1.9, base + 0.45],
+            [-2.3, bottom],
+            [2.3, bottom],
+            [1.9, base + 0.45],
+            [neck + 0.2, base - 0.1],
+        ]
+    )
     _fill(image, body * pose.half + (x, y), (shirt[0], shirt[1], shirt[2]))
     throat = np.array([[-neck, top], [-neck - 0.08, base], [0, base + 0.4], [neck + 0.08, base], [neck, top]])
     _fill(image, throat * pose.half + (x, y), _mix(person.skin, (60, 30, 20), 0.18))
@@ -387,7 +439,11 @@ def _draw_ears(image: Image, person: Person, pose: _Pose) -> None:
         centre = np.array([[side * reach, person.ear_y]])
         ear = centre + _ellipse(0.13, person.ear_size)
         _fill(image, pose.silhouette(ear), _mix(person.skin, (120, 50, 40), 0.12))
-        _fill(image, pose.silhouette(centre + _ellipse(0.06, person.ear_size * 0.6)), _mix(person.skin, (120, 50, 40), 0.3))
+        _fill(
+            image,
+            pose.silhouette(centre + _ellipse(0.06, person.ear_size * 0.6)),
+            _mix(person.skin, (120, 50, 40), 0.3),
+        )
         if person.earring is not None:
             drop = centre + np.array([[0.0, person.ear_size + 0.03]])
             _fill(image, pose.silhouette(drop + _ellipse(0.05, 0.06)), person.earring)
@@ -416,8 +472,15 @@ def _tint_skin(image: Image, person: Person, pose: _Pose) -> None:
         _soft_fill(image, [shape], hair, person.beard, pose.half * 0.035)
     if person.moustache > 0:
         wide = person.mouth_width + 0.05
-        shape = np.array([[-wide, mouth + 0.02], [-0.1, nose_end + 0.06], [0.1, nose_end + 0.06], [wide, mouth + 0.02],
-                          [0.0, mouth - 0.05]])  # fmt: skip
+        shape = np.array(
+            [
+                [-wide, mouth + 0.02],
+                [-0.1, nose_end + 0.06],
+                [0.1, nose_end + 0.06],
+                [wide, mouth + 0.02],
+                [0.0, mouth - 0.05],
+            ]
+        )
         _soft_fill(image, [pose.surface(shape, 0.08)], hair, person.moustache, pose.half * 0.02)
     if person.goatee > 0:
         shape = np.array([[0.0, (mouth + person.chin_length) / 2 + 0.08]]) + _ellipse(0.22, 0.2)
@@ -431,7 +494,10 @@ def _draw_marks(image: Image, person: Person, pose: _Pose, line: int) -> None:
     if person.fold > 0.15:
         colour = _mix(person.skin, (80, 40, 30), 0.3 * person.fold)
         for side in (-1.0, 1.0):
-            curve = np.array([[0.22, nose_end - 0.02], [0.38, nose_end + 0.12], [0.46, nose_end + 0.32]]) * (side, 1.0)
+            curve = np.array([[0.22, nose_end - 0.02], [0.38, nose_end + 0.12], [0.46, nose_end + 0.32]]) * (
+                side,
+                1.0,
+            )
             _stroke(image, pose.surface(curve), colour, line)
     if person.forehead_lines > 0.15:
         colour = _mix(person.skin, (80, 40, 30), 0.28 * person.forehead_lines)
@@ -444,8 +510,8 @@ def _draw_marks(image: Image, person: Person, pose: _Pose, line: int) -> None:
         spots = np.stack([rng.uniform(-0.72, 0.72, count), rng.uniform(0.08, 0.46, count)], 1)
         for spot in pose.surface(spots):
             _dot(image, spot, pose.half * 0.02, dark)
-    for x, y, radius in person.moles:
-        centre = pose.surface(np.array([[x, y]]))[0]
+    for across, down, radius in person.moles:
+        centre = pose.surface(np.array([[across, down]]))[0]
         _dot(image, centre, pose.half * radius, _mix(person.skin, (45, 20, 15), 0.75))
 
 
@@ -462,7 +528,9 @@ def _draw_eyes(
         middle = np.array([side * person.eye_distance, person.eye_y])
         slope = person.eye_tilt * side
 
-        def place(x: Points, y: Points, middle: Points = middle, side: float = side, slope: float = slope) -> Points:
+        def place(
+            x: Points, y: Points, middle: Points = middle, side: float = side, slope: float = slope
+        ) -> Points:
             local = np.stack([x * side, y + slope * x * side], 1)
             return pose.surface(middle + local, 0.03)
 
@@ -476,11 +544,19 @@ def _draw_eyes(
         _stroke(image, upper, lash, max(1, round(line * (0.6 + 1.4 * person.lash))))
         _stroke(image, lower, _mix(person.skin, (60, 30, 25), 0.4), max(1, line // 2))
         if person.crease > 0.2:
-            _stroke(image, place(person.eye_width * t, upper_y - 0.045 - 0.03 * person.crease),
-                    _mix(person.skin, (70, 35, 25), 0.4 * person.crease), max(1, line // 2))  # fmt: skip
+            _stroke(
+                image,
+                place(person.eye_width * t, upper_y - 0.045 - 0.03 * person.crease),
+                _mix(person.skin, (70, 35, 25), 0.4 * person.crease),
+                max(1, line // 2),
+            )
         if person.eye_bag > 0.15:
-            _stroke(image, place(person.eye_width * t * 0.9, lower_y + 0.06),
-                    _mix(person.skin, (80, 40, 50), 0.35 * person.eye_bag), line)  # fmt: skip
+            _stroke(
+                image,
+                place(person.eye_width * t * 0.9, lower_y + 0.06),
+                _mix(person.skin, (80, 40, 50), 0.35 * person.eye_bag),
+                line,
+            )
         centres.append(centre[0])
     return np.array(centres)
 
@@ -510,7 +586,13 @@ def _draw_brows(image: Image, person: Person, pose: _Pose, raised: float) -> Non
     body = person.brow_thickness * (1 - 0.55 * np.clip(t, 0, 1) ** 2)
     for side in (-1.0, 1.0):
         x = side * (person.eye_distance + 0.02) + side * person.brow_length * t
-        y = person.eye_y - person.brow_height - raised + arch - person.brow_tilt * 0.3 * person.brow_length * t
+        y = (
+            person.eye_y
+            - person.brow_height
+            - raised
+            + arch
+            - person.brow_tilt * 0.3 * person.brow_length * t
+        )
         shape = np.concatenate([np.stack([x, y - body / 2], 1), np.stack([x, y + body / 2], 1)[::-1]])
         _fill(image, pose.surface(shape, 0.05), person.brow_colour)
 
@@ -522,12 +604,21 @@ def _draw_nose(image: Image, person: Person, pose: _Pose, line: int) -> Points:
     tip = pose.surface(np.array([[0.0, end - 0.06]]), person.nose_lift)
     for side in (-1.0, 1.0):
         ridge = pose.surface(np.array([[side * person.nose_bridge * 1.3, person.eye_y - 0.02]]), 0.02)
-        wing = pose.surface(np.array([[side * person.nose_width, end - 0.05], [side * person.nose_width * 0.8, end + 0.02]]), 0.08)
+        wing = pose.surface(
+            np.array([[side * person.nose_width, end - 0.05], [side * person.nose_width * 0.8, end + 0.02]]),
+            0.08,
+        )
         flank = pose.surface(np.array([[side * person.nose_bridge * 1.6, end - 0.2]]), person.nose_lift * 0.6)
         _stroke(image, np.concatenate([ridge, flank, wing]), dark, line)
-        hole = pose.surface(np.array([[side * person.nose_width * 0.5, end]]) + _ellipse(person.nostril * 1.5, person.nostril), 0.12)
+        hole = pose.surface(
+            np.array([[side * person.nose_width * 0.5, end]])
+            + _ellipse(person.nostril * 1.5, person.nostril),
+            0.12,
+        )
         _fill(image, hole, _mix(person.skin, (40, 15, 12), 0.7))
-    base = np.array([[-person.nose_width * 0.45, end + 0.03], [0.0, end + 0.05], [person.nose_width * 0.45, end + 0.03]])
+    base = np.array(
+        [[-person.nose_width * 0.45, end + 0.03], [0.0, end + 0.05], [person.nose_width * 0.45, end + 0.03]]
+    )
     _stroke(image, pose.surface(base, 0.12), dark, line)
     bridge = pose.surface(np.array([[0.0, person.eye_y + 0.08]]), 0.06)
     _stroke(image, np.concatenate([bridge, tip]), light, max(1, round(pose.half * person.nose_bridge * 0.6)))
@@ -565,7 +656,9 @@ def _draw_fringe(image: Image, person: Person, pose: _Pose, rng: np.random.Gener
         return
     angle = np.linspace(math.pi, 2 * math.pi, 21)
     volume = person.hair_volume
-    crown = np.stack([(1.02 + volume * 0.6) * np.cos(angle), (person.skull_height + volume) * np.sin(angle)], 1)
+    crown = np.stack(
+        [(1.02 + volume * 0.6) * np.cos(angle), (person.skull_height + volume) * np.sin(angle)], 1
+    )
     x = np.linspace(1.0, -1.0, 25)
     away = x - person.fringe_parting
     line = person.hairline + person.fringe_slope * away + person.temple * np.abs(away) ** 2.5
@@ -578,8 +671,12 @@ def _draw_fringe(image: Image, person: Person, pose: _Pose, rng: np.random.Gener
     for shift in (-0.5, -0.15, 0.2, 0.5):
         start = np.array([[person.fringe_parting * 0.6 + shift * 0.3, -person.skull_height - volume * 0.7]])
         end = np.array([[person.fringe_parting * 0.6 + shift * 1.4, person.hairline - 0.12]])
-        _stroke(image, pose.silhouette(np.concatenate([start, (start + end) / 2 + (shift * 0.2, 0.0), end])), strand,
-                max(1, round(pose.half * 0.02)))  # fmt: skip
+        _stroke(
+            image,
+            pose.silhouette(np.concatenate([start, (start + end) / 2 + (shift * 0.2, 0.0), end])),
+            strand,
+            max(1, round(pose.half * 0.02)),
+        )
 
 
 def _draw_glasses(image: Image, person: Person, pose: _Pose, rng: np.random.Generator, line: int) -> None:
@@ -591,10 +688,14 @@ def _draw_glasses(image: Image, person: Person, pose: _Pose, rng: np.random.Gene
     for side in (-1.0, 1.0):
         lens = pose.surface(np.array([[side * person.eye_distance, person.eye_y + 0.02]]) + ring, 0.1)
         _stroke(image, np.concatenate([lens, lens[:1]]), frame, line + 1)
-        arm = np.array([[side * (person.eye_distance + wide), person.eye_y], [side * 1.0, person.eye_y - 0.03]])
+        arm = np.array(
+            [[side * (person.eye_distance + wide), person.eye_y], [side * 1.0, person.eye_y - 0.03]]
+        )
         _stroke(image, pose.surface(arm, 0.05), frame, line + 1)
     inner = person.eye_distance - wide
-    _stroke(image, pose.surface(np.array([[-inner, person.eye_y], [inner, person.eye_y]]), 0.16), frame, line + 1)
+    _stroke(
+        image, pose.surface(np.array([[-inner, person.eye_y], [inner, person.eye_y]]), 0.16), frame, line + 1
+    )
 
 
 def _shade(image: Image, outline: Points, pose: _Pose, rng: np.random.Generator) -> None:
@@ -624,7 +725,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> Image:
     cells = (int(rng.integers(2, 7)), int(rng.integers(2, 7)))
     base = rng.uniform(40, 225, 3)
     field = np.clip(base + rng.normal(0, 32, (*cells, 3)), 0, 255).astype(np.uint8)
-    image = np.ascontiguousarray(cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC))
+    image: Image = np.array(cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
     _draw_clutter(image, rng, int(rng.integers(0, 9)))
     if rng.random() < 0.5:
         return np.asarray(cv2.blur(image, (9, 9)), np.uint8)
@@ -680,7 +781,9 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
     return (mixed[0], mixed[1], mixed[2])
 
 
-_UNIT_CIRCLE = np.stack([np.cos(np.linspace(0, 2 * math.pi, 21)[:-1]), np.sin(np.linspace(0, 2 * math.pi, 21)[:-1])], 1)
+_UNIT_CIRCLE = np.stack(
+    [np.cos(np.linspace(0, 2 * math.pi, 21)[:-1]), np.sin(np.linspace(0, 2 * math.pi, 21)[:-1])], 1
+)
 
 
 def _ellipse(across: float, down: float) -> Points:
@@ -706,7 +809,9 @@ def _stroke(image: Image, points: Points, colour: Colour, thickness: int) -> Non
 
 def _dot(image: Image, centre: Points, radius: float, colour: Colour) -> None:
     x, y = _fixed(centre)
-    cv2.circle(image, (int(x), int(y)), max(1, round(radius * (1 << _SHIFT))), colour, -1, cv2.LINE_AA, _SHIFT)
+    cv2.circle(
+        image, (int(x), int(y)), max(1, round(radius * (1 << _SHIFT))), colour, -1, cv2.LINE_AA, _SHIFT
+    )
 
 
 def _soft_fill(image: Image, shapes: Sequence[Points], colour: Colour, strength: float, blur: float) -> None:
