@@ -1,0 +1,53 @@
+# What a person runs: make demo, make ui, make test, make bench. Each sets up what it needs.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRA ?= cpu
+UV_VERSION := 0.13.8
+UV := $(BIN)/uv
+DEMO_DIR ?= data/demo
+STAMP := $(VENV)/.installed-$(EXTRA)
+
+.PHONY: demo ui setup test test-fast lint bench clean
+
+demo: setup
+	@$(BIN)/stash-sense demo --data-dir $(DEMO_DIR)
+
+ui: setup
+	@$(BIN)/stash-sense ui --data-dir $(DEMO_DIR)
+
+setup: $(STAMP)
+
+# Debian without python3-venv cannot put pip into a new environment; its own pip can do it from outside.
+$(UV):
+	@command -v python3 >/dev/null || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 2; }
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$(python3 --version)"; exit 2; }
+	@if python3 -c 'import ensurepip' 2>/dev/null; then python3 -m venv $(VENV); else python3 -m venv --without-pip $(VENV); fi
+	@if [ -x $(BIN)/pip ]; then $(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
+	elif python3 -m pip --version >/dev/null 2>&1; then python3 -m pip --python $(BIN)/python install -q --disable-pip-version-check uv==$(UV_VERSION); \
+	else echo "pip is needed: apt-get install python3-venv"; rm -rf $(VENV); exit 2; fi
+
+$(STAMP): $(UV) locks/$(EXTRA).txt pyproject.toml
+	@echo "Installing the locked dependencies into $(VENV) ..."
+	@VIRTUAL_ENV=$(VENV) $(UV) pip sync -q --require-hashes locks/$(EXTRA).txt
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --no-build-isolation -e .
+	@VIRTUAL_ENV=$(VENV) $(UV) pip install -q uv==$(UV_VERSION)
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q
+
+test-fast: lint
+	$(BIN)/pytest -q -m "not slow"
+
+bench: setup
+	$(BIN)/python -m stash_sense_pipeline_tests.bench
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
