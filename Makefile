@@ -31,7 +31,6 @@ $(STAMP): $(UV) locks/$(EXTRA).txt pyproject.toml
 	@echo "Installing the locked dependencies into $(VENV) ..."
 	@VIRTUAL_ENV=$(VENV) $(UV) pip sync -q --require-hashes locks/$(EXTRA).txt
 	@VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --no-build-isolation -e .
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install -q uv==$(UV_VERSION)
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

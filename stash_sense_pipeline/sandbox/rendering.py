@@ -723,8 +723,9 @@ def _shade(image: Image, outline: Points, pose: _Pose, rng: np.random.Generator)
 def _background(rng: np.random.Generator, width: int, height: int) -> Image:
     """A blurred place: a smooth field of colours with a few shapes out of focus."""
     cells = (int(rng.integers(2, 7)), int(rng.integers(2, 7)))
-    base = rng.uniform(40, 225, 3)
-    field = np.clip(base + rng.normal(0, 32, (*cells, 3)), 0, 255).astype(np.uint8)
+    base = rng.uniform(50, 215) + rng.normal(0, 26, 3)
+    variation = rng.normal(0, 26, (*cells, 1)) + rng.normal(0, 12, (*cells, 3))
+    field = np.clip(base + variation, 0, 255).astype(np.uint8)
     image: Image = np.array(cv2.resize(field, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
     _draw_clutter(image, rng, int(rng.integers(0, 9)))
     if rng.random() < 0.5:
