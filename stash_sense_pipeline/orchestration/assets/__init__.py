@@ -1,0 +1,1 @@
+"""The assets, one module for each group of the lineage page: ingest, faces, identity, index, release."""

@@ -1,0 +1,42 @@
+"""Names that more than one module of the orchestration uses: groups, jobs, tags, pools and asset keys."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import dagster as dg
+
+PERFORMER_TABLE = dg.AssetKey("performer_table")
+ALIGNED_FACES = dg.AssetKey("aligned_faces")
+FACE_EMBEDDINGS = dg.AssetKey("face_embeddings")
+IDENTITY_GRAPH = dg.AssetKey("identity_graph")
+TRUSTED_FACES = dg.AssetKey("trusted_faces")
+PERFORMERS_DB = dg.AssetKey("performers_db")
+RELEASE = dg.AssetKey("release")
+
+REFRESH_SOURCE_JOB = "refresh_source"
+EMBED_FACES_JOB = "embed_faces"
+PUBLISH_JOB = "publish"
+
+# Refreshes of one source never overlap, nor do its embeddings: dagster.yaml limits each tag to one run for each value.
+# Two tags, because faces are embedded while their source is still being fetched.
+SOURCE_TAG = "source"
+EMBED_TAG = "embed"
+# Both the limit on concurrent GPU steps and, in containers, the request for a device.
+GPU_POOL = "gpu"
+OWNERS = ["team:stash-sense"]
+
+
+class Group(StrEnum):
+    """The boxes of the collapsed lineage page, in the order of the flow."""
+
+    INGEST = "ingest"
+    FACES = "faces"
+    IDENTITY = "identity"
+    INDEX = "index"
+    RELEASE = "release"
+
+
+def index_key(embedder: str) -> dg.AssetKey:
+    """Asset key of the Voyager index of an embedder: `facenet` → `facenet_index`."""
+    return dg.AssetKey(f"{embedder}_index")

@@ -1,0 +1,15 @@
+"""The one partitioning of the pipeline: by source, from sources.yaml."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from stash_sense_pipeline.settings import Settings
+
+
+def source_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:
+    """One partition for each source of sources.yaml, stash-boxes first.
+
+    Static: the list is under version control, and keys can be checked without a Dagster instance.
+    """
+    return dg.StaticPartitionsDefinition([source.name for source in settings.sources])

@@ -1,0 +1,19 @@
+"""Finding the configuration files that come with the program: sources.yaml and dagster.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ConfigurationError
+
+
+def shipped_file(name: str) -> Path:
+    """Path of a shipped file: inside the installed package, or in the repository of an editable installation.
+
+    Raises ConfigurationError when the installation is incomplete.
+    """
+    package = Path(__file__).parent
+    for candidate in (package / "shipped" / name, package.parent / name):
+        if candidate.is_file():
+            return candidate
+    raise ConfigurationError(f"the installation lacks {name}; install stash-sense-pipeline again")
