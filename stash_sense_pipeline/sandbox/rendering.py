@@ -179,11 +179,19 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
     drawn = bool(rng.random() < 0.6)
     is_feminine = drawn if feminine is None else feminine
     u = rng.uniform
+
+    def either(if_feminine: tuple[float, float], otherwise: tuple[float, float]) -> float:
+        # One draw in either case, so that everything drawn later stays the same.
+        low, high = if_feminine if is_feminine else otherwise
+        return float(u(low, high))
+
     skin = _jitter(rng, _SKINS[rng.integers(len(_SKINS))], 9)
     hair = _jitter(rng, _HAIRS[rng.integers(len(_HAIRS))], 12)
     lip_tint = _jitter(rng, _LIPS[rng.integers(len(_LIPS))], 10)
-    lip_strength = u(0.45, 0.95) if is_feminine else u(0.15, 0.4)
-    bald, facial_hair, wears_rings = rng.random(), rng.random(3), rng.random()
+    lip_strength = either((0.45, 0.95), (0.15, 0.4))
+    has_hair = bool(rng.random() > 0.14) or is_feminine
+    facial_hair, wears_rings = rng.random(3) + is_feminine, rng.random()
+    metal = _jitter(rng, (225, 195, 110), 25)
     moles = tuple(
         (float(u(-0.72, 0.72)), float(u(-0.62, 0.95)), float(u(0.022, 0.05)))
         for _ in range(rng.integers(0, 4))
@@ -208,14 +216,14 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
         lid_peak=float(u(-0.45, 0.45)),
         crease=float(u(0.0, 1.0)),
         eye_bag=float(max(0.0, u(-0.6, 1.0))),
-        lash=float(u(0.5, 1.0) if is_feminine else u(0.15, 0.6)),
+        lash=either((0.5, 1.0), (0.15, 0.6)),
         iris=_jitter(rng, _IRISES[rng.integers(len(_IRISES))], 10),
         iris_size=float(u(0.075, 0.11)),
         shadow=_SHADOWS[rng.integers(len(_SHADOWS))],
-        shadow_strength=float(max(0.0, u(-0.5, 0.75)) if is_feminine else 0.0),
+        shadow_strength=max(0.0, either((-0.5, 0.75), (0.0, 0.0))),
         brow_height=float(u(0.17, 0.33)),
         brow_length=float(u(0.2, 0.33)),
-        brow_thickness=float(u(0.025, 0.06) if is_feminine else u(0.04, 0.095)),
+        brow_thickness=either((0.025, 0.06), (0.04, 0.095)),
         brow_arch=float(u(-0.01, 0.12)),
         brow_tilt=float(u(-0.3, 0.3)),
         brow_colour=_mix(hair, (30, 22, 18), float(u(0.1, 0.75))),
@@ -230,24 +238,24 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
         lower_lip=float(u(0.05, 0.14)),
         cupid_bow=float(u(0.0, 0.05)),
         mouth_curve=float(u(-0.06, 0.05)),
-        lip_colour=_mix(_mix(skin, (170, 60, 60), 0.35), lip_tint, float(lip_strength)),
+        lip_colour=_mix(_mix(skin, (170, 60, 60), 0.35), lip_tint, lip_strength),
         hair_colour=hair,
-        hair_volume=float(u(0.06, 0.34)) if is_feminine or bald > 0.14 else 0.0,
-        hair_length=float(u(0.3, 2.6)) if is_feminine else float(u(-0.6, 0.25)),
-        hairline=float(u(-1.12, -0.62)) if is_feminine or bald > 0.14 else float(u(-1.3, -1.2)),
+        hair_volume=float(u(0.06, 0.34)) * has_hair,
+        hair_length=either((0.3, 2.6), (-0.6, 0.25)),
+        hairline=float(u(-1.12, -0.62)) if has_hair else -1.25,
         fringe_slope=float(u(-0.42, 0.42)),
         fringe_parting=float(u(-0.6, 0.6)),
         fringe_wave=float(u(0.0, 0.09)),
         temple=float(u(0.0, 0.75)),
         ear_size=float(u(0.15, 0.3)),
         ear_y=float(u(-0.05, 0.2)),
-        earring=_jitter(rng, (225, 195, 110), 25) if wears_rings < (0.45 if is_feminine else 0.08) else None,
+        earring=metal if wears_rings < (0.45 if is_feminine else 0.08) else None,
         fold=float(max(0.0, u(-0.6, 1.0))),
         forehead_lines=float(max(0.0, u(-1.0, 1.0))),
         moles=moles,
-        beard=0.0 if is_feminine or facial_hair[0] > 0.45 else float(u(0.25, 0.95)),
-        moustache=0.0 if is_feminine or facial_hair[1] > 0.4 else float(u(0.35, 1.0)),
-        goatee=0.0 if is_feminine or facial_hair[2] > 0.35 else float(u(0.35, 1.0)),
+        beard=float(u(0.25, 0.95) * (facial_hair[0] < 0.45)),
+        moustache=float(u(0.35, 1.0) * (facial_hair[1] < 0.4)),
+        goatee=float(u(0.35, 1.0) * (facial_hair[2] < 0.35)),
     )
 
 
