@@ -1,0 +1,61 @@
+"""`python -m stash_sense_pipeline.sandbox.training --out DIR`: makes and measures a demo pack."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+import torch
+
+from stash_sense_pipeline.sandbox.training.data import make_crops, make_scenes
+from stash_sense_pipeline.sandbox.training.evaluate import report
+from stash_sense_pipeline.sandbox.training.export import export_detector, export_embedder, write_pack
+from stash_sense_pipeline.sandbox.training.train import train_detector, train_embedder
+
+log = logging.getLogger(__name__)
+
+_WINDOW = 224
+_INPUT_SIZE = 320
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The pack directory."
+)
+@click.option("--scenes", default=9000, show_default=True, help="Pictures the detector learns from.")
+@click.option("--detector-steps", default=2200, show_default=True, help="0 keeps the detector of --out.")
+@click.option("--identities", default=2400, show_default=True, help="People the embedders learn from.")
+@click.option("--photos", default=8, show_default=True, help="Photos of each of them.")
+@click.option("--facenet-steps", default=2600, show_default=True, help="0 keeps the embedder of --out.")
+@click.option("--arcface-steps", default=2600, show_default=True, help="0 keeps the embedder of --out.")
+def main(
+    out: Path,
+    scenes: int,
+    detector_steps: int,
+    identities: int,
+    photos: int,
+    facenet_steps: int,
+    arcface_steps: int,
+) -> None:
+    """Renders people, trains detector and embedders on them, and writes a measured model pack to --out."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(2)
+    out.mkdir(parents=True, exist_ok=True)
+    if detector_steps:
+        log.info("rendering %d scenes", scenes)
+        export_detector(train_detector(make_scenes(scenes, _WINDOW), detector_steps), out / "detector.onnx")
+    embedders = (("arcface", 112, 128.0, arcface_steps), ("facenet", 160, 127.5, facenet_steps))
+    if arcface_steps or facenet_steps:
+        log.info("rendering and aligning %d people", identities)
+        crops = make_crops(identities, photos, out / "detector.onnx", _INPUT_SIZE)
+        log.info("%d crops", len(crops.images))
+        for name, size, divisor, steps in embedders:
+            if steps:
+                export_embedder(train_embedder(crops, size, divisor, steps), size, out / f"{name}.onnx")
+    write_pack(out, _INPUT_SIZE)
+    for line in report(out):
+        log.info("%s", line)
+
+
+main()
