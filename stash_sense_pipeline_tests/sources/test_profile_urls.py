@@ -1,0 +1,373 @@
+from __future__ import annotations
+
+import string
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.sources.profile_urls import (
+    SITES,
+    ProfileKey,
+    canonical_profile,
+    parse_profile,
+    site,
+    stash_box_performer,
+)
+
+U = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
+BABE = "https://www.babepedia.com/babe/Example_Person"
+IAFD = f"https://www.iafd.com/person.rme/id={U}"
+PERFID = "https://www.iafd.com/person.rme/perfid=exampleperson/gender=f/example-person.htm"
+FREE = "https://www.freeones.com/example-person"
+BOOB = "https://www.boobpedia.com/boobs/Example_Person"
+NUDE = "https://www.thenude.com/_12345.htm"
+AFDB = "https://www.adultfilmdatabase.com/actor/example-person-54321/"
+PICS = "https://www.pornpics.com/pornstars/example-person/"
+ELITE = "https://www.elitebabes.com/model/example-person/"
+JAV = "https://www.javdatabase.com/idols/example-person/"
+INDEXXX = "https://www.indexxx.com/m/example-person"
+ITSELF = "itself"
+
+# (URL, site, key, canonical URL): the vectors of the notes on reference sites, section 13.
+VECTORS = [
+    (BABE, "babepedia", "example_person", ITSELF),
+    ("http://babepedia.com/babe/Example_Person/", "babepedia", "example_person", BABE),
+    (
+        "https://www.babepedia.com/babe/Example%20Person?utm_source=x#pics",
+        "babepedia",
+        "example_person",
+        BABE,
+    ),
+    ("https://www.babepedia.com/babe/Example_Person/gallery/3", "babepedia", "example_person", BABE),
+    ("https://www.babepedia.com/babe/Example_Person_2", "babepedia", "example_person_2", ITSELF),
+    ("https://www.babepedia.com/babe/Z%C3%B6e_Sample-O%27Test", "babepedia", "zöe_sample-o'test", ITSELF),
+    (IAFD, "iafd", U, ITSELF),
+    (f"http://iafd.com/person.rme/id={U.upper()}/", "iafd", U, IAFD),
+    (f"{IAFD}/example-person.htm", "iafd", U, IAFD),
+    (f"www.iafd.com/person.rme/id={U}", "iafd", U, IAFD),
+    (PERFID, "iafd", "perfid:exampleperson:f", ITSELF),
+    (
+        "http://www.iafd.com/person.rme/perfid=ExamplePerson/gender=F/Example_Person.htm",
+        "iafd",
+        "perfid:exampleperson:f",
+        PERFID,
+    ),
+    (
+        "https://iafd.com/person.rme/perfid=exampleperson/gender=m/example-person.htm",
+        "iafd",
+        "perfid:exampleperson:m",
+        "https://www.iafd.com/person.rme/perfid=exampleperson/gender=m/example-person.htm",
+    ),
+    (
+        "https://www.iafd.com/person.rme/perfid=exampleperson_02/example-person.htm",
+        "iafd",
+        "perfid:exampleperson_02:?",
+        ITSELF,
+    ),
+    (FREE, "freeones", "example-person", ITSELF),
+    ("https://freeones.com/example-person/bio", "freeones", "example-person", FREE),
+    ("https://www.freeones.com/de/example-person/feed?utm=1", "freeones", "example-person", FREE),
+    ("https://www.freeones.xxx/example-person/links", "freeones", "example-person", FREE),
+    (
+        "https://www.freeones.com/example-person-2/bio",
+        "freeones",
+        "example-person-2",
+        "https://www.freeones.com/example-person-2",
+    ),
+    (
+        "https://www.freeones.com/html/e_links/bio_Example_Person.php",
+        "freeones",
+        "legacy:e_links/bio_example_person.php",
+        None,
+    ),
+    (BOOB, "boobpedia", "example_person", ITSELF),
+    ("http://boobpedia.com/boobs/example%20Person", "boobpedia", "example_person", BOOB),
+    ("https://www.boobpedia.com/wiki/index.php?title=Example_Person", "boobpedia", "example_person", BOOB),
+    (
+        "https://www.boobpedia.com/boobs/Example_Person_(model)",
+        "boobpedia",
+        "example_person_(model)",
+        ITSELF,
+    ),
+    ("https://www.thenude.com/Example%20Person_12345.htm", "thenude", "12345", NUDE),
+    ("https://www.thenude.com/Example+Person_12345.htm", "thenude", "12345", NUDE),
+    ("https://thenude.com/_12345.htm", "thenude", "12345", NUDE),
+    ("http://www.thenude.eu/Example%20Person_12345.htm", "thenude", "12345", NUDE),
+    (
+        "https://www.thenude.com/Sample_Ann-Marie_00777.htm",
+        "thenude",
+        "777",
+        "https://www.thenude.com/_777.htm",
+    ),
+    (AFDB, "afdb", "54321", ITSELF),
+    ("http://adultfilmdatabase.com/Actor/Example-Person-54321", "afdb", "54321", AFDB),
+    (
+        "https://www.adultfilmdatabase.com/actor.cfm?actorid=54321&x=1",
+        "afdb",
+        "54321",
+        "https://www.adultfilmdatabase.com/actor.cfm?actorid=54321",
+    ),
+    ("https://www.adultfilmdatabase.com/actor/sample-404-40404/", "afdb", "40404", ITSELF),
+    (PICS, "pornpics", "example-person", ITSELF),
+    ("https://www.pornpics.com/de/pornstars/Example-Person", "pornpics", "example-person", PICS),
+    (ELITE, "elitebabes", "example-person", ITSELF),
+    ("http://elitebabes.com/model/example-person/sort/latest/", "elitebabes", "example-person", ELITE),
+    ("https://www.elitebabes.com/model/example-person/mpage/3/", "elitebabes", "example-person", ELITE),
+    (JAV, "javdatabase", "example-person", ITSELF),
+    ("http://javdatabase.com/idols/Example-Person?ipage=2", "javdatabase", "example-person", JAV),
+    ("https://www.javdatabase.com/idols/example-person-2/", "javdatabase", "example-person-2", ITSELF),
+    (INDEXXX, "indexxx", "example-person", ITSELF),
+    ("http://indexxx.com/m/Example-Person/", "indexxx", "example-person", INDEXXX),
+    ("https://www.indexxx.com/models/9876/example-person-1/", "indexxx", "legacy:9876", None),
+    # Stash-boxes and networks.
+    (
+        f"https://stashdb.org/performers/{U.upper()}/edits",
+        "stashdb",
+        U,
+        f"https://stashdb.org/performers/{U}",
+    ),
+    (
+        "https://theporndb.net/performers/Example-Person",
+        "theporndb",
+        "example-person",
+        "https://theporndb.net/performers/example-person",
+    ),
+    (
+        "https://metadataapi.net/performers/12345",
+        "theporndb",
+        "12345",
+        "https://theporndb.net/performers/12345",
+    ),
+    (f"https://fansdb.cc/performers/{U}", "fansdb", U, ITSELF),
+    (f"https://pmvstash.org/performers/{U}", "pmvstash", U, ITSELF),
+    (f"https://javstash.org/performers/{U}", "javstash", U, ITSELF),
+    ("https://m.imdb.com/de/name/nm0000001/bio", "imdb", "nm0000001", "https://www.imdb.com/name/nm0000001/"),
+    ("http://www.wikidata.org/entity/q42", "wikidata", "Q42", "https://www.wikidata.org/wiki/Q42"),
+    (
+        "https://de.m.wikipedia.org/wiki/example_Person",
+        "wikipedia",
+        "de:example_person",
+        "https://de.wikipedia.org/wiki/Example_Person",
+    ),
+    (
+        "https://twitter.com/Example_Person?lang=en",
+        "twitter",
+        "example_person",
+        "https://x.com/example_person",
+    ),
+    (
+        "https://mobile.twitter.com/@Example_Person/media",
+        "twitter",
+        "example_person",
+        "https://x.com/example_person",
+    ),
+    ("https://x.com/example_person", "twitter", "example_person", ITSELF),
+    (
+        "instagram.com/Example.Person/",
+        "instagram",
+        "example.person",
+        "https://www.instagram.com/example.person",
+    ),
+    (
+        "https://onlyfans.com/Example-Person/c12",
+        "onlyfans",
+        "example-person",
+        "https://onlyfans.com/example-person",
+    ),
+    ("https://fansly.com/Example/posts", "fansly", "example", "https://fansly.com/example"),
+    ("https://www.tiktok.com/@Example.P", "tiktok", "example.p", "https://www.tiktok.com/@example.p"),
+    ("https://threads.com/@example", "threads", "example", "https://www.threads.net/@example"),
+    (
+        "https://www.data18.com/name/Example-Person/movies",
+        "data18",
+        "example-person",
+        "https://www.data18.com/name/example-person",
+    ),
+    (
+        "http://www.minnano-av.com/actress12345.html?%E4%BE%8B",
+        "minnano_av",
+        "12345",
+        "https://www.minnano-av.com/actress12345.html",
+    ),
+]
+
+NO_PROFILES = [
+    "https://www.babepedia.com/gallery/Example_Person/12",
+    "https://www.babepedia.com.evil.example/babe/Example_Person",
+    "https://www.babepedia.com/babe/Example%2520Person",
+    f"https://www.iafd.com/title.rme/id={U}",
+    "https://www.iafd.com/results.asp?searchtype=comprehensive&searchstring=Example+Person",
+    f"https://streaming.iafd.com/person.rme/id={U}",
+    f"https://ref.example/?u=https://www.iafd.com/person.rme/id={U}",
+    f"https://user:pw@www.iafd.com/person.rme/id={U}",
+    "https://www.freeones.com/babes?q=Example+Person",
+    "https://www.freeones.com/example-person/photos/sample-gallery-title",
+    "https://store.freeones.com/example-person",
+    "https://www.boobpedia.com/wiki/index.php?title=Example_Person&action=history",
+    "https://www.boobpedia.com/boobs/File:Example_Person.jpg",
+    "https://www.boobpedia.com/boobs/Category:Example_category",
+    "https://www.thenude.com/index.php?page=search&action=searchModels&m_name=Example+Person",
+    "https://www.thenude.com/model_index_e.html?page=2",
+    "https://www.adultfilmdatabase.com/video/11111/sample-title/",
+    "https://www.adultfilmdatabase.com/browse.cfm?type=actor&filter=Exa",
+    "https://www.pornpics.com/?q=example+person",
+    "https://www.pornpics.com/galleries/sample-set-title-12345678/",
+    "https://www.pornpics.com/pornstars/list/",
+    "https://www.elitebabes.com/example-person-in-a-sample-set/",
+    "https://www.elitebabes.com/?s=example+person",
+    "https://www.javdatabase.com/movies/smp-001/",
+    "https://www.javdatabase.com/idols/page/3/",
+    "https://www.indexxx.com/search/?query=Example+Person",
+    "https://www.indexxx.com/set/123456/",
+    "javascript:alert(1)",
+    "https://twitter.com/intent/user?user_id=1",
+    "https://twitter.com/intent",
+    "https://x.com/home",
+    "https://x.com/example_person/status/123",
+    "https://x.com/i/user/123",
+    "https://www.instagram.com/p/AbCdEf/",
+    "https://www.instagram.com/explore",
+    "https://instagram.com/share/abc",
+    "https://onlyfans.com/123456/example",
+    "https://onlyfans.com/my/settings",
+    "https://fansly.com/explore",
+    "https://www.tiktok.com/@example/video/123",
+    "https://www.imdb.com/title/tt0000001/",
+    "https://stashdb.org/performers/add",
+    "https://stashdb.org/scenes/" + U,
+    f"https://stashdb.org:8443/performers/{U}",
+    f"ftp://stashdb.org/performers/{U}",
+    f"https://stashdb.org.evil.example/performers/{U}",
+    "https://www.example.com/example_person",
+    "https://[::1]/x",
+    "https://x.com:abc/example",
+    "https://x.com/exa%00mple",
+    "https://x.com/%ff",
+    "",
+    "   ",
+]
+
+
+@pytest.mark.parametrize(("url", "name", "key", "canonical"), VECTORS)
+def test_vector(url: str, name: str, key: str, canonical: str | None) -> None:
+    profile = parse_profile(url)
+    assert profile is not None
+    assert profile.key == ProfileKey(name, key)
+    assert profile.url == (url if canonical == ITSELF else canonical)
+
+
+@pytest.mark.parametrize("url", NO_PROFILES)
+def test_is_no_profile(url: str) -> None:
+    assert canonical_profile(url) is None
+
+
+def test_decomposed_and_composed_letters_name_one_page() -> None:
+    composed = canonical_profile("https://www.babepedia.com/babe/Z\u00f6e")
+    assert composed == canonical_profile("https://www.babepedia.com/babe/Zo\u0308e") != None  # noqa: E711
+
+
+def test_grades() -> None:
+    for name in ("imdb", "wikidata", "twitter", "instagram", "onlyfans", "fansly", "iafd", "freeones"):
+        assert site(name).identity_grade
+    assert not site("pornpics").identity_grade
+    assert site("stashdb").stash_box_host == "stashdb.org"
+    assert site("nowhere") is None
+    hosts = [host for row in SITES for host in row.hosts]
+    assert len(hosts) == len(set(hosts))
+
+
+def test_stash_box_performer_of_any_host() -> None:
+    assert stash_box_performer(f"https://www.stashdb.org/performers/{U.upper()}/scenes") == ("stashdb.org", U)
+    assert stash_box_performer("http://127.0.0.1:9998/performers/Some-Slug?x=1") == (
+        "127.0.0.1:9998",
+        "Some-Slug",
+    )
+    assert stash_box_performer("https://api.theporndb.net/performers/7") == ("theporndb.net", "7")
+    assert stash_box_performer("https://stashdb.org/studios/" + U) is None
+    assert stash_box_performer("https://www.iafd.com/performers/1") is None
+    assert stash_box_performer("nonsense") is None
+
+
+_PIECES = st.one_of(
+    st.sampled_from(
+        [
+            "https://",
+            "http://",
+            "//",
+            "www.",
+            "m.",
+            "de.",
+            "/",
+            "?",
+            "#",
+            "%",
+            "%20",
+            "%C3%B6",
+            "%2F",
+            "@",
+            ":",
+            ".",
+        ]
+    ),
+    st.sampled_from([host for row in SITES for host in row.hosts]),
+    st.sampled_from(
+        [
+            "babe/",
+            "person.rme/id=",
+            "perfid=",
+            "/gender=f",
+            "boobs/",
+            "wiki/",
+            "actor/",
+            "-12",
+            "_12.htm",
+            "performers/",
+            U,
+        ]
+    ),
+    st.text(max_size=8),
+    st.text(alphabet=string.ascii_letters + string.digits + "_-+ .'()", max_size=12),
+)
+
+
+@settings(max_examples=500)
+@given(st.one_of(st.text(), st.lists(_PIECES, max_size=8).map("".join)))
+def test_any_text_is_answered(text: str) -> None:
+    profile = parse_profile(text)
+    stash_box_performer(text)
+    if profile is not None and profile.url is not None:
+        assert parse_profile(profile.url) == profile
+
+
+_PATHS = [
+    "babepedia.com/babe/{}",
+    "iafd.com/person.rme/perfid={}/gender=f/x.htm",
+    "iafd.com/person.rme/perfid={}/{}",
+    "freeones.com/{}",
+    "boobpedia.com/boobs/{}",
+    "boobpedia.com/wiki/index.php?title={}",
+    "thenude.com/{}_7.htm",
+    "adultfilmdatabase.com/actor/{}-9/",
+    "pornpics.com/pornstars/{}",
+    "elitebabes.com/model/{}",
+    "indexxx.com/m/{}",
+    "javdatabase.com/idols/{}",
+    "fr.wikipedia.org/wiki/{}",
+    "theporndb.net/performers/{}",
+    "pornhub.com/model/{}",
+    "youtube.com/@{}",
+    "data18.com/name/{}",
+    "freeones.com/html/a_links/{}",
+    "xvideos.com/profiles/{}",
+]
+
+
+@settings(max_examples=800)
+@given(st.sampled_from(_PATHS), st.text(max_size=40))
+def test_the_canonical_url_names_the_same_page(path: str, name: str) -> None:
+    profile = parse_profile(
+        "https://www." + path.format(name, name) if "fr." not in path else path.format(name)
+    )
+    if profile is not None and profile.url is not None:
+        assert parse_profile(profile.url) == profile
