@@ -1,4 +1,4 @@
-"""The one tree of exceptions that the program raises on purpose; everything a user can meet derives from it."""
+"""The one tree of exceptions raised on purpose; everything a user can meet derives from it."""
 
 from __future__ import annotations
 
@@ -51,14 +51,27 @@ class Outcome(StrEnum):
 
     @property
     def is_answer(self) -> bool:
-        """True for the outcomes that are a real answer of the source; a failure never looks like an absence."""
+        """True for a real answer of the source; a failure never looks like an absence."""
         return self in (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.GONE, Outcome.AMBIGUOUS)
 
 
 class SourceError(StashSenseError):
-    """A source did not give a usable answer; `outcome` says of which kind. Nothing was changed because of it."""
+    """A source gave no usable answer; `outcome` says of which kind. Nothing was changed because of it."""
 
     def __init__(self, source: str, outcome: Outcome, message: str) -> None:
         super().__init__(f"{source}: {message} ({outcome.value})")
         self.source = source
         self.outcome = outcome
+
+
+class HttpStatusError(SourceError):
+    """A server answered with `status`, which is not success; `body` is the beginning of its answer."""
+
+    def __init__(self, source: str, outcome: Outcome, message: str, status: int, body: bytes) -> None:
+        super().__init__(source, outcome, message)
+        self.status = status
+        self.body = body
+
+
+class CircuitOpenError(SourceError):
+    """A host failed so often in a row that it is left alone for a while; the request was not sent."""

@@ -1,0 +1,415 @@
+"""Polite HTTP: one paced client per source with retries, limits of size and time, and typed failures."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import random
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from stash_sense_pipeline.errors import CircuitOpenError, HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.sources.limiter import Clock, HostLimiters
+
+MIB = 1024 * 1024
+# A list of 110,000 {id updated} is about 10 MB.
+API_MAX_BYTES = 64 * MIB
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 3
+# 520 to 524 are Cloudflare's words for an origin in trouble.
+_MAY_PASS = frozenset({408, 429, 502, 503, 504, 520, 521, 522, 523, 524})
+_TOO_MANY = 429
+_BODY_SHOWN = 2000
+_OUTCOMES = {
+    401: Outcome.BLOCKED,
+    403: Outcome.BLOCKED,
+    404: Outcome.NOT_FOUND,
+    407: Outcome.BLOCKED,
+    410: Outcome.GONE,
+    429: Outcome.RATE_LIMITED,
+    451: Outcome.BLOCKED,
+}
+
+Resolver = Callable[[str, int], Awaitable[list[str]]]
+
+
+@dataclass(frozen=True)
+class Response:
+    """A successful answer (2xx). `headers` have lower-case names; `content` is decoded."""
+
+    url: str
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+    source: str
+
+    @property
+    def content_type(self) -> str:
+        """The media type in lower case without parameters, empty when the server names none."""
+        return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """The body as JSON. SourceError (parse_error) when it is something else, say a proxy's HTML page."""
+        try:
+            return json.loads(self.content)
+        except (ValueError, RecursionError) as error:
+            what = self.content_type or "unknown content"
+            raise SourceError(
+                self.source,
+                Outcome.PARSE_ERROR,
+                f"{_shown(self.url)} did not answer with JSON but with {len(self.content)} bytes of {what}",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long and how often to try: seconds; `attempts` a request; `circuit_after` failures in a row."""
+
+    attempts: int = 5
+    connect: float = 10.0
+    read: float = 30.0
+    total: float = 120.0
+    first_delay: float = 1.0
+    first_delay_when_limited: float = 5.0
+    max_delay: float = 60.0
+    max_retry_after: float = 600.0
+    circuit_after: int = 10
+    circuit_open: float = 60.0
+
+
+def user_agent(contact: str) -> str:
+    """`stash-sense-pipeline/<version> (+contact)`, without the bracket when there is no contact."""
+    name = f"stash-sense-pipeline/{version('stash-sense-pipeline')}"
+    return f"{name} (+{contact})" if contact else name
+
+
+def host_of(url: str) -> str:
+    """`host:port` in lower case, default ports filled in. ValueError when the URL names no web host."""
+    parts = httpx.URL(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    if not parts.host or port is None:
+        raise ValueError(f"not a web address: {url}")
+    return f"{parts.host}:{port}"
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The IP addresses of a host name. Raises OSError when it has none."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+class _Circuit:
+    """Counts failed tries in a row of one host and opens when they are too many."""
+
+    def __init__(self, patience: Patience, clock: Clock) -> None:
+        self._patience = patience
+        self._clock = clock
+        self._failures = 0
+        self._open_until = 0.0
+        self._outcome = Outcome.TIMEOUT
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self, outcome: Outcome) -> None:
+        self._failures += 1
+        self._outcome = outcome
+        if self._failures >= self._patience.circuit_after:
+            self._open_until = self._clock.monotonic() + self._patience.circuit_open
+            # One more failure after the pause opens it again.
+            self._failures = self._patience.circuit_after - 1
+
+    @property
+    def outcome_if_open(self) -> Outcome | None:
+        return self._outcome if self._clock.monotonic() < self._open_until else None
+
+
+class PoliteClient:
+    """HTTP for one source, to be used inside one event loop as an async context manager.
+
+    Every request waits for its host's limiter, API and images of a host alike. What may pass (429, gateway
+    errors, connection failures, cut bodies, timeouts) is tried again with jitter and Retry-After; the rest is
+    not. A host that fails `circuit_after` times in a row is left alone for a while (CircuitOpenError).
+    Redirects are followed for GET on the same host only. Hosts other than `own_url`'s are refused when they
+    resolve to an address that is not public.
+    All failures are SourceError with an Outcome.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        own_url: str,
+        *,
+        rate: float,
+        contact: str = "",
+        rates: Mapping[str, float] | None = None,
+        patience: Patience | None = None,
+        clock: Clock | None = None,
+        resolver: Resolver = resolve,
+    ) -> None:
+        """`rate` in requests a minute for each host, but for the `host:port` that `rates` names."""
+        self.source = source
+        self.requests = 0
+        self._own_host = host_of(own_url)
+        self._clock = clock or Clock()
+        self._patience = patience or Patience()
+        self._limiters = HostLimiters(rate, self._clock, rates)
+        self._circuits: dict[str, _Circuit] = {}
+        self._public_hosts: set[str] = set()
+        self._resolver = resolver
+        self._jitter = random.Random()
+        self._http = httpx.AsyncClient(
+            headers={"User-Agent": user_agent(contact)},
+            timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect, pool=None),
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
+            follow_redirects=False,
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Mapping[str, str | int] | None = None,
+        max_bytes: int = API_MAX_BYTES,
+    ) -> Response:
+        """GETs a URL; at most `max_bytes` of decoded body are read, a longer one is refused (disallowed)."""
+        try:
+            target = httpx.URL(url)
+            request = httpx.Request("GET", target.copy_merge_params(params) if params else target)
+        except (httpx.InvalidURL, ValueError, TypeError) as error:
+            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = await self._send("GET", str(request.url), dict(headers or {}), None, max_bytes)
+            if response.status not in _REDIRECTS:
+                return response
+            request = httpx.Request("GET", self._redirected(response))
+        raise SourceError(self.source, Outcome.DISALLOWED, f"{_shown(url)} redirects in a circle")
+
+    async def post_json(
+        self,
+        url: str,
+        payload: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        max_bytes: int = API_MAX_BYTES,
+    ) -> Response:
+        """POSTs JSON. It must be a read, as it may be sent twice. Redirects are refused (disallowed)."""
+        body = json.dumps(payload, separators=(",", ":")).encode()
+        sent = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
+        response = await self._send("POST", url, sent, body, max_bytes)
+        if response.status in _REDIRECTS:
+            target = _shown(str(httpx.URL(url).join(response.headers.get("location", ""))))
+            raise SourceError(
+                self.source,
+                Outcome.DISALLOWED,
+                f"{_shown(url)} redirects to {target}; if that is right, make it the url of this source",
+            )
+        return response
+
+    async def _send(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
+    ) -> Response:
+        """One request with its retries. Returns 2xx and redirects, raises SourceError for the rest."""
+        try:
+            host = host_of(url)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
+        circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
+        limiter = self._limiters.of(host)
+        for attempt in range(1, self._patience.attempts + 1):
+            self._check_open(host, circuit)
+            if limiter.next_in > self._patience.max_retry_after:
+                raise SourceError(
+                    self.source,
+                    Outcome.RATE_LIMITED,
+                    f"{host} asked to be left alone for another {limiter.next_in:.0f} s",
+                )
+            await limiter.wait()
+            self._check_open(host, circuit)
+            try:
+                response = await self._exchange(method, url, headers, body, max_bytes)
+                failure = self._failure(method, response)
+            except SourceError as error:
+                if error.outcome is Outcome.DISALLOWED:
+                    raise
+                failure, response = error, None
+            if failure is None:
+                circuit.succeeded()
+                assert response is not None
+                return response
+            if failure.outcome.is_answer:
+                circuit.succeeded()
+                raise failure
+            if isinstance(failure, HttpStatusError) and failure.outcome is Outcome.PARSE_ERROR:
+                raise failure
+            circuit.failed(failure.outcome)
+            passing = not isinstance(failure, HttpStatusError) or failure.status in _MAY_PASS
+            if failure.outcome is Outcome.BLOCKED or not passing or attempt == self._patience.attempts:
+                raise failure
+            limiter.pause(self._delay(attempt, failure, response))
+        raise AssertionError("unreachable")
+
+    def _check_open(self, host: str, circuit: _Circuit) -> None:
+        outcome = circuit.outcome_if_open
+        if outcome is not None:
+            raise CircuitOpenError(
+                self.source,
+                outcome,
+                f"{host} failed {self._patience.circuit_after} times in a row and is left alone for a while",
+            )
+
+    async def _exchange(
+        self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
+    ) -> Response:
+        """Sends one request once; raises SourceError when no whole answer came."""
+        guarded = host_of(url) != self._own_host
+        try:
+            if guarded:
+                await self._check_public(url)
+            self.requests += 1
+            async with (
+                asyncio.timeout(self._patience.total),
+                self._http.stream(method, url, headers=headers, content=body) as answer,
+            ):
+                if guarded:
+                    self._check_peer(url, answer)
+                chunks = await self._read(url, answer, max_bytes)
+                return Response(
+                    url=str(answer.url),
+                    status=answer.status_code,
+                    headers={name.lower(): value for name, value in answer.headers.items()},
+                    content=b"".join(chunks),
+                    source=self.source,
+                )
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {_shown(url)}") from error
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise SourceError(
+                self.source, Outcome.TIMEOUT, f"{_shown(url)} did not answer in time"
+            ) from error
+        except httpx.DecodingError as error:
+            raise SourceError(
+                self.source, Outcome.PARSE_ERROR, f"{_shown(url)} sent a broken body"
+            ) from error
+        except (httpx.TransportError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise SourceError(
+                self.source, Outcome.TIMEOUT, f"{_shown(url)} could not be reached or read: {reason}"
+            ) from error
+
+    async def _read(self, url: str, answer: httpx.Response, max_bytes: int) -> list[bytes]:
+        failed = answer.status_code not in range(200, 300)
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in answer.aiter_bytes():
+            size += len(chunk)
+            if failed and size > _BODY_SHOWN:
+                return [*chunks, chunk]
+            if size > max_bytes:
+                raise SourceError(
+                    self.source, Outcome.DISALLOWED, f"{_shown(url)} is larger than {max_bytes} bytes"
+                )
+            chunks.append(chunk)
+        return chunks
+
+    async def _check_public(self, url: str) -> None:
+        """Refuses hosts of the private network: a URL in a record must not reach into it."""
+        host = host_of(url)
+        if host in self._public_hosts:
+            return
+        name, _, port = host.rpartition(":")
+        for address in await self._resolver(name.strip("[]"), int(port)):
+            self._refuse_private(url, address)
+        self._public_hosts.add(host)
+
+    def _check_peer(self, url: str, answer: httpx.Response) -> None:
+        """Looks at the address really connected to: a name may resolve differently a second time."""
+        stream = answer.extensions.get("network_stream")
+        peer = stream.get_extra_info("server_addr") if stream is not None else None
+        if peer:
+            self._refuse_private(url, str(peer[0]))
+
+    def _refuse_private(self, url: str, address: str) -> None:
+        parsed = ipaddress.ip_address(address.split("%")[0])
+        mapped = getattr(parsed, "ipv4_mapped", None)
+        if not (mapped or parsed).is_global or parsed.is_multicast:
+            raise SourceError(
+                self.source, Outcome.DISALLOWED, f"{_shown(url)} is on an address that is not public"
+            )
+
+    def _redirected(self, response: Response) -> httpx.URL:
+        old = httpx.URL(response.url)
+        try:
+            new = old.join(response.headers.get("location", ""))
+            host_of(str(new))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise SourceError(
+                self.source, Outcome.PARSE_ERROR, f"{_shown(response.url)} redirects to no address"
+            ) from error
+        upgraded = (old.scheme, new.scheme) == ("http", "https") and old.port is None and new.port is None
+        if new.host != old.host or not (host_of(str(new)) == host_of(str(old)) or upgraded):
+            raise SourceError(
+                self.source,
+                Outcome.DISALLOWED,
+                f"{_shown(response.url)} redirects to another host, {_shown(str(new))}",
+            )
+        return new
+
+    def _failure(self, method: str, response: Response) -> SourceError | None:
+        status = response.status
+        if 200 <= status < 300 or status in _REDIRECTS:
+            return None
+        outcome = _OUTCOMES.get(status, Outcome.TIMEOUT if status >= 500 else Outcome.PARSE_ERROR)
+        if response.headers.get("cf-mitigated") == "challenge":
+            outcome = Outcome.BLOCKED
+        message = f"{method} {_shown(response.url)} answered {status}"
+        return HttpStatusError(self.source, outcome, message, status, response.content[:_BODY_SHOWN])
+
+    def _delay(self, attempt: int, failure: SourceError, response: Response | None) -> float:
+        """Seconds to leave the host alone before the next try."""
+        asked = self._retry_after(response)
+        if asked is not None:
+            return asked
+        limited = failure.outcome is Outcome.RATE_LIMITED
+        first = self._patience.first_delay_when_limited if limited else self._patience.first_delay
+        longest = min(self._patience.max_delay, first * 2.0 ** (attempt - 1))
+        return longest * self._jitter.uniform(0.5, 1.0)
+
+    def _retry_after(self, response: Response | None) -> float | None:
+        """Retry-After in seconds (RFC 9110 10.2.3), measured on the server's own clock where it tells it."""
+        text = response.headers.get("retry-after", "").strip() if response is not None else ""
+        if text.isascii() and text.isdigit():
+            return float(text)
+        try:
+            until = parsedate_to_datetime(text)
+            assert response is not None
+            date = response.headers.get("date")
+            now = parsedate_to_datetime(date) if date else self._clock.now()
+            return max(0.0, (until - now).total_seconds())
+        except (TypeError, ValueError):
+            return None
+
+
+def _shown(url: str) -> str:
+    """The URL without its query, which may hold a signature."""
+    return url.split("?")[0][:200]

@@ -1,0 +1,74 @@
+"""Pacing of requests: an evenly spaced limiter per host, on a clock that tests can replace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+_SECONDS_A_MINUTE = 60.0
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where time comes from: seconds that never go back, waiting in seconds, and the wall clock in UTC."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    now: Callable[[], datetime] = _utc_now
+
+
+class EvenLimiter:
+    """Lets one request go every `60 / rate` seconds, first come first served.
+
+    Time that nobody used is not saved up, so there are no bursts: in any window of t seconds at most
+    `t * rate / 60 + 1` go.
+    """
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        """`rate` is in requests a minute, above 0."""
+        if not rate > 0:
+            raise ValueError(f"a rate of {rate} requests a minute lets nothing go")
+        self._interval = _SECONDS_A_MINUTE / rate
+        self._clock = clock
+        self._next = clock.monotonic()
+        self._turn = asyncio.Lock()
+
+    async def wait(self) -> None:
+        """Returns when the caller may send one request."""
+        async with self._turn:
+            while (delay := self._next - self._clock.monotonic()) > 0:
+                await self._clock.sleep(delay)
+            self._next = self._clock.monotonic() + self._interval
+
+    def pause(self, seconds: float) -> None:
+        """Lets nothing go for at least so long from now, also those who wait already."""
+        self._next = max(self._next, self._clock.monotonic() + seconds)
+
+    @property
+    def next_in(self) -> float:
+        """Seconds until the next request may go."""
+        return max(0.0, self._next - self._clock.monotonic())
+
+
+class HostLimiters:
+    """One EvenLimiter for each `host:port`, made at first use with that host's rate."""
+
+    def __init__(self, rate: float, clock: Clock, rates: Mapping[str, float] | None = None) -> None:
+        """`rate` in requests a minute for hosts that `rates` does not name."""
+        self._rate = rate
+        self._rates = dict(rates or {})
+        self._clock = clock
+        self._limiters: dict[str, EvenLimiter] = {}
+
+    def of(self, host: str) -> EvenLimiter:
+        """The limiter of that host."""
+        if host not in self._limiters:
+            self._limiters[host] = EvenLimiter(self._rates.get(host, self._rate), self._clock)
+        return self._limiters[host]
