@@ -1,0 +1,73 @@
+"""Times of the sandbox servers: microseconds since 1970 in UTC, and a clock that tests can stop and set."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+# Uneven, so that some stamps end in zeros of which the servers drop the last ones.
+_STEPS = (1_234_567, 500_000, 2_000_000, 765_430, 1_000_003)
+
+
+def to_micros(moment: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """The UTC datetime of microseconds since 1970."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def rfc3339(micros: int) -> str:
+    """A moment as Go writes RFC3339Nano: UTC with Z, and no trailing zeros in the fraction."""
+    seconds, fraction = divmod(micros, 1_000_000)
+    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{fraction:06d}".rstrip("0") + "Z" if fraction else text + "Z"
+
+
+def parse_rfc3339(text: str) -> int:
+    """Microseconds since 1970 of an RFC 3339 text with an offset or Z. Raises ValueError for anything else."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return to_micros(moment)
+
+
+class Clock:
+    """The clock of one server. It stands still between changes and moves on by itself with each of them."""
+
+    def __init__(self, start: datetime) -> None:
+        self._lock = threading.Lock()
+        self._now = to_micros(start)
+        self._ticks = 0
+        self._frozen = False
+
+    def now(self) -> int:
+        """The present moment in microseconds since 1970."""
+        return self._now
+
+    def stamp(self) -> int:
+        """Moves on (unless frozen) and gives the new moment: the start of the next transaction."""
+        with self._lock:
+            if not self._frozen:
+                self._now += _STEPS[self._ticks % len(_STEPS)]
+                self._ticks += 1
+            return self._now
+
+    def set(self, moment: datetime) -> None:
+        """Sets the clock, backwards too."""
+        with self._lock:
+            self._now = to_micros(moment)
+
+    def advance(self, seconds: float) -> None:
+        """Moves the clock by some seconds, backwards if negative."""
+        with self._lock:
+            self._now += round(seconds * 1_000_000)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """While frozen, every change gets the same timestamp, as a bulk update leaves them."""
+        with self._lock:
+            self._frozen = frozen

@@ -1,0 +1,337 @@
+"""Faults that the sandbox servers inject on demand, and the log of the requests that they saw."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+CONTROL_PREFIX = "/_control"
+_LOG_LENGTH = 200_000
+
+
+class FaultKind(StrEnum):
+    """What goes wrong with a request."""
+
+    STATUS = "status"  # another status code with an HTML body: 429 with Retry-After, 5xx of a proxy
+    HANG = "hang"  # no answer until `seconds` are over, the client leaves or the server stops; then a 504
+    SLOW = "slow"  # the true answer, `seconds` late
+    CUT = "cut"  # the connection ends after `share` of the promised body
+    BODY = "body"  # `body` as `content_type` with status 200: HTML for JSON, bytes that are no image
+    CORRUPT = "corrupt"  # the true body with its second half overwritten
+    SHORT = "short"  # the first `share` of the true body as a complete answer
+    HALF_PAGE = "half_page"  # well-formed JSON in which every list of rows lost its second half
+    WRONG_TYPES = "wrong_types"  # well-formed JSON with numbers for texts and texts for lists
+    REWRITE = "rewrite"  # the true JSON through the function `rewrite`
+
+
+_HTML = b"<html><head><title>%d</title></head><body><center><h1>%d</h1></center><hr>proxy</body></html>"
+
+
+@dataclass
+class Fault:
+    """A rule: which requests go wrong, and how.
+
+    It applies to requests of `box` (None: any) whose path begins with `path` and whose body or query string
+    contains `containing`; the first `skip` of them pass, then `times` go wrong (None: all), of these only every
+    `every`-th. `retry_after` is sent as it is: seconds or an HTTP date.
+    """
+
+    kind: FaultKind
+    box: str | None = None
+    path: str = "/"
+    containing: str = ""
+    skip: int = 0
+    times: int | None = 1
+    every: int = 1
+    status: int = 503
+    retry_after: str | None = None
+    seconds: float = 30.0
+    share: float = 0.5
+    body: bytes = b"<!DOCTYPE html><html><body>Attention required</body></html>"
+    content_type: str = "text/html; charset=utf-8"
+    rewrite: Callable[[Any], Any] | None = None
+    seen: int = field(default=0, init=False)
+    done: int = field(default=0, init=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """A request that came in. Times are `time.monotonic()` seconds; `payload` is the start of its body."""
+
+    box: str
+    method: str
+    path: str
+    query: str
+    user_agent: str
+    payload: str
+    arrived: float
+    finished: float
+    status: int | None
+    sent: int
+    fault: FaultKind | None
+
+
+class Traffic:
+    """The faults to come and the requests that were, of all servers of a world. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._log: deque[RequestRecord] = deque(maxlen=_LOG_LENGTH)
+        self.stopping = threading.Event()
+
+    def inject(self, fault: Fault) -> Fault:
+        """Adds a rule; of several that apply to a request, the oldest acts. Its `done` counts."""
+        if fault.every < 1:
+            raise ValueError("every must be at least 1")
+        with self._lock:
+            self._faults.append(fault)
+        return fault
+
+    def clear_faults(self) -> None:
+        """Removes all rules."""
+        with self._lock:
+            self._faults.clear()
+
+    def requests(self, box: str | None = None, path: str = "/") -> list[RequestRecord]:
+        """The requests so far, in the order in which they ended."""
+        with self._lock:
+            return [entry for entry in self._log if entry.path.startswith(path) and box in (None, entry.box)]
+
+    def clear_requests(self) -> None:
+        """Empties the log."""
+        with self._lock:
+            self._log.clear()
+
+    def record(self, entry: RequestRecord) -> None:
+        """Adds a request to the log."""
+        with self._lock:
+            self._log.append(entry)
+
+    def choose(self, box: str, path: str, text: str) -> Fault | None:
+        """The rule that acts on this request, if any. Every rule that applies counts it."""
+        with self._lock:
+            chosen: Fault | None = None
+            for fault in self._faults:
+                if (
+                    fault.box not in (None, box)
+                    or not path.startswith(fault.path)
+                    or fault.containing not in text
+                ):
+                    continue
+                fault.seen += 1
+                position = fault.seen - fault.skip - 1
+                acts = position >= 0 and position % fault.every == 0
+                if acts and chosen is None and (fault.times is None or fault.done < fault.times):
+                    fault.done += 1
+                    chosen = fault
+            return chosen
+
+
+class FaultyServer:
+    """ASGI middleware of one server: logs every request and lets the rules of `Traffic` act on it."""
+
+    def __init__(self, app: ASGIApp, box: str, traffic: Traffic) -> None:
+        self._app = app
+        self._box = box
+        self._traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith(CONTROL_PREFIX):
+            await self._app(scope, receive, send)
+            return
+        arrived = time.monotonic()
+        body = await _read(receive)
+        query = scope["query_string"].decode("latin-1")
+        text = body.decode("utf-8", "replace")
+        fault = self._traffic.choose(self._box, scope["path"], f"{query}\n{text}")
+        reply = _Reply(send)
+        try:
+            if fault is None:
+                await self._app(scope, _replay(body, receive), reply)
+            else:
+                await self._act(fault, scope, body, receive, reply)
+        finally:
+            headers = dict(scope["headers"])
+            self._traffic.record(
+                RequestRecord(
+                    box=self._box,
+                    method=scope["method"],
+                    path=scope["path"],
+                    query=query,
+                    user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
+                    payload=text[:2000],
+                    arrived=arrived,
+                    finished=time.monotonic(),
+                    status=reply.status,
+                    sent=reply.sent,
+                    fault=fault.kind if fault else None,
+                )
+            )
+
+    async def _act(self, fault: Fault, scope: Scope, body: bytes, receive: Receive, reply: _Reply) -> None:
+        if fault.kind is FaultKind.HANG:
+            if await self._wait(fault.seconds, receive):
+                await reply.whole(504, _page(504))
+            return
+        if fault.kind is FaultKind.STATUS:
+            extra = {"retry-after": fault.retry_after} if fault.retry_after is not None else {}
+            await reply.whole(fault.status, _page(fault.status), extra)
+            return
+        if fault.kind is FaultKind.BODY:
+            await reply.whole(200, fault.body, {"content-type": fault.content_type})
+            return
+        if fault.kind is FaultKind.SLOW:
+            await asyncio.sleep(fault.seconds)
+            await self._app(scope, _replay(body, receive), reply)
+            return
+        true = _Captured()
+        await self._app(scope, _replay(body, receive), true)
+        if fault.kind is FaultKind.CUT:
+            # Returning before the promised length is reached makes uvicorn close the connection.
+            await reply.start(true.status, {**true.headers, "content-length": str(len(true.body))})
+            await reply.part(true.body[: int(len(true.body) * fault.share)], more=True)
+            return
+        await reply.whole(true.status, _altered(fault, true), true.headers)
+
+    async def _wait(self, seconds: float, receive: Receive) -> bool:
+        """Waits; True if the time is over and the client is still there."""
+        left = asyncio.ensure_future(_disconnected(receive))
+        deadline = time.monotonic() + seconds
+        try:
+            while time.monotonic() < deadline and not self._traffic.stopping.is_set():
+                await asyncio.wait([left], timeout=min(0.05, seconds))
+                if left.done():
+                    return False
+        finally:
+            left.cancel()
+        return not self._traffic.stopping.is_set()
+
+
+class _Reply:
+    """Sends on what the application answers, and notes it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status: int | None = None
+        self.sent = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        else:
+            self.sent += len(message.get("body", b""))
+        await self._send(message)
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        raw = [(key.encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()]
+        await self({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def part(self, body: bytes, *, more: bool) -> None:
+        await self({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def whole(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        base = {
+            "content-type": "text/html; charset=utf-8",
+            **(headers or {}),
+            "content-length": str(len(body)),
+        }
+        await self.start(status, base)
+        await self.part(body, more=False)
+
+
+class _Captured:
+    """Keeps what the application answers."""
+
+    def __init__(self) -> None:
+        self.status = 500
+        self.headers: dict[str, str] = {}
+        self.body: bytes = b""
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {
+                key.decode("latin-1"): value.decode("latin-1") for key, value in message["headers"]
+            }
+        else:
+            self.body += message.get("body", b"")
+
+
+def _page(status: int) -> bytes:
+    return _HTML % (status, status)
+
+
+def _altered(fault: Fault, true: _Captured) -> bytes:
+    """The body after the fault; a compressed one is unpacked first, changed, and packed again."""
+    packed = true.headers.get("content-encoding") == "gzip"
+    body: bytes = gzip.decompress(true.body) if packed else true.body
+    if fault.kind is FaultKind.CORRUPT:
+        body = body[: len(body) // 2] + bytes(len(body) - len(body) // 2)
+    elif fault.kind is FaultKind.SHORT:
+        body = body[: int(len(body) * fault.share)]
+    else:
+        body = json.dumps(_rewritten(fault, json.loads(body))).encode()
+    return gzip.compress(body) if packed else body
+
+
+def _rewritten(fault: Fault, value: Any) -> Any:
+    if fault.kind is FaultKind.HALF_PAGE:
+        return _half_rows(value)
+    if fault.kind is FaultKind.WRONG_TYPES:
+        return _wrong_types(value)
+    if fault.rewrite is None:
+        raise ValueError("a rewrite fault needs the function rewrite")
+    return fault.rewrite(value)
+
+
+def _half_rows(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _half_rows(item) for key, item in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict) and "id" in value[0]:
+        return value[: len(value) // 2]
+    return value
+
+
+def _wrong_types(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _wrong_types(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        inner = [_wrong_types(item) for item in value]
+        return "none" if key in ("images", "urls", "aliases", "posters") else inner
+    if key in ("id", "updated", "name"):
+        return 7
+    return value
+
+
+async def _read(receive: Receive) -> bytes:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

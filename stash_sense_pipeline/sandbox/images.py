@@ -1,0 +1,189 @@
+"""The pictures of the sandbox world: which there are, and their bytes, rendered on first use and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from stash_sense_pipeline.files import write_atomically
+
+
+class Kind(StrEnum):
+    """What a picture shows, or in which way its file is broken."""
+
+    PORTRAIT = "portrait"
+    GROUP = "group"
+    SCENERY = "scenery"
+    PLAIN = "plain"  # one flat colour, next to free: for worlds too large to render
+    TRUNCATED = "truncated"
+    HTML = "html"
+    EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"
+
+
+BROKEN = frozenset({Kind.TRUNCATED, Kind.HTML, Kind.EMPTY, Kind.NOT_AN_IMAGE})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture file. Equal pictures have equal bytes, on whichever server they lie.
+
+    `people` are the numbers of the people in it from left to right, `feminine` how each of them presents;
+    `size` is (width, height) in pixels.
+    """
+
+    seed: int
+    kind: Kind = Kind.PLAIN
+    people: tuple[int, ...] = ()
+    feminine: tuple[bool, ...] = ()
+    size: tuple[int, int] = (400, 500)
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The people that somebody who can open the file sees."""
+        return () if self.kind in BROKEN else self.people
+
+
+_HTML = (
+    b"<!DOCTYPE html><html><head><title>Just a moment</title></head><body>Checking your browser</body></html>"
+)
+
+
+class PictureStore:
+    """Bytes of pictures, in memory and, with a directory, across processes. Safe to use from several threads."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._originals: dict[Picture, bytes] = {}
+        self._derived: dict[tuple[Picture, str], bytes] = {}
+
+    def original(self, picture: Picture) -> bytes:
+        """The bytes as they were uploaded."""
+        with self._lock:
+            known = self._originals.get(picture)
+            if known is None:
+                known = self._originals[picture] = self._load(picture)
+            return known
+
+    def resized(self, picture: Picture, longest: int) -> bytes:
+        """A JPEG (quality 75) with no side longer than `longest`; the original if it is broken or small enough."""
+        original = self.original(picture)
+        if picture.kind in BROKEN or max(picture.size) <= longest:
+            return original
+        with self._lock:
+            key = (picture, f"resized {longest}")
+            if key not in self._derived:
+                self._derived[key] = _resize(original, longest)
+            return self._derived[key]
+
+    def face(self, picture: Picture) -> bytes:
+        """A square JPEG cut out around the first face; the original of a picture without one."""
+        original = self.original(picture)
+        if picture.kind is not Kind.PORTRAIT:
+            return original
+        with self._lock:
+            key = (picture, "face")
+            if key not in self._derived:
+                self._derived[key] = _cut_out_face(picture)
+            return self._derived[key]
+
+    def _load(self, picture: Picture) -> bytes:
+        if self._directory is None or picture.kind in (Kind.HTML, Kind.EMPTY, Kind.NOT_AN_IMAGE):
+            return _render(picture)
+        path = self._directory / f"{hashlib.sha256(repr(picture).encode()).hexdigest()[:32]}.jpg"
+        if path.is_file():
+            return path.read_bytes()
+        data = _render(picture)
+        write_atomically(path, data)
+        return data
+
+
+def sniff(data: bytes) -> str:
+    """The content type that Go's net/http finds in the first bytes."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data.lstrip()[:14].upper() == b"<!DOCTYPE HTML" or data.lstrip()[:5].upper() == b"<HTML":
+        return "text/html; charset=utf-8"
+    if any(byte < 9 or 14 <= byte < 27 for byte in data[:512]):
+        return "application/octet-stream"
+    return "text/plain; charset=utf-8"
+
+
+def _render(picture: Picture) -> bytes:
+    match picture.kind:
+        case Kind.EMPTY:
+            return b""
+        case Kind.HTML:
+            return _HTML
+        case Kind.NOT_AN_IMAGE:
+            return hashlib.shake_128(str(picture.seed).encode()).digest(4096)
+        case Kind.PLAIN:
+            return _plain(picture)
+        case Kind.TRUNCATED:
+            whole = _photo(picture)
+            return whole[: len(whole) * 55 // 100]
+        case _:
+            return _photo(picture)
+
+
+def _photo(picture: Picture) -> bytes:
+    from stash_sense_pipeline.sandbox import rendering
+
+    people = [
+        rendering.make_person(rendering.DEMO_SEEDS[number], feminine)
+        for number, feminine in zip(picture.people, picture.feminine, strict=True)
+    ]
+    if not people:
+        photo = rendering.render_scenery(picture.seed, picture.size)
+    elif len(people) == 1:
+        photo = rendering.render_portrait(people[0], picture.seed, picture.size)
+    else:
+        photo = rendering.render_group(people, picture.seed, picture.size)
+    return rendering.encode_jpeg(photo.image)
+
+
+def _plain(picture: Picture) -> bytes:
+    import numpy as np
+
+    from stash_sense_pipeline.sandbox.rendering import encode_jpeg
+
+    width, height = picture.size
+    # A block of random tiles: different seeds give different bytes, and encoding stays cheap.
+    colours = np.random.default_rng(picture.seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    image = np.repeat(np.repeat(colours, (height + 1) // 2, 0), (width + 1) // 2, 1)[:height, :width]
+    return encode_jpeg(np.ascontiguousarray(image))
+
+
+def _resize(data: bytes, longest: int) -> bytes:
+    import cv2
+    import numpy as np
+
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        return data
+    scale = longest / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    _, encoded = cv2.imencode(
+        ".jpg", cv2.resize(image, size, interpolation=cv2.INTER_AREA), [cv2.IMWRITE_JPEG_QUALITY, 75]
+    )
+    return encoded.tobytes()
+
+
+def _cut_out_face(picture: Picture) -> bytes:
+    from stash_sense_pipeline.sandbox import rendering
+
+    person = rendering.make_person(rendering.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
+    photo = rendering.render_portrait(person, picture.seed, picture.size)
+    x1, y1, x2, y2 = photo.faces[0].box
+    side = 1.6 * max(x2 - x1, y2 - y1)
+    left, top = max(0, round((x1 + x2 - side) / 2)), max(0, round((y1 + y2 - side) / 2))
+    cut = photo.image[top : top + round(side), left : left + round(side)]
+    return rendering.encode_jpeg(cut.copy())

@@ -1,0 +1,222 @@
+"""Running the servers of a sandbox world on loopback: in a thread of this process, or as a program."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from stash_sense_pipeline.sandbox.control import box_operations, control_route
+from stash_sense_pipeline.sandbox.faults import FaultyServer, Traffic
+from stash_sense_pipeline.sandbox.images import PictureStore
+from stash_sense_pipeline.sandbox.stash_box import StashBoxServer
+from stash_sense_pipeline.sandbox.theporndb import ThePornDBServer, theporndb_operations
+from stash_sense_pipeline.sandbox.world import THEPORNDB, World
+
+_RATE_LIMIT = 12_000  # requests a minute: loopback needs no consideration
+_START_TIMEOUT = 10.0
+_STOP_TIMEOUT = 10.0
+
+
+class SandboxServers:
+    """The servers of a world, one port each, all on one event loop in one background thread.
+
+    Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; others are free
+    ones. `picture_directory` keeps rendered pictures between processes.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        ports: Mapping[str, int] | None = None,
+        host: str = "127.0.0.1",
+        picture_directory: Path | None = None,
+    ) -> None:
+        self.world = world
+        self.traffic = Traffic()
+        self.pictures = PictureStore(picture_directory)
+        self._host = host
+        self._wanted_ports = dict(ports or {})
+        self._ports: dict[str, int] = {}
+        self._servers: list[uvicorn.Server] = []
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def start(self) -> Self:
+        """Returns when all servers accept connections. Raises OSError if a port is taken."""
+        if self._thread is not None:
+            raise RuntimeError("the sandbox servers run already")
+        self.traffic.stopping.clear()
+        sockets = {}
+        try:
+            for name in self.world.sources:
+                sockets[name] = _listen(self._host, self._wanted_ports.get(name, 0))
+        except OSError:
+            for opened in sockets.values():
+                opened.close()
+            raise
+        self._ports = {name: opened.getsockname()[1] for name, opened in sockets.items()}
+        self._servers = [uvicorn.Server(self._configuration(name)) for name in sockets]
+        self._thread = threading.Thread(
+            target=self._run, args=(list(sockets.values()),), name="sandbox servers", daemon=True
+        )
+        self._thread.start()
+        waiting = threading.Event()
+        for _ in range(int(_START_TIMEOUT / 0.005)):
+            if all(server.started for server in self._servers):
+                return self
+            if not self._thread.is_alive():
+                break
+            waiting.wait(0.005)
+        raise RuntimeError("the sandbox servers did not start") from self._failure
+
+    def stop(self) -> None:
+        """Ends all connections and waits for the thread; calling it again does nothing."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self.traffic.stopping.set()
+        for server in self._servers:
+            server.should_exit = True
+        thread.join(_STOP_TIMEOUT)
+        if thread.is_alive():
+            raise RuntimeError("the sandbox servers did not stop")
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def url(self, source: str) -> str:
+        """The address of a server, without a path."""
+        return f"http://{self._host}:{self._ports[source]}"
+
+    def endpoint(self, source: str) -> str:
+        """The address that goes into sources.yaml: with `/graphql` for a stash-box."""
+        return self.url(source) if source == THEPORNDB else f"{self.url(source)}/graphql"
+
+    def api_key(self, source: str) -> str:
+        """The key that the server accepts."""
+        return self.world.sources[source].api_key
+
+    def environment(self) -> dict[str, str]:
+        """The keys as environment variables."""
+        return {f"{name.upper()}_API_KEY": self.api_key(name) for name in self.world.sources}
+
+    def _configuration(self, name: str) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._application(name),
+            lifespan="off",
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+        )
+
+    def _application(self, name: str) -> FaultyServer:
+        routes: list[Route]
+        if name == THEPORNDB:
+            store = self.world.theporndb
+            routes = ThePornDBServer(store, self.pictures).routes()
+            control = control_route(store, theporndb_operations(store), self.traffic)
+        else:
+            box = self.world.boxes[name]
+            routes = StashBoxServer(box, self.pictures).routes()
+            control = control_route(box, box_operations(box), self.traffic)
+        return FaultyServer(Starlette(routes=[*routes, control]), name, self.traffic)
+
+    def _run(self, sockets: list[socket.socket]) -> None:
+        async def serve_all() -> None:
+            servers = zip(self._servers, sockets, strict=True)
+            await asyncio.gather(*(server.serve(sockets=[opened]) for server, opened in servers))
+
+        try:
+            asyncio.run(serve_all())
+        except BaseException as error:  # noqa: BLE001 - start() raises it in the caller's thread
+            self._failure = error
+        finally:
+            for opened in sockets:
+                opened.close()
+
+
+def sources_settings(servers: SandboxServers, **per_source: Any) -> dict[str, Any]:
+    """What sources.yaml must hold for the pipeline to read this world.
+
+    `per_source` are further settings for every source. Keys are not in it: see `SandboxServers.environment`.
+    """
+    boxes = {}
+    for priority, (name, source) in enumerate(servers.world.sources.items(), start=1):
+        boxes[name] = {
+            "enabled": True,
+            "connector": "theporndb" if name == THEPORNDB else "stash_box",
+            "url": servers.endpoint(name),
+            "host": source.host,
+            "rate_limit": _RATE_LIMIT,
+            "max_faces": 5 if name in ("stashdb", THEPORNDB) else 3,
+            "priority": priority,
+            "trust_level": "high",
+            **per_source,
+        }
+    return {"stash_boxes": boxes}
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.bind((host, port))
+        opened.listen(256)
+    except OSError:
+        opened.close()
+        raise
+    return opened
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m stash_sense_pipeline.sandbox.serve`: serves until SIGTERM or SIGINT; prints `source url key`."""
+    parser = argparse.ArgumentParser(description="Serve the sandbox world on loopback until SIGTERM.")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--people", type=int, default=250, help="people of the world that has pictures")
+    parser.add_argument(
+        "--synthetic", type=int, help="serve a world of this many performers, without pictures"
+    )
+    parser.add_argument(
+        "--first-port", type=int, default=0, help="the first of five ports in a row; 0: free ones"
+    )
+    parser.add_argument("--pictures", type=Path, help="directory that keeps rendered pictures")
+    given = parser.parse_args(arguments)
+    if given.synthetic is None:
+        world = World.demo(seed=given.seed, people=given.people)
+    else:
+        world = World.synthetic(given.synthetic, seed=given.seed)
+    ports = (
+        {name: given.first_port + place for place, name in enumerate(world.sources)}
+        if given.first_port
+        else None
+    )
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with SandboxServers(world, ports=ports, picture_directory=given.pictures) as servers:
+        for name in world.sources:
+            print(name, servers.endpoint(name), servers.api_key(name), flush=True)  # noqa: T201
+        ended.wait()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
