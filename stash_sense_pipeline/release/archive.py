@@ -1,0 +1,56 @@
+"""The flat zip of a release: written with the same bytes every time, and checked against the directory it came from."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import zipfile
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.release.contract import MANIFEST
+from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.staging import disk_errors
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+_BLOCK = 1024 * 1024
+
+
+def write_zip(release: Path, path: Path) -> None:
+    """Packs the files of `release` at the root of `path`. Same files, same bytes: names sorted, fixed times and modes.
+
+    Vectors do not compress, so indices are stored and the rest is deflated.
+    """
+    with disk_errors(f"write {path}"), replacing(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+            for member in sorted(release.iterdir()):
+                info = zipfile.ZipInfo(member.name, _EPOCH)
+                info.create_system = 3
+                info.external_attr = 0o100644 << 16
+                info.file_size = member.stat().st_size
+                info.compress_type = zipfile.ZIP_STORED if member.suffix == ".voy" else zipfile.ZIP_DEFLATED
+                with member.open("rb") as source, archive.open(info, "w") as target:
+                    shutil.copyfileobj(source, target, _BLOCK)
+        _check(temporary, release)
+
+
+def _check(path: Path, release: Path) -> None:
+    """Reads everything back against the manifest: a disk that lies is found here and not by a user."""
+    expected = {
+        name: text.removeprefix("sha256:") for name, text in read_manifest(release)["checksums"].items()
+    }
+    expected[MANIFEST] = sha256_file(release / MANIFEST)
+    with zipfile.ZipFile(path) as archive:
+        found = {name: _sha256(archive, name) for name in archive.namelist()}
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))[0][0]
+        raise ReleaseError(f"{wrong} in {path.name} is not the file of the manifest; publish again")
+
+
+def _sha256(archive: zipfile.ZipFile, name: str) -> str:
+    state = hashlib.sha256()
+    with archive.open(name) as stream:
+        while block := stream.read(_BLOCK):
+            state.update(block)
+    return state.hexdigest()

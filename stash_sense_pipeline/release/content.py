@@ -1,0 +1,422 @@
+"""One consistent reading of everything but vectors that a release holds: faces in order and their performers."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import (
+    faces,
+    identities,
+    identity_members,
+    performer_aliases,
+    performer_images,
+    performer_urls,
+    source_images,
+    source_performers,
+    trusted_faces,
+)
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.contract import endpoint_rank
+from stash_sense_pipeline.release.order import FaceOrder, read_face_order
+
+# Maps a profile URL to (site, id on that site), or None when the URL names nobody.
+ProfileKey = Callable[[str], tuple[str, str] | None]
+
+_Record = tuple[str, str]
+
+# Fields of a performer that are taken from the first record, by priority of its source, that has them.
+_FIRST_KNOWN = (
+    "disambiguation",
+    "gender",
+    "country",
+    "ethnicity",
+    "birth_date",
+    "death_date",
+    "height_cm",
+    "eye_color",
+    "hair_color",
+    "career_start_year",
+    "career_end_year",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedFace:
+    """A trusted face; its position in ReleaseContent.faces is its id in every file of the release."""
+
+    face_id: int
+    performer_id: int
+    source: str
+    source_id: str
+    image_url: str
+    quality: float
+    yaw: float
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StashBoxId:
+    """A live stash-box record of a performer."""
+
+    source: str
+    source_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalUrl:
+    """A profile of a performer on a site, under its canonical key there."""
+
+    site: str
+    key: str
+    url: str
+    source: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MergedId:
+    """A record that its stash-box merged into one of the performer's records."""
+
+    source: str
+    source_id: str
+    merged_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleasedPerformer:
+    """A person with at least one trusted face. `fields` has the metadata columns of performers.db by name."""
+
+    performer_id: int
+    name: str
+    fields: Mapping[str, str | int | None]
+    stashdb_updated_at: datetime | None
+    face_count: int
+    image_url: str
+    created_at: datetime
+    updated_at: datetime
+    stash_box_ids: tuple[StashBoxId, ...]
+    aliases: tuple[tuple[str, str, datetime], ...]
+    urls: tuple[ExternalUrl, ...]
+    merged_ids: tuple[MergedId, ...]
+
+
+@dataclass(frozen=True)
+class ReleaseContent:
+    """Faces in release order, performers by id, and the newest instant at which any of it changed."""
+
+    faces: tuple[ReleasedFace, ...]
+    performers: tuple[ReleasedPerformer, ...]
+    newest_change: datetime
+
+    @property
+    def order(self) -> FaceOrder:
+        """The same order as the indices were built in, to compare digests."""
+        return FaceOrder(
+            np.array([face.face_id for face in self.faces], dtype=np.int64),
+            np.array([face.performer_id for face in self.faces], dtype=np.int64),
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Short names of all sources that gave a record or a face, sorted."""
+        names = {face.source for face in self.faces}
+        names |= {box.source for performer in self.performers for box in performer.stash_box_ids}
+        return tuple(sorted(names))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what users would see change. Time stamps are left out: an upstream edit of nothing that we ship is no news."""
+        state = hashlib.sha256()
+        for face in self.faces:
+            row = (face.face_id, face.performer_id, face.source, face.image_url, face.quality, face.yaw)
+            state.update(_canonical(row))
+        for performer in self.performers:
+            ids = [(box.source, box.source_id) for box in performer.stash_box_ids]
+            aliases = [(alias, source) for alias, source, _ in performer.aliases]
+            urls = [(url.site, url.key, url.url, url.source) for url in performer.urls]
+            merged = [(gone.source, gone.source_id) for gone in performer.merged_ids]
+            seen = (performer.performer_id, performer.name, dict(performer.fields), performer.image_url)
+            state.update(_canonical((seen, ids, aliases, urls, merged)))
+        return state.hexdigest()
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def read_content(
+    connection: sa.Connection, hosts: Mapping[str, str], profile_key: ProfileKey | None = None
+) -> ReleaseContent:
+    """Reads the content of a release. `hosts` maps each stash-box's short name to its universal-id host.
+
+    Without `profile_key` no external URLs are given. Raises ReleaseError when there are no faces, when a face belongs
+    to a person without a live stash-box record, or when a person has no name.
+    """
+    order = read_face_order(connection)
+    released = _read_faces(connection)
+    members = _read_members(connection)
+    _check_owners(connection, released, members, hosts)
+    aliases = _read_strings(connection, performer_aliases.c.alias)
+    urls = _read_urls(connection, members, hosts, profile_key)
+    merged = _read_merged(connection, members, hosts)
+    by_performer: dict[int, list[ReleasedFace]] = defaultdict(list)
+    for face in released:
+        by_performer[face.performer_id].append(face)
+    created = {
+        row.performer_id: row.created_at
+        for row in connection.execute(sa.select(identities.c.performer_id, identities.c.created_at))
+    }
+    performers = tuple(
+        _performer(
+            connection,
+            performer_id,
+            sorted(members[performer_id], key=lambda row: (endpoint_rank(row.source, hosts), row.source_id)),
+            own_faces,
+            created[performer_id],
+            hosts,
+            aliases,
+            urls.get(performer_id, ()),
+            merged.get(performer_id, ()),
+        )
+        for performer_id, own_faces in sorted(by_performer.items())
+    )
+    if len(released) != len(order):
+        raise ReleaseError("some trusted faces have lost their image record; run trusted_faces again")
+    changes = [moment for performer in performers for moment in (performer.created_at, performer.updated_at)]
+    newest = max(*changes, *(face.created_at for face in released))
+    return ReleaseContent(released, performers, newest)
+
+
+def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
+    query = (
+        sa.select(
+            trusted_faces.c.face_id,
+            trusted_faces.c.performer_id,
+            trusted_faces.c.source,
+            trusted_faces.c.source_id,
+            source_images.c.url,
+            faces.c.quality,
+            faces.c.yaw,
+            faces.c.created_at,
+        )
+        .join(faces, faces.c.face_id == trusted_faces.c.face_id)
+        .join(
+            source_images,
+            (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
+        )
+        .order_by(trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id)
+    )
+    return tuple(ReleasedFace(*row) for row in connection.execute(query))
+
+
+def _trusted_performers() -> sa.Select[tuple[int]]:
+    return sa.select(trusted_faces.c.performer_id).distinct()
+
+
+def _members_with_faces() -> sa.ColumnElement[bool]:
+    return identity_members.c.performer_id.in_(_trusted_performers())
+
+
+def _read_members(connection: sa.Connection) -> dict[int, list[sa.Row[Any]]]:
+    """Live records of every performer with faces."""
+    columns = [column for column in source_performers.c if column.name != "raw"]
+    query = (
+        sa.select(identity_members.c.performer_id, *columns)
+        .join(
+            source_performers,
+            (source_performers.c.source == identity_members.c.source)
+            & (source_performers.c.source_id == identity_members.c.source_id),
+        )
+        .where(_members_with_faces(), source_performers.c.deleted_at.is_(None))
+    )
+    found: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    for row in connection.execute(query):
+        found[row.performer_id].append(row)
+    return found
+
+
+def _check_owners(
+    connection: sa.Connection,
+    released: Sequence[ReleasedFace],
+    members: Mapping[int, Sequence[sa.Row[Any]]],
+    hosts: Mapping[str, str],
+) -> None:
+    nameable = {number for number, rows in members.items() if any(row.source in hosts for row in rows)}
+    query = sa.select(
+        identity_members.c.source, identity_members.c.source_id, identity_members.c.performer_id
+    ).where(_members_with_faces())
+    owner = {(row.source, row.source_id): row.performer_id for row in connection.execute(query)}
+    for face in released:
+        if face.performer_id not in nameable:
+            raise ReleaseError(
+                f"face {face.face_id} belongs to performer {face.performer_id}, who has no live record in a configured "
+                "stash-box; run identity_graph and trusted_faces again"
+            )
+        if owner.get((face.source, face.source_id)) != face.performer_id:
+            raise ReleaseError(
+                f"face {face.face_id} is trusted for performer {face.performer_id}, but its record "
+                f"{face.source}:{face.source_id} is not theirs now; run trusted_faces again"
+            )
+
+
+def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> dict[_Record, list[str]]:
+    table = column.table
+    query = (
+        sa.select(table.c.source, table.c.source_id, column)
+        .join(
+            identity_members,
+            (identity_members.c.source == table.c.source)
+            & (identity_members.c.source_id == table.c.source_id),
+        )
+        .where(_members_with_faces())
+    )
+    found: dict[_Record, list[str]] = defaultdict(list)
+    for source, source_id, text in connection.execute(query):
+        found[source, source_id].append(text)
+    for texts in found.values():
+        texts.sort()
+    return found
+
+
+def _read_urls(
+    connection: sa.Connection,
+    members: Mapping[int, Sequence[sa.Row[Any]]],
+    hosts: Mapping[str, str],
+    profile_key: ProfileKey | None,
+) -> dict[int, tuple[ExternalUrl, ...]]:
+    if profile_key is None:
+        return {}
+    listed = _read_strings(connection, performer_urls.c.url)
+    by_key: dict[tuple[str, str], dict[int, ExternalUrl]] = defaultdict(dict)
+    for performer_id, rows in sorted(members.items()):
+        for row in sorted(rows, key=lambda row: (endpoint_rank(row.source, hosts), row.source_id)):
+            for url in listed.get((row.source, row.source_id), ()):
+                key = profile_key(url)
+                if key is not None:
+                    external = ExternalUrl(*key, url, row.source, row.first_seen_at)
+                    by_key[key].setdefault(performer_id, external)
+    found: dict[int, list[ExternalUrl]] = defaultdict(list)
+    for _, holders in sorted(by_key.items()):
+        # A profile that several people list is a shared page: it identifies nobody, and the table wants one owner.
+        if len(holders) == 1:
+            ((performer_id, external),) = holders.items()
+            found[performer_id].append(external)
+    return {performer_id: tuple(urls) for performer_id, urls in found.items()}
+
+
+def _read_merged(
+    connection: sa.Connection, members: Mapping[int, Sequence[sa.Row[Any]]], hosts: Mapping[str, str]
+) -> dict[int, tuple[MergedId, ...]]:
+    columns = source_performers.c
+    query = sa.select(columns.source, columns.source_id, columns.merged_into, columns.deleted_at).where(
+        columns.merged_into.is_not(None), columns.source.in_(sorted(hosts))
+    )
+    gone = {(row.source, row.source_id): row for row in connection.execute(query)}
+    owner = {(row.source, row.source_id): number for number, rows in members.items() for row in rows}
+    found: dict[int, list[MergedId]] = defaultdict(list)
+    for (source, source_id), row in sorted(gone.items()):
+        seen = {source_id}
+        target = row.merged_into
+        while (source, target) in gone and target not in seen:
+            seen.add(target)
+            target = gone[source, target].merged_into
+        performer_id = owner.get((source, target))
+        if performer_id is not None and (source, source_id) not in owner:
+            found[performer_id].append(MergedId(source, source_id, row.deleted_at))
+    return {performer_id: tuple(merged) for performer_id, merged in found.items()}
+
+
+def _performer(
+    connection: sa.Connection,
+    performer_id: int,
+    rows: Sequence[sa.Row[Any]],
+    own_faces: Sequence[ReleasedFace],
+    created_at: datetime,
+    hosts: Mapping[str, str],
+    aliases: Mapping[_Record, Sequence[str]],
+    urls: tuple[ExternalUrl, ...],
+    merged: tuple[MergedId, ...],
+) -> ReleasedPerformer:
+    names = [_clean(row.name) for row in rows if row.name and row.name.strip()]
+    if not names:
+        raise ReleaseError(
+            f"performer {performer_id} has faces but no name in any record; refresh its sources"
+        )
+    boxes = [row for row in rows if row.source in hosts]
+    return ReleasedPerformer(
+        performer_id=performer_id,
+        name=names[0],
+        fields={field: _first(getattr(row, field) for row in rows) for field in _FIRST_KNOWN},
+        stashdb_updated_at=next((row.updated_at for row in rows if row.source == "stashdb"), None),
+        face_count=len(own_faces),
+        image_url=_image_url(connection, own_faces, boxes),
+        created_at=created_at,
+        updated_at=max(row.changed_at for row in rows),
+        stash_box_ids=tuple(StashBoxId(row.source, row.source_id, row.first_seen_at) for row in boxes),
+        aliases=_aliases(names[0], rows, aliases),
+        urls=urls,
+        merged_ids=merged,
+    )
+
+
+def _clean(text: str) -> str:
+    """Some sources deliver HTML entities in names; people read these."""
+    return html.unescape(text).strip()
+
+
+def _first(values: Iterable[Any]) -> str | int | None:
+    for value in values:
+        if value is not None and value != "":
+            return _clean(value) if isinstance(value, str) else int(value)
+    return None
+
+
+def _aliases(
+    name: str, rows: Sequence[sa.Row[Any]], aliases: Mapping[_Record, Sequence[str]]
+) -> tuple[tuple[str, str, datetime], ...]:
+    """Aliases and other names of all records but the name itself, each with the best source that has it."""
+    found: dict[str, tuple[str, str, datetime]] = {}
+    for row in rows:
+        for text in (row.name or "", *aliases.get((row.source, row.source_id), ())):
+            alias = _clean(text)
+            if alias and alias != name:
+                found.setdefault(alias, (alias, row.source, row.first_seen_at))
+    return tuple(found[alias] for alias in sorted(found))
+
+
+def _image_url(
+    connection: sa.Connection, own_faces: Sequence[ReleasedFace], boxes: Sequence[sa.Row[Any]]
+) -> str:
+    """Picture of the best face from the record that names the person, else from another stash-box, else any picture there.
+
+    The sidecar asks a stash-box over the network, once a match, wherever this is missing.
+    """
+    order = {row.source: place for place, row in reversed(list(enumerate(boxes)))}
+    seen = [(order[face.source], place) for place, face in enumerate(own_faces) if face.source in order]
+    if seen:
+        return own_faces[min(seen)[1]].image_url
+    for row in boxes:
+        query = (
+            sa.select(sa.func.min(source_images.c.url))
+            .join(
+                performer_images,
+                (performer_images.c.source == source_images.c.source)
+                & (performer_images.c.image_id == source_images.c.image_id),
+            )
+            .where(performer_images.c.source == row.source, performer_images.c.source_id == row.source_id)
+        )
+        url = connection.execute(query).scalar()
+        if url:
+            return str(url)
+    return own_faces[0].image_url

@@ -1,0 +1,86 @@
+"""Writing faces.json and performers.json, which say whom each position of the indices shows, from performers.db."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, endpoint_rank
+from stash_sense_pipeline.release.staging import disk_errors
+
+
+@dataclass(frozen=True)
+class JsonReport:
+    """Entries of the two files."""
+
+    faces: int
+    performers: int
+
+
+def universal_ids(database: Path, hosts: Mapping[str, str]) -> dict[int, str]:
+    """`host:record` of every performer in a performers.db, after the record of the endpoint with the best priority.
+
+    Raises ReleaseError when a performer has no record in `hosts`, or when two share one id.
+    """
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        performers = [row[0] for row in connection.execute("SELECT id FROM performers ORDER BY id")]
+        records = connection.execute(
+            "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
+        ).fetchall()
+    named: dict[int, str] = {}
+    records.sort(key=lambda row: (row[0], endpoint_rank(row[1], hosts), row[2]))
+    for performer_id, endpoint, record in records:
+        if endpoint in hosts:
+            named.setdefault(performer_id, f"{hosts[endpoint]}:{record}")
+    nameless = [performer for performer in performers if performer not in named]
+    if nameless:
+        raise ReleaseError(
+            f"performer {nameless[0]} has no record in a configured stash-box, so no universal id"
+        )
+    owners: dict[str, int] = {}
+    for performer_id, uid in named.items():
+        other = owners.setdefault(uid, performer_id)
+        if other != performer_id:
+            raise ReleaseError(
+                f"performers {other} and {performer_id} share the universal id {uid}; give their stash-boxes different hosts"
+            )
+    return named
+
+
+def write_json_files(release: Path, hosts: Mapping[str, str]) -> JsonReport:
+    """Writes both files beside the performers.db in `release`, with sorted keys and stable bytes.
+
+    faces.json: a list, position = id in every index, value = universal id. performers.json: universal id →
+    {name, country, image_url, face_count}.
+    """
+    database = release / PERFORMERS_DB
+    try:
+        named = universal_ids(database, hosts)
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            owners = connection.execute("SELECT performer_id FROM faces ORDER BY facenet_index").fetchall()
+            people = connection.execute(
+                "SELECT id, canonical_name, country, image_url, face_count FROM performers ORDER BY id"
+            ).fetchall()
+    except sqlite3.Error as error:
+        raise ReleaseError(f"cannot read the staged {PERFORMERS_DB}: {error}") from error
+    faces = [named[performer_id] for (performer_id,) in owners]
+    performers = {
+        named[number]: {"name": name, "country": country, "image_url": image_url, "face_count": face_count}
+        for number, name, country, image_url, face_count in people
+    }
+    with disk_errors(f"write the JSON files of {release}"):
+        write_atomically(release / FACES_JSON, stable_json(faces))
+        write_atomically(release / PERFORMERS_JSON, stable_json(performers))
+    return JsonReport(len(faces), len(performers))
+
+
+def stable_json(value: Any) -> str:
+    """Compact JSON with sorted keys: the same value gives the same bytes."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"

@@ -1,0 +1,89 @@
+"""The manifest of a release: version, counts, checksums, and where its vectors come from. It is written last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.files import sha256_file, write_atomically
+from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT
+from stash_sense_pipeline.release.staging import disk_errors
+
+DEMO_STATEMENT = (
+    "Made with a demonstration model pack that recognises only cartoon faces rendered by this program; "
+    "it has no biometric value and recognises no real person."
+)
+
+
+@dataclass(frozen=True)
+class ManifestFacts:
+    """Everything in a manifest but the checksums. `created_at` is the newest change of the data, not the day of the build."""
+
+    version: str
+    created_at: str
+    performer_count: int
+    face_count: int
+    sources: Sequence[str]
+    input_digest: str
+    pack: ModelPack
+    indices: Mapping[str, Mapping[str, Any]]
+
+
+def write_manifest(release: Path, facts: ManifestFacts) -> dict[str, Any]:
+    """Hashes every file in `release`, writes manifest.json there, and returns its content."""
+    with disk_errors(f"write the manifest of {release}"):
+        files = sorted(path for path in release.iterdir() if path.name != MANIFEST)
+        manifest = {
+            "format": RELEASE_FORMAT,
+            "version": facts.version,
+            "created_at": facts.created_at,
+            "performer_count": facts.performer_count,
+            "face_count": facts.face_count,
+            "sources": sorted(facts.sources),
+            "checksums": {path.name: f"sha256:{sha256_file(path)}" for path in files},
+            "models": _models(facts.pack),
+            "indices": {name: dict(made) for name, made in facts.indices.items()},
+            "input_digest": facts.input_digest,
+        }
+        text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=2) + "\n"
+        write_atomically(release / MANIFEST, text)
+    return manifest
+
+
+def read_manifest(release: Path) -> dict[str, Any]:
+    """manifest.json of a release directory; ReleaseError when it is not there or is no JSON object."""
+    path = release / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ReleaseError(f"cannot read {path}: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ReleaseError(f"{path} is not a JSON object")
+    newest = manifest.get("format", RELEASE_FORMAT)
+    if not isinstance(newest, int) or newest > RELEASE_FORMAT:
+        raise ReleaseError(f"{path} was written by a newer program (format {newest}); upgrade stash-sense")
+    return manifest
+
+
+def _models(pack: ModelPack) -> dict[str, Any]:
+    models: dict[str, Any] = {
+        "pack": pack.name,
+        "licence": pack.licence,
+        "demo": pack.demo,
+        "detector": pack.detector.path.stem,
+        "detector_sha256": pack.detector.digest,
+        "embedders": {
+            name: {"sha256": spec.digest, "dim": spec.dim} for name, spec in pack.embedders.items()
+        },
+        "alignment": "insightface_norm_crop_5point",
+        "flip_averaging": pack.flip_averaging,
+    }
+    models |= {f"{name}_dim": spec.dim for name, spec in pack.embedders.items()}
+    if pack.demo:
+        models["statement"] = DEMO_STATEMENT
+    return models

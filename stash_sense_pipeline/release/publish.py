@@ -1,0 +1,354 @@
+"""From staged files to a published release: what goes in, whether anything changed, assembly, and the move into place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.files import fsync_directory, fsync_file
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.release.archive import write_zip
+from stash_sense_pipeline.release.content import ProfileKey, read_content
+from stash_sense_pipeline.release.contract import (
+    PERFORMERS_DB,
+    RELEASE_FORMAT,
+    REQUIRED_MODELS,
+    zip_name,
+)
+from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
+from stash_sense_pipeline.release.index import IndexParams, IndexReport, Progress, stage_index
+from stash_sense_pipeline.release.json_files import write_json_files
+from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
+from stash_sense_pipeline.release.order import read_face_order, read_vectors
+from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
+from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
+from stash_sense_pipeline.release.versions import (
+    LATEST,
+    is_version,
+    latest_release,
+    next_version,
+    published_versions,
+)
+from stash_sense_pipeline.sources.profile_urls import canonical_profile
+
+
+@dataclass(frozen=True)
+class ReleaseSpec:
+    """What a release is to be made of, apart from the catalog.
+
+    `hosts`: universal-id host of each stash-box by its short name. `models`: embedders that get an index; each must
+    be in the pack. `profile_key` finds the site and id of an external URL; None leaves those out. `suppressions` is
+    proven against the finished files: keeping suppressed people out of the catalog is the privacy room's work.
+    """
+
+    hosts: Mapping[str, str]
+    pack: ModelPack
+    index: IndexParams = field(default_factory=IndexParams)
+    models: tuple[str, ...] = REQUIRED_MODELS
+    profile_key: ProfileKey | None = canonical_profile
+    suppressions: Suppressions = NO_SUPPRESSIONS
+
+
+@dataclass(frozen=True)
+class ReleaseReport:
+    """A release on disk. `changed` is False when the newest one already had this content and nothing was built."""
+
+    version: str
+    path: Path
+    archive: Path
+    performers: int
+    faces: int
+    sources: tuple[str, ...]
+    changed: bool
+    input_digest: str
+    sizes: Mapping[str, int]
+    checks: tuple[CheckResult, ...] = ()
+    indices: tuple[IndexReport, ...] = ()
+    seconds: float = 0.0
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+def input_digest(engine: sa.Engine, spec: ReleaseSpec) -> str:
+    """`sha256:…` over everything that decides what users get: faces, people, vectors, models, hosts and parameters.
+
+    Times are left out, and so is the number of threads. Raises ReleaseError where a build would, so a catalog that
+    cannot be released is known before anything is built.
+    """
+    with reading(engine) as connection:
+        content = read_content(connection, spec.hosts, spec.profile_key)
+        order = read_face_order(connection)
+        vectors: dict[str, str] = {}
+        for model in spec.models:
+            loaded = read_vectors(connection, order, model)
+            _check_pack(spec.pack, model, loaded.pack, loaded.model_digest)
+            vectors[model] = loaded.digest
+            del loaded
+    facts = {
+        "format": RELEASE_FORMAT,
+        "order": order.digest,
+        "content": content.digest,
+        "vectors": vectors,
+        "hosts": dict(spec.hosts),
+        "index": spec.index.content,
+        "detector": spec.pack.detector.digest,
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
+
+
+def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
+    """The newest complete release, when it was built from the same input; else None.
+
+    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now.
+    """
+    versions = published_versions(releases)
+    if not versions:
+        return None
+    newest = releases / versions[-1]
+    manifest = read_manifest(newest)
+    if manifest.get("input_digest") != digest:
+        return None
+    if latest_release(releases) != newest.resolve():
+        _point_latest(releases, newest.name)
+    return _report(newest, manifest, changed=False)
+
+
+def assemble_release(
+    staging: Staging, version: str, spec: ReleaseSpec, digest: str
+) -> tuple[CheckResult, ...]:
+    """Completes a staged release (JSON files, manifest last), verifies it and packs its zip; publishes nothing.
+
+    Needs the indices and performers.db staged before. Raises ReleaseError when these were built from different
+    states of the catalog, or when the verification finds an error.
+    """
+    database = _database_report(staging)
+    indices = _index_reports(staging, spec)
+    for index in indices:
+        if (index.order_digest, index.faces) != (database.order_digest, database.faces):
+            raise ReleaseError(
+                f"{index.file} and {PERFORMERS_DB} were built from different states of the catalog; publish again"
+            )
+    _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
+    counts = write_json_files(staging.release, spec.hosts)
+    facts = ManifestFacts(
+        version=version,
+        created_at=database.newest_change,
+        performer_count=counts.performers,
+        face_count=counts.faces,
+        sources=database.sources,
+        input_digest=digest,
+        pack=spec.pack,
+        indices={index.model: _provenance(index) for index in indices},
+    )
+    write_manifest(staging.release, facts)
+    checks = (*verify_release(staging.release), check_suppressed(staging.release, spec.suppressions))
+    failed = failures(checks)
+    if failed:
+        raise ReleaseError(
+            f"the staged release breaks the contract and is not published: {failed[0].name}: {failed[0].detail}"
+            + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "")
+        )
+    write_zip(staging.release, staging.root / zip_name(version))
+    return checks
+
+
+def promote_release(staging: Staging, releases: Path, version: str) -> ReleaseReport:
+    """Moves an assembled release and its zip into `releases` and points `latest` at it, in this order.
+
+    Each step is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
+    """
+    target = releases / version
+    archive = releases / zip_name(version)
+    manifest = read_manifest(staging.release)
+    if manifest.get("version") != version:
+        raise ReleaseError(f"the staged release is version {manifest.get('version')}, not {version}")
+    with disk_errors(f"publish {target}"):
+        releases.mkdir(parents=True, exist_ok=True)
+        if target.exists() or archive.exists():
+            raise ReleaseError(f"{target} or its zip already exists; a published version is never replaced")
+        for member in staging.release.iterdir():
+            fsync_file(member)
+        fsync_directory(staging.release)
+        (staging.root / archive.name).rename(archive)
+        staging.release.rename(target)
+        fsync_directory(releases)
+        _point_latest(releases, version)
+    staging.discard()
+    return _report(target, manifest, changed=True)
+
+
+def publish_release(
+    engine: sa.Engine,
+    data_dir: Path,
+    run: str,
+    spec: ReleaseSpec,
+    on: date,
+    *,
+    progress: Progress | None = None,
+) -> ReleaseReport:
+    """All steps in one call: recognise an unchanged input, build, assemble, verify, promote.
+
+    On any error the staging directory of `run` is removed and the published releases are as they were.
+    """
+    begun = time.monotonic()
+    releases = data_dir / "releases"
+    digest = input_digest(engine, spec)
+    unchanged = unchanged_release(releases, digest)
+    if unchanged is not None:
+        return unchanged
+    staging = open_staging(data_dir, run)
+    try:
+        previous = latest_release(releases)
+        indices = tuple(
+            stage_index(engine, model, staging, spec.index, reuse=previous, progress=progress)
+            for model in spec.models
+        )
+        stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
+        version = next_version(releases, on)
+        checks = assemble_release(staging, version, spec, digest)
+        report = promote_release(staging, releases, version)
+    finally:
+        staging.discard()
+    return ReleaseReport(
+        **{
+            **vars(report),
+            "checks": checks,
+            "indices": indices,
+            "seconds": time.monotonic() - begun,
+        }
+    )
+
+
+def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str, ...]:
+    """Removes what interrupted runs left: other runs' staging directories, and release directories or zips without
+    their other half that `latest` does not show. Call it while no other publish runs. Returns the names removed."""
+    removed: list[str] = []
+    staging, releases = data_dir / "staging", data_dir / "releases"
+    if staging.is_dir():
+        for run in sorted(staging.iterdir()):
+            if run.name != keep_run:
+                shutil.rmtree(run, ignore_errors=True)
+                removed.append(f"staging/{run.name}")
+    if releases.is_dir():
+        whole = set(published_versions(releases))
+        latest = latest_release(releases)
+        kept = whole | ({latest.name} if latest else set())
+        for path in sorted(releases.iterdir()):
+            version = path.name.removeprefix("stash-sense-data-v").removesuffix(".zip")
+            half = path.name in (version, zip_name(version)) and is_version(version) and version not in kept
+            if half and not path.is_symlink():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                removed.append(f"releases/{path.name}")
+    return tuple(removed)
+
+
+def _check_pack(pack: ModelPack, model: str, made_by: str, model_digest: str) -> None:
+    embedder = pack.embedders.get(model)
+    if embedder is None:
+        raise ReleaseError(
+            f"model pack {pack.name} has no embedder {model}; choose another pack or leave that index out"
+        )
+    if (made_by, model_digest) != (pack.name, embedder.digest):
+        raise ReleaseError(
+            f"the {model} embeddings were made by pack {made_by} (model {model_digest[:12]}), but the pack in use is "
+            f"{pack.name} (model {embedder.digest[:12]}); embed all faces again"
+        )
+
+
+def _database_report(staging: Staging) -> DatabaseReport:
+    note = staging.read_part("performers_db")
+    return DatabaseReport(**{**note, "sources": tuple(note["sources"])})
+
+
+def _index_reports(staging: Staging, spec: ReleaseSpec) -> tuple[IndexReport, ...]:
+    reports = tuple(IndexReport(**staging.read_part(f"index-{model}")) for model in spec.models)
+    for report in reports:
+        _check_pack(spec.pack, report.model, report.pack, report.model_digest)
+    return reports
+
+
+def _provenance(index: IndexReport) -> dict[str, Any]:
+    """What the manifest says about an index; nothing that differs between two builds of the same input."""
+    return {
+        "file": index.file,
+        "vectors": index.faces,
+        "dimensions": index.dimensions,
+        "m": index.m,
+        "ef_construction": index.ef_construction,
+        "seed": index.seed,
+        "storage": index.storage,
+        "threads": index.threads,
+        "reproducible": index.threads == 1,
+        "input_digest": index.input_digest,
+    }
+
+
+def _keep_only(staging: Staging, names: set[str]) -> None:
+    """An earlier try of the same run may have got further; its files are made again."""
+    for member in staging.release.iterdir():
+        if member.name not in names:
+            member.unlink()
+
+
+def _point_latest(releases: Path, version: str) -> None:
+    link = releases / LATEST
+    fresh = releases / f".{LATEST}.{os.getpid()}.tmp"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(version, target_is_directory=True)
+    fresh.replace(link)
+    fsync_directory(releases)
+
+
+def _report(path: Path, manifest: Mapping[str, Any], *, changed: bool) -> ReleaseReport:
+    archive = path.parent / zip_name(path.name)
+    sizes = {member.name: member.stat().st_size for member in sorted(path.iterdir())}
+    return ReleaseReport(
+        version=path.name,
+        path=path,
+        archive=archive,
+        performers=manifest["performer_count"],
+        faces=manifest["face_count"],
+        sources=tuple(manifest["sources"]),
+        changed=changed,
+        input_digest=manifest["input_digest"],
+        sizes={**sizes, archive.name: archive.stat().st_size},
+        manifest=manifest,
+    )
+
+
+def check_suppressed(release: Path, suppressions: Suppressions) -> CheckResult:
+    """Proof that performers.db holds no record, URL or picture that the suppression list covers."""
+    try:
+        with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
+            records = connection.execute(
+                "SELECT endpoint, stashbox_performer_id FROM stashbox_ids "
+                "UNION SELECT endpoint, merged_stashbox_id FROM merged_ids"
+            ).fetchall()
+            urls = connection.execute(
+                "SELECT image_url FROM faces UNION SELECT image_url FROM performers UNION SELECT url FROM external_urls"
+            ).fetchall()
+    except sqlite3.Error as error:
+        return CheckResult("suppressed", False, f"cannot read {PERFORMERS_DB}: {error}")
+    covered = sum(suppressions.covers_record(source, source_id) for source, source_id in records)
+    covered += sum(suppressions.covers_url(url) for (url,) in urls if url)
+    if covered:
+        return CheckResult(
+            "suppressed", False, f"{covered} suppressed records or URLs; run suppress apply and publish again"
+        )
+    return CheckResult(
+        "suppressed", True, f"none of {len(records)} records and {len(urls)} URLs is suppressed"
+    )

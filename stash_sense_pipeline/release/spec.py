@@ -1,0 +1,36 @@
+"""What a release is made of, from the operator's settings and the model pack in use."""
+
+from __future__ import annotations
+
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS
+from stash_sense_pipeline.release.index import IndexParams
+from stash_sense_pipeline.release.manifest import EmbedderInfo, PackInfo
+from stash_sense_pipeline.release.publish import ReleaseSpec
+from stash_sense_pipeline.settings import Settings
+
+
+def release_spec(settings: Settings, pack: ModelPack, index: IndexParams | None = None) -> ReleaseSpec:
+    """The spec of a release with the vectors of `pack`: an index for each required embedder.
+
+    Profile URLs stay out: the sidecar does not read them, and some are personal accounts.
+    """
+    return ReleaseSpec(
+        hosts={name: box.host for name, box in settings.stash_boxes.items()},
+        pack=pack_info(pack),
+        index=index or IndexParams(),
+        models=tuple(model for model in INDEX_FILES if model in REQUIRED_MODELS),
+    )
+
+
+def pack_info(pack: ModelPack) -> PackInfo:
+    """What the manifest says about a pack."""
+    return PackInfo(
+        name=pack.name,
+        licence=pack.licence,
+        demo=pack.demo,
+        detector=pack.detector.path.name,
+        detector_digest=pack.detector.digest,
+        embedders={name: EmbedderInfo(spec.digest, spec.dim) for name, spec in pack.embedders.items()},
+        flip_averaging=pack.flip_averaging,
+    )

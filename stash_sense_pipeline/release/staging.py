@@ -1,0 +1,66 @@
+"""The directory in which one run builds a release, and the notes that its steps leave for each other."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Staging:
+    """`release/` holds exactly what will be published, `parts/` one JSON note a step; both live under `root`."""
+
+    root: Path
+
+    @property
+    def release(self) -> Path:
+        """The directory that becomes the release."""
+        return self.root / "release"
+
+    def write_part(self, name: str, note: Mapping[str, Any]) -> None:
+        """Leaves the report of a step for the steps after it."""
+        write_atomically(self.root / "parts" / f"{name}.json", json.dumps(note, sort_keys=True, indent=2))
+
+    def read_part(self, name: str) -> dict[str, Any]:
+        """The report of a step; ReleaseError when that step has not run in this staging directory."""
+        path = self.root / "parts" / f"{name}.json"
+        try:
+            note = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise ReleaseError(
+                f"the release step {name} has not run yet in {self.root}; run it first"
+            ) from None
+        except ValueError as error:
+            raise ReleaseError(
+                f"{path} is damaged ({error}); remove {self.root} and publish again"
+            ) from error
+        return dict(note)
+
+    def discard(self) -> None:
+        """Removes everything that this run has staged."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def open_staging(data_dir: Path, run: str) -> Staging:
+    """The staging directory of a run, made if it is not there. It lies beside `releases`, so that a rename publishes it."""
+    staging = Staging(data_dir / "staging" / run)
+    with disk_errors(f"stage a release in {staging.root}"):
+        staging.release.mkdir(parents=True, exist_ok=True)
+    return staging
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turns an OSError (disk full, read-only, no permission) into one line of ReleaseError."""
+    try:
+        yield
+    except OSError as error:
+        raise ReleaseError(f"cannot {doing}: {error.strerror or error}") from error

@@ -1,0 +1,68 @@
+"""Versions of releases: their names, order, and which ones are on disk."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.contract import MANIFEST, VERSION_FORM, zip_name
+
+LATEST = "latest"
+
+
+def is_version(text: str) -> bool:
+    """True for `YYYY.MM.DD` and `YYYY.MM.DD.N` with a real date."""
+    if VERSION_FORM.fullmatch(text) is None:
+        return False
+    try:
+        datetime.strptime(text[:10], "%Y.%m.%d")  # noqa: DTZ007  (a date without a time)
+    except ValueError:
+        return False
+    return True
+
+
+def published_versions(releases: Path) -> tuple[str, ...]:
+    """Versions under `releases` that are complete (manifest and zip), oldest first."""
+    if not releases.is_dir():
+        return ()
+    names = (
+        path.name for path in releases.iterdir() if (path / MANIFEST).is_file() and not path.is_symlink()
+    )
+    return tuple(sorted(name for name in names if is_version(name) and (releases / zip_name(name)).is_file()))
+
+
+def latest_release(releases: Path) -> Path | None:
+    """The directory that `latest` points at, or None when nothing has been published."""
+    link = releases / LATEST
+    if not link.is_symlink():
+        return None
+    target = link.resolve()
+    if not (target / MANIFEST).is_file():
+        raise ReleaseError(
+            f"{link} points at {target.name}, which is no release; point it at one of this directory's"
+        )
+    return target
+
+
+def next_version(releases: Path, on: date) -> str:
+    """The version for a release made on a day: after every version under `releases`, in text order too.
+
+    The sidecar compares versions as text. So the second release of a day is `.1`, and after `.9` comes `.91`
+    (`.10` would sort before `.2`). A clock that is behind the newest version counts that version on.
+    """
+    taken: list[str] = []
+    if releases.is_dir():
+        names = {path.name for path in releases.iterdir()}
+        names |= {name.removeprefix(zip_name("")[: -len(".zip")]).removesuffix(".zip") for name in names}
+        taken = sorted(name for name in names if is_version(name))
+    today = on.strftime("%Y.%m.%d")
+    if not taken or taken[-1] < today:
+        return today
+    newest = taken[-1]
+    day, counter = newest[:10], newest[11:]
+    if not counter:
+        return f"{day}.1"
+    if counter[-1] != "9":
+        return f"{day}.{counter[:-1]}{int(counter[-1]) + 1}"
+    return f"{day}.{counter}1"

@@ -1,0 +1,161 @@
+"""Reading the structure of a Voyager file before the native loader does, which trusts every number in it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Layout of format 1, as Voyager 2 writes it: magic, version, dimensions, space, storage, maximum norm, transform flag;
+# then the hnswlib header, `count` elements of fixed size (links, vector, id), and the links of the upper levels.
+_HEAD = struct.Struct("<4siiBBfB")
+_GRAPH = struct.Struct("<QQQQQQiIQQQdQ")
+_SPACES = {0: "Euclidean", 1: "InnerProduct", 2: "Cosine"}
+_STORAGE = {16: ("Float8", 1), 32: ("Float32", 4), 48: ("E4M3", 1)}
+_ROWS_A_BLOCK = 32_768
+_DELETED = 1
+
+
+@dataclass(frozen=True)
+class VoyagerFile:
+    """What the file says: `ids` (count,) uint64 in order of insertion, `deleted` the number of tombstones among them."""
+
+    dimensions: int
+    space: str
+    storage: str
+    count: int
+    m: int
+    ef_construction: int
+    ids: NDArray[np.uint64]
+    deleted: int
+
+
+@dataclass(frozen=True)
+class _Graph:
+    count: int
+    element_bytes: int
+    id_offset: int
+    top_level: int
+    entry_point: int
+    links_above: int
+    links_ground: int
+    m: int
+    ef_construction: int
+
+
+def read_voyager_file(path: Path) -> VoyagerFile:
+    """Checks that every length and link in the file stays inside it; ValueError says what does not."""
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD.size + _GRAPH.size)
+    if len(head) < _HEAD.size + _GRAPH.size:
+        raise ValueError(f"the file has only {size} bytes")
+    magic, version, dimensions, space, storage, _, _ = _HEAD.unpack_from(head)
+    if magic != b"VOYA" or version != 1:
+        raise ValueError("it is no Voyager file of format 1")
+    if space not in _SPACES or storage not in _STORAGE or not 0 < dimensions <= 65_536:
+        raise ValueError(f"its header is damaged (space {space}, storage {storage}, dimensions {dimensions})")
+    storage_name, item = _STORAGE[storage]
+    stored = dimensions + 1 if _SPACES[space] == "InnerProduct" else dimensions
+    graph = _read_graph(head, stored * item, size)
+    ids, deleted = _check_ground(path, graph)
+    _check_above(path, graph)
+    return VoyagerFile(
+        dimensions, _SPACES[space], storage_name, graph.count, graph.m, graph.ef_construction, ids, deleted
+    )
+
+
+def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
+    (
+        ground_offset,
+        capacity,
+        count,
+        element_bytes,
+        id_offset,
+        vector_offset,
+        top_level,
+        entry_point,
+        links_above,
+        links_ground,
+        m,
+        _,
+        ef_construction,
+    ) = _GRAPH.unpack_from(head, _HEAD.size)
+    sound = (
+        ground_offset == 0
+        and 0 < m <= 4096
+        and 0 < links_above <= 8192
+        and 0 < links_ground <= 8192
+        and vector_offset == 4 + 4 * links_ground
+        and id_offset == vector_offset + vector_bytes
+        and element_bytes == id_offset + 8
+    )
+    if not sound:
+        raise ValueError("its header is damaged (sizes of elements do not add up)")
+    if count == 0:
+        raise ValueError("it holds no vectors")
+    if count * element_bytes > size or not count <= capacity <= 16 * count + 1024:
+        raise ValueError(
+            f"it is cut short or damaged: {count} elements of {element_bytes} bytes in {size} bytes"
+        )
+    if entry_point >= count or not 0 <= top_level < 64:
+        raise ValueError("its header is damaged (entry point outside the graph)")
+    return _Graph(
+        count, element_bytes, id_offset, top_level, entry_point, links_above, links_ground, m, ef_construction
+    )
+
+
+def _check_ground(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
+    rows = np.memmap(
+        path, np.uint8, "r", offset=_HEAD.size + _GRAPH.size, shape=(graph.count, graph.element_bytes)
+    )
+    ids = np.empty(graph.count, dtype=np.uint64)
+    deleted = 0
+    place = np.arange(graph.links_ground)
+    for start in range(0, graph.count, _ROWS_A_BLOCK):
+        block = rows[start : start + _ROWS_A_BLOCK]
+        words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_ground]).view("<u4")
+        used = words[:, 0] & 0xFFFF
+        deleted += int(np.count_nonzero((words[:, 0] >> 16) & _DELETED))
+        outside = (words[:, 1:] >= graph.count) & (place < used[:, None])
+        if (used > graph.links_ground).any() or outside.any():
+            raise ValueError("its graph is damaged (a link points outside)")
+        tail = np.ascontiguousarray(block[:, graph.id_offset :]).view("<u8")
+        ids[start : start + len(block)] = tail[:, 0]
+    return ids, deleted
+
+
+def _check_above(path: Path, graph: _Graph) -> None:
+    """The upper levels: lists of links a level, which may only lead to elements that reach that level."""
+    with path.open("rb") as stream:
+        stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
+        data = stream.read()
+    level_bytes = 4 + 4 * graph.links_above
+    levels = np.zeros(graph.count, dtype=np.int32)
+    lists: list[tuple[int, int]] = []
+    at = 0
+    for element in range(graph.count):
+        if at + 4 > len(data):
+            raise ValueError("it is cut short (upper levels)")
+        length = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if length:
+            if length % level_bytes or at + length > len(data) or length // level_bytes > 64:
+                raise ValueError("its graph is damaged (length of the upper levels)")
+            levels[element] = length // level_bytes
+            lists.append((element, at))
+            at += length
+    if at != len(data):
+        raise ValueError(f"it has {len(data) - at} bytes too many at its end")
+    if levels[graph.entry_point] != graph.top_level or levels.max() > graph.top_level:
+        raise ValueError("its graph is damaged (entry point is not on the top level)")
+    for element, start in lists:
+        words = np.frombuffer(data, "<u4", int(levels[element]) * (level_bytes // 4), start)
+        for level, row in enumerate(words.reshape(-1, level_bytes // 4), start=1):
+            used = int(row[0]) & 0xFFFF
+            links = row[1 : 1 + used]
+            if used > graph.links_above or (links >= graph.count).any() or (levels[links] < level).any():
+                raise ValueError("its graph is damaged (a link of an upper level points outside)")
