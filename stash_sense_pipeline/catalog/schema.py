@@ -86,6 +86,7 @@ source_images = sa.Table(
     sa.Column("next_attempt_at", UtcTime),
     sa.Column("sha256", sa.Text, comment="hex digest of the bytes fetched"),
     sa.Column("detector_digest", sa.Text, comment="sha256 of the detector that looked at it"),
+    sa.Column("judged_by", sa.Text, comment="limits and filters that judged it, as faces.rules writes them"),
     sa.Column("processed_at", UtcTime),
     sa.Index("ix_source_images_source_state", "source", "state"),
     sa.Index("ix_source_images_sha256", "sha256"),
