@@ -1,0 +1,246 @@
+"""Identities in the catalog: reading what they are computed from, and storing only what changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import (
+    identities,
+    identity_evidence,
+    identity_log,
+    identity_members,
+    performer_aliases,
+    performer_urls,
+    source_performers,
+)
+from stash_sense_pipeline.catalog.upsert import batched
+
+RecordKey = tuple[str, str]
+EvidenceKey = tuple[str, str, str, str, str, str]
+
+_BATCH = 5_000
+
+
+class RecordRow(NamedTuple):
+    """What identity reads of a source record. `slug` and `number`: its source's other identifiers for it, if kept."""
+
+    source: str
+    source_id: str
+    name: str | None
+    gender: str | None
+    birth_date: str | None
+    country: str | None
+    deleted_at: datetime | None
+    merged_into: str | None
+    slug: str | None
+    number: str | None
+
+
+class EvidenceState(NamedTuple):
+    """The part of an evidence row that a new run may change."""
+
+    weight: float
+    verdict: str
+    reason: str | None
+
+
+class IdentityRow(NamedTuple):
+    """One allocated performer id."""
+
+    performer_id: int
+    retired_at: datetime | None
+    redirect_to: int | None
+
+
+class LogEntry(NamedTuple):
+    """One event of an identity, to be stored."""
+
+    performer_id: int
+    event: str
+    detail: Mapping[str, Any]
+
+
+def read_records(connection: sa.Connection) -> list[RecordRow]:
+    """All records of all sources, tombstones too."""
+    table = source_performers.c
+    query = sa.select(
+        table.source,
+        table.source_id,
+        table.name,
+        table.gender,
+        table.birth_date,
+        table.country,
+        table.deleted_at,
+        table.merged_into,
+        table.raw["slug"].as_string(),
+        table.raw["_id"].as_string(),
+    )
+    return [RecordRow._make(row) for row in connection.execute(query)]
+
+
+def read_aliases(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+    """Aliases of each record that has some."""
+    return _grouped(connection, performer_aliases, performer_aliases.c.alias)
+
+
+def read_urls(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+    """URLs of each record that has some."""
+    return _grouped(connection, performer_urls, performer_urls.c.url)
+
+
+def read_members(connection: sa.Connection) -> dict[RecordKey, int]:
+    """performer_id of every record that is in an identity."""
+    table = identity_members.c
+    rows = connection.execute(sa.select(table.source, table.source_id, table.performer_id))
+    return {(source, source_id): performer_id for source, source_id, performer_id in rows}
+
+
+def read_identities(connection: sa.Connection) -> list[IdentityRow]:
+    """All performer ids that were ever allocated, in order."""
+    table = identities.c
+    query = sa.select(table.performer_id, table.retired_at, table.redirect_to).order_by(table.performer_id)
+    return [IdentityRow(*row) for row in connection.execute(query)]
+
+
+def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, ...]]:
+    """Members that each identity had when it was last retired, from the log."""
+    table = identity_log.c
+    query = sa.select(table.performer_id, table.detail).where(table.event == "retired").order_by(table.entry)
+    return {
+        performer_id: tuple((source, source_id) for source, source_id in detail["members"])
+        for performer_id, detail in connection.execute(query)
+    }
+
+
+def read_evidence(connection: sa.Connection) -> dict[EvidenceKey, EvidenceState]:
+    """All stored evidence by (kind, source_a, source_id_a, source_b, source_id_b, key)."""
+    table = identity_evidence.c
+    query = sa.select(
+        table.kind,
+        table.source_a,
+        table.source_id_a,
+        table.source_b,
+        table.source_id_b,
+        table.key,
+        table.weight,
+        table.verdict,
+        table.reason,
+    )
+    return {tuple(row[:6]): EvidenceState(*row[6:]) for row in connection.execute(query)}
+
+
+def store_evidence(
+    connection: sa.Connection,
+    stored: Mapping[EvidenceKey, EvidenceState],
+    wanted: Mapping[EvidenceKey, EvidenceState],
+    now: datetime,
+) -> int:
+    """Makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept. Gives the rows touched."""
+    names = [column.name for column in identity_evidence.primary_key]
+    gone = [dict(zip(names, key, strict=True)) for key in stored if key not in wanted]
+    new = [
+        {**dict(zip(names, key, strict=True)), **state._asdict(), "first_seen_at": now}
+        for key, state in wanted.items()
+        if key not in stored
+    ]
+    changed = [
+        {f"old_{name}": part for name, part in zip(names, key, strict=True)} | state._asdict()
+        for key, state in wanted.items()
+        if key in stored and stored[key] != state
+    ]
+    condition = sa.and_(*(identity_evidence.c[name] == sa.bindparam(f"old_{name}") for name in names))
+    _many(
+        connection,
+        identity_evidence.delete().where(condition),
+        [{f"old_{name}": value for name, value in row.items()} for row in gone],
+    )
+    _many(
+        connection,
+        identity_evidence.update()
+        .where(condition)
+        .values(
+            weight=sa.bindparam("weight"), verdict=sa.bindparam("verdict"), reason=sa.bindparam("reason")
+        ),
+        changed,
+    )
+    _many(connection, identity_evidence.insert(), new)
+    return len(gone) + len(new) + len(changed)
+
+
+def allocate(connection: sa.Connection, count: int, now: datetime) -> list[int]:
+    """`count` performer ids that were never used before, ascending."""
+    found: list[int] = []
+    statement = identities.insert().returning(identities.c.performer_id)
+    for batch in batched(range(count), _BATCH):
+        rows = connection.execute(statement, [{"created_at": now} for _ in batch])
+        found += rows.scalars().all()
+    return sorted(found)
+
+
+def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
+    """Sets (performer_id, retired_at, redirect_to)."""
+    table = identities.c
+    _many(
+        connection,
+        identities.update()
+        .where(table.performer_id == sa.bindparam("which"))
+        .values(retired_at=sa.bindparam("retired"), redirect_to=sa.bindparam("redirect")),
+        [{"which": which, "retired": retired, "redirect": redirect} for which, retired, redirect in states],
+    )
+
+
+def store_members(
+    connection: sa.Connection, stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]
+) -> int:
+    """Makes the stored memberships equal to `wanted`. Gives the rows touched."""
+    table = identity_members.c
+    condition = sa.and_(
+        table.source == sa.bindparam("old_source"), table.source_id == sa.bindparam("old_source_id")
+    )
+    gone = [
+        {"old_source": source, "old_source_id": source_id}
+        for source, source_id in stored
+        if (source, source_id) not in wanted
+    ]
+    new = [
+        {"source": source, "source_id": source_id, "performer_id": performer_id}
+        for (source, source_id), performer_id in wanted.items()
+        if (source, source_id) not in stored
+    ]
+    moved = [
+        {"old_source": source, "old_source_id": source_id, "to": performer_id}
+        for (source, source_id), performer_id in wanted.items()
+        if stored.get((source, source_id), performer_id) != performer_id
+    ]
+    _many(connection, identity_members.delete().where(condition), gone)
+    _many(
+        connection,
+        identity_members.update().where(condition).values(performer_id=sa.bindparam("to")),
+        moved,
+    )
+    _many(connection, identity_members.insert(), new)
+    return len(gone) + len(new) + len(moved)
+
+
+def write_log(connection: sa.Connection, entries: Sequence[LogEntry], now: datetime) -> None:
+    """Appends the entries in their order."""
+    _many(connection, identity_log.insert(), [{"at": now, **entry._asdict()} for entry in entries])
+
+
+def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+    for batch in batched(rows, _BATCH):
+        connection.execute(statement, [dict(row) for row in batch])
+
+
+def _grouped(
+    connection: sa.Connection, table: sa.Table, column: sa.Column[str]
+) -> dict[RecordKey, list[str]]:
+    found: dict[RecordKey, list[str]] = defaultdict(list)
+    for source, source_id, value in connection.execute(sa.select(table.c.source, table.c.source_id, column)):
+        found[source, source_id].append(value)
+    return found

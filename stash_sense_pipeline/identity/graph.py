@@ -1,0 +1,220 @@
+"""Connected components of the evidence under constraints: strongest pair first, a contradictory union refused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from stash_sense_pipeline.identity.evidence import (
+    MAX_BIRTH_DATE_GAP,
+    WEIGHTS,
+    Evidence,
+    Kind,
+    Record,
+    RecordKey,
+    Weights,
+    birth_interval,
+)
+
+# Scores nearer to each other than this do not tell which of two records of one source is meant.
+AMBIGUOUS_MARGIN = 0.25
+# birth_interval counts 372 days a year, so that the bound of two years and a day has to be stretched likewise.
+_GAP = MAX_BIRTH_DATE_GAP * 372 // 365
+
+
+class Verdict(StrEnum):
+    """What became of a pair: it joined two components, was within one already, or was refused."""
+
+    LINKED = "linked"
+    REDUNDANT = "redundant"
+    REFUSED = "refused"
+
+
+class Decision(NamedTuple):
+    """Verdict on a pair; the reason is given for a refused one."""
+
+    verdict: Verdict
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Components:
+    """Groups of live records, sorted by their first key, each sorted; and the decision on every pair of records."""
+
+    groups: tuple[tuple[RecordKey, ...], ...]
+    decisions: Mapping[tuple[RecordKey, RecordKey], Decision]
+
+
+def connect(
+    records: Mapping[RecordKey, Record],
+    evidence: Iterable[Evidence],
+    cannot_link: Iterable[tuple[RecordKey, RecordKey]] = (),
+    weights: Weights = WEIGHTS,
+) -> Components:
+    """Kruskal's order (score descending, then keys) over pairs of live records.
+
+    A union is refused when it would put two live records of one source together, records born more than two years
+    apart, a man and a woman, or a cannot_link pair; so is a pair that is too weak, or as strong as another one
+    with a record of the same source. The result depends on the sets given, not on their order.
+    """
+    decisions: dict[tuple[RecordKey, RecordKey], Decision] = {}
+    scores: dict[tuple[RecordKey, RecordKey], float] = defaultdict(float)
+    overridden: set[tuple[RecordKey, RecordKey]] = set()
+    for row in sorted(evidence):
+        pair = (row.a, row.b)
+        if row.kind is Kind.MERGE:
+            decisions[pair] = Decision(Verdict.LINKED)
+            continue
+        scores[pair] += row.weight
+        if row.kind is Kind.OVERRIDE:
+            overridden.add(pair)
+    keys = sorted(key for key, record in records.items() if record.live)
+    forest = _Forest(keys, records, cannot_link)
+    ambiguous = _ambiguous(scores, weights.link)
+    weak: list[tuple[RecordKey, RecordKey]] = []
+    for pair, score in sorted(scores.items(), key=lambda item: (-round(item[1], 3), item[0])):
+        if pair in overridden:
+            decisions[pair] = forest.join(pair, settled=True)
+        elif round(score, 3) < weights.link or pair in ambiguous:
+            weak.append(pair)
+        else:
+            decisions[pair] = forest.join(pair)
+    for pair in weak:
+        if forest.together(pair):
+            decisions[pair] = Decision(Verdict.REDUNDANT)
+        elif pair in ambiguous and round(scores[pair], 3) >= weights.link:
+            rival = ":".join(ambiguous[pair])
+            decisions[pair] = Decision(Verdict.REFUSED, f"ambiguous: {rival} matches as well")
+        else:
+            reason = f"too weak: {scores[pair]:.1f} of {weights.link:.1f}"
+            decisions[pair] = Decision(Verdict.REFUSED, forest.conflict(pair) or reason)
+    return Components(forest.groups(), decisions)
+
+
+def _ambiguous(
+    scores: Mapping[tuple[RecordKey, RecordKey], float], link: float
+) -> dict[tuple[RecordKey, RecordKey], RecordKey]:
+    """Pairs for which another record of the same source is about as good a partner, with that record."""
+    rivals: dict[tuple[RecordKey, str], list[tuple[float, RecordKey]]] = defaultdict(list)
+    for (a, b), score in scores.items():
+        if a[0] != b[0] and score >= link - AMBIGUOUS_MARGIN:
+            rivals[a, b[0]].append((score, b))
+            rivals[b, a[0]].append((score, a))
+    found: dict[tuple[RecordKey, RecordKey], RecordKey] = {}
+    for (key, _), partners in sorted(rivals.items()):
+        if len(partners) < 2:
+            continue
+        partners.sort(key=lambda partner: (-round(partner[0], 3), partner[1]))
+        best = partners[0][0]
+        for score, partner in partners:
+            if best - score < AMBIGUOUS_MARGIN and best - partners[1][0] < AMBIGUOUS_MARGIN:
+                rival = partners[0][1] if partner != partners[0][1] else partners[1][1]
+                found.setdefault((key, partner) if key < partner else (partner, key), rival)
+    return found
+
+
+class _Forest:
+    """Union-find whose trees carry what a union has to respect."""
+
+    def __init__(
+        self,
+        keys: Sequence[RecordKey],
+        records: Mapping[RecordKey, Record],
+        cannot_link: Iterable[tuple[RecordKey, RecordKey]],
+    ) -> None:
+        self._keys = keys
+        self._number = {key: number for number, key in enumerate(keys)}
+        self._parent = list(range(len(keys)))
+        self._members: dict[int, list[int]] = {}
+        self._gender = [_sex(records[key].gender) for key in keys]
+        intervals = [birth_interval(records[key].birth_date) for key in keys]
+        # Latest first possible day and earliest last possible day within the tree.
+        self._latest = [interval[0] if interval else None for interval in intervals]
+        self._earliest = [interval[1] if interval else None for interval in intervals]
+        self._apart: dict[int, set[int]] = defaultdict(set)
+        for a, b in cannot_link:
+            first, second = self._number[a], self._number[b]
+            self._apart[first].add(second)
+            self._apart[second].add(first)
+
+    def together(self, pair: tuple[RecordKey, RecordKey]) -> bool:
+        return self._find(self._number[pair[0]]) == self._find(self._number[pair[1]])
+
+    def conflict(self, pair: tuple[RecordKey, RecordKey]) -> str | None:
+        return self._conflict(*(self._find(self._number[key]) for key in pair))
+
+    def join(self, pair: tuple[RecordKey, RecordKey], *, settled: bool = False) -> Decision:
+        """Joins the pair's trees if nothing forbids it. `settled`: the operator has said so, over dates and gender."""
+        first, second = (self._find(self._number[key]) for key in pair)
+        if first == second:
+            return Decision(Verdict.REDUNDANT)
+        reason = self._conflict(first, second, only_hard=settled)
+        if reason is not None:
+            return Decision(Verdict.REFUSED, reason)
+        if settled and self._conflict(first, second) is not None:
+            for root in (first, second):
+                self._gender[root] = self._latest[root] = self._earliest[root] = None
+        self._union(first, second)
+        return Decision(Verdict.LINKED)
+
+    def groups(self) -> tuple[tuple[RecordKey, ...], ...]:
+        found: dict[int, list[RecordKey]] = defaultdict(list)
+        for number, key in enumerate(self._keys):
+            found[self._find(number)].append(key)
+        return tuple(tuple(group) for group in found.values())
+
+    def _find(self, number: int) -> int:
+        parent = self._parent
+        while parent[number] != number:
+            parent[number] = parent[parent[number]]
+            number = parent[number]
+        return number
+
+    def _tree(self, root: int) -> list[int]:
+        return self._members.get(root) or [root]
+
+    def _conflict(self, first: int, second: int, *, only_hard: bool = False) -> str | None:
+        if first == second:
+            return None
+        ours, theirs = self._tree(first), self._tree(second)
+        sources = {self._keys[number][0]: number for number in ours}
+        for number in theirs:
+            source = self._keys[number][0]
+            if source in sources:
+                a, b = sorted((self._keys[sources[source]][1], self._keys[number][1]))
+                return f"two live records of {source}: {a}, {b}"
+        small, root = (ours, second) if len(ours) < len(theirs) else (theirs, first)
+        if self._apart and any(self._find(other) == root for n in small for other in self._apart.get(n, ())):
+            return "cannot_link override"
+        if only_hard:
+            return None
+        if self._gender[first] and self._gender[second] and self._gender[first] != self._gender[second]:
+            return "one is male, the other female"
+        if _years_apart(self._latest[first], self._earliest[second]) or _years_apart(
+            self._latest[second], self._earliest[first]
+        ):
+            return "born more than two years apart"
+        return None
+
+    def _union(self, first: int, second: int) -> None:
+        if len(self._tree(first)) < len(self._tree(second)):
+            first, second = second, first
+        self._parent[second] = first
+        self._members[first] = [*self._tree(first), *self._tree(second)]
+        self._members.pop(second, None)
+        self._gender[first] = self._gender[first] or self._gender[second]
+        latest, earliest = self._latest, self._earliest
+        latest[first] = max((d for d in (latest[first], latest[second]) if d is not None), default=None)
+        earliest[first] = min((d for d in (earliest[first], earliest[second]) if d is not None), default=None)
+
+
+def _sex(gender: str | None) -> str | None:
+    """Only a plain man and a plain woman exclude each other: other entries differ between sources and over time."""
+    return gender if gender in ("MALE", "FEMALE") else None
+
+
+def _years_apart(later: int | None, earlier: int | None) -> bool:
+    return later is not None and earlier is not None and later - earlier > _GAP

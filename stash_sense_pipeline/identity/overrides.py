@@ -1,0 +1,163 @@
+"""The operator's word on who is whom: identity_overrides.yaml, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.identity.evidence import Record, RecordKey, survivor
+from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
+
+_SECTIONS = ("must_link", "cannot_link")
+
+
+@dataclass(frozen=True)
+class Override:
+    """One pair of the file, as written there, and its line."""
+
+    a: RecordKey
+    b: RecordKey
+    line: int
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """The pairs that are one person and the pairs that are two. `path` is for messages."""
+
+    path: Path | None = None
+    must_link: tuple[Override, ...] = ()
+    cannot_link: tuple[Override, ...] = ()
+
+
+@dataclass(frozen=True)
+class ResolvedOverrides:
+    """Pairs of live records, sorted; a pair with a record that its source has removed is out of force."""
+
+    must_link: tuple[tuple[RecordKey, RecordKey], ...]
+    cannot_link: tuple[tuple[RecordKey, RecordKey], ...]
+
+
+def load_overrides(path: Path) -> Overrides:
+    """Reads lists `must_link` and `cannot_link` of pairs `[source:id, source:id]`; no file means no overrides.
+
+    Raises ConfigurationError with file, line and what is allowed.
+    """
+    if not path.exists():
+        return Overrides()
+    file = read_yaml(path)
+    pairs: dict[str, tuple[Override, ...]] = {}
+    if isinstance(file.data, dict):
+        for name in file.data:
+            if name not in _SECTIONS:
+                file.complain((name,), f"is not known; allowed are {' and '.join(_SECTIONS)}")
+        pairs = {name: _pairs(file, name) for name in _SECTIONS}
+    else:
+        file.complain((), f"must be a mapping with {' and '.join(_SECTIONS)}")
+    file.raise_problems()
+    return Overrides(path, **pairs)
+
+
+def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
+    """Follows the sources' own merges to the live records that the pairs are about now.
+
+    Raises ConfigurationError, naming file and line, for a record that the catalog has never seen, for a must_link
+    chain that holds two live records of one source, and for one that a cannot_link contradicts.
+    """
+    problems: list[tuple[int, str]] = []
+    must = _resolve("must_link", overrides.must_link, records, problems)
+    cannot = _resolve("cannot_link", overrides.cannot_link, records, problems)
+    leader: dict[RecordKey, RecordKey] = {}
+
+    def find(key: RecordKey) -> RecordKey:
+        while leader.setdefault(key, key) != key:
+            key = leader[key]
+        return key
+
+    held: dict[RecordKey, dict[str, RecordKey]] = {}
+    for a, b, line in must:
+        first, second = find(a), find(b)
+        if first == second:
+            continue
+        ours = held.pop(first, {first[0]: first})
+        theirs = held.pop(second, {second[0]: second})
+        for source in sorted(ours.keys() & theirs.keys()):
+            problems.append(
+                (line, f"must_link would make {_text(ours[source])} and {_text(theirs[source])} one person, but a "
+                 "source has one live record for a person")
+            )  # fmt: skip
+        leader[second] = first
+        held[first] = {**theirs, **ours}
+    for a, b, line in cannot:
+        if find(a) == find(b):
+            problems.append(
+                (line, f"cannot_link {_text(a)}, {_text(b)} contradicts the must_link pairs; remove one")
+            )
+    if problems:
+        raise ConfigurationError(
+            "\n".join(f"{overrides.path}:{line}: {text}" for line, text in sorted(problems))
+        )
+    return ResolvedOverrides(
+        tuple(sorted({(a, b) for a, b, _ in must})), tuple(sorted({(a, b) for a, b, _ in cannot}))
+    )
+
+
+def _resolve(
+    section: str,
+    pairs: tuple[Override, ...],
+    records: Mapping[RecordKey, Record],
+    problems: list[tuple[int, str]],
+) -> list[tuple[RecordKey, RecordKey, int]]:
+    found: list[tuple[RecordKey, RecordKey, int]] = []
+    for pair in pairs:
+        unknown = [key for key in (pair.a, pair.b) if key not in records]
+        for key in unknown:
+            problems.append((pair.line, f"{section} names {_text(key)}, which the catalog does not hold"))
+        a, b = survivor(records, pair.a), survivor(records, pair.b)
+        if unknown or a is None or b is None:
+            continue
+        if a == b:
+            if section == "cannot_link":
+                problems.append(
+                    (pair.line, f"cannot_link names two records that {a[0]} has merged; remove it")
+                )
+            continue
+        found.append((min(a, b), max(a, b), pair.line))
+    return found
+
+
+def _pairs(file: YamlFile, section: str) -> tuple[Override, ...]:
+    items = file.data.get(section)
+    if items is None:
+        return ()
+    if not isinstance(items, list):
+        file.complain((section,), "must be a list of pairs [source:id, source:id]")
+        return ()
+    found: list[Override] = []
+    for index, item in enumerate(items):
+        path: KeyPath = (section, index)
+        if not isinstance(item, list) or len(item) != 2:
+            file.complain(path, "must be a pair [source:id, source:id]")
+            continue
+        keys = [_key(file, (*path, place), text) for place, text in enumerate(item)]
+        if keys[0] is None or keys[1] is None:
+            continue
+        if keys[0] == keys[1]:
+            file.complain(path, f"names {item[0]} twice")
+            continue
+        found.append(Override(keys[0], keys[1], file.line(path)))
+    return tuple(found)
+
+
+def _key(file: YamlFile, path: KeyPath, text: Any) -> RecordKey | None:
+    source, colon, source_id = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if not (source.strip() and colon and source_id.strip()):
+        file.complain(path, f"{text!r} is not of the form source:id")
+        return None
+    return source.strip(), source_id.strip()
+
+
+def _text(key: RecordKey) -> str:
+    return f"{key[0]}:{key[1]}"

@@ -1,0 +1,95 @@
+"""Filling catalogs for the identity tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.schema import (
+    identities,
+    identity_evidence,
+    identity_log,
+    identity_members,
+    performer_aliases,
+    performer_urls,
+    source_performers,
+)
+from stash_sense_pipeline.identity.evidence import Record, RecordKey
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HOSTS = {
+    "stashdb": "stashdb.org",
+    "theporndb": "theporndb.net",
+    "fansdb": "fansdb.cc",
+    "pmvstash": "pmvstash.org",
+    "javstash": "javstash.org",
+}
+
+
+def population(*records: Record) -> dict[RecordKey, Record]:
+    return {record.key: record for record in records}
+
+
+def store(engine: sa.Engine, *records: Record, raw: Mapping[RecordKey, Any] | None = None) -> None:
+    """Writes the records, replacing those that are there."""
+    with writing(engine) as connection:
+        for record in records:
+            where = (source_performers.c.source == record.source) & (
+                source_performers.c.source_id == record.source_id
+            )
+            values = {
+                "name": record.name,
+                "gender": record.gender,
+                "birth_date": record.birth_date,
+                "country": record.country,
+                "deleted_at": None if record.live else NOW,
+                "merged_into": record.merged_into,
+                "raw": (raw or {}).get(record.key),
+                "changed_at": NOW,
+            }
+            if connection.execute(source_performers.update().where(where).values(**values)).rowcount == 0:
+                key = {"source": record.source, "source_id": record.source_id}
+                connection.execute(source_performers.insert().values(**key, **values, first_seen_at=NOW))
+            for table, column, items in (
+                (performer_aliases, "alias", record.aliases),
+                (performer_urls, "url", record.urls),
+            ):
+                mine = (table.c.source == record.source) & (table.c.source_id == record.source_id)
+                connection.execute(table.delete().where(mine))
+                for item in items:
+                    key = {"source": record.source, "source_id": record.source_id, column: item}
+                    connection.execute(table.insert().values(**key))
+
+
+def members(engine: sa.Engine) -> dict[int, set[str]]:
+    """performer_id to its members as `source:id`."""
+    found: dict[int, set[str]] = {}
+    with reading(engine) as connection:
+        for row in connection.execute(sa.select(identity_members)):
+            found.setdefault(row.performer_id, set()).add(f"{row.source}:{row.source_id}")
+    return found
+
+
+def states(engine: sa.Engine) -> dict[int, tuple[bool, int | None]]:
+    """performer_id to (is retired, redirect_to)."""
+    with reading(engine) as connection:
+        rows = connection.execute(sa.select(identities)).all()
+    return {row.performer_id: (row.retired_at is not None, row.redirect_to) for row in rows}
+
+
+def log(engine: sa.Engine) -> list[Any]:
+    with reading(engine) as connection:
+        return list(connection.execute(sa.select(identity_log).order_by(identity_log.c.entry)))
+
+
+def evidence(engine: sa.Engine) -> list[Any]:
+    with reading(engine) as connection:
+        return list(connection.execute(sa.select(identity_evidence)))
+
+
+def groups_of(found: Iterable[Iterable[RecordKey]]) -> set[frozenset[str]]:
+    return {frozenset(":".join(key) for key in group) for group in found}
