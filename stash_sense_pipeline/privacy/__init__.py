@@ -1,1 +1,1 @@
-"""Privacy: what the other rooms ask before they store anything about a person (suppression, adults only)."""
+"""Suppression, erasure, adults only, no more data than needed: what other rooms ask before they store."""

@@ -1,0 +1,55 @@
+"""The secret that turns suppressed identifiers into hashes."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import fsync_directory, fsync_file
+
+KEY_BYTES = 32
+
+_HEX_KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}\n?")
+
+
+def load_or_create_key(path: Path) -> bytes:
+    """The 32 bytes of the suppression key, made on first use. Its file holds them as hex, for the owner only.
+
+    Several processes may call it at once and get the same key. Raises ConfigurationError when the file holds
+    something else or cannot be read.
+    """
+    try:
+        if not path.exists():
+            _create(path)
+        # Somebody may have copied it back from a backup with other rights.
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o600)
+        text = path.read_text(encoding="ascii")
+    except UnicodeDecodeError:
+        text = ""
+    except OSError as error:
+        raise ConfigurationError(f"{path}: the suppression key cannot be used: {error.strerror}") from error
+    if _HEX_KEY.fullmatch(text) is None:
+        raise ConfigurationError(f"{path}: this is not a suppression key; restore it from a backup")
+    return bytes.fromhex(text)
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(f"{secrets.token_hex(KEY_BYTES)}\n")
+        fsync_file(fresh)
+        # A hard link fails where another process was faster, and then its key is the key.
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            return
+        fsync_directory(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+from datetime import date, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.privacy.adults import is_adult
+
+TODAY = date(2026, 11, 20)
+DAYS = st.dates(date(1900, 1, 1), date(2040, 12, 31))
+
+
+@pytest.mark.parametrize(
+    ("birth_date", "career_start", "expected"),
+    [
+        (None, None, True),
+        (None, 2026, True),
+        ("1990-05-17", None, True),
+        ("2008-11-20", None, True),  # 18 today
+        ("2008-11-21", None, False),  # tomorrow
+        ("2008-11", None, False),  # may be the 30th
+        ("2008-10", None, True),
+        ("2008", None, False),  # may be New Year's Eve
+        ("2007", None, True),
+        ("2008-00-00", None, False),
+        ("2008-11-00", None, False),
+        ("2008-02-31", None, True),
+        ("2030-01-01", None, False),
+        ("unknown", None, False),
+        ("", None, False),
+        ("0000", None, False),
+        ("1990-05-17", 2007, False),
+        ("1990-05-17", 2008, True),
+        ("1990", 2007, False),
+        ("1990", 2008, True),
+        ("1990-05-17", 1985, False),
+    ],
+)
+def test_adult(birth_date, career_start, expected):
+    assert is_adult(birth_date, career_start, TODAY) is expected
+
+
+def test_who_is_born_on_a_leap_day_comes_of_age_on_the_first_of_march():
+    assert not is_adult("2008-02-29", None, date(2026, 2, 28))
+    assert is_adult("2008-02-29", None, date(2026, 3, 1))
+
+
+@given(DAYS, DAYS, st.none() | st.integers(1900, 2060))
+def test_a_partial_date_passes_only_if_every_day_in_it_does(birth, on, career):
+    for partial in (f"{birth:%Y-%m}", f"{birth:%Y}"):
+        if is_adult(partial, career, on):
+            assert is_adult(birth.isoformat(), career, on)
+
+
+@given(DAYS, DAYS, st.integers(0, 20000))
+def test_an_adult_stays_one(birth, on, days):
+    if is_adult(birth.isoformat(), None, on):
+        assert is_adult(birth.isoformat(), None, on + timedelta(days=days))
+
+
+@given(DAYS)
+def test_the_day_is_exact(birth):
+    eighteenth = date(birth.year + 18, 3, 1) if (birth.month, birth.day) == (2, 29) else None
+    eighteenth = eighteenth or birth.replace(year=birth.year + 18)
+    if (birth.month, birth.day) != (2, 29) or eighteenth.year % 4:
+        assert is_adult(birth.isoformat(), None, eighteenth)
+        assert not is_adult(birth.isoformat(), None, eighteenth - timedelta(days=1))

@@ -1,0 +1,335 @@
+import hashlib
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
+from stash_sense_pipeline.privacy.suppression import add_suppressions, load_suppressions
+from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+
+KEY = bytes(range(32))
+NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
+
+
+def suppress(engine, *targets):
+    entries = [SuppressionEntry(target, "asked", date(2026, 11, 20)) for target in targets]
+    with writing(engine) as connection:
+        add_suppressions(connection, KEY, entries)
+
+
+def erase(engine):
+    return erase_suppressed(engine, load_suppressions(engine, KEY), NOW)
+
+
+def bytes_of(image):
+    return hashlib.sha256(image.encode()).hexdigest()
+
+
+class Writer:
+    """Puts a small population into a catalog."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def insert(self, table, **values):
+        return self.connection.execute(sa.insert(table).values(**values)).inserted_primary_key[0]
+
+    def record(self, source, source_id, *, urls=(), merged_into=None):
+        self.insert(
+            schema.source_performers,
+            source=source,
+            source_id=source_id,
+            name=f"Name-of-{source_id}",
+            merged_into=merged_into,
+            raw={"secret": f"raw-of-{source_id}"},
+            first_seen_at=NOW,
+            changed_at=NOW,
+        )
+        self.insert(
+            schema.performer_aliases, source=source, source_id=source_id, alias=f"alias-of-{source_id}"
+        )
+        for url in urls:
+            self.insert(schema.performer_urls, source=source, source_id=source_id, url=url)
+
+    def image(self, source, image_id, *owners, faces=1, content=None):
+        self.insert(
+            schema.source_images,
+            source=source,
+            image_id=image_id,
+            url=f"https://{source}.example/images/{image_id}",
+            state="done",
+            attempts=1,
+            sha256=bytes_of(content or f"{source}/{image_id}"),
+        )
+        for owner in owners:
+            self.insert(schema.performer_images, source=source, source_id=owner, image_id=image_id)
+        return [self.face(source, image_id, index) for index in range(faces)]
+
+    def face(self, source, image_id, index):
+        geometry = dict.fromkeys(["x1", "y1", "x2", "y2", "yaw", "roll", "blur"], 1.0)
+        face_id = self.insert(
+            schema.faces,
+            source=source,
+            image_id=image_id,
+            face_index=index,
+            detection_confidence=0.9,
+            quality=0.5,
+            landmarks=b"\0" * 40,
+            pack="p",
+            detector_digest="d",
+            created_at=NOW,
+            **geometry,
+        )
+        vector = f"vector-of-{image_id}".encode()
+        self.insert(schema.aligned_crops, face_id=face_id, png=f"crop-of-{image_id}".encode())
+        self.insert(
+            schema.embeddings,
+            face_id=face_id,
+            model="facenet",
+            vector=vector,
+            pack="p",
+            model_digest="m",
+            created_at=NOW,
+        )
+        return face_id
+
+    def identity(self, *members):
+        performer_id = self.insert(schema.identities, created_at=NOW)
+        for source, source_id in members:
+            self.insert(
+                schema.identity_members, source=source, source_id=source_id, performer_id=performer_id
+            )
+        self.insert(
+            schema.identity_log,
+            at=NOW,
+            performer_id=performer_id,
+            event="created",
+            detail={"members": [f"log-of-{source_id}" for _, source_id in members]},
+        )
+        return performer_id
+
+    def evidence(self, first, second):
+        self.insert(
+            schema.identity_evidence,
+            kind="profile",
+            source_a=first[0],
+            source_id_a=first[1],
+            source_b=second[0],
+            source_id_b=second[1],
+            key=f"key-of-{first[1]}",
+            weight=1.0,
+            verdict="linked",
+            first_seen_at=NOW,
+        )
+
+    def trusted(self, face_id, performer_id, source, source_id):
+        self.insert(
+            schema.trusted_faces,
+            face_id=face_id,
+            performer_id=performer_id,
+            source=source,
+            source_id=source_id,
+            rank=0,
+        )
+
+
+def populate(engine):
+    """Anna on two stash-boxes, with a merged-away record; Berta, who shares a photo with her; and Clara."""
+    with writing(engine) as connection:
+        world = Writer(connection)
+        world.record("boxa", "anna", urls=["https://www.freeones.com/anna-example"])
+        world.record("boxa", "annaold", merged_into="anna")
+        world.record("boxb", "annab")
+        world.record("boxa", "berta", urls=["https://www.freeones.com/berta-example"])
+        world.record("boxa", "clara")
+        anna = world.identity(("boxa", "anna"), ("boxb", "annab"))
+        berta = world.identity(("boxa", "berta"))
+        clara = world.identity(("boxa", "clara"))
+        world.evidence(("boxa", "anna"), ("boxb", "annab"))
+        world.evidence(("boxa", "berta"), ("boxa", "clara"))
+        [own] = world.image("boxa", "anna1", "anna")
+        world.image("boxb", "annab1", "annab", faces=2)
+        [first, _] = world.image("boxa", "group", "anna", "berta", faces=2)
+        [theirs] = world.image("boxa", "berta1", "berta")
+        world.image("boxa", "clara1", "clara")
+        world.image("boxb", "placeholder", "annab", content="placeholder")
+        world.image("boxa", "placeholder2", "clara", content="placeholder")
+        world.trusted(own, anna, "boxa", "anna")
+        world.trusted(first, anna, "boxa", "anna")
+        world.trusted(theirs, berta, "boxa", "berta")
+    return {"anna": anna, "berta": berta, "clara": clara}
+
+
+def column(engine, column_, where=True):
+    with reading(engine) as connection:
+        return set(connection.scalars(sa.select(column_).where(where)))
+
+
+def dump(engine):
+    with reading(engine) as connection:
+        return {
+            table.name: sorted(map(repr, connection.execute(sa.select(table))))
+            for table in schema.metadata.sorted_tables
+        }
+
+
+def test_a_person_leaves_with_all_records_and_nobody_else_does(any_catalog):
+    ids = populate(any_catalog)
+    suppress(any_catalog, "boxa:anna")
+    assert erase(any_catalog) == ErasureReport(records=3, identities=1, images=3, faces=4)
+    everything = repr(dump(any_catalog))
+    assert "anna" not in everything
+    assert column(any_catalog, schema.source_performers.c.source_id) == {"berta", "clara"}
+    assert column(any_catalog, schema.source_images.c.image_id) == {
+        "group", "berta1", "clara1", "placeholder2"
+    }  # fmt: skip
+    assert column(any_catalog, schema.faces.c.image_id) == {"group", "berta1", "clara1", "placeholder2"}
+    assert column(any_catalog, schema.trusted_faces.c.performer_id) == {ids["berta"]}
+    assert column(any_catalog, schema.identity_members.c.source_id) == {"berta", "clara"}
+    retired = schema.identities.c.retired_at
+    assert column(any_catalog, schema.identities.c.performer_id, retired.is_not(None)) == {ids["anna"]}
+    assert len(dump(any_catalog)["identity_evidence"]) == 1
+
+
+def test_what_the_person_could_come_back_by_is_suppressed(any_catalog):
+    populate(any_catalog)
+    suppress(any_catalog, "boxa:anna")
+    erase(any_catalog)
+    listed = load_suppressions(any_catalog, KEY)
+    assert listed.covers_record("boxa", "annaold")
+    assert listed.covers_record("boxb", "annab")
+    assert listed.covers_image(bytes_of("boxa/anna1"))
+    assert listed.covers_image(bytes_of("boxb/annab1"))
+    for other in ("boxa/group", "boxa/berta1", "placeholder"):
+        assert not listed.covers_image(bytes_of(other)), other
+    assert not listed.covers_record("boxa", "berta")
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["boxa:annaold", "boxb:annab", "https://freeones.com/anna-example/bio"],
+)
+def test_any_way_to_name_the_person_will_do(any_catalog, target):
+    populate(any_catalog)
+    suppress(any_catalog, target)
+    assert erase(any_catalog) == ErasureReport(records=3, identities=1, images=3, faces=4)
+
+
+def test_an_image_leaves_alone(any_catalog):
+    populate(any_catalog)
+    suppress(any_catalog, "https://boxa.example/images/group?size=full")
+    assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=1, faces=2)
+    assert "group" not in column(any_catalog, schema.faces.c.image_id)
+    assert "anna" in column(any_catalog, schema.source_performers.c.source_id)
+    assert load_suppressions(any_catalog, KEY).covers_image(bytes_of("boxa/group"))
+
+
+def test_erasing_again_changes_nothing(any_catalog):
+    populate(any_catalog)
+    suppress(any_catalog, "boxa:anna")
+    erase(any_catalog)
+    before = dump(any_catalog)
+    assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=0, faces=0)
+    assert dump(any_catalog) == before
+
+
+def test_without_suppressions_nothing_happens(any_catalog):
+    populate(any_catalog)
+    before = dump(any_catalog)
+    assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=0, faces=0)
+    assert dump(any_catalog) == before
+
+
+def test_an_error_in_the_middle_leaves_everything(any_catalog, monkeypatch):
+    populate(any_catalog)
+    suppress(any_catalog, "boxa:anna")
+    before = dump(any_catalog)
+    monkeypatch.setattr("stash_sense_pipeline.privacy.erasure._count_faces", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        erase(any_catalog)
+    assert dump(any_catalog) == before
+
+
+def test_no_byte_of_the_person_is_left_in_the_files(tmp_path):
+    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    populate(engine)
+    with writing(engine) as connection:  # enough of others that pages are split and overflow
+        world = Writer(connection)
+        for number in range(300):
+            world.record("boxc", f"other{number}", urls=[f"https://others.example/{number}/{'x' * 200}"])
+    needles = [b"Name-of-anna", b"alias-of-anna", b"raw-of-anna", b"vector-of-anna", b"crop-of-anna"]
+    needles += [b"log-of-anna", b"key-of-anna", b"anna-example", b"images/anna", b"annab", b"annaold"]
+    needles.append(bytes_of("boxa/anna1").encode())
+    written = content_of(tmp_path)
+    assert all(needle in written for needle in needles)
+    suppress(engine, "boxa:anna")
+    erase(engine)
+    written = content_of(tmp_path)
+    assert [needle for needle in needles if needle in written] == []
+    assert b"Name-of-berta" in written
+    engine.dispose()
+
+
+def content_of(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.iterdir())
+
+
+RECORDS = st.sets(st.tuples(st.sampled_from(["boxa", "boxb"]), st.sampled_from("pqrstuvw")), min_size=1)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_exactly_the_kin_of_the_suppressed_leave(data):
+    records = sorted(data.draw(RECORDS))
+    merges = {
+        record: (record[0], data.draw(st.sampled_from([r[1] for r in records if r[0] == record[0]])))
+        for record in data.draw(st.sets(st.sampled_from(records)))
+    }
+    groups = {record: data.draw(st.integers(0, 4)) for record in records}
+    pictures = {
+        (source, image): data.draw(st.sets(st.sampled_from([r for r in records if r[0] == source])))
+        for source in {r[0] for r in records}
+        for image in "12345"
+    }
+    chosen = data.draw(st.sets(st.sampled_from(records)))
+
+    same = {record: {record} for record in records}
+    links = [*merges.items(), *((a, b) for a in records for b in records if 0 < groups[a] == groups[b])]
+    for first, second in links:
+        union = same[first] | same[second]
+        for record in union:
+            same[record] = union
+    gone = {other for record in chosen for other in same[record]}
+
+    engine = open_catalog("sqlite://")
+    with writing(engine) as connection:
+        world = Writer(connection)
+        for source, source_id in records:
+            into = merges.get((source, source_id), (None, None))[1]
+            world.record(source, source_id, merged_into=into)
+        for group in range(1, 5):
+            world.identity(*(record for record in records if groups[record] == group))
+        for (source, image), owners in pictures.items():
+            world.image(source, image, *(owner for _, owner in owners))
+    suppress(engine, *(f"{source}:{source_id}" for source, source_id in chosen))
+    report = erase(engine)
+
+    performers, images = schema.source_performers, schema.source_images
+    with reading(engine) as connection:
+        left = {
+            tuple(row) for row in connection.execute(sa.select(performers.c.source, performers.c.source_id))
+        }
+        left_images = {
+            tuple(row) for row in connection.execute(sa.select(images.c.source, images.c.image_id))
+        }
+    assert left == set(records) - gone
+    assert left_images == {image for image, owners in pictures.items() if not owners or not owners <= gone}
+    assert report.records == len(gone)
+    assert erase(engine) == ErasureReport(0, 0, 0, 0)
+    engine.dispose()

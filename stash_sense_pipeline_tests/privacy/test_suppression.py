@@ -1,0 +1,214 @@
+import hashlib
+from datetime import UTC, date, datetime
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.errors import CatalogError, ConfigurationError
+from stash_sense_pipeline.privacy.suppression import (
+    IMAGE,
+    NO_SUPPRESSIONS,
+    HashRow,
+    ImportReport,
+    Suppressions,
+    add_suppressions,
+    image_hash,
+    import_suppressions_file,
+    load_suppressions,
+    record_hash,
+    store_hashes,
+    url_hashes,
+)
+from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+
+KEY = bytes(range(32))
+OTHER_KEY = bytes(32)
+SOURCES = ("stashdb", "fansdb")
+UUID = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
+DIGEST = hashlib.sha256(b"an image").hexdigest()
+
+
+def suppress(engine, *targets, key=KEY):
+    entries = [SuppressionEntry(target, "asked", date(2026, 11, 20)) for target in targets]
+    with writing(engine) as connection:
+        return add_suppressions(connection, key, entries)
+
+
+def rows(engine):
+    with reading(engine) as connection:
+        query = sa.select(schema.suppressions).order_by(schema.suppressions.c.key_hash)
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def test_a_record_is_recognised_and_nothing_else(any_catalog):
+    assert suppress(any_catalog, f"stashdb:{UUID}") == 1
+    listed = load_suppressions(any_catalog, KEY)
+    assert len(listed) == 1
+    assert listed.covers_record("stashdb", UUID)
+    assert listed.covers_record("stashdb", UUID.upper())
+    assert not listed.covers_record("fansdb", UUID)
+    assert not listed.covers_record("stashdb", UUID[:-1] + "1")
+    assert not listed.covers_url("https://x.example/a")
+    assert not listed.covers_image(DIGEST)
+
+
+def test_nothing_in_clear_is_kept(any_catalog):
+    suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/Example_Person")
+    stored = repr(rows(any_catalog))
+    assert "0f1e" not in stored
+    assert "xample" not in stored
+    assert "xample" not in repr(load_suppressions(any_catalog, KEY))
+    assert KEY.hex() not in repr(load_suppressions(any_catalog, KEY))
+    assert repr(KEY) not in repr(load_suppressions(any_catalog, KEY))
+
+
+def test_hashes_depend_on_the_key_and_the_kind():
+    assert record_hash(KEY, "stashdb", UUID) != record_hash(OTHER_KEY, "stashdb", UUID)
+    assert image_hash(KEY, "a:b") != record_hash(KEY, "a", "b")
+
+
+def test_bytes_of_an_image_are_recognised(catalog):
+    with writing(catalog) as connection:
+        row = HashRow(IMAGE, image_hash(KEY, DIGEST), "asked", datetime(2026, 11, 20, tzinfo=UTC))
+        assert store_hashes(connection, KEY, [row]) == 1
+    assert load_suppressions(catalog, KEY).covers_image(DIGEST.upper())
+    assert not load_suppressions(catalog, KEY).covers_image(hashlib.sha256(b"another").hexdigest())
+
+
+def test_adding_again_changes_nothing(any_catalog):
+    suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/e")
+    before = rows(any_catalog)
+    assert suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/e") == 0
+    assert rows(any_catalog) == before
+    assert suppress(any_catalog, "stashdb:another") == 1
+    assert set(before) < set(rows(any_catalog))
+
+
+def test_an_empty_list_covers_nothing(any_catalog):
+    listed = load_suppressions(any_catalog, KEY)
+    assert len(listed) == len(NO_SUPPRESSIONS) == 0
+    assert not listed.covers_record("a", "b")
+    assert not listed.covers_url("https://a.example/b")
+
+
+def test_a_list_made_with_another_key_is_refused_for_reading_and_writing(any_catalog):
+    suppress(any_catalog, f"stashdb:{UUID}")
+    before = rows(any_catalog)
+    with pytest.raises(CatalogError, match=r"another suppression\.key; restore it"):
+        load_suppressions(any_catalog, OTHER_KEY)
+    with pytest.raises(CatalogError, match=r"another suppression\.key"):
+        suppress(any_catalog, "stashdb:2", key=OTHER_KEY)
+    assert rows(any_catalog) == before
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://www.people.example/pics/Example_Person",
+        "http://people.example/pics/Example_Person/",
+        "HTTPS://WWW.People.Example/pics/Example_Person?utm_source=x&size=full#pics",
+        "//people.example:443/pics/Example%5FPerson",
+        " people.example/pics/Example_Person ",
+    ],
+)
+def test_the_ways_to_write_a_url_are_one(catalog, url):
+    suppress(catalog, "https://people.example/pics/Example_Person")
+    assert load_suppressions(catalog, KEY).covers_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://people.example/pics/Example_Person_2",
+        "https://people.example/pics/example_person",
+        "https://people.example/pics",
+        "https://people.example/",
+        "https://people.example.evil.example/pics/Example_Person",
+        "https://other.example/?u=https://people.example/pics/Example_Person",
+    ],
+)
+def test_another_page_is_another_page(catalog, url):
+    suppress(catalog, "https://people.example/pics/Example_Person")
+    assert not load_suppressions(catalog, KEY).covers_url(url)
+
+
+def test_the_query_of_a_program_tells_pages_apart(catalog):
+    suppress(catalog, "https://people.example/show.php?id=7&x=1")
+    listed = load_suppressions(catalog, KEY)
+    assert listed.covers_url("http://www.people.example/show.php?x=1&id=7")
+    assert not listed.covers_url("https://people.example/show.php?id=8&x=1")
+    assert not listed.covers_url("https://people.example/show.php")
+
+
+def test_a_profile_is_recognised_in_any_of_its_forms(catalog):
+    suppress(catalog, "https://www.freeones.com/example-person")
+    listed = load_suppressions(catalog, KEY)
+    assert listed.covers_url("https://freeones.com/de/example-person/bio?utm=1")
+    assert not listed.covers_url("https://www.freeones.com/example-person-2")
+
+
+def test_the_page_of_a_stash_box_record_is_that_record(catalog):
+    suppress(catalog, f"https://stashdb.org/performers/{UUID}")
+    listed = load_suppressions(catalog, KEY)
+    assert listed.covers_record("stashdb", UUID)
+    assert listed.covers_url(f"http://www.stashdb.org/performers/{UUID}/")
+    assert not listed.covers_record("fansdb", UUID)
+
+
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="?#/"), min_size=1),
+    st.sampled_from(["http://", "https://", "HTTPS://", "//", ""]),
+    st.sampled_from(["", "www.", "WWW."]),
+    st.sampled_from(["", "/", "//"]),
+    st.sampled_from(["", "?a=1", "?size=300", "#top", "?b#c"]),
+)
+def test_decoration_never_hides_a_url(name, scheme, www, slash, tail):
+    plain = url_hashes(KEY, f"https://people.example/x/{name.strip()}")
+    decorated = f"{scheme}{www}People.Example/x/{name.strip()}{slash}{tail}"
+    assert not set(plain).isdisjoint(url_hashes(KEY, decorated))
+
+
+def test_a_file_is_taken_over_once(any_catalog, tmp_path):
+    path = tmp_path / "suppressions.yaml"
+    path.write_text(
+        f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n"
+        "- {target: 'https://people.example/e', reason: asked, date: 2026-11-21}\n"
+    )
+    assert import_suppressions_file(any_catalog, path, KEY, SOURCES) == ImportReport(entries=2, added=2)
+    before = rows(any_catalog)
+    assert import_suppressions_file(any_catalog, path, KEY, SOURCES) == ImportReport(entries=2, added=0)
+    assert rows(any_catalog) == before
+    assert {row[3] for row in before} == {datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21)}
+
+
+def test_who_left_the_file_stays_suppressed(catalog, tmp_path):
+    path = tmp_path / "suppressions.yaml"
+    path.write_text(f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n")
+    import_suppressions_file(catalog, path, KEY, SOURCES)
+    path.write_text("[]")
+    assert import_suppressions_file(catalog, path, KEY, SOURCES) == ImportReport(entries=0, added=0)
+    assert load_suppressions(catalog, KEY).covers_record("stashdb", UUID)
+
+
+def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
+    path = tmp_path / "suppressions.yaml"
+    path.write_text(
+        f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n"
+        "- {target: 'stashdbb:1', reason: asked, date: 2026-11-21}\n"
+    )
+    with pytest.raises(
+        ConfigurationError, match=r"suppressions\.yaml:2: 1\.target: 'stashdbb' is not a source"
+    ):
+        import_suppressions_file(any_catalog, path, KEY, SOURCES)
+    assert rows(any_catalog) == []
+
+
+def test_asking_an_empty_list_costs_no_hash(monkeypatch):
+    monkeypatch.setattr("hmac.digest", None)
+    assert not Suppressions(KEY).covers_record("a", "b")
+    assert not Suppressions(KEY).covers_url("https://a.example/b")
+    assert not Suppressions(KEY).covers_image(DIGEST)
