@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,11 @@ from stash_sense_pipeline.release.contract import (
     zip_name,
 )
 from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
-from stash_sense_pipeline.release.index import IndexParams, IndexReport, Progress, stage_index
+from stash_sense_pipeline.release.index import IndexParams, IndexReport, Progress, index_digest, stage_index
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
 from stash_sense_pipeline.release.order import read_face_order, read_vectors
+from stash_sense_pipeline.release.quality import quality_checks
 from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
 from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
 from stash_sense_pipeline.release.versions import (
@@ -44,7 +45,6 @@ from stash_sense_pipeline.release.versions import (
     next_version,
     published_versions,
 )
-from stash_sense_pipeline.sources.profile_urls import canonical_profile
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ReleaseSpec:
     pack: ModelPack
     index: IndexParams = field(default_factory=IndexParams)
     models: tuple[str, ...] = REQUIRED_MODELS
-    profile_key: ProfileKey | None = canonical_profile
+    profile_key: ProfileKey | None = None
     suppressions: Suppressions = NO_SUPPRESSIONS
 
 
@@ -83,35 +83,63 @@ class ReleaseReport:
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
 
-def input_digest(engine: sa.Engine, spec: ReleaseSpec) -> str:
-    """`sha256:…` over everything that decides what users get: faces, people, vectors, models, hosts and parameters.
+@dataclass(frozen=True)
+class ReleaseInput:
+    """Digests of what a release would be built from now. `digest` covers everything that decides what users get."""
 
-    Times are left out, and so is the number of threads. Raises ReleaseError where a build would, so a catalog that
-    cannot be released is known before anything is built.
+    digest: str
+    order: str
+    content: str
+    indices: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A finished release that still lies in staging, with what the verification found. `errors` forbid publishing."""
+
+    staging: Staging
+    version: str
+    manifest: Mapping[str, Any]
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def errors(self) -> tuple[CheckResult, ...]:
+        """The failed checks of severity error."""
+        return failures(self.checks)
+
+
+def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
+    """Digests over faces, people, vectors, models, hosts and parameters; times and the number of threads are left out.
+
+    Raises ReleaseError where a build would, so a catalog that cannot be released is known before anything is built.
     """
+    indices: dict[str, str] = {}
     with reading(engine) as connection:
         content = read_content(connection, spec.hosts, spec.profile_key)
         order = read_face_order(connection)
-        vectors: dict[str, str] = {}
         for model in spec.models:
-            loaded = read_vectors(connection, order, model)
-            _check_pack(spec.pack, model, loaded.pack, loaded.model_digest)
-            vectors[model] = loaded.digest
-            del loaded
+            vectors = read_vectors(connection, order, model)
+            _check_pack(spec.pack, model, vectors.pack, vectors.model_digest)
+            indices[model] = index_digest(vectors, spec.index)
     facts = {
         "format": RELEASE_FORMAT,
         "order": order.digest,
         "content": content.digest,
-        "vectors": vectors,
+        "indices": indices,
         "hosts": dict(spec.hosts),
-        "index": spec.index.content,
         "detector": spec.pack.detector.digest,
     }
-    return f"sha256:{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}"
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return ReleaseInput(f"sha256:{digest}", order.digest, content.digest, indices)
+
+
+def input_digest(engine: sa.Engine, spec: ReleaseSpec) -> str:
+    """`sha256:…` of read_input: equal to the newest release's when there is nothing to publish."""
+    return read_input(engine, spec).digest
 
 
 def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
-    """The newest complete release, when it was built from the same input; else None.
+    """The newest complete release, verified again, when it was built from the same input; else None.
 
     When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now.
     """
@@ -124,24 +152,26 @@ def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
         return None
     if latest_release(releases) != newest.resolve():
         _point_latest(releases, newest.name)
-    return _report(newest, manifest, changed=False)
+    return replace(_report(newest, manifest, changed=False), checks=verify_release(newest))
 
 
-def assemble_release(
-    staging: Staging, version: str, spec: ReleaseSpec, digest: str
-) -> tuple[CheckResult, ...]:
-    """Completes a staged release (JSON files, manifest last), verifies it and packs its zip; publishes nothing.
+def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
+    """Completes a staged release (JSON files, manifest last) and verifies it; publishes nothing.
 
-    Needs the indices and performers.db staged before. Raises ReleaseError when these were built from different
-    states of the catalog, or when the verification finds an error.
+    Needs the indices and performers.db staged before. Raises ReleaseError when these are missing, or were not built
+    from the state of the catalog that `now` describes. What the verification finds is in the answer:
+    promote_release refuses errors.
     """
     database = _database_report(staging)
     indices = _index_reports(staging, spec)
-    for index in indices:
-        if (index.order_digest, index.faces) != (database.order_digest, database.faces):
-            raise ReleaseError(
-                f"{index.file} and {PERFORMERS_DB} were built from different states of the catalog; publish again"
-            )
+    stale = [index.file for index in indices if index.input_digest != now.indices[index.model]]
+    stale += [index.file for index in indices if index.order_digest != now.order]
+    if (database.order_digest, database.content_digest) != (now.order, now.content):
+        stale.append(PERFORMERS_DB)
+    if stale:
+        raise ReleaseError(
+            f"{stale[0]} was staged from another state of the catalog than now; run publish again"
+        )
     _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
     counts = write_json_files(staging.release, spec.hosts)
     facts = ManifestFacts(
@@ -150,45 +180,72 @@ def assemble_release(
         performer_count=counts.performers,
         face_count=counts.faces,
         sources=database.sources,
-        input_digest=digest,
+        input_digest=now.digest,
         pack=spec.pack,
         indices={index.model: _provenance(index) for index in indices},
     )
-    write_manifest(staging.release, facts)
+    manifest = write_manifest(staging.release, facts)
     checks = (*verify_release(staging.release), check_suppressed(staging.release, spec.suppressions))
-    failed = failures(checks)
-    if failed:
-        raise ReleaseError(
-            f"the staged release breaks the contract and is not published: {failed[0].name}: {failed[0].detail}"
-            + (f" (and {len(failed) - 1} more)" if len(failed) > 1 else "")
-        )
-    write_zip(staging.release, staging.root / zip_name(version))
-    return checks
+    return Assembled(staging, version, manifest, checks)
 
 
-def promote_release(staging: Staging, releases: Path, version: str) -> ReleaseReport:
-    """Moves an assembled release and its zip into `releases` and points `latest` at it, in this order.
+def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
+    """Packs the zip, moves it and the release into `releases`, and points `latest` at it, in this order.
 
-    Each step is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
+    Each move is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
+    Raises ReleaseError, with nothing published, when a check of severity error failed or the disk refuses.
     """
+    _refuse_errors(assembled)
+    staging, version = assembled.staging, assembled.version
     target = releases / version
     archive = releases / zip_name(version)
-    manifest = read_manifest(staging.release)
-    if manifest.get("version") != version:
-        raise ReleaseError(f"the staged release is version {manifest.get('version')}, not {version}")
+    staged_archive = staging.root / archive.name
     with disk_errors(f"publish {target}"):
         releases.mkdir(parents=True, exist_ok=True)
         if target.exists() or archive.exists():
             raise ReleaseError(f"{target} or its zip already exists; a published version is never replaced")
+        write_zip(staging.release, staged_archive)
         for member in staging.release.iterdir():
             fsync_file(member)
         fsync_directory(staging.release)
-        (staging.root / archive.name).rename(archive)
+        staged_archive.rename(archive)
         staging.release.rename(target)
         fsync_directory(releases)
         _point_latest(releases, version)
     staging.discard()
-    return _report(target, manifest, changed=True)
+    return replace(_report(target, assembled.manifest, changed=True), checks=assembled.checks)
+
+
+def _refuse_errors(assembled: Assembled) -> None:
+    if assembled.errors:
+        first, *rest = assembled.errors
+        more = f" (and {len(rest)} more)" if rest else ""
+        raise ReleaseError(
+            f"the release is not published, a check failed: {first.name}: {first.detail}{more}"
+        )
+
+
+def publish_staged(
+    engine: sa.Engine, data_dir: Path, staging: Staging, spec: ReleaseSpec, on: date
+) -> ReleaseReport:
+    """Publishes what the index and database steps have staged, or recognises that nothing has changed.
+
+    Assembles, verifies, proves the indices against the catalog, promotes. After an error the published releases are
+    as they were, and the staged parts are still there.
+    """
+    begun = time.monotonic()
+    releases = data_dir / "releases"
+    now = read_input(engine, spec)
+    unchanged = unchanged_release(releases, now.digest)
+    if unchanged is not None:
+        staging.discard()
+        return replace(unchanged, seconds=time.monotonic() - begun)
+    indices = _index_reports(staging, spec)
+    assembled = assemble_release(staging, next_version(releases, on), spec, now)
+    _refuse_errors(assembled)
+    proofs = quality_checks(engine, staging.release, spec.models, spec.index.storage)
+    report = promote_release(replace(assembled, checks=(*assembled.checks, *proofs)), releases)
+    return replace(report, indices=indices, seconds=time.monotonic() - begun)
 
 
 def publish_release(
@@ -200,37 +257,23 @@ def publish_release(
     *,
     progress: Progress | None = None,
 ) -> ReleaseReport:
-    """All steps in one call: recognise an unchanged input, build, assemble, verify, promote.
+    """All steps in one call; when nothing changed, nothing is built.
 
     On any error the staging directory of `run` is removed and the published releases are as they were.
     """
-    begun = time.monotonic()
     releases = data_dir / "releases"
-    digest = input_digest(engine, spec)
-    unchanged = unchanged_release(releases, digest)
+    unchanged = unchanged_release(releases, input_digest(engine, spec))
     if unchanged is not None:
         return unchanged
     staging = open_staging(data_dir, run)
     try:
         previous = latest_release(releases)
-        indices = tuple(
+        for model in spec.models:
             stage_index(engine, model, staging, spec.index, reuse=previous, progress=progress)
-            for model in spec.models
-        )
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
-        version = next_version(releases, on)
-        checks = assemble_release(staging, version, spec, digest)
-        report = promote_release(staging, releases, version)
+        return publish_staged(engine, data_dir, staging, spec, on)
     finally:
         staging.discard()
-    return ReleaseReport(
-        **{
-            **vars(report),
-            "checks": checks,
-            "indices": indices,
-            "seconds": time.monotonic() - begun,
-        }
-    )
 
 
 def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str, ...]:

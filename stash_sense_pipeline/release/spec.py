@@ -5,7 +5,6 @@ from __future__ import annotations
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS
 from stash_sense_pipeline.release.index import IndexParams
-from stash_sense_pipeline.release.manifest import EmbedderInfo, PackInfo
 from stash_sense_pipeline.release.publish import ReleaseSpec
 from stash_sense_pipeline.settings import Settings
 
@@ -17,20 +16,7 @@ def release_spec(settings: Settings, pack: ModelPack, index: IndexParams | None 
     """
     return ReleaseSpec(
         hosts={name: box.host for name, box in settings.stash_boxes.items()},
-        pack=pack_info(pack),
+        pack=pack,
         index=index or IndexParams(),
         models=tuple(model for model in INDEX_FILES if model in REQUIRED_MODELS),
-    )
-
-
-def pack_info(pack: ModelPack) -> PackInfo:
-    """What the manifest says about a pack."""
-    return PackInfo(
-        name=pack.name,
-        licence=pack.licence,
-        demo=pack.demo,
-        detector=pack.detector.path.name,
-        detector_digest=pack.detector.digest,
-        embedders={name: EmbedderInfo(spec.digest, spec.dim) for name, spec in pack.embedders.items()},
-        flip_averaging=pack.flip_averaging,
     )

@@ -1,0 +1,360 @@
+"""How well a release finds people: numbers for the checks before publication, from exact search on the real vectors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.release.contract import (
+    FACES_JSON,
+    INDEX_FILES,
+    SIDECAR_K,
+    SIDECAR_MAX_DISTANCE,
+    SIDECAR_MISSING_DISTANCE,
+    SIDECAR_WEIGHT,
+)
+from stash_sense_pipeline.release.order import FaceOrder, read_face_order, read_vectors
+from stash_sense_pipeline.release.verify import CheckResult
+
+Floats = NDArray[np.float32]
+Positions = NDArray[np.int64]
+
+_ROWS_A_BLOCK = 16_384
+# Two similarities this close are a tie: float32 sums of 512 products differ by as much with the order of adding.
+_TIE = 1e-5
+# Rounding of unit vectors in each storage type, as cosine distance between what went in and what comes out.
+_ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
+
+FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
+
+
+@dataclass(frozen=True)
+class ReleaseVectors:
+    """Unit vectors (n, dim) of each embedder in release order, and the faces and performers they belong to."""
+
+    order: FaceOrder
+    unit: Mapping[str, Floats]
+
+
+@dataclass(frozen=True)
+class RecallReport:
+    """How much of the exact answer an index gives at the sidecar's k, over sampled stored faces as queries.
+
+    `at_1`: the nearest other face is the first other one returned. `at_k`: mean share of the k exact neighbours that
+    are returned. `itself`: the face itself comes first. Ties count as found.
+    """
+
+    model: str
+    at_1: float
+    at_k: float
+    itself: float
+    k: int
+    queries: int
+    seconds_exact: float
+    seconds_index: float
+
+
+@dataclass(frozen=True)
+class HeldOutBucket:
+    """Leave-one-photo-out retrieval of performers with `fewest` to `most` faces (None: no upper end)."""
+
+    fewest: int
+    most: int | None
+    queries: int
+    rank_1: float
+    accepted: float
+
+
+def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVectors:
+    """Vectors of all trusted faces, normalised; 2 KB a face and model. ReleaseError as read_vectors."""
+    with reading(engine) as connection:
+        order = read_face_order(connection)
+        unit = {model: normalised(read_vectors(connection, order, model).vectors) for model in models}
+    return ReleaseVectors(order, unit)
+
+
+def normalised(vectors: Floats) -> Floats:
+    """Rows scaled to length 1, in place."""
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
+
+
+def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
+    """The k nearest rows of `gallery` to each query by cosine similarity, best first: positions and similarities (q, k).
+
+    Both must be unit vectors. One matrix product a block; after the first block only what beats the k-th best so far
+    is looked at, so the product is nearly all of the time.
+    """
+    count = len(queries)
+    k = min(k, len(gallery))
+    best = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    floor = np.full(count, -np.inf, dtype=np.float32)
+    for start in range(0, len(gallery), _ROWS_A_BLOCK):
+        similar = queries @ gallery[start : start + _ROWS_A_BLOCK].T
+        if start == 0 and similar.shape[1] >= k:
+            floor = np.partition(similar, similar.shape[1] - k, axis=1)[:, similar.shape[1] - k]
+        flat = np.flatnonzero(similar >= floor[:, None])
+        rows, columns = np.divmod(flat, similar.shape[1])
+        found = _Found(rows, columns + start, similar.reshape(-1)[flat])
+        best, floor = _keep_best(best, found, count, k)
+    return best.columns.reshape(count, k), best.values.reshape(count, k)
+
+
+class _Found(NamedTuple):
+    """Candidates: query, position in the gallery, similarity."""
+
+    rows: Positions
+    columns: Positions
+    values: Floats
+
+
+def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found, Floats]:
+    """The k most similar of each query, best first, and the k-th similarity of each (-inf where it has fewer)."""
+    rows = np.concatenate([best.rows, found.rows])
+    columns = np.concatenate([best.columns, found.columns])
+    values = np.concatenate([best.values, found.values])
+    by_row = np.lexsort((columns, -values, rows))
+    rows, columns, values = rows[by_row], columns[by_row], values[by_row]
+    begins = np.searchsorted(rows, np.arange(count))
+    place = np.arange(len(rows)) - begins[rows]
+    kept = place < k
+    floor = np.full(count, -np.inf, dtype=np.float32)
+    last = place == k - 1
+    floor[rows[last]] = values[last]
+    return _Found(rows[kept], columns[kept], values[kept]), floor
+
+
+def sample_positions(count: int, size: int, seed: int = 1) -> Positions:
+    """`size` positions of `count`, or all of them, the same ones every time, sorted."""
+    if size >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(count, size, replace=False)).astype(np.int64)
+
+
+def index_recall(
+    model: str, path: Path, unit: Floats, *, sample: int = 1000, k: int = SIDECAR_K, threads: int = 1
+) -> RecallReport:
+    """Compares the index file, queried as the sidecar does, with exact search over `unit` (n, dim) in release order."""
+    import voyager
+
+    positions = sample_positions(len(unit), sample)
+    queries = np.ascontiguousarray(unit[positions])
+    k = min(k, len(unit))
+    begun = time.monotonic()
+    _, exact = exact_neighbours(queries, unit, k)
+    exact_done = time.monotonic()
+    with path.open("rb") as stream:
+        index = voyager.Index.load(stream)
+    returned, _ = index.query(queries, k=k, num_threads=threads)
+    index_done = time.monotonic()
+    returned = returned.astype(np.int64)
+    # Scored with the real vectors: an 8-bit index ranks by rounded ones.
+    scores = _scores(queries, unit, returned)
+    found = scores >= exact[:, -1:] - _TIE
+    others = returned != positions[:, None]
+    first_other = np.argmax(others, axis=1)
+    rows = np.arange(len(queries))
+    # The face itself is its own nearest neighbour, so the second exact one is the nearest other face.
+    nearest_other = exact[:, 1] if k > 1 else exact[:, 0]
+    return RecallReport(
+        model=model,
+        at_1=float(np.mean(scores[rows, first_other] >= nearest_other - _TIE)),
+        at_k=float(np.mean(found)),
+        itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - _TIE))),
+        k=k,
+        queries=len(queries),
+        seconds_exact=exact_done - begun,
+        seconds_index=index_done - exact_done,
+    )
+
+
+def _scores(queries: Floats, unit: Floats, returned: Positions) -> Floats:
+    return np.stack([unit[row] @ query for query, row in zip(queries, returned, strict=True)])
+
+
+def recall_check(report: RecallReport, gate: float = 0.99) -> CheckResult:
+    """Fails when the index loses more than the gate allows, at rank 1 or at the sidecar's k."""
+    detail = (
+        f"recall@1 {report.at_1:.4f}, recall@{report.k} {report.at_k:.4f}, itself first {report.itself:.4f} "
+        f"over {report.queries} faces (gate {gate})"
+    )
+    passed = min(report.at_1, report.at_k) >= gate
+    if not passed:
+        detail += "; raise m and ef_construction of the index"
+    return CheckResult(f"{report.model}_recall", passed, detail)
+
+
+def index_content_check(model: str, path: Path, unit: Floats, storage: str) -> CheckResult:
+    """Position i of the index holds the vector of face i of the catalog: the proof that nobody has another's face."""
+    import voyager
+
+    name = f"{model}_content"
+    with path.open("rb") as stream:
+        index = voyager.Index.load(stream)
+    if index.num_elements != len(unit):
+        return CheckResult(
+            name, False, f"{index.num_elements} vectors in the file, {len(unit)} faces in the catalog"
+        )
+    for start in range(0, len(unit), _ROWS_A_BLOCK):
+        stop = min(start + _ROWS_A_BLOCK, len(unit))
+        stored = normalised(index.get_vectors(range(start, stop)))
+        distance = 1 - np.einsum("ij,ij->i", stored, unit[start:stop])
+        wrong = np.flatnonzero(~(distance <= _ROUNDING[storage]))
+        if len(wrong):
+            return CheckResult(
+                name, False, f"vector {start + wrong[0]} is not that of its face; build the index again"
+            )
+    return CheckResult(name, True, f"{len(unit)} vectors are those of their faces")
+
+
+def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats]) -> list[tuple[float, int]]:
+    """The sidecar's ranking of one query: half of each model's distance, 0.5 where a model did not return the face."""
+    seen: dict[int, dict[str, float]] = {}
+    for model, positions in ids.items():
+        for position, distance in zip(positions.tolist(), distances[model].tolist(), strict=True):
+            seen.setdefault(position, {})[model] = distance
+    return sorted(
+        (sum(SIDECAR_WEIGHT * by_model.get(model, SIDECAR_MISSING_DISTANCE) for model in ids), position)
+        for position, by_model in seen.items()
+    )
+
+
+def self_retrieval_check(
+    release: Path, vectors: ReleaseVectors, *, sample: int = 500, gate: float = 0.99
+) -> CheckResult:
+    """Every sampled face, asked of both index files as the sidecar asks, must come back as its own performer first."""
+    import voyager
+
+    models = ("facenet", "arcface")
+    count = len(vectors.order)
+    positions = sample_positions(count, sample)
+    owners = json.loads((release / FACES_JSON).read_bytes())
+    answers: dict[str, tuple[Any, Any]] = {}
+    for model in models:
+        with (release / INDEX_FILES[model]).open("rb") as stream:
+            index = voyager.Index.load(stream)
+        answers[model] = index.query(vectors.unit[model][positions], k=min(SIDECAR_K, count), num_threads=1)
+    right = 0
+    for place, position in enumerate(positions.tolist()):
+        ranked = fused_distances(
+            {model: answers[model][0][place] for model in models},
+            {model: answers[model][1][place] for model in models},
+        )
+        distance, best = ranked[0]
+        right += owners[best] == owners[position] and distance <= SIDECAR_MAX_DISTANCE
+    share = right / len(positions)
+    return CheckResult(
+        "self_retrieval",
+        share >= gate,
+        f"{share:.4f} of {len(positions)} faces find their own performer (gate {gate})",
+    )
+
+
+def held_out_retrieval(vectors: ReleaseVectors, *, sample: int = 2000) -> tuple[HeldOutBucket, ...]:
+    """Leave one photo out: does the rest of the release still find its performer first, by number of faces they have.
+
+    Exact search, the sidecar's fusion. `rank_1`: the best other face is the same performer's; `accepted`: and its
+    distance is within the sidecar's limit. Performers with one face cannot be found without it and are not asked.
+    """
+    models = tuple(vectors.unit)[:2]
+    owners = vectors.order.performer_ids
+    faces_of = dict(zip(*(part.tolist() for part in np.unique(owners, return_counts=True)), strict=True))
+    several = np.flatnonzero(np.array([faces_of[owner] for owner in owners.tolist()]) > 1)
+    positions = several[sample_positions(len(several), sample)]
+    found = (
+        {
+            model: exact_neighbours(
+                np.ascontiguousarray(vectors.unit[model][positions]), vectors.unit[model], SIDECAR_K + 1
+            )
+            for model in models
+        }
+        if len(positions)
+        else {}
+    )
+    tally: dict[tuple[int, int | None], list[tuple[bool, bool]]] = {bucket: [] for bucket in FACE_BUCKETS[1:]}
+    for place, position in enumerate(positions.tolist()):
+        others = {model: found[model][0][place] != position for model in models}
+        ranked = fused_distances(
+            {model: found[model][0][place][others[model]][:SIDECAR_K] for model in models},
+            {model: 1 - found[model][1][place][others[model]][:SIDECAR_K] for model in models},
+        )
+        distance, best = ranked[0]
+        right = bool(owners[best] == owners[position])
+        tally[_bucket(faces_of[int(owners[position])])].append(
+            (right, right and distance <= SIDECAR_MAX_DISTANCE)
+        )
+    return tuple(
+        HeldOutBucket(
+            fewest,
+            most,
+            len(results),
+            float(np.mean([right for right, _ in results])),
+            float(np.mean([accepted for _, accepted in results])),
+        )
+        for (fewest, most), results in tally.items()
+        if results
+    )
+
+
+def _bucket(faces: int) -> tuple[int, int | None]:
+    return next(bucket for bucket in FACE_BUCKETS if bucket[1] is None or faces <= bucket[1])
+
+
+def people_by_faces(order: FaceOrder) -> dict[str, int]:
+    """How many performers have 1, 2-3, 4-5, 6-10 and 11+ faces."""
+    _, counts = np.unique(order.performer_ids, return_counts=True)
+    named: dict[str, int] = {}
+    for fewest, most in FACE_BUCKETS:
+        name = f"{fewest}+" if most is None else str(fewest) if fewest == most else f"{fewest}-{most}"
+        named[name] = int(np.count_nonzero((counts >= fewest) & ((counts <= most) if most else True)))
+    return named
+
+
+def shrink_check(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    *,
+    explained_performers: int = 0,
+    explained_faces: int = 0,
+    allowed: float = 0.02,
+) -> CheckResult:
+    """Fails when performers or faces of the new manifest fell by more than `allowed` that deletions do not explain."""
+    for key, explained in (("performer_count", explained_performers), ("face_count", explained_faces)):
+        lost = before[key] - after[key] - explained
+        if lost > allowed * before[key]:
+            return CheckResult(
+                "no_unexplained_shrink",
+                False,
+                f"{key} fell from {before[key]} to {after[key]}, of which {explained} is explained by deletions, merges "
+                "and suppressions; look at the last refreshes, then publish again with the shrink accepted",
+            )
+    return CheckResult(
+        "no_unexplained_shrink",
+        True,
+        f"performers {before['performer_count']} to {after['performer_count']}, "
+        f"faces {before['face_count']} to {after['face_count']}",
+    )
+
+
+def quality_checks(
+    engine: sa.Engine, release: Path, models: Sequence[str], storage: str
+) -> tuple[CheckResult, ...]:
+    """Content, recall and self-retrieval of a staged release against the catalog it was built from."""
+    vectors = load_unit_vectors(engine, models)
+    checks: list[CheckResult] = []
+    for model in models:
+        path = release / INDEX_FILES[model]
+        checks.append(index_content_check(model, path, vectors.unit[model], storage))
+        if checks[-1].passed:
+            checks.append(recall_check(index_recall(model, path, vectors.unit[model])))
+    checks.append(self_retrieval_check(release, vectors))
+    return tuple(checks)
