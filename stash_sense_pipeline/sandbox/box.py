@@ -1,8 +1,8 @@
 """The database of one stash-box: its tables, the order its queries answer in, and what changes do to both.
 
-It follows the servers where that matters to a mirror: which changes bump `updated`, what a merge leaves behind,
-which orders have no tie-breaker. Every public method takes the lock for one statement, so a reader that needs
-several statements can be overtaken by a writer, as on the real servers.
+It follows the servers where that matters to a mirror: which changes bump `updated`, what a merge leaves
+behind, which orders have no tie-breaker. Every public method takes the lock for one statement, so a reader
+that needs several statements can be overtaken by a writer, as on the real servers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class ControlError(StashSenseError):
 class Ties(StrEnum):
     """How rows with equal sort values come out of an order that has no tie-breaker.
 
-    `page`: by chance, but the same for the same page of an unchanged table, as a top-N heap sort does; walking
-    the pages loses rows, and walking them again loses the same ones. `request`: anew with every request.
-    `stable`: by id, as if there were a tie-breaker.
+    `page`: by chance, but the same for the same page of an unchanged table, as a top-N heap sort does;
+    walking the pages loses rows, and walking them again loses the same ones. `request`: anew with every
+    request. `stable`: by id, as if there were a tie-breaker.
     """
 
     PAGE = "page"
@@ -56,8 +56,8 @@ class Moment(Enum):
 class BoxOptions:
     """What differs between stash-box versions and operators.
 
-    `per_page_cap` None is v0.7.0 and later, 100 is what older servers do silently. `image_max_size` is the size
-    that an image request without `size` gets, in pixels; it needs `resizing`.
+    `per_page_cap` None is v0.7.0 and later, 100 is what older servers do silently. `image_max_size` is the
+    size that an image request without `size` gets, in pixels; it needs `resizing`.
     """
 
     version: str = "v0.10.2"
@@ -230,7 +230,7 @@ class Box:
         self._changes = 0
         self._requests = 0
 
-    # Reading ---------------------------------------------------------------------------------------------------
+    # Reading
 
     @property
     def changes(self) -> int:
@@ -283,7 +283,7 @@ class Box:
         matches: Callable[[PerformerRow], bool] | None = None,
         request: int = 0,
     ) -> list[PerformerRow]:
-        """Live performers of one page; ties as `BoxOptions.ties` says. `sort` is a PerformerSortEnum value."""
+        """Live performers of one page; `sort` is a PerformerSortEnum value. Ties as in `BoxOptions.ties`."""
         with self.lock:
             ordered, tie_width = self._ordered(sort, matches)
             total = len(ordered)
@@ -341,13 +341,13 @@ class Box:
             found = [edit for key in keys if matches(edit := self.edits[key[1]])]
             return len(found), found[offset : offset + limit]
 
-    # Changing --------------------------------------------------------------------------------------------------
+    # Changing
 
     def create(self, *, at: int | None = None, performer_id: str | None = None, **fields: Any) -> str:
         """Adds a performer by an applied edit and returns its id.
 
-        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the truth about who it
-        is. `at` is the moment that the transaction began: a late commit gives one that is past.
+        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the truth about who
+        it is. `at` is the moment that the transaction began: a late commit gives one that is past.
         """
         with self.lock:
             stamp = self._stamp(at)
@@ -450,7 +450,7 @@ class Box:
             self._changes += 1
 
     def restore(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """An administrator's SQL: a soft-deleted performer lives again, without a redirect and without an edit."""
+        """An administrator's SQL: a deleted performer lives again, without a redirect and without an edit."""
         with self.lock:
             stamp = self._stamp(at)
             row = self._known(performer_id)
@@ -551,7 +551,7 @@ class Box:
         with self.lock:
             return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
-    # How rows are kept -----------------------------------------------------------------------------------------
+    # How rows are kept
 
     def _stamp(self, at: int | None) -> int:
         return self.clock.stamp() if at is None else at
@@ -611,7 +611,7 @@ class Box:
         self.joins[performer_id] = joins
 
     def _name_key(self, row: PerformerRow) -> tuple[str, str, int, str]:
-        # A missing disambiguation sorts last, as NULL does; rows that tie on both come out as they lie in the table.
+        # A missing disambiguation sorts last, as NULL does; rows that tie on both come as they were written.
         blank = "\U0010ffff" if row.disambiguation is None else row.disambiguation
         return (row.name, blank, self._tuple_ids[row.id], row.id)
 
@@ -666,7 +666,7 @@ def _discard(ordered: list[Any], key: tuple[Any, ...]) -> None:
 def _shuffled_slice(
     ordered: Sequence[tuple[Any, ...]], start: int, stop: int, descending: bool, salt: int
 ) -> list[tuple[Any, ...]]:
-    """Positions start..stop of an order on the first value alone, equal ones in an order drawn from `salt`."""
+    """Positions start..stop of an order on the first value alone; `salt` decides the order of equal ones."""
     total = len(ordered)
     answer: list[tuple[Any, ...]] = []
     position = start

@@ -24,12 +24,12 @@ def from_micros(micros: int) -> datetime:
 def rfc3339(micros: int) -> str:
     """A moment as Go writes RFC3339Nano: UTC with Z, and no trailing zeros in the fraction."""
     seconds, fraction = divmod(micros, 1_000_000)
-    text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
+    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
     return f"{text}.{fraction:06d}".rstrip("0") + "Z" if fraction else text + "Z"
 
 
 def parse_rfc3339(text: str) -> int:
-    """Microseconds since 1970 of an RFC 3339 text with an offset or Z. Raises ValueError for anything else."""
+    """Microseconds since 1970 of an RFC 3339 text with an offset or Z; ValueError for anything else."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")

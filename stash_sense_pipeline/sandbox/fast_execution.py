@@ -1,7 +1,8 @@
 """Executing the bulk queries of a mirror without graphql-core's per-field cost, with the same result.
 
 A query is compiled once into nested functions over the same getters that graphql-core is given as resolvers.
-What the compiler does not know (directives, introspection, unions, fields that can fail) goes to graphql-core.
+What the compiler does not know (directives, introspection, unions, fields that can fail) is left to
+graphql-core.
 """
 
 from __future__ import annotations

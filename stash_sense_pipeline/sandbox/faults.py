@@ -22,11 +22,11 @@ _LOG_LENGTH = 200_000
 class FaultKind(StrEnum):
     """What goes wrong with a request."""
 
-    STATUS = "status"  # another status code with an HTML body: 429 with Retry-After, 5xx of a proxy
+    STATUS = "status"  # another status code with a body in HTML: 429 with Retry-After, 5xx of a proxy
     HANG = "hang"  # no answer until `seconds` are over, the client leaves or the server stops; then a 504
     SLOW = "slow"  # the true answer, `seconds` late
     CUT = "cut"  # the connection ends after `share` of the promised body
-    BODY = "body"  # `body` as `content_type` with status 200: HTML for JSON, bytes that are no image
+    BODY = "body"  # `body` as `content_type` with status 200: a page for JSON, bytes that are no image
     CORRUPT = "corrupt"  # the true body with its second half overwritten
     SHORT = "short"  # the first `share` of the true body as a complete answer
     HALF_PAGE = "half_page"  # well-formed JSON in which every list of rows lost its second half
@@ -35,6 +35,7 @@ class FaultKind(StrEnum):
 
 
 _HTML = b"<html><head><title>%d</title></head><body><center><h1>%d</h1></center><hr>proxy</body></html>"
+_CHALLENGE = b"<!DOCTYPE html><html><body>Attention required</body></html>"
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Fault:
     """A rule: which requests go wrong, and how.
 
     It applies to requests of `box` (None: any) whose path begins with `path` and whose body or query string
-    contains `containing`; the first `skip` of them pass, then `times` go wrong (None: all), of these only every
-    `every`-th. `retry_after` is sent as it is: seconds or an HTTP date.
+    contains `containing`. The first `skip` of them pass; of the rest every `every`-th goes wrong, `times` in
+    all (None: without end). `retry_after` is sent as it is: seconds or an HTTP date.
     """
 
     kind: FaultKind
@@ -57,7 +58,7 @@ class Fault:
     retry_after: str | None = None
     seconds: float = 30.0
     share: float = 0.5
-    body: bytes = b"<!DOCTYPE html><html><body>Attention required</body></html>"
+    body: bytes | None = None
     content_type: str = "text/html; charset=utf-8"
     rewrite: Callable[[Any], Any] | None = None
     seen: int = field(default=0, init=False)
@@ -186,10 +187,12 @@ class FaultyServer:
             return
         if fault.kind is FaultKind.STATUS:
             extra = {"retry-after": fault.retry_after} if fault.retry_after is not None else {}
-            await reply.whole(fault.status, _page(fault.status), extra)
+            page = _page(fault.status) if fault.body is None else fault.body
+            await reply.whole(fault.status, page, {"content-type": fault.content_type, **extra})
             return
         if fault.kind is FaultKind.BODY:
-            await reply.whole(200, fault.body, {"content-type": fault.content_type})
+            page = _CHALLENGE if fault.body is None else fault.body
+            await reply.whole(200, page, {"content-type": fault.content_type})
             return
         if fault.kind is FaultKind.SLOW:
             await asyncio.sleep(fault.seconds)
@@ -315,7 +318,7 @@ def _wrong_types(value: Any, key: str = "") -> Any:
 
 
 async def _read(receive: Receive) -> bytes:
-    body = b""
+    body: bytes = b""
     while True:
         message = await receive()
         body += message.get("body", b"")

@@ -53,7 +53,7 @@ _HTML = (
 
 
 class PictureStore:
-    """Bytes of pictures, in memory and, with a directory, across processes. Safe to use from several threads."""
+    """Bytes of pictures, kept in memory and, with a directory, across processes. Thread-safe."""
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
@@ -70,7 +70,7 @@ class PictureStore:
             return known
 
     def resized(self, picture: Picture, longest: int) -> bytes:
-        """A JPEG (quality 75) with no side longer than `longest`; the original if it is broken or small enough."""
+        """A JPEG (quality 75) with no side over `longest`; the original if it is broken or small enough."""
         original = self.original(picture)
         if picture.kind in BROKEN or max(picture.size) <= longest:
             return original

@@ -71,11 +71,11 @@ class _ImageView:
     height: int
 
 
-# Fields of a performer -----------------------------------------------------------------------------------------
+# Fields of a performer
 
 
 def _images(view: PerformerView) -> list[_ImageView]:
-    """Best shape first: nearest to 2:3, then the lowest. Equals come as they please, so no client can rely on it."""
+    """Best shape first: nearest to 2:3, then the lowest. Equal ones come as they please."""
     context = view.context
     rows = [row for key in view.related.joins.images if (row := context.box.images.get(key)) is not None]
     if context.number % 2:
@@ -210,7 +210,7 @@ GETTERS: Mapping[str, Mapping[str, Getter]] = {
 }
 
 
-# Queries at the root -------------------------------------------------------------------------------------------
+# Queries at the root
 
 
 def _views(context: Context, rows: Sequence[PerformerRow]) -> list[PerformerView]:
@@ -403,7 +403,7 @@ def _field_resolver(getter: Getter) -> Callable[..., Any]:
     return resolve
 
 
-# Filters -------------------------------------------------------------------------------------------------------
+# Filters
 
 
 def _performer_filter(box: Box, wanted: Mapping[str, Any]) -> Callable[[PerformerRow], bool] | None:

@@ -31,8 +31,8 @@ _STOP_TIMEOUT = 10.0
 class SandboxServers:
     """The servers of a world, one port each, all on one event loop in one background thread.
 
-    Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; others are free
-    ones. `picture_directory` keeps rendered pictures between processes.
+    Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; the others
+    are free ones. `picture_directory` keeps rendered pictures between processes.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m stash_sense_pipeline.sandbox.serve`: serves until SIGTERM or SIGINT; prints `source url key`."""
+    """Serves until SIGTERM or SIGINT, and prints one line `source url key` for each server."""
     parser = argparse.ArgumentParser(description="Serve the sandbox world on loopback until SIGTERM.")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--people", type=int, default=250, help="people of the world that has pictures")

@@ -1,6 +1,7 @@
 """The part of the stash-box GraphQL interface that a mirror of performers needs, written in our own words.
 
-Names, types, nullability, enum values and defaults are those of the servers; descriptions and selection are ours.
+Names, types, nullability, enum values and defaults are those of the servers; descriptions and selection are
+ours.
 """
 
 from __future__ import annotations

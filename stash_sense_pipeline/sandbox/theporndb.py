@@ -60,7 +60,7 @@ class SitePerformer:
 
 @dataclass(frozen=True, slots=True)
 class ParentPerformer:
-    """A performer, or one of the things that the catalogue lists as one. Times are microseconds since 1970."""
+    """A performer, or a thing that the catalogue lists as one. Times are microseconds since 1970."""
 
     id: str
     number: int
