@@ -1,0 +1,243 @@
+"""Faces, their crops and their embeddings: storing them, finding an equal image, and working off what waits
+for a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces, source_images
+from stash_sense_pipeline.catalog.upsert import batched, upsert
+
+_IN_LIST = 500
+_FACE_COLUMNS = tuple(
+    column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
+)
+
+
+@dataclass(frozen=True)
+class StoredFace:
+    """One face to store for an image: the columns of `faces` that describe it, its crop, and vectors it
+    already has.
+    """
+
+    columns: Mapping[str, Any]
+    png: bytes | None
+    vectors: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What an image with certain bytes turned out to be: its state, the reason when rejected, its face when
+    done.
+    """
+
+    state: str
+    reason: str | None
+    face: StoredFace | None
+
+
+@dataclass(frozen=True)
+class WaitingFace:
+    """A face that lacks vectors, with the crop to make them of. `missing` names the models."""
+
+    face_id: int
+    png: bytes
+    missing: tuple[str, ...]
+
+
+def find_judged(
+    connection: sa.Connection, sha256: str, detector_digest: str, judged_by: str, digests: Mapping[str, str]
+) -> Judged | None:
+    """What became of an image with these bytes, in any source, under the same detector and rules; else None.
+
+    A done image counts only while its face can be copied whole: with its crop, or with a vector of each model
+    in `digests` (name → digest).
+    """
+    rows = connection.execute(
+        sa.select(
+            source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason
+        )
+        .where(
+            source_images.c.sha256 == sha256,
+            source_images.c.detector_digest == detector_digest,
+            source_images.c.judged_by == judged_by,
+            source_images.c.state.in_(["done", "rejected"]),
+        )
+        .order_by(source_images.c.source, source_images.c.image_id)
+    ).all()
+    for source, image_id, state, reason in rows:
+        if state == "rejected":
+            return Judged(state, reason, None)
+        face = _stored_face(connection, source, image_id, digests)
+        if face is not None:
+            return Judged(state, None, face)
+    return None
+
+
+def _stored_face(
+    connection: sa.Connection, source: str, image_id: str, digests: Mapping[str, str]
+) -> StoredFace | None:
+    row = connection.execute(
+        sa.select(faces.c.face_id, *_FACE_COLUMNS).where(
+            faces.c.source == source, faces.c.image_id == image_id
+        )
+    ).first()
+    if row is None:
+        return None
+    columns = dict(row._mapping)
+    face_id = columns.pop("face_id")
+    png = connection.scalar(sa.select(aligned_crops.c.png).where(aligned_crops.c.face_id == face_id))
+    vectors = connection.execute(
+        sa.select(embeddings.c.model, embeddings.c.vector, embeddings.c.pack, embeddings.c.model_digest)
+        .where(embeddings.c.face_id == face_id)
+        .order_by(embeddings.c.model)
+    ).all()
+    current = [dict(row._mapping) for row in vectors if digests.get(row.model) == row.model_digest]
+    if png is None and len(current) < len(digests):
+        return None
+    return StoredFace(columns, png, current)
+
+
+def store_faces(
+    connection: sa.Connection, source: str, found: Sequence[tuple[str, StoredFace]], now: datetime
+) -> None:
+    """Stores one face for each (image_id, face), in place of whatever faces those images had."""
+    forget_faces(connection, source, [image_id for image_id, _ in found])
+    if not found:
+        return
+    rows = [
+        {**face.columns, "source": source, "image_id": image_id, "created_at": now}
+        for image_id, face in found
+    ]
+    face_ids = connection.scalars(
+        sa.insert(faces).returning(faces.c.face_id, sort_by_parameter_order=True), rows
+    ).all()
+    stored = [(face_id, face) for face_id, (_, face) in zip(face_ids, found, strict=True)]
+    crops = [{"face_id": face_id, "png": face.png} for face_id, face in stored if face.png is not None]
+    upsert(connection, aligned_crops, crops)
+    vectors = [
+        {"face_id": face_id, "created_at": now, **vector}
+        for face_id, face in stored
+        for vector in face.vectors
+    ]
+    upsert(connection, embeddings, vectors)
+
+
+def forget_faces(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
+    """Removes the faces of images, with their crops and vectors."""
+    for ids in batched(image_ids, _IN_LIST):
+        connection.execute(sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids)))
+
+
+def _missing(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
+    current = (
+        sa.select(sa.func.count())
+        .where(
+            embeddings.c.face_id == faces.c.face_id,
+            sa.or_(
+                *(
+                    sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
+                    for model, digest in digests.items()
+                )
+            ),
+        )
+        .scalar_subquery()
+    )
+    return current < len(digests)
+
+
+def count_waiting(
+    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
+) -> int:
+    """Faces of a source, found by this detector, with a crop and without a vector of each model (name →
+    digest).
+    """
+    return (
+        connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(faces.join(aligned_crops))
+            .where(faces.c.source == source, faces.c.detector_digest == detector_digest, _missing(digests))
+        )
+        or 0
+    )
+
+
+def waiting_faces(
+    connection: sa.Connection,
+    source: str,
+    detector_digest: str,
+    digests: Mapping[str, str],
+    after: int,
+    limit: int,
+) -> list[WaitingFace]:
+    """The next faces that `count_waiting` counts, with ids above `after`, in the order of their ids."""
+    rows = connection.execute(
+        sa.select(faces.c.face_id, aligned_crops.c.png)
+        .join(aligned_crops)
+        .where(
+            faces.c.source == source,
+            faces.c.detector_digest == detector_digest,
+            faces.c.face_id > after,
+            _missing(digests),
+        )
+        .order_by(faces.c.face_id)
+        .limit(limit)
+    ).all()
+    have: dict[int, set[str]] = {}
+    for ids in batched([row.face_id for row in rows], _IN_LIST):
+        current = connection.execute(
+            sa.select(embeddings.c.face_id, embeddings.c.model, embeddings.c.model_digest).where(
+                embeddings.c.face_id.in_(ids)
+            )
+        )
+        for face_id, model, digest in current:
+            if digests.get(model) == digest:
+                have.setdefault(face_id, set()).add(model)
+    return [
+        WaitingFace(face_id, png, tuple(name for name in digests if name not in have.get(face_id, ())))
+        for face_id, png in rows
+    ]
+
+
+def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stores embeddings, each over the one of the same face and model; a face that is gone by now is left
+    out.
+    """
+    present: set[int] = set()
+    for ids in batched(sorted({row["face_id"] for row in rows}), _IN_LIST):
+        present.update(connection.scalars(sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))))
+    upsert(connection, embeddings, [row for row in rows if row["face_id"] in present])
+
+
+def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
+    """Removes the crops of faces."""
+    for ids in batched(face_ids, _IN_LIST):
+        connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(ids)))
+
+
+def drop_embedded_crops(
+    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
+) -> int:
+    """Removes the crops of a source's faces that have a vector of every model (name → digest); returns how
+    many.
+    """
+    complete = sa.select(faces.c.face_id).where(
+        faces.c.source == source, faces.c.detector_digest == detector_digest, ~_missing(digests)
+    )
+    return connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(complete))).rowcount
+
+
+def count_crops(connection: sa.Connection, source: str) -> int:
+    """Crops that are stored for a source's faces."""
+    return (
+        connection.scalar(
+            sa.select(sa.func.count()).select_from(faces.join(aligned_crops)).where(faces.c.source == source)
+        )
+        or 0
+    )

@@ -1,0 +1,302 @@
+"""The ledger of images: which wait, who is in them, what became of each, and which to look at again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import (
+    aligned_crops,
+    embeddings,
+    faces,
+    identity_members,
+    performer_images,
+    source_images,
+    source_performers,
+)
+from stash_sense_pipeline.catalog.upsert import batched
+
+# Values in one IN list: far below what either database allows in a statement.
+_IN_LIST = 500
+
+
+class ImageState(StrEnum):
+    """Value of `source_images.state`."""
+
+    PENDING = "pending"
+    DONE = "done"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    GONE = "gone"
+
+
+@dataclass(frozen=True)
+class WaitingPerformer:
+    """A live performer of one source with images to look at.
+
+    `faces` it has from this source, `elsewhere` that records of the same person have from other sources.
+    """
+
+    source_id: str
+    faces: int
+    elsewhere: int
+
+
+@dataclass(frozen=True)
+class LedgerImage:
+    """One image of a source. `due`: it may be fetched now. `owners`: the live performers it is listed for."""
+
+    image_id: str
+    url: str
+    width: int | None
+    height: int | None
+    state: ImageState
+    attempts: int
+    due: bool
+    owners: tuple[str, ...]
+
+
+def _due(now: datetime) -> sa.ColumnElement[bool]:
+    later = sa.and_(source_images.c.state == ImageState.FAILED, source_images.c.next_attempt_at <= now)
+    return sa.or_(source_images.c.state == ImageState.PENDING, later)
+
+
+def _of_image() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        source_images.c.source == performer_images.c.source,
+        source_images.c.image_id == performer_images.c.image_id,
+    )
+
+
+def waiting_performers(connection: sa.Connection, source: str, now: datetime) -> list[WaitingPerformer]:
+    """Live performers of `source` with an image to fetch, those with the fewest faces first, equals by id."""
+    due = (
+        sa.select(performer_images.c.source_id)
+        .join(source_images, _of_image())
+        .where(performer_images.c.source == source, _due(now))
+        .distinct()
+        .subquery()
+    )
+    own = (
+        sa.select(performer_images.c.source_id, sa.func.count().label("faces"))
+        .join(source_images, _of_image())
+        .where(performer_images.c.source == source, source_images.c.state == ImageState.DONE)
+        .group_by(performer_images.c.source_id)
+        .subquery()
+    )
+    elsewhere = (
+        sa.select(identity_members.c.performer_id, sa.func.count().label("faces"))
+        .join(
+            performer_images,
+            sa.and_(
+                performer_images.c.source == identity_members.c.source,
+                performer_images.c.source_id == identity_members.c.source_id,
+            ),
+        )
+        .join(source_images, _of_image())
+        .where(identity_members.c.source != source, source_images.c.state == ImageState.DONE)
+        .group_by(identity_members.c.performer_id)
+        .subquery()
+    )
+    own_faces = sa.func.coalesce(own.c.faces, 0)
+    faces_elsewhere = sa.func.coalesce(elsewhere.c.faces, 0)
+    rows = connection.execute(
+        sa.select(source_performers.c.source_id, own_faces, faces_elsewhere)
+        .join(due, due.c.source_id == source_performers.c.source_id)
+        .outerjoin(own, own.c.source_id == source_performers.c.source_id)
+        .outerjoin(
+            identity_members,
+            sa.and_(
+                identity_members.c.source == source_performers.c.source,
+                identity_members.c.source_id == source_performers.c.source_id,
+            ),
+        )
+        .outerjoin(elsewhere, elsewhere.c.performer_id == identity_members.c.performer_id)
+        .where(source_performers.c.source == source, source_performers.c.deleted_at.is_(None))
+        .order_by(own_faces + faces_elsewhere, source_performers.c.source_id)
+    )
+    return [WaitingPerformer(*row) for row in rows]
+
+
+def images_of(
+    connection: sa.Connection, source: str, source_ids: Sequence[str], now: datetime
+) -> dict[str, list[LedgerImage]]:
+    """All images of the given performers: by performer, the largest first, those of unknown or equal size by
+    id.
+    """
+    owners = _owners(connection, source, source_ids)
+    listed: dict[str, list[LedgerImage]] = {source_id: [] for source_id in source_ids}
+    known: dict[str, LedgerImage] = {}
+    for ids in batched(source_ids, _IN_LIST):
+        rows = connection.execute(
+            sa.select(
+                performer_images.c.source_id,
+                source_images.c.image_id,
+                source_images.c.url,
+                source_images.c.width,
+                source_images.c.height,
+                source_images.c.state,
+                source_images.c.attempts,
+                _due(now).label("due"),
+            )
+            .join(source_images, _of_image())
+            .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids))
+        )
+        for source_id, image_id, url, width, height, state, attempts, due in rows:
+            if image_id not in known:
+                known[image_id] = LedgerImage(
+                    image_id, url, width, height, ImageState(state), attempts, bool(due), owners[image_id]
+                )
+            listed[source_id].append(known[image_id])
+    for images in listed.values():
+        images.sort(key=lambda image: (-(image.width or 0) * (image.height or 0), image.image_id))
+    return listed
+
+
+def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    wanted = performer_images.alias()
+    owners: dict[str, list[str]] = {}
+    for ids in batched(source_ids, _IN_LIST):
+        images = sa.select(wanted.c.image_id).where(wanted.c.source == source, wanted.c.source_id.in_(ids))
+        rows = connection.execute(
+            sa.select(performer_images.c.image_id, performer_images.c.source_id)
+            .join(
+                source_performers,
+                sa.and_(
+                    source_performers.c.source == performer_images.c.source,
+                    source_performers.c.source_id == performer_images.c.source_id,
+                ),
+            )
+            .where(
+                performer_images.c.source == source,
+                performer_images.c.image_id.in_(images),
+                source_performers.c.deleted_at.is_(None),
+            )
+        )
+        for image_id, source_id in rows:
+            owners.setdefault(image_id, []).append(source_id)
+    return {image_id: tuple(sorted(set(ids))) for image_id, ids in owners.items()}
+
+
+def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes what became of images: each row has image_id and the columns that change, the same in all rows.
+
+    An image that is no longer in the ledger stays away.
+    """
+    if not rows:
+        return
+    columns = [name for name in rows[0] if name != "image_id"]
+    statement = (
+        sa.update(source_images)
+        .where(source_images.c.source == source, source_images.c.image_id == sa.bindparam("of_image"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )
+    connection.execute(
+        statement,
+        [{"of_image": row["image_id"]} | {f"new_{name}": row[name] for name in columns} for row in rows],
+    )
+
+
+def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:
+    """Which of the images are in the ledger."""
+    found: set[str] = set()
+    for ids in batched(image_ids, _IN_LIST):
+        found.update(
+            connection.scalars(
+                sa.select(source_images.c.image_id).where(
+                    source_images.c.source == source, source_images.c.image_id.in_(ids)
+                )
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class JudgedAlike:
+    """Some rejected images of a source that were judged by the same rules, for the same reason."""
+
+    judged_by: str
+    reason: str
+    images: int
+
+
+def rejections(connection: sa.Connection, source: str) -> list[JudgedAlike]:
+    """The rejected images of a source, counted by the rules that judged them and the reason."""
+    rows = connection.execute(
+        sa.select(source_images.c.judged_by, source_images.c.reason, sa.func.count())
+        .where(
+            source_images.c.source == source,
+            source_images.c.state == ImageState.REJECTED,
+            source_images.c.judged_by.is_not(None),
+        )
+        .group_by(source_images.c.judged_by, source_images.c.reason)
+        .order_by(source_images.c.judged_by, source_images.c.reason)
+    )
+    return [JudgedAlike(*row) for row in rows]
+
+
+def reopen_rejections(connection: sa.Connection, source: str, group: JudgedAlike) -> int:
+    """Makes the images of one group pending again; returns how many."""
+    return _reopen(
+        connection,
+        source,
+        sa.and_(
+            source_images.c.state == ImageState.REJECTED,
+            source_images.c.judged_by == group.judged_by,
+            source_images.c.reason == group.reason,
+        ),
+    )
+
+
+def reopen_other_detectors(connection: sa.Connection, source: str, detector_digest: str) -> int:
+    """Makes images pending again that another detector has looked at; returns how many."""
+    return _reopen(
+        connection,
+        source,
+        sa.and_(
+            source_images.c.state.in_([ImageState.DONE, ImageState.REJECTED]),
+            source_images.c.detector_digest.is_not(None),
+            source_images.c.detector_digest != detector_digest,
+        ),
+    )
+
+
+def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping[str, str]) -> int:
+    """Makes images pending again whose face lacks a vector of one of the models (name → digest) and has no
+    crop to make it of.
+    """
+    current = (
+        sa.select(sa.func.count())
+        .where(
+            embeddings.c.face_id == faces.c.face_id,
+            sa.or_(
+                *(
+                    sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
+                    for model, digest in digests.items()
+                )
+            ),
+        )
+        .scalar_subquery()
+    )
+    crop = sa.exists().where(aligned_crops.c.face_id == faces.c.face_id)
+    incomplete = sa.exists().where(
+        faces.c.source == source_images.c.source,
+        faces.c.image_id == source_images.c.image_id,
+        ~crop,
+        current < len(digests),
+    )
+    return _reopen(connection, source, sa.and_(source_images.c.state == ImageState.DONE, incomplete))
+
+
+def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> int:
+    result = connection.execute(
+        sa.update(source_images)
+        .where(source_images.c.source == source, which)
+        .values(state=ImageState.PENDING, reason=None, attempts=0, next_attempt_at=None)
+    )
+    return result.rowcount

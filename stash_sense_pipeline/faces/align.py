@@ -1,0 +1,80 @@
+"""From five landmarks to the aligned 112 pixel crop, and what both say about pose and sharpness."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+CROP_SIZE = 112
+
+# The five-point template of ArcFace for a 112 pixel crop: left eye, right eye, nose, left and right corner of
+# the mouth, as (x, y) seen in the image (Deng et al., "ArcFace", 2019; the same numbers in every
+# implementation).
+TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ],
+    dtype=np.float64,
+)
+TEMPLATE.setflags(write=False)
+
+
+def similarity(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Least-squares similarity (2, 3) from image pixels to crop pixels for landmarks (5, 2).
+
+    Closed form of Umeyama, "Least-squares estimation of transformation parameters between two point patterns"
+    (1991), for the plane. Raises ValueError for landmarks that are not finite or lie on one point.
+    """
+    source = np.asarray(landmarks, dtype=np.float64)
+    if source.shape != TEMPLATE.shape or not np.isfinite(source).all():
+        raise ValueError("landmarks must be five finite points")
+    source_mean, target_mean = source.mean(axis=0), TEMPLATE.mean(axis=0)
+    centred, target = source - source_mean, TEMPLATE - target_mean
+    variance = float((centred**2).sum())
+    if variance < 1e-6:
+        raise ValueError("landmarks lie on one point")
+    # In the plane the rotation and scale that minimise the squared error are one complex number.
+    cosine = float((centred * target).sum()) / variance
+    sine = float((centred[:, 0] * target[:, 1] - centred[:, 1] * target[:, 0]).sum()) / variance
+    if math.hypot(cosine, sine) < 1e-9:
+        raise ValueError("landmarks do not determine a rotation")
+    rotation = np.array([[cosine, -sine], [sine, cosine]])
+    return np.hstack([rotation, (target_mean - rotation @ source_mean)[:, None]])
+
+
+def norm_crop(rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The (112, 112, 3) uint8 aligned crop of an (H, W, 3) image: bilinear, black outside the image. Raises
+    as `similarity`.
+    """
+    crop = cv2.warpAffine(rgb, similarity(landmarks), (CROP_SIZE, CROP_SIZE), borderValue=0.0)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def yaw_degrees(landmarks: NDArray[np.floating]) -> float:
+    """Turn of the head in degrees, 0 facing the camera, positive with the nose to the image's right.
+
+    The sidecar's estimate: how far the nose is off the middle of the eyes, against half the distance of the
+    eyes.
+    """
+    left, right, nose = np.asarray(landmarks[:3], dtype=np.float64)
+    half_distance = float(np.hypot(*(right - left))) / 2
+    return math.degrees(math.atan2(float(nose[0] - (left[0] + right[0]) / 2), half_distance))
+
+
+def roll_degrees(landmarks: NDArray[np.floating]) -> float:
+    """Tilt of the line through the eyes in degrees, 0 level, positive clockwise in the image."""
+    left, right = np.asarray(landmarks[:2], dtype=np.float64)
+    return math.degrees(math.atan2(float(right[1] - left[1]), float(right[0] - left[0])))
+
+
+def blur_measure(crop: NDArray[np.uint8]) -> float:
+    """Variance of the Laplacian of the crop's grey values (Pech-Pacheco et al., 2000); small is blurred."""
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_64F).var())

@@ -1,0 +1,80 @@
+"""Finding faces and their five landmarks with insightface's SCRFD, fed as the sidecar feeds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.errors import ModelPackError
+from stash_sense_pipeline.faces.inference import Device, open_session
+from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
+
+# insightface's own default, which the sidecar leaves as it is.
+NMS_THRESHOLD = 0.4
+# Scores, boxes and landmarks for the strides 8, 16 and 32.
+_OUTPUTS_WITH_LANDMARKS = 9
+
+
+@dataclass(frozen=True)
+class DetectedFace:
+    """One face: `box` (x1, y1, x2, y2) and `landmarks` (5, 2) float32 in image pixels, `confidence` 0..1."""
+
+    box: NDArray[np.float32]
+    landmarks: NDArray[np.float32]
+    confidence: float
+
+    @property
+    def side(self) -> float:
+        """The shorter side of the box in pixels."""
+        return float(min(self.box[2] - self.box[0], self.box[3] - self.box[1]))
+
+    @property
+    def area(self) -> float:
+        """Area of the box in square pixels."""
+        return float((self.box[2] - self.box[0]) * (self.box[3] - self.box[1]))
+
+
+class Detector:
+    """SCRFD at one detection size. Threads may share it: a call keeps nothing."""
+
+    def __init__(self, spec: DetectorSpec, threads: int = 1, device: Device = Device.CPU) -> None:
+        """Loads the network. Raises ModelPackError when it is not an SCRFD with landmarks, DeviceError for a
+        missing device.
+        """
+        # insightface imports half of the scientific stack.
+        from insightface.model_zoo.scrfd import SCRFD
+
+        self.spec = spec
+        session = open_session(spec.path, device, threads)
+        outputs = len(session.get_outputs())
+        if outputs != _OUTPUTS_WITH_LANDMARKS:
+            raise ModelPackError(
+                f"{spec.path}: is not an SCRFD detector with landmarks: it has {outputs} outputs where"
+                f" {_OUTPUTS_WITH_LANDMARKS} are expected"
+            )
+        # One session at whatever size it is run: insightface would load the network once more for each size.
+        self._network: Any = SCRFD(str(spec.path), session=session, static_shape_sessions=False)
+        size = (spec.input_size, spec.input_size)
+        self._network.prepare(0, nms_thresh=NMS_THRESHOLD, det_thresh=spec.threshold, input_size=size)
+        if tuple(self._network.input_size) != size:
+            raise ModelPackError(
+                f"{spec.path}: takes images of {self._network.input_size} pixels only,"
+                f" but pack.yaml says {spec.input_size}"
+            )
+
+    def detect(self, rgb: NDArray[np.uint8]) -> list[DetectedFace]:
+        """The faces of an (H, W, 3) uint8 RGB image, most confident first."""
+        height, width = rgb.shape[:2]
+        if min(height, width) * self.spec.input_size < max(height, width):
+            return []  # a strip: scaled to the detection size it would be less than a pixel thin
+        # The class swaps the first and last channel of what it is handed; the pack says which order that must
+        # be.
+        image = rgb if self.spec.channel_order is ChannelOrder.RGB else np.ascontiguousarray(rgb[:, :, ::-1])
+        boxes, landmarks = self._network.detect(image)
+        return [
+            DetectedFace(box=box[:4], landmarks=points, confidence=float(box[4]))
+            for box, points in zip(boxes, landmarks, strict=True)
+        ]

@@ -1,0 +1,170 @@
+"""Aligned crops to raw embedding vectors, with the preprocessing that the sidecar applies at query time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.errors import ModelPackError, StashSenseError
+from stash_sense_pipeline.faces.inference import Device, open_session
+from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout
+
+# Rows of one run on CUDA: few shapes, so that plans and arenas stay; the rest of the last bucket is padding.
+_CUDA_ROWS = (2, 8, 32, 128)
+
+
+class EmbeddingError(StashSenseError):
+    """A network gave a vector that is not finite or is zero; such a vector would poison every index."""
+
+
+class Embedder:
+    """One embedding network on one device. Close it, or use it in a `with`."""
+
+    def __init__(self, name: str, spec: EmbedderSpec, device: Device = Device.CPU, threads: int = 1) -> None:
+        """Loads the network. Raises ModelPackError when its shapes are not those of the spec, DeviceError for
+        a missing device.
+
+        On the CPU `threads` faces are embedded side by side, each on one thread: the same work a core as any
+        batch, and a vector does not depend on what else is in the batch, to the last bit.
+        """
+        self.name = name
+        self.spec = spec
+        self._device = device
+        self._session = open_session(spec.path, device, threads=1)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ModelPackError(
+                f"{spec.path}: an embedder has one input and one output,"
+                f" this one {len(inputs)} and {len(outputs)}"
+            )
+        size = spec.input_size
+        expected = [size, size, 3] if spec.layout is Layout.NHWC else [3, size, size]
+        self._check_shape("input", inputs[0].shape, expected)
+        self._check_shape("output", outputs[0].shape, [spec.dim])
+        self._input = inputs[0].name
+        batch = inputs[0].shape[0]
+        self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
+        self._workers = (
+            ThreadPoolExecutor(threads, thread_name_prefix=f"embed-{name}") if threads > 1 else None
+        )
+
+    def __enter__(self) -> Embedder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the worker threads."""
+        if self._workers is not None:
+            self._workers.shutdown()
+
+    def embed(self, crops: NDArray[np.uint8], flip_averaging: bool) -> NDArray[np.float32]:
+        """Raw vectors (N, dim) float32 of aligned RGB crops (N, S, S, 3) uint8, not normalised.
+
+        With `flip_averaging` a vector is the mean of the raw outputs for the crop and its mirror image.
+        Raises EmbeddingError when a vector is not finite or is zero.
+        """
+        if len(crops) == 0:
+            return np.empty((0, self.spec.dim), dtype=np.float32)
+        if self._device is Device.CUDA:
+            vectors = self._embed_in_buckets(crops, flip_averaging)
+        else:
+            run = self._workers.map if self._workers is not None else map
+            vectors = np.stack(list(run(lambda crop: self._embed_one(crop, flip_averaging), crops)))
+        self._refuse_degenerate(vectors)
+        return vectors
+
+    def _embed_one(self, crop: NDArray[np.uint8], flip_averaging: bool) -> NDArray[np.float32]:
+        outputs = self._run(self._views(crop, flip_averaging))
+        return np.asarray(_mean_of_views(outputs, 1 + flip_averaging)[0])
+
+    def _embed_in_buckets(self, crops: NDArray[np.uint8], flip_averaging: bool) -> NDArray[np.float32]:
+        rows = np.concatenate([self._views(crop, flip_averaging) for crop in crops])
+        outputs = []
+        for start, used, padded in _buckets(len(rows)):
+            batch = np.zeros((padded, *rows.shape[1:]), dtype=np.float32)
+            batch[:used] = rows[start : start + used]
+            outputs.append(self._run(batch)[:used])
+        return _mean_of_views(np.concatenate(outputs), 1 + flip_averaging)
+
+    def _views(self, crop: NDArray[np.uint8], flip_averaging: bool) -> NDArray[np.float32]:
+        # Mirrored before it is resized: resizing does not commute with it.
+        views = [crop, crop[:, ::-1]] if flip_averaging else [crop]
+        return np.stack([preprocess(view, self.spec) for view in views])
+
+    def _run(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        step = self._fixed_batch or len(rows)
+        outputs = []
+        for start in range(0, len(rows), step):
+            batch = rows[start : start + step]
+            missing = step - len(batch)
+            if missing:
+                batch = np.concatenate([batch, np.zeros((missing, *rows.shape[1:]), dtype=np.float32)])
+            outputs.append(self._session.run(None, {self._input: batch})[0][: step - missing])
+        return np.concatenate(outputs) if len(outputs) > 1 else np.asarray(outputs[0])
+
+    def _check_shape(self, side: str, shape: list[int | str | None], expected: list[int]) -> None:
+        known = list(shape[1:])
+        fits = len(known) == len(expected) and all(
+            not isinstance(got, int) or got == want for got, want in zip(known, expected, strict=True)
+        )
+        if not fits:
+            raise ModelPackError(
+                f"{self.spec.path}: the {side} of {self.name} has the shape {list(shape)},"
+                f" but pack.yaml says {['N', *expected]}"
+            )
+
+    def _refuse_degenerate(self, vectors: NDArray[np.float32]) -> None:
+        if vectors.shape[1] != self.spec.dim:
+            raise ModelPackError(
+                f"{self.spec.path}: {self.name} gives {vectors.shape[1]} numbers,"
+                f" but pack.yaml says {self.spec.dim}"
+            )
+        sound = np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)
+        if not sound.all():
+            raise EmbeddingError(
+                f"{self.name}: {int((~sound).sum())} of {len(vectors)} vectors are zero or not finite;"
+                f" check the network {self.spec.path.name} and the device"
+            )
+
+
+def preprocess(crop: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.float32]:
+    """One RGB crop (H, W, 3) uint8 as the network's input without its batch axis.
+
+    Fitted into the square by INTER_AREA, also where that enlarges, centred on black, then (value - mean) /
+    std.
+    """
+    size = spec.input_size
+    height, width = crop.shape[:2]
+    scale = size / max(height, width)
+    new_height, new_width = round(height * scale), round(width * scale)
+    resized = cv2.resize(np.ascontiguousarray(crop), (new_width, new_height), interpolation=cv2.INTER_AREA)
+    if (new_height, new_width) != (size, size):
+        top, left = (size - new_height) // 2, (size - new_width) // 2
+        square = np.zeros((size, size, 3), dtype=np.uint8)
+        square[top : top + new_height, left : left + new_width] = resized
+        resized = square
+    if spec.channel_order is ChannelOrder.BGR:
+        resized = resized[:, :, ::-1]
+    scaled = (resized.astype(np.float32) - np.float32(spec.mean)) / np.float32(spec.std)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)) if spec.layout is Layout.NCHW else scaled
+
+
+def _mean_of_views(outputs: NDArray[np.float32], views: int) -> NDArray[np.float32]:
+    mean = outputs.reshape(-1, views, outputs.shape[-1]).mean(axis=1)
+    return np.asarray(mean, dtype=np.float32)
+
+
+def _buckets(rows: int) -> Iterator[tuple[int, int, int]]:
+    """(first row, rows used, rows run) that cover `rows` with few different batch sizes."""
+    start = 0
+    while start < rows:
+        left = rows - start
+        padded = next((size for size in _CUDA_ROWS if size >= left), _CUDA_ROWS[-1])
+        yield start, min(left, padded), padded
+        start += padded

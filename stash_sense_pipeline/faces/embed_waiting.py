@@ -1,0 +1,117 @@
+"""Working off the aligned crops of a source that wait for their vectors."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import faces as catalog
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.faces.embed import Embedder
+from stash_sense_pipeline.faces.examine import decode_crop
+from stash_sense_pipeline.faces.inference import Device
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.storing import storing
+
+# (stage, items done, items in all or None where nobody knows)
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What one run did: faces that have all their vectors now, vectors by model, and crops that are still
+    stored.
+    """
+
+    source: str
+    embedded: int
+    vectors: Mapping[str, int]
+    crops_left: int
+    seconds: float
+
+
+def embed_waiting(
+    engine: sa.Engine,
+    source: str,
+    pack: ModelPack,
+    device: Device | str = Device.CPU,
+    batch_size: int = 64,
+    keep_crops: bool = False,
+    progress: Progress | None = None,
+    threads: int | None = None,
+) -> EmbedReport:
+    """Gives each face of `source` with a crop a vector of each of the pack's embedders; a vector of another
+    network is replaced.
+
+    Faces that another detector found are left alone: they are aligned otherwise. One transaction a batch;
+    without `keep_crops` a crop goes with the transaction that completes its vectors. `threads` faces are
+    embedded side by side on the CPU (default: all cores this process may use). Raises DeviceError when CUDA
+    is asked for and missing, ModelPackError for an unfit network, EmbeddingError for a vector that is zero or
+    not finite, CatalogError when the catalog cannot be written.
+    """
+    started = time.monotonic()
+    digests, detector = pack.digests, pack.detector.digest
+    with reading(engine) as connection:
+        total = catalog.count_waiting(connection, source, detector, digests)
+    done, after = 0, 0
+    vectors = dict.fromkeys(digests, 0)
+    with ExitStack() as stack:
+        if total:
+            workers = threads or len(os.sched_getaffinity(0))
+            embedders = {
+                name: stack.enter_context(Embedder(name, spec, Device(device), workers))
+                for name, spec in pack.embedders.items()
+            }
+        while total:
+            with reading(engine) as connection:
+                batch = catalog.waiting_faces(connection, source, detector, digests, after, batch_size)
+            if not batch:
+                break
+            rows = _embed(batch, embedders, pack)
+            with storing(engine) as connection:
+                catalog.store_vectors(connection, rows)
+                if not keep_crops:
+                    catalog.drop_crops(connection, [face.face_id for face in batch])
+            for row in rows:
+                vectors[row["model"]] += 1
+            done, after = done + len(batch), batch[-1].face_id
+            if progress is not None:
+                progress("faces", done, max(total, done))
+    if not keep_crops:
+        with storing(engine) as connection:
+            catalog.drop_embedded_crops(connection, source, detector, digests)
+    with reading(engine) as connection:
+        crops_left = catalog.count_crops(connection, source)
+    return EmbedReport(source, done, vectors, crops_left, time.monotonic() - started)
+
+
+def _embed(
+    batch: Sequence[catalog.WaitingFace], embedders: Mapping[str, Embedder], pack: ModelPack
+) -> list[dict[str, Any]]:
+    """Rows of `embeddings` for what the faces of a batch lack."""
+    crops = np.stack([decode_crop(face.png) for face in batch])
+    now = datetime.now(UTC)
+    rows: list[dict[str, Any]] = []
+    for name, embedder in embedders.items():
+        places = [place for place, face in enumerate(batch) if name in face.missing]
+        made = embedder.embed(crops[places], pack.flip_averaging)
+        rows += [
+            {
+                "face_id": batch[place].face_id,
+                "model": name,
+                "vector": vector.astype("<f4").tobytes(),
+                "pack": pack.name,
+                "model_digest": embedder.spec.digest,
+                "created_at": now,
+            }
+            for place, vector in zip(places, made, strict=True)
+        ]
+    return rows

@@ -1,0 +1,73 @@
+"""From an image's bytes to the aligned face that it contributes, or the reason why it contributes none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.faces import StoredFace
+from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.faces.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
+from stash_sense_pipeline.faces.decode import DecodeLimits, decode_rgb
+from stash_sense_pipeline.faces.detect import Detector
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.quality import Filters, check_image_size, choose_face, quality_score
+from stash_sense_pipeline.faces.reasons import Reason, Rejected
+
+
+class Examiner:
+    """Decode, detect, choose and align, with one detector for all threads."""
+
+    def __init__(
+        self, pack: ModelPack, detector: Detector, filters: Filters, single_face: bool, limits: DecodeLimits
+    ) -> None:
+        self._pack = pack
+        self._detector = detector
+        self._filters = filters
+        self._single_face = single_face
+        self._limits = limits
+
+    def examine(self, data: bytes) -> StoredFace:
+        """The face that an image file contributes, ready to be stored. Raises Rejected with the reason."""
+        rgb = decode_rgb(data, self._limits)
+        height, width = rgb.shape[:2]
+        check_image_size(width, height, self._filters)
+        choice = choose_face(self._detector.detect(rgb), self._filters, self._single_face)
+        face = choice.face
+        try:
+            crop = norm_crop(rgb, face.landmarks)
+        except ValueError as error:
+            raise Rejected(Reason.BAD_LANDMARKS) from error
+        yaw, blur = yaw_degrees(face.landmarks), blur_measure(crop)
+        columns: dict[str, Any] = {
+            "face_index": choice.index,
+            "detection_confidence": face.confidence,
+            **dict(zip(("x1", "y1", "x2", "y2"), map(float, face.box), strict=True)),
+            "landmarks": np.asarray(face.landmarks, dtype="<f4").tobytes(),
+            "yaw": yaw,
+            "roll": roll_degrees(face.landmarks),
+            "blur": blur,
+            "quality": quality_score(face.confidence, face.side, yaw, blur),
+            "pack": self._pack.name,
+            "detector_digest": self._pack.detector.digest,
+        }
+        return StoredFace(columns, encode_crop(crop))
+
+
+def encode_crop(crop: NDArray[np.uint8]) -> bytes:
+    """An RGB crop (112, 112, 3) uint8 as PNG."""
+    done, png = cv2.imencode(".png", np.ascontiguousarray(crop[:, :, ::-1]))
+    if not done:
+        raise RuntimeError("OpenCV cannot write PNG")
+    return png.tobytes()
+
+
+def decode_crop(png: bytes) -> NDArray[np.uint8]:
+    """The RGB crop (112, 112, 3) uint8 that `encode_crop` wrote; CatalogError when the bytes are damaged."""
+    bgr = cv2.imdecode(np.frombuffer(png, dtype=np.uint8), cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise CatalogError("an aligned crop in the catalog is damaged; restore a backup")
+    return np.ascontiguousarray(bgr[:, :, ::-1], dtype=np.uint8)

@@ -1,0 +1,92 @@
+"""Which detected faces are good enough, and how good the one is that an image contributes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from stash_sense_pipeline.faces.align import yaw_degrees
+from stash_sense_pipeline.faces.detect import DetectedFace
+from stash_sense_pipeline.faces.reasons import Reason, Rejected
+
+# A face of this many pixels fills the 112 pixel crop from more pixels than it has: larger is not better.
+_FULL_SIDE = 160.0
+# Variance of the Laplacian at which half of the sharpness is granted; out-of-focus faces stay below 50.
+_HALF_SHARP = 50.0
+
+
+class Filters(Protocol):
+    """What this room needs of settings.QualityFilters: pixels, 0..1, degrees."""
+
+    @property
+    def min_face_size(self) -> int: ...
+    @property
+    def min_image_size(self) -> int: ...
+    @property
+    def min_detection_confidence(self) -> float: ...
+    @property
+    def max_face_angle(self) -> float: ...
+    @property
+    def prefer_single_face(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The face that an image contributes: its place in the order of detection, and how many faces passed the
+    filters.
+    """
+
+    face: DetectedFace
+    index: int
+    valid: int
+
+
+def check_image_size(width: int, height: int, filters: Filters) -> None:
+    """Raises Rejected when the shorter side is below the minimum."""
+    if min(width, height) < filters.min_image_size:
+        raise Rejected(Reason.IMAGE_TOO_SMALL)
+
+
+def flaw(face: DetectedFace, filters: Filters) -> Reason | None:
+    """The first filter that a face does not pass, or None for a valid face."""
+    if face.confidence < filters.min_detection_confidence:
+        return Reason.LOW_CONFIDENCE
+    if face.side < filters.min_face_size:
+        return Reason.FACE_TOO_SMALL
+    if abs(yaw_degrees(face.landmarks)) > filters.max_face_angle:
+        return Reason.TURNED_AWAY
+    return None
+
+
+def choose_face(faces: Sequence[DetectedFace], filters: Filters, single_face: bool) -> Choice:
+    """The largest valid face. Raises Rejected: no face at all, the flaw of the largest one, or several with
+    `single_face`.
+
+    `single_face` is asked for at high trust: there, a picture of several people is no evidence of whose face
+    it is.
+    """
+    if not faces:
+        raise Rejected(Reason.NO_FACE)
+    flaws = [flaw(face, filters) for face in faces]
+    valid = [index for index, found in enumerate(flaws) if found is None]
+    if not valid:
+        largest = max(range(len(faces)), key=lambda index: faces[index].area)
+        raise Rejected(flaws[largest] or Reason.NO_FACE)
+    if single_face and len(valid) > 1:
+        raise Rejected(Reason.SEVERAL_FACES)
+    best = max(valid, key=lambda index: (faces[index].area, -index))
+    return Choice(faces[best], best, len(valid))
+
+
+def quality_score(confidence: float, side: float, yaw: float, blur: float) -> float:
+    """How much a face is worth as a reference, 0..1: the product of four factors, each 1 for a perfect face.
+
+    confidence of the detector x min(1, side / 160 px) x cos(yaw) x blur / (blur + 50), with `yaw` in degrees
+    and `blur` as align.blur_measure gives it. Our own measure; only its order matters.
+    """
+    size = min(1.0, max(0.0, side) / _FULL_SIDE)
+    frontal = max(0.0, math.cos(math.radians(yaw)))
+    sharp = blur / (blur + _HALF_SHARP)
+    return max(0.0, min(1.0, confidence)) * size * frontal * sharp

@@ -1,0 +1,84 @@
+"""The limits and filters that judge an image, kept with each verdict so that looser ones re-open it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stash_sense_pipeline.faces.decode import DecodeLimits
+from stash_sense_pipeline.faces.packs import DetectorSpec
+from stash_sense_pipeline.faces.quality import Filters
+from stash_sense_pipeline.faces.reasons import Reason
+
+_FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
+_JUDGED = _FACE_FLAWS | {
+    Reason.NO_FACE,
+    Reason.SEVERAL_FACES,
+    Reason.IMAGE_TOO_SMALL,
+    Reason.TOO_MANY_PIXELS,
+    Reason.BAD_LANDMARKS,
+}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything but the detector itself that decides what becomes of an image's bytes: pixels, 0..1 and
+    degrees.
+    """
+
+    detection_size: int
+    threshold: float
+    min_face_size: int
+    min_image_size: int
+    min_confidence: float
+    max_angle: float
+    single_face: bool
+    max_pixels: int
+
+    @classmethod
+    def of(cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits) -> Rules:
+        """The rules that a pack, the settings and the trust in a source make."""
+        return cls(
+            detection_size=detector.input_size,
+            threshold=detector.threshold,
+            min_face_size=filters.min_face_size,
+            min_image_size=filters.min_image_size,
+            min_confidence=filters.min_detection_confidence,
+            max_angle=filters.max_face_angle,
+            single_face=high_trust and filters.prefer_single_face,
+            max_pixels=limits.max_pixels,
+        )
+
+    @property
+    def text(self) -> str:
+        """Short form for the ledger: equal rules have equal texts."""
+        return (
+            f"d{self.detection_size} t{self.threshold:g} f{self.min_face_size} i{self.min_image_size}"
+            f" c{self.min_confidence:g} y{self.max_angle:g} s{int(self.single_face)} p{self.max_pixels}"
+        )
+
+    def reopens(self, judged_by: str) -> frozenset[Reason]:
+        """The reasons of rejection by the rules with the text `judged_by` that may not hold under these
+        rules.
+        """
+        old = _parsed(judged_by)
+        new = _parsed(self.text)
+        if old.keys() != new.keys():
+            return _JUDGED
+        reopened: set[Reason] = set()
+        if new["i"] < old["i"]:
+            reopened.add(Reason.IMAGE_TOO_SMALL)
+        if new["p"] > old["p"]:
+            reopened.add(Reason.TOO_MANY_PIXELS)
+        if (new["d"], new["t"]) != (old["d"], old["t"]):
+            reopened |= _FACE_FLAWS | {Reason.NO_FACE, Reason.SEVERAL_FACES, Reason.BAD_LANDMARKS}
+        # A small face may pass where the largest one fails, so a looser filter re-opens all flaws.
+        if new["f"] < old["f"] or new["c"] < old["c"] or new["y"] > old["y"]:
+            reopened |= _FACE_FLAWS
+        if new["f"] > old["f"] or new["c"] > old["c"] or new["y"] < old["y"] or new["s"] < old["s"]:
+            reopened.add(Reason.SEVERAL_FACES)
+        return frozenset(reopened)
+
+
+def _parsed(text: str) -> Mapping[str, float]:
+    return {word[0]: float(word[1:]) for word in text.split()}

@@ -1,0 +1,163 @@
+"""Which image is fetched next: people with the fewest faces first, and for nobody more than the cap needs."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from weakref import WeakValueDictionary
+
+from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
+
+
+class _Status(Enum):
+    WAITING = auto()
+    IN_FLIGHT = auto()
+    FACE = auto()
+    NO_FACE = auto()
+
+
+@dataclass(eq=False)
+class ScheduledImage:
+    """An image of the ledger on its way. It stays the only object for its image until its verdict is
+    committed.
+    """
+
+    ledger: LedgerImage
+    status: _Status
+
+    @property
+    def image_id(self) -> str:
+        """Id of the image in its source."""
+        return self.ledger.image_id
+
+
+@dataclass(eq=False)
+class _Performer:
+    source_id: str
+    cap: int
+    rank: int
+    images: list[ScheduledImage] = field(default_factory=list)
+
+    def next_image(self) -> tuple[ScheduledImage | None, int, bool]:
+        """The image to fetch now or None, the faces that those before it can give, and whether any is in
+        flight.
+
+        Images are taken in their order, and only those of which fewer than `cap` images before it have a face
+        or may still have one. So which images are looked at depends on the images alone, never on who was
+        faster.
+        """
+        faces, flying = 0, False
+        for image in self.images:
+            if image.status is _Status.WAITING:
+                if faces < self.cap:
+                    return image, faces, flying
+                return None, faces, flying
+            flying = flying or image.status is _Status.IN_FLIGHT
+            faces += image.status in (_Status.FACE, _Status.IN_FLIGHT)
+        return None, faces, flying
+
+
+Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[LedgerImage]]]]
+
+
+class Schedule:
+    """Hands out the images of a list of performers, loaded a page at a time. For one event loop."""
+
+    def __init__(self, performers: Sequence[tuple[str, int]], load: Loader, page: int) -> None:
+        """`performers` are (source_id, cap) in order of urgency; `load` gives the images of some of them."""
+        self._waiting = [(source_id, cap) for source_id, cap in performers if cap > 0]
+        self.total = len(self._waiting)
+        self._load = load
+        self._page = page
+        self._loaded = 0
+        self._images: WeakValueDictionary[str, ScheduledImage] = WeakValueDictionary()
+        self._active: dict[str, _Performer] = {}
+        self._heap: list[tuple[int, int, str]] = []
+        self._in_flight = 0
+        self._closed = False
+        self._loading = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @property
+    def finished(self) -> int:
+        """Performers of whom nothing is left to fetch."""
+        return self._loaded - len(self._active)
+
+    def close(self) -> None:
+        """Hands out nothing more: those who wait in `take` get None."""
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> ScheduledImage | None:
+        """The next image to fetch; waits while that depends on images in flight. None when there is nothing
+        more.
+        """
+        while not self._closed:
+            image = self._issue()
+            if image is not None:
+                return image
+            if self._loaded < self.total:
+                await self._load_page()
+            elif self._in_flight == 0:
+                break
+            else:
+                self._changed.clear()
+                await self._changed.wait()
+        self._changed.set()
+        return None
+
+    def settle(self, image: ScheduledImage, has_face: bool) -> None:
+        """Notes what became of an image that `take` gave."""
+        image.status = _Status.FACE if has_face else _Status.NO_FACE
+        self._in_flight -= 1
+        for source_id in image.ledger.owners:
+            if source_id in self._active:
+                self._push(self._active[source_id])
+        self._changed.set()
+
+    def _issue(self) -> ScheduledImage | None:
+        while self._heap:
+            _, _, source_id = heapq.heappop(self._heap)
+            performer = self._active.get(source_id)
+            if performer is None:
+                continue
+            image, _, flying = performer.next_image()
+            if image is not None:
+                image.status = _Status.IN_FLIGHT
+                self._in_flight += 1
+                self._push(performer)
+                return image
+            if not flying:
+                del self._active[source_id]
+        return None
+
+    def _push(self, performer: _Performer) -> None:
+        _, faces, _ = performer.next_image()
+        heapq.heappush(self._heap, (faces, performer.rank, performer.source_id))
+
+    async def _load_page(self) -> None:
+        async with self._loading:
+            if self._heap or self._loaded == self.total:
+                return
+            page = self._waiting[self._loaded : self._loaded + self._page]
+            listed = await self._load([source_id for source_id, _ in page])
+            for source_id, cap in page:
+                performer = _Performer(source_id, cap, self._loaded)
+                performer.images = [self._scheduled(image) for image in listed[source_id]]
+                self._active[source_id] = performer
+                self._loaded += 1
+                self._push(performer)
+        self._changed.set()
+
+    def _scheduled(self, ledger: LedgerImage) -> ScheduledImage:
+        # An image that another performer shares may be on its way already: then the catalog's word is old.
+        known = self._images.get(ledger.image_id)
+        if known is None:
+            status = _Status.WAITING if ledger.due else _Status.NO_FACE
+            if ledger.state is ImageState.DONE:
+                status = _Status.FACE
+            known = self._images[ledger.image_id] = ScheduledImage(ledger, status)
+        return known
