@@ -1,0 +1,134 @@
+"""Trusted faces in the catalog: the faces that could represent a performer, their vectors, and the choice stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.schema import (
+    embeddings,
+    faces,
+    identity_members,
+    performer_images,
+    source_images,
+    trusted_faces,
+)
+from stash_sense_pipeline.catalog.upsert import batched
+
+# Below SQLite's bound on parameters, and short enough to plan quickly.
+_IDS_A_QUERY = 500
+
+
+class CandidateRow(NamedTuple):
+    """One face of an image that a record of an identity shows. `sha256` is of the image's bytes."""
+
+    face_id: int
+    performer_id: int
+    source: str
+    source_id: str
+    image_id: str
+    quality: float
+    sha256: str | None
+
+
+class TrustedRow(NamedTuple):
+    """One face that represents a performer; rank 0 is the best."""
+
+    performer_id: int
+    source: str
+    source_id: str
+    rank: int
+
+
+def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
+    """All faces of all images of all members, one row for each record that shows the image, in order of face_id."""
+    query = (
+        sa.select(
+            faces.c.face_id,
+            identity_members.c.performer_id,
+            faces.c.source,
+            performer_images.c.source_id,
+            faces.c.image_id,
+            faces.c.quality,
+            source_images.c.sha256,
+        )
+        .join(
+            source_images,
+            (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
+        )
+        .join(
+            performer_images,
+            (performer_images.c.source == faces.c.source) & (performer_images.c.image_id == faces.c.image_id),
+        )
+        .join(
+            identity_members,
+            (identity_members.c.source == performer_images.c.source)
+            & (identity_members.c.source_id == performer_images.c.source_id),
+        )
+        .order_by(faces.c.face_id, performer_images.c.source_id)
+    )
+    return [CandidateRow._make(row) for row in connection.execute(query)]
+
+
+def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[int]:
+    """Faces that have an embedding of every model; `models`: name to the digest of its file."""
+    common: set[int] | None = None
+    for model, digest in sorted(models.items()):
+        query = sa.select(embeddings.c.face_id).where(
+            embeddings.c.model == model, embeddings.c.model_digest == digest
+        )
+        found = set(connection.execute(query).scalars())
+        common = found if common is None else common & found
+    return common or set()
+
+
+def read_vectors(
+    connection: sa.Connection, model: str, digest: str, face_ids: Sequence[int]
+) -> dict[int, NDArray[np.float32]]:
+    """Raw embeddings of the faces by one model, float32 (dim,)."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for batch in batched(face_ids, _IDS_A_QUERY):
+        query = sa.select(embeddings.c.face_id, embeddings.c.vector).where(
+            embeddings.c.face_id.in_(batch),
+            embeddings.c.model == model,
+            embeddings.c.model_digest == digest,
+        )
+        for face_id, vector in connection.execute(query):
+            found[face_id] = np.frombuffer(vector, dtype="<f4")
+    return found
+
+
+def read_trusted(connection: sa.Connection) -> dict[int, TrustedRow]:
+    """The choice that is stored, by face_id."""
+    table = trusted_faces.c
+    query = sa.select(table.face_id, table.performer_id, table.source, table.source_id, table.rank)
+    return {row[0]: TrustedRow._make(row[1:]) for row in connection.execute(query)}
+
+
+def store_trusted(
+    connection: sa.Connection, stored: Mapping[int, TrustedRow], wanted: Mapping[int, TrustedRow]
+) -> tuple[int, int, int]:
+    """Makes the stored choice equal to `wanted`. Gives faces added, removed, changed."""
+    gone = [face_id for face_id in stored if face_id not in wanted]
+    new = [face_id for face_id in wanted if face_id not in stored]
+    changed = [face_id for face_id, row in wanted.items() if face_id in stored and stored[face_id] != row]
+    where = trusted_faces.c.face_id == sa.bindparam("which")
+    if gone:
+        connection.execute(trusted_faces.delete().where(where), [{"which": face_id} for face_id in gone])
+    if changed:
+        # Every value is bound by name; the key's parameter must not be called like a column.
+        values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in TrustedRow._fields}
+        rows = [
+            {"which": face_id} | {f"new_{name}": value for name, value in wanted[face_id]._asdict().items()}
+            for face_id in changed
+        ]
+        connection.execute(trusted_faces.update().where(where).values(**values), rows)
+    if new:
+        connection.execute(
+            trusted_faces.insert(), [{"face_id": face_id, **wanted[face_id]._asdict()} for face_id in new]
+        )
+    return len(new), len(gone), len(changed)

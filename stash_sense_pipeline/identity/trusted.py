@@ -1,0 +1,352 @@
+"""Which faces represent a performer: foreign, repeated and surplus ones out, the best and most different first."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog import trusted as store
+from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.trusted import CandidateRow, TrustedRow
+
+# Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
+_FACES_AT_ONCE = 20_000
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrustPolicy:
+    """The numbers of the choice. Distances are cosine distances of raw embeddings, similarities are cosines.
+
+    `near_duplicate`: the same shot, when every model agrees. Re-encoded copies stay below 0.05; different photos of
+    one person are rarely below 0.1. The default is on the careful side.
+    `crowd`, `crowd_distance`: the sidecar drops a model's answer when its 20 nearest faces are all about equally near
+    (below 0.10, within 0.05), so fewer than that may stand together.
+    `outlier_similarity`, `outlier_faces`: with at least so many faces, one is foreign when its mean similarity to
+    the others is below this in every model; strangers' faces have about 0, photos of one person seldom below 0.3.
+    `agreement`: (references up to, largest distance) for faces of medium trust, of the predecessor's validator; the
+    distance is the mean over the models, as the sidecar combines them. `cluster_distance`, `centroid_distance`: for
+    faces with no such reference, of its design for low trust.
+    `diversity`, `trust_penalty`: what difference from the faces already chosen, and a lower trust, count against
+    quality (0..1).
+    """
+
+    near_duplicate: float = 0.03
+    crowd: int = 19
+    crowd_distance: float = 0.10
+    outlier_similarity: float = 0.20
+    outlier_faces: int = 3
+    agreement: tuple[tuple[int, float], ...] = ((1, 0.35), (3, 0.40), (1_000_000, 0.45))
+    cluster_distance: float = 0.40
+    centroid_distance: float = 0.45
+    diversity: float = 0.5
+    trust_penalty: float = 0.1
+
+
+@dataclass(frozen=True)
+class TrustReport:
+    """What a run chose and changed. `dropped` counts the faces left out, by reason."""
+
+    performers: int
+    faces: int
+    candidates: int
+    dropped: Mapping[str, int]
+    faces_by_source: Mapping[str, int]
+    added: int
+    removed: int
+    updated: int
+    seconds: float
+
+    @property
+    def changed(self) -> bool:
+        """Did the run write anything?"""
+        return self.added + self.removed + self.updated > 0
+
+
+@dataclass(frozen=True)
+class PerformerFaces:
+    """One performer's usable faces, best first, and their unit vectors of each model: a list of (faces, dim)."""
+
+    rows: list[CandidateRow]
+    vectors: list[Vectors]
+
+    def keep(self, wanted: Sequence[int]) -> PerformerFaces:
+        """Only the faces at these positions, in this order."""
+        return PerformerFaces([self.rows[i] for i in wanted], [model[list(wanted)] for model in self.vectors])
+
+    def distances(self) -> list[Vectors]:
+        """Cosine distances between all faces, one (faces, faces) matrix for each model."""
+        return [np.asarray(1.0 - model @ model.T, dtype=np.float32) for model in self.vectors]
+
+
+def choose_trusted_faces(
+    engine: sa.Engine,
+    *,
+    max_faces_per_performer: int,
+    source_caps: Mapping[str, int],
+    trust: Mapping[str, str],
+    models: Mapping[str, str],
+    policy: TrustPolicy | None = None,
+) -> TrustReport:
+    """Chooses the faces that represent each identity and stores the differences, in one transaction.
+
+    `source_caps`: most faces of one performer from a source; `trust`: high, medium or low, by source. Faces of
+    sources in neither are not used. `models`: embedder name to the digest of its file, all of one pack: a face
+    counts only with a vector of each. Deterministic.
+    """
+    if not models:
+        raise ValueError("choosing trusted faces needs at least one model")
+    begin = time.monotonic()
+    policy = policy or TrustPolicy()
+    dropped: Counter[str] = Counter()
+    wanted: dict[int, TrustedRow] = {}
+    with writing(engine) as connection:
+        rows = store.read_candidates(connection)
+        candidates = len({row.face_id for row in rows})
+        usable = _usable(rows, store.faces_with_all(connection, models), source_caps, trust, dropped)
+        for performer in _with_vectors(connection, usable, models, dropped):
+            chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
+            for rank, row in enumerate(chosen):
+                wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
+        added, removed, updated = store.store_trusted(connection, store.read_trusted(connection), wanted)
+    return TrustReport(
+        performers=len({row.performer_id for row in wanted.values()}),
+        faces=len(wanted),
+        candidates=candidates,
+        dropped=dict(sorted(dropped.items())),
+        faces_by_source=dict(sorted(Counter(row.source for row in wanted.values()).items())),
+        added=added,
+        removed=removed,
+        updated=updated,
+        seconds=time.monotonic() - begin,
+    )
+
+
+def choose(
+    performer: PerformerFaces,
+    max_faces: int,
+    source_caps: Mapping[str, int],
+    trust: Mapping[str, str],
+    policy: TrustPolicy,
+    dropped: Counter[str],
+) -> list[CandidateRow]:
+    """One performer's faces to trust, best first; counts the others in `dropped`."""
+    performer = _without(performer, _outliers(performer, trust, policy), "outlier", dropped)
+    performer = _without(performer, _disagreeing(performer, trust, policy), "no agreement", dropped)
+    performer = _without(performer, _near_duplicates(performer, policy), "near duplicate", dropped)
+    return _best_and_different(performer, max_faces, source_caps, trust, policy, dropped)
+
+
+def _usable(
+    rows: Sequence[CandidateRow],
+    embedded: set[int],
+    source_caps: Mapping[str, int],
+    trust: Mapping[str, str],
+    dropped: Counter[str],
+) -> dict[int, list[CandidateRow]]:
+    """Candidates by performer, each face once and each image's bytes once, best quality first."""
+    owners_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
+    owners_of_bytes: dict[str, set[int]] = defaultdict(set)
+    faces_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in rows:
+        owners_of_image[row.source, row.image_id].add(row.performer_id)
+        faces_of_image[row.source, row.image_id].add(row.face_id)
+        if row.sha256 is not None:
+            owners_of_bytes[row.sha256].add(row.performer_id)
+    first: dict[int, CandidateRow] = {}
+    for row in rows:
+        first.setdefault(row.face_id, row)
+    kept: dict[int, list[CandidateRow]] = defaultdict(list)
+    seen_bytes: set[tuple[str, int]] = set()
+    for row in sorted(first.values(), key=lambda row: (-row.quality, row.face_id)):
+        image = (row.source, row.image_id)
+        several = len(faces_of_image[image]) > 1
+        if row.source not in trust or source_caps.get(row.source, 0) < 1:
+            dropped["source not in use"] += 1
+        elif len(owners_of_image[image]) > 1 or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
+            dropped["image of several people"] += 1
+        elif several and trust[row.source] == "high":
+            dropped["several faces"] += 1
+        elif row.face_id not in embedded:
+            dropped["no embedding"] += 1
+        elif row.sha256 and not several and (row.sha256, row.performer_id) in seen_bytes:
+            dropped["same image"] += 1
+        else:
+            if row.sha256:
+                seen_bytes.add((row.sha256, row.performer_id))
+            kept[row.performer_id].append(row)
+    return dict(sorted(kept.items()))
+
+
+def _with_vectors(
+    connection: sa.Connection,
+    usable: Mapping[int, list[CandidateRow]],
+    models: Mapping[str, str],
+    dropped: Counter[str],
+) -> Iterator[PerformerFaces]:
+    """Performers with their vectors, reading some thousand faces at a time."""
+    batch: list[list[CandidateRow]] = []
+    size = 0
+    for rows in usable.values():
+        batch.append(rows)
+        size += len(rows)
+        if size >= _FACES_AT_ONCE:
+            yield from _load(connection, batch, models, dropped)
+            batch, size = [], 0
+    yield from _load(connection, batch, models, dropped)
+
+
+def _load(
+    connection: sa.Connection,
+    batch: Sequence[list[CandidateRow]],
+    models: Mapping[str, str],
+    dropped: Counter[str],
+) -> Iterator[PerformerFaces]:
+    ids = sorted(row.face_id for rows in batch for row in rows)
+    found = [store.read_vectors(connection, model, digest, ids) for model, digest in sorted(models.items())]
+    for rows in batch:
+        stacks = [np.stack([vectors[row.face_id] for row in rows]) for vectors in found]
+        norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
+        good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)
+        if not good.all():
+            dropped["unusable vector"] += int((~good).sum())
+        yield PerformerFaces(
+            [row for row, fine in zip(rows, good, strict=True) if fine],
+            [
+                np.asarray(stack[good] / norm[good, None], dtype=np.float32)
+                for stack, norm in zip(stacks, norms, strict=True)
+            ],
+        )
+
+
+def _without(
+    performer: PerformerFaces, unwanted: set[int], reason: str, dropped: Counter[str]
+) -> PerformerFaces:
+    if not unwanted:
+        return performer
+    dropped[reason] += len(unwanted)
+    return performer.keep([i for i in range(len(performer.rows)) if i not in unwanted])
+
+
+def _outliers(performer: PerformerFaces, trust: Mapping[str, str], policy: TrustPolicy) -> set[int]:
+    """Faces that are like none of the others in any model; the worst goes first, as it spoils the others' means.
+
+    Only faces of high trust are compared: lesser ones must agree with those, and may not outvote them.
+    """
+    similarities = [model @ model.T for model in performer.vectors]
+    left = [i for i, row in enumerate(performer.rows) if trust[row.source] == "high"]
+    out: set[int] = set()
+    while len(left) >= max(policy.outlier_faces, 2):
+        grid = np.ix_(left, left)
+        means = [(s[grid].sum(axis=1) - s[grid].diagonal()) / (len(left) - 1) for s in similarities]
+        # The model that finds a face most at home speaks for it.
+        best = np.max(means, axis=0)
+        worst = int(np.argmin(best))
+        if best[worst] >= policy.outlier_similarity or np.all(best < policy.outlier_similarity):
+            break
+        out.add(left.pop(worst))
+    return out
+
+
+def _disagreeing(performer: PerformerFaces, trust: Mapping[str, str], policy: TrustPolicy) -> set[int]:
+    """Faces of medium and low trust that nothing better bears out."""
+    levels = [trust[row.source] for row in performer.rows]
+    if all(level == "high" for level in levels):
+        return set()
+    distance = np.mean(performer.distances(), axis=0)
+    references = [i for i, level in enumerate(levels) if level == "high"]
+    accepted = list(references)
+    medium = [i for i, level in enumerate(levels) if level == "medium"]
+    if references:
+        largest = next(limit for count, limit in policy.agreement if len(references) <= count)
+        accepted += [i for i in medium if distance[i, references].min() <= largest]
+    else:
+        accepted += _dominant_cluster(distance, medium, policy.cluster_distance)
+    low = _dominant_cluster(
+        distance, [i for i, level in enumerate(levels) if level == "low"], policy.cluster_distance
+    )
+    if low and (not accepted or _centroid_distance(performer, low, accepted) <= policy.centroid_distance):
+        accepted += low
+    return set(range(len(levels))) - set(accepted)
+
+
+def _dominant_cluster(distance: Vectors, faces: Sequence[int], limit: float) -> list[int]:
+    """The largest group of at least two faces chained by distances up to `limit`; none if two are largest."""
+    clusters: list[list[int]] = []
+    left = list(faces)
+    while left:
+        cluster = [left.pop(0)]
+        for member in cluster:
+            near = [i for i in left if distance[member, i] <= limit]
+            cluster += near
+            left = [i for i in left if i not in near]
+        clusters.append(sorted(cluster))
+    clusters.sort(key=len, reverse=True)
+    if not clusters or len(clusters[0]) < 2 or (len(clusters) > 1 and len(clusters[1]) == len(clusters[0])):
+        return []
+    return clusters[0]
+
+
+def _centroid_distance(performer: PerformerFaces, first: Sequence[int], second: Sequence[int]) -> float:
+    """Mean over the models of the cosine distance between the mean vectors of two groups."""
+    distances: list[float] = []
+    for model in performer.vectors:
+        a, b = model[list(first)].mean(axis=0), model[list(second)].mean(axis=0)
+        distances.append(float(1.0 - (a @ b) / (np.linalg.norm(a) * np.linalg.norm(b))))
+    return float(np.mean(distances))
+
+
+def _near_duplicates(performer: PerformerFaces, policy: TrustPolicy) -> set[int]:
+    """Faces that every model puts next to a better one, and those that would crowd the sidecar's nearest twenty."""
+    distances = performer.distances()
+    furthest = np.max(distances, axis=0)
+    crowded = np.min(distances, axis=0) < policy.crowd_distance
+    kept: list[int] = []
+    for i in range(len(performer.rows)):
+        if kept and furthest[i, kept].min() < policy.near_duplicate:
+            continue
+        near = [j for j in kept if crowded[i, j]]
+        if len(near) >= policy.crowd or any(crowded[j, kept].sum() >= policy.crowd for j in near):
+            continue
+        kept.append(i)
+    return set(range(len(performer.rows))) - set(kept)
+
+
+def _best_and_different(
+    performer: PerformerFaces,
+    max_faces: int,
+    source_caps: Mapping[str, int],
+    trust: Mapping[str, str],
+    policy: TrustPolicy,
+    dropped: Counter[str],
+) -> list[CandidateRow]:
+    """Greedy: quality, and distance to the nearest face already chosen; caps per source and in all."""
+    rows = performer.rows
+    if not rows:
+        return []
+    distance = np.mean(performer.distances(), axis=0)
+    penalty = {"high": 0.0, "medium": policy.trust_penalty, "low": 2 * policy.trust_penalty}
+    worth = np.array([row.quality - penalty[trust[row.source]] for row in rows])
+    nearest = np.ones(len(rows))
+    left = list(range(len(rows)))
+    room = dict(source_caps)
+    chosen: list[int] = []
+    while left and len(chosen) < max_faces:
+        # Quantised, so that the last bit of a sum cannot decide; rows are in order of quality and face_id.
+        value = np.round(worth[left] + policy.diversity * np.minimum(nearest[left], 1.0), 4)
+        best = left.pop(int(np.argmax(value)))
+        if room[rows[best].source] < 1:
+            dropped["cap of the source"] += 1
+            continue
+        room[rows[best].source] -= 1
+        chosen.append(best)
+        nearest = np.minimum(nearest, distance[best])
+    dropped["cap of the performer"] += len(left)
+    return [rows[i] for i in chosen]

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.schema import (
+    embeddings,
+    faces,
+    identities,
+    identity_members,
+    performer_images,
+    source_images,
+    source_performers,
+    trusted_faces,
+)
+from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
+from stash_sense_pipeline_tests.identity.population import NOW
+
+MODELS = {"arcface": "digest-a", "facenet": "digest-f"}
+CAPS = {"stashdb": 10, "fansdb": 10, "medium": 10, "low": 10}
+TRUST = {"stashdb": "high", "fansdb": "high", "medium": "medium", "low": "low"}
+
+
+@dataclass
+class Gallery:
+    """Puts faces into a catalog. Each person is a direction; a face of them stands off it by `spread`."""
+
+    engine: sa.Engine
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(7))
+    faces: int = 0
+
+    def person(self) -> np.ndarray:
+        return self.rng.standard_normal(64)
+
+    def record(self, performer_id: int, source: str, source_id: str) -> None:
+        with writing(self.engine) as connection:
+            if (
+                connection.execute(
+                    sa.select(identities).where(identities.c.performer_id == performer_id)
+                ).first()
+                is None
+            ):
+                connection.execute(identities.insert().values(performer_id=performer_id, created_at=NOW))
+            key = {"source": source, "source_id": source_id}
+            connection.execute(
+                source_performers.insert().values(**key, name="X", first_seen_at=NOW, changed_at=NOW)
+            )
+            connection.execute(identity_members.insert().values(**key, performer_id=performer_id))
+
+    def image(self, source: str, image_id: str, *owners: str, sha256: str | None = None) -> None:
+        with writing(self.engine) as connection:
+            connection.execute(
+                source_images.insert().values(
+                    source=source,
+                    image_id=image_id,
+                    url="u",
+                    state="done",
+                    sha256=sha256 or f"{source}/{image_id}",
+                )
+            )
+            for owner in owners:
+                connection.execute(
+                    performer_images.insert().values(source=source, source_id=owner, image_id=image_id)
+                )
+
+    def face(
+        self,
+        source: str,
+        image_id: str,
+        who: np.ndarray,
+        spread: float = 0.5,
+        quality: float = 0.5,
+        models: dict[str, str] = MODELS,
+        index: int = 0,
+    ) -> int:
+        vectors = {model: 3 * (who + spread * self.rng.standard_normal(64)) for model in models}
+        with writing(self.engine) as connection:
+            result: Any = connection.execute(
+                faces.insert().values(
+                    source=source, image_id=image_id, face_index=index, detection_confidence=0.9, x1=0, y1=0, x2=9, y2=9,
+                    landmarks=b"", yaw=0, roll=0, blur=1, quality=quality, pack="p", detector_digest="d", created_at=NOW,
+                )
+            )  # fmt: skip
+            face_id = int(result.inserted_primary_key[0])
+            for model, vector in vectors.items():
+                connection.execute(
+                    embeddings.insert().values(
+                        face_id=face_id, model=model, vector=vector.astype("<f4").tobytes(), pack="p",
+                        model_digest=models[model], created_at=NOW,
+                    )
+                )  # fmt: skip
+        self.faces += 1
+        return face_id
+
+    def shot(self, source: str, owner: str, who: np.ndarray, **how: Any) -> int:
+        """One image with one face."""
+        image_id = f"i{self.faces}"
+        self.image(source, image_id, owner)
+        return self.face(source, image_id, who, **how)
+
+
+@pytest.fixture
+def gallery(catalog: sa.Engine) -> Gallery:
+    return Gallery(catalog)
+
+
+def choose(gallery: Gallery, most: int = 20, **changes: Any) -> TrustReport:
+    arguments: dict[str, Any] = {"source_caps": CAPS, "trust": TRUST, "models": MODELS} | changes
+    return choose_trusted_faces(gallery.engine, max_faces_per_performer=most, **arguments)
+
+
+def trusted(gallery: Gallery) -> dict[int, tuple[int, int]]:
+    """face_id to (performer_id, rank)."""
+    with reading(gallery.engine) as connection:
+        return {
+            row.face_id: (row.performer_id, row.rank) for row in connection.execute(sa.select(trusted_faces))
+        }
+
+
+def test_good_faces_of_both_sources_are_trusted(any_catalog: sa.Engine) -> None:
+    gallery = Gallery(any_catalog)
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "fansdb", "b")
+    best = gallery.shot("stashdb", "a", who, quality=0.9)
+    other = gallery.shot("fansdb", "b", who, quality=0.6)
+    report = choose(gallery)
+    assert trusted(gallery) == {best: (1, 0), other: (1, 1)}
+    assert (report.performers, report.faces, report.added, report.dropped["cap of the performer"]) == (
+        1,
+        2,
+        2,
+        0,
+    )
+    assert report.faces_by_source == {"fansdb": 1, "stashdb": 1}
+    again = choose(gallery)
+    assert not again.changed
+    gallery.shot("stashdb", "a", who, quality=0.7)
+    third = choose(gallery)
+    assert (third.added, third.removed) == (1, 0)
+
+
+def test_an_image_of_two_people_represents_neither(gallery: Gallery) -> None:
+    gallery.record(1, "stashdb", "a")
+    gallery.record(2, "stashdb", "b")
+    gallery.image("stashdb", "both", "a", "b")
+    gallery.face("stashdb", "both", gallery.person())
+    gallery.image("stashdb", "one", "a", sha256="same")
+    gallery.image("stashdb", "two", "b", sha256="same")
+    gallery.face("stashdb", "one", gallery.person())
+    gallery.face("stashdb", "two", gallery.person())
+    report = choose(gallery)
+    assert trusted(gallery) == {}
+    assert report.dropped["image of several people"] == 3
+
+
+def test_several_faces_in_an_image_of_high_trust(gallery: Gallery) -> None:
+    gallery.record(1, "stashdb", "a")
+    gallery.image("stashdb", "group", "a")
+    gallery.face("stashdb", "group", gallery.person(), index=0)
+    gallery.face("stashdb", "group", gallery.person(), index=1)
+    assert choose(gallery).dropped["several faces"] == 2
+    assert trusted(gallery) == {}
+
+
+def test_the_same_bytes_count_once(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "fansdb", "b")
+    gallery.image("stashdb", "x", "a", sha256="same")
+    gallery.image("fansdb", "y", "b", sha256="same")
+    gallery.face("stashdb", "x", who, quality=0.4)
+    better = gallery.face("fansdb", "y", who, quality=0.8)
+    assert choose(gallery).dropped["same image"] == 1
+    assert trusted(gallery) == {better: (1, 0)}
+
+
+def test_near_duplicates_leave_the_best_one(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    shots = [gallery.shot("stashdb", "a", who, spread=0.01, quality=0.1 * i) for i in range(1, 7)]
+    report = choose(gallery)
+    assert trusted(gallery) == {shots[-1]: (1, 0)}
+    assert report.dropped["near duplicate"] == 5
+
+
+def test_never_twenty_faces_in_a_crowd(gallery: Gallery) -> None:
+    """They are too different to be duplicates, and near enough to trip the sidecar's health gate."""
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    for _ in range(30):
+        gallery.shot("stashdb", "a", who, spread=0.25)
+    report = choose(gallery, 100, source_caps={"stashdb": 100})
+    assert report.faces == 19
+
+
+def test_a_foreign_face_is_out_when_there_are_three(gallery: Gallery) -> None:
+    who, other = gallery.person(), gallery.person()
+    gallery.record(1, "stashdb", "a")
+    mine = {gallery.shot("stashdb", "a", who) for _ in range(2)}
+    foreign = gallery.shot("stashdb", "a", other, quality=0.99)
+    report = choose(gallery)
+    assert trusted(gallery).keys() == mine
+    assert report.dropped["outlier"] == 1
+    gallery.record(2, "stashdb", "b")
+    pair = {gallery.shot("stashdb", "b", who), gallery.shot("stashdb", "b", other)}
+    choose(gallery)
+    assert trusted(gallery).keys() == mine | pair
+    assert foreign not in trusted(gallery)
+
+
+def test_an_outlier_needs_both_models(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    shots = {gallery.shot("stashdb", "a", who) for _ in range(3)}
+    with writing(gallery.engine) as connection:
+        connection.execute(
+            embeddings.update()
+            .where((embeddings.c.face_id == min(shots)) & (embeddings.c.model == "arcface"))
+            .values(vector=gallery.person().astype("<f4").tobytes())
+        )
+    choose(gallery)
+    assert trusted(gallery).keys() == shots
+
+
+def test_caps_of_source_and_performer(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "fansdb", "b")
+    for _ in range(6):
+        gallery.shot("stashdb", "a", who)
+        gallery.shot("fansdb", "b", who)
+    report = choose(gallery, 5, source_caps={"stashdb": 2, "fansdb": 10})
+    assert report.faces_by_source == {"fansdb": 3, "stashdb": 2}
+    assert {rank for _, rank in trusted(gallery).values()} == set(range(5))
+    fewer = choose(gallery, 4, source_caps={"stashdb": 2})
+    assert fewer.faces_by_source == {"stashdb": 2}
+    assert fewer.removed == 3
+
+
+def test_only_faces_with_every_model_of_the_pack(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    good = gallery.shot("stashdb", "a", who)
+    gallery.shot("stashdb", "a", who, models={"facenet": "digest-f"})
+    gallery.shot("stashdb", "a", who, models={"facenet": "digest-f", "arcface": "of another pack"})
+    report = choose(gallery)
+    assert trusted(gallery).keys() == {good}
+    assert report.dropped["no embedding"] == 2
+
+
+def test_unusable_vectors_are_left_out(gallery: Gallery) -> None:
+    gallery.record(1, "stashdb", "a")
+    good = gallery.shot("stashdb", "a", gallery.person())
+    gallery.shot("stashdb", "a", np.zeros(64), spread=0)
+    gallery.shot("stashdb", "a", np.full(64, np.nan))
+    assert choose(gallery).dropped["unusable vector"] == 2
+    assert trusted(gallery).keys() == {good}
+
+
+def test_medium_trust_needs_a_reference(gallery: Gallery) -> None:
+    who, other = gallery.person(), gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "medium", "m")
+    reference = gallery.shot("stashdb", "a", who, spread=0.2)
+    agrees = gallery.shot("medium", "m", who, spread=0.3)
+    gallery.shot("medium", "m", other)
+    report = choose(gallery)
+    assert trusted(gallery).keys() == {reference, agrees}
+    assert report.dropped["no agreement"] == 1
+
+
+def test_medium_trust_tightens_with_few_references(gallery: Gallery) -> None:
+    policy = TrustPolicy(agreement=((1, 0.0), (3, 2.0)))
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "medium", "m")
+    gallery.shot("stashdb", "a", who)
+    face = gallery.shot("medium", "m", who)
+    choose(gallery, policy=policy)
+    assert face not in trusted(gallery)
+    gallery.shot("stashdb", "a", who)
+    choose(gallery, policy=policy)
+    assert face in trusted(gallery)
+
+
+def test_low_trust_passes_only_as_the_dominant_cluster(gallery: Gallery) -> None:
+    who, other = gallery.person(), gallery.person()
+    gallery.record(1, "low", "l")
+    cluster = {gallery.shot("low", "l", who, spread=0.2) for _ in range(3)}
+    gallery.shot("low", "l", other)
+    choose(gallery)
+    assert trusted(gallery).keys() == cluster
+    gallery.record(2, "low", "k")
+    gallery.record(2, "stashdb", "s")
+    strangers = {gallery.shot("low", "k", other, spread=0.2) for _ in range(2)}
+    reference = gallery.shot("stashdb", "s", who)
+    choose(gallery)
+    assert reference in trusted(gallery)
+    assert not strangers & trusted(gallery).keys()
+    gallery.record(3, "low", "alone")
+    alone = gallery.shot("low", "alone", gallery.person())
+    choose(gallery)
+    assert alone not in trusted(gallery)
+
+
+def test_quality_and_difference_come_first(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    best = gallery.shot("stashdb", "a", who, spread=0.05, quality=0.9)
+    gallery.shot("stashdb", "a", who, spread=0.2, quality=0.9)
+    different = gallery.shot("stashdb", "a", who, spread=1.0, quality=0.85)
+    choose(gallery, 2)
+    assert trusted(gallery) == {best: (1, 0), different: (1, 1)}
+
+
+def test_no_model_is_refused(gallery: Gallery) -> None:
+    with pytest.raises(ValueError, match="at least one model"):
+        choose(gallery, models={})
