@@ -1,0 +1,397 @@
+"""Performer records in the catalog: storing what a source says, tombstones, and what a sync must know."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import (
+    performer_aliases,
+    performer_images,
+    performer_urls,
+    source_images,
+    source_performers,
+)
+from stash_sense_pipeline.catalog.upsert import batched, upsert
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.records import PerformerRecord
+
+# Values in one IN list: far below what either database allows in a statement.
+_IN_LIST = 500
+_PENDING = "pending"
+
+
+@dataclass(frozen=True)
+class StoreCounts:
+    """What storing did. `updated` includes records that came back to life."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    images_added: int = 0
+
+
+@dataclass(frozen=True)
+class BurialCounts:
+    """Records that were live and are gone now: `merged` into another one, or `removed`."""
+
+    removed: int = 0
+    merged: int = 0
+
+
+@dataclass(frozen=True)
+class RecordCounts:
+    """Records of one source by state. `unseen` tombstones were never seen alive and count nowhere else."""
+
+    live: int
+    merged: int
+    removed: int
+    unseen: int
+
+
+def store_records(
+    connection: sa.Connection, source: str, records: Sequence[PerformerRecord], now: datetime
+) -> StoreCounts:
+    """Stores live records of a source as they are now; when one comes twice, the last one counts.
+
+    A record whose content is stored already costs no write; one that only got a new `updated` costs that
+    column.
+    New images wait as pending. Images that lost their last performer stay until `remove_orphaned_images`.
+    """
+    latest = {record.source_id: record for record in records}
+    stored = _stored(connection, source, latest)
+    changed, bumped, added = [], [], 0
+    for source_id, record in latest.items():
+        row = stored.get(source_id)
+        if row is None:
+            added += 1
+            changed.append(record)
+        elif row.content_hash != record.content_hash or row.deleted_at is not None:
+            changed.append(record)
+        elif row.updated_at != record.updated_at:
+            bumped.append(record)
+    upsert(
+        connection,
+        source_performers,
+        [_row(source, record, now) for record in changed],
+        keep=frozenset({"first_seen_at"}),
+    )
+    _set_updated(connection, source, bumped)
+    changed_ids = [record.source_id for record in changed]
+    _store_links(connection, source, performer_aliases.c.alias, changed_ids, _pairs(changed, _aliases))
+    _store_links(connection, source, performer_urls.c.url, changed_ids, _pairs(changed, _urls))
+    images_added = _store_images(connection, source, list(latest.values()))
+    _store_links(connection, source, performer_images.c.image_id, changed_ids, _pairs(changed, _image_ids))
+    return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
+
+
+def bury_records(
+    connection: sa.Connection, source: str, gone: Mapping[str, str | None], now: datetime
+) -> BurialCounts:
+    """Makes tombstones of records; `gone` maps the id to that of the survivor of a merge, or None.
+
+    A tombstone keeps the name and the times, and nothing else of the person. One that says the same already
+    costs no write.
+    """
+    stored = _stored(connection, source, gone)
+    dying = {source_id: row for source_id, row in stored.items() if row.deleted_at is None}
+    repointed = [key for key, row in stored.items() if key not in dying and row.merged_into != gone[key]]
+    _update(
+        connection,
+        source,
+        [
+            {"of": key, "deleted_at": now, "merged_into": gone[key], "changed_at": now, **_FORGOTTEN}
+            for key in dying
+        ],
+    )
+    _update(
+        connection, source, [{"of": key, "merged_into": gone[key], "changed_at": now} for key in repointed]
+    )
+    upsert(
+        connection,
+        source_performers,
+        [
+            {
+                "source": source,
+                "source_id": key,
+                "deleted_at": now,
+                "merged_into": target,
+                "first_seen_at": now,
+                "changed_at": now,
+                "raw": {},
+            }
+            for key, target in gone.items()
+            if key not in stored
+        ],
+    )
+    for column in (performer_aliases.c.alias, performer_urls.c.url, performer_images.c.image_id):
+        _store_links(connection, source, column, list(dying), {})
+    merged = sum(gone[key] is not None for key in dying)
+    return BurialCounts(removed=len(dying) - merged, merged=merged)
+
+
+def forget_records(connection: sa.Connection, source: str, source_ids: Collection[str]) -> int:
+    """Deletes records, tombstones too, with all that hangs on them. Returns how many there were."""
+    table, deleted = source_performers, 0
+    for batch in batched(list(source_ids), _IN_LIST):
+        where = (table.c.source == source) & table.c.source_id.in_(batch)
+        deleted += connection.execute(sa.delete(table).where(where)).rowcount
+    return deleted
+
+
+def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
+    """Removes images that no performer is linked to, with their faces. Returns how many."""
+    link = sa.select(performer_images.c.image_id).where(
+        performer_images.c.source == source_images.c.source,
+        performer_images.c.image_id == source_images.c.image_id,
+    )
+    orphaned = (source_images.c.source == source) & ~sa.exists(link)
+    return connection.execute(sa.delete(source_images).where(orphaned)).rowcount
+
+
+def live_versions(
+    connection: sa.Connection, source: str, source_ids: Collection[str] | None = None
+) -> dict[str, datetime | None]:
+    """The source's own time of last change of each live record, of all or of those named."""
+    table = source_performers
+    query = sa.select(table.c.source_id, table.c.updated_at).where(
+        table.c.source == source, table.c.deleted_at.is_(None)
+    )
+    if source_ids is None:
+        return dict(map(tuple, connection.execute(query)))
+    return {
+        source_id: updated
+        for batch in batched(list(source_ids), _IN_LIST)
+        for source_id, updated in connection.execute(query.where(table.c.source_id.in_(batch)))
+    }
+
+
+def liveness(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, bool]:
+    """Of these records, those that are stored: True for a live one, False for a tombstone."""
+    return {key: row.deleted_at is None for key, row in _stored(connection, source, source_ids).items()}
+
+
+def live_hashes(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, str]:
+    """The content hash of each of these records that is live."""
+    table = source_performers
+    return {
+        source_id: content_hash
+        for batch in batched(list(source_ids), _IN_LIST)
+        for source_id, content_hash in connection.execute(
+            sa.select(table.c.source_id, table.c.content_hash).where(
+                table.c.source == source, table.c.source_id.in_(batch), table.c.deleted_at.is_(None)
+            )
+        )
+    }
+
+
+def tombstones(connection: sa.Connection, source: str) -> dict[str, str | None]:
+    """The records that are gone, each with the id of the survivor if it was merged."""
+    table = source_performers
+    query = sa.select(table.c.source_id, table.c.merged_into).where(
+        table.c.source == source, table.c.deleted_at.is_not(None)
+    )
+    return dict(map(tuple, connection.execute(query)))
+
+
+def image_ids(
+    connection: sa.Connection, source: str, source_ids: Collection[str]
+) -> dict[str, frozenset[str]]:
+    """The images of each of these records; a record without images is left out."""
+    links = performer_images
+    found: dict[str, set[str]] = {}
+    for batch in batched(list(source_ids), _IN_LIST):
+        query = sa.select(links.c.source_id, links.c.image_id).where(
+            links.c.source == source, links.c.source_id.in_(batch)
+        )
+        for source_id, image_id in connection.execute(query):
+            found.setdefault(source_id, set()).add(image_id)
+    return {source_id: frozenset(ids) for source_id, ids in found.items()}
+
+
+def count_changed_since(connection: sa.Connection, source: str, since: datetime) -> int:
+    """Live records whose source changed them at `since` or later, by the source's clock."""
+    table = source_performers
+    query = sa.select(sa.func.count()).where(
+        table.c.source == source, table.c.deleted_at.is_(None), table.c.updated_at >= since
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def count_records(connection: sa.Connection, source: str) -> RecordCounts:
+    """Records of a source by state."""
+    table = source_performers
+    dead, merged = table.c.deleted_at.is_not(None), table.c.merged_into.is_not(None)
+    unseen = table.c.name.is_(None)
+    counts = connection.execute(
+        sa.select(
+            sa.func.count().filter(~dead),
+            sa.func.count().filter(dead & merged & ~unseen),
+            sa.func.count().filter(dead & ~merged & ~unseen),
+            sa.func.count().filter(unseen),
+        ).where(table.c.source == source)
+    ).one()
+    return RecordCounts(*map(int, counts))
+
+
+# What a tombstone does not keep.
+_FORGOTTEN: Mapping[str, Any] = {
+    column.name: None
+    for column in source_performers.columns
+    if column.name
+    not in (
+        *("source", "source_id", "name", "created_at", "updated_at"),
+        *("deleted_at", "merged_into", "first_seen_at", "changed_at", "raw"),
+    )
+} | {"raw": {}}
+
+
+def _row(source: str, record: PerformerRecord, now: datetime) -> dict[str, Any]:
+    return {
+        "source": source,
+        "source_id": record.source_id,
+        "name": record.name,
+        "disambiguation": record.disambiguation,
+        "gender": record.gender,
+        "birth_date": record.birth_date,
+        "death_date": record.death_date,
+        "country": record.country,
+        "ethnicity": record.ethnicity,
+        "eye_color": record.eye_color,
+        "hair_color": record.hair_color,
+        "height_cm": record.height_cm,
+        "career_start_year": record.career_start_year,
+        "career_end_year": record.career_end_year,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+        "deleted_at": None,
+        "merged_into": None,
+        "content_hash": record.content_hash,
+        "raw": dict(record.raw),
+        "first_seen_at": now,
+        "changed_at": now,
+    }
+
+
+def _stored(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, Any]:
+    """Rows with content_hash, updated_at, deleted_at and merged_into by id."""
+    table = source_performers
+    columns = (
+        table.c.source_id,
+        table.c.content_hash,
+        table.c.updated_at,
+        table.c.deleted_at,
+        table.c.merged_into,
+    )
+    return {
+        row.source_id: row
+        for batch in batched(list(source_ids), _IN_LIST)
+        for row in connection.execute(
+            sa.select(*columns).where(table.c.source == source, table.c.source_id.in_(batch))
+        )
+    }
+
+
+def _set_updated(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
+    _update(
+        connection, source, [{"of": record.source_id, "updated_at": record.updated_at} for record in records]
+    )
+
+
+def _update(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Sets columns of existing rows; `of` is the id."""
+    if not rows:
+        return
+    table = source_performers
+    statement = sa.update(table).where(table.c.source == source, table.c.source_id == sa.bindparam("of"))
+    names = [name for name in rows[0] if name != "of"]
+    statement = statement.values({name: sa.bindparam(f"new_{name}") for name in names})
+    connection.execute(
+        statement, [{"of": row["of"], **{f"new_{name}": row[name] for name in names}} for row in rows]
+    )
+
+
+def _aliases(record: PerformerRecord) -> Iterator[str]:
+    yield from record.aliases
+
+
+def _urls(record: PerformerRecord) -> Iterator[str]:
+    yield from record.urls
+
+
+def _image_ids(record: PerformerRecord) -> Iterator[str]:
+    for image in record.images:
+        yield image.image_id
+
+
+def _pairs(records: Sequence[PerformerRecord], values: Any) -> dict[str, set[str]]:
+    return {record.source_id: set(values(record)) for record in records}
+
+
+def _store_links(
+    connection: sa.Connection,
+    source: str,
+    column: sa.Column[Any],
+    source_ids: Sequence[str],
+    wanted: Mapping[str, set[str]],
+) -> None:
+    """Makes the rows of a link table what `wanted` says for `source_ids`, writing only differences."""
+    table = column.table
+    assert isinstance(table, sa.Table)
+    present: set[tuple[str, str]] = set()
+    for batch in batched(source_ids, _IN_LIST):
+        query = sa.select(table.c.source_id, column).where(
+            table.c.source == source, table.c.source_id.in_(batch)
+        )
+        present.update((source_id, value) for source_id, value in connection.execute(query))
+    pairs = {(source_id, value) for source_id in source_ids for value in wanted.get(source_id, ())}
+    stale, fresh = sorted(present - pairs), sorted(pairs - present)
+    if stale:
+        where = (
+            (table.c.source == source)
+            & (table.c.source_id == sa.bindparam("of"))
+            & (column == sa.bindparam("stale"))
+        )
+        connection.execute(
+            sa.delete(table).where(where), [{"of": source_id, "stale": value} for source_id, value in stale]
+        )
+    upsert(
+        connection,
+        table,
+        [{"source": source, "source_id": source_id, column.name: value} for source_id, value in fresh],
+    )
+
+
+def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
+    """Adds unknown images as pending and corrects known ones. Returns how many are new."""
+    wanted = {image.image_id: image for record in records for image in record.images}
+    table = source_images
+    stored = {
+        row.image_id: (row.url, row.width, row.height)
+        for batch in batched(list(wanted), _IN_LIST)
+        for row in connection.execute(
+            sa.select(table.c.image_id, table.c.url, table.c.width, table.c.height).where(
+                table.c.source == source, table.c.image_id.in_(batch)
+            )
+        )
+    }
+    rows = [
+        {
+            "source": source,
+            "image_id": image.image_id,
+            "url": image.url,
+            "width": image.width,
+            "height": image.height,
+            "state": _PENDING,
+            "attempts": 0,
+        }
+        for image in wanted.values()
+        if stored.get(image.image_id) != (image.url, image.width, image.height)
+    ]
+    upsert(connection, table, rows, keep=frozenset({"state", "attempts"}))
+    return sum(row["image_id"] not in stored for row in rows)

@@ -1,0 +1,56 @@
+"""How far each source is read: watermarks, the last outcome, and what the next run must remember."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import sync_state
+from stash_sense_pipeline.catalog.upsert import upsert
+
+
+@dataclass(frozen=True)
+class SyncState:
+    """The row of one source. The watermarks are times of the source's own clock; the other times are ours.
+
+    `detail` holds what the next run must remember: `unread` ids that the server failed to answer, and
+    `missing` ids with the numbers of a refused mass disappearance.
+    """
+
+    source: str
+    updated_watermark: datetime | None = None
+    edits_watermark: datetime | None = None
+    backfilled_at: datetime | None = None
+    last_sync_at: datetime | None = None
+    last_sweep_at: datetime | None = None
+    last_outcome: str | None = None
+    last_message: str | None = None
+    server_version: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+
+def load_state(connection: sa.Connection, source: str) -> SyncState:
+    """The state of a source; an empty one for a source that was never read."""
+    row = connection.execute(sa.select(sync_state).where(sync_state.c.source == source)).one_or_none()
+    return SyncState(source) if row is None else _state(row)
+
+
+def load_states(connection: sa.Connection) -> dict[str, SyncState]:
+    """The states of all sources that were ever read."""
+    return {row.source: _state(row) for row in connection.execute(sa.select(sync_state))}
+
+
+def save_state(connection: sa.Connection, state: SyncState) -> None:
+    """Writes the row of a source, in the transaction that stores the data it speaks of or in a later one."""
+    row = {column.name: getattr(state, column.name) for column in sync_state.columns}
+    upsert(connection, sync_state, [{**row, "detail": dict(state.detail)}])
+
+
+def _state(row: Any) -> SyncState:
+    fields = dict(row._mapping)
+    return SyncState(**{**fields, "detail": MappingProxyType(fields["detail"] or {})})

@@ -1,0 +1,126 @@
+"""The writer of a sync: puts what connectors yield into the catalog in batches, and keeps count."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import performers
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.records import PerformerRecord
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Progress = Callable[[str, int, int | None], None]
+
+
+class Refusals(Protocol):
+    """Who must not be stored."""
+
+    def covers_record(self, source: str, source_id: str) -> bool:
+        """True for a record that must not be stored."""
+        ...
+
+    def covers_url(self, url: str) -> bool:
+        """True for a URL of somebody who must not be stored."""
+        ...
+
+
+@dataclass
+class Tally:
+    """What a run did so far. `suppressed` and `not_adult` hold the ids of records that were not stored."""
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    merged: int = 0
+    images_added: int = 0
+    suppressed: set[str] = field(default_factory=set)
+    not_adult: set[str] = field(default_factory=set)
+
+
+class Mirror:
+    """Reads and writes the records of one source, off the event loop, one transaction a call."""
+
+    def __init__(self, engine: sa.Engine, source: str, refusals: Refusals, clock: Clock) -> None:
+        self.source = source
+        self.tally = Tally()
+        self._engine = engine
+        self._refusals = refusals
+        self._clock = clock
+
+    async def read(
+        self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
+    ) -> T:
+        """`query(connection, source, ...)` on a snapshot of the catalog."""
+
+        def run() -> T:
+            with reading(self._engine) as connection:
+                return query(connection, self.source, *args, **named)
+
+        return await asyncio.to_thread(run)
+
+    async def store(self, records: Sequence[PerformerRecord]) -> None:
+        """Stores live records, but none that must not be stored: what is there of those is deleted."""
+        allowed = [record for record in records if self._may_store(record)]
+        refused = {record.source_id for record in records} - {record.source_id for record in allowed}
+
+        def run() -> performers.StoreCounts:
+            with writing(self._engine) as connection:
+                if refused:
+                    performers.forget_records(connection, self.source, refused)
+                return performers.store_records(connection, self.source, allowed, self._clock.now())
+
+        if records:
+            counts = await asyncio.to_thread(run)
+            self.tally.added += counts.added
+            self.tally.updated += counts.updated
+            self.tally.unchanged += counts.unchanged
+            self.tally.images_added += counts.images_added
+
+    async def bury(self, gone: Mapping[str, str | None]) -> None:
+        """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None."""
+        told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
+
+        def run() -> performers.BurialCounts:
+            with writing(self._engine) as connection:
+                return performers.bury_records(connection, self.source, told, self._clock.now())
+
+        if told:
+            counts = await asyncio.to_thread(run)
+            self.tally.removed += counts.removed
+            self.tally.merged += counts.merged
+
+    async def remove_orphaned_images(self) -> int:
+        """Removes images without a performer. Only after a whole run, as a merge moves images."""
+
+        def run() -> int:
+            with writing(self._engine) as connection:
+                return performers.remove_orphaned_images(connection, self.source)
+
+        return await asyncio.to_thread(run)
+
+    def is_suppressed(self, source_id: str) -> bool:
+        """True for an id that must not be stored, not even as a tombstone."""
+        return self._refusals.covers_record(self.source, source_id)
+
+    def without_suppressed(self, source_ids: Collection[str]) -> list[str]:
+        """The ids that may be stored, in their order."""
+        return [source_id for source_id in source_ids if not self.is_suppressed(source_id)]
+
+    def _may_store(self, record: PerformerRecord) -> bool:
+        if self.is_suppressed(record.source_id) or any(map(self._refusals.covers_url, record.urls)):
+            self.tally.suppressed.add(record.source_id)
+            return False
+        if not is_adult(record.birth_date, record.career_start_year, self._clock.now().date()):
+            self.tally.not_adult.add(record.source_id)
+            return False
+        return True

@@ -1,0 +1,359 @@
+"""The sync of a stash-box: enumerate by name, learn changes from the newest ones, and trust only a sweep."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from stash_sense_pipeline.catalog import performers
+from stash_sense_pipeline.catalog.sync import SyncState
+from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.sources.in_order import in_order
+from stash_sense_pipeline.sources.mirror import Mirror, Progress
+from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.stash_box import Details, Direction, Listed, Page, StashBoxConnector
+
+# Rows of a head read beyond those that we know to be in its window, and by how much the next one is longer.
+_HEAD_MARGIN = 200
+_HEAD_GROWTH = 4
+_HEAD_PASSES = 5
+# Ids looked up between two transactions.
+_LOOKED_UP = 100
+_BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class SyncRules:
+    """What a sync allows.
+
+    `overlap`: how far below the watermark it reads again. Rows appear late, with the time at which their
+    transaction began, and a server in a zone with daylight saving steps back an hour.
+    More than `missing_count` records that are also more than `missing_share` of the live ones may not vanish
+    before two sweeps agree.
+    """
+
+    overlap: timedelta = timedelta(hours=24)
+    missing_count: int = 20
+    missing_share: float = 0.01
+
+    def allowed_missing(self, live: int) -> int:
+        """How many of `live` records may vanish at once."""
+        return max(self.missing_count, int(self.missing_share * live))
+
+
+class StashBoxSync:
+    """One run for one stash-box. Records are stored as they come; the state moves when a run is through."""
+
+    def __init__(
+        self,
+        connector: StashBoxConnector,
+        mirror: Mirror,
+        state: SyncState,
+        rules: SyncRules,
+        now: datetime,
+        progress: Progress,
+    ) -> None:
+        self.listed: dict[str, datetime | None] = {}
+        self._connector = connector
+        self._mirror = mirror
+        self._state = state
+        self._rules = rules
+        self._now = now
+        self._progress = progress
+        self._count = 0
+        # Merged-away ids that live records name, each with the id of that record.
+        self._survivors: dict[str, str] = {}
+        self._unread: set[str] = set(state.detail.get("unread", ()))
+        self._watermark = state.updated_watermark
+        self._edits_watermark = state.edits_watermark
+
+    async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads everything. A run that was cut off is continued: only what differs is read again.
+
+        Returns the outcome, a message, and the fields of the state that it changes.
+        """
+        head = await self._connector.head(1)
+        self._watermark = self._edits_watermark = self._newest(self._watermark, head.rows)
+        if (await self._mirror.read(performers.count_records)).live:
+            await self._compare("ASC")
+        else:
+            await self._read_all("ASC")
+        await self._compare("DESC")
+        await self._complete(("ASC", "DESC"))
+        return await self._finish_sweep(backfilled_at=self._now)
+
+    async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads what changed since the watermark."""
+        await self._catch_up()
+        return Outcome.FOUND, None, self._changes(missing={})
+
+    async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Compares everything: finds hard deletions, and changes that move no time stamp."""
+        await self._compare("ASC")
+        await self._complete(("DESC",))
+        return await self._finish_sweep()
+
+    async def _finish_sweep(self, **changes: Any) -> tuple[Outcome, str | None, dict[str, Any]]:
+        await self._catch_up()
+        buried = await self._mirror.read(performers.tombstones)
+        if "merged_into_id" in (await self._connector.describe()).performer_fields:
+            moved = [
+                key
+                for key, target in buried.items()
+                if target is not None and key not in self.listed and self._survivors.get(key) != target
+            ]
+            await self._look_up(moved)
+        outcome, message, missing = await self._settle_absent()
+        return outcome, message, self._changes(missing=missing, last_sweep_at=self._now, **changes)
+
+    def _changes(self, missing: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        detail = {key: value for key, value in self._state.detail.items() if key not in ("unread", "missing")}
+        if self._unread:
+            detail["unread"] = sorted(self._unread)
+        if missing or ("last_sweep_at" not in more and "missing" in self._state.detail):
+            detail["missing"] = missing or self._state.detail["missing"]
+        return {
+            "updated_watermark": self._watermark,
+            "edits_watermark": self._edits_watermark,
+            "detail": detail,
+            **more,
+        }
+
+    # --- enumeration ------------------------------------------------------------------------------
+
+    async def _read_all(self, direction: Direction) -> None:
+        async with aclosing(self._connector.records(direction)) as pages:
+            async for page in pages:
+                await self._store(page.rows)
+                for record in page.rows:
+                    self.listed[record.source_id] = record.updated_at
+                self._note(page)
+
+    async def _compare(self, direction: Direction) -> None:
+        """Lists everything, and reads again what differs from the catalog."""
+        wanted: dict[str, int] = {}
+        position = 0
+        async with aclosing(self._connector.listing(direction)) as pages:
+            async for page in pages:
+                different = await self._different(page.rows)
+                for row in page.rows:
+                    self.listed[row.source_id] = row.updated
+                    self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
+                    if row.source_id in different:
+                        wanted[row.source_id] = position
+                    position += 1
+                self._note(page)
+        await self._look_up(await self._read_dense_pages(direction, wanted))
+
+    def _note(self, page: Page[Any]) -> None:
+        self._count = page.count
+        self._unread.update(page.unreadable)
+        self._progress("records", len(self.listed), page.count)
+
+    async def _different(self, rows: Sequence[Listed]) -> set[str]:
+        source_ids = [row.source_id for row in rows]
+        versions = await self._mirror.read(performers.live_versions, source_ids)
+        images = await self._mirror.read(performers.image_ids, source_ids)
+        different = {
+            row.source_id
+            for row in rows
+            if row.source_id not in versions
+            or versions[row.source_id] != row.updated
+            or (row.image_ids is not None and images.get(row.source_id, frozenset()) != row.image_ids)
+        }
+        return set(self._mirror.without_suppressed(different))
+
+    async def _read_dense_pages(self, direction: Direction, wanted: Mapping[str, int]) -> list[str]:
+        """Reads whole pages where that needs fewer requests than look-ups; returns the ids that are left."""
+        size = self._connector.records_a_page
+        in_page: dict[int, int] = defaultdict(int)
+        for position in wanted.values():
+            in_page[position // size] += 1
+        numbers = [page + 1 for page, count in in_page.items() if count > self._connector.details_a_request]
+        left = set(wanted)
+        questions = [partial(self._connector.records_page, direction, size, number) for number in numbers]
+        async with aclosing(in_order(questions)) as pages:
+            async for page in pages:
+                rows = [record for record in page.rows if record.source_id in left]
+                await self._store(rows)
+                left -= {record.source_id for record in rows}
+        return [source_id for source_id in wanted if source_id in left]
+
+    async def _complete(self, directions: Iterable[Direction]) -> None:
+        """Goes over the list again until as many distinct performers were seen as the server counts."""
+        for direction in directions:
+            if len(self.listed) >= self._count:
+                return
+            await self._compare(direction)
+        short = self._count - len(self.listed)
+        if short > self._rules.allowed_missing(self._count):
+            raise SourceError(
+                self._mirror.source,
+                Outcome.PARSE_ERROR,
+                f"the server counts {self._count} performers but lists only {len(self.listed)}",
+            )
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        """Reads what changed since the watermark, oldest first, then merges and deletions."""
+        description = await self._connector.describe()
+        cutoff = None if self._watermark is None else self._watermark - self._rules.overlap
+        if description.has_changelog:
+            changes = await self._connector.changes(cutoff or _BEGINNING)
+            rows = [Listed(change.source_id, change.updated) for change in changes if not change.deleted]
+            gone = {change.source_id for change in changes if change.deleted}
+            newest = self._newest(self._watermark, [Listed(each.source_id, each.updated) for each in changes])
+        else:
+            rows = list(reversed(await self._head(cutoff)))
+            gone = set()
+            newest = self._newest(self._watermark, rows)
+        versions = await self._mirror.read(performers.live_versions, [row.source_id for row in rows])
+        changed = [
+            row.source_id
+            for row in rows
+            if row.source_id not in versions or versions[row.source_id] != row.updated
+        ]
+        unread, self._unread = self._unread, set()
+        await self._look_up([*dict.fromkeys([*sorted(unread), *self._mirror.without_suppressed(changed)])])
+        if not description.has_changelog:
+            gone = await self._removed_by_edits()
+        await self._look_up(sorted(await self._mirror.read(performers.live_versions, sorted(gone))))
+        await self._settle_merges()
+        self._watermark = newest
+
+    async def _removed_by_edits(self) -> set[str]:
+        since = None if self._edits_watermark is None else self._edits_watermark - self._rules.overlap
+        removals = await self._connector.removals(since)
+        times = [Listed("", removals.newest)]
+        self._edits_watermark = self._newest(self._edits_watermark, times)
+        return set(removals.source_ids)
+
+    async def _head(self, cutoff: datetime | None) -> Sequence[Listed]:
+        """The performers changed at `cutoff` or later, newest first, from one statement of the server."""
+        rows = _HEAD_MARGIN
+        if cutoff is not None:
+            rows += await self._mirror.read(performers.count_changed_since, cutoff)
+        while True:
+            page = await self._connector.head(rows)
+            if _reaches(page, cutoff) or len(page.rows) >= page.count:
+                return _since(page.rows, cutoff)
+            if len(page.rows) < rows:
+                return _since(await self._head_by_pages(len(page.rows), cutoff), cutoff)
+            rows *= _HEAD_GROWTH
+
+    async def _head_by_pages(self, size: int, cutoff: datetime | None) -> list[Listed]:
+        """The same from a server that caps its pages: what moves between two of them is found by another pass."""
+        found: dict[str, Listed] = {}
+        for _ in range(_HEAD_PASSES):
+            before = dict(found)
+            number, seen = 1, 0
+            while True:
+                page = await self._connector.head(size, number)
+                found.update({row.source_id: row for row in page.rows})
+                number, seen = number + 1, seen + len(page.rows)
+                if not page.rows or _reaches(page, cutoff) or seen >= page.count:
+                    break
+            if before == found:
+                break
+        return sorted(found.values(), key=lambda row: row.updated or _BEGINNING, reverse=True)
+
+    def _newest(self, known: datetime | None, rows: Iterable[Listed]) -> datetime | None:
+        """The newest time that can be true; one far ahead of our clock would hide later changes."""
+        latest = self._now + self._rules.overlap
+        times = [row.updated for row in rows if row.updated is not None and row.updated <= latest]
+        return max([known, *times] if known is not None else times, default=None)
+
+    # --- single performers ------------------------------------------------------------------------
+
+    async def _look_up(self, source_ids: Sequence[str]) -> None:
+        """Asks for single performers and stores or buries them; merges lead on to their survivors."""
+        waiting = list(source_ids)
+        while waiting:
+            stale: set[str] = set()
+            for batch in batched(waiting, _LOOKED_UP):
+                stale |= await self._take(await self._connector.details(batch))
+            waiting = sorted(stale)
+
+    async def _take(self, details: Details) -> set[str]:
+        """Stores or buries what was answered. Returns survivors of merges that may be stale."""
+        self._unread |= details.unreadable
+        knows_target = "merged_into_id" in (await self._connector.describe()).performer_fields
+        gone: dict[str, str | None] = dict.fromkeys(details.absent)
+        live = []
+        for record in details.records.values():
+            if not record.deleted:
+                live.append(record)
+            elif knows_target:
+                gone[record.source_id] = record.merged_into
+            else:
+                gone[record.source_id] = self._survivors.get(record.source_id)
+        await self._store(live, second_look=True)
+        was_live = await self._mirror.read(performers.liveness, list(gone))
+        # An id that does not exist at the source needs no tombstone, unless we held it.
+        await self._mirror.bury({key: gone[key] for key in gone if key in details.records or key in was_live})
+        return {
+            target
+            for key, target in gone.items()
+            if was_live.get(key) and target is not None and self._survivors.get(key) != target
+        }
+
+    async def _store(self, records: Sequence[PerformerRecord], *, second_look: bool = False) -> None:
+        """Stores live records.
+
+        A performer that is being deleted can show as live with empty lists: one that lost all is asked for again.
+        """
+        bare = [
+            record.source_id for record in records if not (record.images or record.aliases or record.urls)
+        ]
+        doubtful = set() if second_look else set(await self._mirror.read(performers.image_ids, bare))
+        sure = [record for record in records if record.source_id not in doubtful]
+        for record in sure:
+            self._survivors.update(dict.fromkeys(record.merged_ids, record.source_id))
+        await self._mirror.store(sure)
+        if doubtful:
+            await self._look_up(sorted(doubtful))
+
+    async def _settle_merges(self) -> None:
+        """Buries what was merged into live performers; what we hold as live is asked for first."""
+        losers = [key for key in self._survivors if key not in self.listed]
+        live = await self._mirror.read(performers.live_versions, losers)
+        buried = await self._mirror.read(performers.tombstones)
+        repointed = [key for key in losers if key in buried and buried[key] != self._survivors[key]]
+        await self._look_up([*live, *repointed])
+        unseen = [key for key in losers if key not in live and key not in buried]
+        await self._mirror.bury({key: self._survivors[key] for key in unseen})
+
+    async def _settle_absent(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Asks for live records that the list lacked, unless too many are missing for the first time."""
+        live = await self._mirror.read(performers.live_versions)
+        absent = sorted(live.keys() - self.listed.keys())
+        allowed = self._rules.allowed_missing(len(live))
+        suspected = set(self._state.detail.get("missing", {}).get("ids", ()))
+        fresh = [source_id for source_id in absent if source_id not in suspected]
+        if len(absent) <= allowed or len(fresh) <= allowed:
+            await self._look_up(absent)
+            return Outcome.FOUND, None, {}
+        await self._look_up([source_id for source_id in absent if source_id in suspected])
+        message = (
+            f"{len(fresh)} of {len(live)} performers are missing from the server's list, more than {allowed}; "
+            "they stay until a second sweep agrees"
+        )
+        missing = {"ids": fresh, "count": len(fresh), "live": len(live), "allowed": allowed}
+        return Outcome.AMBIGUOUS, message, missing
+
+
+def _reaches(page: Page[Listed], cutoff: datetime | None) -> bool:
+    """Whether the page goes down below `cutoff`."""
+    last = page.rows[-1].updated if page.rows else None
+    return cutoff is not None and last is not None and last < cutoff
+
+
+def _since(rows: Sequence[Listed], cutoff: datetime | None) -> list[Listed]:
+    return [row for row in rows if cutoff is None or row.updated is None or row.updated >= cutoff]

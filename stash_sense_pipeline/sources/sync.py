@@ -1,0 +1,129 @@
+"""One entry for refreshing a source that creates performers: choose the mode, run it, record how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import performers
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.sync import load_state, save_state
+from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.settings import SourceSettings
+from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.mirror import Mirror, Progress, Refusals
+from stash_sense_pipeline.sources.stash_box import StashBoxConnector
+from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync, SyncRules
+
+SyncMode = Literal["auto", "updates_only", "full_sweep"]
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """What a refresh did. Counts are of records: `listed` in the source's lists, `live` in the catalog now.
+
+    `mode` is backfill, increment or sweep. `refused` records are missing at the source, too many to believe it
+    at once; `missing` has the numbers. `unread` ones the server could not answer; they are asked for again
+    next time. An `outcome` other than found comes with a `message` of one line; then the watermark has not
+    moved, except for ambiguous (records were refused).
+    """
+
+    source: str
+    mode: str
+    listed: int
+    live: int
+    added: int
+    updated: int
+    removed: int
+    merged: int
+    unchanged: int
+    images_added: int
+    suppressed: int
+    not_adult: int
+    refused: int
+    unread: int
+    requests: int
+    outcome: Outcome
+    message: str | None
+    seconds: float
+    server_version: str | None = None
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""
+
+
+async def refresh_source(
+    engine: sa.Engine,
+    source: SourceSettings,
+    connector: StashBoxConnector,
+    suppressions: Refusals,
+    mode: SyncMode = "auto",
+    progress: Progress = _silent,
+    *,
+    rules: SyncRules | None = None,
+    clock: Clock | None = None,
+) -> SyncReport:
+    """Brings the records of one source up to date.
+
+    A source that was never read in full is read in full, whatever the mode; after that `auto` and
+    `updates_only` read what changed, and `full_sweep` compares everything. A failure of the source is the
+    report's outcome, not an exception; what was stored before it stays.
+    """
+    clock = clock or Clock()
+    started, asked_before = clock.monotonic(), connector.client.requests
+    with reading(engine) as connection:
+        state = load_state(connection, source.name)
+    mirror = Mirror(engine, source.name, suppressions, clock)
+    chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
+    run = StashBoxSync(connector, mirror, state, rules or SyncRules(), clock.now(), progress)
+    changes: Mapping[str, Any] = {}
+    try:
+        description = await connector.describe()
+        outcome, message, changes = await {
+            "backfill": run.backfill,
+            "sweep": run.sweep,
+            "increment": run.increment,
+        }[chosen]()
+        await mirror.remove_orphaned_images()
+        changes = {**changes, "server_version": description.version}
+    except SourceError as error:
+        outcome, message = error.outcome, str(error)
+    state = replace(
+        state,
+        **changes,
+        last_sync_at=clock.now() if changes else state.last_sync_at,
+        last_outcome=outcome.value,
+        last_message=message,
+    )
+    with writing(engine) as connection:
+        save_state(connection, state)
+        live = performers.count_records(connection, source.name).live
+    tally = mirror.tally
+    missing = {key: value for key, value in state.detail.get("missing", {}).items() if key != "ids"}
+    return SyncReport(
+        source=source.name,
+        mode=chosen,
+        listed=len(run.listed),
+        live=live,
+        added=tally.added,
+        updated=tally.updated,
+        removed=tally.removed,
+        merged=tally.merged,
+        unchanged=tally.unchanged,
+        images_added=tally.images_added,
+        suppressed=len(tally.suppressed),
+        not_adult=len(tally.not_adult),
+        refused=missing.get("count", 0),
+        unread=len(state.detail.get("unread", ())),
+        requests=connector.client.requests - asked_before,
+        outcome=outcome,
+        message=message,
+        seconds=clock.monotonic() - started,
+        server_version=state.server_version,
+        missing=missing,
+    )
