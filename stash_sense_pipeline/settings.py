@@ -54,7 +54,7 @@ KNOWN_REFERENCE_SITES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 _NAME = re.compile(r"[a-z0-9_]+")
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|[0-9a-f]*:[0-9a-f:.]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
 _KEY_VARIABLE = re.compile(r"[A-Z0-9_]+_API_KEY(_FILE)?")
 
@@ -341,9 +341,10 @@ def _check_hosts(file: YamlFile, boxes: Iterable[StashBoxSettings]) -> None:
 
 def _host_of(url: Any) -> str | None:
     try:
-        return urlsplit(url).hostname if isinstance(url, str) else None
+        host = urlsplit(url).hostname if isinstance(url, str) else None
     except ValueError:
         return None
+    return host if host and _HOST.fullmatch(host) else None
 
 
 def _is_loopback(host: str) -> bool:
@@ -376,8 +377,8 @@ def _shown(value: Any) -> str:
     if value is None:
         return "nothing"
     text = repr(value)
-    # An address with a password, or a key in the wrong place, must not end in a log.
-    return "the value" if "@" in text or len(text) > 60 else text
+    # An address with a password or a key in it must not end in a log.
+    return "the value" if "@" in text or "?" in text or len(text) > 60 else text
 
 
 @dataclass(frozen=True)
@@ -388,6 +389,7 @@ class Environment:
     sources_file: Path
     catalog_url: str = field(repr=False)
     model_pack: str
+    device: str
     overrides_file: Path
     suppressions_file: Path
     flaresolverr_url: str | None
@@ -445,6 +447,7 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         sources_file=path("STASH_SENSE_SOURCES", cwd / "sources.yaml"),
         catalog_url=values.get("STASH_SENSE_CATALOG_URL", f"sqlite:///{data_dir / 'catalog.db'}"),
         model_pack=str(cwd / Path(pack).expanduser()) if "/" in pack or pack.startswith((".", "~")) else pack,
+        device=_device(values.get("STASH_SENSE_DEVICE", "cpu")),
         overrides_file=path("STASH_SENSE_OVERRIDES", data_dir / "identity_overrides.yaml"),
         suppressions_file=path("STASH_SENSE_SUPPRESSIONS", data_dir / "suppressions.yaml"),
         flaresolverr_url=_address(values, "FLARESOLVERR_URL", ("http", "https")),
@@ -453,6 +456,12 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
             {name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)}
         ),
     )
+
+
+def _device(name: str) -> str:
+    if name not in ("cpu", "cuda"):
+        raise ConfigurationError(f"STASH_SENSE_DEVICE: {name!r} is not a device; allowed: cpu, cuda")
+    return name
 
 
 def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> str | None:

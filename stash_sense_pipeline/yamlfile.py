@@ -12,6 +12,7 @@ import yaml
 from stash_sense_pipeline.errors import ConfigurationError
 
 KeyPath = tuple[str | int, ...]
+_PLAIN_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 # The parser in C is ten times faster; PyYAML can be built without it.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -84,6 +85,8 @@ def _construct(loader: Any, node: yaml.Node, path: KeyPath, file: YamlFile, pare
     if id(node) in parents:
         raise yaml.composer.ComposerError(None, None, "an alias that contains itself", node.start_mark)
     inside = [*parents, id(node)]
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _PLAIN_TAGS:
+        raise yaml.constructor.ConstructorError(None, None, f"the tag {node.tag} is unknown", node.start_mark)
     if isinstance(node, yaml.MappingNode):
         return _construct_mapping(loader, node, path, file, inside)
     if isinstance(node, yaml.SequenceNode):

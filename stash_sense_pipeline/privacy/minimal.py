@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 # Labels without case, blanks and punctuation: "Birth name", birth_name and birthName are one.
-_NAMES_OFF_STAGE = """fullname legalname realname birthname nameatbirth bornas maidenname givenname firstname
-    middlename lastname surname familyname"""
-_ORIGIN_AND_CONTACT = """born birthplace birthplacecode placeofbirth birthcity birthcountry hometown residence address
-    city email emailaddress phone phonenumber telephone"""
-_PRIVATE_LIFE = (
-    """religion spouse partner children relatives siblings parents education astrology zodiac starsign"""
-)
+_NAMES_OFF_STAGE = """
+    fullname legalname realname birthname nameatbirth bornas maidenname givenname firstname middlename
+    lastname surname familyname
+"""
+_ORIGIN_AND_CONTACT = """
+    born birthplace birthplacecode placeofbirth birthcity birthcountry hometown residence address city email
+    emailaddress phone phonenumber telephone
+"""
+_PRIVATE_LIFE = """
+    religion spouse partner children relatives siblings parents education astrology zodiac starsign
+"""
 # Free text holds all of the above.
-_FREE_TEXT = """bio biography about aboutme abouttext description descriptions details summary comment comments note
-    notes trivia text freetext interview quote quotes"""
+_FREE_TEXT = """
+    bio biography about aboutme abouttext description descriptions details summary comment comments note notes
+    trivia text freetext interview quote quotes
+"""
 _PRIVATE_LABELS = frozenset(f"{_NAMES_OFF_STAGE} {_ORIGIN_AND_CONTACT} {_PRIVATE_LIFE} {_FREE_TEXT}".split())
 
 
