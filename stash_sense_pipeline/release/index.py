@@ -176,10 +176,9 @@ def _write_index(vectors: FaceVectors, params: IndexParams, path: Path, progress
         raise ReleaseError(
             f"Voyager holds {index.num_elements} of {count} vectors after the build; nothing was kept"
         )
-    try:
-        index.save(str(path))
-    except RuntimeError as error:
-        raise ReleaseError(f"cannot write {path.name}: {error}") from error
+    # Given a path, Voyager does not notice when the disk is full; writing through Python raises.
+    with path.open("wb") as stream:
+        index.save(stream)
 
 
 def _take_over(release: Path, model: str, digest: str, params: IndexParams, path: Path) -> bool:

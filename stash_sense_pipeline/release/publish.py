@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
 import time
@@ -241,6 +240,7 @@ def publish_staged(
         staging.discard()
         return replace(unchanged, seconds=time.monotonic() - begun)
     indices = _index_reports(staging, spec)
+    clear_leftovers(data_dir, keep_run=staging.root.name)
     assembled = assemble_release(staging, next_version(releases, on), spec, now)
     _refuse_errors(assembled)
     proofs = quality_checks(engine, staging.release, spec.models, spec.index.storage)
@@ -293,7 +293,7 @@ def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str
         for path in sorted(releases.iterdir()):
             version = path.name.removeprefix("stash-sense-data-v").removesuffix(".zip")
             half = path.name in (version, zip_name(version)) and is_version(version) and version not in kept
-            if half and not path.is_symlink():
+            if half:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(f"releases/{path.name}")
     return tuple(removed)
@@ -349,7 +349,7 @@ def _keep_only(staging: Staging, names: set[str]) -> None:
 
 def _point_latest(releases: Path, version: str) -> None:
     link = releases / LATEST
-    fresh = releases / f".{LATEST}.{os.getpid()}.tmp"
+    fresh = releases / f".{LATEST}.tmp"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(version, target_is_directory=True)
     fresh.replace(link)

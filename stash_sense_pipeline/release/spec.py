@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS
+from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.publish import ReleaseSpec
 from stash_sense_pipeline.settings import Settings
 
 
-def release_spec(settings: Settings, pack: ModelPack, index: IndexParams | None = None) -> ReleaseSpec:
-    """The spec of a release with the vectors of `pack`: an index for each required embedder.
+def release_spec(
+    settings: Settings, pack: ModelPack, index: IndexParams, suppressions: Suppressions
+) -> ReleaseSpec:
+    """The spec of a release with the vectors of `pack`.
 
     Profile URLs stay out: the sidecar does not read them, and some are personal accounts.
     """
     return ReleaseSpec(
         hosts={name: box.host for name, box in settings.stash_boxes.items()},
         pack=pack,
-        index=index or IndexParams(),
-        models=tuple(model for model in INDEX_FILES if model in REQUIRED_MODELS),
+        index=index,
+        suppressions=suppressions,
     )

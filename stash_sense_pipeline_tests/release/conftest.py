@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import shutil
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+
+from .worlds import SPEC, make_catalog
+
+DAY = date(2026, 2, 18)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReleaseReport]:
+    """A filled catalog and one release of it; tests that change anything take `copy`."""
+    data = tmp_path_factory.mktemp("world")
+    engine = make_catalog(data / "catalog.db")
+    report = publish_release(engine, data, "first", SPEC, DAY)
+    engine.dispose()
+    return data, report
+
+
+@pytest.fixture
+def copy(world: tuple[Path, ReleaseReport], tmp_path: Path) -> Path:
+    """The released directory, to damage."""
+    _, report = world
+    target = tmp_path / report.version
+    shutil.copytree(report.path, target)
+    return target
+
+
+@pytest.fixture
+def data(world: tuple[Path, ReleaseReport], tmp_path: Path) -> Path:
+    """A whole data directory with a catalog and one release, to go on from."""
+    original, _ = world
+    target = tmp_path / "data"
+    shutil.copytree(original, target, symlinks=True)
+    return target

@@ -1,0 +1,70 @@
+"""A reader of releases written from the contract alone: it loads, queries and matches as the public sidecar does."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import voyager
+
+_PERFORMER_FIELDS = (
+    "id canonical_name disambiguation gender country ethnicity birth_date death_date height_cm eye_color hair_color "
+    "career_start_year career_end_year scene_count stashdb_updated_at face_count image_url created_at updated_at"
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    universal_id: str
+    name: str
+    distance: float
+
+
+class Sidecar:
+    def __init__(self, release: Path) -> None:
+        self.indices: dict[str, Any] = {}
+        for model in ("facenet", "arcface"):
+            with (release / f"face_{model}.voy").open("rb") as stream:
+                self.indices[model] = voyager.Index.load(stream)
+        self.faces = json.loads((release / "faces.json").read_text())
+        self.performers = json.loads((release / "performers.json").read_text())
+        self.manifest = json.loads((release / "manifest.json").read_text())
+        self.database = release / "performers.db"
+
+    def identify(self, vectors: Mapping[str, np.ndarray], limit: int = 3) -> list[Match]:
+        """100 nearest faces of each index; half of each distance, 0.5 for a face that one index did not return."""
+        found: dict[int, dict[str, float]] = {}
+        for model, index in self.indices.items():
+            ids, distances = index.query(vectors[model], k=100)
+            for number, distance in zip(ids, distances, strict=True):
+                found.setdefault(int(number), {})[model] = float(distance)
+        ranked = sorted(
+            (0.5 * seen.get("facenet", 0.5) + 0.5 * seen.get("arcface", 0.5), number)
+            for number, seen in found.items()
+        )
+        matches = []
+        for distance, number in ranked:
+            if distance > 0.5 or number >= len(self.faces) or self.faces[number] is None:
+                continue
+            uid = self.faces[number]
+            matches.append(Match(uid, self.performers.get(uid, {}).get("name", "Unknown"), distance))
+        return matches[:limit]
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
+
+    def performers_as_read(self) -> list[dict[str, Any]]:
+        """The reader unpacks every column into fixed fields: one more or less is a TypeError there."""
+        rows = self.rows("performers")
+        for row in rows:
+            if set(row) != set(_PERFORMER_FIELDS.split()):
+                raise TypeError(sorted(set(row) ^ set(_PERFORMER_FIELDS.split())))
+        return rows
