@@ -1,4 +1,4 @@
-"""Finding the configuration files that come with the program: sources.yaml and dagster.yaml."""
+"""Finding the configuration files that come with the program: sources.yaml, dagster.yaml and workspace.yaml."""
 
 from __future__ import annotations
 

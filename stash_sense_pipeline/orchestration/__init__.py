@@ -1,1 +1,1 @@
-"""Dagster wiring: partitions, resources, thin assets, checks, jobs, schedules and sensors. Domain work is in the rooms below."""
+"""Dagster wiring: partitions, resources, thin assets, checks, jobs, schedule, sensors. The work is in the rooms below."""

@@ -5,6 +5,7 @@ Run history outlives the catalog and is outside its erasure, so no name, alias o
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from stash_sense_pipeline.errors import SourceError, StashSenseError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from stash_sense_pipeline.release.verify import CheckResult
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -38,7 +41,10 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
         return dg.MetadataValue.md("(empty)")
     header = list(rows[0])
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join("" if row[name] is None else str(row[name]) for name in header) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join("" if row[name] is None else str(row[name]) for name in header) + " |"
+        for row in rows
+    ]
     return dg.MetadataValue.md("\n".join(lines))
 
 
@@ -53,3 +59,42 @@ def one_line_failures() -> Iterator[None]:
         ) from error
     except StashSenseError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
+
+
+def numbers(report: Any) -> dict[str, Any]:
+    """The numeric fields of a report (a dataclass) as metadata, each with a history plot; mappings of counts as tables."""
+    metadata: dict[str, Any] = {}
+    for field in dataclasses.fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, int | float):
+            metadata[field.name] = value
+        elif isinstance(value, Mapping):
+            metadata[field.name] = dg.MetadataValue.json({str(key): value[key] for key in sorted(value)})
+    return metadata
+
+
+def contract_check(checks: Sequence[CheckResult]) -> dg.AssetCheckResult:
+    """The verification of a release as one check: every line with its finding, failed if a line failed as an error."""
+    from stash_sense_pipeline.release.verify import failures
+
+    lines = ["| check | result | finding |", "|---|---|---|"]
+    lines += [
+        f"| {check.name} | {'ok' if check.passed else check.severity} | {check.detail} |" for check in checks
+    ]
+    return dg.AssetCheckResult(
+        check_name="contract",
+        passed=not failures(checks),
+        metadata={"checks": len(checks), "lines": dg.MetadataValue.md("\n".join(lines))},
+    )
+
+
+def enough_faces_check(faces: int) -> dg.AssetCheckResult:
+    """Warns when the sidecar's query for a fixed number of neighbours would fail on every image."""
+    from stash_sense_pipeline.release.contract import SIDECAR_K
+
+    return dg.AssetCheckResult(
+        check_name="enough_faces",
+        passed=faces >= SIDECAR_K,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"faces": faces, "needed": SIDECAR_K},
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from logging import Logger
+from typing import Never
 
 # (stage, items done, items in all or None where nobody knows)
 Progress = Callable[[str, int, int | None], None]
@@ -24,5 +25,27 @@ def log_progress(log: Logger, subject: str) -> Progress:
             return
         last[stage] = now
         log.info("%s: %s %s", subject, stage, f"{done}/{total}" if total is not None else str(done))
+
+    return report
+
+
+def progress_bars(log: Logger, subject: str) -> Progress:
+    """A bar on the terminal for each stage of `subject`; nothing where the output is no terminal."""
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[Never]] = {}
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        if stage not in bars:
+            for other in bars.values():
+                other.close()
+            bars.clear()
+            bars[stage] = tqdm(desc=f"{subject} {stage}", total=total, leave=False, disable=None)
+        bar = bars[stage]
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+            del bars[stage]
 
     return report

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.release.index import IndexParams
 
 
 class SyncMode(Enum):
@@ -45,19 +49,49 @@ class FacesConfig(dg.Config):
         default=None, ge=1, description="Most faces of one performer taken from this source."
     )
     completeness_threshold: int | None = Field(
-        default=None, ge=1, description="A performer with this many faces is complete: only new images are looked at."
+        default=None,
+        ge=1,
+        description="A performer with this many faces is complete: only new images are looked at.",
     )
 
 
 class EmbeddingConfig(dg.Config):
     """One run of face_embeddings."""
 
-    device: str = Field(default="cpu", description="cpu or cuda. cuda fails where there is none: it never falls back.")
-    batch_size: int = Field(default=64, ge=1, description="Faces in one batch, which is also one transaction.")
+    device: str | None = Field(
+        default=None,
+        description="cpu or cuda; unset: STASH_SENSE_DEVICE, else cpu. cuda fails where there is none: it never falls back.",
+    )
+    batch_size: int = Field(
+        default=64, ge=1, description="Faces in one batch, which is also one transaction."
+    )
 
 
 class TrustConfig(dg.Config):
     """One run of trusted_faces. Unset values come from sources.yaml."""
 
-    max_faces_total: int | None = Field(default=None, ge=1, description="Most faces of one performer, from all sources.")
+    max_faces_total: int | None = Field(
+        default=None, ge=1, description="Most faces of one performer, from all sources."
+    )
     source_max_faces: dict[str, int] = Field(default={}, description="Most faces of one performer by source.")
+
+
+class IndexConfig(dg.Config):
+    """How Voyager indices are built. The release step must be given the same values as the index steps."""
+
+    m: int = Field(
+        default=32,
+        ge=4,
+        le=128,
+        description="HNSW M: links of a node; the graph is small beside the vectors.",
+    )
+    ef_construction: int = Field(
+        default=400, ge=10, description="HNSW ef_construction: care taken when building."
+    )
+    threads: int = Field(default=1, ge=1, description="Only 1 gives the same bytes in every run.")
+
+    def params(self) -> IndexParams:
+        """As the release room takes them."""
+        from stash_sense_pipeline.release.index import IndexParams
+
+        return IndexParams(m=self.m, ef_construction=self.ef_construction, threads=self.threads)

@@ -19,7 +19,7 @@ def nightly_enrichment(settings: Settings) -> dg.ScheduleDefinition:
         job_name=names.REFRESH_SOURCE_JOB,
         cron_schedule="30 2 * * *",
         execution_timezone="UTC",
-        description="Refresh every enabled source once a night, stash-boxes first. Embedding and publishing follow by sensor.",
+        description="Refresh every enabled source once a night. Embedding and publishing follow by sensor.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         night = context.scheduled_execution_time.date().isoformat()

@@ -41,7 +41,9 @@ def embed_when_refreshed() -> dg.SensorDefinition:
             return dg.SkipReason("no source has new aligned faces")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source})
+                dg.RunRequest(
+                    run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
+                )
                 for source, at in sorted(news.items())
             ],
             cursor=json.dumps({**seen, **news}, sort_keys=True),

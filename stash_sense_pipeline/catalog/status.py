@@ -1,0 +1,86 @@
+"""What the catalog holds of each source, for `stash-sense status` and for checks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.performers import count_records
+from stash_sense_pipeline.catalog.schema import embeddings, faces, source_images
+from stash_sense_pipeline.catalog.sync import load_states
+
+
+@dataclass(frozen=True)
+class SourceStatus:
+    """One source. `backlog` counts images that wait to be fetched and faces that wait for an embedding."""
+
+    source: str
+    live: int
+    merged: int
+    deleted: int
+    images_pending: int
+    images_done: int
+    images_rejected: int
+    images_failed: int
+    images_gone: int
+    faces: int
+    embedded: int
+    last_sync: datetime | None
+    last_sweep: datetime | None
+    last_outcome: str | None
+
+    @property
+    def backlog(self) -> int:
+        """Images and faces that wait."""
+        return self.images_pending + self.faces - self.embedded
+
+
+def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatus]:
+    """The status of each of `sources`, in that order; zeros for one that was never read."""
+    with reading(engine) as connection:
+        states = load_states(connection)
+        images: dict[str, dict[str, int]] = defaultdict(dict)
+        per_state = sa.select(source_images.c.source, source_images.c.state, sa.func.count()).group_by(
+            source_images.c.source, source_images.c.state
+        )
+        for source, state, count in connection.execute(per_state):
+            images[source][state] = count
+        found = _count_by_source(connection, sa.select(faces.c.source, sa.func.count()))
+        embedded = _count_by_source(
+            connection,
+            sa.select(faces.c.source, sa.func.count(embeddings.c.face_id.distinct())).join(
+                embeddings, embeddings.c.face_id == faces.c.face_id
+            ),
+        )
+        rows = []
+        for source in sources:
+            records, state = count_records(connection, source), states.get(source)
+            rows.append(
+                SourceStatus(
+                    source=source,
+                    live=records.live,
+                    merged=records.merged,
+                    deleted=records.removed,
+                    images_pending=images[source].get("pending", 0),
+                    images_done=images[source].get("done", 0),
+                    images_rejected=images[source].get("rejected", 0),
+                    images_failed=images[source].get("failed", 0),
+                    images_gone=images[source].get("gone", 0),
+                    faces=found.get(source, 0),
+                    embedded=embedded.get(source, 0),
+                    last_sync=state.last_sync_at if state else None,
+                    last_sweep=state.last_sweep_at if state else None,
+                    last_outcome=state.last_outcome if state else None,
+                )
+            )
+    return rows
+
+
+def _count_by_source(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, int]:
+    return {row[0]: row[1] for row in connection.execute(query.group_by(faces.c.source))}

@@ -1,0 +1,220 @@
+"""The command `stash-sense`: thin commands over the rooms below; what they say is for a person at a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stash_sense_pipeline.errors import ConfigurationError, StashSenseError
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.orchestration.build import BuildResult, PartResult
+    from stash_sense_pipeline.settings import Environment, RunOverrides
+
+
+class _Commands(click.Group):
+    """Turns the errors that a user can meet into one line and an exit code; --debug lets them through."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StashSenseError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"stash-sense: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="stash-sense-pipeline")
+def main(debug: bool) -> None:
+    """Build and keep fresh a face-recognition database of performers, and publish releases of it.
+
+    Exit codes: 0 done, 1 failed, 2 usage or configuration.
+    """
+
+
+@main.command()
+@click.option("--sources", help="Names of sources, a,b: exactly these are refreshed.")
+@click.option("--disable-source", "disabled_sources", multiple=True, help="Name of a source to leave out.")
+@click.option(
+    "--source-max-faces", multiple=True, help="Most faces of a performer from a source: stashdb=10."
+)
+@click.option("--max-faces-total", type=int, help="Most faces of a performer from all sources.")
+@click.option(
+    "--reference-mode", type=click.Choice(["url", "name"]), help="How reference sites look a performer up."
+)
+@click.option("--sync-updates-only", is_flag=True, help="Read only what changed since the last time.")
+@click.option("--full-sweep", is_flag=True, help="Compare every record with its source.")
+@click.option("--completeness-threshold", type=int, help="A performer with this many faces is complete.")
+@click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
+def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
+    """Refresh each enabled source, then publish a release: the same jobs as in the UI, here and now.
+
+    Exit code 0 only if everything asked for was done, or nothing had changed.
+    """
+    from stash_sense_pipeline.settings import make_overrides
+
+    if sync_updates_only and full_sweep:
+        raise ConfigurationError("--sync-updates-only and --full-sweep contradict each other; give one")
+    sync = "updates_only" if sync_updates_only else "full_sweep" if full_sweep else "auto"
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    result = _build(_environment(os.environ), make_overrides({**given, "sync": sync, "faces": not no_faces}))
+    sys.exit(0 if result.complete else 1)
+
+
+@main.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data/demo"),
+    show_default=True,
+)
+def demo(data_dir: Path) -> None:
+    """Run the whole pipeline on a world of invented people, served on this machine. Needs no key, no GPU, no download."""
+    from stash_sense_pipeline.sandbox.demo import demo_world
+    from stash_sense_pipeline.settings import RunOverrides
+
+    with demo_world(data_dir.resolve()) as variables:
+        environment = _environment({**os.environ, **variables})
+        result = _build(environment, RunOverrides())
+    if not result.complete:
+        sys.exit(1)
+    click.echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
+
+
+@main.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data/demo"),
+    show_default=True,
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+def ui(data_dir: Path, port: int) -> None:
+    """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
+    import subprocess
+
+    from stash_sense_pipeline.orchestration.instance import prepare_home
+    from stash_sense_pipeline.sandbox.demo import demo_world
+    from stash_sense_pipeline.shipped_files import shipped_file
+
+    if not (data_dir / "catalog.db").exists():
+        raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
+    workspace = shipped_file("workspace.yaml")
+    with demo_world(data_dir.resolve()) as variables:
+        home = prepare_home(data_dir.resolve() / "dagster")
+        command = [
+            sys.executable,
+            "-m",
+            "dagster",
+            "dev",
+            "-w",
+            workspace.name,
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(port),
+        ]
+        environment = {**os.environ, **variables, "DAGSTER_HOME": str(home)}
+        click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+        sys.exit(subprocess.run(command, env=environment, cwd=workspace.parent, check=False).returncode)
+
+
+@main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Check a release directory or zip against the sidecar's contract: one line a check, exit 1 on any failure."""
+    from stash_sense_pipeline.release.verify import verify_release
+
+    checks = verify_release(path)
+    for check in checks:
+        click.echo(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}")
+    sys.exit(0 if all(check.passed or check.severity == "warning" for check in checks) else 1)
+
+
+@main.command()
+def status() -> None:
+    """Show what the catalog holds of each source, and how its last sync ended."""
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.catalog.status import source_status
+    from stash_sense_pipeline.settings import load_settings
+
+    environment = _environment(os.environ)
+    settings = load_settings(environment.sources_file)
+    engine = open_catalog(environment.catalog_url)
+    try:
+        rows = source_status(engine, [source.name for source in settings.sources])
+    finally:
+        engine.dispose()
+    _print_table([vars(row) for row in rows])
+
+
+@main.group()
+def models() -> None:
+    """Model packs: the detector and the embedders."""
+
+
+@models.command("check")
+@click.argument("name")
+def models_check(name: str) -> None:
+    """Verify an installed pack, or a pack directory: its description, files and digests."""
+    from stash_sense_pipeline.faces.packs import load_pack
+
+    pack = load_pack(name, _environment(os.environ).models_dir)
+    click.echo(
+        f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; files verified"
+    )
+    click.echo(f"licence: {pack.licence}")
+
+
+def _environment(variables: Mapping[str, str]) -> Environment:
+    from stash_sense_pipeline.settings import read_environment
+
+    return read_environment(variables, Path.cwd())
+
+
+def _build(environment: Environment, overrides: RunOverrides) -> BuildResult:
+    from stash_sense_pipeline.definitions import build_defs
+    from stash_sense_pipeline.orchestration.build import build as run_build
+    from stash_sense_pipeline.orchestration.instance import open_instance
+    from stash_sense_pipeline.orchestration.progress import progress_bars
+    from stash_sense_pipeline.settings import load_settings
+
+    settings = load_settings(environment.sources_file)
+    definitions = build_defs(
+        settings=settings, environment=environment, resources={"progress": progress_bars}
+    )
+    home = (
+        Path(os.environ["DAGSTER_HOME"])
+        if os.environ.get("DAGSTER_HOME")
+        else environment.data_dir / "dagster"
+    )
+    with open_instance(home) as instance:
+        return run_build(definitions, instance, settings, environment, overrides, _announce)
+
+
+def _announce(part: PartResult) -> None:
+    click.echo(f"{part.name}: {part.status}" + (f" ({part.reason})" if part.reason else ""))
+
+
+def _mark(passed: bool, severity: str) -> str:
+    return "ok     " if passed else "warning" if severity == "warning" else "FAILED "
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    cells = [
+        list(rows[0]),
+        *([("-" if value is None else str(value)) for value in row.values()] for row in rows),
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

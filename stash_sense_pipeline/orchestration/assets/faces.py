@@ -1,0 +1,144 @@
+"""Group faces: aligned faces from each source's images, and their embeddings."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.asking import asking
+from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
+from stash_sense_pipeline.orchestration.resources import Catalog
+from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
+from stash_sense_pipeline.settings import Environment, RunOverrides, Settings, apply_overrides
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.faces.collect import CollectReport
+    from stash_sense_pipeline.faces.packs import ModelPack
+
+
+def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """aligned_faces and face_embeddings, partitioned by source."""
+
+    @dg.asset(
+        key=names.ALIGNED_FACES,
+        deps=[names.PERFORMER_TABLE],
+        partitions_def=sources,
+        group_name=names.Group.FACES,
+        kinds={"python", "onnx"},
+        owners=names.OWNERS,
+        code_version="1",
+    )
+    def aligned_faces(
+        context: dg.AssetExecutionContext,
+        config: FacesConfig,
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
+        progress: dg.ResourceParam[ProgressFactory],
+    ) -> dg.MaterializeResult[None]:
+        """Aligned 112 x 112 face crops of one source: its pending images, fetched politely, detected, aligned and graded.
+
+        Images are held in memory only. A crop waits in the catalog until it is embedded.
+        """
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.faces.packs import load_pack
+
+        source = context.partition_key
+        chosen = apply_overrides(
+            settings,
+            RunOverrides(
+                source_max_faces={source: config.max_faces} if config.max_faces else {},
+                completeness_threshold=config.completeness_threshold,
+            ),
+        )
+        with one_line_failures():
+            pack = load_pack(environment.model_pack, environment.models_dir)
+            report = asyncio.run(
+                _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **numbers(report),
+                "dagster/row_count": report.faces,
+                "dagster/column_schema": column_schema(schema.faces),
+            }
+        )
+
+    @dg.asset(
+        key=names.FACE_EMBEDDINGS,
+        deps=[names.ALIGNED_FACES],
+        partitions_def=sources,
+        group_name=names.Group.FACES,
+        kinds={"onnx", "table"},
+        owners=names.OWNERS,
+        code_version="1",
+        # The limit on concurrent embeddings, and in containers the request for a GPU.
+        pool=names.GPU_POOL,
+    )
+    def face_embeddings(
+        context: dg.AssetExecutionContext,
+        config: EmbeddingConfig,
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
+        progress: dg.ResourceParam[ProgressFactory],
+    ) -> dg.MaterializeResult[None]:
+        """Embeddings of one source's aligned faces that wait for one, by every embedder of the model pack: raw float32."""
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.faces.embed_waiting import embed_waiting
+        from stash_sense_pipeline.faces.packs import load_pack
+
+        source = context.partition_key
+        with one_line_failures():
+            settings.source(source)
+            pack = load_pack(environment.model_pack, environment.models_dir)
+            report = embed_waiting(
+                catalog.engine,
+                source,
+                pack,
+                device=config.device or environment.device,
+                batch_size=config.batch_size,
+                keep_crops=settings.global_.keep_aligned_crops,
+                progress=progress(context.log, source),
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **numbers(report),
+                "pack": pack.name,
+                "dagster/row_count": report.embedded,
+                "dagster/column_schema": column_schema(schema.embeddings),
+            }
+        )
+
+    return [aligned_faces, face_embeddings]
+
+
+async def _collect(
+    catalog: Catalog,
+    settings: Settings,
+    environment: Environment,
+    name: str,
+    pack: "ModelPack",
+    progress: Progress,
+) -> "CollectReport":
+    """Collects the faces of one source; SourceError when it stopped answering. What was stored by then stays."""
+    from stash_sense_pipeline.errors import SourceError
+    from stash_sense_pipeline.faces.collect import collect_faces
+    from stash_sense_pipeline.privacy.current import current_suppressions
+
+    async with asking(settings, environment, name) as connector:
+        report = await collect_faces(
+            catalog.engine,
+            settings.source(name),
+            pack,
+            connector.client,
+            connector.image_request,
+            settings.global_,
+            current_suppressions(catalog.engine, environment, settings.names),
+            progress=progress,
+        )
+    if report.outcome is not None:
+        raise SourceError(name, report.outcome, report.message or "no usable answer")
+    return report

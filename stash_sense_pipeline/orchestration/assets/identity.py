@@ -1,0 +1,105 @@
+"""Group identity: who is the same person across sources, and which faces represent a person."""
+
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.resources import Catalog
+from stash_sense_pipeline.orchestration.run_config import TrustConfig
+from stash_sense_pipeline.settings import Environment, Settings
+
+
+def identity_assets() -> list[dg.AssetsDefinition]:
+    """identity_graph and trusted_faces."""
+
+    @dg.asset(
+        key=names.IDENTITY_GRAPH,
+        deps=[
+            # A merge of all sources that there are; which of them were read is in the catalog, not in Dagster.
+            dg.AssetDep(names.PERFORMER_TABLE, partition_mapping=dg.AllPartitionMapping()),
+            dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
+        ],
+        group_name=names.Group.IDENTITY,
+        kinds={"python", "table"},
+        owners=names.OWNERS,
+        code_version="1",
+    )
+    def identity_graph(
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
+    ) -> dg.MaterializeResult[None]:
+        """Who is the same person: evidence between the records of all sources, and the identities that follow from it.
+
+        Performer ids are permanent. Suppressed people are erased from the catalog first.
+        """
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.identity.identities import rebuild_identities
+        from stash_sense_pipeline.identity.overrides import load_overrides
+        from stash_sense_pipeline.privacy.current import enforce_suppressions
+
+        now = datetime.now(UTC)
+        with one_line_failures():
+            erased = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            report = rebuild_identities(
+                catalog.engine,
+                {name: box.host for name, box in settings.stash_boxes.items()},
+                load_overrides(environment.overrides_file),
+                now,
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **numbers(report),
+                "erased_records": erased.records,
+                "created": report.created,
+                "merged": report.merged,
+                "split": report.split,
+                "retired": report.retired,
+                "dagster/row_count": report.identities,
+                "dagster/column_schema": column_schema(schema.identity_members),
+            }
+        )
+
+    @dg.asset(
+        key=names.TRUSTED_FACES,
+        deps=[
+            names.IDENTITY_GRAPH,
+            dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
+        ],
+        group_name=names.Group.IDENTITY,
+        kinds={"numpy", "table"},
+        owners=names.OWNERS,
+        code_version="1",
+    )
+    def trusted_faces(
+        config: TrustConfig,
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
+    ) -> dg.MaterializeResult[None]:
+        """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.identity.trusted import choose_trusted_faces
+
+        caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
+        with one_line_failures():
+            pack = load_pack(environment.model_pack, environment.models_dir)
+            report = choose_trusted_faces(
+                catalog.engine,
+                max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
+                source_caps=caps,
+                trust={source.name: source.trust_level.value for source in settings.sources},
+                models=pack.digests,
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **numbers(report),
+                "dagster/row_count": report.faces,
+                "dagster/column_schema": column_schema(schema.trusted_faces),
+            }
+        )
+
+    return [identity_graph, trusted_faces]

@@ -1,0 +1,83 @@
+"""Group ingest: what each source says about its performers."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.asking import asking
+from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
+from stash_sense_pipeline.orchestration.resources import Catalog
+from stash_sense_pipeline.orchestration.run_config import IngestConfig
+from stash_sense_pipeline.settings import Environment, Settings
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.sync import SyncReport
+
+
+def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
+    """performer_table, partitioned by source."""
+
+    @dg.asset(
+        key=names.PERFORMER_TABLE,
+        partitions_def=sources,
+        group_name=names.Group.INGEST,
+        kinds={"python", "table"},
+        owners=names.OWNERS,
+        code_version="1",
+    )
+    def performer_table(
+        context: dg.AssetExecutionContext,
+        config: IngestConfig,
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
+        progress: dg.ResourceParam[ProgressFactory],
+    ) -> dg.MaterializeResult[None]:
+        """The performers of one source: records, aliases, profile URLs, the ledger of their images, and tombstones.
+
+        A first run reads every performer; later runs read what the source changed since, and sweep it from time to time.
+        """
+        from stash_sense_pipeline.catalog import schema
+
+        source = context.partition_key
+        with one_line_failures():
+            report = asyncio.run(
+                _refresh(catalog, settings, environment, source, config, progress(context.log, source))
+            )
+        return dg.MaterializeResult(
+            metadata={
+                **numbers(report),
+                "mode": report.mode,
+                "outcome": report.outcome.value,
+                "dagster/row_count": report.live,
+                "dagster/column_schema": column_schema(schema.source_performers),
+            }
+        )
+
+    return [performer_table]
+
+
+async def _refresh(
+    catalog: Catalog,
+    settings: Settings,
+    environment: Environment,
+    name: str,
+    config: IngestConfig,
+    progress: Progress,
+) -> "SyncReport":
+    """Refreshes one source; SourceError when it gave no usable answer."""
+    from stash_sense_pipeline.errors import SourceError
+    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.sources.sync import refresh_source
+
+    async with asking(settings, environment, name) as connector:
+        suppressions = current_suppressions(catalog.engine, environment, settings.names)
+        report = await refresh_source(
+            catalog.engine, settings.source(name), connector, suppressions, config.sync.value, progress
+        )
+    if not report.outcome.is_answer:
+        raise SourceError(name, report.outcome, report.message or "no usable answer")
+    return report

@@ -1,0 +1,59 @@
+"""What assets are handed at run time: plain objects of the rooms below, opened for one run and closed after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from stash_sense_pipeline.orchestration.progress import log_progress
+from stash_sense_pipeline.settings import Environment, Settings
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+
+class Catalog:
+    """The catalog of a run, opened at first use so that definitions load without a database."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    @cached_property
+    def engine(self) -> sa.Engine:
+        """The engine; raises CatalogError as open_catalog does."""
+        from stash_sense_pipeline.catalog.engine import open_catalog
+
+        return open_catalog(self._url)
+
+    def close(self) -> None:
+        """Closes the connections, if any were opened."""
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+
+def build_resources(settings: Settings, environment: Environment) -> dict[str, Any]:
+    """Resources by name: `settings`, `environment`, `catalog` (Catalog) and `progress` (ProgressFactory).
+
+    They are plain objects without Dagster configuration: that would be shown in the UI, and a catalog URL or a key may
+    hold a secret.
+    """
+
+    @dg.resource(description="The catalog of the run")
+    def catalog(context: dg.InitResourceContext) -> Iterator[Catalog]:
+        opened = Catalog(environment.catalog_url)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+    return {
+        "settings": dg.ResourceDefinition.hardcoded_resource(settings, "sources.yaml, validated"),
+        "environment": dg.ResourceDefinition.hardcoded_resource(
+            environment, "Paths and keys of this machine"
+        ),
+        "catalog": catalog,
+        "progress": dg.ResourceDefinition.hardcoded_resource(log_progress, "Reports how far a step is"),
+    }

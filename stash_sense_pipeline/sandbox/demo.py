@@ -1,0 +1,60 @@
+"""The demo: a data directory whose sources are the servers of the sandbox world, and the environment that points there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import yaml
+
+from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+
+DEMO_PACK = Path(__file__).with_name("demo_pack")
+SEED = 1
+PEOPLE = 250
+
+
+@contextmanager
+def demo_world(data_dir: Path) -> Iterator[dict[str, str]]:
+    """Serves the demo world while the block runs and yields the environment variables with which the program reads it.
+
+    `data_dir` gets a sources.yaml. The ports of an earlier demo there are taken again where they are free, because the
+    addresses of images are part of a release.
+    """
+    sources = data_dir / "sources.yaml"
+    with _servers(_earlier_ports(sources), data_dir / "pictures") as servers:
+        text = yaml.safe_dump(sources_settings(servers), sort_keys=False)
+        write_atomically(
+            sources, f"# Written by the demo at each start: the sandbox world on this machine.\n{text}"
+        )
+        yield {
+            "DATA_DIR": str(data_dir),
+            "STASH_SENSE_SOURCES": str(sources),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+            **servers.environment(),
+        }
+
+
+@contextmanager
+def _servers(ports: dict[str, int], pictures: Path) -> Iterator[SandboxServers]:
+    servers = SandboxServers(World.demo(seed=SEED, people=PEOPLE), ports=ports, picture_directory=pictures)
+    try:
+        servers.start()
+    except OSError:
+        servers = SandboxServers(servers.world, picture_directory=pictures)
+        servers.start()
+    try:
+        yield servers
+    finally:
+        servers.stop()
+
+
+def _earlier_ports(sources: Path) -> dict[str, int]:
+    if not sources.exists():
+        return {}
+    boxes = yaml.safe_load(sources.read_text())["stash_boxes"]
+    return {name: port for name, box in boxes.items() if (port := urlsplit(box["url"]).port)}
