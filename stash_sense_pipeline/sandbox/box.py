@@ -415,7 +415,7 @@ class Box:
                 aliases += [name for name in (loser.name, *old.aliases) if name != row.name]
                 images += old.images if keep_images else ()
             merged: dict[str, Any] = {
-                "aliases": tuple(dict.fromkeys(aliases)),
+                "aliases": tuple(sorted(set(aliases), key=str.encode)),
                 "images": tuple(dict.fromkeys(images)),
                 **given,
             }

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CONTROL_PREFIX = "/_control"
 _LOG_LENGTH = 200_000
+_PAYLOAD_KEPT = 2000  # characters
 
 
 class FaultKind(StrEnum):
@@ -65,9 +66,12 @@ class Fault:
     done: int = field(default=0, init=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestRecord:
-    """A request that came in. Times are `time.monotonic()` seconds; `payload` is the start of its body."""
+    """A request that came in. Times are `time.monotonic()` seconds; `payload` is the start of its body.
+
+    `status`, `sent` (bytes of the body) and `finished` follow the answer while it goes out.
+    """
 
     box: str
     method: str
@@ -76,10 +80,10 @@ class RequestRecord:
     user_agent: str
     payload: str
     arrived: float
-    finished: float
-    status: int | None
-    sent: int
     fault: FaultKind | None
+    status: int | None = None
+    sent: int = 0
+    finished: float | None = None
 
 
 class Traffic:
@@ -105,7 +109,7 @@ class Traffic:
             self._faults.clear()
 
     def requests(self, box: str | None = None, path: str = "/") -> list[RequestRecord]:
-        """The requests so far, in the order in which they ended."""
+        """The requests so far, in the order in which they came."""
         with self._lock:
             return [entry for entry in self._log if entry.path.startswith(path) and box in (None, entry.box)]
 
@@ -156,29 +160,22 @@ class FaultyServer:
         query = scope["query_string"].decode("latin-1")
         text = body.decode("utf-8", "replace")
         fault = self._traffic.choose(self._box, scope["path"], f"{query}\n{text}")
-        reply = _Reply(send)
-        try:
-            if fault is None:
-                await self._app(scope, _replay(body, receive), reply)
-            else:
-                await self._act(fault, scope, body, receive, reply)
-        finally:
-            headers = dict(scope["headers"])
-            self._traffic.record(
-                RequestRecord(
-                    box=self._box,
-                    method=scope["method"],
-                    path=scope["path"],
-                    query=query,
-                    user_agent=headers.get(b"user-agent", b"").decode("latin-1"),
-                    payload=text[:2000],
-                    arrived=arrived,
-                    finished=time.monotonic(),
-                    status=reply.status,
-                    sent=reply.sent,
-                    fault=fault.kind if fault else None,
-                )
-            )
+        record = RequestRecord(
+            box=self._box,
+            method=scope["method"],
+            path=scope["path"],
+            query=query,
+            user_agent=dict(scope["headers"]).get(b"user-agent", b"").decode("latin-1"),
+            payload=text[:_PAYLOAD_KEPT],
+            arrived=arrived,
+            fault=fault.kind if fault else None,
+        )
+        self._traffic.record(record)
+        reply = _Reply(send, record)
+        if fault is None:
+            await self._app(scope, _replay(body, receive), reply)
+        else:
+            await self._act(fault, scope, body, receive, reply)
 
     async def _act(self, fault: Fault, scope: Scope, body: bytes, receive: Receive, reply: _Reply) -> None:
         if fault.kind is FaultKind.HANG:
@@ -222,18 +219,18 @@ class FaultyServer:
 
 
 class _Reply:
-    """Sends on what the application answers, and notes it."""
+    """Sends on what the application answers, and notes it before it goes out."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
-        self.status: int | None = None
-        self.sent = 0
+        self._record = record
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self._record.status = message["status"]
         else:
-            self.sent += len(message.get("body", b""))
+            self._record.sent += len(message.get("body", b""))
+            self._record.finished = time.monotonic()
         await self._send(message)
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None:

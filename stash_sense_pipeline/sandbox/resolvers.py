@@ -189,6 +189,7 @@ GETTERS: Mapping[str, Mapping[str, Getter]] = {
         "created": lambda site: rfc3339(site.created),
         "updated": lambda site: rfc3339(site.created),
     },
+    "SiteCategory": _items("id", "name", "description"),
     "QuerySitesResultType": _items("count", "sites"),
     "Version": _items("hash", "build_time", "build_type", "version"),
     "User": _items("id", "name", "roles"),

@@ -122,6 +122,9 @@ def _prepare(schema: GraphQLSchema, query: str, operation_name: str | None) -> _
     if len(operations) != 1:
         what = f"operation {operation_name}" if operation_name else "operation name"
         raise _Refused(_VALIDATION_FAILED, [GraphQLError(f"no {what} in the request")])
+    if schema.get_root_type(operations[0].operation) is None:
+        kind = operations[0].operation.value
+        raise _Refused(_VALIDATION_FAILED, [GraphQLError(f"this server offers no {kind}", operations[0])])
     plan = compile_plan(schema, document, operations[0], GETTERS, FAST_ROOTS)
     return _Prepared(document, operations[0], plan)
 
