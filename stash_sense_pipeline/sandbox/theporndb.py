@@ -164,7 +164,9 @@ class ThePornDB:
             row = self._known(performer_id)
             for key in self._children.pop(performer_id, ()):
                 self.site_performers[key] = replace(self.site_performers[key], parent=None)
-            del self.performers[performer_id], self._by_name[str(row.number)], self._by_name[row.slug]
+            del self.performers[performer_id]
+            for name in {str(row.number), row.slug}:
+                del self._by_name[name]
             self._changed()
 
     def merge(self, source: str, target: str, *, at: int | None = None) -> None:
