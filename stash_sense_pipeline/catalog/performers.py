@@ -176,14 +176,16 @@ def liveness(connection: sa.Connection, source: str, source_ids: Collection[str]
     return {key: row.deleted_at is None for key, row in _stored(connection, source, source_ids).items()}
 
 
-def live_hashes(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, str]:
-    """The content hash of each of these records that is live."""
+def slugs(
+    connection: sa.Connection, source: str, source_ids: Collection[str]
+) -> dict[str, tuple[str, str | None]]:
+    """Of these records, those that are live: name, and the slug that the source gave it."""
     table = source_performers
     return {
-        source_id: content_hash
+        source_id: (name, slug)
         for batch in batched(list(source_ids), _IN_LIST)
-        for source_id, content_hash in connection.execute(
-            sa.select(table.c.source_id, table.c.content_hash).where(
+        for source_id, name, slug in connection.execute(
+            sa.select(table.c.source_id, table.c.name, table.c.raw["slug"].as_string()).where(
                 table.c.source == source, table.c.source_id.in_(batch), table.c.deleted_at.is_(None)
             )
         )

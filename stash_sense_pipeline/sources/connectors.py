@@ -5,8 +5,12 @@ from __future__ import annotations
 from stash_sense_pipeline.settings import StashBoxSettings
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.stash_box import StashBoxConnector
+from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+
+Connector = StashBoxConnector | ThePornDbConnector
 
 
-def make_connector(source: StashBoxSettings, api_key: str, client: PoliteClient) -> StashBoxConnector:
+def make_connector(source: StashBoxSettings, api_key: str, client: PoliteClient) -> Connector:
     """The connector that `source.connector` names."""
-    return StashBoxConnector(source.url, api_key, client, source.name)
+    kind = ThePornDbConnector if source.connector == "theporndb" else StashBoxConnector
+    return kind(source.url, api_key, client, source.name)

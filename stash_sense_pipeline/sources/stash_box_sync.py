@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from stash_sense_pipeline.sources.in_order import in_order
 from stash_sense_pipeline.sources.mirror import Mirror, Progress
 from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.stash_box import Details, Direction, Listed, Page, StashBoxConnector
+from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 
 # Rows of a head read beyond those that we know to be in its window, and by how much the next one is longer.
 _HEAD_MARGIN = 200
@@ -26,25 +26,6 @@ _HEAD_PASSES = 5
 # Ids looked up between two transactions.
 _LOOKED_UP = 100
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-@dataclass(frozen=True)
-class SyncRules:
-    """What a sync allows.
-
-    `overlap`: how far below the watermark it reads again. Rows appear late, with the time at which their
-    transaction began, and a server in a zone with daylight saving steps back an hour.
-    More than `missing_count` records that are also more than `missing_share` of the live ones may not vanish
-    before two sweeps agree.
-    """
-
-    overlap: timedelta = timedelta(hours=24)
-    missing_count: int = 20
-    missing_share: float = 0.01
-
-    def allowed_missing(self, live: int) -> int:
-        """How many of `live` records may vanish at once."""
-        return max(self.missing_count, int(self.missing_share * live))
 
 
 class StashBoxSync:
@@ -72,6 +53,7 @@ class StashBoxSync:
         self._unread: set[str] = set(state.detail.get("unread", ()))
         self._watermark = state.updated_watermark
         self._edits_watermark = state.edits_watermark
+        self._version = state.server_version
 
     async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads everything. A run that was cut off is continued: only what differs is read again.
@@ -121,6 +103,7 @@ class StashBoxSync:
         return {
             "updated_watermark": self._watermark,
             "edits_watermark": self._edits_watermark,
+            "server_version": self._version,
             "detail": detail,
             **more,
         }
@@ -204,6 +187,7 @@ class StashBoxSync:
     async def _catch_up(self) -> None:
         """Reads what changed since the watermark, oldest first, then merges and deletions."""
         description = await self._connector.describe()
+        self._version = description.version
         cutoff = None if self._watermark is None else self._watermark - self._rules.overlap
         if description.has_changelog:
             changes = await self._connector.changes(cutoff or _BEGINNING)
@@ -333,20 +317,10 @@ class StashBoxSync:
     async def _settle_absent(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Asks for live records that the list lacked, unless too many are missing for the first time."""
         live = await self._mirror.read(performers.live_versions)
-        absent = sorted(live.keys() - self.listed.keys())
-        allowed = self._rules.allowed_missing(len(live))
-        suspected = set(self._state.detail.get("missing", {}).get("ids", ()))
-        fresh = [source_id for source_id in absent if source_id not in suspected]
-        if len(absent) <= allowed or len(fresh) <= allowed:
-            await self._look_up(absent)
-            return Outcome.FOUND, None, {}
-        await self._look_up([source_id for source_id in absent if source_id in suspected])
-        message = (
-            f"{len(fresh)} of {len(live)} performers are missing from the server's list, more than {allowed}; "
-            "they stay until a second sweep agrees"
-        )
-        missing = {"ids": fresh, "count": len(fresh), "live": len(live), "allowed": allowed}
-        return Outcome.AMBIGUOUS, message, missing
+        verdict = judge_missing(self._rules, live, self.listed, self._state.detail.get("missing", {}))
+        await self._look_up(verdict.believed)
+        outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
+        return outcome, verdict.message, dict(verdict.refused)
 
 
 def _reaches(page: Page[Listed], cutoff: datetime | None) -> bool:

@@ -10,13 +10,16 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.catalog.sync import load_state, save_state
+from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
 from stash_sense_pipeline.settings import SourceSettings
+from stash_sense_pipeline.sources.connectors import Connector
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror, Progress, Refusals
-from stash_sense_pipeline.sources.stash_box import StashBoxConnector
-from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync, SyncRules
+from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
+from stash_sense_pipeline.sources.sync_rules import SyncRules
+from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+from stash_sense_pipeline.sources.theporndb_sync import ThePornDbSync
 
 SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
@@ -60,7 +63,7 @@ def _silent(stage: str, done: int, total: int | None) -> None:
 async def refresh_source(
     engine: sa.Engine,
     source: SourceSettings,
-    connector: StashBoxConnector,
+    connector: Connector,
     suppressions: Refusals,
     mode: SyncMode = "auto",
     progress: Progress = _silent,
@@ -80,23 +83,21 @@ async def refresh_source(
         state = load_state(connection, source.name)
     mirror = Mirror(engine, source.name, suppressions, clock)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
-    run = StashBoxSync(connector, mirror, state, rules or SyncRules(), clock.now(), progress)
+    run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}
     try:
-        description = await connector.describe()
         outcome, message, changes = await {
             "backfill": run.backfill,
             "sweep": run.sweep,
             "increment": run.increment,
         }[chosen]()
         await mirror.remove_orphaned_images()
-        changes = {**changes, "server_version": description.version}
+        changes = {**changes, "last_sync_at": clock.now()}
     except SourceError as error:
         outcome, message = error.outcome, str(error)
     state = replace(
         state,
         **changes,
-        last_sync_at=clock.now() if changes else state.last_sync_at,
         last_outcome=outcome.value,
         last_message=message,
     )
@@ -127,3 +128,11 @@ async def refresh_source(
         server_version=state.server_version,
         missing=missing,
     )
+
+
+def _run(
+    connector: Connector, mirror: Mirror, state: SyncState, rules: SyncRules, clock: Clock, progress: Progress
+) -> StashBoxSync | ThePornDbSync:
+    if isinstance(connector, ThePornDbConnector):
+        return ThePornDbSync(connector, mirror, state, rules, clock.now(), progress)
+    return StashBoxSync(connector, mirror, state, rules, clock.now(), progress)

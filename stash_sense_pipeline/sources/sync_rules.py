@@ -1,0 +1,56 @@
+"""What a sync allows: how far it reads back, and how many records may vanish before it believes it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SyncRules:
+    """The numbers of a sync.
+
+    `overlap`: how far below the watermark it reads again. Rows appear late, with the time at which their
+    transaction began, and a server in a zone with daylight saving steps back an hour.
+    More than `missing_count` records that are also more than `missing_share` of the live ones may not vanish
+    before two sweeps agree.
+    """
+
+    overlap: timedelta = timedelta(hours=24)
+    missing_count: int = 20
+    missing_share: float = 0.01
+
+    def allowed_missing(self, live: int) -> int:
+        """How many of `live` records may vanish at once."""
+        return max(self.missing_count, int(self.missing_share * live))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`believed`: missing records to be asked for one by one. `refused`: what to remember of those that are too many,
+    with their `ids` and the numbers; empty when none are. `message` says it in one line.
+    """
+
+    believed: tuple[str, ...]
+    refused: Mapping[str, Any]
+    message: str | None
+
+
+def judge_missing(
+    rules: SyncRules, live: Collection[str], listed: Collection[str], before: Mapping[str, Any]
+) -> Verdict:
+    """Judges live records that a whole list of the source lacked. `before` is what the last sweep refused."""
+    missing = sorted(set(live).difference(listed))
+    allowed = rules.allowed_missing(len(live))
+    suspected = frozenset(before.get("ids", ()))
+    fresh = [source_id for source_id in missing if source_id not in suspected]
+    if len(fresh) <= allowed:
+        return Verdict(tuple(missing), {}, None)
+    message = (
+        f"{len(fresh)} of {len(live)} performers are missing from the source's list, more than {allowed}; "
+        "they stay until a second sweep agrees"
+    )
+    refused = {"ids": fresh, "count": len(fresh), "live": len(live), "allowed": allowed}
+    return Verdict(tuple(sorted(suspected.intersection(missing))), refused, message)

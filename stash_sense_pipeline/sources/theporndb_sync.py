@@ -1,0 +1,103 @@
+"""The sync of ThePornDB, which gives no times: content hashes tell what changed, two answers of 404 what is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Any
+
+from stash_sense_pipeline.catalog import performers
+from stash_sense_pipeline.catalog.sync import SyncState
+from stash_sense_pipeline.errors import Outcome
+from stash_sense_pipeline.sources.mirror import Mirror, Progress
+from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
+from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+
+# Pages of the list by last change that bring nothing new before it is left.
+_QUIET_PAGES = 2
+# `changed_since` takes a day of the server's calendar, which need not be ours.
+_CHANGES_OVERLAP = timedelta(days=2)
+
+
+class ThePornDbSync:
+    """One run for ThePornDB. Records are stored as they come; the state moves when a run is through."""
+
+    def __init__(
+        self,
+        connector: ThePornDbConnector,
+        mirror: Mirror,
+        state: SyncState,
+        rules: SyncRules,
+        now: datetime,
+        progress: Progress,
+    ) -> None:
+        self.listed: set[str] = set()
+        self._connector = connector
+        self._mirror = mirror
+        self._state = state
+        self._rules = rules
+        self._now = now
+        self._progress = progress
+
+    async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads everything. Returns the outcome, a message, and the fields of the state that it changes."""
+        outcome, message, changes = await self.sweep()
+        return outcome, message, {**changes, "backfilled_at": self._now}
+
+    async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads what changed last, until the list brings nothing new."""
+        last = self._state.last_sync_at or self._now
+        changed = await self._connector.changed_since((last - _CHANGES_OVERLAP).date()) or frozenset()
+        live = await self._mirror.read(performers.liveness, sorted(changed))
+        expected = {source_id for source_id in changed if live.get(source_id, True)}
+        quiet, pages_left = 0, _QUIET_PAGES + len(expected) // 50
+        async with aclosing(self._connector.recently_updated()) as pages:
+            async for records in pages:
+                quiet = 0 if await self._store(records) else quiet + 1
+                expected -= self.listed
+                pages_left -= 1
+                if quiet >= _QUIET_PAGES and (not expected or pages_left <= 0):
+                    break
+        await self._look_up(sorted(expected))
+        return Outcome.FOUND, None, {}
+
+    async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads everything and asks for what is not there any more."""
+        async with aclosing(self._connector.everyone()) as pages:
+            async for records in pages:
+                await self._store(records)
+        live = await self._mirror.read(performers.live_versions)
+        verdict = judge_missing(self._rules, live, self.listed, self._state.detail.get("missing", {}))
+        await self._look_up(verdict.believed)
+        detail = {key: value for key, value in self._state.detail.items() if key != "missing"}
+        if verdict.refused:
+            detail["missing"] = verdict.refused
+        outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
+        return outcome, verdict.message, {"detail": detail, "last_sweep_at": self._now}
+
+    async def _store(self, records: Sequence[PerformerRecord]) -> bool:
+        """Stores records; True if any of them was new or other than before."""
+        fresh = [record for record in records if record.source_id not in self.listed]
+        self.listed.update(record.source_id for record in fresh)
+        before = self._mirror.tally.added + self._mirror.tally.updated
+        await self._mirror.store(fresh)
+        self._progress("records", len(self.listed), None)
+        return self._mirror.tally.added + self._mirror.tally.updated > before
+
+    async def _look_up(self, source_ids: Sequence[str]) -> None:
+        """Asks for single performers. Who is unknown to the server twice is gone, merged if the slug leads on."""
+        doubtful = []
+        for source_id in source_ids:
+            record = await self._connector.performer(source_id)
+            if record is not None:
+                await self._mirror.store([record])
+            else:
+                doubtful.append(source_id)
+        held = await self._mirror.read(performers.slugs, doubtful)
+        for source_id, (name, slug) in held.items():
+            if await self._connector.performer(source_id) is None:
+                other = await self._connector.performer(slug) if slug else None
+                same = other is not None and other.name == name and other.source_id != source_id
+                await self._mirror.bury({source_id: other.source_id if other and same else None})
