@@ -37,7 +37,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """Aligned 112 x 112 face crops of one source: its pending images, fetched politely, detected, aligned and graded.
 
         Images are held in memory only. A crop waits in the catalog until it is embedded.
@@ -84,7 +84,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """Embeddings of one source's aligned faces that wait for one, by every embedder of the model pack: raw float32."""
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.faces.embed_waiting import embed_waiting

@@ -30,7 +30,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """Who is the same person: evidence between the records of all sources, and the identities that follow from it.
 
         Performer ids are permanent. Suppressed people are erased from the catalog first.
@@ -78,7 +78,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.faces.packs import load_pack

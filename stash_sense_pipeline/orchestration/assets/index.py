@@ -35,7 +35,7 @@ def _index_asset(model: str) -> dg.AssetsDefinition:
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         from stash_sense_pipeline.orchestration.assets.release import STAGING
         from stash_sense_pipeline.release.index import stage_index
         from stash_sense_pipeline.release.staging import open_staging

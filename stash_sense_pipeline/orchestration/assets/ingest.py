@@ -35,7 +35,7 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """The performers of one source: records, aliases, profile URLs, the ledger of their images, and tombstones.
 
         A first run reads every performer; later runs read what the source changed since, and sweep it from time to time.

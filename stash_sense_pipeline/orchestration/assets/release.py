@@ -34,7 +34,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """The performers of the release with their stash-box ids, aliases and faces, as the sidecar's SQLite file."""
         from stash_sense_pipeline.release.database import stage_performers_db
         from stash_sense_pipeline.release.staging import open_staging
@@ -77,7 +77,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult[None]:
+    ) -> dg.MaterializeResult:
         """A release that the Stash Sense sidecar loads: files, manifest and zip, verified before it is published.
 
         Published by renames, `latest` last; when nothing changed since the last release, that one stays the newest.

@@ -1,0 +1,40 @@
+"""Fixtures of the orchestration's tests: settings without files, and a demo that ran once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.settings import Environment, Settings, load_settings, read_environment
+from stash_sense_pipeline.shipped_files import shipped_file
+
+
+def environment_at(directory: Path, **variables: str) -> Environment:
+    """An environment whose data directory is `directory`."""
+    return read_environment({"DATA_DIR": str(directory), **variables}, directory)
+
+
+@pytest.fixture
+def settings() -> Settings:
+    """The shipped sources.yaml."""
+    return load_settings(shipped_file("sources.yaml"))
+
+
+@pytest.fixture
+def definitions(settings: Settings, tmp_path: Path) -> dg.Definitions:
+    """The definitions for the shipped sources, with an empty data directory."""
+    return build_defs(settings=settings, environment=environment_at(tmp_path))
+
+
+def materialize_runless(instance: dg.DagsterInstance, key: str, partition: str | None = None) -> None:
+    """Records a materialization as a run would."""
+    instance.report_runless_asset_event(dg.AssetMaterialization(asset_key=key, partition=partition))
+
+
+def tags_of(requests: list[dg.RunRequest]) -> list[Mapping[str, str]]:
+    """The tags of run requests."""
+    return [request.tags for request in requests]

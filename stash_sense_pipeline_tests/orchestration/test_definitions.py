@@ -1,0 +1,102 @@
+"""The definitions: what loads, what depends on what, and what loading costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.settings import Settings
+
+PARENTS = {
+    "performer_table": set(),
+    "aligned_faces": {"performer_table"},
+    "face_embeddings": {"aligned_faces"},
+    "identity_graph": {"performer_table", "face_embeddings"},
+    "trusted_faces": {"identity_graph", "face_embeddings"},
+    "facenet_index": {"trusted_faces"},
+    "arcface_index": {"trusted_faces"},
+    "performers_db": {"identity_graph", "trusted_faces"},
+    "release": {"facenet_index", "arcface_index", "performers_db"},
+}
+GROUPS = {
+    "performer_table": "ingest",
+    "aligned_faces": "faces",
+    "face_embeddings": "faces",
+    "identity_graph": "identity",
+    "trusted_faces": "identity",
+    "facenet_index": "index",
+    "arcface_index": "index",
+    "performers_db": "release",
+    "release": "release",
+}
+
+
+def test_the_definitions_can_be_loaded(definitions: dg.Definitions) -> None:
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_the_lineage_is_the_picture_of_the_design(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    found = {
+        key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
+        for key in graph.get_all_asset_keys()
+    }
+    assert found == PARENTS
+    assert {key: graph.get(dg.AssetKey(key)).group_name for key in found} == GROUPS
+
+
+def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        node = graph.get(key)
+        assert node.description, key
+        assert node.kinds, key
+        assert node.owners, key
+
+
+def test_partitions_are_the_sources_of_the_file(definitions: dg.Definitions, settings: Settings) -> None:
+    graph = definitions.resolve_asset_graph()
+    for key in ("performer_table", "aligned_faces", "face_embeddings"):
+        partitions = graph.get(dg.AssetKey(key)).partitions_def
+        assert partitions is not None
+        assert partitions.get_partition_keys() == list(settings.names)
+    assert len(settings.names) == 15
+    assert settings.names[:5] == ("stashdb", "theporndb", "pmvstash", "javstash", "fansdb")
+
+
+@pytest.mark.parametrize(
+    ("job", "assets"),
+    [
+        ("refresh_source", {"performer_table", "aligned_faces"}),
+        ("embed_faces", {"face_embeddings"}),
+        ("publish", set(PARENTS) - {"performer_table", "aligned_faces", "face_embeddings"}),
+    ],
+)
+def test_jobs_hold_their_assets(definitions: dg.Definitions, job: str, assets: set[str]) -> None:
+    keys = definitions.resolve_job_def(job).asset_layer.selected_asset_keys
+    assert {key.to_user_string() for key in keys} == assets
+
+
+def test_embedding_and_nothing_else_asks_for_the_gpu(definitions: dg.Definitions) -> None:
+    pools = {
+        key.to_user_string(): node.op.pool
+        for node in definitions.assets or []
+        if isinstance(node, dg.AssetsDefinition)
+        for key in node.keys
+    }
+    assert {key for key, pool in pools.items() if pool == names.GPU_POOL} == {"face_embeddings"}
+
+
+def test_loading_the_definitions_imports_nothing_heavy() -> None:
+    heavy = ["sqlalchemy", "numpy", "cv2", "onnxruntime", "insightface", "voyager", "pandas", "httpx", "PIL"]
+    code = (
+        "import sys, dagster; before = set(sys.modules)\n"
+        "from stash_sense_pipeline.definitions import build_defs; build_defs()\n"
+        f"print([name for name in {heavy} if name in sys.modules and name not in before])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
