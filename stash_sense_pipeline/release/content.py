@@ -136,7 +136,7 @@ class ReleaseContent:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what users would see change. Time stamps are left out: an upstream edit of nothing that we ship is no news."""
+        """SHA-256 of what users would see change. Times are left out: an upstream edit of nothing we ship is no news."""
         state = hashlib.sha256()
         for face in self.faces:
             row = (face.face_id, face.performer_id, face.source, face.image_url, face.quality, face.yaw)

@@ -22,7 +22,7 @@ DEMO_STATEMENT = (
 
 @dataclass(frozen=True)
 class ManifestFacts:
-    """Everything in a manifest but the checksums. `created_at` is the newest change of the data, not the day of the build."""
+    """A manifest but for its checksums. `created_at` is the newest change of the data, not the day of the build."""
 
     version: str
     created_at: str

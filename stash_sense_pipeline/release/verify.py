@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +133,7 @@ _NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
 }
 
 _VECTORS_A_BLOCK = 20_000
+_SQLITE_MAGIC = b"SQLite format 3\x00"
 # 8-bit storage rounds every number, so its unit vectors are a little off.
 _NORM_TOLERANCE = {"Float32": 1e-3, "E4M3": 0.1, "Float8": 0.2}
 
@@ -308,6 +310,10 @@ class _Release:
         path = self.directory / PERFORMERS_DB
         if not path.is_file():
             raise ValueError(f"there is no {PERFORMERS_DB}")
+        with path.open("rb") as stream:
+            # SQLite takes an empty file for an empty database.
+            if stream.read(16) != _SQLITE_MAGIC:
+                raise ValueError(f"{PERFORMERS_DB} is no SQLite database")
         with closing(
             sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
         ) as connection:
@@ -367,6 +373,7 @@ def _manifest(release: _Release) -> str:
     _wrong(
         [name for name in manifest["sources"] if not isinstance(name, str) or not name], "sources: not a name"
     )
+    datetime.fromisoformat(manifest["created_at"])
     if manifest["sources"] != sorted(manifest["sources"]):
         raise ValueError("sources are not sorted")
     faces, performers = manifest["face_count"], manifest["performer_count"]
@@ -393,7 +400,8 @@ def _version(release: _Release, name: str) -> str:
 
 def _checksums(release: _Release) -> str:
     checksums = release.manifest["checksums"]
-    present = {path.name for path in _files(release.directory)} - {MANIFEST}
+    known = {*REQUIRED_FILES, *OPTIONAL_FILES} - {MANIFEST}
+    present = {path.name for path in _files(release.directory)} & known
     _wrong(sorted(present - set(checksums)), "no checksum for")
     _wrong(sorted(set(checksums) - present), "checksum of a file that is not there")
     for name, stated in sorted(checksums.items()):
@@ -467,7 +475,8 @@ def _vectors(index: Any, file: VoyagerFile) -> str:
     tolerance = _NORM_TOLERANCE[file.storage]
     for start in range(0, file.count, _VECTORS_A_BLOCK):
         block = index.get_vectors(range(start, min(start + _VECTORS_A_BLOCK, file.count)))
-        norms = np.linalg.norm(block, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms = np.linalg.norm(block, axis=1)
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= tolerance))
         if len(wrong):
             raise ValueError(
@@ -582,7 +591,7 @@ def _check_database(checks: _Checks, release: _Release) -> None:
 def _journal_mode(release: _Release) -> str:
     with (release.directory / PERFORMERS_DB).open("rb") as stream:
         header = stream.read(20)
-    if header[:16] != b"SQLite format 3\x00":
+    if header[:16] != _SQLITE_MAGIC:
         raise ValueError(f"{PERFORMERS_DB} is no SQLite database")
     # Bytes 18 and 19 of the file: 1 for a rollback journal, 2 for WAL (https://sqlite.org/fileformat.html).
     if header[18:20] != b"\x01\x01":

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import voyager
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.release.order import FaceOrder
+from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.quality import (
+    ReleaseVectors,
+    exact_neighbours,
+    fused_distances,
+    held_out_retrieval,
+    index_content_check,
+    index_recall,
+    load_unit_vectors,
+    normalised,
+    people_by_faces,
+    quality_checks,
+    recall_check,
+    sample_positions,
+    self_retrieval_check,
+    shrink_check,
+)
+
+World = tuple[Path, ReleaseReport]
+
+
+def unit(seed: int, count: int, dim: int = 512) -> np.ndarray:
+    return normalised(np.random.default_rng(seed).standard_normal((count, dim)).astype("f4"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 400),
+    st.integers(1, 9),
+    st.integers(1, 120),
+    st.sampled_from([7, 50, 16_384]),
+)
+def test_exact_search_is_what_sorting_everything_gives(seed: int, n: int, q: int, k: int, block: int) -> None:
+    gallery, queries = unit(seed, n, 8), unit(seed + 1, q, 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stash_sense_pipeline.release.quality._ROWS_A_BLOCK", block)
+        positions, similarities = exact_neighbours(queries, gallery, k)
+    everything = queries @ gallery.T
+    expected = np.sort(everything, axis=1)[:, ::-1][:, : min(k, n)]
+    assert np.allclose(similarities, expected, atol=1e-6)
+    assert np.allclose(np.take_along_axis(everything, positions, axis=1), similarities, atol=1e-6)
+    assert all(len(set(row)) == len(row) for row in positions.tolist())
+
+
+def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> None:
+    vectors = unit(0, 3000)
+    reports = {}
+    for m, ef in ((4, 10), (32, 200)):
+        index = voyager.Index(voyager.Space.Cosine, 512, M=m, ef_construction=ef)
+        index.add_items(vectors, ids=list(range(3000)), num_threads=1)
+        index.save(str(tmp_path / "a.voy"))
+        reports[m] = index_recall("facenet", tmp_path / "a.voy", vectors, sample=200)
+    assert reports[4].at_k < 0.7 < reports[32].at_k
+    assert not recall_check(reports[4]).passed
+    assert (reports[32].queries, reports[32].k) == (200, 100)
+
+
+def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:
+    data, report = world
+    vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet",))
+    measured = index_recall("facenet", report.path / "face_facenet.voy", vectors.unit["facenet"])
+    assert (measured.at_1, measured.at_k, measured.itself, measured.queries) == (1.0, 1.0, 1.0, 160)
+
+
+def test_two_swapped_vectors_are_found(world: World, tmp_path: Path) -> None:
+    """What a drift between index and database does: a face at another face's position."""
+    data, _ = world
+    vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet",)).unit[
+        "facenet"
+    ]
+    order = np.arange(160)
+    order[[20, 90]] = order[[90, 20]]
+    index = voyager.Index(voyager.Space.Cosine, 512)
+    index.add_items(vectors[order], ids=list(range(160)), num_threads=1)
+    index.save(str(tmp_path / "a.voy"))
+    result = index_content_check("facenet", tmp_path / "a.voy", vectors, "float32")
+    assert not result.passed
+    assert "vector 20" in result.detail
+
+
+def test_checks_of_a_good_release_pass(world: World) -> None:
+    data, report = world
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    results = quality_checks(engine, report.path, ("facenet", "arcface"), "float32")
+    assert [result.name for result in results] == [
+        "facenet_content",
+        "facenet_recall",
+        "arcface_content",
+        "arcface_recall",
+        "self_retrieval",
+    ]
+    assert all(result.passed for result in results)
+
+
+def test_self_retrieval_notices_wrong_names(world: World, tmp_path: Path) -> None:
+    data, report = world
+    vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet", "arcface"))
+    for path in report.path.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    shifted = ReleaseVectors(
+        vectors.order, {model: np.roll(table, 4, axis=0) for model, table in vectors.unit.items()}
+    )
+    assert self_retrieval_check(tmp_path, vectors).passed
+    assert not self_retrieval_check(tmp_path, shifted).passed
+
+
+def test_fusion_is_the_sidecars() -> None:
+    ids = {"facenet": np.array([1, 2]), "arcface": np.array([2, 3])}
+    distances = {"facenet": np.array([0.1, 0.3]), "arcface": np.array([0.2, 0.4])}
+    fused = [(round(distance, 6), face) for distance, face in fused_distances(ids, distances)]
+    assert fused == [(0.25, 2), (0.3, 1), (0.45, 3)]
+
+
+def test_held_out_retrieval_by_number_of_faces() -> None:
+    rng = np.random.default_rng(0)
+    owners, tables = [], {"facenet": [], "arcface": []}
+    for person, faces in enumerate([1] * 30 + [3] * 30 + [12] * 5):
+        for model, table in tables.items():
+            direction = np.random.default_rng([person, len(model)]).standard_normal(512)
+            # One face in three of the people with three is somebody else's.
+            strangers = faces == 3
+            for face in range(faces):
+                noise = rng.standard_normal(512)
+                table.append(noise if strangers and face == 2 else direction + 0.5 * noise)
+        owners += [person] * faces
+    order = FaceOrder(np.arange(len(owners)), np.array(owners))
+    vectors = ReleaseVectors(
+        order, {model: normalised(np.array(table, "f4")) for model, table in tables.items()}
+    )
+    three, many = held_out_retrieval(vectors)
+    assert (three.fewest, three.most, three.queries) == (2, 3, 90)
+    assert three.rank_1 == pytest.approx(2 / 3, abs=0.05)
+    assert (many.fewest, many.most, many.queries, many.rank_1, many.accepted) == (11, None, 60, 1.0, 1.0)
+    assert people_by_faces(order) == {"1": 30, "2-3": 30, "4-5": 0, "6-10": 0, "11+": 5}
+
+
+def test_a_shrink_needs_an_explanation() -> None:
+    before = {"performer_count": 1000, "face_count": 4000}
+    assert shrink_check(before, {"performer_count": 985, "face_count": 3950}).passed
+    assert not shrink_check(before, {"performer_count": 970, "face_count": 4000}).passed
+    assert not shrink_check(before, {"performer_count": 1000, "face_count": 3900}).passed
+    assert shrink_check(
+        before, {"performer_count": 900, "face_count": 3600}, explained_performers=90, explained_faces=350
+    ).passed
+
+
+def test_samples_are_the_same_every_time() -> None:
+    assert sample_positions(5, 10).tolist() == [0, 1, 2, 3, 4]
+    first = sample_positions(1000, 10)
+    assert first.tolist() == sample_positions(1000, 10).tolist()
+    assert len(set(first.tolist())) == 10

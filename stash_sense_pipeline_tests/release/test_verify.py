@@ -1,0 +1,487 @@
+"""Every damage to a release fails the check that is about it, and none makes the verification raise."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import voyager
+
+from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.release.contract import RELEASE_FORMAT
+from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.verify import Severity, failures, verify_release
+from stash_sense_pipeline.release.voyager_file import read_voyager_file
+
+Damage = Callable[[Path], object]
+
+
+def failed(path: Path) -> set[str]:
+    return {result.name for result in verify_release(path) if not result.passed}
+
+
+def reseal(release: Path) -> None:
+    """Puts right checksums into the manifest, so that only the check in question can object."""
+    path = release / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["checksums"] = {
+        member.name: f"sha256:{sha256_file(member)}"
+        for member in release.iterdir()
+        if member.name != path.name
+    }
+    path.write_text(json.dumps(manifest))
+
+
+def edit(name: str, change: Callable[[object], object]) -> Damage:
+    def damage(release: Path) -> None:
+        path = release / name
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    return damage
+
+
+def manifest(**changes: object) -> Damage:
+    return edit("manifest.json", lambda content: {**content, **changes})
+
+
+def performer(**changes: object) -> Damage:
+    def change(people: dict) -> dict:
+        first = sorted(people)[0]
+        return {**people, first: {**people[first], **changes}}
+
+    return edit("performers.json", change)
+
+
+def sql(*statements: str) -> Damage:
+    def damage(release: Path) -> None:
+        with closing(sqlite3.connect(release / "performers.db")) as connection:
+            for statement in statements:
+                connection.execute(statement)
+            connection.commit()
+
+    return damage
+
+
+def index(model: str = "facenet", **options: object) -> Damage:
+    """Replaces an index by one made differently."""
+
+    def damage(release: Path) -> None:
+        path = release / f"face_{model}.voy"
+        old = voyager.Index.load(str(path))
+        vectors = old.get_vectors(range(len(old)))[:, : options.get("dimensions", 512)]
+        vectors = options.get("vectors", lambda vectors: vectors)(vectors)
+        ids = options.get("ids", range(len(vectors)))
+        new = voyager.Index(options.get("space", voyager.Space.Cosine), vectors.shape[1], M=12)
+        new.add_items(np.ascontiguousarray(vectors), ids=list(ids), num_threads=1)
+        for number in options.get("delete", ()):
+            new.mark_deleted(number)
+        new.save(str(path))
+
+    return damage
+
+
+def with_nan(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.copy()
+    vectors[5, 7] = np.nan
+    return vectors
+
+
+def swap_faces(faces: list) -> list:
+    return [faces[-1], *faces[1:-1], faces[0]]
+
+
+DAMAGES: dict[str, tuple[Damage, set[str]]] = {
+    "no arcface index": (
+        lambda release: (release / "face_arcface.voy").unlink(),
+        {"required_files", "arcface_loads", "faces_json"},
+    ),
+    "no manifest": (
+        lambda release: (release / "manifest.json").unlink(),
+        {"required_files", "manifest", "version", "checksums"},
+    ),
+    "a stray file": (lambda release: (release / "notes.txt").touch(), {"no_other_files"}),
+    "a journal": (lambda release: (release / "performers.db-wal").touch(), {"no_other_files"}),
+    "a link": (
+        lambda release: (release / "face_adaface.voy").symlink_to(release / "face_arcface.voy"),
+        {"no_other_files", "checksums"},
+    ),
+    "manifest is no JSON": (
+        lambda release: (release / "manifest.json").write_text("{"),
+        {"manifest", "version", "checksums"},
+    ),
+    "manifest is a list": (
+        lambda release: (release / "manifest.json").write_text("[]"),
+        {"manifest", "version", "checksums"},
+    ),
+    "newer manifest": (manifest(format=RELEASE_FORMAT + 1), {"manifest", "version", "checksums"}),
+    "counts as text": (manifest(face_count="160"), {"manifest"}),
+    "wrong face count": (manifest(face_count=161), {"manifest"}),
+    "wrong performer count": (manifest(performer_count=41), {"manifest"}),
+    "sources not sorted": (manifest(sources=["stashdb", "fansdb"]), {"manifest"}),
+    "created_at is no time": (manifest(created_at="yesterday"), {"manifest"}),
+    "no created_at": (manifest(created_at=None), {"manifest"}),
+    "version without zeros": (manifest(version="2026.2.18"), {"version"}),
+    "version of no day": (manifest(version="2026.02.30"), {"version"}),
+    "version as number": (manifest(version=2026), {"manifest", "version"}),
+    "version not of the directory": (manifest(version="2026.02.19"), {"version"}),
+    "checksums missing": (manifest(checksums=None), {"manifest", "checksums"}),
+    "one checksum missing": (
+        edit(
+            "manifest.json",
+            lambda content: {
+                **content,
+                "checksums": {k: v for k, v in content["checksums"].items() if k != "faces.json"},
+            },
+        ),
+        {"checksums"},
+    ),
+    "checksum in capitals": (
+        edit(
+            "manifest.json",
+            lambda content: {
+                **content,
+                "checksums": {k: v.replace("sha256:", "").upper() for k, v in content["checksums"].items()},
+            },
+        ),
+        {"checksums"},
+    ),
+    "checksum of an absent file": (
+        edit(
+            "manifest.json",
+            lambda content: {
+                **content,
+                "checksums": {**content["checksums"], "gone.voy": "sha256:" + "0" * 64},
+            },
+        ),
+        {"checksums"},
+    ),
+    "Euclidean": (index(space=voyager.Space.Euclidean), {"facenet_space"}),
+    "256 dimensions": (index(dimensions=256), {"facenet_dimensions"}),
+    "tombstone": (index(delete=[3]), {"facenet_tombstones", "facenet_vectors"}),
+    "gap in the ids": (index(ids=[*range(159), 200]), {"facenet_ids", "facenet_vectors"}),
+    "ids from 1": (index(ids=range(1, 161)), {"facenet_ids", "facenet_vectors"}),
+    "NaN in a vector": (index(vectors=with_nan), {"facenet_vectors"}),
+    "zero vector": (
+        index(vectors=lambda vectors: vectors * (np.arange(160) != 4)[:, None]),
+        {"facenet_vectors"},
+    ),
+    "one vector less": (index(vectors=lambda vectors: vectors[:-1]), {"faces_json"}),
+    "90 faces in one index": (
+        index(model="arcface", vectors=lambda vectors: vectors[:90]),
+        {"faces_json", "arcface_enough_faces"},
+    ),
+    "index cut": (
+        lambda release: (release / "face_facenet.voy").write_bytes(
+            (release / "face_facenet.voy").read_bytes()[:-1]
+        ),
+        {"facenet_loads", "faces_json"},
+    ),
+    "index is no index": (
+        lambda release: (release / "face_facenet.voy").write_bytes(b"VOYA" + bytes(500)),
+        {"facenet_loads", "faces_json"},
+    ),
+    "faces.json too short": (
+        edit("faces.json", lambda faces: faces[:-1]),
+        {"faces_json", "manifest", "face_counts", "database_positions", "database_owners"},
+    ),
+    "faces.json is an object": (
+        edit("faces.json", lambda faces: {}),
+        {
+            *("manifest", "faces_json", "faces_json_gaps", "universal_ids", "closure", "face_counts"),
+            *("database_positions", "database_owners"),
+        },
+    ),
+    "null in faces.json": (
+        edit("faces.json", lambda faces: [None, *faces[1:]]),
+        {"faces_json_gaps", "manifest", "face_counts", "database_positions", "database_owners"},
+    ),
+    "faces swapped": (edit("faces.json", swap_faces), {"database_owners"}),
+    "id without host": (
+        edit("faces.json", lambda faces: ["just-an-id", *faces[1:]]),
+        {"universal_ids", "closure", "face_counts", "database_owners"},
+    ),
+    "face of an unknown person": (
+        edit("faces.json", lambda faces: ["stashdb.org:nobody", *faces[1:]]),
+        {"closure", "face_counts", "database_owners"},
+    ),
+    "person without a face": (
+        edit(
+            "performers.json",
+            lambda people: {**people, "stashdb.org:new": {**people["stashdb.org:st-00001"], "face_count": 1}},
+        ),
+        {"closure", "manifest", "face_counts", "database_face_counts"},
+    ),
+    "no image_url": (performer(image_url=None), {"image_urls"}),
+    "no name": (performer(name=None), {"performers_json", "names"}),
+    "entity in a name": (performer(name="Person &amp; Co"), {"names"}),
+    "country as number": (performer(country=3), {"performers_json"}),
+    "wrong face_count": (performer(face_count=9), {"face_counts"}),
+    "face_count as text": (performer(face_count="4"), {"performers_json", "face_counts"}),
+    "database is text": (
+        lambda release: (release / "performers.db").write_text("no database"),
+        {"database_journal_mode", "database_integrity"},
+    ),
+    "database is empty": (
+        lambda release: (release / "performers.db").write_bytes(b""),
+        {"database_journal_mode", "database_integrity"},
+    ),
+    "WAL": (sql("PRAGMA journal_mode = WAL"), {"database_journal_mode"}),
+    "column too many": (sql("ALTER TABLE performers ADD COLUMN rating TEXT"), {"database_schema"}),
+    "column missing": (
+        sql("DROP INDEX idx_performers_scene_count", "ALTER TABLE performers DROP COLUMN scene_count"),
+        {"database_schema"},
+    ),
+    "table missing": (sql("DROP TABLE body_proportions"), {"database_schema"}),
+    "table of ours left in": (sql("CREATE TABLE scrape_progress (source TEXT)"), {"database_extra_tables"}),
+    "schema version 5": (sql("UPDATE schema_version SET version = 5"), {"database_schema_version"}),
+    "orphan alias": (sql("UPDATE aliases SET performer_id = 9999 WHERE id = 1"), {"database_foreign_keys"}),
+    "indices apart": (
+        sql("UPDATE faces SET arcface_index = 500 WHERE arcface_index = 3"),
+        {"database_positions"},
+    ),
+    "position outside": (
+        sql("UPDATE faces SET arcface_index = 500, facenet_index = 500 WHERE arcface_index = 3"),
+        {"database_positions", "database_owners"},
+    ),
+    "face of somebody else": (
+        sql("UPDATE faces SET performer_id = 1 WHERE facenet_index = 150"),
+        {"database_owners", "database_face_counts"},
+    ),
+    "performer's face_count": (
+        sql("UPDATE performers SET face_count = 7 WHERE id = 3"),
+        {"database_face_counts"},
+    ),
+    "endpoint is a host": (
+        sql("UPDATE stashbox_ids SET endpoint = 'stashdb.org' WHERE endpoint = 'stashdb'"),
+        {"database_endpoints", "database_owners"},
+    ),
+    "no record": (sql("DELETE FROM stashbox_ids WHERE performer_id = 5"), {"database_owners"}),
+    "no image_url in the database": (
+        sql("UPDATE performers SET image_url = NULL WHERE id = 5"),
+        {"database_image_urls"},
+    ),
+    "odd date": (sql("UPDATE performers SET birth_date = '1.2.1990' WHERE id = 5"), {"database_dates"}),
+    "half of the tattoo files": (
+        lambda release: (release / "tattoo_embeddings.json").write_text("[]"),
+        {"tattoo_files"},
+    ),
+    "adaface of another length": (
+        lambda release: (
+            shutil.copy(release / "face_facenet.voy", release / "face_adaface.voy"),
+            index("adaface", vectors=lambda vectors: vectors[:150])(release),
+        ),
+        {"faces_json"},
+    ),
+}
+
+
+def test_a_good_release_passes(copy: Path) -> None:
+    results = verify_release(copy)
+    assert not [result for result in results if not result.passed]
+    assert len({result.name for result in results}) == len(results) > 35
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_each_damage_fails_its_check(copy: Path, damage: str) -> None:
+    change, expected = DAMAGES[damage]
+    change(copy)
+    if not expected & {"checksums", "no_other_files"}:
+        reseal(copy)
+    assert failed(copy) == expected
+
+
+def test_a_checksum_of_other_bytes(copy: Path) -> None:
+    (copy / "faces.json").write_text((copy / "faces.json").read_text() + " ")
+    assert failed(copy) == {"checksums"}
+
+
+def test_fewer_faces_than_the_sidecar_asks_for_is_a_warning(copy: Path) -> None:
+    index("facenet", vectors=lambda vectors: vectors[:99])(copy)
+    reseal(copy)
+    result = next(result for result in verify_release(copy) if result.name == "facenet_enough_faces")
+    assert (result.passed, result.severity) == (False, Severity.WARNING)
+    assert "RecallError" in result.detail
+    assert "facenet_enough_faces" not in {failure.name for failure in failures(verify_release(copy))}
+
+
+@pytest.mark.parametrize("storage", [voyager.StorageDataType.E4M3, voyager.StorageDataType.Float8])
+def test_8_bit_indices_pass(copy: Path, storage: voyager.StorageDataType) -> None:
+    path = copy / "face_facenet.voy"
+    vectors = voyager.Index.load(str(path)).get_vectors(range(160))
+    new = voyager.Index(voyager.Space.Cosine, 512, storage_data_type=storage)
+    new.add_items(vectors, ids=list(range(160)), num_threads=1)
+    new.save(str(path))
+    reseal(copy)
+    assert failed(copy) == set()
+
+
+def test_tattoo_files_pass(copy: Path) -> None:
+    uids = sorted(json.loads((copy / "performers.json").read_text()))[:20]
+    rng = np.random.default_rng(0)
+    tattoos = voyager.Index(voyager.Space.Cosine, 1280)
+    tattoos.add_items(rng.standard_normal((20, 1280)).astype("f4"), ids=list(range(20)))
+    tattoos.save(str(copy / "tattoo_embeddings.voy"))
+    (copy / "tattoo_embeddings.json").write_text(
+        json.dumps([{"universal_id": uid, "extra": 1} for uid in uids])
+    )
+    reseal(copy)
+    assert failed(copy) == set()
+    # As plain strings the sidecar's matcher raises a TypeError.
+    (copy / "tattoo_embeddings.json").write_text(json.dumps(uids))
+    reseal(copy)
+    assert failed(copy) == {"tattoo_files"}
+
+
+def test_verification_changes_nothing(copy: Path) -> None:
+    before = {path.name: (sha256_file(path), path.stat().st_mtime_ns) for path in copy.iterdir()}
+    verify_release(copy)
+    assert {path.name: (sha256_file(path), path.stat().st_mtime_ns) for path in copy.iterdir()} == before
+
+
+# --- zips -----------------------------------------------------------------------------------------------------------
+
+
+def zipped(release: Path, path: Path, prefix: str = "") -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for member in release.iterdir():
+            archive.write(member, prefix + member.name)
+    return path
+
+
+def test_our_zip_passes(world: tuple[Path, ReleaseReport]) -> None:
+    assert failed(world[1].archive) == set()
+
+
+def test_a_zip_with_a_folder_is_not_flat(copy: Path, tmp_path: Path) -> None:
+    assert failed(zipped(copy, tmp_path / "release.zip", "2026.02.18/")) == {"archive"}
+
+
+def test_a_zip_cannot_write_elsewhere(copy: Path, tmp_path: Path) -> None:
+    path = zipped(copy, tmp_path / "release.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../escaped.txt", "x")
+    assert failed(path) == {"archive"}
+    assert not (tmp_path.parent / "escaped.txt").exists()
+
+
+def test_a_zip_with_a_stray_file(copy: Path, tmp_path: Path) -> None:
+    (copy / "readme.txt").touch()
+    assert failed(zipped(copy, tmp_path / "release.zip")) == {"no_other_files"}
+
+
+def test_a_zip_under_the_name_of_another_version(copy: Path, tmp_path: Path) -> None:
+    assert failed(zipped(copy, tmp_path / "stash-sense-data-v2026.02.19.zip")) == {"version"}
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000, 400_000, -1])
+def test_a_cut_zip(world: tuple[Path, ReleaseReport], tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "cut.zip"
+    path.write_bytes(world[1].archive.read_bytes()[:kept])
+    assert failed(path) == {"archive"}
+
+
+def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
+    path = tmp_path / "flipped.zip"
+    content = bytearray(world[1].archive.read_bytes())
+    content[200_000] ^= 1
+    path.write_bytes(content)
+    assert failed(path) == {"archive"}
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert failed(tmp_path / "nothing") == {"archive"}
+    assert "required_files" in failed(tmp_path)
+
+
+# --- damage at random -----------------------------------------------------------------------------------------------
+
+
+def test_random_damage_never_raises(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
+    original = world[1].path
+    rng = random.Random(4)
+    for round_ in range(60):
+        release = tmp_path / str(round_)
+        shutil.copytree(original, release)
+        victim = rng.choice(sorted(release.iterdir()))
+        content = bytearray(victim.read_bytes())
+        if round_ % 3 == 0:
+            content = content[: rng.randrange(len(content))]
+        else:
+            for _ in range(rng.choice([1, 20, 2000])):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        victim.write_bytes(content)
+        # The manifest holds every checksum but its own, so a change in its free text cannot be seen.
+        noticed = failures(verify_release(release)) or victim.name == "manifest.json"
+        assert noticed, f"round {round_}: damage to {victim.name} was not noticed"
+        shutil.rmtree(release)
+
+
+_LOAD_DAMAGED = """
+import random, sys
+from pathlib import Path
+import voyager
+from stash_sense_pipeline.release.voyager_file import read_voyager_file
+original, scratch = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+rng = random.Random(5)
+graph = 115 + 160 * 2156
+passed = 0
+for round_ in range(600):
+    content = bytearray(original)
+    for _ in range(rng.choice([1, 1, 3])):
+        # Where the numbers are that lead somewhere: the header, the links of an element, the upper levels.
+        place = rng.choice(
+            [rng.randrange(115), 115 + rng.randrange(160) * 2156 + rng.randrange(100), rng.randrange(graph, len(content))]
+        )
+        content[place] = rng.choice([0, 1, 127, 255, rng.randrange(256)])
+    scratch.write_bytes(content)
+    try:
+        read_voyager_file(scratch)
+    except ValueError:
+        continue
+    passed += 1
+    index = voyager.Index.load(str(scratch))
+    try:
+        index.get_vectors(range(10))
+        index.query(index.get_vector(0), k=min(100, len(index)))
+    except (RuntimeError, ValueError):
+        pass
+print(passed)
+"""
+
+
+def test_what_the_structure_check_lets_through_does_not_crash_voyager(
+    world: tuple[Path, ReleaseReport], tmp_path: Path
+) -> None:
+    """In a process of its own: a link that points outside would end it."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            _LOAD_DAMAGED,
+            str(world[1].path / "face_facenet.voy"),
+            str(tmp_path / "damaged.voy"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 0 < int(done.stdout) < 500
+
+
+def test_the_structure_of_an_index(world: tuple[Path, ReleaseReport]) -> None:
+    file = read_voyager_file(world[1].path / "face_facenet.voy")
+    assert (file.count, file.dimensions, file.space, file.storage) == (160, 512, "Cosine", "Float32")
+    assert (file.m, file.ef_construction, file.deleted) == (12, 100, 0)
+    assert file.ids.tolist() == list(range(160))
