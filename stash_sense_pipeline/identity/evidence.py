@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
@@ -40,7 +40,7 @@ class Weights:
 
     override: float = 100.0
     merge: float = 90.0
-    cross_link: float = 6.0
+    cross_link: float = 4.4
     profile: float = 4.0
     # A page that two records of one source claim: one of them is wrong, or they are a couple.
     shared_profile: float = 2.0
@@ -54,11 +54,16 @@ class Weights:
     birth_date_equal: float = 2.5
     birth_month_equal: float = 1.5
     birth_year_equal: float = 0.8
+    # One of year, month and day differs, or day and month are swapped: more often a slip than chance.
+    birth_date_nearly_equal: float = 0.5
     birth_date_differs: float = -1.0
     country_equal: float = 0.4
     country_differs: float = -0.7
     # Different pages on a site where a person has one; counted for at most two sites.
     other_page: float = -1.5
+    # Names that do not agree, and pages that only one record lists: then one shared page is not enough. A link to the
+    # other record itself is, unless both list pages that the other does not.
+    unshared_pages: float = -0.5
     link: float = 2.5
 
 
@@ -194,7 +199,7 @@ def find_evidence(
     folded = _FoldedNames(records)
     for a, b in _same_name_and_birth_date(records, folded):
         pairs.setdefault((a, b), [])
-    pages = _singular_pages(holders, {key for pair in pairs for key in pair})
+    pages = _pages_held(holders, {key for pair in pairs for key in pair})
     evidence: list[Evidence] = []
     for key, record in records.items():
         target = None if record.live else survivor(records, key)
@@ -203,7 +208,8 @@ def find_evidence(
     for (a, b), rows in pairs.items():
         evidence += rows
         if a[0] != b[0]:
-            evidence += _agreement(records[a], records[b], folded, pages, weights)
+            linked = any(row.kind is Kind.CROSS_LINK for row in rows)
+            evidence += _agreement(records[a], records[b], folded, pages, linked, weights)
     evidence.sort()
     return Findings(tuple(evidence), tuple(sorted(hubs)))
 
@@ -303,26 +309,51 @@ class _FoldedNames:
 def _same_name_and_birth_date(
     records: Mapping[RecordKey, Record], folded: _FoldedNames
 ) -> list[tuple[RecordKey, RecordKey]]:
-    """Pairs of two sources with one full birth date and a name or alias that is equal or similar."""
-    by_date: dict[tuple[int, int], list[RecordKey]] = defaultdict(list)
+    """Pairs of two sources worth a look for their names and birth dates alone."""
+    exact: dict[int, list[RecordKey]] = defaultdict(list)
+    named: dict[str, list[RecordKey]] = defaultdict(list)
     for key, record in records.items():
         interval = birth_interval(record.birth_date) if record.live else None
-        if interval is not None and interval[0] == interval[1]:
-            by_date[interval].append(key)
-    pairs: set[tuple[RecordKey, RecordKey]] = set()
-    for keys in by_date.values():
-        if len(keys) < 2:
+        if interval is None:
             continue
-        by_word: dict[str, set[RecordKey]] = defaultdict(set)
-        for key in keys:
-            for name in (folded.main(key), *folded.aliases(key)):
-                for word in name.split():
-                    by_word[word].add(key)
-        for sharing in by_word.values():
-            for a, b in combinations(sorted(sharing), 2):
-                if a[0] != b[0] and (a, b) not in pairs and _name_agreement(a, b, folded) is not None:
-                    pairs.add((a, b))
+        named[folded.main(key)].append(key)
+        if interval[0] == interval[1]:
+            exact[interval[0]].append(key)
+    pairs: set[tuple[RecordKey, RecordKey]] = set()
+    for keys in exact.values():
+        pairs.update(_same_date(keys, folded))
+    per_source = Counter((key[0], folded.main(key)) for key, record in records.items() if record.live)
+    for name, keys in named.items():
+        if (
+            " " in name
+            and 2 <= len(keys) <= MAX_HOLDERS
+            and all(per_source[key[0], name] == 1 for key in keys)
+        ):
+            pairs.update(_compatible_dates(keys, records))
     return sorted(pairs)
+
+
+def _same_date(keys: Sequence[RecordKey], folded: _FoldedNames) -> Iterator[tuple[RecordKey, RecordKey]]:
+    """Of records with one full birth date, those with a name or alias that is equal or similar."""
+    by_word: dict[str, set[RecordKey]] = defaultdict(set)
+    for key in keys:
+        for name in (folded.main(key), *folded.aliases(key)):
+            for word in name.split():
+                by_word[word].add(key)
+    for sharing in by_word.values():
+        for a, b in combinations(sorted(sharing), 2):
+            if a[0] != b[0] and _name_agreement(a, b, folded) is not None:
+                yield a, b
+
+
+def _compatible_dates(
+    keys: Sequence[RecordKey], records: Mapping[RecordKey, Record]
+) -> Iterator[tuple[RecordKey, RecordKey]]:
+    """Of namesakes, no two of one source, those whose birth dates may be the same or differ by a slip."""
+    for a, b in combinations(sorted(keys), 2):
+        part = _birth_part(records[a].birth_date, records[b].birth_date, WEIGHTS)
+        if part is not None and part[1] > 0:
+            yield a, b
 
 
 def _name_agreement(a: RecordKey, b: RecordKey, folded: _FoldedNames) -> tuple[str, str] | None:
@@ -357,15 +388,16 @@ def _agreement(
     a: Record,
     b: Record,
     folded: _FoldedNames,
-    pages: Mapping[RecordKey, Mapping[str, frozenset[str]]],
+    pages: Mapping[RecordKey, frozenset[ProfileKey]],
+    linked: bool,
     weights: Weights,
 ) -> list[Evidence]:
-    """Rows for what the two records' own fields say: name and full birth date in one row, if both agree."""
+    """Rows for what the two records' own fields say: name and birth date in one row, if both agree."""
     parts: list[tuple[str, float]] = []
     name = _name_part(a, b, folded, weights)
     birth = _birth_part(a.birth_date, b.birth_date, weights)
     rows: list[Evidence] = []
-    if name and birth and name[1] > 0 and birth[1] == weights.birth_date_equal:
+    if name and birth and name[1] > 0 and birth[1] > 0:
         weight = round(name[1] + birth[1], 3)
         rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
     else:
@@ -373,7 +405,12 @@ def _agreement(
     country = _country_part(a.country, b.country, weights)
     if country is not None:
         parts.append(country)
-    parts += _other_pages(pages.get(a.key, {}), pages.get(b.key, {}), weights)
+    held_a, held_b = pages.get(a.key, frozenset()), pages.get(b.key, frozenset())
+    parts += _other_pages(held_a, held_b, weights)
+    only_a, only_b = held_a - held_b, held_b - held_a
+    unshared = (only_a and only_b) if linked else (only_a or only_b)
+    if unshared and (name is None or name[1] < 0):
+        parts.append(("other pages listed", weights.unshared_pages))
     if parts:
         text = ", ".join(text for text, _ in parts)
         rows.append(
@@ -411,7 +448,17 @@ def _birth_part(a: str | None, b: str | None, weights: Weights) -> tuple[str, fl
         wider = max(first[1] - first[0], second[1] - second[0])
         weight = weights.birth_month_equal if wider == 30 else weights.birth_year_equal
         return f"birth dates agree ({a}, {b})", weight
+    if _nearly_equal(str(a), str(b)):
+        return f"birth dates nearly equal ({a}, {b})", weights.birth_date_nearly_equal
     return f"birth dates differ ({a}, {b})", weights.birth_date_differs
+
+
+def _nearly_equal(a: str, b: str) -> bool:
+    first, second = a.split("-"), b.split("-")
+    if len(first) != 3 or len(second) != 3 or abs(int(first[0]) - int(second[0])) > 2:
+        return False
+    different = sum(x != y for x, y in zip(first, second, strict=True))
+    return different == 1 or (first[0] == second[0] and first[1:] == second[:0:-1])
 
 
 def _country_part(a: str | None, b: str | None, weights: Weights) -> tuple[str, float] | None:
@@ -423,24 +470,33 @@ def _country_part(a: str | None, b: str | None, weights: Weights) -> tuple[str, 
     return f"countries differ ({a}, {b})", weights.country_differs
 
 
-def _singular_pages(
+def _pages_held(
     holders: Mapping[ProfileKey, Mapping[RecordKey, bool]], wanted: set[RecordKey]
-) -> dict[RecordKey, dict[str, frozenset[str]]]:
-    """Per record, its pages on each site where a person has just one; forms that cannot be compared stay apart."""
-    found: dict[RecordKey, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+) -> dict[RecordKey, frozenset[ProfileKey]]:
+    """The pages of each wanted record."""
+    found: dict[RecordKey, set[ProfileKey]] = defaultdict(set)
     for page, keys in holders.items():
-        row = site(page.site)
-        if row is None or not row.singular or page.key.startswith("legacy:"):
-            continue
-        form = f"{page.site}:{page.key.partition(':')[0]}" if ":" in page.key else page.site
         for key in keys:
             if key in wanted:
-                found[key][form].add(page.key)
-    return {key: {form: frozenset(held) for form, held in forms.items()} for key, forms in found.items()}
+                found[key].add(page)
+    return {key: frozenset(held) for key, held in found.items()}
 
 
 def _other_pages(
-    a: Mapping[str, frozenset[str]], b: Mapping[str, frozenset[str]], weights: Weights
+    a: frozenset[ProfileKey], b: frozenset[ProfileKey], weights: Weights
 ) -> list[tuple[str, float]]:
-    different = sorted(form for form, held in a.items() if form in b and not held & b[form])
+    """Sites where a person has one page and the records list different ones; the strongest two count."""
+    mine, theirs = _by_form(a - b), _by_form(b - a)
+    shared = _by_form(a & b)
+    different = sorted((mine & theirs) - shared)
     return [(f"different pages on {form}", weights.other_page) for form in different[:2]]
+
+
+def _by_form(pages: frozenset[ProfileKey]) -> set[str]:
+    """The singular sites among the pages; forms of a site's keys that cannot be compared stay apart."""
+    found: set[str] = set()
+    for page in pages:
+        row = site(page.site)
+        if row is not None and row.singular and not page.key.startswith("legacy:"):
+            found.add(f"{page.site}:{page.key.partition(':')[0]}" if ":" in page.key else page.site)
+    return found
