@@ -206,29 +206,34 @@ class Box:
         self.host = host
         self.clock = clock
         self.api_key = api_key
-        self.options = options or BoxOptions()
         self.lock = threading.RLock()
-        self.performers: dict[str, PerformerRow] = {}
-        self.joins: dict[str, Joins] = {}
-        self.images: dict[str, ImageRow] = {}
-        self.sites: dict[str, Site] = {}
-        self.edits: dict[str, Edit] = {}
-        self.people: dict[str, int] = {}
         self.observers: list[Callable[[Moment], None]] = []
-        self._open_edits: list[Edit] = []
-        self._redirects: dict[str, str] = {}
-        self._merged: dict[str, list[str]] = {}
-        self._on_performers: dict[str, list[str]] = {}
-        self._tuple_ids: dict[str, int] = {}
-        self._tuple_counter = itertools.count()
-        self._image_of: dict[Picture, str] = {}
-        self._holding = False
-        self._indices = _Indices()
-        self._edit_order: list[tuple[int, str]] = []
-        self._seed = seed
-        self._random = random.Random(f"{seed} {name}")
-        self._changes = 0
-        self._requests = 0
+        self.clear(seed, options)
+
+    def clear(self, seed: int, options: BoxOptions | None = None) -> None:
+        """Forgets everything but name, key, clock and observers, as if the box were new."""
+        with self.lock:
+            self.options = options or BoxOptions()
+            self.performers: dict[str, PerformerRow] = {}
+            self.joins: dict[str, Joins] = {}
+            self.images: dict[str, ImageRow] = {}
+            self.sites: dict[str, Site] = {}
+            self.edits: dict[str, Edit] = {}
+            self.people: dict[str, int] = {}
+            self._held_edits: list[Edit] = []
+            self._holding = False
+            self._redirects: dict[str, str] = {}
+            self._merged: dict[str, list[str]] = {}
+            self._on_performers: dict[str, list[str]] = {}
+            self._tuple_ids: dict[str, int] = {}
+            self._tuple_counter = itertools.count()
+            self._image_of: dict[Picture, str] = {}
+            self._indices = _Indices()
+            self._edit_order: list[tuple[int, str]] = []
+            self._seed = seed
+            self._random = random.Random(f"{seed} {self.name}")
+            self._changes = 0
+            self._requests = 0
 
     # Reading
 
@@ -500,7 +505,7 @@ class Box:
         """Closes the edits that `hold_edits` kept back, with the clock's present moment."""
         with self.lock:
             self._holding = False
-            held, self._open_edits = self._open_edits, []
+            held, self._held_edits = self._held_edits, []
             for edit in held:
                 closed = self.clock.stamp()
                 self._close(replace(edit, closed=closed, updated=closed))
@@ -647,7 +652,7 @@ class Box:
             bot=self._random.random() < 0.2,
         )
         if self._holding:
-            self._open_edits.append(edit)
+            self._held_edits.append(edit)
         else:
             self._close(edit)
 

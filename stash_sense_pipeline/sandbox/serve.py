@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import socket
 import threading
@@ -209,6 +210,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.first_port
         else None
     )
+    # The rows stay as long as the process: looking through them for garbage costs more than a page of them.
+    gc.freeze()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

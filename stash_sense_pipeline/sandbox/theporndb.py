@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from stash_sense_pipeline.sandbox.box import ControlError
 from stash_sense_pipeline.sandbox.clock import Clock, parse_rfc3339
+from stash_sense_pipeline.sandbox.control import decode_picture
 from stash_sense_pipeline.sandbox.images import Picture, PictureStore, sniff
 from stash_sense_pipeline.sandbox.naming import slug
 
@@ -88,18 +89,23 @@ class ThePornDB:
         self.clock = clock
         self.api_key = api_key
         self.lock = threading.RLock()
-        self.blocks_python = True
-        self.offers_changes = True
-        self.performers: dict[str, ParentPerformer] = {}
-        self.site_performers: dict[str, SitePerformer] = {}
-        self.posters: dict[int, Picture] = {}
-        self.people: dict[str, int] = {}
-        self._children: dict[str, list[str]] = {}
-        self._by_name: dict[str, str] = {}
-        self._random = random.Random(f"{seed} theporndb")
-        self._number = 100_000
-        self._changes = 0
-        self._lists: dict[tuple[Any, ...], list[ParentPerformer]] = {}
+        self.clear(seed)
+
+    def clear(self, seed: int) -> None:
+        """Forgets everything but key and clock, as if the catalogue were new."""
+        with self.lock:
+            self.blocks_python = True
+            self.offers_changes = True
+            self.performers: dict[str, ParentPerformer] = {}
+            self.site_performers: dict[str, SitePerformer] = {}
+            self.posters: dict[int, Picture] = {}
+            self.people: dict[str, int] = {}
+            self._children: dict[str, list[str]] = {}
+            self._by_name: dict[str, str] = {}
+            self._random = random.Random(f"{seed} {self.name}")
+            self._number = 100_000
+            self._changes = 0
+            self._lists: dict[tuple[Any, ...], list[ParentPerformer]] = {}
 
     # Reading
 
@@ -269,7 +275,6 @@ _ORDERS: Mapping[str, tuple[Callable[[ParentPerformer], Any], bool]] = {
 
 def theporndb_operations(store: ThePornDB) -> dict[str, Callable[..., Any]]:
     """What can be done to the catalogue from another process; times are RFC 3339 texts."""
-    from stash_sense_pipeline.sandbox.control import decode_picture
 
     def decoding(method: Callable[..., Any]) -> Callable[..., Any]:
         def change(**arguments: Any) -> Any:

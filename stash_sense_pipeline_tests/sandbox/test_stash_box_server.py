@@ -689,6 +689,17 @@ def test_changes_from_many_threads_leave_the_orders_whole(box, client):
     assert client.page()["count"] == len(keys) + 120
 
 
+def test_a_cleared_box_is_as_good_as_new(box, client):
+    box.options = BoxOptions(per_page_cap=3)
+    box.clear(seed=5)
+    assert client.page() == {"count": 0, "performers": []}
+    assert client.edits()["count"] == 0
+    first = box.create(name="Once Again")
+    assert client.page()["performers"][0]["id"] == first
+    box.clear(seed=5)
+    assert box.create(name="Once Again") == first
+
+
 # Images
 
 
@@ -953,10 +964,10 @@ def test_large_pages_of_a_large_box_are_quick():
     context = Context(box, True, "http://127.0.0.1:1")
     for sort in ("NAME", "UPDATED_AT"):
         timings = []
-        for page in (1, 40, 105):
+        for page in (1, 20, 40, 60, 80, 105):
             wanted = {"input": {"sort": sort, "direction": "ASC", "page": page, "per_page": 1000}}
-            started = time.perf_counter()
+            started = time.thread_time()  # other work on the machine must not fail the test
             answer = answer_query(context, FULL, wanted)
-            timings.append(time.perf_counter() - started)
+            timings.append(time.thread_time() - started)
             assert len(answer.body["data"]["queryPerformers"]["performers"]) == 1000
         assert min(timings) < 0.1, timings
