@@ -437,15 +437,13 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         return cwd / Path(values[name]).expanduser() if name in values else default
 
     data_dir = path("DATA_DIR", cwd / "data")
-    if "STASH_SENSE_CATALOG_URL" not in values and "?" in str(data_dir):
-        raise ConfigurationError(
-            f"DATA_DIR: {data_dir} has a question mark in it, which a database URL cannot hold"
-        )
+    # Only these two mean something else in a database URL.
+    catalog_file = str(data_dir / "catalog.db").replace("%", "%25").replace("?", "%3F")
     pack = values.get("STASH_SENSE_MODEL_PACK", "stash-sense-v1")
     return Environment(
         data_dir=data_dir,
         sources_file=path("STASH_SENSE_SOURCES", cwd / "sources.yaml"),
-        catalog_url=values.get("STASH_SENSE_CATALOG_URL", f"sqlite:///{data_dir / 'catalog.db'}"),
+        catalog_url=values.get("STASH_SENSE_CATALOG_URL", f"sqlite:///{catalog_file}"),
         model_pack=str(cwd / Path(pack).expanduser()) if "/" in pack or pack.startswith((".", "~")) else pack,
         device=_device(values.get("STASH_SENSE_DEVICE", "cpu")),
         overrides_file=path("STASH_SENSE_OVERRIDES", data_dir / "identity_overrides.yaml"),

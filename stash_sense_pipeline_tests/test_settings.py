@@ -463,7 +463,7 @@ def test_a_key_given_twice_or_broken_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("FLARESOLVERR_URL", "localhost:8191"), ("CHROME_CDP_URL", "9222"), ("DATA_DIR", "what?")],
+    [("FLARESOLVERR_URL", "localhost:8191"), ("CHROME_CDP_URL", "9222")],
 )
 def test_a_bad_variable_is_named(tmp_path, variable, value):
     with pytest.raises(ConfigurationError, match=f"^{variable}: "):

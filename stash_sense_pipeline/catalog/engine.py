@@ -1,11 +1,10 @@
-"""Opening the catalog: connection settings, migration to the current schema, and the two kinds of transaction."""
+"""Opening the catalog: connection settings, migration to the current schema, the two kinds of transaction."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +14,44 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.errors import CatalogError
 
 _BUSY_TIMEOUT_MS = 30_000
-# Above this size only the header and the schema are read at opening; a backup or a release runs the full check.
+# Above this size only the header and the schema are read at opening; a backup or a release checks it all.
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
 
 def open_catalog(url: str) -> sa.Engine:
     """Opens the catalog at a SQLAlchemy URL and migrates it to the schema of this program.
 
-    SQLite runs with WAL, foreign keys and a busy timeout of 30 s; a new file is built aside and put in place whole.
-    Raises CatalogError, and changes nothing, when the store is corrupt, is some other database, cannot be reached,
-    or was migrated by a newer program.
+    SQLite runs with WAL, foreign keys and a busy timeout of 30 s; a new file is built aside and put in place
+    whole. Raises CatalogError, and changes nothing, when the store is corrupt, is some other database, cannot be
+    reached, or was migrated by a newer program.
     """
-    try:
-        parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise CatalogError(f"the catalog URL is not a database URL: {error}") from error
+    parsed = _parse(url)
     shown = parsed.render_as_string(hide_password=True)
     try:
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             _prepare_sqlite_file(Path(str(parsed.database)), shown)
-        engine = _engine(parsed)
-        _migrate(engine, shown)
-    except (sa.exc.DBAPIError, sqlite3.DatabaseError, OSError) as error:
-        cause = getattr(error, "orig", None) or error
-        reason = str(cause).strip().split("\n")[0]
-        raise CatalogError(f"cannot open the catalog {shown}: {reason}") from error
-    return engine
+        return _migrated_engine(parsed, shown)
+    except (sa.exc.DBAPIError, sa.exc.ArgumentError, ImportError, OSError) as error:
+        raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One write transaction, committed at the end and rolled back on error. On SQLite it takes the write lock at once."""
-    with engine.connect().execution_options(write=True) as connection, connection.begin():
+    """One write transaction, committed at the end and rolled back on error.
+
+    On SQLite it takes the write lock at once. Raises CatalogError when the lock stays taken, or the server is gone.
+    """
+    with ExitStack() as stack:
+        try:
+            connection = stack.enter_context(engine.connect().execution_options(write=True))
+            stack.enter_context(connection.begin())
+        except sa.exc.OperationalError as error:
+            shown = engine.url.render_as_string(hide_password=True)
+            raise CatalogError(f"cannot write to the catalog {shown}: {_reason(error)}") from error
         yield connection
 
 
@@ -74,6 +76,37 @@ def checkpoint(engine: sa.Engine) -> bool:
         return bool(busy == 0)
     finally:
         connection.close()
+
+
+def _parse(url: str) -> sa.URL:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as error:
+        # Its text is not repeated: it may hold the URL with the password.
+        raise CatalogError(
+            "the catalog URL is not a database URL, as in sqlite:///data/catalog.db"
+        ) from error
+    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+        raise CatalogError(
+            f"a catalog cannot be in {parsed.get_backend_name()}: only in sqlite and postgresql"
+        )
+    # SQLAlchemy's own choice of a driver has changed between its versions.
+    return parsed.set(drivername="postgresql+psycopg2") if parsed.drivername == "postgresql" else parsed
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what the database said."""
+    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
+
+
+def _migrated_engine(url: sa.URL, shown: str) -> sa.Engine:
+    engine = _engine(url)
+    try:
+        _migrate(engine, shown)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
 
 
 def _engine(url: sa.URL) -> sa.Engine:
@@ -114,9 +147,7 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     fresh.unlink(missing_ok=True)
     try:
-        engine = _engine(sa.URL.create("sqlite", database=str(fresh)))
-        _migrate(engine, shown)
-        engine.dispose()
+        _migrated_engine(sa.URL.create("sqlite", database=str(fresh)), shown).dispose()
         fresh.chmod(0o600)
         # A hard link fails where another process was faster, and then its file is the catalog.
         try:
@@ -129,41 +160,65 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
 
 
 def _check_sqlite_file(path: Path, shown: str) -> None:
+    """Refuses a file that is damaged or not ours. It is opened without our settings, which would change it."""
     size = path.stat().st_size
     if size == 0:
         raise CatalogError(
             f"cannot open the catalog {shown}: the file is empty; restore a backup, or remove it to begin anew"
         )
-    connection = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=_BUSY_TIMEOUT_MS / 1000)
+    plain = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
     try:
-        connection.execute("PRAGMA schema_version").fetchone()
-        if size <= _QUICK_CHECK_BYTES:
-            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        with plain.connect() as connection:
+            verdict = _sqlite_verdict(connection, path, size)
             if verdict != "ok":
                 raise CatalogError(f"the catalog {shown} is corrupt ({verdict}); restore a backup")
-    except sqlite3.DatabaseError as error:
-        raise CatalogError(f"the catalog {shown} is corrupt ({error}); restore a backup") from error
-    finally:
-        connection.close()
+            _revisions(connection, _migrations()[1], shown)
+    except sa.exc.OperationalError:
+        raise
+    except sa.exc.DatabaseError as error:
+        raise CatalogError(f"the catalog {shown} is corrupt ({_reason(error)}); restore a backup") from error
+
+
+def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    page_size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+    log = Path(f"{path}-wal")
+    # With a log beside it, the last page may be on its way into the file.
+    if size % page_size and not (log.exists() and log.stat().st_size):
+        return "the file is cut off"
+    if size > _QUICK_CHECK_BYTES:
+        return "ok"
+    return str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+
+
+def _migrations() -> tuple[Config, ScriptDirectory]:
+    config = Config()
+    # Alembic takes a % for the beginning of a variable.
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    return config, ScriptDirectory.from_config(config)
+
+
+def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -> set[str]:
+    """The revisions that a database is at, none for an empty one. Raises CatalogError when it is not ours."""
+    tables = set(sa.inspect(connection).get_table_names())
+    if tables and not {source_performers.name, "alembic_version"} <= tables:
+        raise CatalogError(
+            f"{shown} is a database of something else: it has tables, but not those of a catalog"
+        )
+    heads = set(MigrationContext.configure(connection).get_current_heads())
+    unknown = heads - {revision.revision for revision in script.walk_revisions()}
+    if unknown:
+        raise CatalogError(
+            f"the catalog {shown} was made by a newer program (revision {min(unknown)}); upgrade stash-sense"
+        )
+    return heads
 
 
 def _migrate(engine: sa.Engine, shown: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    script = ScriptDirectory.from_config(config)
+    config, script = _migrations()
     with engine.connect() as connection:
-        heads = MigrationContext.configure(connection).get_current_heads()
-        tables = set(sa.inspect(connection).get_table_names())
-    known = {revision.revision for revision in script.walk_revisions()}
-    if not heads and tables:
-        raise CatalogError(f"{shown} is a database of something else: it has tables, but no catalog revision")
-    unknown = set(heads) - known
-    if unknown:
-        raise CatalogError(
-            f"the catalog {shown} was made by a newer program (revision {sorted(unknown)[0]}); upgrade stash-sense"
-        )
-    if set(heads) == set(script.get_heads()):
-        return
+        if _revisions(connection, script, shown) == set(script.get_heads()):
+            return
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             # Several processes may start at once: the first one migrates, the others then find it done.

@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
-_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
-
 
 class UtcTime(TypeDecorator[datetime]):
-    """An instant, stored as fixed-width ISO 8601 text in UTC (`2026-01-31T04:05:06.000007Z`), so that text order is time order."""
+    """An instant, stored as ISO 8601 text in UTC of one width: the order of texts is the order of times.
+
+    For example `2026-01-31T04:05:06.000007Z`.
+    """
 
     impl = sa.Text
     cache_ok = True
@@ -24,8 +25,9 @@ class UtcTime(TypeDecorator[datetime]):
             return None
         if value.tzinfo is None:
             raise ValueError(f"a time without a zone cannot be stored: {value!r}")
-        return value.astimezone(UTC).strftime(_FORMAT)
+        # strftime does not pad years before 1000.
+        return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         """Text to aware datetime in UTC."""
-        return None if value is None else datetime.strptime(value, _FORMAT).replace(tzinfo=UTC)
+        return None if value is None else datetime.fromisoformat(value)

@@ -27,9 +27,9 @@ def upsert(
     *,
     keep: frozenset[str] = frozenset(),
 ) -> None:
-    """Inserts `rows` (all with the same keys); a row whose primary key exists is overwritten, but for the columns in `keep`.
+    """Inserts `rows`; one whose primary key exists is overwritten, but for the columns in `keep`.
 
-    Raises ValueError when a row lacks a primary-key column.
+    Raises ValueError when a primary-key column is missing, or the rows differ in their columns.
     """
     if not rows:
         return
@@ -37,6 +37,8 @@ def upsert(
     missing = [key for key in keys if key not in rows[0]]
     if missing:
         raise ValueError(f"upsert into {table.name} without primary key column {missing[0]}")
+    if any(row.keys() != rows[0].keys() for row in rows):
+        raise ValueError(f"upsert into {table.name}: rows of different columns")
     changed = [name for name in rows[0] if name not in keys and name not in keep]
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table)

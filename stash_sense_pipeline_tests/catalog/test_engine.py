@@ -1,0 +1,414 @@
+import multiprocessing
+import os
+import sqlite3
+import stat
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import engine as engine_module
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import checkpoint, open_catalog, reading, writing
+from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.settings import read_environment
+
+NOW = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+def add(engine, *sources):
+    with writing(engine) as connection:
+        connection.execute(sa.insert(schema.sync_state), [{"source": source} for source in sources])
+
+
+def sources(connection):
+    return set(connection.scalars(sa.select(schema.sync_state.c.source)))
+
+
+def stored(engine):
+    with reading(engine) as connection:
+        return sources(connection)
+
+
+def content(directory):
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
+
+
+# --- opening ---
+
+
+def test_a_catalog_is_made_and_found_again(any_catalog_url):
+    first = open_catalog(any_catalog_url)
+    add(first, "a")
+    first.dispose()
+    second = open_catalog(any_catalog_url)
+    assert stored(second) == {"a"}
+    second.dispose()
+
+
+def test_a_new_file_is_for_its_owner_only_and_leaves_nothing_beside_it(tmp_path):
+    old = os.umask(0)
+    try:
+        engine = open_catalog(f"sqlite:///{tmp_path}/new/folder/catalog.db")
+        add(engine, "a")
+    finally:
+        os.umask(old)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new/folder").iterdir()}
+    assert modes == dict.fromkeys(["catalog.db", "catalog.db-wal", "catalog.db-shm"], 0o600)
+    engine.dispose()
+    assert list(content(tmp_path / "new/folder")) == ["catalog.db"]
+
+
+@pytest.mark.parametrize("name", ["with space.db", "50%.db", "50%25.db", "a#b.db", "what?.db", "naïve 人.db"])
+def test_any_file_name_will_do(tmp_path, name):
+    for _ in range(2):
+        engine = open_catalog(read_environment({"DATA_DIR": str(tmp_path / name)}, tmp_path).catalog_url)
+        stored(engine)
+        engine.dispose()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert list(content(tmp_path / name)) == ["catalog.db"]
+
+
+def test_a_path_may_be_relative(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        open_catalog("sqlite:///data/catalog.db").dispose()
+    assert (tmp_path / "data" / "catalog.db").exists()
+
+
+def test_sqlite_runs_as_promised(catalog):
+    wanted = {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000, "secure_delete": 1}
+    with catalog.connect() as one, catalog.connect() as two:
+        for connection in (one, two):
+            found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in wanted}
+            assert found == wanted
+
+
+def test_foreign_keys_are_enforced(any_catalog):
+    alias = sa.insert(schema.performer_aliases).values(source="s", source_id="1", alias="a")
+    with pytest.raises(sa.exc.IntegrityError), writing(any_catalog) as connection:
+        connection.execute(alias)
+
+
+def test_what_belongs_to_a_record_goes_with_it(any_catalog):
+    with writing(any_catalog) as connection:
+        record = {"source": "s", "source_id": "1", "first_seen_at": NOW, "changed_at": NOW}
+        connection.execute(sa.insert(schema.source_performers).values(record))
+        connection.execute(sa.insert(schema.performer_aliases).values(source="s", source_id="1", alias="a"))
+    with writing(any_catalog) as connection:
+        connection.execute(sa.delete(schema.source_performers))
+    with reading(any_catalog) as connection:
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.performer_aliases)) == 0
+
+
+# --- refusing ---
+
+
+def filled_catalog(path):
+    engine = open_catalog(f"sqlite:///{path}")
+    add(engine, *(f"source-{number:05d}" for number in range(3000)))
+    engine.dispose()
+    return path
+
+
+def overwrite_middle(data):
+    middle = len(data) // 2 // 4096 * 4096
+    return data[:middle] + b"\xaa" * 8192 + data[middle + 8192 :]
+
+
+DAMAGES = {
+    "overwritten middle": overwrite_middle,
+    "overwritten head": lambda data: b"\xaa" * 4096 + data[4096:],
+    "truncated": lambda data: data[: len(data) // 2],
+    "one byte short": lambda data: data[:-1],
+    "zeros": lambda data: bytes(len(data)),
+    "nothing": lambda data: b"",
+    "text": lambda data: b"This is not a database.\n" * 100,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_corrupt_file_is_refused_and_left_as_it_was(tmp_path, damage):
+    path = filled_catalog(tmp_path / "catalog.db")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = content(tmp_path)
+    with pytest.raises(CatalogError, match=r"catalog\.db.*restore a backup") as error:
+        open_catalog(f"sqlite:///{path}")
+    assert "\n" not in str(error.value)
+    assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("damage", ["overwritten head", "zeros", "nothing", "text"])
+def test_a_corrupt_file_that_is_too_large_to_be_read_whole_is_refused(tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(engine_module, "_QUICK_CHECK_BYTES", 10)
+    path = filled_catalog(tmp_path / "catalog.db")
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    before = content(tmp_path)
+    with pytest.raises(CatalogError, match="restore a backup"):
+        open_catalog(f"sqlite:///{path}")
+    assert content(tmp_path) == before
+
+
+def test_a_write_ahead_log_that_a_crash_left_is_taken_over(tmp_path):
+    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    add(engine, "a")
+    crashed = tmp_path / "crashed"
+    crashed.mkdir()
+    for name, data in content(tmp_path).items():
+        if not name.endswith("-shm"):
+            (crashed / name).write_bytes(data)
+    engine.dispose()
+    again = open_catalog(f"sqlite:///{crashed / 'catalog.db'}")
+    assert stored(again) == {"a"}
+    again.dispose()
+
+
+def make_newer(engine):
+    with writing(engine) as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'f00d'")
+
+
+def test_the_catalog_of_a_newer_program_is_refused(any_catalog_url):
+    engine = open_catalog(any_catalog_url)
+    make_newer(engine)
+    engine.dispose()
+    with pytest.raises(CatalogError, match=r"made by a newer program \(revision f00d\); upgrade stash-sense"):
+        open_catalog(any_catalog_url)
+
+
+def test_the_file_of_a_newer_program_is_left_as_it_was(tmp_path):
+    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    make_newer(engine)
+    engine.dispose()
+    before = content(tmp_path)
+    with pytest.raises(CatalogError):
+        open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    assert content(tmp_path) == before
+
+
+FOREIGN = {
+    "tables": ["CREATE TABLE notes (text TEXT)", "INSERT INTO notes VALUES ('mine')"],
+    "alembic": [
+        "CREATE TABLE notes (text TEXT)",
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        "INSERT INTO alembic_version VALUES ('0001')",
+    ],
+    "alembic of another": [
+        "CREATE TABLE runs (id INTEGER)",
+        "CREATE TABLE alembic_version (version_num TEXT)",
+        "INSERT INTO alembic_version VALUES ('9fe9e746268c')",
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_file_of_another_program_is_refused_and_left_as_it_was(tmp_path, kind):
+    with sqlite3.connect(tmp_path / "notes.db") as connection:
+        for statement in FOREIGN[kind]:
+            connection.execute(statement)
+    connection.close()
+    before = content(tmp_path)
+    with pytest.raises(CatalogError, match=r"notes\.db is a database of something else"):
+        open_catalog(f"sqlite:///{tmp_path / 'notes.db'}")
+    assert content(tmp_path) == before
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_the_postgresql_database_of_another_program_is_refused(postgres_database, kind):
+    server = sa.create_engine(postgres_database)
+    with server.begin() as connection:
+        for statement in FOREIGN[kind]:
+            connection.exec_driver_sql(statement)
+    with pytest.raises(CatalogError, match="is a database of something else"):
+        open_catalog(postgres_database)
+    assert "source_performers" not in sa.inspect(server).get_table_names()
+    server.dispose()
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("catalog.db", "the catalog URL is not a database URL"),
+        ("", "the catalog URL is not a database URL"),
+        ("mysql://u:hunter2@127.0.0.1/x", "sqlite and postgresql"),
+        ("nonsense://u:hunter2@127.0.0.1/x", "sqlite and postgresql"),
+        ("postgresql+nonsense://u:hunter2@127.0.0.1/x", "cannot open the catalog"),
+        ("postgresql+psycopg2://u:hunter2@127.0.0.1:1/x", "cannot open the catalog .*refused"),
+        ("sqlite:////proc/nowhere/catalog.db", "cannot open the catalog .*nowhere"),
+    ],
+)
+def test_a_bad_url_is_one_line_without_its_password(url, complaint):
+    with pytest.raises(CatalogError, match=complaint) as error:
+        open_catalog(url)
+    assert "hunter2" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_directory_is_not_called_corrupt(tmp_path):
+    with pytest.raises(CatalogError, match=r"cannot open the catalog .*unable to open"):
+        open_catalog(f"sqlite:///{tmp_path}")
+
+
+@pytest.mark.postgres
+def test_a_postgresql_url_needs_no_driver_name(postgres_database):
+    open_catalog(postgres_database.replace("postgresql+psycopg2://", "postgresql://")).dispose()
+
+
+# --- transactions ---
+
+
+def test_a_write_is_there_for_all_or_not_at_all(any_catalog):
+    def fail():
+        with writing(any_catalog) as connection:
+            connection.execute(sa.insert(schema.sync_state).values(source="a"))
+            assert sources(connection) == {"a"}
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert stored(any_catalog) == set()
+    add(any_catalog, "b")
+    assert stored(any_catalog) == {"b"}
+
+
+def test_a_reader_keeps_its_snapshot_and_holds_no_writer_up(any_catalog):
+    add(any_catalog, "a")
+    with reading(any_catalog) as reader:
+        assert sources(reader) == {"a"}
+        started = time.monotonic()
+        add(any_catalog, "b")
+        assert time.monotonic() - started < 5
+        assert sources(reader) == {"a"}
+    assert stored(any_catalog) == {"a", "b"}
+
+
+def test_the_write_lock_is_taken_at_once(catalog, tmp_path):
+    """A writer that reads first cannot find, when it comes to write, that the data has moved on."""
+    other = sqlite3.connect(tmp_path / "catalog.db", timeout=0, isolation_level=None)
+    with writing(catalog), pytest.raises(sqlite3.OperationalError, match="locked"):
+        other.execute("BEGIN IMMEDIATE")
+    other.execute("BEGIN IMMEDIATE")
+    other.rollback()
+    with reading(catalog) as connection:
+        sources(connection)
+        other.execute("BEGIN IMMEDIATE")
+    other.close()
+
+
+def test_writers_wait_for_each_other(any_catalog):
+    """Read, change, write by four threads at once loses nothing."""
+    add(any_catalog, "a")
+    with writing(any_catalog) as connection:
+        connection.execute(sa.update(schema.sync_state).values(last_message="0"))
+
+    def count_up():
+        for _ in range(10):
+            with writing(any_catalog) as connection:
+                row = sa.select(schema.sync_state.c.last_message).with_for_update()
+                number = int(connection.scalar(row))
+                connection.execute(sa.update(schema.sync_state).values(last_message=str(number + 1)))
+
+    threads = [threading.Thread(target=count_up) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with reading(any_catalog) as connection:
+        assert connection.scalar(sa.select(schema.sync_state.c.last_message)) == "40"
+
+
+def test_a_catalog_that_stays_locked_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
+    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CatalogError, match=r"catalog\.db.*database is locked"), writing(engine):
+        pass
+    other.rollback()
+    other.close()
+    add(engine, "a")
+    engine.dispose()
+
+
+def test_a_checkpoint_empties_the_log_unless_somebody_reads(catalog, tmp_path):
+    add(catalog, "a")
+    log = tmp_path / "catalog.db-wal"
+    assert log.stat().st_size > 0
+    assert checkpoint(catalog)
+    assert log.stat().st_size == 0
+    add(catalog, "b")
+    assert stored(catalog) == {"a", "b"}
+
+
+def test_a_checkpoint_says_that_a_reader_was_in_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
+    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+    add(engine, "a")
+    with reading(engine) as connection:
+        sources(connection)
+        add(engine, "b")
+        assert not checkpoint(engine)
+    assert checkpoint(engine)
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_a_checkpoint_is_no_matter_of_other_databases(postgres_database):
+    engine = open_catalog(postgres_database)
+    assert checkpoint(engine)
+    engine.dispose()
+
+
+# --- several processes at once ---
+
+ROUNDS = 5
+
+
+def race(barrier, urls, name, failures):
+    for url in urls:
+        barrier.wait(timeout=60)
+        try:
+            engine = open_catalog(url)
+            add(engine, name)
+            engine.dispose()
+        except Exception as error:  # noqa: BLE001
+            failures.put(f"{name}: {error!r}")
+
+
+def run_race(urls):
+    context = multiprocessing.get_context("spawn")
+    barrier, failures = context.Barrier(4), context.SimpleQueue()
+    processes = [
+        context.Process(target=race, args=(barrier, urls, f"process-{number}", failures))
+        for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    told = []
+    while not failures.empty():
+        told.append(failures.get())
+    assert told == []
+    assert [process.exitcode for process in processes] == [0] * 4
+    for url in urls:
+        engine = open_catalog(url)
+        assert stored(engine) == {f"process-{number}" for number in range(4)}
+        engine.dispose()
+
+
+@pytest.mark.slow
+def test_four_processes_at_once_make_one_good_file(tmp_path: Path):
+    run_race([f"sqlite:///{tmp_path / str(number) / 'catalog.db'}" for number in range(ROUNDS)])
+    for number in range(ROUNDS):
+        assert list(content(tmp_path / str(number))) == ["catalog.db"]
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+def test_four_processes_at_once_make_one_good_database(postgres_database):
+    run_race([postgres_database])
