@@ -28,7 +28,7 @@ from stash_sense_pipeline.release.verify import failures, verify_release
 from stash_sense_pipeline.release.versions import latest_release, published_versions
 
 from .conftest import DAY
-from .worlds import HOSTS, SPEC
+from .worlds import HOSTS, SPEC, make_catalog
 
 FIRST = "2026.02.18"
 NEXT = "2026.02.18.1"
@@ -169,9 +169,8 @@ def test_a_suppressed_person_stops_the_release(data: Path) -> None:
     assert published_versions(data / "releases") == (FIRST,)
 
 
+@pytest.mark.slow
 def test_an_index_that_loses_neighbours_is_not_published(tmp_path: Path) -> None:
-    from .worlds import make_catalog
-
     engine = make_catalog(tmp_path / "catalog.db", performers=600, faces_each=2)
     spec = replace(SPEC, index=IndexParams(m=2, ef_construction=4))
     with pytest.raises(ReleaseError, match=r"facenet_recall: recall@1 .* raise m and ef_construction"):
@@ -229,6 +228,7 @@ def die(*args: Any, **options: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_kill_at_any_step_leaves_a_whole_release(
@@ -256,6 +256,7 @@ def test_a_kill_at_any_step_leaves_a_whole_release(
     check_recovery(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renames", [1, 2, 3, 4])
 def test_a_kill_between_the_renames_leaves_a_whole_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, renames: int

@@ -56,11 +56,11 @@ def test_exact_search_is_what_sorting_everything_gives(seed: int, n: int, q: int
 
 
 def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> None:
-    vectors = unit(0, 3000)
+    vectors = unit(0, 2000)
     reports = {}
-    for m, ef in ((4, 10), (32, 200)):
+    for m, ef in ((4, 10), (32, 100)):
         index = voyager.Index(voyager.Space.Cosine, 512, M=m, ef_construction=ef)
-        index.add_items(vectors, ids=list(range(3000)), num_threads=1)
+        index.add_items(vectors, ids=list(range(2000)), num_threads=1)
         index.save(str(tmp_path / "a.voy"))
         reports[m] = index_recall("facenet", tmp_path / "a.voy", vectors, sample=200)
     assert reports[4].at_k < 0.7 < reports[32].at_k

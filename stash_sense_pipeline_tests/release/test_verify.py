@@ -406,6 +406,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 # --- damage at random -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_random_damage_never_raises(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
     original = world[1].path
     rng = random.Random(4)
@@ -459,6 +460,7 @@ print(passed)
 """
 
 
+@pytest.mark.slow
 def test_what_the_structure_check_lets_through_does_not_crash_voyager(
     world: tuple[Path, ReleaseReport], tmp_path: Path
 ) -> None:
