@@ -201,7 +201,10 @@ def _build(environment: Environment, overrides: RunOverrides) -> BuildResult:
 
 
 def _announce(part: PartResult) -> None:
-    click.echo(f"{part.name}: {part.status}" + (f" ({part.reason})" if part.reason else ""))
+    from stash_sense_pipeline.orchestration.summary import summary_lines
+
+    for line in summary_lines(part):
+        click.echo(line, err=part.status != "done")
 
 
 def _mark(passed: bool, severity: str) -> str:

@@ -27,6 +27,8 @@ class CatalogError(StashSenseError):
 class ModelPackError(StashSenseError):
     """A model pack is missing, incomplete, or its files are not the ones that pack.yaml describes."""
 
+    exit_code = 2
+
 
 class DeviceError(StashSenseError):
     """The compute device that was asked for is not there."""

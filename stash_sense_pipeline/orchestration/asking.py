@@ -10,7 +10,7 @@ from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.settings import Environment, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.stash_box import StashBoxConnector
+    from stash_sense_pipeline.sources.connectors import Connector
 
 
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
@@ -26,7 +26,7 @@ def unusable(settings: Settings, environment: Environment, name: str) -> str | N
 
 
 @asynccontextmanager
-async def asking(settings: Settings, environment: Environment, name: str) -> AsyncIterator[StashBoxConnector]:
+async def asking(settings: Settings, environment: Environment, name: str) -> AsyncIterator[Connector]:
     """The connector of a stash-box, with a client that keeps its pace, while the block runs.
 
     Raises ConfigurationError with the reason of `unusable`.

@@ -9,6 +9,8 @@ from typing import Any
 
 import dagster as dg
 
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.faces.packs import load_pack
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import (
@@ -66,21 +68,28 @@ def build(
     """Refreshes and embeds each enabled source, then publishes, by the jobs of `definitions` recorded in `instance`.
 
     A source without a key is skipped and one that fails does not stop the others; `announce` is called after each part.
-    Nothing is published when no source could be refreshed. Raises ConfigurationError when no source is left to ask.
+    Nothing is published when no source could be refreshed. Raises ConfigurationError when no source is left to ask, and
+    ModelPackError when faces are wanted and the pack is not there: nothing has been asked or written then.
     """
     chosen = apply_overrides(settings, overrides)
+    problems = {source.name: unusable(chosen, environment, source.name) for source in chosen.enabled}
+    if all(problems.values()):
+        reasons = "; ".join(reason for reason in problems.values() if reason)
+        raise ConfigurationError(f"no source can be asked: {reasons or 'none is enabled'}")
+    if overrides.faces:
+        # Said now, and not after hours of fetching.
+        load_pack(environment.model_pack, environment.models_dir)
     parts: list[PartResult] = []
 
     def add(part: PartResult) -> None:
         parts.append(part)
         announce(part)
 
-    for source in chosen.enabled:
-        problem = unusable(chosen, environment, source.name)
+    for source, problem in problems.items():
         if problem:
-            add(PartResult(source.name, Status.SKIPPED, problem, {}))
+            add(PartResult(source, Status.SKIPPED, problem, {}))
         else:
-            add(_refresh(definitions, instance, source.name, overrides))
+            add(_refresh(definitions, instance, source, overrides))
     if any(part.status is Status.DONE for part in parts):
         add(_publish(definitions, instance, overrides))
     return BuildResult(parts)

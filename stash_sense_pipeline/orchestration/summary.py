@@ -1,0 +1,65 @@
+"""What a build says about each of its parts on a terminal: a line or two from the metadata of its assets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.build import PartResult, Status
+
+
+def summary_lines(part: PartResult) -> Iterator[str]:
+    """The lines for one part; a skipped or failed one says why."""
+    if part.status is not Status.DONE:
+        yield f"{part.name}: {part.status} - {part.reason}"
+        return
+    said = {key.to_user_string(): words for key, words in _WORDS.items()}
+    texts = [words(part.metadata[key]) for key, words in said.items() if key in part.metadata]
+    yield f"{part.name}: " + "; ".join(texts)
+    release = part.metadata.get(names.RELEASE.to_user_string())
+    if release:
+        yield from _release_lines(release)
+
+
+def _records(of: Mapping[str, Any]) -> str:
+    changes = ", ".join(f"{of[key]} {key}" for key in ("added", "updated", "merged", "removed") if of[key])
+    left_out = of["suppressed"] + of["not_adult"]
+    note = f", {left_out} left out" if left_out else ""
+    return f"{of['live']} performers ({changes or 'nothing new'}{note})"
+
+
+def _faces(of: Mapping[str, Any]) -> str:
+    rejected = sum(of["rejected"].values())
+    failed = sum(of["failed"].values())
+    looked_at = of["done"] + rejected + failed + of["gone"]
+    return f"{of['faces']} faces from {looked_at} images ({rejected} rejected, {failed} failed)"
+
+
+def _embeddings(of: Mapping[str, Any]) -> str:
+    return f"{of['embedded']} embedded"
+
+
+def _identities(of: Mapping[str, Any]) -> str:
+    return f"{of['identities']} people, {of['joined_sources']} of them on two sources or more"
+
+
+def _trusted(of: Mapping[str, Any]) -> str:
+    return f"{of['faces']} trusted faces of {of['performers']} people"
+
+
+_WORDS = {
+    names.PERFORMER_TABLE: _records,
+    names.ALIGNED_FACES: _faces,
+    names.FACE_EMBEDDINGS: _embeddings,
+    names.IDENTITY_GRAPH: _identities,
+    names.TRUSTED_FACES: _trusted,
+}
+
+
+def _release_lines(of: Mapping[str, Any]) -> Iterator[str]:
+    if of["changed"]:
+        yield f"release {of['version']}: {of['performers']} performers, {of['faces']} faces, contract verified"
+    else:
+        yield f"release {of['version']}: nothing changed since it was made"
+    yield f"  {of['path']}"

@@ -1,0 +1,169 @@
+"""The command line with bad input: one line, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = Path(sys.executable).with_name("stash-sense")
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[SandboxServers]:
+    """A small world, served."""
+    with SandboxServers(World.demo(seed=2, people=24)) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def without_faults(servers: SandboxServers) -> Iterator[None]:
+    """Each test begins and ends with servers that behave."""
+    servers.traffic.clear_faults()
+    yield
+    servers.traffic.clear_faults()
+
+
+class Operator:
+    """Somebody at a terminal, in an empty directory, with a sources.yaml of their own."""
+
+    def __init__(self, home: Path, servers: SandboxServers) -> None:
+        self.home = home
+        self.sources: dict[str, Any] = sources_settings(servers)
+        self.variables = {
+            **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
+            "DATA_DIR": str(home / "data"),
+            "STASH_SENSE_SOURCES": str(home / "sources.yaml"),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+            **servers.environment(),
+        }
+
+    def keep(self, *names: str) -> None:
+        """Leaves only these sources in the file."""
+        boxes = self.sources["stash_boxes"]
+        self.sources["stash_boxes"] = {name: boxes[name] for name in names}
+
+    def runs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs stash-sense."""
+        (self.home / "sources.yaml").write_text(yaml.safe_dump(self.sources))
+        return subprocess.run(
+            [PROGRAM, *arguments],
+            env=self.variables,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+        )
+
+
+@pytest.fixture
+def operator(tmp_path: Path, servers: SandboxServers) -> Operator:
+    """An operator with all five sources and their keys."""
+    return Operator(tmp_path, servers)
+
+
+def error_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line on standard error."""
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_a_source_without_a_key_is_skipped_and_the_exit_code_says_so(operator: Operator) -> None:
+    operator.keep("pmvstash", "fansdb")
+    del operator.variables["FANSDB_API_KEY"]
+    result = operator.runs("build", "--no-faces")
+    assert result.returncode == 1
+    assert error_line(result) == (
+        "fansdb: skipped - fansdb: no key; set FANSDB_API_KEY or FANSDB_API_KEY_FILE"
+    )
+    assert result.stdout.startswith("pmvstash: ")
+
+
+def test_no_source_left_is_one_line_and_exit_2(operator: Operator) -> None:
+    operator.keep("fansdb")
+    result = operator.runs("build", "--disable-source", "fansdb")
+    assert result.returncode == 2
+    assert "no source" in error_line(result)
+    assert not (operator.home / "data" / "catalog.db").exists()
+
+
+def test_no_key_at_all_is_exit_2(operator: Operator) -> None:
+    operator.keep("fansdb")
+    del operator.variables["FANSDB_API_KEY"]
+    result = operator.runs("build")
+    assert result.returncode == 2
+    assert "FANSDB_API_KEY" in result.stderr
+
+
+def test_an_unknown_source_is_named_with_the_known_ones(operator: Operator) -> None:
+    result = operator.runs("build", "--sources", "stashdb,stashbd")
+    assert result.returncode == 2
+    assert "'stashbd' is not a source" in error_line(result)
+    assert "did you mean stashdb" in result.stderr
+
+
+def test_a_missing_model_pack_is_said_before_anything_is_asked(
+    operator: Operator, servers: SandboxServers
+) -> None:
+    operator.variables["STASH_SENSE_MODEL_PACK"] = "no-such-pack"
+    servers.traffic.clear_requests()
+    result = operator.runs("build")
+    assert result.returncode == 2
+    assert "no-such-pack" in error_line(result)
+    assert servers.traffic.requests() == []
+    assert not (operator.home / "data" / "catalog.db").exists()
+
+
+def test_an_expired_key_is_one_line(operator: Operator) -> None:
+    operator.keep("fansdb")
+    operator.variables["FANSDB_API_KEY"] = "expired"
+    result = operator.runs("build", "--no-faces")
+    assert result.returncode == 1
+    assert "key" in error_line(result)
+    assert "blocked" in result.stderr
+    assert "expired (" not in result.stderr
+
+
+def test_an_unreachable_server_is_one_line(operator: Operator) -> None:
+    operator.keep("fansdb")
+    operator.sources["stash_boxes"]["fansdb"]["url"] = "http://127.0.0.1:9/graphql"
+    result = operator.runs("build", "--no-faces")
+    assert result.returncode == 1
+    assert error_line(result).startswith("fansdb: failed - fansdb: ")
+    assert "timeout" in result.stderr
+
+
+def test_a_server_in_trouble_leaves_the_others_alone(operator: Operator, servers: SandboxServers) -> None:
+    operator.keep("pmvstash", "fansdb")
+    servers.traffic.inject(Fault(FaultKind.BODY, box="pmvstash", path="/graphql", times=None))
+    result = operator.runs("build", "--no-faces")
+    assert result.returncode == 1
+    assert error_line(result).startswith("pmvstash: failed - ")
+    assert "fansdb: " in result.stdout
+
+
+def test_verify_names_what_is_wrong(operator: Operator) -> None:
+    result = operator.runs("verify", "nowhere")
+    assert result.returncode == 1
+    assert "FAILED" in result.stdout
+
+
+def test_contradicting_options_are_refused(operator: Operator) -> None:
+    result = operator.runs("build", "--full-sweep", "--sync-updates-only")
+    assert result.returncode == 2
+    assert "contradict" in error_line(result)
