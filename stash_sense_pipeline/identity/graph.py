@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from stash_sense_pipeline.identity.evidence import (
+    DAYS_A_YEAR,
     MAX_BIRTH_DATE_GAP,
     WEIGHTS,
     Evidence,
@@ -21,8 +22,7 @@ from stash_sense_pipeline.identity.evidence import (
 
 # Scores nearer to each other than this do not tell which of two records of one source is meant.
 AMBIGUOUS_MARGIN = 0.25
-# birth_interval counts 372 days a year, so that the bound of two years and a day has to be stretched likewise.
-_GAP = MAX_BIRTH_DATE_GAP * 372 // 365
+_GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
 class Verdict(StrEnum):

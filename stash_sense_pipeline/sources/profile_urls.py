@@ -445,6 +445,12 @@ _DEFAULT_PORTS = ("", "80", "443")
 _SAFE_IN_PATH = "/=():@,!$*;+"
 
 
+class _Match(NamedTuple):
+    key: ProfileKey
+    form: Form
+    groups: dict[str, str]
+
+
 class _Location(NamedTuple):
     host: str
     port: str
@@ -459,33 +465,14 @@ def site(name: str) -> Site | None:
 
 def canonical_profile(url: str) -> ProfileKey | None:
     """The page a URL names, or None when it is no profile of a known site. Never raises."""
-    profile = parse_profile(url)
-    return None if profile is None else profile.key
+    found = _recognise(url)
+    return None if found is None else found.key
 
 
 def parse_profile(url: str) -> Profile | None:
     """Key and canonical URL of the page a URL names, or None when it is no profile of a known site."""
-    location = _locate(url)
-    if location is None or location.port not in _DEFAULT_PORTS:
-        return None
-    found = _site_of(location.host)
-    if found is None:
-        return None
-    site, language = found
-    path = _clean_path(location.path)
-    if path is None:
-        return None
-    if site.language_host:
-        path = f"{language}/{path}"
-    if site.query_parameter is not None and path.lower().endswith((".php", ".cfm")):
-        parameters = _parameters(location.query)
-        if site.refused_parameters & parameters.keys():
-            return None
-        value = _decode(parameters.get(site.query_parameter, "").replace("+", " "))
-        if value is None:
-            return None
-        path = f"{path}?{value}"
-    return _match(site, path)
+    found = _recognise(url)
+    return None if found is None else Profile(found.key, _canonical_url(found.form, found.groups))
 
 
 def stash_box_performer(url: str) -> tuple[str, str] | None:
@@ -509,6 +496,30 @@ def stash_box_performer(url: str) -> tuple[str, str] | None:
         host = f"{host}:{location.port}"
     identifier = parts[1].lower() if re.fullmatch(_UUID, parts[1]) else parts[1]
     return host, identifier
+
+
+def _recognise(url: str) -> _Match | None:
+    location = _locate(url)
+    if location is None or location.port not in _DEFAULT_PORTS:
+        return None
+    known = _site_of(location.host)
+    if known is None:
+        return None
+    site, language = known
+    path = _clean_path(location.path)
+    if path is None:
+        return None
+    if site.language_host:
+        path = f"{language}/{path}"
+    if site.query_parameter is not None and path.lower().endswith((".php", ".cfm")):
+        parameters = _parameters(location.query)
+        if site.refused_parameters & parameters.keys():
+            return None
+        value = _decode(parameters.get(site.query_parameter, "").replace("+", " "))
+        if value is None:
+            return None
+        path = f"{path}?{value}"
+    return _match(site, path)
 
 
 def _locate(url: str) -> _Location | None:
@@ -588,7 +599,7 @@ def _parameters(query: str) -> dict[str, str]:
     return parameters
 
 
-def _match(site: Site, path: str) -> Profile | None:
+def _match(site: Site, path: str) -> _Match | None:
     path = path.replace(" ", "_") if site.keep_case else _fold(path)
     if len(path) > MAX_PATH_LENGTH:
         return None
@@ -601,7 +612,7 @@ def _match(site: Site, path: str) -> Profile | None:
         if not groups["id"] or groups["id"].casefold() in site.reserved:
             return None
         key = _fold(form.key.format_map(groups)) if site.keep_case else form.key.format_map(groups)
-        return Profile(ProfileKey(site.name, key), _canonical_url(form, groups))
+        return _Match(ProfileKey(site.name, key), form, groups)
     return None
 
 

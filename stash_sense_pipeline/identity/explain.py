@@ -1,0 +1,67 @@
+"""Why a record is in its identity: members, evidence and refused links, as lines of text."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import identities as store
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.identities import EvidenceRow
+from stash_sense_pipeline.errors import StashSenseError
+
+_EVENTS_SHOWN = 20
+
+
+def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
+    """Lines on the identity of one record: its members, what links them, what was refused, what happened to it.
+
+    Raises StashSenseError when the catalog does not hold the record.
+    """
+    with reading(engine) as connection:
+        if not store.has_record(connection, source, source_id):
+            raise StashSenseError(f"the catalog holds no record {source}:{source_id}; see stash-sense status")
+        performer_id = store.identity_of(connection, source, source_id)
+        if performer_id is None:
+            lines = [
+                f"{source}:{source_id} is in no identity: it is gone at its source, or identity has not run since"
+            ]
+            return lines + _evidence_lines(store.evidence_about(connection, [(source, source_id)]))
+        members = store.members_of(connection, performer_id)
+        lines = [f"performer {performer_id}, {len(members)} {'record' if len(members) == 1 else 'records'}:"]
+        for member in members:
+            facts = [fact for fact in (member.name, member.gender, member.birth_date, member.country) if fact]
+            lines.append(f"  {member.source}:{member.source_id}  {', '.join(facts)}".rstrip())
+        lines += _evidence_lines(
+            store.evidence_about(connection, [(member.source, member.source_id) for member in members])
+        )
+        redirected = store.redirects_to(connection, performer_id)
+        if redirected:
+            lines.append(f"merged into it: {', '.join(map(str, redirected))}")
+        lines.append("history:")
+        for at, event, detail in store.history(connection, performer_id, _EVENTS_SHOWN):
+            facts = [f"{key} {_plain(value)}" for key, value in sorted(detail.items()) if value]
+            lines.append(f"  {at:%Y-%m-%d %H:%M} {event}: {'; '.join(facts)}")
+    return lines
+
+
+def _evidence_lines(rows: list[EvidenceRow]) -> list[str]:
+    lines: list[str] = []
+    for title, verdicts in (("evidence:", ("linked", "redundant")), ("refused:", ("refused",))):
+        chosen = [row for row in rows if row.verdict in verdicts]
+        if chosen:
+            lines.append(title)
+        for row in chosen:
+            reason = f"  [{row.reason}]" if row.reason else ""
+            key = f" {row.key}" if row.key else ""
+            pair = f"{row.source_a}:{row.source_id_a} - {row.source_b}:{row.source_id_b}"
+            lines.append(f"  {row.weight:+.1f} {pair}  {row.kind}{key}{reason}")
+    return lines
+
+
+def _plain(value: object) -> str:
+    """A value of a log entry as text; a record key is a list of two strings."""
+    if not isinstance(value, list):
+        return str(value)
+    if len(value) == 2 and all(isinstance(part, str) and " " not in part for part in value):
+        return ":".join(value)
+    return ", ".join(_plain(part) for part in value)

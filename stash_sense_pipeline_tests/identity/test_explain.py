@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.identity.evidence import Record
+from stash_sense_pipeline.identity.explain import explain
+from stash_sense_pipeline.identity.identities import rebuild_identities
+from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
+
+X = "https://x.com/sample_person"
+
+
+def test_explains_members_evidence_and_refusals(any_catalog: sa.Engine) -> None:
+    store(
+        any_catalog,
+        Record("stashdb", "a", "Sample Person", "FEMALE", "1990-05-05", urls=(X,)),
+        Record("fansdb", "b", "Sample Person", "FEMALE", urls=(X,)),
+        Record("pmvstash", "c", "Sample Person", "MALE", urls=(X,)),
+        Record("stashdb", "d", live=False),
+    )
+    rebuild_identities(any_catalog, HOSTS, Overrides(), NOW)
+    lines = explain(any_catalog, "fansdb", "b")
+    text = "\n".join(lines)
+    assert lines[0].endswith("2 records:")
+    assert "  stashdb:a  Sample Person, FEMALE, 1990-05-05" in lines
+    assert "  +4.0 fansdb:b - stashdb:a  profile twitter:sample_person" in lines
+    assert "[one is male, the other female]" in text
+    assert "created: because profile twitter:sample_person" in text
+    assert "members fansdb:b, stashdb:a" in text
+    assert "in no identity" in explain(any_catalog, "stashdb", "d")[0]
+    with pytest.raises(StashSenseError, match="no record stashdb:nobody"):
+        explain(any_catalog, "stashdb", "nobody")
