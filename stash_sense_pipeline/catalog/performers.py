@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from stash_sense_pipeline.catalog.schema import (
     performer_urls,
     source_images,
     source_performers,
+    withheld_records,
 )
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
@@ -144,6 +146,35 @@ def forget_records(connection: sa.Connection, source: str, source_ids: Collectio
     return deleted
 
 
+def withhold_records(
+    connection: sa.Connection, source: str, versions: Mapping[str, datetime | None], now: datetime
+) -> None:
+    """Deletes records that must not be stored, and remembers which versions of them were read."""
+    forget_records(connection, source, versions)
+    rows = [
+        {"source": source, "id_hash": _id_hash(source_id), "updated_at": updated, "checked_at": now}
+        for source_id, updated in versions.items()
+    ]
+    upsert(connection, withheld_records, rows)
+
+
+def withheld_versions(
+    connection: sa.Connection, source: str, source_ids: Collection[str], since: datetime
+) -> dict[str, datetime | None]:
+    """Of these records, the versions that were withheld at `since` or later."""
+    table = withheld_records
+    hashes = {_id_hash(source_id): source_id for source_id in source_ids}
+    return {
+        hashes[id_hash]: updated
+        for batch in batched(list(hashes), _IN_LIST)
+        for id_hash, updated in connection.execute(
+            sa.select(table.c.id_hash, table.c.updated_at).where(
+                table.c.source == source, table.c.id_hash.in_(batch), table.c.checked_at >= since
+            )
+        )
+    }
+
+
 def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
     """Removes images that no performer is linked to, with their faces. Returns how many."""
     link = sa.select(performer_images.c.image_id).where(
@@ -204,16 +235,23 @@ def tombstones(connection: sa.Connection, source: str) -> dict[str, str | None]:
 def image_ids(
     connection: sa.Connection, source: str, source_ids: Collection[str]
 ) -> dict[str, frozenset[str]]:
-    """The images of each of these records; a record without images is left out."""
-    links = performer_images
+    """The images of each of these records that is live."""
+    table, links = source_performers, performer_images
+    joined = table.outerjoin(
+        links, (links.c.source == table.c.source) & (links.c.source_id == table.c.source_id)
+    )
     found: dict[str, set[str]] = {}
     for batch in batched(list(source_ids), _IN_LIST):
-        query = sa.select(links.c.source_id, links.c.image_id).where(
-            links.c.source == source, links.c.source_id.in_(batch)
+        query = (
+            sa.select(table.c.source_id, links.c.image_id)
+            .select_from(joined)
+            .where(table.c.source == source, table.c.source_id.in_(batch), table.c.deleted_at.is_(None))
         )
         for source_id, image_id in connection.execute(query):
-            found.setdefault(source_id, set()).add(image_id)
-    return {source_id: frozenset(ids) for source_id, ids in found.items()}
+            images = found.setdefault(source_id, set())
+            if image_id is not None:
+                images.add(image_id)
+    return {source_id: frozenset(images) for source_id, images in found.items()}
 
 
 def count_changed_since(connection: sa.Connection, source: str, since: datetime) -> int:
@@ -239,6 +277,10 @@ def count_records(connection: sa.Connection, source: str) -> RecordCounts:
         ).where(table.c.source == source)
     ).one()
     return RecordCounts(*map(int, counts))
+
+
+def _id_hash(source_id: str) -> str:
+    return hashlib.sha256(source_id.encode()).hexdigest()
 
 
 # What a tombstone does not keep.

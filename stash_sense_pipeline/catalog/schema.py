@@ -220,6 +220,16 @@ suppressions = sa.Table(
     sa.Column("added_at", UtcTime, nullable=False),
 )
 
+withheld_records = sa.Table(
+    "withheld_records",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("id_hash", sa.Text, primary_key=True, comment="SHA-256 of the source_id"),
+    sa.Column("updated_at", UtcTime, comment="the source's own time of the version that was not stored"),
+    sa.Column("checked_at", UtcTime, nullable=False),
+    comment="records read and not stored (not of an adult, suppressed), so that they are not read in every run",
+)
+
 sync_state = sa.Table(
     "sync_state",
     metadata,

@@ -44,15 +44,18 @@ def optional_sequence(row: Mapping[str, Any], key: str, where: str) -> Sequence[
 
 def text(row: Any, key: str, where: str) -> str:
     """The text under `key`."""
-    value = mapping(row, where).get(key)
-    if not isinstance(value, str):
-        raise FieldError(f"{key} of {where} is {_kind(value)}, not a text")
-    return value
+    value = row.get(key) if isinstance(row, dict) else mapping(row, where)
+    if isinstance(value, str):
+        return value
+    raise FieldError(f"{key} of {where} is {_kind(value)}, not a text")
 
 
 def optional_text(row: Mapping[str, Any], key: str, where: str) -> str | None:
     """The text under `key`; None where it is null or absent."""
-    return text(row, key, where) if row.get(key) is not None else None
+    value = row.get(key)
+    if value is None or isinstance(value, str):
+        return value
+    raise FieldError(f"{key} of {where} is {_kind(value)}, not a text")
 
 
 def texts(row: Mapping[str, Any], key: str, where: str) -> list[str]:
@@ -74,7 +77,7 @@ def whole(row: Mapping[str, Any], key: str, where: str) -> int:
 
 def optional_whole(row: Mapping[str, Any], key: str, where: str) -> int | None:
     """The whole number under `key`; None where it is null or absent."""
-    return whole(row, key, where) if row.get(key) is not None else None
+    return None if row.get(key) is None else whole(row, key, where)
 
 
 def flag(row: Mapping[str, Any], key: str, where: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -14,6 +15,9 @@ from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import is_adult
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
+
+# Who was no adult may be one later.
+_WITHHELD_FOR = timedelta(days=30)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +43,6 @@ class Tally:
 
     added: int = 0
     updated: int = 0
-    unchanged: int = 0
     removed: int = 0
     merged: int = 0
     images_added: int = 0
@@ -71,20 +74,27 @@ class Mirror:
     async def store(self, records: Sequence[PerformerRecord]) -> None:
         """Stores live records, but none that must not be stored: what is there of those is deleted."""
         allowed = [record for record in records if self._may_store(record)]
-        refused = {record.source_id for record in records} - {record.source_id for record in allowed}
+        stored = {record.source_id for record in allowed}
+        withheld = {each.source_id: each.updated_at for each in records if each.source_id not in stored}
 
         def run() -> performers.StoreCounts:
             with writing(self._engine) as connection:
-                if refused:
-                    performers.forget_records(connection, self.source, refused)
-                return performers.store_records(connection, self.source, allowed, self._clock.now())
+                now = self._clock.now()
+                performers.withhold_records(connection, self.source, withheld, now)
+                return performers.store_records(connection, self.source, allowed, now)
 
         if records:
             counts = await asyncio.to_thread(run)
             self.tally.added += counts.added
             self.tally.updated += counts.updated
-            self.tally.unchanged += counts.unchanged
             self.tally.images_added += counts.images_added
+
+    async def versions(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
+        """The source's time of last change of each of these records that we read, stored or withheld."""
+        known = await self.read(performers.live_versions, source_ids)
+        unknown = [source_id for source_id in source_ids if source_id not in known]
+        since = self._clock.now() - _WITHHELD_FOR
+        return known | await self.read(performers.withheld_versions, unknown, since)
 
     async def bury(self, gone: Mapping[str, str | None]) -> None:
         """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None."""

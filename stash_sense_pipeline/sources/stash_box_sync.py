@@ -23,6 +23,8 @@ from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 _HEAD_MARGIN = 200
 _HEAD_GROWTH = 4
 _HEAD_PASSES = 5
+# Records of one transaction of a backfill.
+_STORED_AT_ONCE = 500
 # Ids looked up between two transactions.
 _LOOKED_UP = 100
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
@@ -111,12 +113,16 @@ class StashBoxSync:
     # --- enumeration ------------------------------------------------------------------------------
 
     async def _read_all(self, direction: Direction) -> None:
+        waiting: list[PerformerRecord] = []
         async with aclosing(self._connector.records(direction)) as pages:
             async for page in pages:
-                await self._store(page.rows)
-                for record in page.rows:
-                    self.listed[record.source_id] = record.updated_at
+                waiting += page.rows
+                self.listed.update((record.source_id, record.updated_at) for record in page.rows)
+                if len(waiting) >= _STORED_AT_ONCE:
+                    await self._store(waiting)
+                    waiting = []
                 self._note(page)
+        await self._store(waiting)
 
     async def _compare(self, direction: Direction) -> None:
         """Lists everything, and reads again what differs from the catalog."""
@@ -141,14 +147,14 @@ class StashBoxSync:
 
     async def _different(self, rows: Sequence[Listed]) -> set[str]:
         source_ids = [row.source_id for row in rows]
-        versions = await self._mirror.read(performers.live_versions, source_ids)
+        versions = await self._mirror.versions(source_ids)
         images = await self._mirror.read(performers.image_ids, source_ids)
         different = {
             row.source_id
             for row in rows
             if row.source_id not in versions
             or versions[row.source_id] != row.updated
-            or (row.image_ids is not None and images.get(row.source_id, frozenset()) != row.image_ids)
+            or (row.image_ids is not None and images.get(row.source_id, row.image_ids) != row.image_ids)
         }
         return set(self._mirror.without_suppressed(different))
 
@@ -198,7 +204,7 @@ class StashBoxSync:
             rows = list(reversed(await self._head(cutoff)))
             gone = set()
             newest = self._newest(self._watermark, rows)
-        versions = await self._mirror.read(performers.live_versions, [row.source_id for row in rows])
+        versions = await self._mirror.versions([row.source_id for row in rows])
         changed = [
             row.source_id
             for row in rows
@@ -296,7 +302,8 @@ class StashBoxSync:
         bare = [
             record.source_id for record in records if not (record.images or record.aliases or record.urls)
         ]
-        doubtful = set() if second_look else set(await self._mirror.read(performers.image_ids, bare))
+        had = {} if second_look else await self._mirror.read(performers.image_ids, bare)
+        doubtful = {source_id for source_id, images in had.items() if images}
         sure = [record for record in records if record.source_id not in doubtful]
         for record in sure:
             self._survivors.update(dict.fromkeys(record.merged_ids, record.source_id))

@@ -26,7 +26,8 @@ SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a refresh did. Counts are of records: `listed` in the source's lists, `live` in the catalog now.
+    """What a refresh did. Counts are of records: `listed` in the source's lists, `live` in the
+    catalog now, of which `unchanged` are as they were.
 
     `mode` is backfill, increment or sweep. `refused` records are missing at the source, too many to believe it
     at once; `missing` has the numbers. `unread` ones the server could not answer; they are asked for again
@@ -115,7 +116,7 @@ async def refresh_source(
         updated=tally.updated,
         removed=tally.removed,
         merged=tally.merged,
-        unchanged=tally.unchanged,
+        unchanged=live - tally.added - tally.updated,
         images_added=tally.images_added,
         suppressed=len(tally.suppressed),
         not_adult=len(tally.not_adult),
