@@ -173,7 +173,7 @@ def test_a_suppressed_person_stops_the_release(data: Path) -> None:
 def test_an_index_that_loses_neighbours_is_not_published(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=600, faces_each=2)
     spec = replace(SPEC, index=IndexParams(m=2, ef_construction=4))
-    with pytest.raises(ReleaseError, match=r"facenet_recall: recall@1 .* raise m and ef_construction"):
+    with pytest.raises(ReleaseError, match=r"facenet_recall_at_1: .* raise m and ef_construction"):
         publish_release(engine, tmp_path, "run", spec, DAY)
     assert published_versions(tmp_path / "releases") == ()
     assert latest_release(tmp_path / "releases") is None

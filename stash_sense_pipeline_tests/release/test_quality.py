@@ -22,7 +22,7 @@ from stash_sense_pipeline.release.quality import (
     normalised,
     people_by_faces,
     quality_checks,
-    recall_check,
+    recall_checks,
     sample_positions,
     self_retrieval_check,
     shrink_check,
@@ -64,7 +64,8 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
         index.save(str(tmp_path / "a.voy"))
         reports[m] = index_recall("facenet", tmp_path / "a.voy", vectors, sample=200)
     assert reports[4].at_k < 0.7 < reports[32].at_k
-    assert not recall_check(reports[4]).passed
+    assert [check.passed for check in recall_checks(reports[4])] == [False, False]
+    assert [check.severity.value for check in recall_checks(reports[4])] == ["error", "warning"]
     assert (reports[32].queries, reports[32].k) == (200, 100)
 
 
@@ -97,9 +98,11 @@ def test_checks_of_a_good_release_pass(world: World) -> None:
     results = quality_checks(engine, report.path, ("facenet", "arcface"), "float32")
     assert [result.name for result in results] == [
         "facenet_content",
-        "facenet_recall",
+        "facenet_recall_at_1",
+        "facenet_recall_at_100",
         "arcface_content",
-        "arcface_recall",
+        "arcface_recall_at_1",
+        "arcface_recall_at_100",
         "self_retrieval",
     ]
     assert all(result.passed for result in results)

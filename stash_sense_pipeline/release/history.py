@@ -1,0 +1,250 @@
+"""The releases on disk: listing them, saying what changed between two, and removing old ones."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.staging import disk_errors
+from stash_sense_pipeline.release.versions import latest_release, published_versions
+
+_COMPARED = (
+    "canonical_name",
+    "disambiguation",
+    "gender",
+    "country",
+    "ethnicity",
+    "birth_date",
+    "death_date",
+    "height_cm",
+    "eye_color",
+    "hair_color",
+    "career_start_year",
+    "career_end_year",
+    "image_url",
+)
+
+
+@dataclass(frozen=True)
+class ReleaseSummary:
+    """A published release in one row."""
+
+    version: str
+    created_at: str
+    performers: int
+    faces: int
+    archive_bytes: int
+    pack: str
+    latest: bool
+
+
+@dataclass(frozen=True)
+class PerformerChange:
+    """A performer with its id and name, and what happened: names of fields, or of the others it came from or went to."""
+
+    performer_id: int
+    name: str
+    detail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReleaseDiff:
+    """What changed from `old` to `new`. Who is under merged or split is not listed as changed too."""
+
+    old: str
+    new: str
+    added: tuple[PerformerChange, ...]
+    removed: tuple[PerformerChange, ...]
+    changed: tuple[PerformerChange, ...]
+    merged: tuple[PerformerChange, ...]
+    split: tuple[PerformerChange, ...]
+    faces_added: int
+    faces_removed: int
+    faces_moved: int
+
+    @property
+    def empty(self) -> bool:
+        """True when the releases hold the same people, data and faces."""
+        people = (self.added, self.removed, self.changed, self.merged, self.split)
+        return not any(people) and not (self.faces_added or self.faces_removed or self.faces_moved)
+
+
+def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
+    """Complete releases, oldest first. ReleaseError when a manifest cannot be read."""
+    latest = latest_release(releases)
+    found = []
+    for version in published_versions(releases):
+        manifest = read_manifest(releases / version)
+        found.append(
+            ReleaseSummary(
+                version=version,
+                created_at=manifest["created_at"],
+                performers=manifest["performer_count"],
+                faces=manifest["face_count"],
+                archive_bytes=(releases / zip_name(version)).stat().st_size,
+                pack=manifest.get("models", {}).get("pack", "unknown"),
+                latest=latest is not None and latest.name == version,
+            )
+        )
+    return tuple(found)
+
+
+def prune_releases(releases: Path, keep: int) -> tuple[str, ...]:
+    """Removes all but the newest `keep` releases with their zips, never the one `latest` shows. Returns their versions."""
+    if keep < 1:
+        raise ReleaseError(f"at least one release must be kept, not {keep}")
+    latest = latest_release(releases)
+    old = [v for v in published_versions(releases)[:-keep] if latest is None or v != latest.name]
+    with disk_errors(f"remove old releases from {releases}"):
+        for version in old:
+            # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
+            (releases / zip_name(version)).unlink()
+            shutil.rmtree(releases / version)
+    return tuple(old)
+
+
+def diff_releases(old: Path, new: Path) -> ReleaseDiff:
+    """Compares two release directories by permanent performer ids, their stash-box records, and face ids.
+
+    Raises ReleaseError when one of them cannot be read.
+    """
+    before, after = _read(old), _read(new)
+    merged, split = _moves(before, after)
+    told = {change.performer_id for change in (*merged, *split)}
+    # Those who were merged away or who split off are told about under the other's entry.
+    kept_records = set(before.owner) & set(after.owner)
+    gone = [p for p in before.people.keys() - after.people.keys() if not before.records[p] & kept_records]
+    come = [p for p in after.people.keys() - before.people.keys() if not after.records[p] & kept_records]
+    changed = []
+    for performer_id in sorted((before.people.keys() & after.people.keys()) - told):
+        fields = _changed_fields(before, after, performer_id)
+        if fields:
+            changed.append(PerformerChange(performer_id, after.name(performer_id), fields))
+    shared = before.faces.keys() & after.faces.keys()
+    return ReleaseDiff(
+        old=before.version,
+        new=after.version,
+        added=tuple(PerformerChange(p, after.name(p)) for p in sorted(come)),
+        removed=tuple(PerformerChange(p, before.name(p)) for p in sorted(gone)),
+        changed=tuple(changed),
+        merged=merged,
+        split=split,
+        faces_added=len(after.faces.keys() - shared),
+        faces_removed=len(before.faces.keys() - shared),
+        faces_moved=sum(before.faces[face] != after.faces[face] for face in shared),
+    )
+
+
+def describe_diff(diff: ReleaseDiff, *, names: int = 20) -> str:
+    """The diff as Markdown, with up to `names` performers a section."""
+    lines = [f"## {diff.old} → {diff.new}", ""]
+    if diff.empty:
+        return "\n".join([*lines, "Nothing changed.", ""])
+    lines.append(
+        f"Faces: {diff.faces_added} added, {diff.faces_removed} removed, {diff.faces_moved} moved to another performer."
+    )
+    sections: Mapping[str, Sequence[PerformerChange]] = {
+        "added": diff.added,
+        "removed": diff.removed,
+        "merged": diff.merged,
+        "split": diff.split,
+        "changed": diff.changed,
+    }
+    for title, changes in sections.items():
+        if changes:
+            lines += ["", f"### {len(changes)} performers {title}", ""]
+            for change in changes[:names]:
+                detail = f": {', '.join(change.detail)}" if change.detail else ""
+                lines.append(f"- {change.name} ({change.performer_id}){detail}")
+            if len(changes) > names:
+                lines.append(f"- and {len(changes) - names} more")
+    return "\n".join([*lines, ""])
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces."""
+
+    version: str
+    people: dict[int, dict[str, object]]
+    records: dict[int, set[tuple[str, str]]]
+    owner: dict[tuple[str, str], int]
+    aliases: dict[int, set[str]]
+    faces: dict[tuple[int, str], int]
+
+    def name(self, performer_id: int) -> str:
+        return str(self.people[performer_id]["canonical_name"])
+
+
+@contextmanager
+def _opened(release: Path) -> Iterator[sqlite3.Connection]:
+    path = (release / PERFORMERS_DB).resolve()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+    except sqlite3.Error as error:
+        raise ReleaseError(f"cannot read {path}: {error}") from error
+
+
+def _read(release: Path) -> _Held:
+    manifest = read_manifest(release)
+    with _opened(release) as connection:
+        columns = ", ".join(_COMPARED)
+        people = {row["id"]: dict(row) for row in connection.execute(f"SELECT id, {columns} FROM performers")}
+        records: dict[int, set[tuple[str, str]]] = defaultdict(set)
+        owner: dict[tuple[str, str], int] = {}
+        for row in connection.execute(
+            "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
+        ):
+            record = (row[1], row[2])
+            records[row[0]].add(record)
+            owner[record] = row[0]
+        aliases: dict[int, set[str]] = defaultdict(set)
+        for row in connection.execute("SELECT performer_id, alias FROM aliases"):
+            aliases[row[0]].add(row[1])
+        faces = {
+            (row[0], row[1]): row[2]
+            for row in connection.execute("SELECT id, image_url, performer_id FROM faces")
+        }
+    return _Held(str(manifest.get("version")), people, records, owner, aliases, faces)
+
+
+def _moves(before: _Held, after: _Held) -> tuple[tuple[PerformerChange, ...], tuple[PerformerChange, ...]]:
+    """Performers that now hold records of several old ones, and old ones whose records are now several performers'."""
+    into: dict[int, set[int]] = defaultdict(set)
+    out_of: dict[int, set[int]] = defaultdict(set)
+    for record, old in before.owner.items():
+        new = after.owner.get(record)
+        if new is not None:
+            into[new].add(old)
+            out_of[old].add(new)
+    merged = tuple(
+        PerformerChange(new, after.name(new), tuple(f"{before.name(old)} ({old})" for old in sorted(olds)))
+        for new, olds in sorted(into.items())
+        if len(olds) > 1
+    )
+    split = tuple(
+        PerformerChange(old, before.name(old), tuple(f"{after.name(new)} ({new})" for new in sorted(news)))
+        for old, news in sorted(out_of.items())
+        if len(news) > 1
+    )
+    return merged, split
+
+
+def _changed_fields(before: _Held, after: _Held, performer_id: int) -> tuple[str, ...]:
+    old, new = before.people[performer_id], after.people[performer_id]
+    fields = [field for field in _COMPARED if old[field] != new[field]]
+    if before.aliases[performer_id] != after.aliases[performer_id]:
+        fields.append("aliases")
+    if before.records[performer_id] != after.records[performer_id]:
+        fields.append("stash-box records")
+    return tuple(fields)

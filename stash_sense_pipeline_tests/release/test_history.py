@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases
+from stash_sense_pipeline.release.publish import publish_release
+
+from .conftest import DAY
+from .worlds import BEGIN, SPEC
+
+
+def give(connection: sa.Connection, source_id: str, performer_id: int) -> None:
+    """The record and its faces now belong to another performer."""
+    for table in (schema.identity_members, schema.trusted_faces):
+        connection.execute(
+            sa.update(table).where(table.c.source_id == source_id).values(performer_id=performer_id)
+        )
+
+
+@pytest.fixture
+def changed(data: Path) -> tuple[Path, Path]:
+    """Two releases: in the second people were renamed, merged, split, added and removed."""
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    with writing(engine) as connection:
+        renamed = schema.source_performers.c.source_id == "st-00001"
+        connection.execute(
+            sa.update(schema.source_performers).where(renamed).values(name="Renamed", gender="MALE")
+        )
+        connection.execute(
+            sa.delete(schema.performer_aliases).where(schema.performer_aliases.c.source_id == "st-00003")
+        )
+        # 35 (record st-00005) joins 33 (st-00007).
+        give(connection, "st-00005", 33)
+        # 36 (stashdb and fansdb) loses its fansdb record to a new person, who takes one of its faces along.
+        connection.execute(sa.insert(schema.identities), {"performer_id": 41, "created_at": BEGIN})
+        connection.execute(
+            sa.update(schema.identity_members)
+            .where(schema.identity_members.c.source_id == "fa-00004")
+            .values(performer_id=41)
+        )
+        face = schema.trusted_faces.c.face_id == 17
+        connection.execute(
+            sa.update(schema.trusted_faces)
+            .where(face)
+            .values(performer_id=41, source="fansdb", source_id="fa-00004")
+        )
+        # 31 leaves with all faces.
+        connection.execute(sa.delete(schema.trusted_faces).where(schema.trusted_faces.c.performer_id == 31))
+    report = publish_release(engine, data, "again", SPEC, DAY + timedelta(days=1))
+    return data / "releases" / "2026.02.18", report.path
+
+
+def test_the_diff_says_who_changed_and_how(changed: tuple[Path, Path]) -> None:
+    diff = diff_releases(*changed)
+    assert (diff.old, diff.new) == ("2026.02.18", "2026.02.19")
+    assert [(change.performer_id, change.name) for change in diff.removed] == [(31, "Person & 9")]
+    assert diff.added == ()
+    by_id = {change.performer_id: change.detail for change in diff.changed}
+    assert by_id == {39: ("canonical_name", "gender"), 37: ("aliases",)}
+    (merged,) = diff.merged
+    assert (merged.performer_id, merged.detail) == (33, ("Person & 7 (33)", "Person & 5 (35)"))
+    (split,) = diff.split
+    assert (split.performer_id, split.detail) == (36, ("Person & 4 (36)", "Someone 4 (41)"))
+    assert (diff.faces_added, diff.faces_removed, diff.faces_moved) == (0, 4, 5)
+    text = describe_diff(diff)
+    assert "1 performers removed" in text
+    assert "- Renamed (39): canonical_name, gender" in text
+
+
+def test_backwards_the_diff_is_the_mirror_image(changed: tuple[Path, Path]) -> None:
+    old, new = changed
+    back = diff_releases(new, old)
+    assert [change.performer_id for change in back.added] == [31]
+    assert [change.performer_id for change in back.split] == [33]
+    assert [change.performer_id for change in back.merged] == [36]
+    assert (back.faces_added, back.faces_removed, back.faces_moved) == (4, 0, 5)
+
+
+def test_a_release_does_not_differ_from_itself(changed: tuple[Path, Path]) -> None:
+    diff = diff_releases(changed[1], changed[1])
+    assert diff.empty
+    assert "Nothing changed" in describe_diff(diff)
+
+
+def test_the_list_shows_what_is_there(changed: tuple[Path, Path]) -> None:
+    first, second = list_releases(changed[0].parent)
+    assert (first.version, first.performers, first.faces, first.latest) == ("2026.02.18", 40, 160, False)
+    assert (second.version, second.performers, second.faces, second.latest) == ("2026.02.19", 39, 156, True)
+    assert second.archive_bytes > 500_000
+    assert second.pack == "test-pack"
+
+
+def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None:
+    releases = changed[0].parent
+    (releases / "latest").unlink()
+    (releases / "latest").symlink_to("2026.02.18")
+    assert prune_releases(releases, 1) == ()
+    (releases / "latest").unlink()
+    (releases / "latest").symlink_to("2026.02.19")
+    assert prune_releases(releases, 2) == ()
+    assert prune_releases(releases, 1) == ("2026.02.18",)
+    assert {path.name for path in releases.iterdir()} == {
+        "2026.02.19",
+        "latest",
+        "stash-sense-data-v2026.02.19.zip",
+    }
+    with pytest.raises(ReleaseError, match="at least one"):
+        prune_releases(releases, 0)
+
+
+def test_a_damaged_release_cannot_be_compared(changed: tuple[Path, Path]) -> None:
+    (changed[0] / "performers.db").write_bytes(b"nothing")
+    with pytest.raises(ReleaseError, match=r"cannot read .*performers\.db"):
+        diff_releases(*changed)
