@@ -74,56 +74,6 @@ MAX_HOLDERS_IN_A_SOURCE = 2
 MAX_HOLDERS = 5
 # Years: the sources' dates of one person differ by slips and by a year or two that somebody was made younger.
 MAX_BIRTH_DATE_GAP = 2
-_DATE = "name_birth_date"
-    ATTRIBUTES = "attributes"
-
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each observation counts, about the decimal logarithm of how often it is right over how often wrong.
-
-    A pair's score is the sum; it links from `link` on. So one shared profile page links two records about which
-    nothing else disagrees but the name, and any further disagreement (country, another page on the same site, a
-    birth date that is not equal) needs further support. Chosen on generated populations with known truth
-    (sandbox.population), where the precision must hold with 5 % of all URLs wrong.
-    """
-
-    override: float = 100.0
-    merge: float = 90.0
-    cross_link: float = 4.4
-    profile: float = 4.0
-    # A page that two records of one source claim: one of them is wrong, or they are a couple.
-    shared_profile: float = 2.0
-    name_equal: float = 2.0
-    name_in_aliases: float = 1.5
-    alias_in_common: float = 1.0
-    name_similar: float = 0.8
-    # A single word is a first name: many have it.
-    single_word: float = -0.8
-    name_differs: float = -1.5
-    birth_date_equal: float = 2.5
-    birth_month_equal: float = 1.5
-    birth_year_equal: float = 0.8
-    # One of year, month and day differs, or day and month are swapped: more often a slip than chance.
-    birth_date_nearly_equal: float = 0.5
-    birth_date_differs: float = -1.0
-    country_equal: float = 0.4
-    country_differs: float = -0.7
-    # Different pages on a site where a person has one; counted for at most two sites.
-    other_page: float = -1.5
-    # Names that do not agree, and pages that only one record lists: then one shared page is not enough. A link to the
-    # other record itself is, unless both list pages that the other does not.
-    unshared_pages: float = -0.5
-    link: float = 2.5
-
-
-WEIGHTS = Weights()
-
-# A key on more records is a hub: a studio's account, a link collection, a mistake.
-MAX_HOLDERS_IN_A_SOURCE = 2
-MAX_HOLDERS = 5
-# Days: the sources' dates of one person differ by typing errors and by whole years that somebody made younger.
-MAX_BIRTH_DATE_GAP = 731
 # Days are counted as 31 a month and 372 a year: whole years and months then compare exactly.
 DAYS_A_YEAR = 372
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
