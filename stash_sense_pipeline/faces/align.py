@@ -21,32 +21,34 @@ TEMPLATE = np.array(
         [41.5493, 92.3655],
         [70.7299, 92.2041],
     ],
-    dtype=np.float64,
+    dtype=np.float32,
 )
 TEMPLATE.setflags(write=False)
+
+_MIN_VARIANCE = 1e-3
 
 
 def similarity(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
     """Least-squares similarity (2, 3) from image pixels to crop pixels for landmarks (5, 2).
 
     Closed form of Umeyama, "Least-squares estimation of transformation parameters between two point patterns"
-    (1991), for the plane. Raises ValueError for landmarks that are not finite or lie on one point.
+    (1991). It is computed in float32, the precision of a detector's landmarks, as the sidecar does: with the same
+    rounding the crops are the same pixels. Raises ValueError for landmarks that are not finite or lie on one point.
     """
-    source = np.asarray(landmarks, dtype=np.float64)
+    source = np.asarray(landmarks, dtype=np.float32)
     if source.shape != TEMPLATE.shape or not np.isfinite(source).all():
         raise ValueError("landmarks must be five finite points")
     source_mean, target_mean = source.mean(axis=0), TEMPLATE.mean(axis=0)
     centred, target = source - source_mean, TEMPLATE - target_mean
-    variance = float((centred**2).sum())
-    if variance < 1e-6:
+    left, strengths, right = np.linalg.svd(target.T @ centred / len(source))
+    variance = centred.var(axis=0).sum()
+    if variance < _MIN_VARIANCE or strengths[0] < _MIN_VARIANCE:
         raise ValueError("landmarks lie on one point")
-    # In the plane the rotation and scale that minimise the squared error are one complex number.
-    cosine = float((centred * target).sum()) / variance
-    sine = float((centred[:, 0] * target[:, 1] - centred[:, 1] * target[:, 0]).sum()) / variance
-    if math.hypot(cosine, sine) < 1e-9:
-        raise ValueError("landmarks do not determine a rotation")
-    rotation = np.array([[cosine, -sine], [sine, cosine]])
-    return np.hstack([rotation, (target_mean - rotation @ source_mean)[:, None]])
+    # A face is never mirrored: where a reflection fits better, the best rotation is taken.
+    signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right))])
+    rotation = left @ np.diag(signs) @ right
+    scale = 1.0 / variance * (strengths @ signs)
+    return np.hstack([scale * rotation, (target_mean - scale * (rotation @ source_mean))[:, None]])
 
 
 def norm_crop(rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -66,10 +66,12 @@ def _outputs() -> list[onnx.ValueInfoProto]:
 
 
 def marker_detector(path: Path) -> None:
-    """An SCRFD with a rule for weights: a 32 pixel cell on the 32 pixel grid is a face when it is red and not green.
+    """An SCRFD with a rule for weights: a 32 pixel cell on the 32 pixel grid is a face when it is red and not
+    green.
 
-    The more red over green, the more confident. Blue gives the size: the box reaches 32·(2.5 + 2·b) pixels from the
-    cell's upper left corner to each side, with b from -1 to 1. Expects RGB to be handed to insightface's class.
+    The more red over green, the more confident. Blue gives the size: the box reaches 32·(2.5 + 2·b) pixels
+    from the cell's upper left corner to each side, with b from -1 to 1. Expects RGB to be handed to
+    insightface's class.
     """
     graph = _Graph()
     # The class swaps the channels: the network sees blue, green, red.
@@ -89,11 +91,13 @@ def marker_detector(path: Path) -> None:
 
 
 def random_detector(path: Path, seed: int, channels: int = 16) -> None:
-    """A stand-in for det_500m.onnx: random weights behind its interface (batch 1, free size, nine outputs of rank 2)."""
+    """A stand-in for det_500m.onnx: random weights behind its interface (batch 1, free size, nine outputs of
+    rank 2).
+    """
     rng = np.random.default_rng(seed)
     graph, features, width = _Graph(), "input.1", 3
     for depth, stride in enumerate((2, 4, 8, 16, 32)):
-        kernel = rng.normal(0, 0.6 / np.sqrt(width * 9), (channels, width, 3, 3))
+        kernel = rng.normal(0, 1.6 / np.sqrt(width * 9), (channels, width, 3, 3))
         graph.weight(f"stem{depth}_w", kernel)
         graph.add(
             "Conv",
@@ -107,7 +111,7 @@ def random_detector(path: Path, seed: int, channels: int = 16) -> None:
         if stride in STRIDES:
             head = {
                 name: (rng.normal(0, 0.8, (2 * size, channels)), np.full(2 * size, bias))
-                for name, size, bias in (("score", 1, -1.0), ("bbox", 4, 2.5), ("kps", 10, 0.0))
+                for name, size, bias in (("score", 1, -2.5), ("bbox", 4, 2.5), ("kps", 10, 0.0))
             }
             _head(graph, features, stride, head)
     graph.save(path, [_tensor("input.1", [1, 3, "?", "?"])], _outputs())
@@ -179,13 +183,15 @@ def describe_pack(directory: Path, name: str = "test-pack", **changes: object) -
         },
         "flip_averaging": True,
     }
-    (directory / "pack.yaml").write_text(yaml.safe_dump({**description, **changes}))
+    (directory / "pack.yaml").write_text(yaml.safe_dump({**description, **changes}, sort_keys=False))
 
 
 def picture(
     faces: list[tuple[int, int, float, int]], seed: int, size: tuple[int, int] = (640, 640)
 ) -> NDArray[np.uint8]:
-    """An RGB picture (height, width) = `size` of noise with markers: (column, row, confidence 0..1, blue 0-255)."""
+    """An RGB picture (height, width) = `size` of noise with markers: (column, row, confidence 0..1, blue
+    0-255).
+    """
     rng = np.random.default_rng(seed)
     height, width = size
     coarse = rng.integers(60, 200, (height // 8 + 1, width // 8 + 1, 1))

@@ -28,7 +28,9 @@ HURRIED = Patience(
 
 
 class ImageServer:
-    """Serves `bodies` by image id under /images/<id>, counts requests, and answers with `statuses` where given."""
+    """Serves `bodies` by image id under /images/<id>, counts requests, and answers with `statuses` where
+    given.
+    """
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}

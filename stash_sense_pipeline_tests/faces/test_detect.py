@@ -1,0 +1,165 @@
+"""The detector is insightface's, fed as the sidecar feeds it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+from insightface.model_zoo import get_model
+
+from stash_sense_pipeline.errors import ModelPackError
+from stash_sense_pipeline.faces.detect import DetectedFace, Detector
+from stash_sense_pipeline.faces.packs import ChannelOrder, ModelPack
+from stash_sense_pipeline_tests.faces.nets import picture
+
+SIZES = [(640, 640), (900, 600), (333, 777), (120, 90), (64, 1500)]
+
+
+def network_outputs(rgb: np.ndarray, path: Path, size: int = 640) -> tuple[list[np.ndarray], float]:
+    """What the contract feeds the network: top-left letterbox, (x - 127.5)/128, channels swapped. And the
+    scale.
+    """
+    height, width = rgb.shape[:2]
+    if height / width > 1:
+        new_height, new_width = size, int(size / (height / width))
+    else:
+        new_height, new_width = int(size * (height / width)), size
+    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas[:new_height, :new_width] = cv2.resize(rgb, (new_width, new_height))
+    blob = ((canvas[:, :, ::-1].astype(np.float32) - 127.5) / 128).transpose(2, 0, 1)[None]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(blob)})
+    return outputs, new_height / height
+
+
+def threshold_for(rgb: np.ndarray, path: Path, candidates: int = 60) -> float:
+    """A threshold that at most so many cells of a network with random weights pass; those of the padding are
+    all equal.
+    """
+    outputs, _ = network_outputs(rgb, path)
+    scores = np.sort(np.concatenate(outputs[:3]).ravel())
+    return float(scores[scores > scores[-candidates]].min())
+
+
+def reference(
+    rgb: np.ndarray, path: Path, threshold: float, size: int = 640
+) -> tuple[np.ndarray, np.ndarray]:
+    """SCRFD from the contract alone: two anchors a cell at strides 8, 16 and 32, then suppression at 0.4."""
+    outputs, scale = network_outputs(rgb, path, size)
+    found = []
+    for place, stride in enumerate((8, 16, 32)):
+        scores, boxes, points = outputs[place][:, 0], outputs[place + 3] * stride, outputs[place + 6] * stride
+        cells = size // stride
+        for row in np.flatnonzero(scores >= threshold):
+            y, x = divmod(row // 2, cells)
+            origin = np.array([x, y], np.float32) * stride
+            left, top, right, bottom = boxes[row]
+            box = [origin[0] - left, origin[1] - top, origin[0] + right, origin[1] + bottom]
+            found.append((scores[row], np.array(box), points[row].reshape(5, 2) + origin))
+    found.sort(key=lambda one: -one[0])
+    kept: list[tuple[float, np.ndarray, np.ndarray]] = []
+    for one in found:
+        if all(overlap(one[1], other[1], scale) <= 0.4 for other in kept):
+            kept.append(one)
+    boxes = np.array([[*(box / scale), score] for score, box, _ in kept]).reshape(-1, 5)
+    return boxes, np.array([points / scale for _, _, points in kept]).reshape(-1, 5, 2)
+
+
+def overlap(first: np.ndarray, second: np.ndarray, scale: float) -> float:
+    """Intersection over union, counting pixels of the image as insightface does."""
+    first, second = first / scale, second / scale
+    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]) + 1)
+    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]) + 1)
+    areas = [(box[2] - box[0] + 1) * (box[3] - box[1] + 1) for box in (first, second)]
+    return float(width * height / (areas[0] + areas[1] - width * height))
+
+
+def as_arrays(faces: list[DetectedFace]) -> tuple[np.ndarray, np.ndarray]:
+    boxes = np.array([[*face.box, face.confidence] for face in faces]).reshape(-1, 5)
+    return boxes, np.array([face.landmarks for face in faces]).reshape(-1, 5, 2)
+
+
+def noise(height: int, width: int, seed: int) -> np.ndarray:
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return cv2.GaussianBlur(image, (0, 0), 4) // 2 + image // 2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_a_reference_written_from_the_contract(random_pack: ModelPack, size: tuple[int, int]) -> None:
+    image = noise(*size, seed=3)
+    threshold = threshold_for(image, random_pack.detector.path)
+    spec = replace(random_pack.detector, threshold=threshold)
+    boxes, landmarks = as_arrays(Detector(spec).detect(image))
+    expected_boxes, expected_landmarks = reference(image, spec.path, threshold)
+    assert len(boxes) == len(expected_boxes) > 3
+    assert np.abs(boxes - expected_boxes).max() < 1e-2
+    assert np.abs(landmarks - expected_landmarks).max() < 1e-2
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_equals_insightface_as_the_sidecar_calls_it(random_pack: ModelPack, size: tuple[int, int]) -> None:
+    network = get_model(str(random_pack.detector.path), providers=["CPUExecutionProvider"])
+    image = noise(*size, seed=4)
+    threshold = threshold_for(image, random_pack.detector.path)
+    network.prepare(-1, input_size=(640, 640), det_thresh=threshold)
+    expected_boxes, expected_landmarks = network.detect(image)
+    boxes, landmarks = as_arrays(Detector(replace(random_pack.detector, threshold=threshold)).detect(image))
+    assert len(boxes) == len(expected_boxes) > 3
+    assert np.abs(boxes - expected_boxes).max() < 1e-3
+    assert np.abs(landmarks - expected_landmarks).max() < 1e-3
+
+
+def test_the_network_is_loaded_once(random_pack: ModelPack) -> None:
+    detector = Detector(replace(random_pack.detector, threshold=0.97))
+    for size in SIZES:
+        detector.detect(noise(*size, seed=1))
+    assert {id(session) for session in detector._network.resolution_sessions.values()} == {
+        id(detector._network.session)
+    }
+
+
+def test_channel_order_is_the_one_handed_to_the_class(pack: ModelPack) -> None:
+    image = picture([(5, 5, 0.9, 100)], seed=1)
+    assert len(Detector(pack.detector).detect(image)) == 1
+    other = Detector(replace(pack.detector, channel_order=ChannelOrder.BGR))
+    assert other.detect(image) == []
+    assert len(other.detect(np.ascontiguousarray(image[:, :, ::-1]))) == 1
+
+
+def test_faces_come_with_the_most_confident_first(pack: ModelPack) -> None:
+    faces = Detector(pack.detector).detect(
+        picture([(3, 3, 0.6, 0), (12, 4, 0.95, 0), (8, 14, 0.8, 0)], seed=2)
+    )
+    assert [round(face.confidence, 1) for face in faces] == [0.9, 0.8, 0.6]
+    assert faces[0].side == pytest.approx(32.5, abs=1)
+
+
+def test_no_face_is_an_empty_list(pack: ModelPack) -> None:
+    assert Detector(pack.detector).detect(picture([], seed=3)) == []
+
+
+def test_a_strip_has_no_face(pack: ModelPack) -> None:
+    assert Detector(pack.detector).detect(np.zeros((2, 3000, 3), np.uint8)) == []
+    assert Detector(pack.detector).detect(np.zeros((3000, 2, 3), np.uint8)) == []
+
+
+def test_threads_may_share_a_detector(random_pack: ModelPack) -> None:
+    detector = Detector(replace(random_pack.detector, threshold=0.97))
+    images = [noise(400, 300 + 40 * seed, seed) for seed in range(8)]
+    expected = [as_arrays(detector.detect(image)) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for round_ in pool.map(lambda _: [as_arrays(detector.detect(image)) for image in images], range(4)):
+            for (boxes, points), (expected_boxes, expected_points) in zip(round_, expected, strict=True):
+                assert np.array_equal(boxes, expected_boxes)
+                assert np.array_equal(points, expected_points)
+
+
+def test_a_network_without_landmarks_is_refused(pack: ModelPack) -> None:
+    spec = replace(pack.detector, path=pack.embedders["arcface"].path)
+    with pytest.raises(ModelPackError, match="not an SCRFD detector with landmarks: it has 1 outputs"):
+        Detector(spec)
