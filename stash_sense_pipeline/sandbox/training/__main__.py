@@ -10,7 +10,12 @@ import torch
 
 from stash_sense_pipeline.sandbox.training.data import make_crops, make_scenes
 from stash_sense_pipeline.sandbox.training.evaluate import report
-from stash_sense_pipeline.sandbox.training.export import export_detector, export_embedder, write_pack
+from stash_sense_pipeline.sandbox.training.export import (
+    detector_spec,
+    export_detector,
+    export_embedder,
+    write_pack,
+)
 from stash_sense_pipeline.sandbox.training.train import train_detector, train_embedder
 
 log = logging.getLogger(__name__)
@@ -48,7 +53,7 @@ def main(
     embedders = (("arcface", 112, 128.0, arcface_steps), ("facenet", 160, 127.5, facenet_steps))
     if arcface_steps or facenet_steps:
         log.info("rendering and aligning %d people", identities)
-        crops = make_crops(identities, photos, out / "detector.onnx", _INPUT_SIZE)
+        crops = make_crops(identities, photos, detector_spec(out, _INPUT_SIZE))
         log.info("%d crops", len(crops.images))
         for name, size, divisor, steps in embedders:
             if steps:

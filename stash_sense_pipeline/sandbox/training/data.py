@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.faces.align import norm_crop
+from stash_sense_pipeline.faces.detect import Detector
+from stash_sense_pipeline.faces.packs import DetectorSpec
 from stash_sense_pipeline.sandbox.rendering import (
     TRAIN_SEEDS,
     Face,
@@ -21,7 +23,7 @@ from stash_sense_pipeline.sandbox.rendering import (
     render_portrait,
     render_scenery,
 )
-from stash_sense_pipeline.sandbox.training.evaluate import load_model, through_jpeg
+from stash_sense_pipeline.sandbox.training.evaluate import through_jpeg
 
 MAX_FACES = 6
 _SCENE_STREAM, _CROP_STREAM = 21, 22
@@ -58,7 +60,7 @@ def make_scenes(count: int, window: int) -> Scenes:
     return Scenes(np.stack(images), np.stack(boxes), np.stack(landmarks), np.stack(state))
 
 
-def make_crops(identities: int, photos: int, detector: Path, input_size: int) -> Crops:
+def make_crops(identities: int, photos: int, detector: DetectorSpec) -> Crops:
     """Crops of the first `identities` training people, aligned by the landmarks that `detector` itself finds.
 
     So an embedder learns from the misalignment it will meet. Each photo gives a crop with the detected
@@ -73,7 +75,6 @@ def make_crops(identities: int, photos: int, detector: Path, input_size: int) ->
                 seeds,
                 itertools.repeat(photos),
                 itertools.repeat(detector),
-                itertools.repeat(input_size),
                 chunksize=32,
             )
         )
@@ -148,21 +149,19 @@ def _close_up(photo: Photo, reach: float) -> Photo:
     return Photo(cut, (Face((box[0], box[1], box[2], box[3]), face.landmarks - offset),))
 
 
-def _identity_crops(seed: int, photos: int, detector: Path, input_size: int) -> NDArray[np.uint8]:
-    from insightface.utils.face_align import norm_crop
-
+def _identity_crops(seed: int, photos: int, detector: DetectorSpec) -> NDArray[np.uint8]:
     cv2.setNumThreads(1)
-    model = load_model(detector)
+    network = Detector(detector)
     person = make_person(seed)
     rng = np.random.default_rng([_CROP_STREAM, seed])
     crops = []
     for number in range(photos):
         photo = render_portrait(person, TRAIN_SEEDS[0] + number)
         image = through_jpeg(photo.image, int(rng.integers(75, 96)))
-        _, landmarks = model.detect(image, input_size=(input_size, input_size), max_num=1)
-        for points in landmarks:
+        for face in network.detect(image)[:1]:
+            points = face.landmarks
             reach = float(np.linalg.norm(points[3:].mean(0) - points[:2].mean(0)))
-            noise = rng.normal(0, rng.uniform(0, 0.04) * reach, (5, 2)).astype(np.float32)
+            noise = rng.normal(0, rng.uniform(0, 0.04) * reach, (5, 2))
             crops += [norm_crop(image, points), norm_crop(image, points + noise)]
     return np.array(crops, np.uint8).reshape(-1, 112, 112, 3)
 

@@ -1,6 +1,7 @@
 """Measures a model pack on rendered people it has never seen: `python -m …training.evaluate PACK_DIR`.
 
-Needs no torch. Everything runs end to end: the pack's own detector, its landmarks, alignment, both embedders.
+Needs no torch. Everything runs end to end through the faces room: the pack's own detector, its landmarks,
+alignment, both embedders.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.faces.align import norm_crop
+from stash_sense_pipeline.faces.detect import Detector
+from stash_sense_pipeline.faces.embed import Embedder
+from stash_sense_pipeline.faces.packs import load_pack
 from stash_sense_pipeline.sandbox.rendering import (
     HELD_OUT_SEEDS,
     Image,
@@ -58,54 +61,19 @@ class DetectionReport:
     faces_in_sceneries: int
 
 
-def load_model(path: Path) -> Any:
-    """The model as insightface's own class for it, on the CPU, with one thread."""
-    import onnxruntime
-    from insightface.model_zoo import get_model
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = get_model(str(path), providers=["CPUExecutionProvider"], sess_options=options)
-    if model is None:
-        raise ValueError(f"insightface does not recognise {path} as a model; export it anew")
-    return model
-
-
 class Pack:
-    """The models of a pack directory, run as the sidecar does (flip first, resize, mean of both outputs)."""
+    """The models of a pack directory, run by the program's own faces room."""
 
     def __init__(self, directory: Path) -> None:
-        self.description = yaml.safe_load((directory / "pack.yaml").read_text())
-        self.detector = load_model(directory / self.description["detector"]["file"])
-        self.embedders = {
-            name: (load_model(directory / spec["file"]), spec)
-            for name, spec in self.description["embedders"].items()
-        }
-
-    def detect(self, image: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Boxes with scores (n, 5) and landmarks (n, 5, 2) in an RGB image."""
-        spec = self.description["detector"]
-        found = self.detector.detect(
-            image, input_size=(spec["input_size"],) * 2, det_thresh=spec["threshold"]
-        )
-        return found[0], found[1]
+        self.pack = load_pack(str(directory), directory.parent)
+        self.detector = Detector(self.pack.detector)
+        self.embedders = {name: Embedder(name, spec) for name, spec in self.pack.embedders.items()}
 
     def embed(self, image: Image, landmarks: NDArray[np.float32]) -> Vectors:
         """The vector (512,) of each embedder for the face with these landmarks (5, 2)."""
-        from insightface.utils.face_align import norm_crop
-
-        crop = norm_crop(image, landmarks)
-        both = (crop, np.ascontiguousarray(crop[:, ::-1]))
-        vectors = {}
-        for name, (model, spec) in self.embedders.items():
-            size = (spec["input_size"],) * 2
-            resized = [cv2.resize(view, size, interpolation=cv2.INTER_AREA) for view in both]
-            blob = (np.stack(resized).astype(np.float32) - spec["mean"]) / spec["std"]
-            output = model.session.run(
-                None, {model.input_name: blob.transpose(0, 3, 1, 2).astype(np.float32)}
-            )
-            vectors[name] = np.asarray(output[0].mean(0), np.float32)
-        return vectors
+        crop = norm_crop(image, landmarks)[None]
+        flips = self.pack.flip_averaging
+        return {name: embedder.embed(crop, flips)[0] for name, embedder in self.embedders.items()}
 
 
 def through_jpeg(image: Image, quality: int) -> Image:
@@ -124,18 +92,17 @@ def measure_recognition(pack: Pack, people: int, probes: int = 4) -> Recognition
         for number in range(probes + 1):
             photo = render_portrait(person, number)
             image, truth = through_jpeg(photo.image, 90), photo.faces[0]
-            boxes, landmarks = pack.detect(image)
-            overlaps = [_iou(box, truth.box) for box in boxes]
-            hits = [i for i, overlap in enumerate(overlaps) if overlap >= 0.5]
-            missed += not hits
-            extra += len(boxes) - bool(hits)
-            if not len(boxes):
+            faces = pack.detector.detect(image)
+            hit = any(_iou(face.box, truth.box) >= 0.5 for face in faces)
+            missed += not hit
+            extra += len(faces) - hit
+            if not faces:
                 found: Vectors = {name: np.zeros(512, np.float32) for name in vectors}
             else:
                 # As the pipeline does with several faces in one picture: the largest one.
-                chosen = int(np.argmax(np.prod(boxes[:, 2:4] - boxes[:, :2], axis=1)))
-                found = pack.embed(image, landmarks[chosen])
-                offset = np.linalg.norm(landmarks[chosen] - truth.landmarks, axis=1).mean()
+                largest = max(faces, key=lambda face: face.area)
+                found = pack.embed(image, largest.landmarks)
+                offset = np.linalg.norm(largest.landmarks - truth.landmarks, axis=1).mean()
                 errors.append(float(offset) / (truth.box[3] - truth.box[1]))
             for name, vector in found.items():
                 vectors[name].append(vector)
@@ -165,8 +132,8 @@ def measure_detection(pack: Pack, groups: int, sceneries: int) -> DetectionRepor
         count = 2 + number % 4
         start = number * 5
         group = [make_person(seed) for seed in HELD_OUT_SEEDS[start : start + count]]
-        right += len(pack.detect(render_group(group, number).image)[0]) == count
-    false = sum(len(pack.detect(render_scenery(HELD_OUT_SEEDS[n]).image)[0]) for n in range(sceneries))
+        right += len(pack.detector.detect(render_group(group, number).image)) == count
+    false = sum(len(pack.detector.detect(render_scenery(HELD_OUT_SEEDS[n]).image)) for n in range(sceneries))
     return DetectionReport(groups, right, sceneries, false)
 
 
@@ -184,7 +151,7 @@ def _ranks(cosines: NDArray[np.float32], same: NDArray[np.int64]) -> NDArray[np.
 
 
 def _iou(box: Iterable[float], other: Iterable[float]) -> float:
-    ax1, ay1, ax2, ay2 = list(box)[:4]
+    ax1, ay1, ax2, ay2 = box
     bx1, by1, bx2, by2 = other
     inner = max(0.0, min(ax2, bx2) - max(ax1, bx1)) * max(0.0, min(ay2, by2) - max(ay1, by1))
     return float(inner / ((ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - inner))

@@ -11,10 +11,12 @@ import yaml
 from onnx import helper, numpy_helper
 from torch import nn
 
+from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
 from stash_sense_pipeline.files import replacing, sha256_file, write_atomically
 from stash_sense_pipeline.sandbox.training.nets import STRIDES, Detector, Embedder
 
 _OPSET = 17
+_THRESHOLD = 0.5
 _LICENCE = (
     "Made by this project with no data from elsewhere; same licence as the project. "
     "It recognises only cartoon faces rendered by this project; it has no biometric value."
@@ -27,14 +29,22 @@ def export_detector(net: Detector, path: Path) -> None:
     net.probabilities = True
     names = [f"{kind}_{stride}" for kind in ("score", "bbox", "kps") for stride in STRIDES]
     axes = {name: {0: "batch", 1: f"anchors_{name}"} for name in names}
-    _export(net, (1, 3, 256, 256), names, {"input": {0: "batch", 2: "height", 3: "width"}, **axes}, path)
+    _export(
+        net, (1, 3, 256, 256), names, {"input": {0: "batch", 2: "height", 3: "width"}, **axes}, path, False
+    )
 
 
 def export_embedder(net: Embedder, input_size: int, path: Path) -> None:
     """One output (batch, 512); channels first, a fixed input size and any batch."""
     net.eval()
     axes = {"input": {0: "batch"}, "embedding": {0: "batch"}}
-    _export(net, (1, 3, input_size, input_size), ["embedding"], axes, path)
+    _export(net, (1, 3, input_size, input_size), ["embedding"], axes, path, True)
+
+
+def detector_spec(directory: Path, input_size: int) -> DetectorSpec:
+    """The exported detector of a pack that has no description yet."""
+    path = directory / "detector.onnx"
+    return DetectorSpec(path, sha256_file(path), input_size, ChannelOrder.RGB, _THRESHOLD)
 
 
 def write_pack(directory: Path, input_size: int) -> None:
@@ -51,7 +61,7 @@ def write_pack(directory: Path, input_size: int) -> None:
             "kind": "scrfd",
             "input_size": input_size,
             "channel_order": "rgb",
-            "threshold": 0.5,
+            "threshold": _THRESHOLD,
             "sha256": digest["detector.onnx"],
         },
         "embedders": {
@@ -72,7 +82,12 @@ def write_pack(directory: Path, input_size: int) -> None:
 
 
 def _export(
-    net: nn.Module, shape: tuple[int, ...], outputs: list[str], axes: dict[str, dict[int, str]], path: Path
+    net: nn.Module,
+    shape: tuple[int, ...],
+    outputs: list[str],
+    axes: dict[str, dict[int, str]],
+    path: Path,
+    eight_bits: bool,
 ) -> None:
     with replacing(path) as temporary, torch.no_grad():
         torch.onnx.export(
@@ -86,23 +101,40 @@ def _export(
             dynamo=False,
         )
         model = onnx.load(str(temporary))
-        _halve(model)
+        _shrink(model, eight_bits)
         onnx.checker.check_model(model)
         onnx.save(model, str(temporary))
 
 
-def _halve(model: onnx.ModelProto) -> None:
-    """Stores large float32 initialisers as float16 with a Cast in front: half the file, same graph."""
-    casts = []
-    for tensor in model.graph.initializer:
+def _shrink(model: onnx.ModelProto, eight_bits: bool) -> None:
+    """Stores large float32 initialisers in fewer bits, and puts before their use what gives the floats back.
+
+    In float16, or with `eight_bits` the kernels of convolutions as int8 with one scale an output channel. A
+    runtime folds the added nodes when it loads the graph, which is otherwise the same.
+    """
+    restored = []
+    for tensor in list(model.graph.initializer):
         values = numpy_helper.to_array(tensor)
+        name = tensor.name
         if values.dtype != np.float32 or values.size < 64:
             continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(
-            helper.make_node("Cast", [f"{name}_half"], [name], name=f"Cast_{name}", to=onnx.TensorProto.FLOAT)
-        )
+        stored = f"{name}_stored"
+        if eight_bits and values.ndim == 4 and values.size > 4096:
+            scale = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / np.float32(127)
+            scale = np.maximum(scale, np.float32(1e-12))
+            tensor.CopyFrom(numpy_helper.from_array(np.round(values / scale).astype(np.int8), stored))
+            model.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+            restored += [
+                _cast(stored, f"{name}_whole"),
+                helper.make_node("Mul", [f"{name}_whole", f"{name}_scale"], [name], name=f"Scale_{name}"),
+            ]
+        else:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+            restored.append(_cast(stored, name))
     nodes = list(model.graph.node)
     del model.graph.node[:]
-    model.graph.node.extend(casts + nodes)
+    model.graph.node.extend(restored + nodes)
+
+
+def _cast(source: str, target: str) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"Cast_{target}", to=onnx.TensorProto.FLOAT)
