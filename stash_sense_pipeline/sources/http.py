@@ -35,6 +35,7 @@ _OUTCOMES = {
     403: Outcome.BLOCKED,
     404: Outcome.NOT_FOUND,
     407: Outcome.BLOCKED,
+    408: Outcome.TIMEOUT,
     410: Outcome.GONE,
     429: Outcome.RATE_LIMITED,
     451: Outcome.BLOCKED,

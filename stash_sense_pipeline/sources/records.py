@@ -141,7 +141,10 @@ def instant(text: str) -> datetime | None:
 
 def unique_images(images: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
     """The images with each id once, the first one of each kept."""
-    return tuple({image.image_id: image for image in reversed(list(images))}.values())[::-1]
+    kept: dict[str, ImageRecord] = {}
+    for image in images:
+        kept.setdefault(image.image_id, image)
+    return tuple(kept.values())
 
 
 def clean_raw(value: Any) -> Any:
