@@ -37,10 +37,15 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True)
 class IndexParams:
-    """Parameters of a build, named as in the HNSW paper. Only `threads=1` gives the same bytes in every run."""
+    """Parameters of a build, named as in the HNSW paper. Only `threads=1` gives the same bytes in every run.
 
-    m: int = 32
-    ef_construction: int = 400
+    The sidecar searches with a depth of 100 for 100 neighbours, so only more links (m) raise its recall: on 20,000
+    synthetic faces 16/200 found 0.909 of the 100, 24/300 0.955, 32/400 0.975, 48/200 0.984, 64/300 0.990, and every
+    one of them the nearest. 48 links cost 12 % of size over 16 and build faster than 32/400.
+    """
+
+    m: int = 48
+    ef_construction: int = 200
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1

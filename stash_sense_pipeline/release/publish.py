@@ -132,11 +132,6 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
     return ReleaseInput(f"sha256:{digest}", order.digest, content.digest, indices)
 
 
-def input_digest(engine: sa.Engine, spec: ReleaseSpec) -> str:
-    """`sha256:…` of read_input: equal to the newest release's when there is nothing to publish."""
-    return read_input(engine, spec).digest
-
-
 def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
     """The newest complete release, verified again, when it was built from the same input; else None.
 
@@ -225,16 +220,23 @@ def _refuse_errors(assembled: Assembled) -> None:
 
 
 def publish_staged(
-    engine: sa.Engine, data_dir: Path, staging: Staging, spec: ReleaseSpec, on: date
+    engine: sa.Engine,
+    data_dir: Path,
+    staging: Staging,
+    spec: ReleaseSpec,
+    on: date,
+    *,
+    now: ReleaseInput | None = None,
 ) -> ReleaseReport:
     """Publishes what the index and database steps have staged, or recognises that nothing has changed.
 
-    Assembles, verifies, proves the indices against the catalog, promotes. After an error the published releases are
-    as they were, and the staged parts are still there.
+    Assembles, verifies, proves the indices against the catalog, promotes. `now` is the input that the parts must have
+    been staged from, by default the catalog as it is. After an error the published releases are as they were, and
+    the staged parts are still there.
     """
     begun = time.monotonic()
     releases = data_dir / "releases"
-    now = read_input(engine, spec)
+    now = now or read_input(engine, spec)
     unchanged = unchanged_release(releases, now.digest)
     if unchanged is not None:
         staging.discard()
@@ -262,7 +264,8 @@ def publish_release(
     On any error the staging directory of `run` is removed and the published releases are as they were.
     """
     releases = data_dir / "releases"
-    unchanged = unchanged_release(releases, input_digest(engine, spec))
+    now = read_input(engine, spec)
+    unchanged = unchanged_release(releases, now.digest)
     if unchanged is not None:
         return unchanged
     staging = open_staging(data_dir, run)
@@ -271,7 +274,7 @@ def publish_release(
         for model in spec.models:
             stage_index(engine, model, staging, spec.index, reuse=previous, progress=progress)
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
-        return publish_staged(engine, data_dir, staging, spec, on)
+        return publish_staged(engine, data_dir, staging, spec, on, now=now)
     finally:
         staging.discard()
 
