@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,12 +56,9 @@ def decode_rgb(data: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
     _refuse_other_content(data)
     _check_pixels(_webp_canvas(data), limits)
     try:
-        with warnings.catch_warnings():
-            # Our own limit is lower than the one that Pillow warns at.
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_pixels(image.size, limits)
-                rgb = np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image.size, limits)
+            rgb = np.array(image if image.mode == "RGB" else image.convert("RGB"), dtype=np.uint8)
     except UnidentifiedImageError as error:
         raise Rejected(Reason.NOT_AN_IMAGE) from error
     except Image.DecompressionBombError as error:

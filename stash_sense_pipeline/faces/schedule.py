@@ -39,6 +39,7 @@ class _Performer:
     source_id: str
     cap: int
     rank: int
+    queued_at: int | None = None
     images: list[ScheduledImage] = field(default_factory=list)
 
     def next_image(self) -> tuple[ScheduledImage | None, int, bool]:
@@ -115,28 +116,31 @@ class Schedule:
         self._in_flight -= 1
         for source_id in image.ledger.owners:
             if source_id in self._active:
-                self._push(self._active[source_id])
+                self._queue(self._active[source_id])
         self._changed.set()
 
     def _issue(self) -> ScheduledImage | None:
         while self._heap:
-            _, _, source_id = heapq.heappop(self._heap)
+            faces, _, source_id = heapq.heappop(self._heap)
             performer = self._active.get(source_id)
-            if performer is None:
-                continue
+            if performer is None or performer.queued_at != faces:
+                continue  # overtaken by a later entry
+            performer.queued_at = None
             image, _, flying = performer.next_image()
             if image is not None:
                 image.status = _Status.IN_FLIGHT
                 self._in_flight += 1
-                self._push(performer)
+                self._queue(performer)
                 return image
             if not flying:
                 del self._active[source_id]
         return None
 
-    def _push(self, performer: _Performer) -> None:
+    def _queue(self, performer: _Performer) -> None:
         _, faces, _ = performer.next_image()
-        heapq.heappush(self._heap, (faces, performer.rank, performer.source_id))
+        if performer.queued_at != faces:
+            performer.queued_at = faces
+            heapq.heappush(self._heap, (faces, performer.rank, performer.source_id))
 
     async def _load_page(self) -> None:
         async with self._loading:
@@ -149,7 +153,7 @@ class Schedule:
                 performer.images = [self._scheduled(image) for image in listed[source_id]]
                 self._active[source_id] = performer
                 self._loaded += 1
-                self._push(performer)
+                self._queue(performer)
         self._changed.set()
 
     def _scheduled(self, ledger: LedgerImage) -> ScheduledImage:

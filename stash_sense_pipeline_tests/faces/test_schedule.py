@@ -1,0 +1,164 @@
+"""Images are handed out to those with the fewest faces, once each, and never more than the cap needs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
+from stash_sense_pipeline.faces.schedule import Schedule
+
+
+def ledger(
+    listed: Mapping[str, Sequence[str]], done: frozenset[str] = frozenset()
+) -> dict[str, list[LedgerImage]]:
+    owners: dict[str, list[str]] = {}
+    for performer, images in listed.items():
+        for image in images:
+            owners.setdefault(image, []).append(performer)
+    known = {
+        image: LedgerImage(
+            image,
+            f"http://127.0.0.1/{image}",
+            None,
+            None,
+            ImageState.DONE if image in done else ImageState.PENDING,
+            0,
+            image not in done,
+            tuple(names),
+        )
+        for image, names in owners.items()
+    }
+    return {performer: [known[image] for image in images] for performer, images in listed.items()}
+
+
+def run(
+    listed: Mapping[str, Sequence[str]],
+    caps: Mapping[str, int],
+    with_face: set[str],
+    lanes: int,
+    page: int,
+    seed: int,
+    done: frozenset[str] = frozenset(),
+) -> list[str]:
+    """The images in the order in which they are taken, with verdicts that come in any order."""
+
+    async def go() -> list[str]:
+        rng = random.Random(seed)
+        images = ledger(listed, done)
+
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+            await asyncio.sleep(0)
+            return {one: images[one] for one in ids}
+
+        def commit(image: str) -> None:
+            """What was settled is what the catalog says from then on."""
+            state = ImageState.DONE if image in with_face else ImageState.REJECTED
+            for ledgers in images.values():
+                ledgers[:] = [
+                    replace(one, state=state, due=False) if one.image_id == image else one for one in ledgers
+                ]
+
+        schedule = Schedule([(performer, caps[performer]) for performer in listed], load, page)
+        taken: list[str] = []
+
+        async def lane() -> None:
+            while (image := await schedule.take()) is not None:
+                taken.append(image.image_id)
+                for _ in range(rng.randrange(4)):
+                    await asyncio.sleep(0)
+                schedule.settle(image, image.image_id in with_face)
+                commit(image.image_id)
+
+        async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+            for _ in range(lanes):
+                group.create_task(lane())
+        return taken
+
+    return asyncio.run(go())
+
+
+def needed(listed: Mapping[str, Sequence[str]], caps: Mapping[str, int], with_face: set[str]) -> set[str]:
+    """Of each performer's images the shortest beginning that holds as many faces as the cap asks for."""
+    wanted: set[str] = set()
+    for performer, images in listed.items():
+        faces = 0
+        for image in images:
+            if faces >= caps[performer]:
+                break
+            wanted.add(image)
+            faces += image in with_face
+    return wanted
+
+
+worlds = st.dictionaries(
+    st.sampled_from([f"p{i}" for i in range(9)]),
+    st.lists(st.sampled_from([f"i{i}" for i in range(25)]), max_size=8, unique=True),
+    max_size=9,
+)
+
+
+@settings(max_examples=100)
+@given(
+    listed=worlds,
+    caps=st.lists(st.integers(0, 4), min_size=9, max_size=9),
+    with_face=st.sets(st.sampled_from([f"i{i}" for i in range(25)])),
+    lanes=st.integers(1, 6),
+    page=st.integers(1, 4),
+    seed=st.integers(0, 99),
+)
+def test_what_is_taken_depends_on_the_images_alone(
+    listed: dict[str, list[str]], caps: list[int], with_face: set[str], lanes: int, page: int, seed: int
+) -> None:
+    cap = {f"p{i}": caps[i] for i in range(9)}
+    taken = run(listed, cap, with_face, lanes, page, seed)
+    assert len(taken) == len(set(taken))
+    assert set(taken) == needed(listed, cap, with_face)
+
+
+@given(
+    listed=worlds, with_face=st.sets(st.sampled_from([f"i{i}" for i in range(25)])), stop=st.integers(0, 30)
+)
+def test_a_second_run_goes_on_where_the_first_one_ended(
+    listed: dict[str, list[str]], with_face: set[str], stop: int
+) -> None:
+    cap = dict.fromkeys(listed, 2)
+    whole = run(listed, cap, with_face, 3, 2, 1)
+    # The first run looked at some images only: the ones with a face are done, the others are no longer due.
+    seen = set(whole[:stop])
+    rest = {
+        performer: [i for i in images if i not in seen or i in with_face]
+        for performer, images in listed.items()
+    }
+    second = run(rest, cap, with_face, 3, 2, 2, done=frozenset(seen & with_face))
+    assert seen | set(second) == set(whole)
+    assert not seen & set(second)
+
+
+def test_everybody_gets_a_first_face_before_anybody_gets_a_second() -> None:
+    listed = {f"p{i}": [f"i{i}-{k}" for k in range(5)] for i in range(10)}
+    with_face = {image for images in listed.values() for image in images}
+    taken = run(listed, dict.fromkeys(listed, 3), with_face, lanes=1, page=10, seed=1)
+    assert [image[-1] for image in taken] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
+
+
+def test_closing_ends_those_who_wait() -> None:
+    async def go() -> list[object]:
+        images = ledger({"p": ["a"]})
+
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+            return images
+
+        schedule = Schedule([("p", 1)], load, 10)
+        assert await schedule.take() is not None
+        waiting = [asyncio.create_task(schedule.take()) for _ in range(3)]
+        await asyncio.sleep(0)
+        schedule.close()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(go()) == [None, None, None]
