@@ -99,6 +99,10 @@ class ServerDescription:
     has_changelog: bool
 
 
+# What servers since the end of 2024 have; assumed of one that lets nobody see its interface.
+_BASELINE = ServerDescription(None, frozenset(_SELECTION), has_edits=True, has_changelog=False)
+
+
 @dataclass(frozen=True)
 class Listed:
     """A live performer as a cheap listing shows it."""
@@ -160,7 +164,7 @@ class StashBoxConnector:
         self.source = source
         self.client = client
         self._url = url
-        self._headers = {"ApiKey": api_key, "Accept": "application/json"}
+        self._headers = {"Accept": "application/json", **({"ApiKey": api_key} if api_key else {})}
         self._description: ServerDescription | None = None
 
     def image_request(self, url: str) -> tuple[str, dict[str, str]]:
@@ -170,23 +174,16 @@ class StashBoxConnector:
     async def describe(self) -> ServerDescription:
         """The server's version and features; SourceError (parse_error) when it is no stash-box."""
         if self._description is None:
-            data = await self._ask(_DESCRIBE, {})
+            data, errors = await self._exchange(_DESCRIBE, {})
+            closed = [_path(error)[:1] for error in errors]
+            if any(path not in (("performer",), ("query",), ("edits",)) for path in closed):
+                raise self._refused(errors)
             with json.reading(self.source):
-                fields = _names(data.get("performer"), "fields")
-                queries = _names(data.get("query"), "fields")
-                edit_filters = _names(data.get("edits"), "inputFields")
-            missing = sorted(_REQUIRED - fields) + sorted({"findPerformer", "queryPerformers"} - queries)
+                self._description = _BASELINE if errors else _described(data)
+            missing = sorted(_REQUIRED - self._description.performer_fields)
             if missing:
+                self._description = None
                 raise self._wrong(f"{self._url} is not a stash-box: its interface has no {missing[0]}")
-            version = data.get("version")
-            self._description = ServerDescription(
-                version=str(version["version"])
-                if isinstance(version, dict) and "version" in version
-                else None,
-                performer_fields=fields,
-                has_edits="queryEdits" in queries and edit_filters >= _EDIT_FILTERS,
-                has_changelog="performerChangelog" in queries,
-            )
         return self._description
 
     async def head(self, rows: int, page: int = 1) -> Page[Listed]:
@@ -499,6 +496,19 @@ class _Edits:
             [each for each in closed if each],
             frozenset(removed),
         )
+
+
+def _described(data: Mapping[str, Any]) -> ServerDescription:
+    """The answer to `_DESCRIBE`; without fields when it is not the interface of a stash-box."""
+    queries = _names(data.get("query"), "fields")
+    version = json.mapping(data.get("version"), "version")
+    has_both = {"findPerformer", "queryPerformers"} <= queries
+    return ServerDescription(
+        version=json.optional_text(version, "version", "version"),
+        performer_fields=_names(data.get("performer"), "fields") if has_both else frozenset(),
+        has_edits="queryEdits" in queries and _names(data.get("edits"), "inputFields") >= _EDIT_FILTERS,
+        has_changelog="performerChangelog" in queries,
+    )
 
 
 def _names(described: Any, key: str) -> frozenset[str]:

@@ -195,7 +195,7 @@ def test_a_long_retry_after_is_obeyed_by_leaving(served, virtual_time):
 
     async def ask(client: PoliteClient) -> None:
         for _ in range(2):
-            with pytest.raises(SourceError, match="left alone|answered 429") as caught:
+            with pytest.raises(SourceError, match=r"left alone|answered 429") as caught:
                 await client.get(at.server.url)
             assert caught.value.outcome is Outcome.RATE_LIMITED
 
