@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo ui setup test test-fast lint bench clean
+.PHONY: demo ui setup test test-fast lint bench screenshots clean
 
 demo: setup
 	@$(BIN)/stash-sense demo --data-dir $(DEMO_DIR)
@@ -50,3 +50,7 @@ bench: setup
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The README's pictures, from the same browser test that checks the UI.
+screenshots: setup
+	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_demo.py -k "lineage"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.errors import SourceError, StashSenseError
+from stash_sense_pipeline.errors import Outcome, SourceError, StashSenseError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -48,15 +48,22 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("\n".join(lines))
 
 
+def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
+    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client already has."""
+    return dg.Failure(
+        message or f"{source}: no usable answer ({outcome.value})",
+        metadata={"source": source, "outcome": outcome.value},
+        allow_retries=False,
+    )
+
+
 @contextmanager
 def one_line_failures() -> Iterator[None]:
     """Turns an error of ours into a failed step with that one line, which Dagster does not retry."""
     try:
         yield
     except SourceError as error:
-        raise dg.Failure(
-            str(error), metadata={"source": error.source, "outcome": error.outcome.value}, allow_retries=False
-        ) from error
+        raise source_failure(error.source, error.outcome, str(error)) from error
     except StashSenseError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
 

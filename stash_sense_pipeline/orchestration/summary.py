@@ -59,7 +59,8 @@ _WORDS = {
 
 def _release_lines(of: Mapping[str, Any]) -> Iterator[str]:
     if of["changed"]:
-        yield f"release {of['version']}: {of['performers']} performers, {of['faces']} faces, contract verified"
+        yield f"release {of['version']}: {of['performers']} performers, {of['faces']} faces"
     else:
         yield f"release {of['version']}: nothing changed since it was made"
-    yield f"  {of['path']}"
+    yield f"checks: {of['checks'] - of['checks_failed']} of {of['checks']} passed"
+    yield f"{of['path']}"

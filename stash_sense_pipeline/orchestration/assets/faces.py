@@ -7,7 +7,12 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking
-from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.metadata import (
+    column_schema,
+    numbers,
+    one_line_failures,
+    source_failure,
+)
 from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
@@ -123,8 +128,7 @@ async def _collect(
     pack: "ModelPack",
     progress: Progress,
 ) -> "CollectReport":
-    """Collects the faces of one source; SourceError when it stopped answering. What was stored by then stays."""
-    from stash_sense_pipeline.errors import SourceError
+    """Collects the faces of one source; dg.Failure when it stopped answering. What was stored by then stays."""
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.privacy.current import current_suppressions
 
@@ -140,5 +144,5 @@ async def _collect(
             progress=progress,
         )
     if report.outcome is not None:
-        raise SourceError(name, report.outcome, report.message or "no usable answer")
+        raise source_failure(name, report.outcome, report.message)
     return report

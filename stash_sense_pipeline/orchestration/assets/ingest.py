@@ -7,7 +7,12 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking
-from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.metadata import (
+    column_schema,
+    numbers,
+    one_line_failures,
+    source_failure,
+)
 from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig
@@ -68,8 +73,7 @@ async def _refresh(
     config: IngestConfig,
     progress: Progress,
 ) -> "SyncReport":
-    """Refreshes one source; SourceError when it gave no usable answer."""
-    from stash_sense_pipeline.errors import SourceError
+    """Refreshes one source; dg.Failure when it gave no usable answer."""
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
 
@@ -79,5 +83,5 @@ async def _refresh(
             catalog.engine, settings.source(name), connector, suppressions, config.sync.value, progress
         )
     if not report.outcome.is_answer:
-        raise SourceError(name, report.outcome, report.message or "no usable answer")
+        raise source_failure(name, report.outcome, report.message)
     return report

@@ -108,6 +108,8 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
             metadata={
                 **numbers(report),
                 "version": report.version,
+                "checks": len(report.checks),
+                "checks_failed": sum(not check.passed for check in report.checks),
                 "path": dg.MetadataValue.path(str(report.path)),
                 "zip": dg.MetadataValue.path(str(report.archive)),
                 "manifest": dg.MetadataValue.json(dict(report.manifest)),
