@@ -35,7 +35,7 @@ class RecordRow(NamedTuple):
     gender: str | None
     birth_date: str | None
     country: str | None
-    deleted_at: datetime | None
+    live: bool
     merged_into: str | None
     slug: str | None
     number: str | None
@@ -89,12 +89,24 @@ def read_records(connection: sa.Connection) -> list[RecordRow]:
         table.gender,
         table.birth_date,
         table.country,
-        table.deleted_at,
+        sa.and_(table.deleted_at.is_(None), table.merged_into.is_(None)),
         table.merged_into,
         table.raw["slug"].as_string(),
         table.raw["_id"].as_string(),
     )
     return [RecordRow._make(row) for row in connection.execute(query)]
+
+
+def population_state(connection: sa.Connection) -> tuple[Any, ...]:
+    """Something that differs when records were added, removed or changed since."""
+    table = source_performers.c
+    latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
+    query = sa.select(
+        sa.select(sa.func.count()).select_from(source_performers).scalar_subquery(),
+        latest,
+        sa.select(sa.func.count()).where(table.changed_at == latest).scalar_subquery(),
+    )
+    return tuple(connection.execute(query).one())
 
 
 def read_aliases(connection: sa.Connection) -> dict[RecordKey, list[str]]:

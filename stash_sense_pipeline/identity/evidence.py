@@ -8,24 +8,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from enum import StrEnum
 from itertools import combinations
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from stash_sense_pipeline.sources.profile_urls import ProfileKey, canonical_profile, site, stash_box_performer
 
 RecordKey = tuple[str, str]
 
 
-class Kind(StrEnum):
-    """What a row of evidence rests on."""
+class Kind:
+    """What a row of evidence rests on. Plain strings: they are keys of some hundred thousand rows."""
 
-    OVERRIDE = "override"
-    MERGE = "merge"
-    CROSS_LINK = "cross_link"
-    PROFILE = "profile"
-    NAME_AND_BIRTH_DATE = "name_birth_date"
-    ATTRIBUTES = "attributes"
+    OVERRIDE: Final = "override"
+    MERGE: Final = "merge"
+    CROSS_LINK: Final = "cross_link"
+    PROFILE: Final = "profile"
+    NAME_AND_BIRTH_DATE: Final = "name_birth_date"
+    ATTRIBUTES: Final = "attributes"
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class Record:
 class Evidence(NamedTuple):
     """One observation about two records; `a` sorts before `b`. A negative weight speaks against."""
 
-    kind: Kind
+    kind: str
     a: RecordKey
     b: RecordKey
     key: str
@@ -211,7 +210,7 @@ def find_evidence(
     for (a, b), rows in pairs.items():
         evidence += rows
         if a[0] != b[0]:
-            linked = any(row.kind is Kind.CROSS_LINK for row in rows)
+            linked = any(row.kind == Kind.CROSS_LINK for row in rows)
             evidence += _agreement(records[a], records[b], folded, pages, linked, weights)
     evidence.sort()
     return Findings(tuple(evidence), tuple(sorted(hubs)))

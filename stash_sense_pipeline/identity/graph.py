@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from stash_sense_pipeline.identity.evidence import (
     DAYS_A_YEAR,
@@ -25,18 +24,18 @@ AMBIGUOUS_MARGIN = 0.25
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
-class Verdict(StrEnum):
+class Verdict:
     """What became of a pair: it joined two components, was within one already, or was refused."""
 
-    LINKED = "linked"
-    REDUNDANT = "redundant"
-    REFUSED = "refused"
+    LINKED: Final = "linked"
+    REDUNDANT: Final = "redundant"
+    REFUSED: Final = "refused"
 
 
 class Decision(NamedTuple):
     """Verdict on a pair; the reason is given for a refused one."""
 
-    verdict: Verdict
+    verdict: str
     reason: str | None = None
 
 
@@ -65,11 +64,11 @@ def connect(
     overridden: set[tuple[RecordKey, RecordKey]] = set()
     for row in sorted(evidence):
         pair = (row.a, row.b)
-        if row.kind is Kind.MERGE:
+        if row.kind == Kind.MERGE:
             decisions[pair] = Decision(Verdict.LINKED)
             continue
         scores[pair] += row.weight
-        if row.kind is Kind.OVERRIDE:
+        if row.kind == Kind.OVERRIDE:
             overridden.add(pair)
     keys = sorted(key for key, record in records.items() if record.live)
     forest = _Forest(keys, records, cannot_link)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -12,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities as store
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState, IdentityRow, LogEntry
 from stash_sense_pipeline.identity.evidence import (
     WEIGHTS,
@@ -30,6 +32,8 @@ from stash_sense_pipeline.identity.overrides import Overrides, resolve_overrides
 
 # Reasons kept in a log entry; the evidence table has them all.
 _REASONS_LOGGED = 5
+# Computing goes on beside running syncs; after so many that were overtaken, one is done while they wait.
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -99,27 +103,67 @@ def rebuild_identities(
     make one. A run without changes writes nothing. Raises ConfigurationError for overrides that cannot be kept.
     """
     begin = time.monotonic()
-    with writing(engine) as connection:
-        records = read_population(connection)
-        resolved = resolve_overrides(overrides, records)
-        findings = find_evidence(records, hosts, resolved.must_link, weights)
-        components = connect(records, findings.evidence, resolved.cannot_link, weights)
-        groups = [group for group in components.groups if any(source in hosts for source, _ in group)]
-        evidence = _evidence_rows(findings, components)
-        written = store.store_evidence(connection, store.read_evidence(connection), evidence, now)
-        members, events, touched = _store_identities(connection, records, groups, findings.evidence, now)
-    verdicts = Counter(state.reason.split(":")[0] for state in evidence.values() if state.reason)
+    for attempt in range(_ATTEMPTS):
+        with reading(engine) as connection, _collector_paused():
+            computed = _compute(connection, hosts, overrides, weights)
+        with writing(engine) as connection, _collector_paused():
+            if store.population_state(connection) != computed.state:
+                # A sync wrote meanwhile. Only the last attempt keeps it waiting for as long as it takes to compute.
+                if attempt < _ATTEMPTS - 1:
+                    continue
+                computed = _compute(connection, hosts, overrides, weights)
+            written = store.store_evidence(
+                connection, store.read_evidence(connection), computed.evidence, now
+            )
+            members, events, touched = _store_identities(connection, computed, now)
+        break
+    verdicts = Counter(state.reason.split(":")[0] for state in computed.evidence.values() if state.reason)
     return IdentityReport(
-        identities=len(groups),
+        identities=len(computed.groups),
         records=len(members),
-        joined_sources=sum(len(group) > 1 for group in groups),
-        evidence=dict(sorted(Counter(key[0] for key in evidence).items())),
+        joined_sources=sum(len(group) > 1 for group in computed.groups),
+        evidence=dict(sorted(Counter(key[0] for key in computed.evidence).items())),
         refused=dict(sorted(verdicts.items())),
-        hubs=findings.hubs,
+        hubs=computed.findings.hubs,
         events=dict(sorted(events.items())),
         rows_written=written + touched,
         seconds=time.monotonic() - begin,
     )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's cycle collector: it took a third of the time to find nothing among millions of tuples."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """Everything that follows from the records, and the state of the catalog it was computed from."""
+
+    state: tuple[Any, ...]
+    records: Mapping[RecordKey, Record]
+    findings: Findings
+    groups: list[tuple[RecordKey, ...]]
+    evidence: dict[EvidenceKey, EvidenceState]
+
+
+def _compute(
+    connection: sa.Connection, hosts: Mapping[str, str], overrides: Overrides, weights: Weights
+) -> _Computed:
+    state = store.population_state(connection)
+    records = read_population(connection)
+    resolved = resolve_overrides(overrides, records)
+    findings = find_evidence(records, hosts, resolved.must_link, weights)
+    components = connect(records, findings.evidence, resolved.cannot_link, weights)
+    groups = [group for group in components.groups if any(source in hosts for source, _ in group)]
+    return _Computed(state, records, findings, groups, _evidence_rows(findings, components))
 
 
 def read_population(connection: sa.Connection) -> dict[RecordKey, Record]:
@@ -135,7 +179,7 @@ def read_population(connection: sa.Connection) -> dict[RecordKey, Record]:
             gender=row.gender,
             birth_date=row.birth_date,
             country=row.country,
-            live=row.deleted_at is None and row.merged_into is None,
+            live=bool(row.live),
             merged_into=row.merged_into,
             aliases=tuple(sorted(aliases.get(key, ()))),
             urls=tuple(sorted(urls.get(key, ()))),
@@ -206,19 +250,16 @@ def _evidence_rows(findings: Findings, components: Components) -> dict[EvidenceK
     rows: dict[EvidenceKey, EvidenceState] = {}
     for row in findings.evidence:
         decision = components.decisions[row.a, row.b]
-        key = (row.kind.value, *row.a, *row.b, row.key)
-        rows[key] = EvidenceState(row.weight, decision.verdict.value, decision.reason)
+        key = (row.kind, *row.a, *row.b, row.key)
+        rows[key] = EvidenceState(row.weight, decision.verdict, decision.reason)
     return rows
 
 
 def _store_identities(
-    connection: sa.Connection,
-    records: Mapping[RecordKey, Record],
-    groups: list[tuple[RecordKey, ...]],
-    evidence: tuple[Evidence, ...],
-    now: datetime,
+    connection: sa.Connection, computed: _Computed, now: datetime
 ) -> tuple[dict[RecordKey, int], Counter[str], int]:
     """Allocates and stores. Gives the memberships, the number of each event, and how many rows were written."""
+    records, groups = computed.records, computed.groups
     previous = store.read_members(connection)
     known = {row.performer_id: row for row in store.read_identities(connection)}
     # A record that was erased is not in `records`; it just leaves.
@@ -233,7 +274,9 @@ def _store_identities(
     members = {key: ids[index] for index, group in enumerate(groups) for key in group}
     if members == previous and not assignment.redirects:
         return members, Counter(), 0
-    entries = list(_log(groups, ids, assignment, previous, members, records, follow, evidence))
+    entries = list(
+        _log(groups, ids, assignment, previous, members, records, follow, computed.findings.evidence)
+    )
     store.set_state(
         connection,
         [
@@ -313,23 +356,26 @@ def _log(
 
 def _reasons(
     evidence: tuple[Evidence, ...], moved: set[RecordKey], members: Mapping[RecordKey, int]
-) -> dict[RecordKey, list[tuple[float, str]]]:
-    """What ties each moved record to the others of its identity, strongest first."""
-    found: dict[RecordKey, list[tuple[float, str]]] = defaultdict(list)
+) -> dict[RecordKey, list[Evidence]]:
+    """What ties each moved record to the others of its identity."""
+    found: dict[RecordKey, list[Evidence]] = defaultdict(list)
     for row in evidence:
-        for key, other in ((row.a, row.b), (row.b, row.a)):
-            if key in moved and row.weight > 0 and other in members and members[key] == members[other]:
-                found[key].append(
-                    (-row.weight, f"{row.kind.value} {row.key} {':'.join(other)}".replace("  ", " "))
-                )
-    for reasons in found.values():
-        reasons.sort()
+        if row.weight <= 0 or members.get(row.a, 0) != members.get(row.b, -1):
+            continue
+        for key in (row.a, row.b):
+            if key in moved:
+                found[key].append(row)
     return found
 
 
-def _because(reasons: Mapping[RecordKey, list[tuple[float, str]]], keys: Iterable[RecordKey]) -> list[str]:
-    best = sorted(reason for key in keys for reason in reasons.get(key, ()))
-    return list(dict.fromkeys(text for _, text in best))[:_REASONS_LOGGED]
+def _because(reasons: Mapping[RecordKey, list[Evidence]], keys: Iterable[RecordKey]) -> list[str]:
+    rows = {row for key in keys for row in reasons.get(key, ())}
+    best = sorted(rows, key=lambda row: (-row.weight, row))[:_REASONS_LOGGED]
+    return [" ".join(part for part in (row.kind, row.key, f"({_pair(row)})") if part) for row in best]
+
+
+def _pair(row: Evidence) -> str:
+    return f"{':'.join(row.a)}, {':'.join(row.b)}"
 
 
 def _why_gone(

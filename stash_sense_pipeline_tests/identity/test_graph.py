@@ -76,7 +76,7 @@ def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -
         assert not dates or max(d[0] for d in dates) - min(d[1] for d in dates) <= 744
         assert not any(a in group and b in group for a, b in apart)
     for decision in found.decisions.values():
-        assert (decision.reason is not None) == (decision.verdict is Verdict.REFUSED)
+        assert (decision.reason is not None) == (decision.verdict == Verdict.REFUSED)
 
 
 @settings(max_examples=60)
