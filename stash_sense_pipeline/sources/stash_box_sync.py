@@ -239,18 +239,27 @@ class StashBoxSync:
             rows *= _HEAD_GROWTH
 
     async def _head_by_pages(self, size: int, cutoff: datetime | None) -> list[Listed]:
-        """The same from a server that caps its pages: what moves between two of them is found by another pass."""
+        """The same from a server that caps its pages: what moves between two of them is found by another pass.
+
+        A pass that gives rows twice has pages without a fixed order, and loses as many; then only the list by
+        name tells what changed.
+        """
         found: dict[str, Listed] = {}
         for _ in range(_HEAD_PASSES):
             before = dict(found)
-            number, seen = 1, 0
+            rows: list[Listed] = []
+            number = 1
             while True:
                 page = await self._connector.head(size, number)
-                found.update({row.source_id: row for row in page.rows})
-                number, seen = number + 1, seen + len(page.rows)
-                if not page.rows or _reaches(page, cutoff) or seen >= page.count:
+                rows += page.rows
+                number += 1
+                if not page.rows or _reaches(page, cutoff) or len(rows) >= page.count:
                     break
-            if before == found:
+            ids = {row.source_id for row in rows}
+            found.update({row.source_id: row for row in rows})
+            if len(ids) < len(rows):
+                await self._compare("ASC")
+            if len(ids) < len(rows) or before == found:
                 break
         return sorted(found.values(), key=lambda row: row.updated or _BEGINNING, reverse=True)
 

@@ -20,6 +20,7 @@ from stash_sense_pipeline.settings import StashBoxSettings
 from stash_sense_pipeline.sources.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.http import Patience, PoliteClient
 from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.mirror import Progress
 from stash_sense_pipeline.sources.sync import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
@@ -106,6 +107,7 @@ def refresh_from(
     adjust: Callable[[Connector], None] = lambda connector: None,
     suppressions: Any = NO_SUPPRESSIONS,
     rules: SyncRules | None = None,
+    progress: Progress = lambda stage, done, total: None,
     now: Callable[[], datetime] | None = None,
     patience: Patience = QUICK,
 ) -> SyncReport:
@@ -126,7 +128,7 @@ def refresh_from(
             connector = make_connector(settings, key, client)
             adjust(connector)
             return await refresh_source(
-                engine, settings, connector, suppressions, mode, rules=rules, clock=clock
+                engine, settings, connector, suppressions, mode, progress, rules=rules, clock=clock
             )
 
     return asyncio.run(run())

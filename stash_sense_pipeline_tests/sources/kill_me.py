@@ -1,0 +1,27 @@
+"""A process that fills a catalog from a stash-box until somebody kills it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.sources.connectors import make_connector
+from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.sync import refresh_source
+
+
+def main(catalog_url: str, endpoint: str, api_key: str) -> None:
+    """Refreshes with tiny pages, so that there is something to be killed in."""
+    engine = open_catalog(catalog_url)
+    source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=3000.0)
+
+    async def run() -> None:
+        async with PoliteClient("stashdb", endpoint, rate=source.rate_limit) as client:
+            connector = make_connector(source, api_key, client)
+            connector.records_a_page = 8
+            print("begun", flush=True)  # noqa: T201
+            await refresh_source(engine, source, connector, NO_SUPPRESSIONS)
+
+    asyncio.run(run())
