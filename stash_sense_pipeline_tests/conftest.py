@@ -28,10 +28,18 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 
+@pytest.fixture(scope="session")
+def catalog_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite catalog to copy: quicker than to migrate one for each test."""
+    path = tmp_path_factory.mktemp("catalog") / "catalog.db"
+    open_catalog(f"sqlite:///{path}").dispose()
+    return path
+
+
 @pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[sa.Engine]:
-    """A fresh, migrated SQLite catalog."""
-    engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
+def catalog(tmp_path: Path, catalog_file: Path) -> Iterator[sa.Engine]:
+    """A fresh, migrated SQLite catalog, the file catalog.db in tmp_path."""
+    engine = open_catalog(f"sqlite:///{shutil.copy2(catalog_file, tmp_path / 'catalog.db')}")
     yield engine
     engine.dispose()
 
@@ -49,16 +57,40 @@ def postgres_url() -> Iterator[str]:
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Iterator[str]:
     """URL of a fresh, empty PostgreSQL database."""
+    with _database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> Iterator[str]:
+    """Name of a database with a migrated, empty catalog to copy."""
+    with _database(postgres_url) as url:
+        open_catalog(url).dispose()
+        yield str(sa.make_url(url).database)
+
+
+@pytest.fixture
+def postgres_catalog_url(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """URL of a fresh, migrated catalog in PostgreSQL."""
+    with _database(postgres_url, postgres_template) as url:
+        yield url
+
+
+@contextmanager
+def _database(server_url: str, template: str = "template0") -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex}"
-    server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield sa.make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield sa.make_url(server_url).set(database=name).render_as_string(hide_password=False)
     with server.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+BOTH = ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
+
+@pytest.fixture(params=BOTH)
 def any_catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a catalog that is not there yet, on SQLite and on PostgreSQL in turn."""
     if request.param == "sqlite":
@@ -66,10 +98,13 @@ def any_catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_database"))
 
 
-@pytest.fixture
-def any_catalog(any_catalog_url: str) -> Iterator[sa.Engine]:
+@pytest.fixture(params=BOTH)
+def any_catalog(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
     """A fresh, migrated catalog, on SQLite and on PostgreSQL in turn."""
-    engine = open_catalog(any_catalog_url)
+    if request.param == "sqlite":
+        yield request.getfixturevalue("catalog")
+        return
+    engine = open_catalog(request.getfixturevalue("postgres_catalog_url"))
     yield engine
     engine.dispose()
 
@@ -107,7 +142,9 @@ def _running_server(program: Path) -> Iterator[str]:
             **identity,
         )
         port = _free_port()
-        options = ["-k", str(home), "-h", "127.0.0.1", "-p", str(port), "-F", "-c", "max_connections=50"]
+        options = ["-k", str(home), "-h", "127.0.0.1", "-p", str(port), "-F"]
+        for setting in ("full_page_writes=off", "autovacuum=off", "shared_buffers=32MB"):
+            options += ["-c", setting]
         with (home / "server.log").open("wb") as log:
             server = subprocess.Popen(
                 [program, "-D", home / "data", *options], stdout=log, stderr=log, cwd=home, **identity
