@@ -214,7 +214,7 @@ trusted_faces = sa.Table(
 suppressions = sa.Table(
     "suppressions",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True, comment="record, url or image"),
+    sa.Column("kind", sa.Text, primary_key=True, comment="record, url, image; key: which key made the hashes"),
     sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("added_at", UtcTime, nullable=False),
