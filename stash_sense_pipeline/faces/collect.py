@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -33,7 +34,7 @@ from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.examine import Examiner
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.quality import check_image_size
-from stash_sense_pipeline.faces.reasons import SPOILED, Reason, Rejected
+from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
 from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
@@ -224,6 +225,7 @@ class _Run:
         self._examiner: Examiner | None = None
         self._loading = threading.Lock()
         self._batch: list[_Verdict] = []
+        self._ended = asyncio.Event()
         self._fetches: set[asyncio.Task[bytes]] = set()
         self._stopping = False
         self._interrupted = False
@@ -286,12 +288,12 @@ class _Run:
         self._schedule = Schedule(performers, self._load, self._limits.performers_in_memory)
         try:
             async with asyncio.TaskGroup() as group:
-                helpers = [group.create_task(self._flush_regularly())]
-                if stop is not None:
-                    helpers.append(group.create_task(self._watch(stop)))
+                group.create_task(self._flush_regularly())
+                watcher = group.create_task(self._watch(stop)) if stop is not None else None
                 await asyncio.wait([group.create_task(self._lane()) for _ in range(self._limits.fetches)])
-                for helper in helpers:
-                    helper.cancel()
+                self._ended.set()
+                if watcher is not None:
+                    watcher.cancel()
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         finally:
@@ -450,14 +452,17 @@ class _Run:
             reason = rejected.reason
             if reason in SPOILED and image.ledger.attempts + 1 < self._limits.max_attempts:
                 return self._failed(image, reason, digest)
-            return _Verdict(image, ImageState.REJECTED, reason, digest, None, detector, judged=True)
+            seen = detector if reason in SEEN else None
+            return _Verdict(image, ImageState.REJECTED, reason, digest, None, seen, judged=True)
         return _Verdict(image, ImageState.DONE, None, digest, face, detector, judged=True)
 
     # --- storing ---
 
     async def _flush_regularly(self) -> None:
-        while True:
-            await asyncio.sleep(self._limits.batch_seconds)
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._limits.batch_seconds):
+                    await self._ended.wait()
             await self._flush()
 
     async def _flush(self) -> None:

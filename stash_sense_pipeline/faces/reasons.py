@@ -35,6 +35,18 @@ class Reason(StrEnum):
 # A transfer or a server can have spoiled these bytes: not an answer about the image yet.
 SPOILED = frozenset({Reason.EMPTY, Reason.HTML, Reason.NOT_AN_IMAGE, Reason.TRUNCATED})
 
+# These verdicts are the detector's: another one may see it otherwise.
+SEEN = frozenset(
+    {
+        Reason.NO_FACE,
+        Reason.LOW_CONFIDENCE,
+        Reason.FACE_TOO_SMALL,
+        Reason.TURNED_AWAY,
+        Reason.BAD_LANDMARKS,
+        Reason.SEVERAL_FACES,
+    }
+)
+
 
 class Rejected(Exception):  # noqa: N818 - an answer about an image, not an error of the program
     """An image or face is not used, for `reason`. Never leaves the faces room."""

@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.packs import DetectorSpec
 from stash_sense_pipeline.faces.quality import Filters
-from stash_sense_pipeline.faces.reasons import Reason
+from stash_sense_pipeline.faces.reasons import SEEN, Reason
 
 _FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
-_JUDGED = _FACE_FLAWS | {
-    Reason.NO_FACE,
-    Reason.SEVERAL_FACES,
-    Reason.IMAGE_TOO_SMALL,
-    Reason.TOO_MANY_PIXELS,
-    Reason.BAD_LANDMARKS,
-}
+_JUDGED = SEEN | {Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS}
 
 
 @dataclass(frozen=True)
@@ -71,7 +65,7 @@ class Rules:
         if new["p"] > old["p"]:
             reopened.add(Reason.TOO_MANY_PIXELS)
         if (new["d"], new["t"]) != (old["d"], old["t"]):
-            reopened |= _FACE_FLAWS | {Reason.NO_FACE, Reason.SEVERAL_FACES, Reason.BAD_LANDMARKS}
+            reopened |= SEEN
         # A small face may pass where the largest one fails, so a looser filter re-opens all flaws.
         if new["f"] < old["f"] or new["c"] < old["c"] or new["y"] > old["y"]:
             reopened |= _FACE_FLAWS
