@@ -41,7 +41,12 @@ source_performers = sa.Table(
     sa.Column("content_hash", sa.Text, comment="SHA-256 of the record without its time stamps"),
     sa.Column("raw", sa.JSON, comment="fields of the record that we do not model, after the privacy filter"),
     sa.Column("first_seen_at", UtcTime, nullable=False),
-    sa.Column("changed_at", UtcTime, nullable=False, comment="when content_hash, deleted_at or merged_into last changed here"),
+    sa.Column(
+        "changed_at",
+        UtcTime,
+        nullable=False,
+        comment="when content_hash, deleted_at or merged_into last changed here",
+    ),
     sa.Index("ix_source_performers_source_merged_into", "source", "merged_into"),
 )
 
@@ -68,7 +73,12 @@ performer_urls = sa.Table(
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("url", sa.Text, primary_key=True, comment="as the source lists it; canonical keys are computed by identity"),
+    sa.Column(
+        "url",
+        sa.Text,
+        primary_key=True,
+        comment="as the source lists it; canonical keys are computed by identity",
+    ),
     _of_performer(),
 )
 
@@ -122,7 +132,12 @@ faces = sa.Table(
     sa.Column("landmarks", sa.LargeBinary, nullable=False, comment="(5, 2) little-endian float32, pixels"),
     sa.Column("yaw", sa.Float, nullable=False, comment="degrees"),
     sa.Column("roll", sa.Float, nullable=False, comment="degrees"),
-    sa.Column("blur", sa.Float, nullable=False, comment="variance of the Laplacian of the aligned crop; small is blurred"),
+    sa.Column(
+        "blur",
+        sa.Float,
+        nullable=False,
+        comment="variance of the Laplacian of the aligned crop; small is blurred",
+    ),
     sa.Column("quality", sa.Float, nullable=False, comment="0..1"),
     sa.Column("pack", sa.Text, nullable=False),
     sa.Column("detector_digest", sa.Text, nullable=False),
@@ -181,7 +196,12 @@ identity_evidence = sa.Table(
     sa.Column("source_id_a", sa.Text, primary_key=True),
     sa.Column("source_b", sa.Text, primary_key=True),
     sa.Column("source_id_b", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True, comment="what the two records share; empty where the kind says it all"),
+    sa.Column(
+        "key",
+        sa.Text,
+        primary_key=True,
+        comment="what the two records share; empty where the kind says it all",
+    ),
     sa.Column("weight", sa.Float, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False, comment="linked, redundant or refused"),
     sa.Column("reason", sa.Text, comment="why refused"),
@@ -194,7 +214,9 @@ identity_log = sa.Table(
     sa.Column("entry", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", UtcTime, nullable=False),
     sa.Column("performer_id", sa.Integer, nullable=False, index=True),
-    sa.Column("event", sa.Text, nullable=False, comment="created, joined, left, merged, split, retired or revived"),
+    sa.Column(
+        "event", sa.Text, nullable=False, comment="created, joined, left, merged, split, retired or revived"
+    ),
     sa.Column("detail", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -214,7 +236,9 @@ trusted_faces = sa.Table(
 suppressions = sa.Table(
     "suppressions",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True, comment="record, url, image; key: which key made the hashes"),
+    sa.Column(
+        "kind", sa.Text, primary_key=True, comment="record, url, image; key: which key made the hashes"
+    ),
     sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("added_at", UtcTime, nullable=False),
@@ -234,7 +258,11 @@ sync_state = sa.Table(
     "sync_state",
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("updated_watermark", UtcTime, comment="newest `updated` of the server that is stored, committed with its data"),
+    sa.Column(
+        "updated_watermark",
+        UtcTime,
+        comment="newest `updated` of the server that is stored, committed with its data",
+    ),
     sa.Column("edits_watermark", UtcTime, comment="newest `closed` of an applied edit that is stored"),
     sa.Column("backfilled_at", UtcTime, comment="when the last complete enumeration was committed"),
     sa.Column("last_sync_at", UtcTime),
