@@ -15,7 +15,9 @@ from stash_sense_pipeline.catalog.schema import (
     identity_log,
     identity_members,
     performer_aliases,
+    performer_images,
     performer_urls,
+    source_images,
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched
@@ -98,13 +100,14 @@ def read_records(connection: sa.Connection) -> list[RecordRow]:
 
 
 def population_state(connection: sa.Connection) -> tuple[Any, ...]:
-    """Something that differs when records were added, removed or changed since."""
-    table = source_performers.c
+    """Something that differs when records were added, removed or changed since, or images were worked off."""
+    table, image = source_performers.c, source_images.c
     latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
     query = sa.select(
         sa.select(sa.func.count()).select_from(source_performers).scalar_subquery(),
         latest,
         sa.select(sa.func.count()).where(table.changed_at == latest).scalar_subquery(),
+        sa.select(sa.func.max(image.processed_at)).scalar_subquery(),
     )
     return tuple(connection.execute(query).one())
 
@@ -117,6 +120,20 @@ def read_aliases(connection: sa.Connection) -> dict[RecordKey, list[str]]:
 def read_urls(connection: sa.Connection) -> dict[RecordKey, list[str]]:
     """URLs of each record that has some."""
     return _grouped(connection, performer_urls, performer_urls.c.url)
+
+
+def read_images(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+    """SHA-256 of each record's images that gave a face."""
+    image, shown = source_images.c, performer_images.c
+    query = (
+        sa.select(shown.source, shown.source_id, image.sha256)
+        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
+        .where(image.state == "done", image.sha256.is_not(None))
+    )
+    found: dict[RecordKey, list[str]] = defaultdict(list)
+    for source, source_id, sha256 in connection.execute(query):
+        found[source, source_id].append(sha256)
+    return found
 
 
 def read_members(connection: sa.Connection) -> dict[RecordKey, int]:

@@ -74,6 +74,11 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
     return [CandidateRow._make(row) for row in connection.execute(query)]
 
 
+def existing_faces(connection: sa.Connection) -> set[int]:
+    """All faces there are now."""
+    return set(connection.execute(sa.select(faces.c.face_id)).scalars())
+
+
 def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[int]:
     """Faces that have an embedding of every model; `models`: name to the digest of its file."""
     common: set[int] | None = None

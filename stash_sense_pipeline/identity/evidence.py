@@ -23,6 +23,7 @@ class Kind:
     MERGE: Final = "merge"
     CROSS_LINK: Final = "cross_link"
     PROFILE: Final = "profile"
+    IMAGE: Final = "image"
     NAME_AND_BIRTH_DATE: Final = "name_birth_date"
     ATTRIBUTES: Final = "attributes"
 
@@ -43,6 +44,9 @@ class Weights:
     profile: float = 4.0
     # A page that two records of one source claim: one of them is wrong, or they are a couple.
     shared_profile: float = 2.0
+    # The same bytes with one face; two of them count. Never enough alone: sources copy pictures from each other, and
+    # sometimes the wrong ones.
+    image: float = 1.5
     name_equal: float = 2.0
     name_in_aliases: float = 1.5
     alias_in_common: float = 1.0
@@ -82,7 +86,10 @@ SIMILAR_NAMES = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of one source, as identity sees it. `also_known_by`: other identifiers of the source for it."""
+    """One record of one source, as identity sees it.
+
+    `also_known_by`: other identifiers of the source for it. `images`: SHA-256 of its pictures of one face.
+    """
 
     source: str
     source_id: str
@@ -95,6 +102,7 @@ class Record:
     aliases: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     also_known_by: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     @property
     def key(self) -> RecordKey:
@@ -198,6 +206,8 @@ def find_evidence(
             kind = Kind.CROSS_LINK if owned else Kind.PROFILE
             weight = weights.shared_profile if not alone else weights.cross_link if owned else weights.profile
             pairs[a, b].append(Evidence(kind, a, b, f"{page.site}:{page.key}", weight))
+    for row in _shared_images(records, weights):
+        pairs[row.a, row.b].append(row)
     folded = _FoldedNames(records)
     for a, b in _same_name_and_birth_date(records, folded):
         pairs.setdefault((a, b), [])
@@ -271,6 +281,26 @@ def _hold_stash_box_page(
             page = ProfileKey(now[0], now[1])
             holders[page].setdefault(key, False)
             holders[page][now] = True
+
+
+def _shared_images(records: Mapping[RecordKey, Record], weights: Weights) -> Iterator[Evidence]:
+    """Rows for pictures that records of different sources have in common, at most two for a pair.
+
+    A picture on two records of one source is of two people, or of nobody; one on many records stands for no picture.
+    """
+    holders: dict[str, list[RecordKey]] = defaultdict(list)
+    for key, record in records.items():
+        if record.live:
+            for image in set(record.images):
+                holders[image].append(key)
+    counted: Counter[tuple[RecordKey, RecordKey]] = Counter()
+    for image, keys in sorted(holders.items()):
+        if not 2 <= len(keys) <= MAX_HOLDERS or len({source for source, _ in keys}) < len(keys):
+            continue
+        for a, b in combinations(sorted(keys), 2):
+            counted[a, b] += 1
+            if counted[a, b] <= 2:
+                yield Evidence(Kind.IMAGE, a, b, image, weights.image)
 
 
 def _other_names(records: Mapping[RecordKey, Record]) -> dict[RecordKey, RecordKey]:

@@ -167,8 +167,9 @@ def _compute(
 
 
 def read_population(connection: sa.Connection) -> dict[RecordKey, Record]:
-    """All records of the catalog with their aliases and URLs."""
+    """All records of the catalog with their aliases, URLs and images."""
     aliases, urls = store.read_aliases(connection), store.read_urls(connection)
+    images = store.read_images(connection)
     found: dict[RecordKey, Record] = {}
     for row in store.read_records(connection):
         key = (row.source, row.source_id)
@@ -184,6 +185,7 @@ def read_population(connection: sa.Connection) -> dict[RecordKey, Record]:
             aliases=tuple(sorted(aliases.get(key, ()))),
             urls=tuple(sorted(urls.get(key, ()))),
             also_known_by=tuple(name for name in (row.slug, row.number) if name),
+            images=tuple(sorted(images.get(key, ()))),
         )
     return found
 

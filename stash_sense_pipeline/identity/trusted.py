@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import trusted as store
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.trusted import CandidateRow, TrustedRow
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
@@ -107,7 +107,7 @@ def choose_trusted_faces(
     policy = policy or TrustPolicy()
     dropped: Counter[str] = Counter()
     wanted: dict[int, TrustedRow] = {}
-    with writing(engine) as connection:
+    with reading(engine) as connection:
         rows = store.read_candidates(connection)
         candidates = len({row.face_id for row in rows})
         usable = _usable(rows, store.faces_with_all(connection, models), source_caps, trust, dropped)
@@ -115,6 +115,10 @@ def choose_trusted_faces(
             chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
             for rank, row in enumerate(chosen):
                 wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
+    with writing(engine) as connection:
+        # A face that was erased while the choice was made must not come back.
+        there = store.existing_faces(connection)
+        wanted = {face_id: row for face_id, row in wanted.items() if face_id in there}
         added, removed, updated = store.store_trusted(connection, store.read_trusted(connection), wanted)
     return TrustReport(
         performers=len({row.performer_id for row in wanted.values()}),

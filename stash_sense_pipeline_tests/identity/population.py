@@ -15,7 +15,9 @@ from stash_sense_pipeline.catalog.schema import (
     identity_log,
     identity_members,
     performer_aliases,
+    performer_images,
     performer_urls,
+    source_images,
     source_performers,
 )
 from stash_sense_pipeline.identity.evidence import Record, RecordKey
@@ -63,6 +65,21 @@ def store(engine: sa.Engine, *records: Record, raw: Mapping[RecordKey, Any] | No
                 for item in items:
                     key = {"source": record.source, "source_id": record.source_id, column: item}
                     connection.execute(table.insert().values(**key))
+
+
+def show(engine: sa.Engine, record: Record, image_id: str, sha256: str, state: str = "done") -> None:
+    """Hangs an image on a record."""
+    with writing(engine) as connection:
+        connection.execute(
+            source_images.insert().values(
+                source=record.source, image_id=image_id, url="u", state=state, sha256=sha256
+            )
+        )
+        connection.execute(
+            performer_images.insert().values(
+                source=record.source, source_id=record.source_id, image_id=image_id
+            )
+        )
 
 
 def members(engine: sa.Engine) -> dict[int, set[str]]:

@@ -80,7 +80,10 @@ def test_is_one_person(changes: dict[str, object]) -> None:
         {"b_name": "Somebody Else", "a_country": "US", "b_country": "GB"},
         {"a_urls": ("https://twitter.com/intent",), "b_urls": ("https://twitter.com/intent",)},
         {"a_urls": ("https://www.pornpics.com/pornstars/s-p/",), "b_urls": ("https://www.pornpics.com/pornstars/s-p/",)},
-        {"a_urls": (), "b_urls": (), "a_birth_date": "1990-01-01", "b_birth_date": "1990", "a_name": "Sample", "b_name": "Sample"},
+        {
+            "a_urls": (), "b_urls": (), "a_birth_date": "1990-01-01", "b_birth_date": "1990",
+            "a_name": "Sample", "b_name": "Sample",
+        },
         {"a_urls": (), "b_urls": (), "a_birth_date": "1990-05-05", "b_birth_date": "1990-05-05", "b_name": "Else"},
         {"a_urls": (), "b_urls": (), "a_country": "US", "b_country": "US"},
         {"a_live": False},
@@ -162,6 +165,16 @@ def test_links_to_one_unknown_record_join_those_that_have_it() -> None:
         Record("pmvstash", "a", "Sample Person", urls=(url,)),
         Record("fansdb", "b", "Sample Person", urls=(url,)),
     ) == {frozenset({"pmvstash:a", "fansdb:b"})}
+
+
+def test_the_same_picture_supports_and_does_not_suffice() -> None:
+    one = {"a_urls": (), "b_urls": (), "a_images": ("s1", "s2", "s3"), "b_images": ("s1", "s2", "s3")}
+    assert together(*pair(**one)) == BOTH
+    assert together(*pair(**one, b_name="Somebody Else")) == set()
+    assert together(*pair(**one, b_name="Somebody Else", b_aliases=("Sample Person",))) == BOTH
+    known = population(*pair(**one), Record("stashdb", "z", "Other Person", images=("s1",)))
+    rows = [row for row in find_evidence(known, HOSTS).evidence if row.kind == Kind.IMAGE]
+    assert [row.key for row in rows] == ["s2", "s3"]
 
 
 def test_iafd_forms_are_joined_through_a_record_that_lists_both() -> None:

@@ -2,16 +2,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.identity.evidence import Record
+from stash_sense_pipeline.identity.evidence import Findings, Record, find_evidence
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
-from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, evidence, log, members, states, store
+from stash_sense_pipeline_tests.identity.population import (
+    HOSTS,
+    NOW,
+    evidence,
+    log,
+    members,
+    show,
+    states,
+    store,
+)
 
 X = "https://x.com/sample_person"
 A = Record("stashdb", "a", "Sample Person", "FEMALE", urls=(X,))
@@ -200,6 +210,34 @@ def test_theporndb_is_named_by_uuid_number_or_slug(any_catalog: sa.Engine) -> No
     joined = {f"theporndb:{uuid}", "stashdb:1", "fansdb:1", "pmvstash:1"}
     assert sorted(map(len, members(any_catalog).values())) == [1, 4]
     assert joined in members(any_catalog).values()
+
+
+def test_pictures_count_that_gave_a_face(any_catalog: sa.Engine) -> None:
+    one, other, third = (replace(record, urls=()) for record in (A, B, C))
+    store(any_catalog, one, other, third)
+    show(any_catalog, one, "i", "same bytes")
+    show(any_catalog, other, "j", "same bytes")
+    show(any_catalog, third, "k", "same bytes", state="rejected")
+    rebuild(any_catalog)
+    assert sorted(map(len, members(any_catalog).values())) == [1, 2]
+    assert {"stashdb:a", "fansdb:b"} in members(any_catalog).values()
+
+
+def test_a_sync_that_writes_meanwhile_is_not_overlooked(
+    catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(catalog, A)
+    news = iter([B, ALONE])
+
+    def find_slowly(*arguments: Any) -> Findings:
+        record = next(news, None)
+        if record is not None:
+            store(catalog, record)
+        return find_evidence(*arguments)
+
+    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_evidence", find_slowly)
+    rebuild(catalog)
+    assert sorted(map(sorted, members(catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
 
 
 def test_private_stash_boxes_cross_link_by_their_host(catalog: sa.Engine) -> None:
