@@ -65,6 +65,7 @@ _CENTIMETRES = re.compile(r"(\d{2,3})\s*(?:cm)?", re.IGNORECASE)
 _YEAR = re.compile(r"(?:18|19|20)\d\d")
 _COUNTRY = re.compile(r"([A-Za-z]{2})(?:-.*)?")
 _UNAUTHORIZED = 401
+_LIST = "/performers"
 _KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 
@@ -100,7 +101,7 @@ class ThePornDbConnector:
 
     async def recently_updated(self) -> AsyncGenerator[tuple[PerformerRecord, ...], None]:
         """Performers by their last change, newest first, as far as the list goes. It has no times."""
-        async with aclosing(self._walk("/performers", {"orderBy": "recently_updated"}, under_way=1)) as pages:
+        async with aclosing(self._walk(_LIST, {"orderBy": "recently_updated"}, under_way=1)) as pages:
             async for page in pages:
                 yield self._records(page)
 
@@ -135,14 +136,14 @@ class ThePornDbConnector:
         self, filters: Mapping[str, str], depth: int, parent: frozenset[str]
     ) -> AsyncGenerator[tuple[PerformerRecord, ...], None]:
         """All performers that pass `filters`. A filter that changes nothing (`parent` ids again) is not followed."""
-        first = await self._page("/performers", {"orderBy": "asc_name", **filters}, 1)
+        first = await self._page(_LIST, {"orderBy": "asc_name", **filters}, 1)
         with json.reading(self.source):
             ids = frozenset(_identifier(row, "id", "a performer") for row in first.rows)
         if filters and first.total >= _LIST_CAP and ids == parent:
             return
         capped = first.total >= _LIST_CAP
         for order in ("asc_name", "desc_name") if capped else ("asc_name",):
-            async with aclosing(self._walk("/performers", {"orderBy": order, **filters})) as pages:
+            async with aclosing(self._walk(_LIST, {"orderBy": order, **filters})) as pages:
                 async for page in pages:
                     yield self._records(page)
         if capped and depth < len(_SPLITS):
@@ -167,7 +168,13 @@ class ThePornDbConnector:
                 yield page
 
     async def _page(self, path: str, filters: Mapping[str, str], number: int) -> RestPage:
-        answer = await self._get(path, {**filters, "page": number, "per_page": _A_PAGE})
+        try:
+            answer = await self._get(path, {**filters, "page": number, "per_page": _A_PAGE})
+        except HttpStatusError as error:
+            if path == _LIST and error.outcome.is_answer:
+                message = f"{self._url} has no list of performers (status {error.status}); is it ThePornDB?"
+                raise SourceError(self.source, Outcome.PARSE_ERROR, message) from error
+            raise
         with json.reading(self.source):
             rows = [json.mapping(row, "a row") for row in json.sequence(answer, "data", "the answer")]
             meta = json.mapping(answer.get("meta"), "meta")
