@@ -99,32 +99,18 @@ def demo(data_dir: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def ui(data_dir: Path, port: int) -> None:
     """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
-    import subprocess
-
     from stash_sense_pipeline.orchestration.instance import prepare_home
+    from stash_sense_pipeline.orchestration.ui import serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
     from stash_sense_pipeline.shipped_files import shipped_file
 
     if not (data_dir / "catalog.db").exists():
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
-    workspace = shipped_file("workspace.yaml")
     with demo_world(data_dir.resolve()) as variables:
         home = prepare_home(data_dir.resolve() / "dagster")
-        command = [
-            sys.executable,
-            "-m",
-            "dagster",
-            "dev",
-            "-w",
-            workspace.name,
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(port),
-        ]
-        environment = {**os.environ, **variables, "DAGSTER_HOME": str(home)}
         click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-        sys.exit(subprocess.run(command, env=environment, cwd=workspace.parent, check=False).returncode)
+        environment = {**os.environ, **variables, "DAGSTER_HOME": str(home)}
+        sys.exit(serve_ui(shipped_file("workspace.yaml"), port, environment))
 
 
 @main.command()

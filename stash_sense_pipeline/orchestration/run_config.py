@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -77,21 +77,23 @@ class TrustConfig(dg.Config):
 
 
 class IndexConfig(dg.Config):
-    """How Voyager indices are built. The release step must be given the same values as the index steps."""
+    """How Voyager indices are built; unset: the measured defaults. The release step wants the values of the index steps."""
 
-    m: int = Field(
-        default=32,
-        ge=4,
-        le=128,
-        description="HNSW M: links of a node; the graph is small beside the vectors.",
+    m: int | None = Field(default=None, ge=4, le=128, description="HNSW M: links of a node.")
+    ef_construction: int | None = Field(
+        default=None, ge=10, description="HNSW ef_construction: care taken in building."
     )
-    ef_construction: int = Field(
-        default=400, ge=10, description="HNSW ef_construction: care taken when building."
+    threads: int | None = Field(
+        default=None, ge=1, description="Only 1, the default, gives the same bytes in every run."
     )
-    threads: int = Field(default=1, ge=1, description="Only 1 gives the same bytes in every run.")
 
     def params(self) -> IndexParams:
         """As the release room takes them."""
         from stash_sense_pipeline.release.index import IndexParams
 
-        return IndexParams(m=self.m, ef_construction=self.ef_construction, threads=self.threads)
+        given: dict[str, Any] = {
+            "m": self.m,
+            "ef_construction": self.ef_construction,
+            "threads": self.threads,
+        }
+        return IndexParams(**{name: value for name, value in given.items() if value is not None})

@@ -7,6 +7,8 @@ import sys
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
+from dagster_shared.serdes import serialize_value
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.settings import Settings
@@ -37,6 +39,12 @@ GROUPS = {
 
 def test_the_definitions_can_be_loaded(definitions: dg.Definitions) -> None:
     dg.Definitions.validate_loadable(definitions)
+
+
+def test_a_code_server_can_send_the_definitions(definitions: dg.Definitions) -> None:
+    """Loading is not enough: what the UI is sent must be made of types that Dagster serializes."""
+    snapshot = RepositorySnap.from_def(definitions.get_repository_def())
+    assert "performer_table" in serialize_value(snapshot)
 
 
 def test_the_lineage_is_the_picture_of_the_design(definitions: dg.Definitions) -> None:

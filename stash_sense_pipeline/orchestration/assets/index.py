@@ -21,7 +21,7 @@ def _index_asset(model: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=names.index_key(model),
         deps=[names.TRUSTED_FACES],
-        group_name=names.Group.INDEX,
+        group_name=names.Group.INDEX.value,
         kinds={"voyager"},
         owners=names.OWNERS,
         code_version="1",

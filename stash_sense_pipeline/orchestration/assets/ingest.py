@@ -28,7 +28,7 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
     @dg.asset(
         key=names.PERFORMER_TABLE,
         partitions_def=sources,
-        group_name=names.Group.INGEST,
+        group_name=names.Group.INGEST.value,
         kinds={"python", "table"},
         owners=names.OWNERS,
         code_version="1",

@@ -25,7 +25,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=names.PERFORMERS_DB,
         deps=[names.IDENTITY_GRAPH, names.TRUSTED_FACES],
-        group_name=names.Group.RELEASE,
+        group_name=names.Group.RELEASE.value,
         kinds={"sqlite"},
         owners=names.OWNERS,
         code_version="1",
@@ -56,7 +56,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
     @dg.asset(
         key=names.RELEASE,
         deps=[*index_keys, names.PERFORMERS_DB],
-        group_name=names.Group.RELEASE,
+        group_name=names.Group.RELEASE.value,
         kinds={"zip"},
         owners=names.OWNERS,
         code_version="1",
