@@ -1,0 +1,1 @@
+"""Benchmarks: each module measures one room and yields rows; `make bench` prints them as one table."""

@@ -1,0 +1,34 @@
+"""`make bench`: all benchmarks, or those whose module is named on the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from stash_sense_pipeline_tests.bench import definitions, demo
+from stash_sense_pipeline_tests.bench.table import Row, lines
+
+BENCHMARKS = {"definitions": definitions.rows, "demo": demo.rows}
+
+
+def main(names: list[str]) -> int:
+    """Prints the table; 1 when a bound is missed, 2 for an unknown name."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"no benchmark {unknown[0]}; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    missed = []
+
+    def measured() -> Iterator[Row]:
+        for name in names or BENCHMARKS:
+            for row in BENCHMARKS[name]():
+                missed.extend([] if row.kept else [row])
+                yield row
+
+    for line in lines(measured()):
+        print(line, flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

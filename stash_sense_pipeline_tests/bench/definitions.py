@@ -1,0 +1,36 @@
+"""What loading the definitions costs beyond loading Dagster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from statistics import median
+
+from stash_sense_pipeline_tests.bench.table import Row
+
+_CODE = """
+import time
+start = time.perf_counter()
+import dagster
+middle = time.perf_counter()
+from stash_sense_pipeline.definitions import build_defs
+build_defs()
+print(middle - start, time.perf_counter() - middle)
+"""
+
+
+def rows() -> Iterator[Row]:
+    """Seconds, and as a share of `import dagster`; each the median of five fresh processes."""
+    pairs = [_measure() for _ in range(5)]
+    extra = median(ours for _, ours in pairs)
+    yield Row("definitions: load beyond import dagster", extra, "s", 0.5)
+    yield Row(
+        "definitions: load / import dagster", median(ours / dagster for dagster, ours in pairs), "x", 0.5
+    )
+
+
+def _measure() -> tuple[float, float]:
+    result = subprocess.run([sys.executable, "-c", _CODE], capture_output=True, text=True, check=True)
+    dagster, ours = map(float, result.stdout.split())
+    return dagster, ours
