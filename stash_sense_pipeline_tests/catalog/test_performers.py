@@ -1,0 +1,278 @@
+"""Storing performer records: only differences are written, tombstones forget, images are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import performers, schema
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.performers import BurialCounts, RecordCounts, StoreCounts
+from stash_sense_pipeline.catalog.sync import SyncState, load_state, load_states, save_state
+from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+LATER = NOW + timedelta(days=1)
+UPDATED = datetime(2025, 5, 5, tzinfo=UTC)
+
+
+def person(source_id: str = "1", **fields: Any) -> PerformerRecord:
+    """A record with one of everything."""
+    values: dict[str, Any] = {
+        "name": f"Person {source_id}",
+        "aliases": ("A",),
+        "urls": ("https://a.example",),
+        "images": (ImageRecord(f"i{source_id}", f"https://box.example/images/i{source_id}", 40, 50),),
+        "updated_at": UPDATED,
+        "raw": {"tattoos": ["Back"]},
+    }
+    return PerformerRecord(source_id, **{**values, **fields})
+
+
+def store(
+    engine: sa.Engine, *records: PerformerRecord, source: str = "box", now: datetime = NOW
+) -> StoreCounts:
+    """Stores in one transaction."""
+    with writing(engine) as connection:
+        return performers.store_records(connection, source, records, now)
+
+
+def bury(engine: sa.Engine, gone: dict[str, str | None], now: datetime = NOW) -> BurialCounts:
+    """Buries in one transaction."""
+    with writing(engine) as connection:
+        return performers.bury_records(connection, "box", gone, now)
+
+
+def table(engine: sa.Engine, of: sa.Table) -> list[dict[str, Any]]:
+    """All rows of a table by its primary key."""
+    with engine.connect() as connection:
+        query = sa.select(of).order_by(*of.primary_key)
+        return [dict(row._mapping) for row in connection.execute(query)]
+
+
+def everything(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
+    """All that records leave in the catalog."""
+    tables = ("source_performers", "performer_aliases", "performer_urls", "source_images", "performer_images")
+    return {name: table(engine, schema.metadata.tables[name]) for name in tables}
+
+
+@contextmanager
+def statements(engine: sa.Engine) -> Iterator[list[str]]:
+    """The statements that are executed inside."""
+    seen: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        seen.append(statement.split()[0].upper())
+
+    sa.event.listen(engine, "before_cursor_execute", note)
+    yield seen
+    sa.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_record_is_stored_whole(any_catalog):
+    record = person(
+        **{"disambiguation": "tall", "gender": "FEMALE", "birth_date": "1990-05", "death_date": "2020"},
+        **{"country": "DE", "ethnicity": "ASIAN", "eye_color": "GREY", "hair_color": "RED", "height_cm": 170},
+        **{"career_start_year": 2010, "career_end_year": 2012, "created_at": UPDATED - timedelta(days=9)},
+    )
+    assert store(any_catalog, record) == StoreCounts(added=1, images_added=1)
+    (row,) = table(any_catalog, schema.source_performers)
+    modelled = {
+        name: getattr(record, name) for name in row.keys() & set(PerformerRecord.__dataclass_fields__)
+    }
+    assert {name: row[name] for name in modelled} == {**modelled, "raw": {"tattoos": ["Back"]}}
+    assert (row["content_hash"], row["deleted_at"], row["merged_into"]) == (record.content_hash, None, None)
+    assert (row["first_seen_at"], row["changed_at"]) == (NOW, NOW)
+    (image,) = table(any_catalog, schema.source_images)
+    assert (image["state"], image["attempts"], image["width"], image["url"]) == (
+        "pending",
+        0,
+        40,
+        "https://box.example/images/i1",
+    )
+
+
+def test_an_unchanged_record_costs_no_write(any_catalog):
+    store(any_catalog, person())
+    before = everything(any_catalog)
+    with statements(any_catalog) as seen:
+        assert store(any_catalog, person(), now=LATER) == StoreCounts(unchanged=1)
+    assert everything(any_catalog) == before
+    assert {word for word in seen if word not in ("SELECT", "BEGIN")} == set()
+
+
+def test_a_bump_writes_its_time_alone(any_catalog):
+    store(any_catalog, person())
+    (before,) = table(any_catalog, schema.source_performers)
+    assert store(any_catalog, person(updated_at=LATER), now=LATER) == StoreCounts(unchanged=1)
+    (after,) = table(any_catalog, schema.source_performers)
+    assert after == {**before, "updated_at": LATER}
+
+
+def test_a_change_moves_changed_at_and_only_what_differs(any_catalog):
+    store(any_catalog, person(aliases=("A", "B"), urls=("u", "v")))
+    changed = person(aliases=("B", "C"), urls=("v",), images=(ImageRecord("new", "n"),), name="Other")
+    assert store(any_catalog, changed, now=LATER) == StoreCounts(updated=1, images_added=1)
+    (row,) = table(any_catalog, schema.source_performers)
+    assert (row["name"], row["first_seen_at"], row["changed_at"]) == ("Other", NOW, LATER)
+    assert [each["alias"] for each in table(any_catalog, schema.performer_aliases)] == ["B", "C"]
+    assert [each["url"] for each in table(any_catalog, schema.performer_urls)] == ["v"]
+    assert [each["image_id"] for each in table(any_catalog, schema.performer_images)] == ["new"]
+    assert [each["image_id"] for each in table(any_catalog, schema.source_images)] == ["i1", "new"]
+
+
+def test_of_a_record_that_comes_twice_the_last_one_counts(any_catalog):
+    assert store(any_catalog, person(name="First"), person(name="Second")) == StoreCounts(
+        added=1, images_added=1
+    )
+    assert table(any_catalog, schema.source_performers)[0]["name"] == "Second"
+
+
+def test_an_image_of_two_performers_is_one_image(any_catalog):
+    shared = (ImageRecord("shared", "s"),)
+    assert store(any_catalog, person("1", images=shared), person("2", images=shared)).images_added == 1
+    assert len(table(any_catalog, schema.performer_images)) == 2
+
+
+def test_a_known_image_keeps_its_state_and_follows_its_address(any_catalog):
+    store(any_catalog, person())
+    with writing(any_catalog) as connection:
+        connection.execute(sa.update(schema.source_images).values(state="done", attempts=2, sha256="ab"))
+    moved = person(images=(ImageRecord("i1", "https://elsewhere.example/i1", 40, 50),))
+    assert store(any_catalog, moved, now=LATER).images_added == 0
+    (image,) = table(any_catalog, schema.source_images)
+    assert (image["url"], image["state"], image["attempts"], image["sha256"]) == (
+        "https://elsewhere.example/i1",
+        "done",
+        2,
+        "ab",
+    )
+
+
+def test_orphans_go_with_their_faces_and_only_they(any_catalog):
+    store(any_catalog, person("1"), person("2"))
+    with writing(any_catalog) as connection:
+        connection.execute(sa.insert(schema.faces), [face(image) for image in ("i1", "i2")])
+    store(any_catalog, person("1", images=()))
+    store(any_catalog, person("1"), source="other")
+    with writing(any_catalog) as connection:
+        assert performers.remove_orphaned_images(connection, "box") == 1
+        assert performers.remove_orphaned_images(connection, "box") == 0
+    assert [row["image_id"] for row in table(any_catalog, schema.faces)] == ["i2"]
+    assert [(row["source"], row["image_id"]) for row in table(any_catalog, schema.source_images)] == [
+        ("box", "i2"),
+        ("other", "i1"),
+    ]
+
+
+def face(image_id: str) -> dict[str, Any]:
+    """Some face."""
+    numbers = ("detection_confidence", "x1", "y1", "x2", "y2", "yaw", "roll", "blur", "quality")
+    return {
+        **{"source": "box", "image_id": image_id, "face_index": 0, "landmarks": b"", "created_at": NOW},
+        **{"pack": "demo", "detector_digest": "d"},
+        **dict.fromkeys(numbers, 0.5),
+    }
+
+
+def test_a_tombstone_forgets_the_person(any_catalog):
+    store(any_catalog, person("1", height_cm=170), person("2"))
+    assert bury(any_catalog, {"1": "2"}, LATER) == BurialCounts(merged=1)
+    assert bury(any_catalog, {"2": None}, LATER) == BurialCounts(removed=1)
+    first, second = table(any_catalog, schema.source_performers)
+    assert {name for name, value in first.items() if value not in (None, {})} == {
+        *("source", "source_id", "name", "updated_at", "deleted_at", "merged_into"),
+        *("first_seen_at", "changed_at"),
+    }
+    assert (first["deleted_at"], first["merged_into"], first["changed_at"]) == (LATER, "2", LATER)
+    assert second["merged_into"] is None
+    for name in ("performer_aliases", "performer_urls", "performer_images"):
+        assert table(any_catalog, schema.metadata.tables[name]) == []
+    assert len(table(any_catalog, schema.source_images)) == 2
+
+
+def test_burying_again_costs_nothing_and_a_new_target_is_a_change(any_catalog):
+    store(any_catalog, person("1"))
+    bury(any_catalog, {"1": "2"})
+    before = everything(any_catalog)
+    assert bury(any_catalog, {"1": "2"}, LATER) == BurialCounts()
+    assert everything(any_catalog) == before
+    assert bury(any_catalog, {"1": "3"}, LATER) == BurialCounts()
+    (row,) = table(any_catalog, schema.source_performers)
+    assert (row["merged_into"], row["deleted_at"], row["changed_at"]) == ("3", NOW, LATER)
+
+
+def test_a_tombstone_of_somebody_never_seen(any_catalog):
+    assert bury(any_catalog, {"1": "2", "3": None}) == BurialCounts()
+    with reading(any_catalog) as connection:
+        assert performers.tombstones(connection, "box") == {"1": "2", "3": None}
+        assert performers.count_records(connection, "box") == RecordCounts(
+            live=0, merged=0, removed=0, unseen=2
+        )
+
+
+def test_who_comes_back_is_live_again(any_catalog):
+    store(any_catalog, person())
+    bury(any_catalog, {"1": "2"})
+    assert store(any_catalog, person(), now=LATER) == StoreCounts(updated=1)
+    (row,) = table(any_catalog, schema.source_performers)
+    assert (row["deleted_at"], row["merged_into"], row["changed_at"]) == (None, None, LATER)
+    assert len(table(any_catalog, schema.performer_images)) == 1
+
+
+def test_records_that_must_not_be_stored_leave_a_hash_of_their_id(any_catalog):
+    store(any_catalog, person("1"), person("2"))
+    with writing(any_catalog) as connection:
+        performers.withhold_records(connection, "box", {"1": UPDATED, "9": None}, NOW)
+        assert performers.withheld_versions(connection, "box", ["1", "2", "9"], NOW) == {
+            "1": UPDATED,
+            "9": None,
+        }
+        assert performers.withheld_versions(connection, "box", ["1"], LATER) == {}
+    assert [row["source_id"] for row in table(any_catalog, schema.source_performers)] == ["2"]
+    assert all(row["id_hash"] not in ("1", "9") for row in table(any_catalog, schema.withheld_records))
+
+
+def test_what_a_sync_asks(any_catalog):
+    store(any_catalog, person("1"), person("2", updated_at=LATER, images=()), person("3"))
+    store(any_catalog, person("4"), source="other")
+    bury(any_catalog, {"3": None})
+    with reading(any_catalog) as connection:
+        ask = connection, "box"
+        assert performers.live_versions(*ask) == {"1": UPDATED, "2": LATER}
+        assert performers.live_versions(*ask, ["2", "3", "5"]) == {"2": LATER}
+        assert performers.liveness(*ask, ["1", "3", "5"]) == {"1": True, "3": False}
+        assert performers.image_ids(*ask, ["1", "2", "3"]) == {"1": {"i1"}, "2": frozenset()}
+        assert performers.count_changed_since(*ask, LATER) == 1
+        assert performers.count_records(*ask) == RecordCounts(live=2, merged=0, removed=1, unseen=0)
+
+
+def test_more_records_than_a_statement_may_name(any_catalog):
+    many = [person(str(number)) for number in range(1203)]
+    assert store(any_catalog, *many).added == 1203
+    assert store(any_catalog, *many).unchanged == 1203
+    with writing(any_catalog) as connection:
+        assert len(performers.live_versions(connection, "box", [each.source_id for each in many])) == 1203
+        assert performers.forget_records(connection, "box", [each.source_id for each in many]) == 1203
+
+
+def test_letters_of_all_kinds_are_stored(any_catalog):
+    names = ("Ünal Ø", "葵 つかさ", "🙂", "'); DROP TABLE faces; --", "%_\\")
+    store(any_catalog, *(person(str(number), name=name) for number, name in enumerate(names)))
+    assert [row["name"] for row in table(any_catalog, schema.source_performers)] == list(names)
+
+
+def test_sync_states(any_catalog):
+    state = SyncState("box", updated_watermark=UPDATED, last_outcome="found", detail={"unread": ["1"]})
+    with writing(any_catalog) as connection:
+        assert load_state(connection, "box") == SyncState("box")
+        save_state(connection, state)
+        save_state(connection, replace(state, last_outcome="timeout"))
+    with reading(any_catalog) as connection:
+        assert load_state(connection, "box") == replace(state, last_outcome="timeout")
+        assert load_states(connection).keys() == {"box"}
