@@ -45,8 +45,16 @@ def build_defs(
             *release_assets(index_keys),
         ],
         jobs=[jobs.refresh_source_job(), jobs.embed_faces_job(), jobs.publish_job(index_keys)],
-        schedules=[schedules.nightly_enrichment(settings)],
-        sensors=[sensors.embed_when_refreshed(), sensors.publish_when_changed()],
+        schedules=[
+            schedules.nightly_enrichment(settings),
+            schedules.weekly_sweep(settings),
+            schedules.nightly_publish(),
+        ],
+        sensors=[
+            sensors.stash_box_updates(settings, environment),
+            sensors.embed_when_refreshed(),
+            sensors.publish_when_changed(),
+        ],
         resources={**build_resources(settings, environment), **(resources or {})},
         # Steps are few and fat: a process for each would cost 2 s of start and save nothing.
         executor=dg.in_process_executor,

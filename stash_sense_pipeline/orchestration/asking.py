@@ -11,6 +11,7 @@ from stash_sense_pipeline.settings import Environment, Settings, StashBoxSetting
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.connectors import Connector
+    from stash_sense_pipeline.sources.http import Patience
 
 
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
@@ -26,7 +27,9 @@ def unusable(settings: Settings, environment: Environment, name: str) -> str | N
 
 
 @asynccontextmanager
-async def asking(settings: Settings, environment: Environment, name: str) -> AsyncIterator[Connector]:
+async def asking(
+    settings: Settings, environment: Environment, name: str, patience: Patience | None = None
+) -> AsyncIterator[Connector]:
     """The connector of a stash-box, with a client that keeps its pace, while the block runs.
 
     Raises ConfigurationError with the reason of `unusable`.
@@ -39,5 +42,7 @@ async def asking(settings: Settings, environment: Environment, name: str) -> Asy
     if problem is not None or key is None or not isinstance(source, StashBoxSettings):
         raise ConfigurationError(problem or f"{name}: no key")
     contact = settings.global_.user_agent_contact
-    async with PoliteClient(name, source.url, rate=source.rate_limit, contact=contact) as client:
+    async with PoliteClient(
+        name, source.url, rate=source.rate_limit, contact=contact, patience=patience
+    ) as client:
         yield make_connector(source, key, client)

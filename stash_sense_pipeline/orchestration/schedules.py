@@ -1,4 +1,4 @@
-"""The nightly schedule: every enabled source once a night, stash-boxes before reference sites."""
+"""The schedules: every enabled source once a night, a full sweep once a week, and a publish as a net after the night."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
 from stash_sense_pipeline.settings import Settings
 
 
@@ -30,5 +31,46 @@ def nightly_enrichment(settings: Settings) -> dg.ScheduleDefinition:
                 # The queue takes the higher priority first: the order of sources.yaml.
                 tags={names.SOURCE_TAG: source, "dagster/priority": str(-place)},
             )
+
+    return schedule
+
+
+def weekly_sweep(settings: Settings) -> dg.ScheduleDefinition:
+    """The schedule that compares every record of each enabled stash-box with its source, Sundays at 05:00 UTC."""
+    boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
+
+    @dg.schedule(
+        name="weekly_sweep",
+        job_name=names.REFRESH_SOURCE_JOB,
+        cron_schedule="0 5 * * 0",
+        execution_timezone="UTC",
+        description="Compare every record of each stash-box with its source: only this finds removals without a trace.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
+        week = context.scheduled_execution_time.date().isoformat()
+        config = {names.PERFORMER_TABLE.to_user_string(): IngestConfig(sync=SyncMode.FULL_SWEEP)}
+        for source in boxes:
+            yield dg.RunRequest(
+                run_key=f"sweep-{week}-{source}",
+                partition_key=source,
+                run_config=dg.RunConfig(ops=config),
+                tags={names.SOURCE_TAG: source},
+            )
+
+    return schedule
+
+
+def nightly_publish() -> dg.ScheduleDefinition:
+    """The schedule that publishes at 09:00 UTC whatever the sensors have missed; without changes it publishes nothing."""
+
+    @dg.schedule(
+        name="nightly_publish",
+        job_name=names.PUBLISH_JOB,
+        cron_schedule="0 9 * * *",
+        execution_timezone="UTC",
+        description="Publish what the sensors have missed; nothing when nothing changed.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        return dg.RunRequest(run_key=f"publish-{context.scheduled_execution_time.date().isoformat()}")
 
     return schedule

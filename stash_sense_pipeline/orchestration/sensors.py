@@ -1,17 +1,23 @@
-"""The sensors that pass work on: faces that wait are embedded, and what changed is published.
+"""The sensors: a source with news is refreshed, faces that wait are embedded, and what changed is published.
 
-Both keep as cursor the storage id of the newest event they have acted on. The cursor moves when a run is requested, so
+Each keeps as cursor what it has acted on. The cursor moves when a run is requested, so
 a run that fails is not requested again by its sensor; the nightly runs repair it. A level-triggered automation condition
 would lose updates here or repeat failures without end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.polling import poll_sources
+from stash_sense_pipeline.settings import Environment, Settings
+
+_EMBEDDING_BEGINS_WITHIN = 900.0
 
 IN_FLIGHT = [
     dg.DagsterRunStatus.QUEUED,
@@ -20,6 +26,50 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+def stash_box_updates(settings: Settings, environment: Environment) -> dg.SensorDefinition:
+    """Requests refresh_source for each stash-box whose latest change is another one than at the last look."""
+
+    @dg.sensor(
+        name="stash_box_updates",
+        job_name=names.REFRESH_SOURCE_JOB,
+        minimum_interval_seconds=600,
+        description="Refresh a stash-box when its newest UPDATED_AT has moved.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
+        seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+        polls = asyncio.run(poll_sources(settings, environment, boxes))
+        problems = [poll.problem for poll in polls if poll.problem]
+        for problem in problems:
+            context.log.warning(problem)
+        news = {
+            poll.source: poll.token for poll in polls if poll.token and poll.token != seen.get(poll.source)
+        }
+        if not news:
+            return dg.SkipReason("; ".join(["no stash-box has news", *problems]))
+        requests = []
+        for source, token in news.items():
+            key = f"{source}@{token} after {seen.get(source, 'nothing')}"
+            requests.append(dg.RunRequest(run_key=key, partition_key=source, tags={names.SOURCE_TAG: source}))
+        return dg.SensorResult(run_requests=requests, cursor=json.dumps({**seen, **news}, sort_keys=True))
+
+    return sensor
+
+
+def _sources_to_embed(instance: dg.DagsterInstance) -> list[str]:
+    """Sources whose new aligned faces embed_when_refreshed will see at its next look: publishing now would publish twice.
+
+    After a while they are not waited for any more: an embedding that fails must not hold up the others.
+    """
+    newest = instance.fetch_materializations(names.ALIGNED_FACES, limit=1).records
+    if not newest or time.time() - newest[0].timestamp > _EMBEDDING_BEGINS_WITHIN:
+        return []
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    aligned = instance.get_latest_storage_id_by_partition(names.ALIGNED_FACES, kind)
+    embedded = instance.get_latest_storage_id_by_partition(names.FACE_EMBEDDINGS, kind)
+    return sorted(source for source, at in aligned.items() if at > embedded.get(source, 0))
 
 
 def embed_when_refreshed() -> dg.SensorDefinition:
@@ -76,6 +126,9 @@ def publish_when_changed() -> dg.SensorDefinition:
             in_flight = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT))
             if in_flight:
                 return dg.SkipReason(f"{in_flight} run(s) of {job} are still in flight")
+        waiting = _sources_to_embed(context.instance)
+        if waiting:
+            return dg.SkipReason(f"new faces of {', '.join(waiting)} are about to be embedded")
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"publish-{newest}")], cursor=str(newest))
 
     return sensor

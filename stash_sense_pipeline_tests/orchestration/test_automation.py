@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
+import yaml
 from dagster._core.test_utils import create_run_for_test
 
-from stash_sense_pipeline.orchestration.schedules import nightly_enrichment
-from stash_sense_pipeline.orchestration.sensors import embed_when_refreshed, publish_when_changed
-from stash_sense_pipeline.settings import Settings
-from stash_sense_pipeline_tests.orchestration.conftest import materialize_runless
+from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.orchestration.schedules import nightly_enrichment, weekly_sweep
+from stash_sense_pipeline.orchestration.sensors import (
+    embed_when_refreshed,
+    publish_when_changed,
+    stash_box_updates,
+)
+from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline.settings import Settings, load_settings
+from stash_sense_pipeline_tests.orchestration.conftest import environment_at, materialize_runless
 
 
 def _tick(
@@ -69,6 +80,54 @@ def test_a_change_is_published_when_all_sources_have_settled(definitions: dg.Def
         requests, cursor = _tick(sensor, instance, definitions, None)
         assert len(requests) == 1
         assert _tick(sensor, instance, definitions, cursor)[0] == []
+
+
+def test_faces_that_are_about_to_be_embedded_are_waited_for(definitions: dg.Definitions) -> None:
+    sensor = publish_when_changed()
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "performer_table", "stashdb")
+        materialize_runless(instance, "aligned_faces", "stashdb")
+        assert _tick(sensor, instance, definitions, None)[0] == []
+        materialize_runless(instance, "face_embeddings", "stashdb")
+        assert len(_tick(sensor, instance, definitions, None)[0]) == 1
+
+
+def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(tmp_path: Path) -> None:
+    with SandboxServers(World.demo(seed=3, people=12)) as servers:
+        file = tmp_path / "sources.yaml"
+        file.write_text(yaml.safe_dump(sources_settings(servers)))
+        environment = environment_at(tmp_path, **servers.environment())
+        settings = load_settings(file)
+        definitions = build_defs(settings=settings, environment=environment)
+        sensor = stash_box_updates(settings, environment)
+        with dg.DagsterInstance.ephemeral() as instance:
+            servers.traffic.inject(Fault(FaultKind.HANG, box="fansdb", times=None))
+            begun = time.monotonic()
+            requests, cursor = _tick(sensor, instance, definitions, None)
+            assert time.monotonic() - begun < 20
+            others = {"stashdb", "theporndb", "pmvstash", "javstash"}
+            assert {request.partition_key for request in requests} == others
+            assert {request.tags["source"] for request in requests} == others
+            assert _tick(sensor, instance, definitions, cursor) == ([], cursor)
+            servers.traffic.clear_faults()
+            box = servers.world.boxes["pmvstash"]
+            box.edit(next(iter(box.performers)), disambiguation="changed")
+            requests, cursor = _tick(sensor, instance, definitions, cursor)
+            assert {request.partition_key for request in requests} == {"fansdb", "pmvstash"}
+            assert _tick(sensor, instance, definitions, cursor)[0] == []
+
+
+def test_the_week_ends_with_a_full_sweep_of_every_stash_box(
+    definitions: dg.Definitions, settings: Settings
+) -> None:
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+    )
+    requests = weekly_sweep(settings).evaluate_tick(context).run_requests or []
+    assert [request.partition_key for request in requests] == [source.name for source in settings.enabled]
+    for request in requests:
+        assert request.run_config["ops"]["performer_table"]["config"]["sync"] == "FULL_SWEEP"
 
 
 def test_no_update_is_lost_and_none_is_published_twice(definitions: dg.Definitions) -> None:

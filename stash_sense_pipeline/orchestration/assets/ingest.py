@@ -32,6 +32,13 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
         kinds={"python", "table"},
         owners=names.OWNERS,
         code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_mass_disappearance",
+                asset=names.PERFORMER_TABLE,
+                description="The source did not lose more records at once than can be believed without a second sweep.",
+            )
+        ],
     )
     def performer_table(
         context: dg.AssetExecutionContext,
@@ -59,7 +66,14 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
                 "outcome": report.outcome.value,
                 "dagster/row_count": report.live,
                 "dagster/column_schema": column_schema(schema.source_performers),
-            }
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="no_mass_disappearance",
+                    passed=not report.refused,
+                    metadata={"source": source, "refused": report.refused, **report.missing},
+                )
+            ],
         )
 
     return [performer_table]
