@@ -1,0 +1,45 @@
+"""What the crash test kills: collecting and embedding in a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import insightface  # noqa: F401 - loaded once by the fork server, not by each child
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
+from stash_sense_pipeline.faces.embed_waiting import embed_waiting
+from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.settings import GlobalSettings
+from stash_sense_pipeline_tests.faces.world import ImageServer, box, image_request, polite_client
+
+FETCHES, BATCH = 4, 8
+
+
+def work(catalog_url: str, port: int, pack_directory: Path, embed: bool) -> None:
+    """Collects what waits, then makes the vectors if asked to: slowly, so that there is time to be killed."""
+    engine = open_catalog(catalog_url)
+    server = ImageServer()
+    server.port = port
+    pack = load_pack(str(pack_directory), Path("nowhere"))
+
+    async def collect() -> None:
+        async with polite_client(server) as client:
+            await collect_faces(
+                engine,
+                box(server, max_faces=2),
+                pack,
+                client,
+                image_request,
+                GlobalSettings(),
+                NO_SUPPRESSIONS,
+                limits=CollectLimits(fetches=FETCHES, batch_size=BATCH, batch_seconds=0.05),
+            )
+
+    asyncio.run(collect())
+    if embed:
+        embed_waiting(engine, "boxed", pack, batch_size=BATCH, progress=lambda *_: time.sleep(0.005))
+    engine.dispose()
