@@ -29,11 +29,12 @@ _INPUT_SIZE = 320
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The pack directory."
 )
 @click.option("--scenes", default=9000, show_default=True, help="Pictures the detector learns from.")
-@click.option("--detector-steps", default=2200, show_default=True, help="0 keeps the detector of --out.")
+@click.option("--detector-steps", default=2000, show_default=True, help="0 keeps the detector of --out.")
 @click.option("--identities", default=2400, show_default=True, help="People the embedders learn from.")
 @click.option("--photos", default=8, show_default=True, help="Photos of each of them.")
-@click.option("--facenet-steps", default=2600, show_default=True, help="0 keeps the embedder of --out.")
-@click.option("--arcface-steps", default=2600, show_default=True, help="0 keeps the embedder of --out.")
+@click.option("--facenet-steps", default=2000, show_default=True, help="0 keeps the embedder of --out.")
+@click.option("--arcface-steps", default=2000, show_default=True, help="0 keeps the embedder of --out.")
+@click.option("--people", default=400, show_default=True, help="Held-out people to measure the pack on.")
 def main(
     out: Path,
     scenes: int,
@@ -42,6 +43,7 @@ def main(
     photos: int,
     facenet_steps: int,
     arcface_steps: int,
+    people: int,
 ) -> None:
     """Renders people, trains detector and embedders on them, and writes a measured model pack to --out."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -59,8 +61,9 @@ def main(
             if steps:
                 export_embedder(train_embedder(crops, size, divisor, steps), size, out / f"{name}.onnx")
     write_pack(out, _INPUT_SIZE)
-    for line in report(out):
+    for line in report(out, people):
         log.info("%s", line)
 
 
-main()
+if __name__ == "__main__":
+    main()
