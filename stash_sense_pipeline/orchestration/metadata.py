@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -104,4 +105,26 @@ def enough_faces_check(faces: int) -> dg.AssetCheckResult:
         passed=faces >= SIDECAR_K,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={"faces": faces, "needed": SIDECAR_K},
+    )
+
+
+def freshness_check(
+    last_sync: Mapping[str, datetime | None], now: datetime, limit: timedelta
+) -> dg.AssetCheckResult:
+    """Warns when a source was last read longer ago than `limit`, or never. Dagster's own freshness knows no partitions."""
+    ages = {source: None if at is None else now - at for source, at in last_sync.items()}
+    stale = [source for source, age in ages.items() if age is None or age > limit]
+    lines = ["| source | hours since last read | |", "|---|---|---|"]
+    for source, age in ages.items():
+        hours = "never" if age is None else f"{age.total_seconds() / 3600:.1f}"
+        lines.append(f"| {source} | {hours} | {'stale' if source in stale else ''} |")
+    return dg.AssetCheckResult(
+        check_name="sources_fresh",
+        passed=not stale,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={
+            "stale": len(stale),
+            "limit_hours": limit.total_seconds() / 3600,
+            "sources": dg.MetadataValue.md("\n".join(lines)),
+        },
     )

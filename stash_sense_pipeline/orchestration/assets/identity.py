@@ -1,14 +1,22 @@
 """Group identity: who is the same person across sources, and which faces represent a person."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.metadata import column_schema, numbers, one_line_failures
+from stash_sense_pipeline.orchestration.metadata import (
+    column_schema,
+    freshness_check,
+    numbers,
+    one_line_failures,
+)
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import TrustConfig
 from stash_sense_pipeline.settings import Environment, Settings
+
+# A night's refresh may come late, but not two of them.
+_STALE_AFTER = timedelta(hours=36)
 
 
 def identity_assets() -> list[dg.AssetsDefinition]:
@@ -25,6 +33,13 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         kinds={"python", "table"},
         owners=names.OWNERS,
         code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "sources_fresh",
+                asset=names.IDENTITY_GRAPH,
+                description="Every enabled source was read within the last 36 hours.",
+            )
+        ],
     )
     def identity_graph(
         settings: dg.ResourceParam[Settings],
@@ -36,6 +51,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         Performer ids are permanent. Suppressed people are erased from the catalog first.
         """
         from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog.engine import reading
+        from stash_sense_pipeline.catalog.sync import load_states
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides
         from stash_sense_pipeline.privacy.current import enforce_suppressions
@@ -49,6 +66,10 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 load_overrides(environment.overrides_file),
                 now,
             )
+            with reading(catalog.engine) as connection:
+                states = load_states(connection)
+        enabled = [source.name for source in settings.enabled]
+        last_sync = {name: states[name].last_sync_at if name in states else None for name in enabled}
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
@@ -59,7 +80,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 "retired": report.retired,
                 "dagster/row_count": report.identities,
                 "dagster/column_schema": column_schema(schema.identity_members),
-            }
+            },
+            check_results=[freshness_check(last_sync, now, _STALE_AFTER)],
         )
 
     @dg.asset(
