@@ -112,7 +112,8 @@ performer_images = sa.Table(
     sa.ForeignKeyConstraint(
         ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
     ),
-    sa.Index("ix_performer_images_source_image_id", "source", "image_id"),
+    # All three columns: without statistics SQLite prefers a covering index, and the key is one for `source` alone.
+    sa.Index("ix_performer_images_source_image_id", "source", "image_id", "source_id"),
 )
 
 # --- faces ----------------------------------------------------------------------------------------------------------

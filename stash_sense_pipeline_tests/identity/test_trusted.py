@@ -18,6 +18,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
+from stash_sense_pipeline.catalog.trusted import read_candidates
 from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
 from stash_sense_pipeline_tests.identity.population import NOW
 
@@ -322,3 +323,14 @@ def test_quality_and_difference_come_first(gallery: Gallery) -> None:
 def test_no_model_is_refused(gallery: Gallery) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         choose(gallery, models={})
+
+
+def test_candidates_are_found_by_image_and_not_by_source(catalog: sa.Engine) -> None:
+    """Without an index on all columns SQLite reads every image of a source for each face: minutes, then hours."""
+    seen: list[str] = []
+    sa.event.listen(catalog, "before_cursor_execute", lambda *event: seen.append(event[2]))
+    with reading(catalog) as connection:
+        read_candidates(connection)
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}").all()
+    (step,) = [row.detail for row in plan if "performer_images" in row.detail]
+    assert "(source=? AND image_id=?)" in step
