@@ -295,7 +295,7 @@ class _Run:
                 if watcher is not None:
                     watcher.cancel()
         except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from errors
+            raise errors.exceptions[0] from None
         finally:
             # Also after a cancellation: what has a verdict is stored.
             if self._outcome is not None:
