@@ -84,11 +84,11 @@ def store_records(
         keep=frozenset({"first_seen_at"}),
     )
     _set_updated(connection, source, bumped)
-    changed_ids = [record.source_id for record in changed]
-    _store_links(connection, source, performer_aliases.c.alias, changed_ids, _pairs(changed, _aliases))
-    _store_links(connection, source, performer_urls.c.url, changed_ids, _pairs(changed, _urls))
+    known = [record.source_id for record in changed if record.source_id in stored]
+    _store_links(connection, source, performer_aliases.c.alias, known, _pairs(changed, _aliases))
+    _store_links(connection, source, performer_urls.c.url, known, _pairs(changed, _urls))
     images_added = _store_images(connection, source, list(latest.values()))
-    _store_links(connection, source, performer_images.c.image_id, changed_ids, _pairs(changed, _image_ids))
+    _store_links(connection, source, performer_images.c.image_id, known, _pairs(changed, _image_ids))
     return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
 
 
@@ -381,19 +381,22 @@ def _store_links(
     connection: sa.Connection,
     source: str,
     column: sa.Column[Any],
-    source_ids: Sequence[str],
+    known: Sequence[str],
     wanted: Mapping[str, set[str]],
 ) -> None:
-    """Makes the rows of a link table what `wanted` says for `source_ids`, writing only differences."""
+    """Makes the links of records what `wanted` says (none without an entry), writing only differences.
+
+    `known` are the records that may have links already.
+    """
     table = column.table
     assert isinstance(table, sa.Table)
     present: set[tuple[str, str]] = set()
-    for batch in batched(source_ids, _IN_LIST):
+    for batch in batched(known, _IN_LIST):
         query = sa.select(table.c.source_id, column).where(
             table.c.source == source, table.c.source_id.in_(batch)
         )
         present.update((source_id, value) for source_id, value in connection.execute(query))
-    pairs = {(source_id, value) for source_id in source_ids for value in wanted.get(source_id, ())}
+    pairs = {(source_id, value) for source_id, values in wanted.items() for value in values}
     stale, fresh = sorted(present - pairs), sorted(pairs - present)
     if stale:
         where = (

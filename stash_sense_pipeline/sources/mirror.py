@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -16,6 +18,10 @@ from stash_sense_pipeline.privacy.adults import is_adult
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
 
+# One transaction: ids are random, so each page of an index is written once a batch. What a kill can lose is
+# two seconds of reading.
+_BATCH_RECORDS = 5000
+_BATCH_SECONDS = 2.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
 
@@ -48,6 +54,47 @@ class Tally:
     images_added: int = 0
     suppressed: set[str] = field(default_factory=set)
     not_adult: set[str] = field(default_factory=set)
+
+
+class StoringBehind:
+    """Collects records and has them stored while further ones are fetched, one batch at a time.
+
+    Leaving the context stores what is left, also when the source failed: what was fetched is not lost.
+    """
+
+    def __init__(self, store: Callable[[Sequence[PerformerRecord]], Coroutine[Any, Any, None]]) -> None:
+        self._store = store
+        self._waiting: list[PerformerRecord] = []
+        self._under_way: asyncio.Task[None] | None = None
+        self._since = time.monotonic()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._flush()
+        await self._finished()
+
+    async def put(self, records: Sequence[PerformerRecord]) -> None:
+        """Adds records; waits only when two batches are due."""
+        self._waiting += records
+        due = time.monotonic() - self._since >= _BATCH_SECONDS
+        if due or len(self._waiting) >= _BATCH_RECORDS:
+            await self._flush()
+
+    async def _flush(self) -> None:
+        await self._finished()
+        batch, self._waiting = self._waiting, []
+        self._since = time.monotonic()
+        if batch:
+            self._under_way = asyncio.create_task(self._store(batch))
+
+    async def _finished(self) -> None:
+        task, self._under_way = self._under_way, None
+        if task is not None:
+            await task
 
 
 class Mirror:

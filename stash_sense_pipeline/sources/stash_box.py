@@ -60,6 +60,7 @@ _SELECTION: Mapping[str, str] = {
     "updated": "",
 }
 _REQUIRED = frozenset({"id", "name", "aliases", "urls", "images", "deleted", "updated"})
+_BRIEF = {"id": "", "updated": ""}
 _LISTED = {"id": "", "updated": "", "merged_ids": "", "images": "{id}"}
 # Of tattoos and piercings only the place on the body is kept, not the free text.
 _UNMODELLED = ("tattoos", "piercings")
@@ -197,9 +198,16 @@ class StashBoxConnector:
             async for page in pages:
                 yield page
 
-    async def listing(self, direction: Direction) -> AsyncGenerator[Page[Listed], None]:
-        """All live performers by id, last change, merged ids and image ids, in the order of their names."""
-        async with aclosing(self._walk(partial(self._listing_page, direction), self.listed_a_page)) as pages:
+    async def listing(
+        self, direction: Direction, *, brief: bool = False
+    ) -> AsyncGenerator[Page[Listed], None]:
+        """All live performers by id, last change, merged ids and image ids, in the order of their names.
+
+        A `brief` list has ids and last changes alone.
+        """
+        wanted = _BRIEF if brief else _LISTED
+        ask = partial(self._listing_page, wanted, direction)
+        async with aclosing(self._walk(ask, self.listed_a_page)) as pages:
             async for page in pages:
                 yield page
 
@@ -209,7 +217,7 @@ class StashBoxConnector:
         try:
             return self._page(await self._ask_page(selection, direction, size, number), self._record)
         except _RowsError:
-            listed = await self._listing_page(direction, size, number)
+            listed = await self._listing_page(_BRIEF, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
         return Page(listed.count, tuple(details.records.values()), tuple(sorted(details.unreadable)))
 
@@ -276,8 +284,10 @@ class StashBoxConnector:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    async def _listing_page(self, direction: Direction, size: int, number: int) -> Page[Listed]:
-        selection = await self._selection(_LISTED)
+    async def _listing_page(
+        self, wanted: Mapping[str, str], direction: Direction, size: int, number: int
+    ) -> Page[Listed]:
+        selection = await self._selection(wanted)
         return self._page(await self._ask_page(selection, direction, size, number), self._listed)
 
     async def _selection(self, wanted: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog.sync import SyncState
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.errors import Outcome, SourceError
 from stash_sense_pipeline.sources.in_order import in_order
-from stash_sense_pipeline.sources.mirror import Mirror, Progress
+from stash_sense_pipeline.sources.mirror import Mirror, Progress, StoringBehind
 from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.stash_box import Details, Direction, Listed, Page, StashBoxConnector
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
@@ -23,11 +23,10 @@ from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 _HEAD_MARGIN = 200
 _HEAD_GROWTH = 4
 _HEAD_PASSES = 5
-# Records of one transaction of a backfill.
-_STORED_AT_ONCE = 500
 # Ids looked up between two transactions.
 _LOOKED_UP = 100
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
+_UNSEEN = object()
 
 
 class StashBoxSync:
@@ -113,24 +112,23 @@ class StashBoxSync:
     # --- enumeration ------------------------------------------------------------------------------
 
     async def _read_all(self, direction: Direction) -> None:
-        waiting: list[PerformerRecord] = []
-        async with aclosing(self._connector.records(direction)) as pages:
+        async with (
+            StoringBehind(self._store) as storing,
+            aclosing(self._connector.records(direction)) as pages,
+        ):
             async for page in pages:
-                waiting += page.rows
+                await storing.put(page.rows)
                 self.listed.update((record.source_id, record.updated_at) for record in page.rows)
-                if len(waiting) >= _STORED_AT_ONCE:
-                    await self._store(waiting)
-                    waiting = []
                 self._note(page)
-        await self._store(waiting)
 
     async def _compare(self, direction: Direction) -> None:
-        """Lists everything, and reads again what differs from the catalog."""
+        """Lists everything, and reads again what differs from the catalog, or from an earlier list of this run."""
         wanted: dict[str, int] = {}
         position = 0
-        async with aclosing(self._connector.listing(direction)) as pages:
+        async with aclosing(self._connector.listing(direction, brief=bool(self.listed))) as pages:
             async for page in pages:
-                different = await self._different(page.rows)
+                news = [row for row in page.rows if self.listed.get(row.source_id, _UNSEEN) != row.updated]
+                different = await self._different(news)
                 for row in page.rows:
                     self.listed[row.source_id] = row.updated
                     self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
@@ -167,10 +165,10 @@ class StashBoxSync:
         numbers = [page + 1 for page, count in in_page.items() if count > self._connector.details_a_request]
         left = set(wanted)
         questions = [partial(self._connector.records_page, direction, size, number) for number in numbers]
-        async with aclosing(in_order(questions)) as pages:
+        async with StoringBehind(self._store) as storing, aclosing(in_order(questions)) as pages:
             async for page in pages:
                 rows = [record for record in page.rows if record.source_id in left]
-                await self._store(rows)
+                await storing.put(rows)
                 left -= {record.source_id for record in rows}
         return [source_id for source_id in wanted if source_id in left]
 

@@ -7,6 +7,7 @@ import asyncio
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.sources import mirror
 from stash_sense_pipeline.sources.connectors import make_connector
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.sync import refresh_source
@@ -14,6 +15,7 @@ from stash_sense_pipeline.sources.sync import refresh_source
 
 def main(catalog_url: str, endpoint: str, api_key: str) -> None:
     """Refreshes with tiny pages, so that there is something to be killed in."""
+    mirror._BATCH_SECONDS = 0.05
     engine = open_catalog(catalog_url)
     source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=3000.0)
 

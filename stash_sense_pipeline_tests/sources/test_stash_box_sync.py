@@ -296,6 +296,7 @@ def test_a_performer_being_deleted_does_not_lose_its_pictures_before_it_is_known
     def merge(moment: Moment) -> None:
         if moment is Moment.SELECTED and not merged and box.options.version == "now":
             merged.append(True)
+            box.hold_edits()  # the edit is closed in a later transaction
             box.merge([loser], survivor)
 
     box.observers.append(merge)
