@@ -17,7 +17,7 @@ from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 PACK_FILE = "pack.yaml"
 
 _PACK_KEYS = ("name", "licence", "detector", "embedders", "flip_averaging", "demo", "description")
-_FILE_KEYS = ("file", "sha256", "bytes", "url")
+_FILE_KEYS = ("file", "sha256", "bytes", "url", "member")
 _DETECTOR_KEYS = (*_FILE_KEYS, "kind", "input_size", "channel_order", "threshold")
 _EMBEDDER_KEYS = (*_FILE_KEYS, "input_size", "layout", "mean", "std", "dim", "channel_order", "optional")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -92,8 +92,9 @@ class ModelPack:
 
 @dataclass(frozen=True)
 class PackFile:
-    """One network that a pack.yaml names: what `models pull` fetches and `load_pack` verifies. `role` is its
-    key in the file.
+    """One network that a pack.yaml names: what `models pull` fetches and `load_pack` verifies.
+
+    `role` is its key in the file, `size` in bytes. With `member` the file lies under that name in a zip at `url`.
     """
 
     role: str
@@ -101,6 +102,7 @@ class PackFile:
     sha256: str | None
     size: int | None
     url: str | None
+    member: str | None
     optional: bool
 
 
@@ -180,12 +182,13 @@ def read_description(path: Path) -> PackDescription:
     bodies |= {f"embedders.{name}": body for name, body in data["embedders"].items()}
     files = tuple(
         PackFile(
-            role,
-            body["file"],
-            body.get("sha256"),
-            body.get("bytes"),
-            body.get("url"),
-            body.get("optional", False),
+            role=role,
+            file=body["file"],
+            sha256=body.get("sha256"),
+            size=body.get("bytes"),
+            url=body.get("url"),
+            member=body.get("member"),
+            optional=body.get("optional", False),
         )
         for role, body in bodies.items()
     )
@@ -312,6 +315,7 @@ def _check_file(file: YamlFile, path: KeyPath, body: Mapping[str, Any]) -> None:
     _value(file, path, body, "sha256", _is_sha256, "64 small hexadecimal digits in quotes")
     _value(file, path, body, "bytes", _is_count, "a whole number of at least 1")
     _value(file, path, body, "url", _is_url, "an https address")
+    _value(file, path, body, "member", _is_text, "a name inside the zip at the url")
     if "url" in body and "sha256" not in body:
         file.complain((*path, "url"), "a file that is downloaded needs its sha256 beside it")
 

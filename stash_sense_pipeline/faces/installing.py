@@ -1,0 +1,208 @@
+"""Which model packs there are, and how one that is known gets onto this machine: resumed, verified, licence first."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from stash_sense_pipeline.errors import ModelPackError
+from stash_sense_pipeline.faces.packs import (
+    PACK_FILE,
+    ModelPack,
+    PackDescription,
+    PackFile,
+    load_pack,
+    read_description,
+)
+from stash_sense_pipeline.files import fsync_file, replacing, sha256_file, write_atomically
+
+# (file, bytes so far, bytes in all or None where nobody knows)
+DownloadProgress = Callable[[str, int, int | None], None]
+
+_KNOWN = Path(__file__).with_name("known_packs")
+_BLOCK = 1024 * 1024
+# An archive holds more than we need of it; no pack is near this size.
+_MAX_BYTES = 4 * 1024 * _BLOCK
+_TIMEOUT = httpx.Timeout(60.0, connect=20.0)
+_OK, _PARTIAL, _BEYOND_END = 200, 206, 416
+
+
+@dataclass(frozen=True)
+class PackStatus:
+    """One pack in a list: known to the program, installed in the models directory, or both.
+
+    `problem` says why an installed pack cannot be used. `size` in bytes, of what is installed.
+    """
+
+    name: str
+    licence: str
+    known: bool
+    installed: bool
+    demo: bool
+    size: int
+    problem: str | None
+
+
+def known_packs() -> Mapping[str, PackDescription]:
+    """The packs that `pull_pack` can install, by name."""
+    return {path.stem: read_description(path) for path in sorted(_KNOWN.glob("*.yaml"))}
+
+
+def list_packs(models_dir: Path) -> tuple[PackStatus, ...]:
+    """The known packs and those installed in `models_dir`, by name. Digests are verified, which takes a moment."""
+    known = known_packs()
+    installed = {path.parent.name for path in models_dir.glob(f"*/{PACK_FILE}")}
+    names = sorted({*known, *installed})
+    return tuple(_status(name, models_dir, known.get(name), name in installed) for name in names)
+
+
+def check_pack(name_or_path: str, models_dir: Path) -> ModelPack:
+    """Loads a pack and runs each of its networks once. Raises ModelPackError for what is missing, altered or unfit."""
+    # The networks need ONNX Runtime and insightface, the rest of this module does not.
+    from stash_sense_pipeline.faces.align import CROP_SIZE
+    from stash_sense_pipeline.faces.detect import Detector
+    from stash_sense_pipeline.faces.embed import Embedder
+
+    pack = load_pack(name_or_path, models_dir)
+    noise = np.random.default_rng(1).integers(0, 256, (CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+    Detector(pack.detector).detect(noise)
+    for name, spec in pack.embedders.items():
+        with Embedder(name, spec) as embedder:
+            embedder.embed(noise[None], pack.flip_averaging)
+    return pack
+
+
+def _status(name: str, models_dir: Path, known: PackDescription | None, installed: bool) -> PackStatus:
+    licence, demo, size, problem = known.licence if known else "", False, 0, None
+    if installed:
+        size = sum(path.stat().st_size for path in (models_dir / name).iterdir())
+        try:
+            pack = load_pack(name, models_dir)
+            licence, demo = pack.licence, pack.demo
+        except ModelPackError as error:
+            problem = str(error)
+    return PackStatus(name, licence, known is not None, installed, demo, size, problem)
+
+
+def pull_pack(
+    name: str,
+    models_dir: Path,
+    *,
+    accept_licence: bool,
+    progress: DownloadProgress | None = None,
+    known: Mapping[str, PackDescription] | None = None,
+) -> Path:
+    """Installs a known pack in `models_dir`/`name` and gives that directory; what is there already is not fetched again.
+
+    A download that was broken off goes on where it ended. A file gets its name only when its size and sha256 are those
+    of the description; pack.yaml comes last, so that a pack is there whole or not at all. Raises ModelPackError when
+    the name is not known, the licence is not accepted, a server does not deliver, or what it delivers is something else.
+    """
+    packs = known_packs() if known is None else known
+    description = packs.get(name)
+    if description is None:
+        raise ModelPackError(f"no pack named {name!r} can be pulled; known are {', '.join(packs)}")
+    if not accept_licence:
+        raise ModelPackError(
+            f"the pack {name} was not pulled: read its licence, and pass --accept-licence if you may use it"
+        )
+    directory = models_dir / name
+    directory.mkdir(parents=True, exist_ok=True)
+    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, trust_env=False) as client:
+        for entry in description.files:
+            if entry.url is not None and not _is_there(directory / entry.file, entry):
+                _fetch(client, entry, directory, progress)
+    write_atomically(directory / PACK_FILE, description.path.read_bytes())
+    load_pack(name, models_dir)
+    return directory
+
+
+def _is_there(path: Path, entry: PackFile) -> bool:
+    return path.is_file() and sha256_file(path) == entry.sha256
+
+
+def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: DownloadProgress | None) -> None:
+    part = directory / f".{entry.file}.part"
+    whole = None if entry.member is not None else entry.size
+    assert entry.url is not None
+    _download(client, entry.url, part, whole, progress)
+    with replacing(directory / entry.file) as temporary:
+        try:
+            if entry.member is not None:
+                _extract(part, entry.member, temporary)
+            else:
+                part.rename(temporary)
+            _verify(temporary, entry)
+        finally:
+            # Whole or wrong: in both cases nothing can be added to it.
+            part.unlink(missing_ok=True)
+
+
+def _download(
+    client: httpx.Client, url: str, part: Path, size: int | None, progress: DownloadProgress | None
+) -> None:
+    """Fetches a URL to `part`, going on behind what is there. `size` is what the whole must have, None unknown."""
+    have = part.stat().st_size if part.exists() else 0
+    if size is not None and have >= size:
+        return
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    try:
+        with client.stream("GET", url, headers=headers) as answer:
+            if answer.url.scheme != "https" and answer.url.host != "127.0.0.1":
+                raise ModelPackError(
+                    f"{url} leads to {answer.url.host} without https; nothing was downloaded"
+                )
+            if answer.status_code == _BEYOND_END:
+                return  # the part is the whole; the digest says whether it is the right one
+            if answer.status_code not in (_OK, _PARTIAL):
+                raise ModelPackError(f"{url} answered {answer.status_code}; try again later")
+            if answer.status_code == _OK:
+                have = 0  # the server sends everything again
+            length = answer.headers.get("content-length", "")
+            total = have + int(length) if length.isdigit() else size
+            with part.open("ab" if have else "wb") as stream:
+                for block in answer.iter_raw():
+                    have += len(block)
+                    if have > (size or _MAX_BYTES):
+                        raise _too_large(part, url, size)
+                    stream.write(block)
+                    if progress is not None:
+                        progress(part.name[1:].removesuffix(".part"), have, total)
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise ModelPackError(
+            f"the download of {url} broke off after {have} bytes: {reason}; run it again to go on from there"
+        ) from error
+    fsync_file(part)
+
+
+def _too_large(part: Path, url: str, size: int | None) -> ModelPackError:
+    part.unlink(missing_ok=True)
+    return ModelPackError(
+        f"{url} delivers more than the {size or _MAX_BYTES} bytes that are expected; nothing was kept"
+    )
+
+
+def _extract(archive: Path, member: str, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as content, content.open(member) as packed, target.open("wb") as stream:
+            shutil.copyfileobj(packed, stream, _BLOCK)
+    except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+        raise ModelPackError(
+            f"the archive that was downloaded has no readable {member}: {error}; pull again"
+        ) from error
+
+
+def _verify(path: Path, entry: PackFile) -> None:
+    size, digest = path.stat().st_size, sha256_file(path)
+    if digest != entry.sha256 or (entry.size is not None and size != entry.size):
+        raise ModelPackError(
+            f"{entry.url} delivered another file than the pack describes: {size} bytes with the sha256 {digest[:12]}…"
+            f" instead of {(entry.sha256 or '')[:12]}…; nothing was installed"
+        )
