@@ -269,16 +269,16 @@ class StashBoxSync:
 
     # --- single performers ------------------------------------------------------------------------
 
-    async def _look_up(self, source_ids: Sequence[str]) -> None:
+    async def _look_up(self, source_ids: Sequence[str], *, again: bool = False) -> None:
         """Asks for single performers and stores or buries them; merges lead on to their survivors."""
         waiting = list(source_ids)
         while waiting:
             stale: set[str] = set()
             for batch in batched(waiting, _LOOKED_UP):
-                stale |= await self._take(await self._connector.details(batch))
+                stale |= await self._take(await self._connector.details(batch), again=again)
             waiting = sorted(stale)
 
-    async def _take(self, details: Details) -> set[str]:
+    async def _take(self, details: Details, *, again: bool) -> set[str]:
         """Stores or buries what was answered. Returns survivors of merges that may be stale."""
         self._unread |= details.unreadable
         knows_target = "merged_into_id" in (await self._connector.describe()).performer_fields
@@ -291,7 +291,7 @@ class StashBoxSync:
                 gone[record.source_id] = record.merged_into
             else:
                 gone[record.source_id] = self._survivors.get(record.source_id)
-        await self._store(live, second_look=True)
+        await self._store(live, again=again)
         was_live = await self._mirror.read(performers.liveness, list(gone))
         # An id that does not exist at the source needs no tombstone, unless we held it.
         await self._mirror.bury({key: gone[key] for key in gone if key in details.records or key in was_live})
@@ -301,7 +301,7 @@ class StashBoxSync:
             if was_live.get(key) and target is not None and self._survivors.get(key) != target
         }
 
-    async def _store(self, records: Sequence[PerformerRecord], *, second_look: bool = False) -> None:
+    async def _store(self, records: Sequence[PerformerRecord], *, again: bool = False) -> None:
         """Stores live records.
 
         A performer that is being deleted can show as live with empty lists: one that lost all is asked for again.
@@ -309,14 +309,14 @@ class StashBoxSync:
         bare = [
             record.source_id for record in records if not (record.images or record.aliases or record.urls)
         ]
-        had = {} if second_look else await self._mirror.read(performers.image_ids, bare)
+        had = {} if again else await self._mirror.read(performers.image_ids, bare)
         doubtful = {source_id for source_id, images in had.items() if images}
         sure = [record for record in records if record.source_id not in doubtful]
         for record in sure:
             self._survivors.update(dict.fromkeys(record.merged_ids, record.source_id))
         await self._mirror.store(sure)
         if doubtful:
-            await self._look_up(sorted(doubtful))
+            await self._look_up(sorted(doubtful), again=True)
 
     async def _settle_merges(self) -> None:
         """Buries what was merged into live performers; what we hold as live is asked for first."""
