@@ -77,3 +77,7 @@ class HttpStatusError(SourceError):
 
 class CircuitOpenError(SourceError):
     """A host failed so often in a row that it is left alone for a while; the request was not sent."""
+
+
+class BodyTooLargeError(SourceError):
+    """An answer is longer than was asked for; it was not read to its end."""

@@ -227,7 +227,7 @@ def drop_embedded_crops(
     """Removes the crops of a source's faces that have a vector of every model (name → digest); returns how
     many.
     """
-    complete = sa.select(faces.c.face_id).where(
+    complete = sa.select(faces.c.face_id).join(aligned_crops).where(
         faces.c.source == source, faces.c.detector_digest == detector_digest, ~_missing(digests)
     )
     return connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(complete))).rowcount

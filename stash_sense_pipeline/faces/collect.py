@@ -28,7 +28,7 @@ from stash_sense_pipeline.catalog.images import (
     still_listed,
     waiting_performers,
 )
-from stash_sense_pipeline.errors import CircuitOpenError, Outcome, SourceError
+from stash_sense_pipeline.errors import BodyTooLargeError, CircuitOpenError, Outcome, SourceError
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.examine import Examiner
@@ -405,7 +405,9 @@ class _Run:
             self._unanswered.clear()
             return _Verdict(image, ImageState.GONE, error.outcome)
         if error.outcome is Outcome.DISALLOWED:
-            return _Verdict(image, ImageState.REJECTED, Reason.DISALLOWED)
+            too_large = isinstance(error, BodyTooLargeError)
+            reason = Reason.TOO_MANY_BYTES if too_large else Reason.DISALLOWED
+            return _Verdict(image, ImageState.REJECTED, reason)
         verdict = self._failed(image, error.outcome)
         self._unanswered.append(verdict)
         if error.outcome is Outcome.BLOCKED and len(self._unanswered) >= _BLOCKED_IN_A_ROW:

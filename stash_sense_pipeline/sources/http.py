@@ -16,7 +16,13 @@ from typing import Any, Self
 
 import httpx
 
-from stash_sense_pipeline.errors import CircuitOpenError, HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.errors import (
+    BodyTooLargeError,
+    CircuitOpenError,
+    HttpStatusError,
+    Outcome,
+    SourceError,
+)
 from stash_sense_pipeline.sources.limiter import Clock, HostLimiters
 
 MIB = 1024 * 1024
@@ -327,7 +333,7 @@ class PoliteClient:
             if failed and size > _BODY_SHOWN:
                 return [*chunks, chunk]
             if size > max_bytes:
-                raise SourceError(
+                raise BodyTooLargeError(
                     self.source, Outcome.DISALLOWED, f"{_shown(url)} is larger than {max_bytes} bytes"
                 )
             chunks.append(chunk)

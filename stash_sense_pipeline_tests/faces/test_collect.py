@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import os
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,6 +30,7 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.errors import CatalogError, Outcome
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
+from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
@@ -473,6 +476,47 @@ async def asked_for(server: ImageServer, images: int) -> None:
     """Returns when the server has had so many requests."""
     while sum(server.requests.values()) < images:
         await asyncio.sleep(0.01)
+
+
+def test_a_file_that_is_too_long_is_not_read_to_its_end(lite: World) -> None:
+    portraits(lite, {"p": ["a", "b"]})
+    lite.server.bodies["a"] += bytes(300_000)
+    lite.limits = replace(QUICK, decode=DecodeLimits(max_bytes=300_000))
+    report = lite.collect()
+    assert (report.done, report.rejected) == (1, {"too_many_bytes": 1})
+
+
+class Terminated(BaseException):
+    """What a handler of SIGTERM raises, as Dagster's does."""
+
+
+def test_a_signal_that_interrupts_stores_what_has_a_verdict(lite: World) -> None:
+    portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(120)})
+    lite.server.latency = 0.02
+    lite.limits = replace(QUICK, batch_seconds=60.0, batch_size=1000)
+
+    def handle(*_: object) -> None:
+        raise Terminated
+
+    async def go() -> None:
+        async def watch() -> None:
+            await asked_for(lite.server, 60)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        watcher = asyncio.create_task(watch())
+        await lite.collecting()
+        await watcher
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        with pytest.raises(Terminated):
+            asyncio.run(go())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    stored = len(lite.rows(faces))
+    assert stored > 0
+    lite.limits = QUICK
+    assert lite.collect().done == 120 - stored
 
 
 def test_stopping_drains(lite: World) -> None:

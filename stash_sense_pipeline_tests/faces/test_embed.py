@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from stash_sense_pipeline.errors import DeviceError, ModelPackError
-from stash_sense_pipeline.faces.embed import Embedder, EmbeddingError, preprocess
+from stash_sense_pipeline.faces.embed import Embedder, EmbeddingError, _buckets, preprocess
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout, ModelPack
 from stash_sense_pipeline_tests.faces.nets import random_embedder
@@ -172,6 +172,17 @@ def test_cuda_that_is_not_there_is_a_failure(pack: ModelPack) -> None:
     with pytest.raises(DeviceError, match="CUDA was asked for and is not there") as caught:
         Embedder("facenet", pack.embedders["facenet"], Device.CUDA)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 70])
+def test_buckets_of_a_gpu_change_nothing(pack: ModelPack, count: int) -> None:
+    crops = some_crops(count)
+    with Embedder("facenet", pack.embedders["facenet"]) as embedder:
+        alone = embedder.embed(crops, True)
+        embedder._device = Device.CUDA  # the session stays on the CPU: only the batching changes
+        assert np.abs(embedder.embed(crops, True) - alone).max() <= 1e-5
+        seen = [padded for rows in range(1, 400) for _, _, padded in _buckets(rows)]
+    assert set(seen) == {2, 8, 32, 128}
 
 
 def test_no_faces_no_vectors(pack: ModelPack) -> None:
