@@ -68,6 +68,7 @@ _UNMODELLED = ("tattoos", "piercings")
 _DESCRIBE = """query Describe {
   performer: __type(name: "Performer") { fields { name } }
   query: __type(name: "Query") { fields { name } }
+  edit: __type(name: "Edit") { fields { name } }
   edits: __type(name: "EditQueryInput") { inputFields { name } }
   version { version }
 }"""
@@ -77,6 +78,7 @@ _HEAD = """query Head($input: PerformerQueryInput!) {
 _CHANGES = """query Changes($since: Time!, $after: ID, $limit: Int) {
   performerChangelog(since: $since, after_id: $after, limit: $limit) { id updated_at deleted redirect_to }
 }"""
+_EDIT_FIELDS = frozenset({"closed", "created", "target", "merge_sources"})
 _EDIT_FILTERS = frozenset({"operation", "applied", "target_type", "sort", "direction", "page", "per_page"})
 _EDIT_QUERIES = {
     "DESTROY": "{ count edits { closed created target { ... on Performer { id } } } }",
@@ -177,7 +179,7 @@ class StashBoxConnector:
         if self._description is None:
             data, errors = await self._exchange(_DESCRIBE, {})
             closed = [_path(error)[:1] for error in errors]
-            if any(path not in (("performer",), ("query",), ("edits",)) for path in closed):
+            if any(path not in (("performer",), ("query",), ("edit",), ("edits",)) for path in closed):
                 raise self._refused(errors)
             with json.reading(self.source):
                 self._description = _BASELINE if errors else _described(data)
@@ -516,7 +518,9 @@ def _described(data: Mapping[str, Any]) -> ServerDescription:
     return ServerDescription(
         version=json.optional_text(version, "version", "version"),
         performer_fields=_names(data.get("performer"), "fields") if has_both else frozenset(),
-        has_edits="queryEdits" in queries and _names(data.get("edits"), "inputFields") >= _EDIT_FILTERS,
+        has_edits="queryEdits" in queries
+        and _names(data.get("edit"), "fields") >= _EDIT_FIELDS
+        and _names(data.get("edits"), "inputFields") >= _EDIT_FILTERS,
         has_changelog="performerChangelog" in queries,
     )
 
