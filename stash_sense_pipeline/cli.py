@@ -160,6 +160,87 @@ def models_check(name: str) -> None:
     click.echo(f"licence: {pack.licence}")
 
 
+@main.group()
+def releases() -> None:
+    """Published releases: what there is, what changed, which to keep, and into a sidecar with one."""
+
+
+@releases.command("list")
+def releases_list() -> None:
+    """List the releases with their counts, oldest first."""
+    from stash_sense_pipeline.release.history import list_releases
+
+    _print_table([vars(release) for release in list_releases(_environment(os.environ).releases_dir)])
+
+
+@releases.command("diff")
+@click.argument("old")
+@click.argument("new")
+def releases_diff(old: str, new: str) -> None:
+    """Show which performers and faces came, went, changed, merged and split from one version to another."""
+    from stash_sense_pipeline.release.history import describe_diff, diff_releases
+
+    click.echo(describe_diff(diff_releases(_release(old), _release(new))))
+
+
+@releases.command("prune")
+@click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest releases stay.")
+def releases_prune(keep: int) -> None:
+    """Remove old releases with their zips, never the one that `latest` shows."""
+    from stash_sense_pipeline.release.history import prune_releases
+
+    removed = prune_releases(_environment(os.environ).releases_dir, keep)
+    click.echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
+
+
+@releases.command("install")
+@click.argument("version")
+@click.option("--to", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
+def releases_install(version: str, directory: Path) -> None:
+    """Put a release into a stopped sidecar's data directory: verified first, the old files kept, undone on failure."""
+    from stash_sense_pipeline.release.install import install_release
+
+    report = install_release(_release(version), directory)
+    click.echo(
+        f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}"
+    )
+    if report.backup:
+        click.echo(f"the old files are in {report.backup}")
+
+
+@main.group()
+def identity() -> None:
+    """Identities: who is the same person, and why."""
+
+
+@identity.command("explain")
+@click.argument("record", metavar="SOURCE:ID")
+def identity_explain(record: str) -> None:
+    """Show the members of a record's identity, what links them, and what was refused."""
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.identity.explain import explain
+
+    source, colon, source_id = record.partition(":")
+    if not (source and colon and source_id):
+        raise ConfigurationError(f"{record!r} is not of the form SOURCE:ID, as in stashdb:<id>")
+    engine = open_catalog(_environment(os.environ).catalog_url)
+    try:
+        for line in explain(engine, source, source_id):
+            click.echo(line)
+    finally:
+        engine.dispose()
+
+
+def _release(version: str) -> Path:
+    """The directory of a version, or of `latest`."""
+    path = _environment(os.environ).releases_dir / version
+    if not path.is_dir():
+        raise ConfigurationError(
+            f"there is no release {version} in {path.parent}; see stash-sense releases list"
+        )
+    return path.resolve()
+
+
 def _environment(variables: Mapping[str, str]) -> Environment:
     from stash_sense_pipeline.settings import read_environment
 
@@ -174,6 +255,12 @@ def _build(environment: Environment, overrides: RunOverrides) -> BuildResult:
     from stash_sense_pipeline.settings import load_settings
 
     settings = load_settings(environment.sources_file)
+    if settings.missing_contact:
+        click.echo(
+            f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
+            "fill it in, so that a source can reach you",
+            err=True,
+        )
     definitions = build_defs(
         settings=settings, environment=environment, resources={"progress": progress_bars}
     )

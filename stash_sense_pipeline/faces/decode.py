@@ -63,8 +63,11 @@ def decode_rgb(data: bytes, limits: DecodeLimits) -> NDArray[np.uint8]:
         raise Rejected(Reason.NOT_AN_IMAGE) from error
     except Image.DecompressionBombError as error:
         raise Rejected(Reason.TOO_MANY_PIXELS) from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error) as error:
-        # Pillow's decoders raise any of these on damaged data.
+    except (
+        *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error),
+        RuntimeError,
+    ) as error:
+        # Pillow's decoders raise any of these on damaged data, AVIF's the last one.
         raise Rejected(Reason.TRUNCATED) from error
     if rgb.ndim != 3 or 0 in rgb.shape:
         raise Rejected(Reason.NOT_AN_IMAGE)

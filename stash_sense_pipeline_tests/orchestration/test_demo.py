@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,21 @@ def test_every_live_record_of_the_world_is_in_the_catalog(demo: tuple[Path, str]
     with closing(sqlite3.connect(demo[0] / "catalog.db")) as connection:
         query = "SELECT source, source_id FROM source_performers WHERE deleted_at IS NULL"
         stored = set(connection.execute(query))
-    truth = {record for person in range(len(world.people)) for record in world.records_of(person)}
-    assert truth <= stored
-    # What is stored beyond people are ThePornDB's entries that are nobody: toys, titles, descriptions.
-    assert {source for source, _ in stored - truth} <= {"theporndb"}
+    live = {
+        (name, key)
+        for name, box in world.boxes.items()
+        for key, row in box.performers.items()
+        if not row.deleted
+    }
+    assert {record for record in stored if record[0] != "theporndb"} == live
+    on_theporndb = {
+        record
+        for person in range(len(world.people))
+        for record in world.records_of(person)
+        if record[0] == "theporndb"
+    }
+    # What is stored beyond these are ThePornDB's entries that are nobody: toys, titles, descriptions.
+    assert on_theporndb <= stored
 
 
 def test_no_two_people_became_one(demo: tuple[Path, str], world: World) -> None:
@@ -96,8 +108,14 @@ def test_no_two_people_became_one(demo: tuple[Path, str], world: World) -> None:
         if person is not None:
             people.setdefault(performer_id, set()).add(person)
     assert [found for found in people.values() if len(found) > 1] == []
-    joined = sum(len(world.records_of(person)) > 1 for person in range(len(world.people)))
-    assert len(people) < len(world.people) + joined / 2
+    # Of the pairs of records that are one person, nearly all are found.
+    owner = {(source, source_id): performer_id for performer_id, source, source_id in members}
+    found = missed = 0
+    for person in range(len(world.people)):
+        ids = [owner[record] for record in world.records_of(person) if record in owner]
+        for one, other in combinations(ids, 2):
+            found, missed = found + (one == other), missed + (one != other)
+    assert found / (found + missed) > 0.85
 
 
 def test_a_second_demo_says_that_nothing_changed(demo: tuple[Path, str]) -> None:
