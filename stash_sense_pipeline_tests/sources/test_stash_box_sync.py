@@ -428,6 +428,34 @@ def test_an_edit_is_a_hint_and_no_proof(refresh, catalog, box):
     assert key in live(catalog)
 
 
+def test_a_tombstone_whose_survivor_is_gone_for_good_leads_nowhere(refresh, catalog, box):
+    loser, survivor, _ = fill(box, 3)
+    refresh()
+    box.merge([loser], survivor)
+    refresh()
+    box.hard_delete(survivor)
+    refresh("full_sweep")
+    assert buried(catalog) == {loser: None, survivor: None}
+
+
+def test_who_is_said_to_be_merged_and_lives_is_kept(refresh, catalog, box, fresh_sandbox):
+    alive, other, _ = fill(box, 3)
+    refresh()
+    box.bump(other)
+
+    def claim(document: Any) -> Any:
+        for row in document["data"].values():
+            if row["id"] == other:
+                row["merged_ids"] = [alive]
+        return document
+
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.REWRITE, box="stashdb", containing="query Details", rewrite=claim)
+    )
+    refresh()
+    assert alive in live(catalog)
+
+
 def test_edits_that_close_late_and_edits_that_vanish(refresh, catalog, box):
     first, second, *_ = fill(box, 30)
     refresh()
