@@ -195,7 +195,9 @@ def test_the_lineage_page_shows_the_groups_in_the_order_of_the_flow(page: Page, 
         assert place is not None
         left.append((place["x"] + place["y"], group))
     if SCREENSHOTS:
-        page.wait_for_timeout(3000)
+        page.set_viewport_size({"width": 1400, "height": 420})
+        page.reload(wait_until="domcontentloaded")
+        page.wait_for_timeout(5000)
         page.screenshot(path=Path(SCREENSHOTS) / "lineage.png")
     assert [group for _, group in sorted(left)] == ["ingest", "faces", "identity", "index", "release"]
     assert errors == []
