@@ -135,37 +135,36 @@ def forget_faces(connection: sa.Connection, source: str, image_ids: Sequence[str
         connection.execute(sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids)))
 
 
-def _missing(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    current = (
-        sa.select(sa.func.count())
-        .where(
-            embeddings.c.face_id == faces.c.face_id,
-            sa.or_(
-                *(
-                    sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
-                    for model, digest in digests.items()
-                )
-            ),
+def _lacks_vectors(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
+    """Condition on `faces`: without a vector of at least one of the models (name → digest)."""
+    return sa.or_(
+        *(
+            ~sa.exists().where(
+                embeddings.c.face_id == faces.c.face_id,
+                embeddings.c.model == model,
+                embeddings.c.model_digest == digest,
+            )
+            for model, digest in digests.items()
         )
-        .scalar_subquery()
     )
-    return current < len(digests)
+
+
+def _waiting(source: str, detector_digest: str, digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
+    """Condition on `aligned_crops`. Not a join: the crops are few, and the search has to begin with them."""
+    return sa.exists().where(
+        faces.c.face_id == aligned_crops.c.face_id,
+        faces.c.source == source,
+        faces.c.detector_digest == detector_digest,
+        _lacks_vectors(digests),
+    )
 
 
 def count_waiting(
     connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
 ) -> int:
-    """Faces of a source, found by this detector, with a crop and without a vector of each model (name →
-    digest).
-    """
-    return (
-        connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(faces.join(aligned_crops))
-            .where(faces.c.source == source, faces.c.detector_digest == detector_digest, _missing(digests))
-        )
-        or 0
-    )
+    """Faces of a source, found by this detector, with a crop and without a vector of each model (name → digest)."""
+    waiting = sa.select(sa.func.count()).select_from(aligned_crops)
+    return connection.scalar(waiting.where(_waiting(source, detector_digest, digests))) or 0
 
 
 def waiting_faces(
@@ -178,15 +177,9 @@ def waiting_faces(
 ) -> list[WaitingFace]:
     """The next faces that `count_waiting` counts, with ids above `after`, in the order of their ids."""
     rows = connection.execute(
-        sa.select(faces.c.face_id, aligned_crops.c.png)
-        .join(aligned_crops)
-        .where(
-            faces.c.source == source,
-            faces.c.detector_digest == detector_digest,
-            faces.c.face_id > after,
-            _missing(digests),
-        )
-        .order_by(faces.c.face_id)
+        sa.select(aligned_crops.c.face_id, aligned_crops.c.png)
+        .where(aligned_crops.c.face_id > after, _waiting(source, detector_digest, digests))
+        .order_by(aligned_crops.c.face_id)
         .limit(limit)
     ).all()
     have: dict[int, set[str]] = {}
@@ -224,20 +217,17 @@ def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
 def drop_embedded_crops(
     connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
 ) -> int:
-    """Removes the crops of a source's faces that have a vector of every model (name → digest); returns how
-    many.
-    """
-    complete = sa.select(faces.c.face_id).join(aligned_crops).where(
-        faces.c.source == source, faces.c.detector_digest == detector_digest, ~_missing(digests)
+    """Removes the crops of a source's faces that have a vector of every model (name → digest); returns how many."""
+    complete = sa.exists().where(
+        faces.c.face_id == aligned_crops.c.face_id,
+        faces.c.source == source,
+        faces.c.detector_digest == detector_digest,
+        ~_lacks_vectors(digests),
     )
-    return connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(complete))).rowcount
+    return connection.execute(sa.delete(aligned_crops).where(complete)).rowcount
 
 
 def count_crops(connection: sa.Connection, source: str) -> int:
     """Crops that are stored for a source's faces."""
-    return (
-        connection.scalar(
-            sa.select(sa.func.count()).select_from(faces.join(aligned_crops)).where(faces.c.source == source)
-        )
-        or 0
-    )
+    of_source = sa.exists().where(faces.c.face_id == aligned_crops.c.face_id, faces.c.source == source)
+    return connection.scalar(sa.select(sa.func.count()).select_from(aligned_crops).where(of_source)) or 0

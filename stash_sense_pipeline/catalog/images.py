@@ -73,54 +73,52 @@ def _of_image() -> sa.ColumnElement[bool]:
     )
 
 
+def _of_performer() -> sa.ColumnElement[bool]:
+    return sa.and_(
+        source_performers.c.source == performer_images.c.source,
+        source_performers.c.source_id == performer_images.c.source_id,
+    )
+
+
 def waiting_performers(connection: sa.Connection, source: str, now: datetime) -> list[WaitingPerformer]:
     """Live performers of `source` with an image to fetch, those with the fewest faces first, equals by id."""
-    due = (
-        sa.select(performer_images.c.source_id)
+    # Two plain aggregates, joined here: as one statement the planner of SQLite takes minutes where these take a second.
+    done = sa.func.sum(sa.case((source_images.c.state == ImageState.DONE, 1), else_=0))
+    due = sa.func.sum(sa.case((_due(now), 1), else_=0))
+    rows = connection.execute(
+        sa.select(performer_images.c.source_id, done)
         .join(source_images, _of_image())
-        .where(performer_images.c.source == source, _due(now))
-        .distinct()
-        .subquery()
-    )
-    own = (
-        sa.select(performer_images.c.source_id, sa.func.count().label("faces"))
-        .join(source_images, _of_image())
-        .where(performer_images.c.source == source, source_images.c.state == ImageState.DONE)
+        .join(source_performers, _of_performer())
+        .where(performer_images.c.source == source, source_performers.c.deleted_at.is_(None))
         .group_by(performer_images.c.source_id)
-        .subquery()
-    )
-    elsewhere = (
-        sa.select(identity_members.c.performer_id, sa.func.count().label("faces"))
+        .having(due > 0)
+    ).all()
+    elsewhere = _faces_elsewhere(connection, source)
+    waiting = [WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)) for source_id, faces in rows]
+    return sorted(waiting, key=lambda performer: (performer.faces + performer.elsewhere, performer.source_id))
+
+
+def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
+    """By source_id, the images with a face that records of the same person have in other sources."""
+    other = identity_members.alias()
+    rows = connection.execute(
+        sa.select(identity_members.c.source_id, sa.func.count())
+        .join(other, other.c.performer_id == identity_members.c.performer_id)
         .join(
             performer_images,
             sa.and_(
-                performer_images.c.source == identity_members.c.source,
-                performer_images.c.source_id == identity_members.c.source_id,
+                performer_images.c.source == other.c.source, performer_images.c.source_id == other.c.source_id
             ),
         )
         .join(source_images, _of_image())
-        .where(identity_members.c.source != source, source_images.c.state == ImageState.DONE)
-        .group_by(identity_members.c.performer_id)
-        .subquery()
-    )
-    own_faces = sa.func.coalesce(own.c.faces, 0)
-    faces_elsewhere = sa.func.coalesce(elsewhere.c.faces, 0)
-    rows = connection.execute(
-        sa.select(source_performers.c.source_id, own_faces, faces_elsewhere)
-        .join(due, due.c.source_id == source_performers.c.source_id)
-        .outerjoin(own, own.c.source_id == source_performers.c.source_id)
-        .outerjoin(
-            identity_members,
-            sa.and_(
-                identity_members.c.source == source_performers.c.source,
-                identity_members.c.source_id == source_performers.c.source_id,
-            ),
+        .where(
+            identity_members.c.source == source,
+            other.c.source != source,
+            source_images.c.state == ImageState.DONE,
         )
-        .outerjoin(elsewhere, elsewhere.c.performer_id == identity_members.c.performer_id)
-        .where(source_performers.c.source == source, source_performers.c.deleted_at.is_(None))
-        .order_by(own_faces + faces_elsewhere, source_performers.c.source_id)
+        .group_by(identity_members.c.source_id)
     )
-    return [WaitingPerformer(*row) for row in rows]
+    return {row[0]: row[1] for row in rows}
 
 
 def images_of(
@@ -165,13 +163,7 @@ def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -
         images = sa.select(wanted.c.image_id).where(wanted.c.source == source, wanted.c.source_id.in_(ids))
         rows = connection.execute(
             sa.select(performer_images.c.image_id, performer_images.c.source_id)
-            .join(
-                source_performers,
-                sa.and_(
-                    source_performers.c.source == performer_images.c.source,
-                    source_performers.c.source_id == performer_images.c.source_id,
-                ),
-            )
+            .join(source_performers, _of_performer())
             .where(
                 performer_images.c.source == source,
                 performer_images.c.image_id.in_(images),
@@ -267,30 +259,32 @@ def reopen_other_detectors(connection: sa.Connection, source: str, detector_dige
 
 
 def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping[str, str]) -> int:
-    """Makes images pending again whose face lacks a vector of one of the models (name → digest) and has no
-    crop to make it of.
+    """Makes images pending again whose face lacks a vector of one of the models and has no crop to make it of.
+
+    `digests` are name → digest. Returns how many.
     """
-    current = (
-        sa.select(sa.func.count())
+    of_models = (
+        sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
+        for model, digest in digests.items()
+    )
+    vectors = (
+        sa.select(embeddings.c.face_id, sa.func.count().label("vectors"))
+        .where(sa.or_(*of_models))
+        .group_by(embeddings.c.face_id)
+        .subquery()
+    )
+    incomplete = (
+        sa.select(faces.c.image_id)
+        .outerjoin(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
+        .outerjoin(vectors, vectors.c.face_id == faces.c.face_id)
         .where(
-            embeddings.c.face_id == faces.c.face_id,
-            sa.or_(
-                *(
-                    sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
-                    for model, digest in digests.items()
-                )
-            ),
+            faces.c.source == source,
+            aligned_crops.c.face_id.is_(None),
+            sa.func.coalesce(vectors.c.vectors, 0) < len(digests),
         )
-        .scalar_subquery()
     )
-    crop = sa.exists().where(aligned_crops.c.face_id == faces.c.face_id)
-    incomplete = sa.exists().where(
-        faces.c.source == source_images.c.source,
-        faces.c.image_id == source_images.c.image_id,
-        ~crop,
-        current < len(digests),
-    )
-    return _reopen(connection, source, sa.and_(source_images.c.state == ImageState.DONE, incomplete))
+    done = source_images.c.state == ImageState.DONE
+    return _reopen(connection, source, sa.and_(done, source_images.c.image_id.in_(incomplete)))
 
 
 def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> int:

@@ -166,6 +166,8 @@ embeddings = sa.Table(
     sa.Column("pack", sa.Text, nullable=False),
     sa.Column("model_digest", sa.Text, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    # Which faces have which vectors is asked of all faces at once; without this it reads the vectors too.
+    sa.Index("ix_embeddings_face_id_model_model_digest", "face_id", "model", "model_digest"),
 )
 
 # --- identity -------------------------------------------------------------------------------------------------------
