@@ -27,10 +27,13 @@ $(UV):
 	elif python3 -m pip --version >/dev/null 2>&1; then python3 -m pip --python $(BIN)/python install -q --disable-pip-version-check uv==$(UV_VERSION); \
 	else echo "pip is needed: apt-get install python3-venv"; rm -rf $(VENV); exit 2; fi
 
+# The second try is for networks whose certificates only the system knows.
 $(STAMP): $(UV) locks/$(EXTRA).txt pyproject.toml
 	@echo "Installing the locked dependencies into $(VENV) ..."
-	@VIRTUAL_ENV=$(VENV) $(UV) pip sync -q --require-hashes locks/$(EXTRA).txt
-	@VIRTUAL_ENV=$(VENV) $(UV) pip install -q --no-deps --no-build-isolation -e .
+	@export VIRTUAL_ENV=$(VENV); install() { \
+	  $(UV) pip sync -q $$1 --require-hashes locks/$(EXTRA).txt && \
+	  $(UV) pip install -q $$1 --no-deps --no-build-isolation -e .; }; \
+	install || { echo "Trying again with the system's certificates ..."; install --system-certs; }
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
