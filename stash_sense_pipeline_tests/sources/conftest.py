@@ -24,9 +24,8 @@ from stash_sense_pipeline.sources.mirror import Progress
 from stash_sense_pipeline.sources.sync import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
-QUICK = Patience(
-    first_delay=0.001, first_delay_when_limited=0.001, connect=1, read=0.5, total=1, circuit_after=1000
-)
+# Impatient between tries, patient within one: a loaded machine is no failure of the server.
+QUICK = Patience(first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=1000)
 
 
 @dataclass
