@@ -609,7 +609,8 @@ def _match(site: Site, path: str) -> _Match | None:
             continue
         groups = {name: value or "" for name, value in match.groupdict().items()}
         _tidy(site, groups)
-        if not groups["id"] or groups["id"].casefold() in site.reserved:
+        # Dots alone are no name, and in a path they would lead to another page.
+        if groups["id"] in ("", ".", "..") or groups["id"].casefold() in site.reserved:
             return None
         key = _fold(form.key.format_map(groups)) if site.keep_case else form.key.format_map(groups)
         return _Match(ProfileKey(site.name, key), form, groups)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.sources.profile_urls import (
@@ -364,6 +364,7 @@ _PATHS = [
 
 
 @settings(max_examples=800)
+@example("boobpedia.com/wiki/index.php?title={}", ".")
 @given(st.sampled_from(_PATHS), st.text(max_size=40))
 def test_the_canonical_url_names_the_same_page(path: str, name: str) -> None:
     profile = parse_profile(

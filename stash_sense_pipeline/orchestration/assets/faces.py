@@ -11,6 +11,7 @@ from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     numbers,
     one_line_failures,
+    preview,
     source_failure,
 )
 from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
@@ -47,7 +48,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
 
         Images are held in memory only. A crop waits in the catalog until it is embedded.
         """
-        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.faces.packs import load_pack
 
         source = context.partition_key
@@ -68,6 +69,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
                 **numbers(report),
                 "dagster/row_count": report.faces,
                 "dagster/column_schema": column_schema(schema.faces),
+                "preview": preview(previews.newest_faces(catalog.engine, source)),
             }
         )
 
@@ -91,7 +93,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
         progress: dg.ResourceParam[ProgressFactory],
     ) -> dg.MaterializeResult:
         """Embeddings of one source's aligned faces that wait for one, by every embedder of the model pack: raw float32."""
-        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.faces.embed_waiting import embed_waiting
         from stash_sense_pipeline.faces.packs import load_pack
 
@@ -114,6 +116,7 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
                 "pack": pack.name,
                 "dagster/row_count": report.embedded,
                 "dagster/column_schema": column_schema(schema.embeddings),
+                "preview": preview(previews.newest_embeddings(catalog.engine, source)),
             }
         )
 

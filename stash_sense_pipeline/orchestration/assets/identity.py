@@ -10,6 +10,7 @@ from stash_sense_pipeline.orchestration.metadata import (
     freshness_check,
     numbers,
     one_line_failures,
+    preview,
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import TrustConfig
@@ -50,7 +51,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
 
         Performer ids are permanent. Suppressed people are erased from the catalog first.
         """
-        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.catalog.engine import reading
         from stash_sense_pipeline.catalog.sync import load_states
         from stash_sense_pipeline.identity.identities import rebuild_identities
@@ -80,6 +81,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 "retired": report.retired,
                 "dagster/row_count": report.identities,
                 "dagster/column_schema": column_schema(schema.identity_members),
+                "preview": preview(previews.largest_identities(catalog.engine)),
             },
             check_results=[freshness_check(last_sync, now, _STALE_AFTER)],
         )
@@ -102,7 +104,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         catalog: dg.ResourceParam[Catalog],
     ) -> dg.MaterializeResult:
         """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
-        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 
@@ -121,6 +123,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 **numbers(report),
                 "dagster/row_count": report.faces,
                 "dagster/column_schema": column_schema(schema.trusted_faces),
+                "preview": preview(previews.first_trusted_faces(catalog.engine)),
             }
         )
 

@@ -11,6 +11,7 @@ from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     numbers,
     one_line_failures,
+    preview,
     source_failure,
 )
 from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
@@ -52,7 +53,7 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
 
         A first run reads every performer; later runs read what the source changed since, and sweep it from time to time.
         """
-        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog import previews, schema
 
         source = context.partition_key
         with one_line_failures():
@@ -66,6 +67,7 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
                 "outcome": report.outcome.value,
                 "dagster/row_count": report.live,
                 "dagster/column_schema": column_schema(schema.source_performers),
+                "preview": preview(previews.changed_performers(catalog.engine, source)),
             },
             check_results=[
                 dg.AssetCheckResult(

@@ -10,6 +10,7 @@ from stash_sense_pipeline.orchestration.metadata import (
     enough_faces_check,
     numbers,
     one_line_failures,
+    preview,
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig
@@ -112,6 +113,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
                 "checks_failed": sum(not check.passed for check in report.checks),
                 "path": dg.MetadataValue.path(str(report.path)),
                 "zip": dg.MetadataValue.path(str(report.archive)),
+                "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
                 "manifest": dg.MetadataValue.json(dict(report.manifest)),
             },
             check_results=[contract_check(report.checks), enough_faces_check(report.faces)],
