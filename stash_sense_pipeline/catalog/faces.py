@@ -15,6 +15,7 @@ from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
 _IN_LIST = 500
+_TWINS = 8
 _FACE_COLUMNS = tuple(
     column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
 )
@@ -69,7 +70,8 @@ def find_judged(
             source_images.c.judged_by == judged_by,
             source_images.c.state.in_(["done", "rejected"]),
         )
-        .order_by(source_images.c.source, source_images.c.image_id)
+        # One picture can stand for thousands of people who have none; their verdicts are all the same.
+        .limit(_TWINS)
     ).all()
     for source, image_id, state, reason in rows:
         if state == "rejected":

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo
+from stash_sense_pipeline_tests.bench import definitions, demo, faces, sync
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
-BENCHMARKS = {"definitions": definitions.rows, "demo": demo.rows}
+BENCHMARKS = {"definitions": definitions.rows, "demo": demo.rows, "sync": sync.rows, "faces": faces.rows}
 
 
 def main(names: list[str]) -> int:

@@ -65,7 +65,27 @@ def _outputs() -> list[onnx.ValueInfoProto]:
     return [_tensor(f"{name}_{stride}", ["n", width]) for name, width in widths for stride in STRIDES]
 
 
-def marker_detector(path: Path) -> None:
+def _ballast(graph: _Graph, channels: int) -> str:
+    """Convolutions that cost time and change nothing: three halvings of the input, then a mean that counts for nothing."""
+    rng = np.random.default_rng(channels)
+    features, width = "input", 3
+    for depth in range(3):
+        kernel = rng.normal(0, 1 / np.sqrt(width * 9), (channels, width, 3, 3))
+        graph.weight(f"ballast{depth}_w", kernel)
+        features = graph.add(
+            "Conv",
+            [features, f"ballast{depth}_w"],
+            f"ballast{depth}",
+            kernel_shape=[3, 3],
+            strides=[2, 2],
+            pads=[1] * 4,
+        )
+        features, width = graph.add("Relu", [features], f"ballast{depth}_r"), channels
+    graph.add("ReduceMean", [features], "ballast_mean", axes=[1, 2, 3], keepdims=1)
+    return graph.add("Mul", ["ballast_mean", graph.weight("nothing", [1e-20])], "ballast")
+
+
+def marker_detector(path: Path, ballast: int = 0) -> None:
     """An SCRFD with a rule for weights: a 32 pixel cell on the 32 pixel grid is a face when it is red and not
     green.
 
@@ -82,6 +102,8 @@ def marker_detector(path: Path) -> None:
             "AveragePool", ["input"], f"pool_{stride}", kernel_shape=[stride] * 2, strides=[stride] * 2
         )
         live = stride == CELL
+        if live and ballast:
+            pool = graph.add("Add", [pool, _ballast(graph, ballast)], "ballasted")
         score = (np.stack([red_over_green, np.zeros(3)]) * live, np.array([-34.0 if live else -20.0, -20.0]))
         bbox = (np.tile(blue, (8, 1)), np.full(8, 2.5))
         points = np.array([-0.4, -0.3, 0.4, -0.3, 0.0, 0.05, -0.3, 0.45, 0.3, 0.45])
@@ -118,7 +140,15 @@ def random_detector(path: Path, seed: int, channels: int = 16) -> None:
 
 
 def random_embedder(
-    path: Path, seed: int, *, size: int, layout: str, dim: int = 512, batch: int | str = "N", broken: str = ""
+    path: Path,
+    seed: int,
+    *,
+    size: int,
+    layout: str,
+    dim: int = 512,
+    batch: int | str = "N",
+    broken: str = "",
+    widths: tuple[int, ...] = (8, 16, 32),
 ) -> None:
     """A small random convolutional embedder with a true interface. `broken`: give `zero` or `nan` vectors."""
     rng = np.random.default_rng(seed)
@@ -126,7 +156,7 @@ def random_embedder(
     if layout == "nhwc":
         features = graph.add("Transpose", ["input"], "nchw", perm=[0, 3, 1, 2])
     width = 3
-    for depth, channels in enumerate((8, 16, 32)):
+    for depth, channels in enumerate(widths):
         graph.weight(f"w{depth}", rng.normal(0, 1.4 / np.sqrt(width * 9), (channels, width, 3, 3)))
         graph.add(
             "Conv", [features, f"w{depth}"], f"c{depth}", kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4
