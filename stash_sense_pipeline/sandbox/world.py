@@ -671,7 +671,7 @@ def _fill_box(box: Box, rng: random.Random, count: int, images_each: int) -> Non
                 country=_COUNTRIES[number % len(_COUNTRIES)],
                 height=150 + number % 40,
                 hair_color=_HAIRS[number % len(_HAIRS)],
-                career_start_year=1990 + number % 35,
+                career_start_year=1980 + number % 45,
             )
             link = Link(f"https://twitter.com/{first.lower()}{number}", twitter)
             yield row, Joins(aliases=(f"{last} {number}",), urls=(link,), images=images)

@@ -8,24 +8,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement with the bound it must keep: `value` is at most or at least `bound`, both in `unit`."""
+    """One measurement with the bound it must keep, if it has one: `value` is at most or at least `bound`, in `unit`."""
 
     name: str
     value: float
     unit: str
-    bound: float
+    bound: float | None = None
     at_least: bool = False
 
     @property
     def kept(self) -> bool:
         """Is the value on the right side of its bound?"""
+        if self.bound is None:
+            return True
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def lines(rows: Iterable[Row]) -> Iterator[str]:
     """The table, a line at a time, each as soon as its row is measured."""
-    yield f"{'benchmark':<58} {'measured':>12} {'bound':>12}"
+    yield f"{'benchmark':<58} {'measured':>8} {'bound':>16}"
     for row in rows:
         sign = ">=" if row.at_least else "<="
         verdict = "" if row.kept else "  MISSED"
-        yield f"{row.name:<58} {row.value:>8.2f} {row.unit:<3} {sign} {row.bound:>6.2f} {row.unit:<3}{verdict}"
+        bound = "" if row.bound is None else f"{sign} {row.bound:>6.2f} {row.unit:<3}"
+        yield f"{row.name:<58} {row.value:>8.2f} {row.unit:<6} {bound}{verdict}".rstrip()

@@ -1,0 +1,184 @@
+"""Syncs of a stash-box with 110,000 performers, against a bare httpx loop that asks the very same questions."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from stash_sense_pipeline_tests.bench.table import Row
+
+_PERFORMERS = 110_000
+_CHANGES = 300
+_BOX = "stashdb"
+_KIB = 1024
+
+
+def rows() -> Iterator[Row]:
+    """Rows a second, requests and peak memory of a backfill, an unchanged day, an increment and a sweep.
+
+    Server, sync and bare loop are one process each. The bare loop runs before and after the backfill; the
+    faster one counts.
+    """
+    with tempfile.TemporaryDirectory() as directory, _served() as (endpoint, key):
+        home = Path(directory)
+        _refresh(home / "questions.db", endpoint, key, questions=home / "questions.json")
+        bare = _bare(endpoint, key, home / "questions.json")
+        backfill = _refresh(home / "catalog.db", endpoint, key)
+        bare = min(bare, _bare(endpoint, key, home / "questions.json"))
+        sweep = _refresh(home / "catalog.db", endpoint, key, mode="full_sweep")
+        _change(endpoint, _CHANGES)
+        increment = _refresh(home / "catalog.db", endpoint, key)
+        unchanged = _refresh(home / "catalog.db", endpoint, key)
+    assert backfill["added"] == backfill["live"] == _PERFORMERS, backfill
+    assert increment["updated"] == _CHANGES
+    assert unchanged["updated"] == sweep["updated"] == 0
+    yield Row("sync: bare httpx loop", _PERFORMERS / bare, "rows/s")
+    yield Row("sync: backfill", _PERFORMERS / backfill["seconds"], "rows/s")
+    yield Row("sync: backfill / bare httpx loop", bare / backfill["seconds"], "x", 0.7, at_least=True)
+    yield Row("sync: requests of a backfill", backfill["requests"], "")
+    for name, run in (("backfill", backfill), ("sweep", sweep), ("increment", increment)):
+        yield Row(f"sync: peak memory of a {name}", run["peak"], "MB", 400)
+    yield Row(f"sync: requests besides details, {_CHANGES} changes", increment["besides_details"], "", 20)
+    yield Row(f"sync: requests for details, {_CHANGES} changes", increment["details"], "")
+    yield Row("sync: requests of an unchanged day", unchanged["requests"], "", 3)
+    yield Row("sync: seconds of an unchanged day", unchanged["seconds"], "s")
+    yield Row("sync: requests of a sweep", sweep["requests"], "")
+    yield Row("sync: sweep, times faster than a backfill", _ratio(backfill, sweep), "x", 5, at_least=True)
+
+
+def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> float:
+    return float(slow["seconds"] / fast["seconds"])
+
+
+@contextmanager
+def _served() -> Iterator[tuple[str, str]]:
+    """Address and key of the stash-box, in a process of its own."""
+    command = [sys.executable, "-m", "stash_sense_pipeline.sandbox.serve", "--synthetic", str(_PERFORMERS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            for line in server.stdout:
+                name, endpoint, *key = line.split()
+                if name == _BOX:
+                    yield endpoint, key[0]
+                    return
+            raise RuntimeError("the sandbox server did not start")
+        finally:
+            server.terminate()
+
+
+def _change(endpoint: str, count: int) -> None:
+    """Edits so many performers, evenly spread."""
+    control = endpoint.removesuffix("/graphql") + "/_control"
+    with httpx.Client(trust_env=False, timeout=60) as client:
+        listed = client.post(f"{control}/performers").json()["result"]
+        for row in listed[:: len(listed) // count][:count]:
+            change = {"performer_id": row["id"], "disambiguation": "changed"}
+            client.post(f"{control}/edit", json=change).raise_for_status()
+
+
+def _refresh(
+    catalog: Path, endpoint: str, key: str, *, mode: str = "auto", questions: Path | None = None
+) -> dict[str, Any]:
+    options = ["--questions", str(questions)] if questions else []
+    return _in_a_process("refresh", endpoint, key, str(catalog), mode, *options)
+
+
+def _bare(endpoint: str, key: str, questions: Path) -> float:
+    return float(_in_a_process("bare", endpoint, key, str(questions))["seconds"])
+
+
+def _in_a_process(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", __name__, *arguments]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+# --- what runs in a process of its own ---------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> None:
+    """One measured process; prints what it measured as JSON."""
+    parser = argparse.ArgumentParser()
+    commands = parser.add_subparsers(dest="command")
+    refresh = commands.add_parser("refresh")
+    for name in ("endpoint", "key", "catalog", "mode"):
+        refresh.add_argument(name)
+    refresh.add_argument("--questions", type=Path)
+    bare = commands.add_parser("bare")
+    for name in ("endpoint", "key", "questions"):
+        bare.add_argument(name)
+    given = parser.parse_args(arguments)
+    work = _measure_refresh if given.command == "refresh" else _measure_bare
+    result = asyncio.run(work(given))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _KIB
+    print(json.dumps({**result, "peak": peak}))
+
+
+async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+    from stash_sense_pipeline.settings import StashBoxSettings
+    from stash_sense_pipeline.sources.connectors import make_connector
+    from stash_sense_pipeline.sources.http import PoliteClient, Response
+    from stash_sense_pipeline.sources.sync import refresh_source
+
+    asked: list[str] = []
+    details = 0
+
+    class Watched(PoliteClient):
+        """Notes the questions, if somebody wants them, and counts those about single performers."""
+
+        async def post_json(self, url: str, payload: Any, **options: Any) -> Response:
+            nonlocal details
+            details += payload["query"].startswith("query Details")
+            if given.questions:
+                asked.append(json.dumps(payload))
+            return await super().post_json(url, payload, **options)
+
+    engine = open_catalog(f"sqlite:///{given.catalog}")
+    source = StashBoxSettings(name=_BOX, url=given.endpoint, host="stashdb.test", rate_limit=60_000_000.0)
+    async with Watched(_BOX, source.url, rate=source.rate_limit) as client:
+        connector = make_connector(source, given.key, client)
+        report = await refresh_source(engine, source, connector, NO_SUPPRESSIONS, given.mode)
+    engine.dispose()
+    assert report.message is None, report.message
+    if given.questions:
+        given.questions.write_text(json.dumps(asked))
+    return {
+        "seconds": report.seconds,
+        "requests": report.requests,
+        "details": details,
+        "besides_details": report.requests - details,
+        "live": report.live,
+        "added": report.added,
+        "updated": report.updated,
+    }
+
+
+async def _measure_bare(given: argparse.Namespace) -> dict[str, Any]:
+    """The same questions one after the other, their answers read and thrown away."""
+    asked = json.loads(Path(given.questions).read_text())
+    headers = {"ApiKey": given.key, "Content-Type": "application/json"}
+    async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as client:
+        start = time.perf_counter()
+        for question in asked:
+            (await client.post(given.endpoint, content=question)).raise_for_status()
+        return {"seconds": time.perf_counter() - start}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
