@@ -288,6 +288,54 @@ def allocate(connection: sa.Connection, count: int, now: datetime) -> list[int]:
     return sorted(found)
 
 
+def adopt(
+    connection: sa.Connection, members: Mapping[int, Sequence[RecordKey]], used_up_to: int, now: datetime
+) -> int:
+    """Takes over performer ids of somebody else's with their members, into a catalog that has allocated none.
+
+    Ids up to `used_up_to` are never allocated afterwards. Members that are in no live record of the catalog are
+    left out, and so are ids without any. Returns how many ids were taken over, 0 where there are ids already.
+    """
+    if connection.execute(sa.select(identities.c.performer_id).limit(1)).first() is not None:
+        return 0
+    table = source_performers.c
+    query = sa.select(table.source, table.source_id).where(table.deleted_at.is_(None))
+    live = {(source, source_id) for source, source_id in connection.execute(query)}
+    kept = {
+        performer_id: sorted(live.intersection(keys))
+        for performer_id, keys in sorted(members.items())
+        if not live.isdisjoint(keys)
+    }
+    _many(
+        connection,
+        identities.insert(),
+        [{"performer_id": performer_id, "created_at": now} for performer_id in kept],
+    )
+    store_members(connection, {}, {key: performer_id for performer_id, keys in kept.items() for key in keys})
+    entries = [
+        LogEntry(performer_id, "created", {"members": keys, "because": ["import-legacy"]})
+        for performer_id, keys in kept.items()
+    ]
+    write_log(connection, entries, now)
+    _skip_ids(connection, max([used_up_to, *kept], default=0))
+    return len(kept)
+
+
+def _skip_ids(connection: sa.Connection, up_to: int) -> None:
+    """Makes the database allocate only performer ids above `up_to`, to which all ids in use belong."""
+    if up_to < 1:
+        return
+    if connection.dialect.name == "postgresql":
+        sequence = sa.func.pg_get_serial_sequence(identities.name, identities.c.performer_id.name)
+        connection.execute(sa.select(sa.func.setval(sequence, up_to)))
+        return
+    # SQLite keeps the last id of each AUTOINCREMENT table in a table of its own, once there was a row.
+    counters = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
+    of_identities = counters.c.name == identities.name
+    connection.execute(sa.delete(counters).where(of_identities))
+    connection.execute(sa.insert(counters).values(name=identities.name, seq=up_to))
+
+
 def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
     """Sets (performer_id, retired_at, redirect_to)."""
     table = identities.c

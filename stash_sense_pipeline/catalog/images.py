@@ -80,13 +80,20 @@ def _of_performer() -> sa.ColumnElement[bool]:
     )
 
 
-def waiting_performers(connection: sa.Connection, source: str, now: datetime) -> list[WaitingPerformer]:
-    """Live performers of `source` with an image to fetch, those with the fewest faces first, equals by id."""
+def waiting_performers(
+    connection: sa.Connection, source: str, now: datetime, complete_at: int
+) -> list[WaitingPerformer]:
+    """Live performers of `source` with an image to fetch, those with the fewest faces first.
+
+    Equals go by what a predecessor's database had of them (see `_turn`; it takes `complete_at` faces for
+    enough), then by id.
+    """
     # Two plain aggregates, joined here: as one statement the planner of SQLite takes minutes where these take a second.
     done = sa.func.sum(sa.case((source_images.c.state == ImageState.DONE, 1), else_=0))
     due = sa.func.sum(sa.case((_due(now), 1), else_=0))
+    legacy = source_performers.c.legacy_faces, source_performers.c.legacy_images
     rows = connection.execute(
-        sa.select(performer_images.c.source_id, done)
+        sa.select(performer_images.c.source_id, done, sa.func.count(), *map(sa.func.max, legacy))
         .join(source_images, _of_image())
         .join(source_performers, _of_performer())
         .where(performer_images.c.source == source, source_performers.c.deleted_at.is_(None))
@@ -94,8 +101,27 @@ def waiting_performers(connection: sa.Connection, source: str, now: datetime) ->
         .having(due > 0)
     ).all()
     elsewhere = _faces_elsewhere(connection, source)
-    waiting = [WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)) for source_id, faces in rows]
-    return sorted(waiting, key=lambda performer: (performer.faces + performer.elsewhere, performer.source_id))
+    waiting = [
+        (
+            _turn(images, legacy_faces, legacy_images, complete_at),
+            WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)),
+        )
+        for source_id, faces, images, legacy_faces, legacy_images in rows
+    ]
+    waiting.sort(key=lambda each: (each[1].faces + each[1].elsewhere, each[0], each[1].source_id))
+    return [performer for _, performer in waiting]
+
+
+def _turn(images: int, legacy_faces: int | None, legacy_images: int | None, complete_at: int) -> int:
+    """0 for whom a predecessor had enough faces: their images are known to show some, and a release without
+    them would be a step back. 2 for whom it had too few, when it had looked at as many images as there are.
+    1 for the rest: it did not know them, or there are new images.
+    """
+    if legacy_faces is None:
+        return 1
+    if legacy_faces >= complete_at:
+        return 0
+    return 2 if legacy_images is not None and images <= legacy_images else 1
 
 
 def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:

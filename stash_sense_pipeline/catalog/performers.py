@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Values in one IN list: far below what either database allows in a statement.
 _IN_LIST = 500
 _PENDING = "pending"
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,52 @@ def store_records(
     images_added = _store_images(connection, source, list(latest.values()))
     _store_links(connection, source, performer_images.c.image_id, known, _pairs(changed, _image_ids))
     return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
+
+
+def seed_records(
+    connection: sa.Connection, source: str, records: Sequence[PerformerRecord], now: datetime
+) -> int:
+    """Adds live records of hearsay that the catalog knows nothing of, not even as tombstones or withheld.
+
+    They have no content hash and no time of change, so that a sync reads every one of them. Returns how many
+    were added.
+    """
+    latest = {record.source_id: record for record in records}
+    unknown = _unknown(connection, source, latest)
+    fresh = [record for source_id, record in latest.items() if source_id in unknown]
+    hearsay = {"content_hash": None, "created_at": None, "updated_at": None}
+    upsert(connection, source_performers, [{**_row(source, record, now), **hearsay} for record in fresh])
+    _store_links(connection, source, performer_aliases.c.alias, [], _pairs(fresh, _aliases))
+    _store_links(connection, source, performer_urls.c.url, [], _pairs(fresh, _urls))
+    return len(fresh)
+
+
+def seed_tombstones(
+    connection: sa.Connection, source: str, gone: Mapping[str, str | None], now: datetime
+) -> int:
+    """Adds tombstones of hearsay, as `bury_records` writes them, of records that the catalog knows nothing of.
+
+    Returns how many were added.
+    """
+    unknown = _unknown(connection, source, gone)
+    bury_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
+    return len(unknown)
+
+
+def note_predecessor(
+    connection: sa.Connection, source: str, known: Mapping[str, tuple[int, int | None]]
+) -> int:
+    """Notes the faces that a predecessor had of live records, and the images that it had looked at, if known.
+
+    Returns how many of the records are live.
+    """
+    live = live_versions(connection, source, known)
+    rows = [
+        {"of": source_id, "legacy_faces": known[source_id][0], "legacy_images": known[source_id][1]}
+        for source_id in live
+    ]
+    _update(connection, source, rows)
+    return len(rows)
 
 
 def bury_records(
@@ -173,6 +220,12 @@ def withheld_versions(
             )
         )
     }
+
+
+def _unknown(connection: sa.Connection, source: str, source_ids: Collection[str]) -> set[str]:
+    """Of these records, those that were never stored and never withheld."""
+    withheld = withheld_versions(connection, source, source_ids, _EVER)
+    return set(source_ids).difference(_stored(connection, source, source_ids), withheld)
 
 
 def remove_orphaned_images(connection: sa.Connection, source: str) -> int:

@@ -47,6 +47,12 @@ source_performers = sa.Table(
         nullable=False,
         comment="when content_hash, deleted_at or merged_into last changed here",
     ),
+    sa.Column(
+        "legacy_faces",
+        sa.Integer,
+        comment="faces that a predecessor's database had of this person; null = it knew nobody",
+    ),
+    sa.Column("legacy_images", sa.Integer, comment="images that a predecessor had looked at; null = unknown"),
     sa.Index("ix_source_performers_source_merged_into", "source", "merged_into"),
 )
 

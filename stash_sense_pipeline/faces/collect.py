@@ -269,7 +269,8 @@ class _Run:
         with storing(self._engine) as connection:
             reopened = reopen_images(connection, self._source.name, self._pack, self._rules)
         with reading(self._engine) as connection:
-            waiting = waiting_performers(connection, self._source.name, self._clock())
+            complete_at = self._settings.completeness_threshold
+            waiting = waiting_performers(connection, self._source.name, self._clock(), complete_at)
         wanted = [(performer.source_id, self._cap(performer)) for performer in waiting]
         return reopened, [
             (source_id, cap)

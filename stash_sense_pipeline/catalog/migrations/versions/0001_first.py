@@ -141,6 +141,18 @@ def upgrade() -> None:
             nullable=False,
             comment="when content_hash, deleted_at or merged_into last changed here",
         ),
+        sa.Column(
+            "legacy_faces",
+            sa.Integer(),
+            nullable=True,
+            comment="faces that a predecessor's database had of this person; null = it knew nobody",
+        ),
+        sa.Column(
+            "legacy_images",
+            sa.Integer(),
+            nullable=True,
+            comment="images that a predecessor had looked at; null = unknown",
+        ),
         sa.PrimaryKeyConstraint("source", "source_id", name="pk_source_performers"),
     )
     op.create_index(
