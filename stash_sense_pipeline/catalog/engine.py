@@ -188,7 +188,8 @@ def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
         return "the file is cut off"
     if size > _QUICK_CHECK_BYTES:
         return "ok"
-    return str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
+    # A finding may come under a heading: one line is enough for a person.
+    return " ".join(str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()).split())
 
 
 def _migrations() -> tuple[Config, ScriptDirectory]:

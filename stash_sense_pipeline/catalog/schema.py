@@ -54,6 +54,7 @@ source_performers = sa.Table(
     ),
     sa.Column("legacy_images", sa.Integer, comment="images that a predecessor had looked at; null = unknown"),
     sa.Index("ix_source_performers_source_merged_into", "source", "merged_into"),
+    sqlite_with_rowid=False,
 )
 
 
@@ -72,6 +73,7 @@ performer_aliases = sa.Table(
     sa.Column("source_id", sa.Text, primary_key=True),
     sa.Column("alias", sa.Text, primary_key=True),
     _of_performer(),
+    sqlite_with_rowid=False,
 )
 
 performer_urls = sa.Table(
@@ -86,6 +88,7 @@ performer_urls = sa.Table(
         comment="as the source lists it; canonical keys are computed by identity",
     ),
     _of_performer(),
+    sqlite_with_rowid=False,
 )
 
 source_images = sa.Table(
@@ -106,6 +109,7 @@ source_images = sa.Table(
     sa.Column("processed_at", UtcTime),
     sa.Index("ix_source_images_source_state", "source", "state"),
     sa.Index("ix_source_images_sha256", "sha256"),
+    sqlite_with_rowid=False,
 )
 
 performer_images = sa.Table(
@@ -120,6 +124,7 @@ performer_images = sa.Table(
     ),
     # All three columns: without statistics SQLite prefers a covering index, and the key is one for `source` alone.
     sa.Index("ix_performer_images_source_image_id", "source", "image_id", "source_id"),
+    sqlite_with_rowid=False,
 )
 
 # --- faces ----------------------------------------------------------------------------------------------------------

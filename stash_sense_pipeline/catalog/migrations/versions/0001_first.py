@@ -84,6 +84,7 @@ def upgrade() -> None:
         ),
         sa.Column("processed_at", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("source", "image_id", name="pk_source_images"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_source_images_sha256", "source_images", ["sha256"], unique=False)
     op.create_index("ix_source_images_source_state", "source_images", ["source", "state"], unique=False)
@@ -154,6 +155,7 @@ def upgrade() -> None:
             comment="images that a predecessor had looked at; null = unknown",
         ),
         sa.PrimaryKeyConstraint("source", "source_id", name="pk_source_performers"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_source_performers_source_merged_into",
@@ -284,6 +286,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("source", "source_id", "alias", name="pk_performer_aliases"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "performer_images",
@@ -303,6 +306,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("source", "source_id", "image_id", name="pk_performer_images"),
+        sqlite_with_rowid=False,
     )
     op.create_index(
         "ix_performer_images_source_image_id",
@@ -327,6 +331,7 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("source", "source_id", "url", name="pk_performer_urls"),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "aligned_crops",
