@@ -366,11 +366,18 @@ def test_a_name_of_the_private_network_is_refused(served, address):
     assert at.server.requests == []
 
 
-def test_another_port_of_the_own_host_is_refused(served):
-    other = served([answer(body=b"of the machine")])
+def test_another_port_of_the_own_machine_is_the_source_too(served):
+    """The operator's private stash-box may serve its pictures beside its API."""
+    other = served([answer(body=b"a picture")])
     at = served([answer()])
-    assert at.failure(other.server.url).outcome is Outcome.DISALLOWED
-    assert other.server.requests == []
+    assert at.get(other.server.url).content == b"a picture"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "[::1]"])
+def test_other_names_of_the_machine_are_refused(served, host):
+    at = served([answer()])
+    assert at.failure(f"http://{host}:{at.server.port}/").outcome is Outcome.DISALLOWED
+    assert at.server.requests == []
 
 
 def test_a_name_that_changes_its_mind_is_refused(served):
