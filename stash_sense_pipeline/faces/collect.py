@@ -39,14 +39,13 @@ from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
 from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
 from stash_sense_pipeline.faces.storing import storing
+from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# (stage, items done, items in all or None where nobody knows)
-Progress = Callable[[str, int, int | None], None]
 # An image's URL → the URL and headers to ask for it with.
 ImageRequest = Callable[[str], tuple[str, Mapping[str, str]]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,9 +20,7 @@ from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.storing import storing
-
-# (stage, items done, items in all or None where nobody knows)
-Progress = Callable[[str, int, int | None], None]
+from stash_sense_pipeline.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,7 @@ from stash_sense_pipeline.faces.packs import (
     read_description,
 )
 from stash_sense_pipeline.files import fsync_file, replacing, sha256_file, write_atomically
-
-# (file, bytes so far, bytes in all or None where nobody knows)
-DownloadProgress = Callable[[str, int, int | None], None]
+from stash_sense_pipeline.progress import Progress
 
 _KNOWN = Path(__file__).with_name("known_packs")
 _BLOCK = 1024 * 1024
@@ -95,7 +93,7 @@ def pull_pack(
     models_dir: Path,
     *,
     accept_licence: bool,
-    progress: DownloadProgress | None = None,
+    progress: Progress | None = None,
     known: Mapping[str, PackDescription] | None = None,
 ) -> Path:
     """Installs a known pack in `models_dir`/`name` and gives that directory; what is there already is not fetched again.
@@ -127,7 +125,7 @@ def _is_there(path: Path, entry: PackFile) -> bool:
     return path.is_file() and sha256_file(path) == entry.sha256
 
 
-def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: DownloadProgress | None) -> None:
+def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: Progress | None) -> None:
     part = directory / f".{entry.file}.part"
     whole = None if entry.member is not None else entry.size
     assert entry.url is not None
@@ -145,7 +143,7 @@ def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: Dow
 
 
 def _download(
-    client: httpx.Client, url: str, part: Path, size: int | None, progress: DownloadProgress | None
+    client: httpx.Client, url: str, part: Path, size: int | None, progress: Progress | None
 ) -> None:
     """Fetches a URL to `part`, going on behind what is there. `size` is what the whole must have, None unknown."""
     have = part.stat().st_size if part.exists() else 0

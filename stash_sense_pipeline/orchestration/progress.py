@@ -7,8 +7,8 @@ from collections.abc import Callable
 from logging import Logger
 from typing import Never
 
-# (stage, items done, items in all or None where nobody knows)
-Progress = Callable[[str, int, int | None], None]
+from stash_sense_pipeline.progress import Progress
+
 # (log of the step, source or asset it works on) -> Progress
 ProgressFactory = Callable[[Logger, str], Progress]
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -18,13 +17,12 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 from stash_sense_pipeline.release.order import FaceVectors, read_face_order, read_vectors
 from stash_sense_pipeline.release.staging import Staging, disk_errors
 
 _ROWS_A_BATCH = 5_000
-
-Progress = Callable[[int, int], None]
 
 
 class Storage(StrEnum):
@@ -99,7 +97,7 @@ def build_index(
     """Writes the Cosine index of `model` over all trusted faces to `path`; position in face_order is the id.
 
     `reuse` is an earlier release: its file is taken over when it was built from the same vectors with the same
-    parameters. `progress(done, total)` is called between batches. Raises ReleaseError when the vectors cannot make
+    parameters. `progress` is told after each batch. Raises ReleaseError when the vectors cannot make
     an index (see read_vectors) or the file cannot be written; `path` is then as it was.
     """
     begun = time.monotonic()
@@ -176,7 +174,7 @@ def _write_index(vectors: FaceVectors, params: IndexParams, path: Path, progress
         stop = min(start + _ROWS_A_BATCH, count)
         index.add_items(vectors.vectors[start:stop], ids=range(start, stop), num_threads=params.threads)
         if progress is not None:
-            progress(stop, count)
+            progress("vectors", stop, count)
     if index.num_elements != count:
         raise ReleaseError(
             f"Voyager holds {index.num_elements} of {count} vectors after the build; nothing was kept"

@@ -21,6 +21,7 @@ from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.files import fsync_directory, fsync_file
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
 from stash_sense_pipeline.release.contract import (
@@ -30,7 +31,7 @@ from stash_sense_pipeline.release.contract import (
     zip_name,
 )
 from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
-from stash_sense_pipeline.release.index import IndexParams, IndexReport, Progress, index_digest, stage_index
+from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_index
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
 from stash_sense_pipeline.release.order import read_face_order, read_vectors

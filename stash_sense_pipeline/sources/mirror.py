@@ -28,8 +28,6 @@ _WITHHELD_FOR = timedelta(days=30)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-Progress = Callable[[str, int, int | None], None]
-
 
 class Refusals(Protocol):
     """Who must not be stored."""

@@ -12,10 +12,11 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector
 from stash_sense_pipeline.sources.limiter import Clock
-from stash_sense_pipeline.sources.mirror import Mirror, Progress, Refusals
+from stash_sense_pipeline.sources.mirror import Mirror, Refusals
 from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector

@@ -10,7 +10,8 @@ from typing import Any
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.sync import SyncState
 from stash_sense_pipeline.errors import Outcome
-from stash_sense_pipeline.sources.mirror import Mirror, Progress
+from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector

@@ -63,9 +63,9 @@ def test_an_index_is_reproducible_in_each_storage_type(tmp_path: Path, storage: 
 
 def test_progress_ends_at_the_number_of_faces(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     build_index(engine, "arcface", tmp_path / "a.voy", SPEC.index, progress=lambda *at: seen.append(at))
-    assert seen[-1] == (120, 120)
+    assert seen[-1] == ("vectors", 120, 120)
 
 
 def test_order_is_by_performer_then_rank_then_face(world: World) -> None:

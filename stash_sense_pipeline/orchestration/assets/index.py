@@ -41,7 +41,6 @@ def _index_asset(model: str) -> dg.AssetsDefinition:
         from stash_sense_pipeline.release.staging import open_staging
         from stash_sense_pipeline.release.versions import latest_release
 
-        report_progress = progress(context.log, model)
         with one_line_failures():
             staging = open_staging(environment.data_dir, STAGING)
             report = stage_index(
@@ -50,7 +49,7 @@ def _index_asset(model: str) -> dg.AssetsDefinition:
                 staging,
                 config.params(),
                 reuse=latest_release(environment.releases_dir),
-                progress=lambda done, total: report_progress("index", done, total),
+                progress=progress(context.log, model),
             )
         return dg.MaterializeResult(
             data_version=dg.DataVersion(report.input_digest),

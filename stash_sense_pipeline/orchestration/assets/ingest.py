@@ -14,9 +14,10 @@ from stash_sense_pipeline.orchestration.metadata import (
     preview,
     source_failure,
 )
-from stash_sense_pipeline.orchestration.progress import Progress, ProgressFactory
+from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig
+from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import Environment, Settings
 
 if TYPE_CHECKING:
