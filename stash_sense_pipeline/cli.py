@@ -66,7 +66,9 @@ def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: 
         raise ConfigurationError("--sync-updates-only and --full-sweep contradict each other; give one")
     sync = "updates_only" if sync_updates_only else "full_sweep" if full_sweep else "auto"
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    result = _build(_environment(os.environ), make_overrides({**given, "sync": sync, "faces": not no_faces}))
+    environment = _environment(os.environ)
+    home = Path(os.environ.get("DAGSTER_HOME") or environment.data_dir / "dagster")
+    result = _build(environment, make_overrides({**given, "sync": sync, "faces": not no_faces}), home)
     sys.exit(0 if result.complete else 1)
 
 
@@ -83,8 +85,9 @@ def demo(data_dir: Path) -> None:
     from stash_sense_pipeline.settings import RunOverrides
 
     with demo_world(data_dir.resolve()) as variables:
-        environment = _environment({**os.environ, **variables})
-        result = _build(environment, RunOverrides())
+        # Not what the shell says: the demo must never touch an operator's own catalog or run history.
+        environment = _environment(variables)
+        result = _build(environment, RunOverrides(), environment.data_dir / "dagster")
     if not result.complete:
         sys.exit(1)
     click.echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
@@ -110,7 +113,8 @@ def ui(data_dir: Path, port: int) -> None:
     with demo_world(data_dir.resolve()) as variables:
         home = prepare_home(data_dir.resolve() / "dagster")
         click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-        environment = {**os.environ, **variables, "DAGSTER_HOME": str(home)}
+        own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
+        environment = {**own, **variables, "DAGSTER_HOME": str(home)}
         sys.exit(serve_ui(shipped_file("workspace.yaml"), port, environment))
 
 
@@ -314,7 +318,7 @@ def _environment(variables: Mapping[str, str]) -> Environment:
     return read_environment(variables, Path.cwd())
 
 
-def _build(environment: Environment, overrides: RunOverrides) -> BuildResult:
+def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
     from stash_sense_pipeline.definitions import build_defs
     from stash_sense_pipeline.orchestration.build import build as run_build
     from stash_sense_pipeline.orchestration.instance import open_instance
@@ -330,11 +334,6 @@ def _build(environment: Environment, overrides: RunOverrides) -> BuildResult:
         )
     definitions = build_defs(
         settings=settings, environment=environment, resources={"progress": progress_bars}
-    )
-    home = (
-        Path(os.environ["DAGSTER_HOME"])
-        if os.environ.get("DAGSTER_HOME")
-        else environment.data_dir / "dagster"
     )
     with open_instance(home) as instance:
         return run_build(definitions, instance, settings, environment, overrides, _announce)
