@@ -46,7 +46,7 @@ test: lint
 	$(BIN)/pytest -q
 
 test-fast: lint
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
 
 bench: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.bench

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 from dagster._core.test_utils import create_run_for_test
 
@@ -92,6 +93,7 @@ def test_faces_that_are_about_to_be_embedded_are_waited_for(definitions: dg.Defi
         assert len(_tick(sensor, instance, definitions, None)[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(tmp_path: Path) -> None:
     with SandboxServers(World.demo(seed=3, people=12)) as servers:
         file = tmp_path / "sources.yaml"
