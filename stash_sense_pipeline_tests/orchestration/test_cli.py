@@ -167,3 +167,36 @@ def test_contradicting_options_are_refused(operator: Operator) -> None:
     result = operator.runs("build", "--full-sweep", "--sync-updates-only")
     assert result.returncode == 2
     assert "contradict" in error_line(result)
+
+
+def test_a_pack_can_be_tried_out(operator: Operator) -> None:
+    result = operator.runs("models", "check", str(DEMO_PACK))
+    assert result.returncode == 0
+    assert result.stdout.startswith(
+        "demo-synth-v1: detector detector.onnx, embedders facenet, arcface; all run"
+    )
+
+
+def test_no_pack_is_pulled_before_its_licence_is_accepted(operator: Operator) -> None:
+    result = operator.runs("models", "pull", "stash-sense-v1")
+    assert result.returncode == 2
+    assert "non-commercial" in result.stdout
+    assert "--accept-licence" in error_line(result)
+    assert not (operator.home / "data" / "models").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("releases", "diff", "2026.01.01", "2026.01.02"), "no release 2026.01.01"),
+        (("releases", "install", "latest", "--to", "sidecar"), "no release latest"),
+        (("identity", "explain", "nobody"), "not of the form SOURCE:ID"),
+        (("ui", "--data-dir", "nowhere"), "run `make demo` first"),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_exit_2(
+    operator: Operator, arguments: tuple[str, ...], said: str
+) -> None:
+    result = operator.runs(*arguments)
+    assert result.returncode == 2
+    assert said in error_line(result)
