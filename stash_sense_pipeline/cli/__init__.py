@@ -1,0 +1,47 @@
+"""The command `stash-sense`: thin commands over the rooms below, a module a subject; what they say is for a person."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from stash_sense_pipeline.cli import building, catalog, identity, models, releases
+from stash_sense_pipeline.errors import StashSenseError
+
+
+class _Commands(click.Group):
+    """Turns the errors that a user can meet into one line and an exit code; --debug lets them through."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StashSenseError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"stash-sense: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="stash-sense-pipeline")
+def main(debug: bool) -> None:
+    """Build and keep fresh a face-recognition database of performers, and publish releases of it.
+
+    Exit codes: 0 done, 1 failed, 2 usage or configuration.
+    """
+
+
+for _command in (
+    building.build,
+    building.demo,
+    building.ui,
+    catalog.status,
+    catalog.import_legacy_command,
+    identity.identity,
+    models.models,
+    releases.releases,
+    releases.verify,
+):
+    main.add_command(_command)

@@ -1,0 +1,122 @@
+"""Commands that run the pipeline: build, demo, ui."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stash_sense_pipeline.cli.common import environment_of
+from stash_sense_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.orchestration.build import BuildResult, PartResult
+    from stash_sense_pipeline.settings import Environment, RunOverrides
+
+
+@click.command()
+@click.option("--sources", help="Names of sources, a,b: exactly these are refreshed.")
+@click.option("--disable-source", "disabled_sources", multiple=True, help="Name of a source to leave out.")
+@click.option(
+    "--source-max-faces", multiple=True, help="Most faces of a performer from a source: stashdb=10."
+)
+@click.option("--max-faces-total", type=int, help="Most faces of a performer from all sources.")
+@click.option(
+    "--reference-mode", type=click.Choice(["url", "name"]), help="How reference sites look a performer up."
+)
+@click.option("--sync-updates-only", is_flag=True, help="Read only what changed since the last time.")
+@click.option("--full-sweep", is_flag=True, help="Compare every record with its source.")
+@click.option("--completeness-threshold", type=int, help="A performer with this many faces is complete.")
+@click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
+def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
+    """Refresh each enabled source, then publish a release: the same jobs as in the UI, here and now.
+
+    Exit code 0 only if everything asked for was done, or nothing had changed.
+    """
+    from stash_sense_pipeline.settings import make_overrides
+
+    if sync_updates_only and full_sweep:
+        raise ConfigurationError("--sync-updates-only and --full-sweep contradict each other; give one")
+    sync = "updates_only" if sync_updates_only else "full_sweep" if full_sweep else "auto"
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    environment = environment_of(os.environ)
+    home = Path(os.environ.get("DAGSTER_HOME") or environment.data_dir / "dagster")
+    result = _build(environment, make_overrides({**given, "sync": sync, "faces": not no_faces}), home)
+    sys.exit(0 if result.complete else 1)
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data/demo"),
+    show_default=True,
+)
+def demo(data_dir: Path) -> None:
+    """Run the whole pipeline on a world of invented people, served on this machine. Needs no key, no GPU, no download."""
+    from stash_sense_pipeline.sandbox.demo import demo_world
+    from stash_sense_pipeline.settings import RunOverrides
+
+    with demo_world(data_dir.resolve()) as variables:
+        # Not what the shell says: the demo must never touch an operator's own catalog or run history.
+        environment = environment_of(variables)
+        result = _build(environment, RunOverrides(), environment.data_dir / "dagster")
+    if not result.complete:
+        sys.exit(1)
+    click.echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
+
+
+@click.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data/demo"),
+    show_default=True,
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
+def ui(data_dir: Path, port: int) -> None:
+    """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
+    from stash_sense_pipeline.orchestration.instance import prepare_home
+    from stash_sense_pipeline.orchestration.ui import serve_ui
+    from stash_sense_pipeline.sandbox.demo import demo_world
+    from stash_sense_pipeline.shipped_files import shipped_file
+
+    if not (data_dir / "catalog.db").exists():
+        raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
+    with demo_world(data_dir.resolve()) as variables:
+        home = prepare_home(data_dir.resolve() / "dagster")
+        click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
+        own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
+        environment = {**own, **variables, "DAGSTER_HOME": str(home)}
+        sys.exit(serve_ui(shipped_file("workspace.yaml"), port, environment))
+
+
+def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
+    from stash_sense_pipeline.definitions import build_defs
+    from stash_sense_pipeline.orchestration.build import build as run_build
+    from stash_sense_pipeline.orchestration.instance import open_instance
+    from stash_sense_pipeline.orchestration.progress import progress_bars
+    from stash_sense_pipeline.settings import load_settings
+
+    settings = load_settings(environment.sources_file)
+    if settings.missing_contact:
+        click.echo(
+            f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
+            "fill it in, so that a source can reach you",
+            err=True,
+        )
+    definitions = build_defs(
+        settings=settings, environment=environment, resources={"progress": progress_bars}
+    )
+    with open_instance(home) as instance:
+        return run_build(definitions, instance, settings, environment, overrides, _announce)
+
+
+def _announce(part: PartResult) -> None:
+    from stash_sense_pipeline.orchestration.summary import summary_lines
+
+    for line in summary_lines(part):
+        click.echo(line, err=part.status != "done")

@@ -1,0 +1,65 @@
+"""Commands on the catalog: what it holds of each source, and taking over a predecessor's data."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from stash_sense_pipeline.cli.common import environment_of, print_table
+
+
+@click.command()
+def status() -> None:
+    """Show what the catalog holds of each source, and how its last sync ended."""
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.catalog.status import source_status
+    from stash_sense_pipeline.settings import load_settings
+
+    environment = environment_of(os.environ)
+    settings = load_settings(environment.sources_file)
+    engine = open_catalog(environment.catalog_url)
+    try:
+        rows = source_status(engine, [source.name for source in settings.sources])
+    finally:
+        engine.dispose()
+    print_table([vars(row) for row in rows])
+
+
+@click.command("import-legacy")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+def import_legacy_command(directory: Path) -> None:
+    """Take over a predecessor's progress.json (version 1 or 2), performers.json and performers.db.
+
+    The next refresh reads every performer from its source all the same, and the images of all are fetched; the
+    predecessor's faces only decide in which order. Doing it again changes nothing.
+    """
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.sources.legacy import read_legacy
+    from stash_sense_pipeline.sources.legacy_import import import_legacy
+
+    environment = environment_of(os.environ)
+    settings = load_settings(environment.sources_file)
+    legacy = read_legacy(directory, settings.stash_boxes.values())
+    engine = open_catalog(environment.catalog_url)
+    try:
+        suppressions = current_suppressions(engine, environment, settings.names)
+        report = import_legacy(engine, legacy, suppressions, datetime.now(UTC))
+    finally:
+        engine.dispose()
+    click.echo(f"read {', '.join(legacy.files)} in {directory}")
+    print_table([vars(source) for source in report.sources])
+    click.echo(f"performer ids kept: {report.performer_ids}")
+    left_out = {
+        "suppressed": report.suppressed,
+        "not of an adult": report.not_adult,
+        "without a name or a usable id": legacy.unusable,
+        **{f"of {place}, not in {environment.sources_file.name}": n for place, n in legacy.elsewhere.items()},
+    }
+    for reason, count in left_out.items():
+        if count:
+            click.echo(f"left out, {reason}: {count}")

@@ -1,0 +1,45 @@
+"""What the commands share: the environment they run in, a release by its version, a table of lines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stash_sense_pipeline.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.settings import Environment
+
+
+def environment_of(variables: Mapping[str, str]) -> Environment:
+    """The environment as typed values; relative paths start from the working directory."""
+    from stash_sense_pipeline.settings import read_environment
+
+    return read_environment(variables, Path.cwd())
+
+
+def release_directory(version: str) -> Path:
+    """The directory of a version, or of `latest`."""
+    path = environment_of(os.environ).releases_dir / version
+    if not path.is_dir():
+        raise ConfigurationError(
+            f"there is no release {version} in {path.parent}; see stash-sense releases list"
+        )
+    return path.resolve()
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints rows under their columns' names; nothing for none."""
+    if not rows:
+        return
+    cells = [
+        list(rows[0]),
+        *([("-" if value is None else str(value)) for value in row.values()] for row in rows),
+    ]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    for line in cells:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,33 @@
+"""Commands on identities: who is the same person, and why."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from stash_sense_pipeline.cli.common import environment_of
+from stash_sense_pipeline.errors import ConfigurationError
+
+
+@click.group()
+def identity() -> None:
+    """Identities: who is the same person, and why."""
+
+
+@identity.command("explain")
+@click.argument("record", metavar="SOURCE:ID")
+def identity_explain(record: str) -> None:
+    """Show the members of a record's identity, what links them, and what was refused."""
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.identity.explain import explain
+
+    source, colon, source_id = record.partition(":")
+    if not (source and colon and source_id):
+        raise ConfigurationError(f"{record!r} is not of the form SOURCE:ID, as in stashdb:<id>")
+    engine = open_catalog(environment_of(os.environ).catalog_url)
+    try:
+        for line in explain(engine, source, source_id):
+            click.echo(line)
+    finally:
+        engine.dispose()

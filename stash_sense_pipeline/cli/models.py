@@ -1,0 +1,56 @@
+"""Commands on model packs."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from stash_sense_pipeline.cli.common import environment_of, print_table
+
+
+@click.group()
+def models() -> None:
+    """Model packs: the detector and the embedders."""
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the packs that are known or installed."""
+    from stash_sense_pipeline.faces.installing import list_packs
+
+    packs = list_packs(environment_of(os.environ).models_dir)
+    shown = ("name", "known", "installed", "demo", "size", "problem")
+    print_table([{column: getattr(pack, column) for column in shown} for pack in packs])
+
+
+@models.command("pull")
+@click.argument("name")
+@click.option(
+    "--accept-licence", is_flag=True, help="You have read the licence of the weights and keep to it."
+)
+def models_pull(name: str, accept_licence: bool) -> None:
+    """Download a known pack into the models directory: resumed, every file verified before it gets its name."""
+    import logging
+
+    from stash_sense_pipeline.faces.installing import known_packs, pull_pack
+    from stash_sense_pipeline.orchestration.progress import progress_bars
+
+    if name in known_packs():
+        click.echo(f"licence of {name}: {known_packs()[name].licence}")
+    bars = progress_bars(logging.getLogger(__name__), name)
+    directory = environment_of(os.environ).models_dir
+    click.echo(f"installed in {pull_pack(name, directory, accept_licence=accept_licence, progress=bars)}")
+
+
+@models.command("check")
+@click.argument("name")
+def models_check(name: str) -> None:
+    """Verify an installed pack, or a pack directory: its description, its files, and that each network runs."""
+    from stash_sense_pipeline.faces.installing import check_pack
+
+    pack = check_pack(name, environment_of(os.environ).models_dir)
+    click.echo(
+        f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; all run"
+    )
+    click.echo(f"licence: {pack.licence}")

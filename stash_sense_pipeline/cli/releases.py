@@ -1,0 +1,75 @@
+"""Commands on published releases, and on one that somebody hands over."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from stash_sense_pipeline.cli.common import environment_of, print_table, release_directory
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def verify(path: Path) -> None:
+    """Check a release directory or zip against the sidecar's contract: one line a check, exit 1 on any failure."""
+    from stash_sense_pipeline.release.verify import verify_release
+
+    checks = verify_release(path)
+    for check in checks:
+        click.echo(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}")
+    sys.exit(0 if all(check.passed or check.severity == "warning" for check in checks) else 1)
+
+
+@click.group()
+def releases() -> None:
+    """Published releases: what there is, what changed, which to keep, and into a sidecar with one."""
+
+
+@releases.command("list")
+def releases_list() -> None:
+    """List the releases with their counts, oldest first."""
+    from stash_sense_pipeline.release.history import list_releases
+
+    print_table([vars(release) for release in list_releases(environment_of(os.environ).releases_dir)])
+
+
+@releases.command("diff")
+@click.argument("old")
+@click.argument("new")
+def releases_diff(old: str, new: str) -> None:
+    """Show which performers and faces came, went, changed, merged and split from one version to another."""
+    from stash_sense_pipeline.release.history import describe_diff, diff_releases
+
+    click.echo(describe_diff(diff_releases(release_directory(old), release_directory(new))))
+
+
+@releases.command("prune")
+@click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest releases stay.")
+def releases_prune(keep: int) -> None:
+    """Remove old releases with their zips, never the one that `latest` shows."""
+    from stash_sense_pipeline.release.history import prune_releases
+
+    removed = prune_releases(environment_of(os.environ).releases_dir, keep)
+    click.echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
+
+
+@releases.command("install")
+@click.argument("version")
+@click.option("--to", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
+def releases_install(version: str, directory: Path) -> None:
+    """Put a release into a stopped sidecar's data directory: verified first, the old files kept, undone on failure."""
+    from stash_sense_pipeline.release.install import install_release
+
+    report = install_release(release_directory(version), directory)
+    click.echo(
+        f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}"
+    )
+    if report.backup:
+        click.echo(f"the old files are in {report.backup}")
+
+
+def _mark(passed: bool, severity: str) -> str:
+    return "ok     " if passed else "warning" if severity == "warning" else "FAILED "
