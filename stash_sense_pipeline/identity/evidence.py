@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from stash_sense_pipeline.sources.profile_urls import ProfileKey, canonical_profile, site, stash_box_performer
+from stash_sense_pipeline.profile_urls import ProfileKey, canonical_profile, site, stash_box_performer
 
 RecordKey = tuple[str, str]
 
