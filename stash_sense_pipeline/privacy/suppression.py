@@ -15,12 +15,12 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry, is_url, read_suppressions_file
-from stash_sense_pipeline import profile_urls
 
 RECORD, URL, IMAGE = "record", "url", "image"
 # A row of its own that tells with which key the others were made.
