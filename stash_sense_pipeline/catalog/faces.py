@@ -15,9 +15,22 @@ from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
 _IN_LIST = 500
-_TWINS = 8
 _FACE_COLUMNS = tuple(
     column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
+)
+# Asked for every image that is fetched, and so built once.
+_TWINS_OF = (
+    sa.select(
+        source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason
+    )
+    .where(
+        source_images.c.sha256 == sa.bindparam("sha256"),
+        source_images.c.detector_digest == sa.bindparam("detector"),
+        source_images.c.judged_by == sa.bindparam("judged_by"),
+        sa.or_(source_images.c.state == "done", source_images.c.state == "rejected"),
+    )
+    # One picture can stand for thousands of people who have none; their verdicts are all the same.
+    .limit(8)
 )
 
 
@@ -60,19 +73,8 @@ def find_judged(
     A done image counts only while its face can be copied whole: with its crop, or with a vector of each model
     in `digests` (name → digest).
     """
-    rows = connection.execute(
-        sa.select(
-            source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason
-        )
-        .where(
-            source_images.c.sha256 == sha256,
-            source_images.c.detector_digest == detector_digest,
-            source_images.c.judged_by == judged_by,
-            source_images.c.state.in_(["done", "rejected"]),
-        )
-        # One picture can stand for thousands of people who have none; their verdicts are all the same.
-        .limit(_TWINS)
-    ).all()
+    asked = {"sha256": sha256, "detector": detector_digest, "judged_by": judged_by}
+    rows = connection.execute(_TWINS_OF, asked).all()
     for source, image_id, state, reason in rows:
         if state == "rejected":
             return Judged(state, reason, None)

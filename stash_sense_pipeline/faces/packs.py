@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -234,13 +235,20 @@ def _verified(directory: Path, entry: PackFile, name_or_path: str) -> str | None
             f"{path}: has {stat.st_size} bytes where {PACK_FILE} says {entry.size};"
             f" {_how_to_get(name_or_path)}"
         )
-    digest = sha256_file(path)
+    digest = _digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
     if entry.sha256 is not None and digest != entry.sha256:
         raise ModelPackError(
             f"{path}: is not the file that {PACK_FILE} describes"
             f" (sha256 {digest[:12]}… instead of {entry.sha256[:12]}…); {_how_to_get(name_or_path)}"
         )
     return digest
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, modified_ns: int) -> str:
+    """The sha256 of a file, read once a process as long as its size and time of change stay."""
+    del size, modified_ns  # they are only part of the key
+    return sha256_file(path)
 
 
 def _check(file: YamlFile) -> None:

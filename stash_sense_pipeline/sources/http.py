@@ -178,7 +178,7 @@ class PoliteClient:
         self._http = httpx.AsyncClient(
             headers={"User-Agent": user_agent(contact)},
             timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect, pool=None),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=8),
+            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
             follow_redirects=False,
             trust_env=False,
         )
