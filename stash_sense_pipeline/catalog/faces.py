@@ -20,9 +20,7 @@ _FACE_COLUMNS = tuple(
 )
 # Asked for every image that is fetched, and so built once.
 _TWINS_OF = (
-    sa.select(
-        source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason
-    )
+    sa.select(source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason)
     .where(
         source_images.c.sha256 == sa.bindparam("sha256"),
         source_images.c.detector_digest == sa.bindparam("detector"),
