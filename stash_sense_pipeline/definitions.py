@@ -17,9 +17,8 @@ from stash_sense_pipeline.orchestration.assets.ingest import ingest_assets
 from stash_sense_pipeline.orchestration.assets.release import release_assets
 from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
+from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings import Environment, Settings, load_settings, read_environment
-
-EMBEDDERS = ("facenet", "arcface")
 
 
 def build_defs(
@@ -35,13 +34,14 @@ def build_defs(
     environment = environment or read_environment(os.environ, Path.cwd())
     settings = settings or load_settings(environment.sources_file)
     sources = source_partitions(settings)
-    index_keys = [names.index_key(embedder) for embedder in EMBEDDERS]
+    embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
+    index_keys = [names.index_key(embedder) for embedder in embedders]
     return dg.Definitions(
         assets=[
             *ingest_assets(sources),
             *face_assets(sources),
             *identity_assets(),
-            *index_assets(EMBEDDERS),
+            *index_assets(embedders),
             *release_assets(index_keys),
         ],
         jobs=[jobs.refresh_source_job(), jobs.embed_faces_job(), jobs.publish_job(index_keys)],

@@ -56,7 +56,8 @@ KNOWN_REFERENCE_SITES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 _NAME = re.compile(r"[a-z0-9_]+")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|[0-9a-f]*:[0-9a-f:.]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
-_KEY_VARIABLE = re.compile(r"[A-Z0-9_]+_API_KEY(_FILE)?")
+_KEY_VARIABLE = re.compile(r"([A-Z0-9_]+_API_KEY|GITHUB_TOKEN)(_FILE)?")
+_REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
 
 
 class TrustLevel(StrEnum):
@@ -76,6 +77,14 @@ def _web_address(text: str) -> str:
     if parts.fragment or parts.query:
         raise ValueError
     return text
+
+
+def _safe_for_a_token(text: str) -> str:
+    """A token goes there, so only encrypted, or to this very machine."""
+    parts = urlsplit(text)
+    if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
+        raise ValueError
+    return text.rstrip("/")
 
 
 def _gender(text: str) -> str:
@@ -128,6 +137,42 @@ class GlobalSettings(_Model):
     )
     keep_aligned_crops: bool = Field(default=False, description=_A_FLAG)
     quality_filters: QualityFilters = Field(default=QualityFilters(), description="a mapping")
+
+
+class IndexSettings(_Model):
+    """How the Voyager indices of a release are built; docs/release.md has the measurements behind the defaults."""
+
+    m: int = Field(default=64, ge=4, le=512, description="a whole number of links from 4 to 512")
+    ef_construction: int = Field(default=400, ge=10, le=5000, description="a whole number from 10 to 5000")
+    storage: Literal["float32", "e4m3", "float8"] = Field(
+        default="float32", description="one of float32, e4m3, float8"
+    )
+
+
+class GithubSettings(_Model):
+    """Where `releases upload` publishes to; the token comes from the environment, GITHUB_TOKEN."""
+
+    repository: Annotated[str, _matching(_REPOSITORY)] = Field(
+        default="", description="owner/name of a repository, or empty"
+    )
+    upload: bool = Field(
+        default=False, description=f"{_A_FLAG}; true uploads every new release after it is published"
+    )
+    api: Annotated[WebAddress, AfterValidator(_safe_for_a_token)] = Field(
+        default="https://api.github.com", description="an https address (http on this machine only)"
+    )
+
+
+class ExportSettings(_Model):
+    """What a release holds, what it must prove before it is published, and where it goes."""
+
+    adaface: bool = Field(
+        default=False, description=f"{_A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
+    )
+    min_recall: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
+    index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
+    github: GithubSettings = Field(default=GithubSettings(), description="a mapping")
 
 
 class SourceSettings(_Model):
@@ -184,6 +229,7 @@ class Settings(_Model):
     """All of sources.yaml. `global_` is its `global` section."""
 
     global_: GlobalSettings
+    export: ExportSettings = Field(default=ExportSettings(), description="a mapping")
     stash_boxes: Mapping[str, StashBoxSettings]
     reference_sites: Mapping[str, ReferenceSiteSettings]
 
@@ -230,6 +276,7 @@ def load_settings(path: Path) -> Settings:
     global_ = _validate(
         file, GlobalSettings, ("global",), _mapping(file, ("global",), sections.get("global"))
     )
+    export = _validate(file, ExportSettings, ("export",), _mapping(file, ("export",), sections.get("export")))
     default_rate = (global_ or GlobalSettings()).default_rate_limit
     boxes = _mapping(file, ("stash_boxes",), sections.get("stash_boxes"))
     sites = _mapping(file, ("reference_sites",), sections.get("reference_sites"))
@@ -246,11 +293,14 @@ def load_settings(path: Path) -> Settings:
     _check_hosts(file, stash_boxes.values())
     file.raise_problems()
     return Settings(
-        global_=global_ or GlobalSettings(), stash_boxes=stash_boxes, reference_sites=reference_sites
+        global_=global_ or GlobalSettings(),
+        export=export or ExportSettings(),
+        stash_boxes=stash_boxes,
+        reference_sites=reference_sites,
     )
 
 
-_SECTIONS = ("global", "stash_boxes", "reference_sites")
+_SECTIONS = ("global", "export", "stash_boxes", "reference_sites")
 _M = TypeVar("_M", bound=_Model)
 
 
@@ -416,7 +466,14 @@ class Environment:
 
         Raises ConfigurationError, which never shows the key, when both are set, or key or file is unusable.
         """
-        variable = f"{name.upper()}_API_KEY"
+        return self._secret(f"{name.upper()}_API_KEY")
+
+    @property
+    def github_token(self) -> str | None:
+        """`GITHUB_TOKEN`, or what is in the file `GITHUB_TOKEN_FILE`; None without. Raises as api_key does."""
+        return self._secret("GITHUB_TOKEN")
+
+    def _secret(self, variable: str) -> str | None:
         direct = self._key_variables.get(variable)
         file = self._key_variables.get(f"{variable}_FILE")
         if direct is not None and file is not None:
@@ -507,6 +564,7 @@ class RunOverrides(_Model):
     sync: SyncMode = Field(default="auto", description="one of auto, updates_only, full_sweep")
     completeness_threshold: int | None = Field(default=None, ge=1, description=_COUNT)
     faces: bool = Field(default=True, description=_A_FLAG)
+    fast_index: bool = Field(default=False, description=_A_FLAG)
 
 
 def parse_names(text: str) -> tuple[str, ...]:
@@ -570,6 +628,7 @@ def apply_overrides(settings: Settings, overrides: RunOverrides) -> Settings:
         sites = {name: site.model_copy(update=mode) for name, site in sites.items()}
     return Settings(
         global_=settings.global_.model_copy(update=changes),
+        export=settings.export,
         stash_boxes={name: _overridden(box, overrides) for name, box in settings.stash_boxes.items()},
         reference_sites=sites,
     )

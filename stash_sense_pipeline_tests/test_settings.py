@@ -14,6 +14,7 @@ from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.settings import (
     KNOWN_REFERENCE_SITES,
     KNOWN_STASH_BOXES,
+    ExportSettings,
     GlobalSettings,
     RunOverrides,
     TrustLevel,
@@ -100,6 +101,7 @@ def test_the_shipped_file_says_what_is_the_default_anyway(load):
             given_.url, given_.host, given_.connector, given_.priority
         )  # fmt: skip
     assert shipped.global_ == GlobalSettings()
+    assert shipped.export == ExportSettings()
 
 
 def test_hosts_are_those_of_universal_ids():
@@ -232,7 +234,7 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         (
             "stash_box: {}",
             "1: stash_box: is not a known key; did you mean stash_boxes? "
-            "allowed: global, stash_boxes, reference_sites",
+            "allowed: global, export, stash_boxes, reference_sites",
         ),
         ("global: {quality_filters: 5}", "1: global.quality_filters: 5 is not a mapping"),
         (
@@ -243,6 +245,23 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         (
             "global:\n  quality_filters:\n    min_detection_confidence: 1.5",
             "3: global.quality_filters.min_detection_confidence: 1.5 is not a number from 0 to 1",
+        ),
+        (
+            "export:\n  index:\n    M: 64",
+            "3: export.index.M: is not a known key; allowed: m, ef_construction, storage",
+        ),
+        ("export: {min_recall: 2}", "1: export.min_recall: 2 is not a number above 0 and up to 1"),
+        (
+            "export: {index: {storage: float16}}",
+            "1: export.index.storage: 'float16' is not one of float32, e4m3, float8",
+        ),
+        (
+            "export: {github: {api: 'http://api.example'}}",
+            "1: export.github.api: 'http://api.example' is not an https address (http on this machine only)",
+        ),
+        (
+            "export: {github: {repository: nobody}}",
+            "1: export.github.repository: 'nobody' is not owner/name of a repository, or empty",
         ),
         (
             'global: {user_agent_contact: "a\\nHost: b"}',

@@ -16,6 +16,7 @@ from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import (
     EmbeddingConfig,
     FacesConfig,
+    IndexConfig,
     IngestConfig,
     ReferenceMode,
     SyncMode,
@@ -127,7 +128,13 @@ def _publish(
     trust = TrustConfig(
         max_faces_total=overrides.max_faces_total, source_max_faces=dict(overrides.source_max_faces)
     )
-    run = _run(definitions, instance, names.PUBLISH_JOB, None, {names.TRUSTED_FACES.to_user_string(): trust})
+    index = IndexConfig(fast=overrides.fast_index)
+    ops: dict[str, dg.Config] = {
+        names.TRUSTED_FACES.to_user_string(): trust,
+        names.INDICES_STEP: index,
+        names.RELEASE.to_user_string(): index,
+    }
+    run = _run(definitions, instance, names.PUBLISH_JOB, None, ops)
     return _part(names.PUBLISH_JOB, [run])
 
 

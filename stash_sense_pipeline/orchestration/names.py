@@ -14,6 +14,9 @@ TRUSTED_FACES = dg.AssetKey("trusted_faces")
 PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 
+# The step that builds all indices: where their run configuration goes.
+INDICES_STEP = "indices"
+
 REFRESH_SOURCE_JOB = "refresh_source"
 EMBED_FACES_JOB = "embed_faces"
 PUBLISH_JOB = "publish"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.index import IndexParams
+    from stash_sense_pipeline.settings import IndexSettings
 
 
 class SyncMode(Enum):
@@ -77,23 +79,27 @@ class TrustConfig(dg.Config):
 
 
 class IndexConfig(dg.Config):
-    """How Voyager indices are built; unset: the measured defaults. The release step wants the values of the index steps."""
+    """How Voyager indices are built; unset values come from sources.yaml.
 
-    m: int | None = Field(default=None, ge=4, le=128, description="HNSW M: links of a node.")
+    The release step wants the values of the index step.
+    """
+
+    m: int | None = Field(default=None, ge=4, le=512, description="HNSW M: links of a node.")
     ef_construction: int | None = Field(
         default=None, ge=10, description="HNSW ef_construction: care taken in building."
     )
-    threads: int | None = Field(
-        default=None, ge=1, description="Only 1, the default, gives the same bytes in every run."
+    fast: bool = Field(
+        default=False,
+        description="Use all cores for each index: faster, but no two builds give the same bytes; the manifest says so.",
     )
 
-    def params(self) -> IndexParams:
+    def params(self, defaults: IndexSettings) -> IndexParams:
         """As the release room takes them."""
-        from stash_sense_pipeline.release.index import IndexParams
+        from stash_sense_pipeline.release.index import IndexParams, Storage
 
-        given: dict[str, Any] = {
-            "m": self.m,
-            "ef_construction": self.ef_construction,
-            "threads": self.threads,
-        }
-        return IndexParams(**{name: value for name, value in given.items() if value is not None})
+        return IndexParams(
+            m=self.m or defaults.m,
+            ef_construction=self.ef_construction or defaults.ef_construction,
+            storage=Storage(defaults.storage),
+            threads=(os.cpu_count() or 1) if self.fast else 1,
+        )

@@ -19,6 +19,7 @@ INDEX_FILES: Mapping[str, str] = {
     "adaface": "face_adaface.voy",
 }
 REQUIRED_MODELS = ("facenet", "arcface")
+ADAFACE = "adaface"
 FACE_DIMENSIONS = 512
 TATTOO_DIMENSIONS = 1280
 

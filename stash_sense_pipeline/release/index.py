@@ -6,23 +6,34 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
-from stash_sense_pipeline.release.order import FaceVectors, read_face_order, read_vectors
+from stash_sense_pipeline.release.order import (
+    FaceOrder,
+    VectorFacts,
+    block_starts,
+    read_block,
+    read_face_order,
+    read_facts,
+    start_digest,
+)
 from stash_sense_pipeline.release.staging import Staging, disk_errors
-
-_ROWS_A_BATCH = 5_000
 
 
 class Storage(StrEnum):
@@ -35,15 +46,13 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True)
 class IndexParams:
-    """Parameters of a build, named as in the HNSW paper. Only `threads=1` gives the same bytes in every run.
+    """Parameters of a build, named as in the HNSW paper; docs/release.md has the measurements behind the defaults.
 
-    The sidecar searches with a depth of 100 for 100 neighbours, so only more links (m) raise its recall: on 20,000
-    synthetic faces 16/200 found 0.909 of the 100, 24/300 0.955, 32/400 0.975, 48/200 0.984, 64/300 0.990, and every
-    one of them the nearest. 48 links cost 12 % of size over 16 and build faster than 32/400.
+    Only `threads=1` gives the same bytes in every run.
     """
 
-    m: int = 48
-    ef_construction: int = 200
+    m: int = 64
+    ef_construction: int = 400
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1
@@ -79,10 +88,10 @@ class IndexReport:
     reused: bool
 
 
-def index_digest(vectors: FaceVectors, params: IndexParams) -> str:
-    """SHA-256 over the vectors in order and the parameters: equal digests mean that the index need not be built again."""
+def index_digest(vectors_digest: str, params: IndexParams) -> str:
+    """SHA-256 over the vectors' digest and the parameters: where it is equal, the index need not be built again."""
     head = json.dumps(params.content, sort_keys=True)
-    return hashlib.sha256(f"{head}\n{vectors.digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{head}\n{vectors_digest}".encode()).hexdigest()
 
 
 def build_index(
@@ -98,31 +107,32 @@ def build_index(
 
     `reuse` is an earlier release: its file is taken over when it was built from the same vectors with the same
     parameters. `progress` is told after each batch. Raises ReleaseError when the vectors cannot make
-    an index (see read_vectors) or the file cannot be written; `path` is then as it was.
+    an index (see read_vectors), changed during the build, or the file cannot be written; `path` is then as it was.
     """
     begun = time.monotonic()
     with reading(engine) as connection:
         order = read_face_order(connection)
-        vectors = read_vectors(connection, order, model)
-    digest = index_digest(vectors, params)
+        facts = read_facts(connection, order, model)
+    digest = index_digest(facts.digest, params)
     with disk_errors(f"write {path}"):
         reused = reuse is not None and _take_over(reuse, model, digest, params, path)
         if not reused:
             with replacing(path) as temporary:
-                _write_index(vectors, params, temporary, progress)
+                blocks = _same_blocks(engine, order, model, facts)
+                write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
         model=model,
         file=path.name,
         faces=len(order),
-        dimensions=vectors.vectors.shape[1],
+        dimensions=facts.dimensions,
         m=params.m,
         ef_construction=params.ef_construction,
         seed=params.seed,
         storage=params.storage.value,
         threads=params.threads,
-        pack=vectors.pack,
-        model_digest=vectors.model_digest,
+        pack=facts.pack,
+        model_digest=facts.model_digest,
         input_digest=digest,
         order_digest=order.digest,
         sha256=checksum,
@@ -130,6 +140,54 @@ def build_index(
         seconds=time.monotonic() - begun,
         reused=reused,
     )
+
+
+def _same_blocks(
+    engine: sa.Engine, order: FaceOrder, model: str, facts: VectorFacts
+) -> Iterator[NDArray[np.float32]]:
+    """The vectors, a block and a short transaction at a time: a build may take an hour, and others write meanwhile."""
+    state = start_digest(facts.pack, facts.model_digest, facts.count, facts.dimensions)
+    for start in block_starts(order):
+        with reading(engine) as connection:
+            block = read_block(connection, order, model, start)
+        state.update(block.vectors.data)
+        yield block.vectors
+    if state.hexdigest() != facts.digest:
+        raise ReleaseError(f"{model} embeddings changed while their index was built; publish again")
+
+
+def stage_indices(
+    engine: sa.Engine,
+    models: Sequence[str],
+    staging: Staging,
+    params: IndexParams,
+    *,
+    reuse: Path | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> dict[str, IndexReport]:
+    """stage_index of each model; two at a time where each takes one thread, which changes no byte of them.
+
+    `progress` gives the one to tell about a model. When one build fails, the other ends at its next batch.
+    """
+    stop = threading.Event()
+
+    def build(model: str, tell: Progress | None) -> IndexReport:
+        def told(stage: str, done: int, total: int | None) -> None:
+            if stop.is_set():
+                raise ReleaseError(f"the build of the {model} index was stopped")
+            if tell is not None:
+                tell(stage, done, total)
+
+        return stage_index(engine, model, staging, params, reuse=reuse, progress=told)
+
+    with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
+        tells = {model: progress(model) if progress is not None else None for model in models}
+        builds = {model: pool.submit(build, model, tells[model]) for model in models}
+        try:
+            return {model: built.result() for model, built in builds.items()}
+        except BaseException:
+            stop.set()
+            raise
 
 
 def stage_index(
@@ -147,12 +205,39 @@ def stage_index(
             f"the contract has no index for embedder {model}; it knows {', '.join(INDEX_FILES)}"
         )
     path = staging.release / INDEX_FILES[model]
-    report = build_index(engine, model, path, params, reuse=reuse, progress=progress)
+    report = _staged_before(engine, model, staging, params) or build_index(
+        engine, model, path, params, reuse=reuse, progress=progress
+    )
     staging.write_part(f"index-{model}", asdict(report))
     return report
 
 
-def _write_index(vectors: FaceVectors, params: IndexParams, path: Path, progress: Progress | None) -> None:
+def _staged_before(
+    engine: sa.Engine, model: str, staging: Staging, params: IndexParams
+) -> IndexReport | None:
+    """What an earlier run staged and could not publish, when a build would give the same."""
+    begun = time.monotonic()
+    path = staging.release / INDEX_FILES[model]
+    if not (staging.has_part(f"index-{model}") and path.is_file()):
+        return None
+    report = IndexReport(**staging.read_part(f"index-{model}"))
+    with reading(engine) as connection:
+        order = read_face_order(connection)
+        digest = index_digest(read_facts(connection, order, model).digest, params)
+    made = (report.input_digest, report.order_digest, report.threads)
+    if made != (digest, order.digest, params.threads) or report.sha256 != sha256_file(path):
+        return None
+    return replace(report, reused=True, seconds=time.monotonic() - begun)
+
+
+def write_index(
+    blocks: Iterable[NDArray[np.float32]],
+    shape: tuple[int, int],
+    params: IndexParams,
+    path: Path,
+    progress: Progress | None = None,
+) -> None:
+    """Builds the Cosine index over the rows of `blocks`, together of `shape`, with ids 0..n-1, and writes it to `path`."""
     import voyager
 
     storage = {
@@ -160,7 +245,7 @@ def _write_index(vectors: FaceVectors, params: IndexParams, path: Path, progress
         Storage.E4M3: voyager.StorageDataType.E4M3,
         Storage.FLOAT8: voyager.StorageDataType.Float8,
     }[params.storage]
-    count, dimensions = vectors.vectors.shape
+    count, dimensions = shape
     index = voyager.Index(
         voyager.Space.Cosine,
         num_dimensions=dimensions,
@@ -170,11 +255,12 @@ def _write_index(vectors: FaceVectors, params: IndexParams, path: Path, progress
         max_elements=count,
         storage_data_type=storage,
     )
-    for start in range(0, count, _ROWS_A_BATCH):
-        stop = min(start + _ROWS_A_BATCH, count)
-        index.add_items(vectors.vectors[start:stop], ids=range(start, stop), num_threads=params.threads)
+    done = 0
+    for block in blocks:
+        index.add_items(block, ids=range(done, done + len(block)), num_threads=params.threads)
+        done += len(block)
         if progress is not None:
-            progress("vectors", stop, count)
+            progress("vectors", done, count)
     if index.num_elements != count:
         raise ReleaseError(
             f"Voyager holds {index.num_elements} of {count} vectors after the build; nothing was kept"

@@ -48,6 +48,7 @@ def write_manifest(release: Path, facts: ManifestFacts) -> dict[str, Any]:
             "checksums": {path.name: f"sha256:{sha256_file(path)}" for path in files},
             "models": _models(facts.pack),
             "indices": {name: dict(made) for name, made in facts.indices.items()},
+            "reproducible": all(made["reproducible"] for made in facts.indices.values()),
             "input_digest": facts.input_digest,
         }
         text = json.dumps(manifest, sort_keys=True, ensure_ascii=False, indent=2) + "\n"

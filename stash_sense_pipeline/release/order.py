@@ -14,7 +14,8 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import embeddings, trusted_faces
 from stash_sense_pipeline.errors import ReleaseError
 
-_ROWS_A_FETCH = 4096
+# Below the number of parameters that SQLite takes in one statement.
+_ROWS_A_BLOCK = 5_000
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,30 @@ class FaceVectors:
     @property
     def digest(self) -> str:
         """SHA-256 of the model's digest, the shape and the vectors in order."""
-        head = f"{self.pack}\n{self.model_digest}\n{self.vectors.shape}\n".encode()
-        state = hashlib.sha256(head)
+        state = start_digest(self.pack, self.model_digest, *self.vectors.shape)
         state.update(np.ascontiguousarray(self.vectors, dtype="<f4").view(np.uint8).data)
         return state.hexdigest()
+
+
+@dataclass(frozen=True)
+class VectorFacts:
+    """What FaceVectors says about itself, without the vectors: `count` rows of `dimensions`, and the same digest."""
+
+    count: int
+    dimensions: int
+    pack: str
+    model_digest: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class VectorBlock:
+    """Raw float32 vectors (rows, dim) of the faces from position `start` on, and the model that made them."""
+
+    start: int
+    vectors: NDArray[np.float32]
+    pack: str
+    model_digest: str
 
 
 def face_order(engine: sa.Engine) -> FaceOrder:
@@ -77,55 +98,87 @@ def read_vectors(connection: sa.Connection, order: FaceOrder, model: str) -> Fac
     Raises ReleaseError when a face has none, when they were made by more than one pack or model file, differ in
     length, or are not finite or zero (Voyager would take those in silently).
     """
-    by_id = np.argsort(order.face_ids, kind="stable")
-    sorted_ids = order.face_ids[by_id]
-    vectors: NDArray[np.float32] | None = None
-    filled = np.zeros(len(order), dtype=bool)
-    makers: set[tuple[str, str]] = set()
-    for ids, block, made_by in _vector_blocks(connection, model):
-        if vectors is None:
-            vectors = np.empty((len(order), block.shape[1]), dtype=np.float32)
-        elif block.shape[1] != vectors.shape[1]:
-            raise ReleaseError(
-                f"the {model} embeddings have different lengths ({vectors.shape[1]} and {block.shape[1]}); embed again"
-            )
-        at = np.searchsorted(sorted_ids, ids)
-        positions = by_id[at]
-        vectors[positions] = block
-        filled[positions] = True
-        makers |= made_by
-        if len(makers) > 1:
-            raise ReleaseError(_mixture(model, makers))
-    if vectors is None or not filled.all():
-        missing = int(order.face_ids[int(np.argmin(filled))])
+    first = read_block(connection, order, model, 0)
+    vectors = np.empty((len(order), first.vectors.shape[1]), dtype=np.float32)
+    for block in (first, *_blocks_after(connection, order, model, first)):
+        vectors[block.start : block.start + len(block.vectors)] = block.vectors
+    return FaceVectors(vectors, first.pack, first.model_digest)
+
+
+def read_facts(connection: sa.Connection, order: FaceOrder, model: str) -> VectorFacts:
+    """What read_vectors would give, without holding more than a block of it. Raises as read_vectors."""
+    first = read_block(connection, order, model, 0)
+    state = start_digest(first.pack, first.model_digest, len(order), first.vectors.shape[1])
+    for block in (first, *_blocks_after(connection, order, model, first)):
+        state.update(block.vectors.data)
+    return VectorFacts(len(order), first.vectors.shape[1], first.pack, first.model_digest, state.hexdigest())
+
+
+def start_digest(pack: str, model_digest: str, count: int, dimensions: int) -> hashlib._Hash:
+    """The digest of vectors before the first of them: feed it little-endian float32 rows in release order."""
+    return hashlib.sha256(f"{pack}\n{model_digest}\n{(count, dimensions)}\n".encode())
+
+
+def block_starts(order: FaceOrder) -> range:
+    """The positions at which read_block can begin."""
+    return range(0, len(order), _ROWS_A_BLOCK)
+
+
+def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: int) -> VectorBlock:
+    """The vectors of a few thousand faces from position `start` on. Raises as read_vectors, for these faces."""
+    ids = order.face_ids[start : start + _ROWS_A_BLOCK]
+    # By primary key, in any order: sorting by release position would carry every blob through the sorter.
+    query = sa.select(
+        embeddings.c.face_id, embeddings.c.vector, embeddings.c.pack, embeddings.c.model_digest
+    ).where(embeddings.c.model == model, embeddings.c.face_id.in_(ids.tolist()))
+    found = {row.face_id: row for row in connection.execute(query)}
+    if len(found) < len(ids):
+        raise ReleaseError(_missing(connection, order, model))
+    rows = [found[number] for number in ids.tolist()]
+    sizes = {len(row.vector) for row in rows}
+    if len(sizes) > 1 or sizes == {0} or next(iter(sizes)) % 4:
         raise ReleaseError(
-            f"{int((~filled).sum())} trusted faces have no {model} embedding, first face {missing}; "
-            "run face_embeddings and trusted_faces again"
+            f"the {model} embeddings near face {ids[0]} have lengths {sorted(sizes)} bytes; embed again"
         )
-    _check_usable(vectors, order, model)
+    makers = {(row.pack, row.model_digest) for row in rows}
+    if len(makers) > 1:
+        raise ReleaseError(_mixture(model, makers))
+    # A bytearray, because Voyager takes writable arrays only.
+    joined = bytearray().join(row.vector for row in rows)
+    vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1)
+    _check_usable(vectors, ids, model)
     ((pack, model_digest),) = makers
-    return FaceVectors(vectors, pack, model_digest)
+    return VectorBlock(start, vectors, pack, model_digest)
 
 
-def _vector_blocks(
-    connection: sa.Connection, model: str
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], set[tuple[str, str]]]]:
-    # In the order of the primary key: sorting by release position would carry every blob through the sorter.
+def _blocks_after(
+    connection: sa.Connection, order: FaceOrder, model: str, first: VectorBlock
+) -> Iterator[VectorBlock]:
+    for start in block_starts(order)[1:]:
+        block = read_block(connection, order, model, start)
+        if (block.pack, block.model_digest) != (first.pack, first.model_digest):
+            makers = {(first.pack, first.model_digest), (block.pack, block.model_digest)}
+            raise ReleaseError(_mixture(model, makers))
+        if block.vectors.shape[1] != first.vectors.shape[1]:
+            raise ReleaseError(
+                f"the {model} embeddings have different lengths ({first.vectors.shape[1]} and {block.vectors.shape[1]}); "
+                "embed again"
+            )
+        yield block
+
+
+def _missing(connection: sa.Connection, order: FaceOrder, model: str) -> str:
     query = (
-        sa.select(embeddings.c.face_id, embeddings.c.vector, embeddings.c.pack, embeddings.c.model_digest)
+        sa.select(embeddings.c.face_id)
         .join(trusted_faces, trusted_faces.c.face_id == embeddings.c.face_id)
         .where(embeddings.c.model == model)
-        .execution_options(yield_per=_ROWS_A_FETCH)
     )
-    for rows in connection.execute(query).partitions():
-        ids = np.array([row.face_id for row in rows], dtype=np.int64)
-        sizes = {len(row.vector) for row in rows}
-        if len(sizes) > 1 or sizes == {0} or next(iter(sizes)) % 4:
-            raise ReleaseError(
-                f"the {model} embeddings near face {ids[0]} have lengths {sorted(sizes)} bytes; embed again"
-            )
-        block = np.frombuffer(b"".join(row.vector for row in rows), dtype="<f4").reshape(len(rows), -1)
-        yield ids, block, {(row.pack, row.model_digest) for row in rows}
+    known = np.array(connection.execute(query).scalars().all(), dtype=np.int64)
+    without = order.face_ids[~np.isin(order.face_ids, known)]
+    return (
+        f"{len(without)} trusted faces have no {model} embedding, first face {without[0]}; "
+        "run face_embeddings and trusted_faces again"
+    )
 
 
 def _mixture(model: str, makers: set[tuple[str, str]]) -> str:
@@ -134,13 +187,11 @@ def _mixture(model: str, makers: set[tuple[str, str]]) -> str:
     return f"the {model} embeddings come from {what}; a release holds one model's vectors only: embed all faces again"
 
 
-def _check_usable(vectors: NDArray[np.float32], order: FaceOrder, model: str) -> None:
-    for start in range(0, len(vectors), 65_536):
-        block = vectors[start : start + 65_536]
-        norms = np.sqrt(np.einsum("ij,ij->i", block, block))
-        wrong = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
-        if len(wrong):
-            face = int(order.face_ids[start + int(wrong[0])])
-            raise ReleaseError(
-                f"the {model} vector of face {face} is not finite or is zero; embed that face again"
-            )
+def _check_usable(vectors: NDArray[np.float32], face_ids: NDArray[np.int64], model: str) -> None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    wrong = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if len(wrong):
+        raise ReleaseError(
+            f"the {model} vector of face {face_ids[wrong[0]]} is not finite or is zero; embed that face again"
+        )

@@ -31,10 +31,10 @@ from stash_sense_pipeline.release.contract import (
     zip_name,
 )
 from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
-from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_index
+from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
-from stash_sense_pipeline.release.order import read_face_order, read_vectors
+from stash_sense_pipeline.release.order import read_face_order, read_facts
 from stash_sense_pipeline.release.quality import quality_checks
 from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
 from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
@@ -118,10 +118,10 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
         content = read_content(connection, spec.hosts, spec.profile_key)
         order = read_face_order(connection)
         for model in spec.models:
-            vectors = read_vectors(connection, order, model)
-            _check_pack(spec.pack, model, vectors.pack, vectors.model_digest)
-            indices[model] = index_digest(vectors, spec.index)
-    facts = {
+            facts = read_facts(connection, order, model)
+            _check_pack(spec.pack, model, facts.pack, facts.model_digest)
+            indices[model] = index_digest(facts.digest, spec.index)
+    state = {
         "format": RELEASE_FORMAT,
         "order": order.digest,
         "content": content.digest,
@@ -129,7 +129,7 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
         "hosts": dict(spec.hosts),
         "detector": spec.pack.detector.digest,
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
     return ReleaseInput(f"sha256:{digest}", order.digest, content.digest, indices)
 
 
@@ -272,8 +272,14 @@ def publish_release(
     staging = open_staging(data_dir, run)
     try:
         previous = latest_release(releases)
-        for model in spec.models:
-            stage_index(engine, model, staging, spec.index, reuse=previous, progress=progress)
+        stage_indices(
+            engine,
+            spec.models,
+            staging,
+            spec.index,
+            reuse=previous,
+            progress=progress and (lambda _: progress),
+        )
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
         return publish_staged(engine, data_dir, staging, spec, on, now=now)
     finally:

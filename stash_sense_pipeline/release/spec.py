@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.publish import ReleaseSpec
 from stash_sense_pipeline.settings import Settings
+
+
+def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
+    """Embedders that get an index: the two that the sidecar asks, and AdaFace where it is wanted and `pack` has it."""
+    wants_adaface = settings.export.adaface and ADAFACE in pack.embedders
+    return (*REQUIRED_MODELS, ADAFACE) if wants_adaface else REQUIRED_MODELS
 
 
 def release_spec(
@@ -20,5 +27,6 @@ def release_spec(
         hosts={name: box.host for name, box in settings.stash_boxes.items()},
         pack=pack,
         index=index,
+        models=index_models(settings, pack),
         suppressions=suppressions,
     )

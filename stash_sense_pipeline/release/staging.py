@@ -29,6 +29,10 @@ class Staging:
         """Leaves the report of a step for the steps after it."""
         write_atomically(self.root / "parts" / f"{name}.json", json.dumps(note, sort_keys=True, indent=2))
 
+    def has_part(self, name: str) -> bool:
+        """Has that step left its report here?"""
+        return (self.root / "parts" / f"{name}.json").is_file()
+
     def read_part(self, name: str) -> dict[str, Any]:
         """The report of a step; ReleaseError when that step has not run in this staging directory."""
         path = self.root / "parts" / f"{name}.json"

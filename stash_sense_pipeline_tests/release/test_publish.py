@@ -180,7 +180,7 @@ def test_an_index_that_loses_neighbours_is_not_published(tmp_path: Path) -> None
 
 
 STEPS = [
-    "stage_index",
+    "stage_indices",
     "stage_performers_db",
     "write_json_files",
     "write_manifest",

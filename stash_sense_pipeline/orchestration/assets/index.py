@@ -1,6 +1,6 @@
 """Group index: one Voyager index for each embedder of the release."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
@@ -13,53 +13,74 @@ from stash_sense_pipeline.settings import Environment, Settings
 
 
 def index_assets(models: Sequence[str]) -> list[dg.AssetsDefinition]:
-    """`<model>_index` for each embedder name."""
-    return [_index_asset(model) for model in models]
+    """`<model>_index` for each embedder name; one step, so that two builds of one thread each use two cores."""
 
-
-def _index_asset(model: str) -> dg.AssetsDefinition:
-    @dg.asset(
-        key=names.index_key(model),
-        deps=[names.TRUSTED_FACES],
-        group_name=names.Group.INDEX.value,
-        kinds={"voyager"},
-        owners=names.OWNERS,
-        code_version="1",
-        description=f"Voyager index (cosine) over the {model} embeddings of all trusted faces, with dense ids 0..n-1. "
-        "Built anew from the catalog each time, unless the last release's index has the same input.",
+    @dg.multi_asset(
+        name=names.INDICES_STEP,
+        specs=[_index_spec(model) for model in models],
+        can_subset=True,
     )
-    def index(
+    def indices(
         context: dg.AssetExecutionContext,
         config: IndexConfig,
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult]:
+        from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.orchestration.assets.release import STAGING
-        from stash_sense_pipeline.release.index import stage_index
+        from stash_sense_pipeline.release.index import stage_indices
+        from stash_sense_pipeline.release.spec import index_models
         from stash_sense_pipeline.release.staging import open_staging
         from stash_sense_pipeline.release.versions import latest_release
 
+        wanted = [model for model in models if names.index_key(model) in context.selected_asset_keys]
         with one_line_failures():
+            pack = load_pack(environment.model_pack, environment.models_dir)
+            held = [model for model in wanted if model in index_models(settings, pack)]
             staging = open_staging(environment.data_dir, STAGING)
-            report = stage_index(
+            reports = stage_indices(
                 catalog.engine,
-                model,
+                held,
                 staging,
-                config.params(),
+                config.params(settings.export.index),
                 reuse=latest_release(environment.releases_dir),
-                progress=progress(context.log, model),
+                progress=lambda model: progress(context.log, model),
             )
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.input_digest),
-            metadata={
-                **numbers(report),
-                "dagster/row_count": report.faces,
-                "path": dg.MetadataValue.path(str(staging.release / report.file)),
-                "sha256": report.sha256,
-                "pack": report.pack,
-            },
-        )
+        for model in wanted:
+            if model not in reports:
+                context.log.warning("model pack %s has no %s: there is no index of it", pack.name, model)
+                yield dg.MaterializeResult(
+                    asset_key=names.index_key(model),
+                    data_version=dg.DataVersion("none"),
+                    metadata={"dagster/row_count": 0, "pack": pack.name},
+                )
+                continue
+            report = reports[model]
+            yield dg.MaterializeResult(
+                asset_key=names.index_key(model),
+                data_version=dg.DataVersion(report.input_digest),
+                metadata={
+                    **numbers(report),
+                    "dagster/row_count": report.faces,
+                    "path": dg.MetadataValue.path(str(staging.release / report.file)),
+                    "sha256": report.sha256,
+                    "pack": report.pack,
+                },
+            )
 
-    return index
+    return [indices]
+
+
+def _index_spec(model: str) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        names.index_key(model),
+        deps=[names.TRUSTED_FACES],
+        group_name=names.Group.INDEX.value,
+        kinds={"voyager"},
+        owners=names.OWNERS,
+        code_version="1",
+        description=f"Voyager index (cosine) over the {model} embeddings of all trusted faces, with dense ids 0..n-1. "
+        "Built anew from the catalog each time, unless an index with the same input is there already.",
+    )

@@ -96,7 +96,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
                 catalog.engine,
                 environment.data_dir,
                 open_staging(environment.data_dir, STAGING),
-                release_spec(settings, pack, config.params(), suppressions),
+                release_spec(settings, pack, config.params(settings.export.index), suppressions),
                 datetime.now(UTC).date(),
             )
         context.log.info(

@@ -1,0 +1,71 @@
+"""The corner of an index: which links and which storage give the recall that the sidecar needs, at the least size.
+
+Not part of `make bench`, because one build takes minutes: `python -m stash_sense_pipeline_tests.bench.index_corner
+FACES M/EF_CONSTRUCTION/STORAGE ...` prints a row for each. docs/release.md has the table that the defaults come from.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from stash_sense_pipeline.release.index import IndexParams, Storage, write_index
+from stash_sense_pipeline.release.quality import index_recall, normalised
+
+PHOTOS_EACH = 3.4
+
+
+def manifold(faces: int, seed: int = 1) -> np.ndarray:
+    """Unit vectors (faces, 512) like those of face embedders: photos of people on a curved surface of few dimensions.
+
+    Random Fourier features of a person's 32 and a photo's 16 hidden numbers, and noise. Photos of one person have a
+    cosine of about 0.5 and those of two people one of about 0; neighbourhoods have some 17 dimensions, as published for
+    face embeddings (Gong, Boddeti, Jain, arXiv 1803.09672).
+    """
+    rng = np.random.default_rng(seed)
+    people = max(1, int(faces / PHOTOS_EACH))
+    owners = np.sort(rng.integers(0, people, faces))
+    hidden = np.concatenate(
+        [
+            rng.standard_normal((people, 32), dtype=np.float32)[owners] * 0.3,
+            rng.standard_normal((faces, 16), dtype=np.float32) * 0.19,
+        ],
+        axis=1,
+    )
+    directions = rng.standard_normal((48, 512), dtype=np.float32)
+    phases = rng.uniform(0, 2 * np.pi, 512).astype(np.float32)
+    vectors = normalised(np.cos(hidden @ directions + phases))
+    vectors += rng.standard_normal(vectors.shape, dtype=np.float32) * np.float32(0.3 / 512**0.5)
+    return normalised(vectors)
+
+
+def row(vectors: np.ndarray, m: int, ef_construction: int, storage: Storage, threads: int) -> str:
+    """One build, its size, and its recall at the sidecar's k over 1000 faces."""
+    params = IndexParams(m=m, ef_construction=ef_construction, storage=storage, threads=threads)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "a.voy"
+        begun = time.monotonic()
+        write_index([vectors], vectors.shape, params, path)
+        seconds = time.monotonic() - begun
+        report = index_recall("a", path, vectors, threads=threads)
+        size = path.stat().st_size / len(vectors)
+    return (
+        f"{len(vectors):>7} {m:>4} {ef_construction:>4} {storage.value:<8} {seconds:>7.0f} s {size:>6.0f} B "
+        f"recall@1 {report.at_1:.4f} recall@100 {report.at_k:.4f} itself {report.itself:.4f}"
+    )
+
+
+def main(faces: int, corners: list[str]) -> None:
+    """Prints a row for each corner `M/EF_CONSTRUCTION/STORAGE`, built with two threads: recall hardly depends on them."""
+    vectors = manifold(faces)
+    for corner in corners:
+        m, ef_construction, storage = corner.split("/")
+        print(row(vectors, int(m), int(ef_construction), Storage(storage), threads=2), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
