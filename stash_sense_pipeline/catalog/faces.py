@@ -56,11 +56,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class WaitingFace:
-    """A face that lacks vectors, with the crop to make them of. `missing` names the models."""
+    """A face that lacks vectors, with the crop to make them of.
+
+    `missing` names the models; `outdated`: it has a vector of another network under one of those names.
+    """
 
     face_id: int
     png: bytes
     missing: tuple[str, ...]
+    outdated: bool
 
 
 def find_judged(
@@ -185,6 +189,7 @@ def waiting_faces(
         .limit(limit)
     ).all()
     have: dict[int, set[str]] = {}
+    outdated: set[int] = set()
     for ids in batched([row.face_id for row in rows], _IN_LIST):
         current = connection.execute(
             sa.select(embeddings.c.face_id, embeddings.c.model, embeddings.c.model_digest).where(
@@ -194,8 +199,15 @@ def waiting_faces(
         for face_id, model, digest in current:
             if digests.get(model) == digest:
                 have.setdefault(face_id, set()).add(model)
+            elif model in digests:
+                outdated.add(face_id)
     return [
-        WaitingFace(face_id, png, tuple(name for name in digests if name not in have.get(face_id, ())))
+        WaitingFace(
+            face_id,
+            png,
+            tuple(name for name in digests if name not in have.get(face_id, ())),
+            face_id in outdated,
+        )
         for face_id, png in rows
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
 from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 
@@ -27,12 +28,18 @@ from stash_sense_pipeline.progress import Progress
 class EmbedReport:
     """What one run did: faces that have all their vectors now, vectors by model, and crops that are still
     stored.
+
+    `re_embedded` of the faces had a vector of another network. `reopened`: images whose faces this pack
+    cannot use and that wait to be fetched again.
     """
 
     source: str
     embedded: int
+    re_embedded: int
     vectors: Mapping[str, int]
     crops_left: int
+    reopened: Reopened
+    interrupted: bool
     seconds: float
 
 
@@ -45,21 +52,25 @@ def embed_waiting(
     keep_crops: bool = False,
     progress: Progress | None = None,
     threads: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> EmbedReport:
     """Gives each face of `source` with a crop a vector of each of the pack's embedders; a vector of another
     network is replaced.
 
-    Faces that another detector found are left alone: they are aligned otherwise. One transaction a batch;
+    Images whose face cannot get them (found by another detector and so aligned otherwise, or without a crop)
+    are made pending for the next collecting. One transaction a batch; it ends early when `stop` says so;
     without `keep_crops` a crop goes with the transaction that completes its vectors. `threads` faces are
     embedded side by side on the CPU (default: all cores this process may use). Raises DeviceError when CUDA
     is asked for and missing, ModelPackError for an unfit network, EmbeddingError for a vector that is zero or
     not finite, CatalogError when the catalog cannot be written.
     """
     started = time.monotonic()
+    with storing(engine) as connection:
+        reopened = reopen_for_pack(connection, source, pack)
     digests, detector = pack.digests, pack.detector.digest
     with reading(engine) as connection:
         total = catalog.count_waiting(connection, source, detector, digests)
-    done, after = 0, 0
+    done, again, after, interrupted = 0, 0, 0, False
     vectors = dict.fromkeys(digests, 0)
     with ExitStack() as stack:
         if total:
@@ -68,7 +79,7 @@ def embed_waiting(
                 name: stack.enter_context(Embedder(name, spec, Device(device), workers))
                 for name, spec in pack.embedders.items()
             }
-        while total:
+        while total and not (interrupted := stop()):
             with reading(engine) as connection:
                 batch = catalog.waiting_faces(connection, source, detector, digests, after, batch_size)
             if not batch:
@@ -81,6 +92,7 @@ def embed_waiting(
             for row in rows:
                 vectors[row["model"]] += 1
             done, after = done + len(batch), batch[-1].face_id
+            again += sum(face.outdated for face in batch)
             if progress is not None:
                 progress("faces", done, max(total, done))
     if not keep_crops:
@@ -88,7 +100,8 @@ def embed_waiting(
             catalog.drop_embedded_crops(connection, source, detector, digests)
     with reading(engine) as connection:
         crops_left = catalog.count_crops(connection, source)
-    return EmbedReport(source, done, vectors, crops_left, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return EmbedReport(source, done, again, vectors, crops_left, reopened, interrupted, seconds)
 
 
 def _embed(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import images
-from stash_sense_pipeline.catalog.schema import source_images
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reasons import Reason
 from stash_sense_pipeline.faces.rules import Rules
-from stash_sense_pipeline.faces.storing import storing
 
 
 @dataclass(frozen=True)
@@ -29,34 +26,25 @@ class Reopened:
         return self.other_detector + self.crop_dropped + self.looser_rules
 
 
-def requeue_for_pack(engine: sa.Engine, pack: ModelPack) -> Mapping[str, Reopened]:
-    """Re-queues, in every source, the images whose faces the pack cannot use: to be called when the pack has
-    changed.
+def reopen_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Reopened:
+    """Makes the images of one source pending again whose faces the pack cannot use.
 
     Another detector aligns otherwise, so its images are looked at again; a face without a crop cannot get the
-    vector of another embedder. Faces with a crop stay: embedding works them off. Gives the sources with
-    something to do.
+    vector of another embedder. Faces with a crop stay: embedding works them off.
     """
-    with storing(engine) as connection:
-        sources = connection.scalars(sa.select(source_images.c.source).distinct()).all()
-        counts = {source: _reopen_for_pack(connection, source, pack) for source in sorted(sources)}
-    return {source: reopened for source, reopened in counts.items() if reopened.images}
+    return Reopened(
+        other_detector=images.reopen_other_detectors(connection, source, pack.detector.digest),
+        crop_dropped=images.reopen_without_crop(connection, source, pack.digests),
+    )
 
 
 def reopen_images(connection: sa.Connection, source: str, pack: ModelPack, rules: Rules) -> Reopened:
     """Makes images of one source pending again: those for the pack, and rejected ones that looser rules may
     accept.
     """
-    for_pack = _reopen_for_pack(connection, source, pack)
+    for_pack = reopen_for_pack(connection, source, pack)
     looser = 0
     for group in images.rejections(connection, source):
         if group.judged_by != rules.text and Reason(group.reason) in rules.reopens(group.judged_by):
             looser += images.reopen_rejections(connection, source, group)
     return Reopened(for_pack.other_detector, for_pack.crop_dropped, looser)
-
-
-def _reopen_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Reopened:
-    return Reopened(
-        other_detector=images.reopen_other_detectors(connection, source, pack.detector.digest),
-        crop_dropped=images.reopen_without_crop(connection, source, pack.digests),
-    )

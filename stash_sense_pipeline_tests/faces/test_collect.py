@@ -34,7 +34,6 @@ from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
-from stash_sense_pipeline.faces.reopen import requeue_for_pack
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import GlobalSettings, QualityFilters, SourceSettings
 from stash_sense_pipeline_tests.faces.nets import picture, write_pack
@@ -607,18 +606,20 @@ def test_a_new_pack_reembeds_from_crops_and_requeues_what_has_none(
     world.collect()
     embed_waiting(world.catalog, "boxed", world.pack, keep_crops=True)
     old = {(row.face_id, row.model): row.vector for row in world.rows(embeddings)}
-    assert requeue_for_pack(world.catalog, other_embedders) == {}
     report = embed_waiting(world.catalog, "boxed", other_embedders)
-    assert (report.embedded, report.crops_left) == (2, 0)
+    assert (report.embedded, report.re_embedded, report.crops_left) == (2, 2, 0)
+    assert report.reopened.images == 0
     new = {(row.face_id, row.model): row for row in world.rows(embeddings)}
     assert new.keys() == old.keys()
     assert all(row.vector != old[key] for key, row in new.items())
     assert {row.pack for row in new.values()} == {"other-pack"}
     # Back again: the crops are gone by now.
-    assert requeue_for_pack(world.catalog, world.pack)["boxed"].crop_dropped == 2
+    report = embed_waiting(world.catalog, "boxed", world.pack)
+    assert (report.embedded, report.reopened.crop_dropped) == (0, 2)
     report_again = world.collect()
     assert (report_again.done, report_again.reopened.images) == (2, 0)
-    embed_waiting(world.catalog, "boxed", world.pack)
+    report = embed_waiting(world.catalog, "boxed", world.pack)
+    assert (report.embedded, report.re_embedded, report.reopened.images) == (2, 0, 0)
     assert sorted(row.vector for row in world.rows(embeddings)) == sorted(old.values())
 
 
@@ -636,9 +637,9 @@ def test_another_detector_looks_at_everything_again(lite: World, other_detector:
     lite.serve(a=portrait(1), none=png(picture([], 2)), svg=b"<svg></svg>")
     lite.list({"p": ["a", "none", "svg"]})
     lite.collect()
-    assert requeue_for_pack(lite.catalog, other_detector)["boxed"].other_detector == 2
     # Crops that the other detector cut are not embedded.
-    assert embed_waiting(lite.catalog, "boxed", other_detector).embedded == 0
+    embedding = embed_waiting(lite.catalog, "boxed", other_detector)
+    assert (embedding.embedded, embedding.reopened.other_detector) == (0, 2)
     report = lite.collect()
     assert (report.fetched, report.done, report.rejected) == (2, 1, {"no_face": 1})
     assert len(lite.rows(faces)) == 1

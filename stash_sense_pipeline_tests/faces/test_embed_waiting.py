@@ -180,3 +180,12 @@ def test_a_missing_device_is_a_failure(catalog: sa.Engine, server: ImageServer, 
     with pytest.raises(DeviceError):
         embed_waiting(catalog, "boxed", pack, device="cuda")
     assert stored(catalog, embeddings) == []
+
+
+def test_stopping_ends_with_a_whole_batch(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> None:
+    fill(catalog, server, pack, 12)
+    batches = iter([False, False, True])
+    report = embed_waiting(catalog, "boxed", pack, batch_size=4, stop=lambda: next(batches))
+    assert (report.embedded, report.interrupted, report.crops_left) == (8, True, 4)
+    report = embed_waiting(catalog, "boxed", pack, batch_size=4)
+    assert (report.embedded, report.interrupted, report.crops_left) == (4, False, 0)

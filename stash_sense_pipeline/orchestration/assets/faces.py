@@ -1,12 +1,15 @@
 """Group faces: aligned faces from each source's images, and their embeddings."""
 
 import asyncio
+import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking
+from stash_sense_pipeline.orchestration.interrupts import on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     numbers,
@@ -23,6 +26,7 @@ from stash_sense_pipeline.settings import Environment, RunOverrides, Settings, a
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
     from stash_sense_pipeline.faces.packs import ModelPack
+    from stash_sense_pipeline.faces.reopen import Reopened
 
 
 def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
@@ -65,9 +69,15 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
             report = asyncio.run(
                 _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
             )
+        _say_reopened(context, source, report.reopened)
+        if report.interrupted:
+            raise _interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")
+        if report.outcome is not None:
+            raise source_failure(source, report.outcome, report.message)
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
+                "reopened": asdict(report.reopened),
                 "dagster/row_count": report.faces,
                 "dagster/column_schema": column_schema(schema.faces),
                 "preview": preview(previews.newest_faces(catalog.engine, source)),
@@ -98,8 +108,8 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
         from stash_sense_pipeline.faces.embed_waiting import embed_waiting
         from stash_sense_pipeline.faces.packs import load_pack
 
-        source = context.partition_key
-        with one_line_failures():
+        source, stop = context.partition_key, threading.Event()
+        with one_line_failures(), on_interrupt(stop.set):
             settings.source(source)
             pack = load_pack(environment.model_pack, environment.models_dir)
             report = embed_waiting(
@@ -110,10 +120,21 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
                 batch_size=config.batch_size,
                 keep_crops=settings.global_.keep_aligned_crops,
                 progress=progress(context.log, source),
+                stop=stop.is_set,
+            )
+        if report.re_embedded:
+            context.log.info(
+                f"{source}: {report.re_embedded} faces had vectors of other networks; now of {pack.name}"
+            )
+        _say_reopened(context, source, report.reopened)
+        if report.interrupted:
+            raise _interrupted(
+                context, f"{source}: {report.embedded} faces have their vectors, the rest waits"
             )
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
+                "reopened": asdict(report.reopened),
                 "pack": pack.name,
                 "dagster/row_count": report.embedded,
                 "dagster/column_schema": column_schema(schema.embeddings),
@@ -124,6 +145,24 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
     return [aligned_faces, face_embeddings]
 
 
+def _say_reopened(context: dg.AssetExecutionContext, source: str, reopened: "Reopened") -> None:
+    """Logs how many images wait again, and why: the model pack or the settings have changed."""
+    reasons = {
+        "another detector looked at them": reopened.other_detector,
+        "their face lacks a vector of this pack and has no crop to make it of": reopened.crop_dropped,
+        "the limits and filters that refused them are looser now": reopened.looser_rules,
+    }
+    for reason, images in reasons.items():
+        if images:
+            context.log.warning(f"{source}: {images} images wait to be fetched again: {reason}")
+
+
+def _interrupted(context: dg.AssetExecutionContext, what: str) -> dg.DagsterExecutionInterruptedError:
+    """What makes Dagster call the run canceled, not failed."""
+    context.log.warning(f"interrupted; {what}")
+    return dg.DagsterExecutionInterruptedError(what)
+
+
 async def _collect(
     catalog: Catalog,
     settings: Settings,
@@ -132,21 +171,21 @@ async def _collect(
     pack: "ModelPack",
     progress: Progress,
 ) -> "CollectReport":
-    """Collects the faces of one source; dg.Failure when it stopped answering. What was stored by then stays."""
+    """Collects the faces of one source until it is done or somebody interrupts."""
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.privacy.current import current_suppressions
 
-    async with asking(settings, environment, name) as connector:
-        report = await collect_faces(
-            catalog.engine,
-            settings.source(name),
-            pack,
-            connector.client,
-            connector.image_request,
-            settings.global_,
-            current_suppressions(catalog.engine, environment, settings.names),
-            progress=progress,
-        )
-    if report.outcome is not None:
-        raise source_failure(name, report.outcome, report.message)
-    return report
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    with on_interrupt(lambda: loop.call_soon_threadsafe(stop.set)):
+        async with asking(settings, environment, name) as connector:
+            return await collect_faces(
+                catalog.engine,
+                settings.source(name),
+                pack,
+                connector.client,
+                connector.image_request,
+                settings.global_,
+                current_suppressions(catalog.engine, environment, settings.names),
+                progress=progress,
+                stop=stop,
+            )

@@ -1,0 +1,144 @@
+"""Whoever ends a run loses nothing: what was fetched is stored, and the next run goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from stash_sense_pipeline.catalog.engine import open_catalog, reading
+from stash_sense_pipeline.catalog.schema import faces, source_images
+from stash_sense_pipeline.faces.collect import CollectLimits
+from stash_sense_pipeline.orchestration.instance import open_instance, prepare_home
+from stash_sense_pipeline.orchestration.interrupts import on_interrupt
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline.shipped_files import shipped_file
+
+PROJECT = shipped_file("workspace.yaml").parent
+FETCHES = CollectLimits().fetches
+BEFORE = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_acts_and_the_second_does_what_it_did_before(number: signal.Signals) -> None:
+    said: list[str] = []
+    before = signal.signal(number, lambda *_: said.append("before"))
+    try:
+        with on_interrupt(lambda: said.append("act")):
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)
+    assert said == ["act", "before", "before"]
+
+
+def test_nothing_changes_for_who_is_not_interrupted() -> None:
+    with on_interrupt(lambda: None):
+        pass
+    assert {number: signal.getsignal(number) for number in BEFORE} == BEFORE
+
+
+def test_a_thread_leaves_the_signals_alone() -> None:
+    seen = []
+
+    def work() -> None:
+        with on_interrupt(lambda: None):
+            seen.append({number: signal.getsignal(number) for number in BEFORE})
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [BEFORE]
+
+
+def program(name: str, *arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name(name)), *arguments]
+
+
+REFRESH = ("job", "execute", "-m", "stash_sense_pipeline.definitions", "-j", "refresh_source")
+TAGS = ("--tags", '{"dagster/partition": "stashdb", "source": "stashdb"}')
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("command", "number", "status"),
+    [
+        # With steps in processes of their own. The daemon does the same for `dagster run terminate`.
+        (program("dagster", *REFRESH, *TAGS), signal.SIGTERM, "CANCELED"),
+        # Nobody has told Dagster that it is to end, so for Dagster it failed.
+        (program("stash-sense", "build", "--sources", "stashdb"), signal.SIGINT, "FAILURE"),
+    ],
+    ids=["steps in processes", "build in one process"],
+)
+def test_a_run_that_is_ended_stores_all_that_it_fetched(
+    tmp_path: Path, command: list[str], number: signal.Signals, status: str
+) -> None:
+    with SandboxServers(World.demo(seed=6, people=60)) as servers:
+        # Slow enough to be interrupted, and never twice at the same place.
+        (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers, rate_limit=1200)))
+        variables = {
+            **os.environ,
+            "DATA_DIR": str(tmp_path / "data"),
+            "STASH_SENSE_SOURCES": str(tmp_path / "sources.yaml"),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+            "DAGSTER_HOME": str(prepare_home(tmp_path / "dagster")),
+            **servers.environment(),
+        }
+
+        def fetched() -> Counter[str]:
+            return Counter(
+                entry.path.rsplit("/", 1)[1] for entry in servers.traffic.requests("stashdb", "/images/")
+            )
+
+        with (tmp_path / "log").open("wb") as log:
+            process = subprocess.Popen(command, cwd=PROJECT, env=variables, stdout=log, stderr=log)
+            try:
+                deadline = time.monotonic() + 120
+                while len(fetched()) < 25 and process.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                if status == "CANCELED":
+                    with open_instance(tmp_path / "dagster") as instance:
+                        instance.report_run_canceling(next(iter(instance.get_runs())))
+                process.send_signal(number)
+                process.wait(timeout=60)
+            finally:
+                process.kill()
+                process.wait()
+        said = (tmp_path / "log").read_text()
+        assert len(fetched()) >= 25, said[-3000:]
+        engine = open_catalog(f"sqlite:///{tmp_path / 'data' / 'catalog.db'}")
+
+        def ledger() -> Counter[str]:
+            with reading(engine) as connection:
+                return Counter(connection.scalars(sa.select(source_images.c.state)))
+
+        states = ledger()
+        assert states["pending"] > 0, "it was interrupted in the middle"
+        looked_at = states.total() - states["pending"]
+        # Requests on their way are broken off.
+        assert len(fetched()) - FETCHES <= looked_at <= len(fetched()), said[-3000:]
+        with reading(engine) as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(faces)) == states["done"]
+        with open_instance(tmp_path / "dagster") as instance:
+            assert [run.status.value for run in instance.get_runs()] == [status], said[-3000:]
+
+        result = subprocess.run(
+            command, check=False, cwd=PROJECT, env=variables, capture_output=True, text=True, timeout=200
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        # Each image once, but for those that were on their way when the run was ended.
+        assert sum(fetched().values()) <= len(fetched()) + FETCHES
+        engine.dispose()
