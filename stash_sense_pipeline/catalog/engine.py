@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,18 @@ def checkpoint(engine: sa.Engine) -> bool:
         return bool(busy == 0)
     finally:
         connection.close()
+
+
+def vacuum(engine: sa.Engine, tables: Iterable[str]) -> None:
+    """Frees the space of deleted rows on PostgreSQL, which otherwise keeps them until it is full.
+
+    Nothing on SQLite: there secure_delete has overwritten them already.
+    """
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for table in sorted(set(tables)):
+            connection.exec_driver_sql(f'VACUUM "{table}"')
 
 
 def _parse(url: str) -> sa.URL:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -45,6 +44,24 @@ class BurialCounts:
 
     removed: int = 0
     merged: int = 0
+
+
+class WithheldRecord(NamedTuple):
+    """A record that was read and must not be stored. `source_id` is None where only the keyed hash may be kept."""
+
+    id_hash: str
+    updated_at: datetime | None
+    reason: str
+    source_id: str | None
+
+
+class WithheldForReview(NamedTuple):
+    """A record that is withheld for its dates, for somebody to look at."""
+
+    source: str
+    source_id: str
+    reason: str
+    checked_at: datetime
 
 
 @dataclass(frozen=True)
@@ -94,15 +111,19 @@ def store_records(
 
 
 def seed_records(
-    connection: sa.Connection, source: str, records: Sequence[PerformerRecord], now: datetime
+    connection: sa.Connection,
+    source: str,
+    records: Sequence[PerformerRecord],
+    now: datetime,
+    hashed: Callable[[str], str],
 ) -> int:
     """Adds live records of hearsay that the catalog knows nothing of, not even as tombstones or withheld.
 
-    They have no content hash and no time of change, so that a sync reads every one of them. Returns how many
-    were added.
+    They have no content hash and no time of change, so that a sync reads every one of them. `hashed` gives the
+    keyed hash of an id, by which withheld records are known. Returns how many were added.
     """
     latest = {record.source_id: record for record in records}
-    unknown = _unknown(connection, source, latest)
+    unknown = _unknown(connection, source, latest, hashed)
     fresh = [record for source_id, record in latest.items() if source_id in unknown]
     hearsay = {"content_hash": None, "created_at": None, "updated_at": None}
     upsert(connection, source_performers, [{**_row(source, record, now), **hearsay} for record in fresh])
@@ -112,13 +133,17 @@ def seed_records(
 
 
 def seed_tombstones(
-    connection: sa.Connection, source: str, gone: Mapping[str, str | None], now: datetime
+    connection: sa.Connection,
+    source: str,
+    gone: Mapping[str, str | None],
+    now: datetime,
+    hashed: Callable[[str], str],
 ) -> int:
     """Adds tombstones of hearsay, as `bury_records` writes them, of records that the catalog knows nothing of.
 
-    Returns how many were added.
+    `hashed` as for seed_records. Returns how many were added.
     """
-    unknown = _unknown(connection, source, gone)
+    unknown = _unknown(connection, source, gone, hashed)
     bury_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
     return len(unknown)
 
@@ -194,23 +219,20 @@ def forget_records(connection: sa.Connection, source: str, source_ids: Collectio
 
 
 def withhold_records(
-    connection: sa.Connection, source: str, versions: Mapping[str, datetime | None], now: datetime
+    connection: sa.Connection, source: str, withheld: Sequence[WithheldRecord], now: datetime
 ) -> None:
-    """Deletes records that must not be stored, and remembers which versions of them were read."""
-    forget_records(connection, source, versions)
-    rows = [
-        {"source": source, "id_hash": _id_hash(source_id), "updated_at": updated, "checked_at": now}
-        for source_id, updated in versions.items()
-    ]
+    """Remembers which versions of records were read that must not be stored."""
+    rows = [{"source": source, "checked_at": now, **each._asdict()} for each in withheld]
     upsert(connection, withheld_records, rows)
 
 
 def withheld_versions(
-    connection: sa.Connection, source: str, source_ids: Collection[str], since: datetime
+    connection: sa.Connection, source: str, hashes: Mapping[str, str], since: datetime
 ) -> dict[str, datetime | None]:
-    """Of these records, the versions that were withheld at `since` or later."""
+    """Of these records, the versions that were withheld at `since` or later. `hashes` maps the keyed hash of an
+    id to the id.
+    """
     table = withheld_records
-    hashes = {_id_hash(source_id): source_id for source_id in source_ids}
     return {
         hashes[id_hash]: updated
         for batch in batched(list(hashes), _IN_LIST)
@@ -222,9 +244,23 @@ def withheld_versions(
     }
 
 
-def _unknown(connection: sa.Connection, source: str, source_ids: Collection[str]) -> set[str]:
+def withheld_for_review(connection: sa.Connection) -> list[WithheldForReview]:
+    """The records that are withheld for their dates, by source and id."""
+    table = withheld_records
+    query = (
+        sa.select(table.c.source, table.c.source_id, table.c.reason, table.c.checked_at)
+        .where(table.c.source_id.is_not(None))
+        .order_by(table.c.source, table.c.source_id)
+    )
+    return [WithheldForReview(*row) for row in connection.execute(query)]
+
+
+def _unknown(
+    connection: sa.Connection, source: str, source_ids: Collection[str], hashed: Callable[[str], str]
+) -> set[str]:
     """Of these records, those that were never stored and never withheld."""
-    withheld = withheld_versions(connection, source, source_ids, _EVER)
+    hashes = {hashed(source_id): source_id for source_id in source_ids}
+    withheld = withheld_versions(connection, source, hashes, _EVER)
     return set(source_ids).difference(_stored(connection, source, source_ids), withheld)
 
 
@@ -330,10 +366,6 @@ def count_records(connection: sa.Connection, source: str) -> RecordCounts:
         ).where(table.c.source == source)
     ).one()
     return RecordCounts(*map(int, counts))
-
-
-def _id_hash(source_id: str) -> str:
-    return hashlib.sha256(source_id.encode()).hexdigest()
 
 
 # What a tombstone does not keep.

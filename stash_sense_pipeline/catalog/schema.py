@@ -256,15 +256,52 @@ suppressions = sa.Table(
     sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("added_at", UtcTime, nullable=False),
+    sa.Column(
+        "degree",
+        sa.Integer,
+        nullable=False,
+        server_default="0",
+        comment="0: named, or of the same identity; 1: met together with one of those by a sync",
+    ),
+    sa.Column(
+        "applied_at", UtcTime, comment="when the catalog was last searched for it; null = not searched yet"
+    ),
+    sa.Column(
+        "block_face",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="keep one protected template of the face",
+    ),
+)
+
+suppressed_faces = sa.Table(
+    "suppressed_faces",
+    metadata,
+    sa.Column("template_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model_digest", sa.Text, nullable=False),
+    sa.Column("person", sa.Text, nullable=False, comment="random; joins the templates of one person"),
+    sa.Column("sealed", sa.LargeBinary, nullable=False, comment="mean unit vector, AES-GCM, float32"),
+    sa.Column("radius", sa.Float, nullable=False, comment="cosine distance within which a face is refused"),
+    sa.Column("added_at", UtcTime, nullable=False),
+    sqlite_autoincrement=True,
+    comment="only of those for whom block_face was asked: refuses their face under a new record",
 )
 
 withheld_records = sa.Table(
     "withheld_records",
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
-    sa.Column("id_hash", sa.Text, primary_key=True, comment="SHA-256 of the source_id"),
+    sa.Column("id_hash", sa.Text, primary_key=True, comment="keyed hash of the source_id"),
     sa.Column("updated_at", UtcTime, comment="the source's own time of the version that was not stored"),
     sa.Column("checked_at", UtcTime, nullable=False),
+    sa.Column(
+        "reason", sa.Text, nullable=False, comment="suppressed, under_18, started_under_18 or unreadable_date"
+    ),
+    sa.Column(
+        "source_id", sa.Text, comment="for review; null for the suppressed, of whom only the hash is kept"
+    ),
     comment="records read and not stored (not of an adult, suppressed), so that they are not read in every run",
 )
 

@@ -7,25 +7,35 @@ import re
 from datetime import date
 
 ADULT_AGE = 18
+UNDER_18, STARTED_UNDER_18, UNREADABLE_DATE = "under_18", "started_under_18", "unreadable_date"
 
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 
 
 def is_adult(birth_date: str | None, career_start_year: int | None, on: date) -> bool:
-    """False when the record says that the person is under 18 on the day `on`, or was all through the year in
-    which the career starts.
+    """True when nothing in the record speaks against an adult; see `why_no_adult`."""
+    return why_no_adult(birth_date, career_start_year, on) is None
+
+
+def why_no_adult(birth_date: str | None, career_start_year: int | None, on: date) -> str | None:
+    """Why a record must not be used: UNDER_18 on the day `on`, STARTED_UNDER_18, or UNREADABLE_DATE; else None.
 
     `birth_date` is YYYY, YYYY-MM or YYYY-MM-DD. A part that is missing, or is no month or day, is read as the
-    latest possible one; who is born on 29 February is 18 on 1 March. A birth date that cannot be read at all
+    latest possible one; who is born on 29 February is 18 on 1 March. A year in which a career starts is read as
+    its first day: who came of age in that year may have started before. A birth date that cannot be read at all
     does not pass; an unknown one (None) does.
     """
     if birth_date is None:
-        return True
+        return None
     match = _DATE.fullmatch(birth_date.strip())
     if match is None or int(match[1]) == 0:
-        return False
+        return UNREADABLE_DATE
     coming_of_age = _add_years(_latest_day(match), ADULT_AGE)
-    return on >= coming_of_age and (career_start_year is None or career_start_year >= coming_of_age.year)
+    if on < coming_of_age:
+        return UNDER_18
+    if career_start_year is not None and (career_start_year, 1, 1) < coming_of_age.timetuple()[:3]:
+        return STARTED_UNDER_18
+    return None
 
 
 def _latest_day(match: re.Match[str]) -> date:

@@ -7,9 +7,11 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.privacy.entries import import_suppressions_file
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
-from stash_sense_pipeline.privacy.suppression import Suppressions, import_suppressions_file, load_suppressions
+from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
+from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces
 from stash_sense_pipeline.settings import Environment
 
 
@@ -27,7 +29,16 @@ def current_suppressions(
 
 
 def enforce_suppressions(
-    engine: sa.Engine, environment: Environment, sources: Collection[str], now: datetime
-) -> ErasureReport:
-    """current_suppressions, after which nothing of the people they cover is in the catalog."""
-    return erase_suppressed(engine, current_suppressions(engine, environment, sources), now)
+    engine: sa.Engine,
+    environment: Environment,
+    sources: Collection[str],
+    now: datetime,
+    *,
+    search_all: bool = False,
+) -> tuple[ErasureReport, TraceReport]:
+    """current_suppressions, after which nothing of the people they cover is in the catalog or in what we wrote
+    of it: what is staged for a release, reports and logs. `search_all` as in erase_suppressed.
+    """
+    suppressions = current_suppressions(engine, environment, sources)
+    erased = erase_suppressed(engine, suppressions, now, search_all=search_all)
+    return erased, erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty)

@@ -2,230 +2,393 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import checkpoint, writing
+from stash_sense_pipeline.catalog.engine import checkpoint, vacuum, writing
 from stash_sense_pipeline.catalog.schema import (
+    aligned_crops,
+    embeddings,
     faces,
     identities,
-    identity_evidence,
     identity_log,
     identity_members,
+    metadata,
+    performer_aliases,
     performer_images,
     performer_urls,
     source_images,
     source_performers,
+    sync_state,
     trusted_faces,
 )
-from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.privacy.face_templates import (
+    Templates,
+    faces_near,
+    keep_templates,
+    load_templates,
+)
+from stash_sense_pipeline.privacy.kin import (
+    Person,
+    image_key,
+    key_batches,
+    record_key,
+    rows_of,
+    whole_person,
+    with_kin,
+)
+from stash_sense_pipeline.privacy.lookup import Picture, Record
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     RECORD,
+    URL,
     HashRow,
     Suppressions,
     image_hash,
+    mark_applied,
+    plain_url_hash,
     record_hash,
     store_hashes,
+    url_digests,
 )
 
-# (source, source_id) and (source, image_id).
-Record = tuple[str, str]
-Image = tuple[str, str]
+# What an image is marked with whose bytes or URL turned out to be suppressed when it was fetched.
+_FOUND_SUPPRESSED = "suppressed"
+# How long an erasure waits for other processes to let go of SQLite's write-ahead log, in seconds.
+_LOG_PATIENCE = 5.0
 
-# How many keys a statement names; both databases allow far more.
-_BATCH = 400
+# Columns that say of whom a row is. A table with none of them hangs on one that has by ON DELETE CASCADE, or holds
+# nothing about single people (privacy.purposes says which).
+BELONGS = {
+    ("source", "source_id"): "records",
+    ("source_a", "source_id_a"): "records",
+    ("source_b", "source_id_b"): "records",
+    ("source", "image_id"): "images",
+    ("performer_id",): "performers",
+    ("face_id",): "faces",
+}
+# Erased through the rows that others refer to, or kept without anything personal: a performer id is never used again.
+_LAST = (source_images.name, source_performers.name, identities.name)
 
 
 @dataclass(frozen=True)
 class ErasureReport:
-    """What one erasure took out of the catalog, in rows."""
+    """What one erasure took out of the catalog, in rows.
+
+    `shared_pages` are profile pages that records of other people list too: a new record is not refused for them.
+    `rows` counts all rows by table; `overwritten` is False while another process keeps old bytes in SQLite's log.
+    """
 
     records: int
     identities: int
     images: int
     faces: int
+    shared_pages: int = field(default=0, compare=False)
+    rows: Mapping[str, int] = field(default_factory=dict, compare=False)
+    overwritten: bool = field(default=True, compare=False)
+    traces: tuple[str, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """True when there was nothing to erase."""
+        return not (self.records or self.images or self.faces)
 
 
-def erase_suppressed(engine: sa.Engine, suppressions: Suppressions, now: datetime) -> ErasureReport:
+def erase_suppressed(
+    engine: sa.Engine, suppressions: Suppressions, now: datetime, *, search_all: bool = False
+) -> ErasureReport:
     """Deletes all that the catalog holds of the people whom `suppressions` covers, in one transaction.
 
-    A person is the records that are covered or list a covered URL, the records merged with them upstream, and
-    all records of their identities. With these go names, links, evidence and log, the images that nobody else
-    has, and the faces on them. An image that is itself covered goes in any case. What the person could come
-    back by, the other records and the bytes of the images, is suppressed from now on too.
+    A person is the records that are covered or list a covered URL, the records merged with them upstream, all
+    records of their identities, and records without an identity yet that list one of their pages. With these go
+    names, links, evidence and log, the images that nobody else has, the faces on them, and the faces on shared
+    images that are not somebody else's. An image that is itself covered goes in any case. What the person could
+    come back by is suppressed from now on too: records, pages, URLs and bytes of the images, and, where that was
+    asked for, the face.
 
-    On SQLite the old bytes are overwritten, and the write-ahead log is emptied if no process is reading.
-    Doing it again changes nothing.
+    Only what was never searched for is searched for, as whatever is stored later is compared before it is
+    stored; `search_all` searches for everything again. On SQLite the old bytes are overwritten and the
+    write-ahead log is emptied; on PostgreSQL the tables are vacuumed. Doing it again changes nothing.
     """
     with writing(engine) as connection:
-        people = _with_kin(connection, _covered_records(connection, suppressions))
-        images = _images_of_only(connection, people) | _covered_images(connection, suppressions)
-        _remember(connection, suppressions, people, images, now)
-        report = ErasureReport(
-            records=len(people),
-            identities=_erase_identities(connection, people, now),
-            images=len(images),
-            faces=_count_faces(connection, images),
+        report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+    return _overwritten(engine, report) if report.rows else report
+
+
+def erase_records(
+    connection: sa.Connection, suppressions: Suppressions, records: Collection[Record], now: datetime
+) -> None:
+    """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's."""
+    person = whole_person(connection, set(records))
+    _take_out(connection, suppressions, person, _images_to_erase(connection, suppressions, person), now)
+
+
+def _erase(
+    connection: sa.Connection, suppressions: Suppressions, now: datetime, *, search_all: bool
+) -> ErasureReport:
+    sought = suppressions if search_all else suppressions.only_pending()
+    covered = _covered_records(connection, sought)
+    person = whole_person(connection, covered) if covered else Person(frozenset(), (), 0, ())
+    if suppressions.face_blocks & sought.pending:
+        keep_templates(
+            connection, suppressions.key, _whose_face_is_blocked(connection, suppressions, covered), now
         )
-        _delete(connection, source_images, _image_key(source_images), images)
-        _delete(connection, source_performers, _record_key(source_performers), people)
-    if report.records or report.images:
-        checkpoint(engine)
+    images = _covered_images(connection, sought) | _images_to_erase(connection, suppressions, person)
+    images |= _images_of_faces(connection, load_templates(connection, suppressions.key))
+    report = _take_out(connection, suppressions, person, images, now)
+    mark_applied(connection, now)
     return report
 
 
-def _record_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
-    return sa.tuple_(table.c.source, table.c.source_id)
+def _whose_face_is_blocked(
+    connection: sa.Connection, suppressions: Suppressions, covered: set[Record]
+) -> list[set[Record]]:
+    """The records of each person whose entry asks for it."""
+    people: list[set[Record]] = []
+    for record in sorted(covered):
+        asked = record_hash(suppressions.key, *record) in suppressions.face_blocks
+        if asked and not any(record in known for known in people):
+            people.append(with_kin(connection, {record}))
+    return people
 
 
-def _image_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
-    return sa.tuple_(table.c.source, table.c.image_id)
-
-
-def _covered_records(connection: sa.Connection, suppressions: Suppressions) -> set[Record]:
+def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Record]:
     covered: set[Record] = set()
-    if suppressions.records:
-        records = sa.select(source_performers.c.source, source_performers.c.source_id)
-        for source, source_id in connection.execute(records):
-            if suppressions.covers_record(source, source_id):
+    table = source_performers
+    if sought.records:
+        records = sa.select(table.c.source, table.c.source_id, table.c.merged_into)
+        for source, source_id, merged_into in connection.execute(records):
+            gone_there = merged_into is not None and sought.covers_record(source, merged_into)
+            if gone_there or sought.covers_record(source, source_id):
                 covered.add((source, source_id))
-    if suppressions.urls:
+    if sought.urls:
         links = sa.select(performer_urls.c.source, performer_urls.c.source_id, performer_urls.c.url)
         for source, source_id, url in connection.execute(links):
-            if suppressions.covers_url(url):
+            if sought.covers_url(url):
                 covered.add((source, source_id))
     return covered
 
 
-def _covered_images(connection: sa.Connection, suppressions: Suppressions) -> set[Image]:
-    if not suppressions.urls and not suppressions.images:
-        return set()
+def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Picture]:
     table = source_images
+    found = {
+        (source, image_id)
+        for source, image_id in connection.execute(
+            sa.select(table.c.source, table.c.image_id).where(table.c.reason == _FOUND_SUPPRESSED)
+        )
+    }
+    if not (sought.urls or sought.images or sought.pictures):
+        return found
     rows = connection.execute(sa.select(table.c.source, table.c.image_id, table.c.url, table.c.sha256))
-    return {
+    return found | {
         (source, image_id)
         for source, image_id, url, sha256 in rows
-        if suppressions.covers_url(url) or (sha256 is not None and suppressions.covers_image(sha256))
+        if sought.covers_picture(source, image_id, url)
+        or (sha256 is not None and sought.covers_image(sha256))
     }
 
 
-def _with_kin(connection: sa.Connection, records: set[Record]) -> set[Record]:
-    """The records and all that are the same person, by upstream merges or by our identities."""
-    performers, members, others = source_performers, identity_members, identity_members.alias()
-    merged_key = sa.tuple_(performers.c.source, performers.c.merged_into)
-    merged_away = sa.select(performers.c.source, performers.c.source_id)
-    survivors = sa.select(performers.c.source, performers.c.merged_into).where(
-        performers.c.merged_into.is_not(None)
-    )
-    same_identity = sa.select(others.c.source, others.c.source_id).join(
-        members, members.c.performer_id == others.c.performer_id
-    )
-    kin: set[Record] = set()
-    news = records
-    while news:
-        kin |= news
-        found = {
-            *_rows(connection, merged_away, merged_key, news),
-            *_rows(connection, survivors, _record_key(performers), news),
-            *_rows(connection, same_identity, _record_key(members), news),
-        }
-        news = {(source, source_id) for source, source_id in found} - kin
-    return kin
+def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, person: Person) -> set[Picture]:
+    """Their images, but for those that are others' too and show nobody but others.
 
-
-def _images_of_only(connection: sa.Connection, people: set[Record]) -> set[Image]:
-    """The images of these records that no other record has."""
+    Whose face is on a shared image is known only if it is trusted for somebody; in doubt it is theirs.
+    """
     table = performer_images
-    theirs: set[Image] = {
+    theirs: set[Picture] = {
         (source, image_id)
-        for source, image_id in _rows(
-            connection, sa.select(table.c.source, table.c.image_id), _record_key(table), people
+        for source, image_id in rows_of(
+            connection, sa.select(table.c.source, table.c.image_id), record_key(table), person.records
         )
     }
     owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
     shared = {
         (source, image_id)
-        for source, image_id, source_id in _rows(connection, owners, _image_key(table), theirs)
-        if (source, source_id) not in people
+        for source, image_id, source_id in rows_of(connection, owners, image_key(table), theirs)
+        if (source, source_id) not in person.records
     }
-    return theirs - shared
+    trusted = trusted_faces
+    on_images = (
+        sa.select(faces.c.source, faces.c.image_id, trusted.c.source, trusted.c.source_id)
+        .select_from(faces.outerjoin(trusted, trusted.c.face_id == faces.c.face_id))
+        .order_by(faces.c.face_id)
+    )
+    in_doubt = {
+        (source, image_id)
+        for source, image_id, of_source, of_id in rows_of(connection, on_images, image_key(faces), shared)
+        if of_source is None or (of_source, of_id) in person.records
+    }
+    return theirs - shared | in_doubt
+
+
+def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[Picture]:
+    """The images with a face that is refused."""
+    near = faces_near(connection, templates)
+    query = sa.select(faces.c.source, faces.c.image_id)
+    return {(source, image_id) for source, image_id in rows_of(connection, query, faces.c.face_id, near)}
+
+
+def _take_out(
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    person: Person,
+    images: set[Picture],
+    now: datetime,
+) -> ErasureReport:
+    if not person.records and not images:
+        return ErasureReport(0, 0, 0, 0)
+    _remember(connection, suppressions, person, images, now)
+    traces = _traces(connection, person, images)
+    performers = _performer_ids(connection, person.records)
+    face_ids = {
+        face_id for (face_id,) in rows_of(connection, sa.select(faces.c.face_id), image_key(faces), images)
+    }
+    belongings: Mapping[str, Collection[Any]] = {
+        "records": person.records,
+        "images": images,
+        "performers": performers,
+        "faces": face_ids,
+    }
+    rows = _delete_everywhere(connection, belongings)
+    _forget_mentions(connection, {source_id for _, source_id in person.records})
+    for batch in key_batches(performers):
+        retired = sa.update(identities).where(identities.c.performer_id.in_(batch))
+        connection.execute(retired.values(retired_at=now, redirect_to=None))
+    return ErasureReport(
+        records=len(person.records),
+        identities=len(performers),
+        images=rows.get(source_images.name, 0),
+        faces=rows.get(faces.name, 0),
+        shared_pages=person.shared,
+        rows=rows,
+        traces=traces,
+    )
 
 
 def _remember(
     connection: sa.Connection,
     suppressions: Suppressions,
-    people: set[Record],
-    images: set[Image],
+    person: Person,
+    images: set[Picture],
     now: datetime,
 ) -> None:
     key = suppressions.key
     rows = [
-        HashRow(RECORD, record_hash(key, source, source_id), "a record of a suppressed person", now)
-        for source, source_id in people
+        HashRow(RECORD, record_hash(key, *record), "a record of a suppressed person", now, applied_at=now)
+        for record in (*person.records, *person.other_ids)
     ]
     rows += [
-        HashRow(IMAGE, image_hash(key, sha256), "an image of a suppressed person", now)
-        for sha256 in _digests_of_only(connection, images)
+        HashRow(kind, digest, "a page of a suppressed person", now, applied_at=now)
+        for url in person.pages
+        for kind, digest in url_digests(key, url)
+    ]
+    table = source_images
+    shown = rows_of(connection, sa.select(table.c.url, table.c.sha256), image_key(table), images)
+    urls, digests = set[str](), set[str]()
+    for url, sha256 in shown:
+        urls.add(url)
+        digests |= {sha256} - {None}
+    reason = "an image of a suppressed person"
+    rows += [HashRow(URL, plain_url_hash(key, url), reason, now, applied_at=now) for url in urls]
+    rows += [
+        HashRow(IMAGE, image_hash(key, sha256), reason, now, applied_at=now)
+        for sha256 in digests - _digests_of_others(connection, digests, images)
     ]
     store_hashes(connection, key, rows)
 
 
-def _digests_of_only(connection: sa.Connection, images: set[Image]) -> set[str]:
-    """The SHA-256 of these images, but for those that other images have as well, such as placeholders."""
+def _digests_of_others(connection: sa.Connection, digests: set[str], images: set[Picture]) -> set[str]:
+    """Of these SHA-256, those that other images have as well, such as placeholders."""
     table = source_images
-    rows = _rows(connection, sa.select(table.c.sha256), _image_key(table), images)
-    digests = {sha256 for (sha256,) in rows if sha256 is not None}
     holders = sa.select(table.c.source, table.c.image_id, table.c.sha256)
-    shared = {
+    return {
         sha256
-        for source, image_id, sha256 in _rows(connection, holders, table.c.sha256, digests)
+        for source, image_id, sha256 in rows_of(connection, holders, table.c.sha256, digests)
         if (source, image_id) not in images
     }
-    return digests - shared
 
 
-def _erase_identities(connection: sa.Connection, people: set[Record], now: datetime) -> int:
-    """Removes all that hangs on the identities of these records, and retires them. Returns their number."""
-    members, evidence = identity_members, identity_evidence
-    rows = _rows(connection, sa.select(members.c.performer_id), _record_key(members), people)
-    performer_ids = {performer_id for (performer_id,) in rows}
-    _delete(connection, evidence, sa.tuple_(evidence.c.source_a, evidence.c.source_id_a), people)
-    _delete(connection, evidence, sa.tuple_(evidence.c.source_b, evidence.c.source_id_b), people)
-    for table in (trusted_faces, identity_log, members):
-        _delete(connection, table, table.c.performer_id, performer_ids)
-    for batch in _batches(performer_ids):
-        retired = sa.update(identities).where(identities.c.performer_id.in_(batch))
-        connection.execute(retired.values(retired_at=now, redirect_to=None))
-    return len(performer_ids)
+def _performer_ids(connection: sa.Connection, people: Collection[Record]) -> set[int]:
+    members = identity_members
+    rows = rows_of(connection, sa.select(members.c.performer_id), record_key(members), people)
+    return {performer_id for (performer_id,) in rows}
 
 
-def _count_faces(connection: sa.Connection, images: set[Image]) -> int:
-    return sum(
-        connection.scalar(sa.select(sa.func.count()).select_from(faces).where(_image_key(faces).in_(batch)))
-        or 0
-        for batch in _batches(images)
-    )
+def _delete_everywhere(
+    connection: sa.Connection, belongings: Mapping[str, Collection[Any]]
+) -> dict[str, int]:
+    """Deletes what belongs to them from every table, and returns the number of rows by table.
 
-
-def _batches(keys: Collection[Any]) -> Iterator[Sequence[Any]]:
-    return batched(sorted(keys), _BATCH)
-
-
-def _rows(
-    connection: sa.Connection, query: sa.Select[Any], key: sa.ColumnElement[Any], keys: Collection[Any]
-) -> Iterator[tuple[Any, ...]]:
-    """The rows of `query` whose `key` is one of `keys`."""
-    for batch in _batches(keys):
-        yield from (tuple(row) for row in connection.execute(query.where(key.in_(batch))))
+    By the names of the columns, so that a table which is added later is not forgotten.
+    """
+    counts: dict[str, int] = {}
+    tables = [table for table in reversed(metadata.sorted_tables) if table.name not in _LAST]
+    for table in (*tables, source_images, source_performers):
+        deleted = 0
+        for names, whose in BELONGS.items():
+            if all(name in table.c for name in names):
+                columns = [table.c[name] for name in names]
+                key = columns[0] if len(columns) == 1 else sa.tuple_(*columns)
+                deleted += _delete(connection, table, key, belongings[whose])
+        if deleted:
+            counts[table.name] = deleted
+    return counts
 
 
 def _delete(
     connection: sa.Connection, table: sa.Table, key: sa.ColumnElement[Any], keys: Collection[Any]
-) -> None:
-    for batch in _batches(keys):
-        connection.execute(sa.delete(table).where(key.in_(batch)))
+) -> int:
+    return sum(
+        connection.execute(sa.delete(table).where(key.in_(batch))).rowcount for batch in key_batches(keys)
+    )
+
+
+def _forget_mentions(connection: sa.Connection, source_ids: set[str]) -> None:
+    """Deletes what the log of other identities and the progress of the sources say of these records."""
+    if not source_ids:
+        return
+    log = connection.execute(sa.select(identity_log.c.entry, sa.cast(identity_log.c.detail, sa.Text)))
+    mentioned = {entry for entry, detail in log if _mentions(detail, source_ids)}
+    _delete(connection, identity_log, identity_log.c.entry, mentioned)
+    states = sa.select(sync_state.c.source, sync_state.c.detail, sa.cast(sync_state.c.detail, sa.Text))
+    for source, detail, text in connection.execute(states).all():
+        if text is not None and _mentions(text, source_ids):
+            kept = _without(detail, source_ids)
+            of_source = sa.update(sync_state).where(sync_state.c.source == source)
+            connection.execute(of_source.values(detail=kept))
+
+
+def _mentions(text: str, source_ids: set[str]) -> bool:
+    return not source_ids.isdisjoint(re.split(r'[\[\]{}":,\s]+', text))
+
+
+def _without(value: Any, source_ids: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(item, source_ids) for key, item in value.items() if key not in source_ids}
+    if isinstance(value, list):
+        return [_without(item, source_ids) for item in value if item not in source_ids]
+    return value
+
+
+def _traces(connection: sa.Connection, person: Person, images: Iterable[Picture]) -> tuple[str, ...]:
+    """The texts by which these people can be found in what was written about them: names, ids, URLs."""
+    performers, aliases, urls, shown = source_performers, performer_aliases, performer_urls, source_images
+    names = rows_of(connection, sa.select(performers.c.name), record_key(performers), person.records)
+    others = rows_of(connection, sa.select(aliases.c.alias), record_key(aliases), person.records)
+    links = rows_of(connection, sa.select(urls.c.url), record_key(urls), person.records)
+    pictures = rows_of(connection, sa.select(shown.c.url), image_key(shown), set(images))
+    texts = {text for rows in (names, others, links, pictures) for (text,) in rows if text}
+    return tuple(sorted(texts | {source_id for _, source_id in person.records}))
+
+
+def _overwritten(engine: sa.Engine, report: ErasureReport) -> ErasureReport:
+    vacuum(engine, [*report.rows, aligned_crops.name, embeddings.name])
+    patience = time.monotonic() + _LOG_PATIENCE
+    while not (emptied := checkpoint(engine)) and time.monotonic() < patience:
+        time.sleep(0.1)
+    return replace(report, overwritten=emptied)

@@ -6,45 +6,57 @@ import hmac
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, time
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlencode
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry, is_url, read_suppressions_file
 
-RECORD, URL, IMAGE = "record", "url", "image"
+RECORD, URL, IMAGE, PICTURE = "record", "url", "image", "picture"
 # A row of its own that tells with which key the others were made.
 _KEY_CHECK = "key"
+# Kind of the hashes of withheld records; they are in a table of their own.
+_WITHHELD = "withheld"
+# Who is met together with somebody suppressed is suppressed too, but who is met with those is only refused.
+NAMED, MET = 0, 1
 
 # Pages of such programs differ in their query; elsewhere it holds tracking, sizes and signatures.
 _PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
+
+# (kind, hash)
+Digest = tuple[str, str]
 
 
 @dataclass(frozen=True)
 class Suppressions:
     """The suppression list in memory: what every room asks before it stores or fetches anything.
 
-    The three sets hold HMAC-SHA256 hex digests; an identifier cannot be read out of them.
+    The sets hold HMAC-SHA256 hex digests; an identifier cannot be read out of them. `met` are those of degree
+    MET, `pending` those for which the catalog was not searched yet, `face_blocks` those whose face is to be
+    refused too. `rows` is the number of rows that were read.
     """
 
     key: bytes = field(repr=False)
     records: frozenset[str] = field(default=frozenset(), repr=False)
     urls: frozenset[str] = field(default=frozenset(), repr=False)
     images: frozenset[str] = field(default=frozenset(), repr=False)
+    pictures: frozenset[str] = field(default=frozenset(), repr=False)
+    met: frozenset[str] = field(default=frozenset(), repr=False)
+    pending: frozenset[str] = field(default=frozenset(), repr=False)
+    face_blocks: frozenset[str] = field(default=frozenset(), repr=False)
+    rows: int = 0
 
     def __len__(self) -> int:
         """How many keys are suppressed."""
-        return len(self.records) + len(self.urls) + len(self.images)
+        return len(self.records) + len(self.urls) + len(self.images) + len(self.pictures)
 
     def covers_record(self, source: str, source_id: str) -> bool:
         """True when the record of a source must not be stored."""
@@ -58,25 +70,86 @@ class Suppressions:
         """True when image bytes with this hex digest must not be used."""
         return bool(self.images) and image_hash(self.key, sha256) in self.images
 
+    def covers_picture(self, source: str, image_id: str, url: str) -> bool:
+        """True when an image that a source lists must not be stored, by its id there or by its URL."""
+        if self.pictures and picture_hash(self.key, source, image_id) in self.pictures:
+            return True
+        return bool(self.urls) and plain_url_hash(self.key, url) in self.urls
+
+    def degree(self, source: str, source_ids: Iterable[str], urls: Iterable[str]) -> int | None:
+        """How near a record with these ids (its own, and those merged into it) and profile URLs is to somebody
+        suppressed: NAMED, MET, or None for not at all.
+        """
+        hits: set[str] = set()
+        if self.records:
+            hits |= self.records.intersection(record_hash(self.key, source, each) for each in source_ids)
+        if self.records or self.urls:
+            for url in urls:
+                found = {digest for _, digest in url_digests(self.key, url)}
+                hits |= self.urls & found | self.records & found
+        if not hits:
+            return None
+        return NAMED if hits - self.met else MET
+
+    def has(self, kind: str, digest: str) -> bool:
+        """True when the list has this hash."""
+        sets = {RECORD: self.records, URL: self.urls, IMAGE: self.images, PICTURE: self.pictures}
+        return digest in sets[kind]
+
+    def withheld_hash(self, source: str, source_id: str) -> str:
+        """What a record that was read and not stored is remembered by."""
+        return _hash(self.key, _WITHHELD, f"{source}:{source_id}")
+
+    def only_pending(self) -> Self:
+        """The part of the list for which the catalog was not searched yet."""
+        kept = {
+            name: getattr(self, name) & self.pending for name in ("records", "urls", "images", "pictures")
+        }
+        return replace(self, **kept)
+
+    def refreshed(self, connection: sa.Connection) -> Self:
+        """The list with what other processes have added since it was read; rows are never taken away."""
+        if connection.scalar(sa.select(sa.func.count()).select_from(schema.suppressions)) == self.rows:
+            return self
+        now = load_list(connection, self.key)
+        return replace(
+            self,
+            records=self.records | now.records,
+            urls=self.urls | now.urls,
+            images=self.images | now.images,
+            pictures=self.pictures | now.pictures,
+            met=now.met,
+            pending=now.pending,
+            face_blocks=now.face_blocks,
+            rows=now.rows,
+        )
+
 
 NO_SUPPRESSIONS = Suppressions(key=b"")
 
 
 class HashRow(NamedTuple):
-    """One row of the catalog's list. `kind` is record, url or image; no name is in `reason`."""
+    """One row of the catalog's list. `kind` is one of KINDS; no name is in `reason`.
+
+    `applied_at` is when the catalog was searched for it, None when that is still to be done.
+    """
 
     kind: str
     key_hash: str
     reason: str
     added_at: datetime
+    degree: int = NAMED
+    applied_at: datetime | None = None
+    block_face: bool = False
 
 
-@dataclass(frozen=True)
-class ImportReport:
-    """What importing a suppression file did: entries in it, and hashes that the catalog did not have yet."""
+class ListedHash(NamedTuple):
+    """What can be shown of a row: nothing in it leads to a person without the key."""
 
-    entries: int
-    added: int
+    kind: str
+    reason: str
+    added_at: datetime
+    applied: bool
 
 
 def record_hash(key: bytes, source: str, source_id: str) -> str:
@@ -89,14 +162,39 @@ def image_hash(key: bytes, sha256: str) -> str:
     return _hash(key, IMAGE, sha256.lower())
 
 
+def picture_hash(key: bytes, source: str, image_id: str) -> str:
+    """Hex digest that stands for an image under its id at a source."""
+    return _hash(key, PICTURE, f"{source}:{image_id.casefold()}")
+
+
+def plain_url_hash(key: bytes, url: str) -> str:
+    """Hex digest that stands for a URL without scheme, query and other decoration."""
+    return _hash(key, URL, plain_url(url))
+
+
 def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
     """Hex digests that stand for a URL: of its plain form, and of the profile it names, if it is one we know.
 
     Both, so that a list stays good when we learn to read the profiles of another site.
     """
+    return tuple(digest for kind, digest in url_digests(key, url) if kind == URL)
+
+
+def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
+    """What a URL stands for, as (kind, hash): the URL itself, and the record if it is a page of a stash-box."""
     profile = profile_urls.canonical_profile(url)
-    forms = (_plain(url),) if profile is None else (_plain(url), f"{profile.site} {profile.key}")
-    return tuple(_hash(key, URL, form) for form in forms)
+    digests = [(URL, plain_url_hash(key, url))]
+    if profile is not None:
+        digests.append((URL, _hash(key, URL, f"{profile.site} {profile.key}")))
+        site = profile_urls.site(profile.site)
+        if site is not None and site.stash_box_host is not None:
+            digests.append((RECORD, record_hash(key, profile.site, profile.key)))
+    return tuple(digests)
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Eight hex digits that tell two keys apart and say nothing of them."""
+    return _hash(key, _KEY_CHECK, "")[:8]
 
 
 def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
@@ -105,79 +203,151 @@ def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
     Raises CatalogError when the list was made with another key: it would recognise nobody.
     """
     with reading(engine) as connection:
-        return _load(connection, key)
-
-
-def add_suppressions(connection: sa.Connection, key: bytes, entries: Iterable[SuppressionEntry]) -> int:
-    """Adds entries to the catalog's list; what is there stays as it is. Returns the number of new hashes.
-
-    Raises CatalogError when the list was made with another key.
-    """
-    rows = [
-        HashRow(kind, key_hash, entry.reason, datetime.combine(entry.date, time(), UTC))
-        for entry in entries
-        for kind, key_hash in _hashes_of(key, entry.target)
-    ]
-    return store_hashes(connection, key, rows)
+        return load_list(connection, key)
 
 
 def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow]) -> int:
-    """Adds the rows that the catalog's list lacks, and returns their number. Raises as add_suppressions."""
+    """Adds the rows that the catalog's list lacks; what is there stays as it is. Returns the number of new ones.
+
+    Raises CatalogError when the list was made with another key.
+    """
     if not rows:
         return 0
-    known = _load(connection, key)
-    present = {RECORD: known.records, URL: known.urls, IMAGE: known.images}
-    new = {(row.kind, row.key_hash): row for row in rows if row.key_hash not in present[row.kind]}
+    table = schema.suppressions
+    _load_check(connection, key)
+    present: set[Digest] = set()
+    hashes = sorted({row.key_hash for row in rows})
+    for start in range(0, len(hashes), 500):
+        found = sa.select(table.c.kind, table.c.key_hash).where(
+            table.c.key_hash.in_(hashes[start : start + 500])
+        )
+        present.update((kind, key_hash) for kind, key_hash in connection.execute(found))
+    new: dict[Digest, HashRow] = {}
+    for row in sorted(rows, key=lambda row: row.degree):
+        if (row.kind, row.key_hash) not in present:
+            new.setdefault((row.kind, row.key_hash), row)
     if new:
-        check = HashRow(_KEY_CHECK, _hash(key, _KEY_CHECK, ""), "check", min(row.added_at for row in rows))
+        first = min(row.added_at for row in rows)
+        check = HashRow(_KEY_CHECK, _hash(key, _KEY_CHECK, ""), "check", first, NAMED, first)
         values = [row._asdict() for row in (check, *new.values())]
-        upsert(connection, schema.suppressions, values, keep=frozenset({"reason", "added_at"}))
+        upsert(connection, table, values, keep=frozenset(values[0]) - {"kind", "key_hash"})
     return len(new)
 
 
-def import_suppressions_file(
-    engine: sa.Engine, path: Path, key: bytes, sources: Collection[str]
-) -> ImportReport:
-    """Takes a suppression file over into the catalog, all of it or nothing; doing it again changes nothing.
+def mark_applied(connection: sa.Connection, now: datetime) -> None:
+    """Notes that the catalog was searched for everything that is on its list."""
+    table = schema.suppressions
+    connection.execute(sa.update(table).where(table.c.applied_at.is_(None)).values(applied_at=now))
 
-    An entry that has left the file stays suppressed. `sources` are the names that a target may begin with.
-    Raises ConfigurationError naming file and line of all that is wrong with the file.
+
+def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
+    """The list as it can be shown, oldest first."""
+    table = schema.suppressions
+    query = (
+        sa.select(table.c.kind, table.c.reason, table.c.added_at, table.c.applied_at)
+        .where(table.c.kind != _KEY_CHECK)
+        .order_by(table.c.added_at, table.c.kind, table.c.key_hash)
+    )
+    with reading(engine) as connection:
+        return [
+            ListedHash(kind, reason, added, applied is not None)
+            for kind, reason, added, applied in connection.execute(query)
+        ]
+
+
+def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...]:
+    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL."""
+    if is_url:
+        return url_digests(key, target)
+    source, _, source_id = target.partition(":")
+    return ((RECORD, record_hash(key, source, source_id)),)
+
+
+def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]:
+    """Of these URLs, the pages that can prove who somebody is, each with one of the URLs that name it."""
+    pages: dict[profile_urls.ProfileKey, str] = {}
+    for url in urls:
+        profile = profile_urls.canonical_profile(url)
+        site = profile_urls.site(profile.site) if profile else None
+        if profile is not None and site is not None and site.identity_grade:
+            pages.setdefault(profile, url)
+    return pages
+
+
+def remember_met(
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    source: str,
+    met: Sequence[tuple[str, Collection[str]]],
+    now: datetime,
+) -> None:
+    """Adds what records say that a sync refused: their ids and the pages that identify them, as (id, URLs).
+
+    They wait for the next search of the catalog: other records may list the same pages.
     """
-    entries = read_suppressions_file(path, sources)
-    with writing(engine) as connection:
-        return ImportReport(entries=len(entries), added=add_suppressions(connection, key, entries))
+    key = suppressions.key
+    reason = "met together with a suppressed person"
+    rows = [HashRow(RECORD, record_hash(key, source, source_id), reason, now, MET) for source_id, _ in met]
+    rows += [
+        HashRow(URL, digest, reason, now, MET)
+        for _, urls in met
+        for url in identifying_pages(urls).values()
+        for digest in url_hashes(key, url)
+    ]
+    store_hashes(connection, key, rows)
 
 
-def _hashes_of(key: bytes, target: str) -> tuple[tuple[str, str], ...]:
-    """What a target of the list suppresses, as (kind, hash)."""
-    if not is_url(target):
-        source, _, source_id = target.partition(":")
-        return ((RECORD, record_hash(key, source, source_id)),)
-    hashes = [(URL, digest) for digest in url_hashes(key, target)]
-    profile = profile_urls.canonical_profile(target)
-    site = profile_urls.site(profile.site) if profile else None
-    if profile is not None and site is not None and site.stash_box_host is not None:
-        hashes.append((RECORD, record_hash(key, profile.site, profile.key)))
-    return tuple(hashes)
-
-
-def _load(connection: sa.Connection, key: bytes) -> Suppressions:
-    rows = connection.execute(sa.select(schema.suppressions.c.kind, schema.suppressions.c.key_hash))
+def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
+    """The suppression list as a transaction sees it. Raises as load_suppressions."""
+    table = schema.suppressions
+    columns = (table.c.kind, table.c.key_hash, table.c.degree, table.c.applied_at, table.c.block_face)
     hashes: defaultdict[str, set[str]] = defaultdict(set)
-    for kind, key_hash in rows:
+    met: set[str] = set()
+    pending: set[str] = set()
+    blocks: set[str] = set()
+    count = 0
+    for kind, key_hash, degree, applied, block_face in connection.execute(sa.select(*columns)):
+        count += 1
         hashes[kind].add(key_hash)
-    if hashes and _hash(key, _KEY_CHECK, "") not in hashes[_KEY_CHECK]:
+        if degree != NAMED:
+            met.add(key_hash)
+        if applied is None:
+            pending.add(key_hash)
+        if block_face:
+            blocks.add(key_hash)
+    _check_key(key, hashes[_KEY_CHECK], count)
+    return Suppressions(
+        key,
+        frozenset(hashes[RECORD]),
+        frozenset(hashes[URL]),
+        frozenset(hashes[IMAGE]),
+        frozenset(hashes[PICTURE]),
+        frozenset(met),
+        frozenset(pending),
+        frozenset(blocks),
+        count,
+    )
+
+
+def _load_check(connection: sa.Connection, key: bytes) -> None:
+    table = schema.suppressions
+    count = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+    checks = connection.scalars(sa.select(table.c.key_hash).where(table.c.kind == _KEY_CHECK))
+    _check_key(key, set(checks), count)
+
+
+def _check_key(key: bytes, checks: Collection[str], rows: int) -> None:
+    if rows and _hash(key, _KEY_CHECK, "") not in checks:
         raise CatalogError(
             "the catalog's suppression list was made with another suppression.key; restore it from a backup"
         )
-    return Suppressions(key, frozenset(hashes[RECORD]), frozenset(hashes[URL]), frozenset(hashes[IMAGE]))
 
 
 def _hash(key: bytes, kind: str, text: str) -> str:
     return hmac.digest(key, f"{kind}\0{text}".encode(errors="surrogatepass"), "sha256").hex()
 
 
-def _plain(url: str) -> str:
+def plain_url(url: str) -> str:
     """A URL without what tells no pages apart: scheme, www, case of the host, outer slashes, query, ..."""
     text = re.sub(r"^([a-z][a-z0-9+.-]*:)?//", "", url.strip(), flags=re.IGNORECASE).split("#", 1)[0]
     before, _, query = text.partition("?")

@@ -5,27 +5,59 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import write_atomically
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
-_KEYS = ("target", "reason", "date")
+_NEEDED = ("target", "reason", "date")
+_FLAGS = ("unseen", "block_face")
+_KEYS = (*_NEEDED, *_FLAGS)
 _MAX_REASON = 200
+_REASON_RULE = f"must be one line of at most {_MAX_REASON} characters, without names"
 _URL = re.compile(r"https?://[^\s/@]+\.?[^\s/@]*/\S+", re.IGNORECASE)
 _RECORD = re.compile(r"([a-z0-9_]+):(?!//)(\S+)")
+_SEALED = re.compile(r"sealed:[0-9a-f]{8}(?::(?:record|url|image|picture)-[0-9a-f]{64})+")
+_HEADER = """\
+# People who are left out. Each entry: target (SOURCE:ID, or the URL of a profile or an image), reason, date.
+# A sealed target is what `stash-sense suppress add` writes: keyed hashes that only the suppression.key can read.
+"""
 
 
 @dataclass(frozen=True)
 class SuppressionEntry:
-    """One request to be left out. `target` is SOURCE:ID of a record, or the URL of a profile or an image."""
+    """One request to be left out.
+
+    `target` is SOURCE:ID of a record, the URL of a profile or an image, or sealed: the hashes of one of these.
+    `unseen`: it is meant although no source has shown it yet. `block_face`: keep one protected template of the
+    face. `line` is where the file has it.
+    """
 
     target: str
     reason: str
     date: date
+    unseen: bool = False
+    block_face: bool = False
+    line: int = field(default=0, compare=False)
+
+
+def sealed_target(fingerprint: str, hashes: Collection[tuple[str, str]]) -> str:
+    """The target that stands for (kind, hash) pairs made with the key of that fingerprint."""
+    return ":".join(["sealed", fingerprint, *(f"{kind}-{digest}" for kind, digest in hashes)])
+
+
+def unsealed(target: str) -> tuple[str, tuple[tuple[str, str], ...]] | None:
+    """Fingerprint of the key and the (kind, hash) pairs of a sealed target; None for another one."""
+    if _SEALED.fullmatch(target) is None:
+        return None
+    _, fingerprint, *hashes = target.split(":")
+    return fingerprint, tuple((each.partition("-")[0], each.partition("-")[2]) for each in hashes)
 
 
 def is_url(target: str) -> bool:
@@ -35,17 +67,51 @@ def is_url(target: str) -> bool:
 
 def check_target(target: str, sources: Collection[str]) -> None:
     """Raises ConfigurationError, which says what is allowed, when `target` is no URL and no SOURCE:ID."""
-    if is_url(target):
+    if is_url(target) or unsealed(target) is not None:
         return
     record = _RECORD.fullmatch(target)
-    if record is None:
-        raise ConfigurationError(
-            f"{target!r} is neither SOURCE:ID nor the http(s) URL of a profile or an image"
-        )
+    if record is None or record[1] == "sealed":
+        # What was written is not repeated: it may be somebody's name, and this ends in the run history.
+        raise ConfigurationError("it is neither SOURCE:ID nor the http(s) URL of a profile or an image")
     if record[1] not in sources:
         close = difflib.get_close_matches(record[1], list(sources), n=1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise ConfigurationError(f"{record[1]!r} is not a source; {guess}allowed: {', '.join(sources)}")
+
+
+def check_reason(text: str) -> str:
+    """The reason without outer blanks; ConfigurationError when it is empty, too long or of several lines."""
+    reason = text.strip()
+    if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
+        raise ConfigurationError(_REASON_RULE)
+    return reason
+
+
+def append_entry(path: Path, entry: SuppressionEntry) -> None:
+    """Adds an entry at the end of a suppression file, which is made if it is not there; comments stay.
+
+    Raises ConfigurationError when the file is not a plain list of entries.
+    """
+    item: dict[str, Any] = {"target": entry.target, "reason": entry.reason, "date": entry.date}
+    item |= {flag: True for flag in _FLAGS if getattr(entry, flag)}
+    before = path.read_text() if path.exists() else _HEADER
+    if before.strip().endswith("[]") and yaml.safe_load(before) == []:
+        before = before.strip().removesuffix("[]")
+    text = before if not before or before.endswith("\n") else before + "\n"
+    text += yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=10_000)
+    known = yaml.safe_load(before) or []
+    try:
+        grown = yaml.safe_load(text)
+    except yaml.YAMLError:
+        grown = None
+    if not isinstance(known, list) or grown != [*known, item]:
+        raise ConfigurationError(
+            f"{path}: the entry cannot be added to the end; write the list as lines of `- `"
+        )
+    fresh = not path.exists()
+    write_atomically(path, text)
+    if fresh:
+        path.chmod(0o600)
 
 
 def read_suppressions_file(path: Path, sources: Collection[str]) -> tuple[SuppressionEntry, ...]:
@@ -70,15 +136,19 @@ def _entry(file: YamlFile, index: int, item: Any, sources: Collection[str]) -> S
     for key in item:
         if key not in _KEYS:
             file.complain((index, key), f"is not a known key; allowed: {', '.join(_KEYS)}")
-    for key in _KEYS:
+    for key in _NEEDED:
         if key not in item:
             file.complain((index,), f"{key} is missing")
+    for key in _FLAGS:
+        if not isinstance(item.get(key, False), bool):
+            file.complain((index, key), "is not true or false")
     target = _target(file, (index, "target"), item.get("target", ""), sources) if "target" in item else None
     reason = _reason(file, (index, "reason"), item["reason"]) if "reason" in item else None
     day = _day(file, (index, "date"), item["date"]) if "date" in item else None
     if target is None or reason is None or day is None:
         return None
-    return SuppressionEntry(target, reason, day)
+    flags = (item.get("unseen") is True, item.get("block_face") is True)
+    return SuppressionEntry(target, reason, day, *flags, line=file.line((index, "target")))
 
 
 def _target(file: YamlFile, path: KeyPath, value: Any, sources: Collection[str]) -> str | None:
@@ -95,10 +165,14 @@ def _target(file: YamlFile, path: KeyPath, value: Any, sources: Collection[str])
 
 
 def _reason(file: YamlFile, path: KeyPath, value: Any) -> str | None:
-    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_REASON:
-        file.complain(path, f"must be a text of at most {_MAX_REASON} characters, without names")
+    if not isinstance(value, str):
+        file.complain(path, _REASON_RULE)
         return None
-    return value.strip()
+    try:
+        return check_reason(value)
+    except ConfigurationError as error:
+        file.complain(path, str(error))
+        return None
 
 
 def _day(file: YamlFile, path: KeyPath, value: Any) -> date | None:

@@ -20,14 +20,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import partial
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities, performers
 from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.sources.legacy import Legacy, LegacyPerson
-from stash_sense_pipeline.sources.mirror import Refusals
 from stash_sense_pipeline.sources.records import PerformerRecord
 
 
@@ -51,13 +52,16 @@ class LegacyReport:
     not_adult: int
 
 
-def import_legacy(engine: sa.Engine, legacy: Legacy, refusals: Refusals, now: datetime) -> LegacyReport:
+def import_legacy(
+    engine: sa.Engine, legacy: Legacy, suppressions: Suppressions, now: datetime
+) -> LegacyReport:
     """Takes over what the catalog does not know, in one transaction. Doing it again changes nothing."""
-    verdicts = {id(person): _verdict(person, refusals, now.date()) for person in legacy.people}
-    people = [person for person in legacy.people if verdicts[id(person)] is None]
-    left_out = Counter(verdicts.values())
     with writing(engine) as connection:
-        sources = _store(connection, people, legacy.faces_and_images, now)
+        suppressions = suppressions.refreshed(connection)
+        verdicts = {id(person): _verdict(person, suppressions, now.date()) for person in legacy.people}
+        people = [person for person in legacy.people if verdicts[id(person)] is None]
+        left_out = Counter(verdicts.values())
+        sources = _store(connection, people, legacy.faces_and_images, suppressions, now)
         kept = identities.adopt(
             connection,
             {
@@ -71,10 +75,12 @@ def import_legacy(engine: sa.Engine, legacy: Legacy, refusals: Refusals, now: da
     return LegacyReport(sources, kept, left_out["suppressed"], left_out["not adult"])
 
 
-def _verdict(person: LegacyPerson, refusals: Refusals, today: date) -> str | None:
+def _verdict(person: LegacyPerson, suppressions: Suppressions, today: date) -> str | None:
     """Why a person must not be in the catalog; None if nothing is against it."""
     keys = (*person.records, *person.merged)
-    if any(refusals.covers_record(*key) for key in keys) or any(map(refusals.covers_url, person.links)):
+    if any(suppressions.covers_record(*key) for key in keys) or any(
+        map(suppressions.covers_url, person.links)
+    ):
         return "suppressed"
     return None if is_adult(person.birth_date, person.career_start_year, today) else "not adult"
 
@@ -83,6 +89,7 @@ def _store(
     connection: sa.Connection,
     people: list[LegacyPerson],
     known: Mapping[tuple[str, str], tuple[int, int | None]],
+    suppressions: Suppressions,
     now: datetime,
 ) -> tuple[TakenOver, ...]:
     records: dict[str, list[PerformerRecord]] = defaultdict(list)
@@ -94,8 +101,9 @@ def _store(
             gone[source][source_id] = survivor
     report = []
     for source in sorted({*records, *gone}):
-        added = performers.seed_records(connection, source, records[source], now)
-        tombstones = performers.seed_tombstones(connection, source, gone[source], now)
+        hashed = partial(suppressions.withheld_hash, source)
+        added = performers.seed_records(connection, source, records[source], now, hashed)
+        tombstones = performers.seed_tombstones(connection, source, gone[source], now, hashed)
         faces = {
             record.source_id: known[source, record.source_id]
             for record in records[source]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.privacy.adults import why_no_adult
+from stash_sense_pipeline.privacy.erasure import erase_records
+from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
 
@@ -24,21 +26,10 @@ _BATCH_RECORDS = 5000
 _BATCH_SECONDS = 2.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
+_SUPPRESSED = "suppressed"
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Refusals(Protocol):
-    """Who must not be stored."""
-
-    def covers_record(self, source: str, source_id: str) -> bool:
-        """True for a record that must not be stored."""
-        ...
-
-    def covers_url(self, url: str) -> bool:
-        """True for a URL of somebody who must not be stored."""
-        ...
 
 
 @dataclass
@@ -95,10 +86,20 @@ class StoringBehind:
             await task
 
 
+class _Withheld(NamedTuple):
+    """Why a record is not stored. `is_person`: it is the very person of a suppressed record; `is_near`: it shares
+    something with one.
+    """
+
+    reason: str
+    is_person: bool
+    is_near: bool
+
+
 class Mirror:
     """Reads and writes the records of one source, off the event loop, one transaction a call."""
 
-    def __init__(self, engine: sa.Engine, source: str, refusals: Refusals, clock: Clock) -> None:
+    def __init__(self, engine: sa.Engine, source: str, refusals: Suppressions, clock: Clock) -> None:
         self.source = source
         self.tally = Tally()
         self._engine = engine
@@ -117,16 +118,18 @@ class Mirror:
         return await asyncio.to_thread(run)
 
     async def store(self, records: Sequence[PerformerRecord]) -> None:
-        """Stores live records, but none that must not be stored: what is there of those is deleted."""
-        allowed = [record for record in records if self._may_store(record)]
-        stored = {record.source_id for record in allowed}
-        withheld = {each.source_id: each.updated_at for each in records if each.source_id not in stored}
+        """Stores live records, but none that must not be stored: what is there of those is deleted.
+
+        The suppression list is asked inside the transaction: somebody may have been added while this run reads.
+        """
 
         def run() -> performers.StoreCounts:
             with writing(self._engine) as connection:
-                now = self._clock.now()
-                performers.withhold_records(connection, self.source, withheld, now)
-                return performers.store_records(connection, self.source, allowed, now)
+                self._refusals = self._refusals.refreshed(connection)
+                verdicts = [(record, self._verdict(record)) for record in records]
+                self._withhold(connection, [(record, why) for record, why in verdicts if why is not None])
+                allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
+                return performers.store_records(connection, self.source, allowed, self._clock.now())
 
         if records:
             counts = await asyncio.to_thread(run)
@@ -137,19 +140,33 @@ class Mirror:
     async def versions(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
         """The source's time of last change of each of these records that we read, stored or withheld."""
         known = await self.read(performers.live_versions, source_ids)
-        unknown = [source_id for source_id in source_ids if source_id not in known]
+        unknown = {
+            self._refusals.withheld_hash(self.source, source_id): source_id
+            for source_id in source_ids
+            if source_id not in known
+        }
         since = self._clock.now() - _WITHHELD_FOR
         return known | await self.read(performers.withheld_versions, unknown, since)
 
     async def bury(self, gone: Mapping[str, str | None]) -> None:
-        """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None."""
-        told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
+        """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None.
+
+        Who was merged with somebody suppressed, in either direction, is the same person, and is erased.
+        """
 
         def run() -> performers.BurialCounts:
             with writing(self._engine) as connection:
-                return performers.bury_records(connection, self.source, told, self._clock.now())
+                self._refusals = self._refusals.refreshed(connection)
+                told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
+                into = {key for key, target in told.items() if target is not None and self._is_named(target)}
+                survivors = {
+                    target for key, target in gone.items() if target is not None and self._is_named(key)
+                }
+                self._erase(connection, into | survivors)
+                kept = {key: target for key, target in told.items() if key not in into | survivors}
+                return performers.bury_records(connection, self.source, kept, self._clock.now())
 
-        if told:
+        if gone:
             counts = await asyncio.to_thread(run)
             self.tally.removed += counts.removed
             self.tally.merged += counts.merged
@@ -171,11 +188,51 @@ class Mirror:
         """The ids that may be stored, in their order."""
         return [source_id for source_id in source_ids if not self.is_suppressed(source_id)]
 
-    def _may_store(self, record: PerformerRecord) -> bool:
-        if self.is_suppressed(record.source_id) or any(map(self._refusals.covers_url, record.urls)):
+    def _is_named(self, source_id: str) -> bool:
+        return self._refusals.degree(self.source, [source_id], ()) == NAMED
+
+    def _verdict(self, record: PerformerRecord) -> _Withheld | None:
+        """Why a record must not be stored, None when it may be."""
+        ids = (record.source_id, *record.merged_ids)
+        by_id = self._refusals.degree(self.source, ids, ())
+        degree = by_id if by_id == NAMED else self._refusals.degree(self.source, ids, record.urls)
+        if degree is not None:
             self.tally.suppressed.add(record.source_id)
-            return False
-        if not is_adult(record.birth_date, record.career_start_year, self._clock.now().date()):
+            return _Withheld(_SUPPRESSED, is_person=by_id == NAMED, is_near=degree == NAMED)
+        problem = why_no_adult(record.birth_date, record.career_start_year, self._clock.now().date())
+        if problem is not None:
             self.tally.not_adult.add(record.source_id)
-            return False
-        return True
+            return _Withheld(problem, is_person=False, is_near=False)
+        return None
+
+    def _withhold(
+        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Withheld]]
+    ) -> None:
+        now = self._clock.now()
+        met = [(record.source_id, record.urls) for record, why in withheld if why.is_near]
+        remember_met(connection, self._refusals, self.source, met, now)
+        people = [record.source_id for record, why in withheld if why.is_person]
+        stored = performers.liveness(connection, self.source, people)
+        self._erase(connection, stored)
+        performers.forget_records(connection, self.source, [record.source_id for record, _ in withheld])
+        rows = [
+            performers.WithheldRecord(
+                self._refusals.withheld_hash(self.source, record.source_id),
+                record.updated_at,
+                why.reason,
+                None if why.reason == _SUPPRESSED else record.source_id,
+            )
+            for record, why in withheld
+        ]
+        performers.withhold_records(connection, self.source, rows, now)
+
+    def _erase(self, connection: sa.Connection, source_ids: Collection[str]) -> None:
+        if source_ids:
+            records = [(self.source, source_id) for source_id in source_ids]
+            erase_records(connection, self._refusals, records, self._clock.now())
+
+    def _with_shown_images(self, record: PerformerRecord) -> PerformerRecord:
+        """The record without images that are suppressed."""
+        covers = self._refusals.covers_picture
+        shown = tuple(image for image in record.images if not covers(self.source, image.image_id, image.url))
+        return record if len(shown) == len(record.images) else replace(record, images=shown)

@@ -12,11 +12,12 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector
 from stash_sense_pipeline.sources.limiter import Clock
-from stash_sense_pipeline.sources.mirror import Mirror, Refusals
+from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
@@ -66,7 +67,7 @@ async def refresh_source(
     engine: sa.Engine,
     source: SourceSettings,
     connector: Connector,
-    suppressions: Refusals,
+    suppressions: Suppressions,
     mode: SyncMode = "auto",
     progress: Progress = _silent,
     *,

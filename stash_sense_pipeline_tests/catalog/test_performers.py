@@ -226,16 +226,16 @@ def test_who_comes_back_is_live_again(any_catalog):
 
 
 def test_records_that_must_not_be_stored_leave_a_hash_of_their_id(any_catalog):
-    store(any_catalog, person("1"), person("2"))
     with writing(any_catalog) as connection:
-        performers.withhold_records(connection, "box", {"1": UPDATED, "9": None}, NOW)
-        assert performers.withheld_versions(connection, "box", ["1", "2", "9"], NOW) == {
-            "1": UPDATED,
-            "9": None,
-        }
-        assert performers.withheld_versions(connection, "box", ["1"], LATER) == {}
-    assert [row["source_id"] for row in table(any_catalog, schema.source_performers)] == ["2"]
-    assert all(row["id_hash"] not in ("1", "9") for row in table(any_catalog, schema.withheld_records))
+        withheld = [
+            performers.WithheldRecord("hash-1", UPDATED, "suppressed", None),
+            performers.WithheldRecord("hash-9", None, "under_18", "9"),
+        ]
+        performers.withhold_records(connection, "box", withheld, NOW)
+        hashes = {"hash-1": "1", "hash-2": "2", "hash-9": "9"}
+        assert performers.withheld_versions(connection, "box", hashes, NOW) == {"1": UPDATED, "9": None}
+        assert performers.withheld_versions(connection, "box", {"hash-1": "1"}, LATER) == {}
+        assert performers.withheld_for_review(connection) == [("box", "9", "under_18", NOW)]
 
 
 def test_what_a_sync_asks(any_catalog):

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.privacy.adults import (
+    STARTED_UNDER_18,
+    UNDER_18,
+    UNREADABLE_DATE,
+    is_adult,
+    why_no_adult,
+)
 
 TODAY = date(2026, 11, 20)
 DAYS = st.dates(date(1900, 1, 1), date(2040, 12, 31))
@@ -30,14 +36,36 @@ DAYS = st.dates(date(1900, 1, 1), date(2040, 12, 31))
         ("", None, False),
         ("0000", None, False),
         ("1990-05-17", 2007, False),
-        ("1990-05-17", 2008, True),
+        ("1990-05-17", 2008, False),  # may have been January, at 17
+        ("1990-01-01", 2008, True),
+        ("1990-05-17", 2009, True),
         ("1990", 2007, False),
-        ("1990", 2008, True),
+        ("1990", 2008, False),
+        ("1990", 2009, True),
         ("1990-05-17", 1985, False),
     ],
 )
 def test_adult(birth_date, career_start, expected):
     assert is_adult(birth_date, career_start, TODAY) is expected
+
+
+@pytest.mark.parametrize(
+    ("birth_date", "career_start", "reason"),
+    [
+        ("2010", None, UNDER_18),
+        ("1990", 2000, STARTED_UNDER_18),
+        ("May 1990", None, UNREADABLE_DATE),
+        ("1990", None, None),
+    ],
+)
+def test_the_reason_is_told_for_review(birth_date, career_start, reason):
+    assert why_no_adult(birth_date, career_start, TODAY) == reason
+
+
+@given(DAYS, st.dates(date(1950, 1, 1), date(2026, 1, 1)))
+def test_a_career_passes_only_if_every_day_of_its_first_year_is_after_coming_of_age(birth, start):
+    if is_adult(birth.isoformat(), start.year, date(2070, 1, 1)):
+        assert start >= date(birth.year + 18, birth.month, min(birth.day, 28))
 
 
 def test_who_is_born_on_a_leap_day_comes_of_age_on_the_first_of_march():

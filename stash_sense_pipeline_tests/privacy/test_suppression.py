@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.errors import CatalogError, ConfigurationError
+from stash_sense_pipeline.privacy.entries import ImportReport, add_suppressions, import_suppressions_file
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     NO_SUPPRESSIONS,
     HashRow,
-    ImportReport,
     Suppressions,
-    add_suppressions,
     image_hash,
-    import_suppressions_file,
     load_suppressions,
     record_hash,
     store_hashes,

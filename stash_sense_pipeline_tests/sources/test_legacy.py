@@ -323,7 +323,9 @@ def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
     with writing(any_catalog) as connection:
         performers.store_records(connection, "stashdb", [known, PerformerRecord(uid(2), "Gone")], NOW)
         performers.bury_records(connection, "stashdb", {uid(2): None}, NOW)
-        performers.withhold_records(connection, "stashdb", {uid(3): NOW}, NOW)
+        id_hash = NO_SUPPRESSIONS.withheld_hash("stashdb", uid(3))
+        withheld = [performers.WithheldRecord(id_hash, NOW, "suppressed", None)]
+        performers.withhold_records(connection, "stashdb", withheld, NOW)
     before = everything(any_catalog)
     old.database(
         performers=[person(number) for number in (1, 2, 3)],

@@ -581,9 +581,10 @@ def test_suppressed_people_are_not_stored_and_not_asked_for(refresh, catalog, bo
     assert report.suppressed == 2
     assert rows(catalog).keys() == {shown}
     assert refresh(suppressions=suppressions).requests <= 3
+    # Who is merged with her at the source is her.
     box.merge([hidden], shown)
     refresh("full_sweep", suppressions=suppressions)
-    assert rows(catalog).keys() == {shown}
+    assert rows(catalog).keys() == set()
 
 
 def test_a_record_that_becomes_suppressed_is_deleted_when_it_is_read(refresh, catalog, box):

@@ -60,7 +60,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
 
         now = datetime.now(UTC)
         with one_line_failures():
-            erased = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            erased, traces = enforce_suppressions(catalog.engine, environment, settings.names, now)
             report = rebuild_identities(
                 catalog.engine,
                 {name: box.host for name, box in settings.stash_boxes.items()},
@@ -75,6 +75,9 @@ def identity_assets() -> list[dg.AssetsDefinition]:
             metadata={
                 **numbers(report),
                 "erased_records": erased.records,
+                "erased_images": erased.images,
+                "erased_faces": erased.faces,
+                "erased_report_lines": traces.lines,
                 "created": report.created,
                 "merged": report.merged,
                 "split": report.split,

@@ -1,0 +1,220 @@
+"""Taking the entries of a suppression list over: each is found in the catalog first, and refused when it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.schema import (
+    identity_members,
+    source_performers,
+    sync_state,
+    withheld_records,
+)
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, rows_of, with_kin
+from stash_sense_pipeline.privacy.lookup import Picture, Record, pictures_at, records_listing
+from stash_sense_pipeline.privacy.suppression import (
+    PICTURE,
+    RECORD,
+    Digest,
+    HashRow,
+    Suppressions,
+    key_fingerprint,
+    load_list,
+    picture_hash,
+    record_hash,
+    store_hashes,
+    target_hashes,
+)
+from stash_sense_pipeline.privacy.suppression_file import (
+    SuppressionEntry,
+    is_url,
+    read_suppressions_file,
+    sealed_target,
+    unsealed,
+)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What taking over a list did: entries in it, and hashes that the catalog did not have yet."""
+
+    entries: int
+    added: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the targets of new entries are in the catalog."""
+
+    listers: dict[str, set[Record]]
+    pictures: dict[str, set[Picture]]
+    read_in_full: frozenset[str]
+
+
+def import_suppressions_file(
+    engine: sa.Engine, path: Path, key: bytes, sources: Collection[str]
+) -> ImportReport:
+    """Takes a suppression file over into the catalog, all of it or nothing; doing it again changes nothing.
+
+    An entry that has left the file stays suppressed. `sources` are the names that a target may begin with.
+    Raises ConfigurationError naming file and line of all that is wrong: what cannot be read, ids and URLs that
+    no source has (once it was read in full) and that are not marked `unseen`, URLs that several people have,
+    and sealed entries of another key.
+    """
+    entries = read_suppressions_file(path, sources)
+    with reading(engine) as connection:
+        known = load_list(connection, key)
+        if not _new(known, entries):
+            return ImportReport(len(entries), 0)
+    with writing(engine) as connection:
+        hashes, problems = _resolve(connection, load_list(connection, key), entries)
+        _refuse([f"{path}:{entry.line}: {problem}" for entry, problem in problems], path)
+        return ImportReport(len(entries), _store(connection, key, hashes))
+
+
+def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[SuppressionEntry]) -> int:
+    """Adds entries to the catalog's list; what is there stays as it is. Returns the number of new hashes.
+
+    Raises CatalogError when the list was made with another key, ConfigurationError as import_suppressions_file.
+    """
+    hashes, problems = _resolve(connection, load_list(connection, key), entries)
+    _refuse([problem for _, problem in problems], None)
+    return _store(connection, key, hashes)
+
+
+def seal(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry:
+    """The same entry with hashes in place of the target, among them those of the records that have a URL now.
+
+    Raises as add_suppressions.
+    """
+    ((_, hashes),), problems = _resolve(connection, load_list(connection, key), [entry])
+    _refuse([problem for _, problem in problems], None)
+    target = sealed_target(key_fingerprint(key), hashes)
+    return SuppressionEntry(target, entry.reason, entry.date, entry.unseen, entry.block_face)
+
+
+def _new(known: Suppressions, entries: Sequence[SuppressionEntry]) -> list[SuppressionEntry]:
+    return [entry for entry in entries if not _is_known(known, entry)]
+
+
+def _is_known(known: Suppressions, entry: SuppressionEntry) -> bool:
+    opened = unsealed(entry.target)
+    if opened is not None and opened[0] != key_fingerprint(known.key):
+        return False
+    return all(known.has(kind, digest) for kind, digest in _own_hashes(known.key, entry.target))
+
+
+def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:
+    opened = unsealed(target)
+    return target_hashes(key, target, is_url=is_url(target)) if opened is None else opened[1]
+
+
+def _resolve(
+    connection: sa.Connection, known: Suppressions, entries: Sequence[SuppressionEntry]
+) -> tuple[list[tuple[SuppressionEntry, tuple[Digest, ...]]], list[tuple[SuppressionEntry, str]]]:
+    """The hashes of each new entry, and what is wrong with some."""
+    new = _new(known, entries)
+    urls = [entry.target for entry in new if is_url(entry.target)]
+    states = connection.execute(sa.select(sync_state.c.source).where(sync_state.c.backfilled_at.is_not(None)))
+    found = _Found(
+        records_listing(connection, urls),
+        pictures_at(connection, urls),
+        frozenset(source for (source,) in states),
+    )
+    hashes: list[tuple[SuppressionEntry, tuple[Digest, ...]]] = []
+    problems: list[tuple[SuppressionEntry, str]] = []
+    for entry in new:
+        try:
+            hashes.append((entry, _hashes(connection, known, entry, found)))
+        except ConfigurationError as error:
+            problems.append((entry, str(error)))
+    return hashes, problems
+
+
+def _hashes(
+    connection: sa.Connection, known: Suppressions, entry: SuppressionEntry, found: _Found
+) -> tuple[Digest, ...]:
+    key, target = known.key, entry.target
+    own = _own_hashes(key, target)
+    opened = unsealed(target)
+    if opened is not None:
+        if opened[0] != key_fingerprint(key):
+            raise ConfigurationError("it was sealed with another suppression.key; restore that key")
+        return own
+    if not is_url(target):
+        source, _, source_id = target.partition(":")
+        if (
+            not entry.unseen
+            and source in found.read_in_full
+            and not _has(connection, known, source, source_id)
+        ):
+            raise ConfigurationError(
+                f"{source} was read in full and has no such record; correct the id, or mark the entry unseen"
+            )
+        return own
+    listers, pictures = found.listers[target], found.pictures[target]
+    if not (listers or pictures or entry.unseen) and found.read_in_full:
+        raise ConfigurationError(
+            "no record lists this URL and no image has it; correct it, give SOURCE:ID, or mark the entry unseen"
+        )
+    _refuse_ambiguity(connection, listers)
+    records = [(RECORD, record_hash(key, *record)) for record in sorted(listers)]
+    images = [(PICTURE, picture_hash(key, *picture)) for picture in sorted(pictures)]
+    return (*own, *records, *images)
+
+
+def _has(connection: sa.Connection, known: Suppressions, source: str, source_id: str) -> bool:
+    if known.covers_record(source, source_id):
+        return True
+    table, withheld = source_performers, withheld_records
+    forms = [source_id, source_id.lower(), source_id.casefold()]
+    stored = sa.select(table.c.source).where(table.c.source == source, table.c.source_id.in_(forms))
+    hashes = [known.withheld_hash(source, form) for form in forms]
+    kept_out = sa.select(withheld.c.source).where(withheld.c.source == source, withheld.c.id_hash.in_(hashes))
+    return connection.scalar(stored) is not None or connection.scalar(kept_out) is not None
+
+
+def _refuse_ambiguity(connection: sa.Connection, listers: set[Record]) -> None:
+    """Refuses a page that several people list: who of them is meant?"""
+    if len(listers) < 2:
+        return
+    members = identity_members
+    query = sa.select(members.c.performer_id)
+    own = sa.tuple_(members.c.source, members.c.source_id)
+    people = {performer_id for (performer_id,) in rows_of(connection, query, own, listers)}
+    apart = len(people) > 1 and not listers <= with_kin(connection, {min(listers)})
+    if apart or len(listers) > MAX_HOLDERS:
+        raise ConfigurationError(
+            f"the URL is ambiguous: {len(listers)} records of {max(len(people), 2)} people list it;"
+            " give SOURCE:ID of the person's record instead"
+        )
+
+
+def _store(
+    connection: sa.Connection, key: bytes, hashes: Sequence[tuple[SuppressionEntry, tuple[Digest, ...]]]
+) -> int:
+    rows = [
+        HashRow(
+            kind,
+            digest,
+            entry.reason,
+            datetime.combine(entry.date, time(), UTC),
+            block_face=entry.block_face,
+        )
+        for entry, digests in hashes
+        for kind, digest in digests
+    ]
+    return store_hashes(connection, key, rows)
+
+
+def _refuse(problems: Sequence[str], path: Path | None) -> None:
+    if problems:
+        heading = [f"{path}: {len(problems)} errors"] if len(problems) > 1 and path else []
+        raise ConfigurationError("\n".join([*heading, *problems]))

@@ -1,0 +1,207 @@
+"""Faces that are refused: one sealed template a person and embedder, kept only where that was asked for."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import sqlalchemy as sa
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.schema import embeddings, faces, performer_images, suppressed_faces
+from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.privacy.kin import image_key, record_key, rows_of
+from stash_sense_pipeline.privacy.lookup import Record
+
+Floats = NDArray[np.float32]
+
+# Cosine distance to the template within which a face is refused, by every embedder: as far as the person's own
+# faces go, but within these. The sidecar calls two faces one person up to 0.5; 0.35 to 0.45 is where the
+# predecessor accepted a face, depending on how many it knew.
+_SMALLEST_RADIUS, _LARGEST_RADIUS = 0.25, 0.40
+_NONCE = 12
+_ROWS_A_BLOCK = 8_192
+
+
+@dataclass(frozen=True)
+class Template:
+    """The mean direction (dim,) of a person's faces by one embedder, and how near a face is refused."""
+
+    vector: Floats = field(repr=False)
+    radius: float
+
+
+@dataclass(frozen=True)
+class Templates:
+    """By person, and in it by (model, digest of the model)."""
+
+    people: Mapping[str, Mapping[tuple[str, str], Template]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """How many people's faces are refused."""
+        return len(self.people)
+
+    def near(self, vectors: Mapping[tuple[str, str], Floats]) -> NDArray[np.bool_]:
+        """Which of the faces are refused. `vectors` are (n, dim) by (model, digest), of any length, row i of
+        the same face in each. A face is refused when every embedder that the template and the vectors have in
+        common finds it near; with none in common it is not.
+        """
+        count = len(next(iter(vectors.values()))) if vectors else 0
+        refused = np.zeros(count, dtype=bool)
+        unit = {model: _unit(rows) for model, rows in vectors.items()}
+        for person in self.people.values():
+            both = [
+                1 - unit[model] @ template.vector <= template.radius
+                for model, template in person.items()
+                if model in unit
+            ]
+            if both:
+                refused |= np.logical_and.reduce(both)
+        return refused
+
+
+def keep_templates(
+    connection: sa.Connection, key: bytes, people: Sequence[Collection[Record]], now: datetime
+) -> int:
+    """Keeps a sealed template of each person, of the faces on the images that only they have. Returns how many
+    people have one now: without such a face there is nothing to keep.
+    """
+    kept = 0
+    for records in people:
+        rows = _faces_of(connection, records)
+        person = secrets.token_hex(8)
+        for (model, digest), vectors in rows.items():
+            unit = _unit(np.stack(vectors))
+            mean = _unit(unit.mean(axis=0, keepdims=True))[0]
+            farthest = float((1 - unit @ mean).max())
+            connection.execute(
+                sa.insert(suppressed_faces).values(
+                    model=model,
+                    model_digest=digest,
+                    person=person,
+                    sealed=_seal(key, mean, model, digest),
+                    radius=min(max(farthest, _SMALLEST_RADIUS), _LARGEST_RADIUS),
+                    added_at=now,
+                )
+            )
+        kept += bool(rows)
+    return kept
+
+
+def load_templates(connection: sa.Connection, key: bytes) -> Templates:
+    """The templates of a catalog, opened. CatalogError when they were sealed with another key."""
+    people: dict[str, dict[tuple[str, str], Template]] = defaultdict(dict)
+    for row in connection.execute(sa.select(suppressed_faces)):
+        vector = _open(key, row.sealed, row.model, row.model_digest)
+        people[row.person][row.model, row.model_digest] = Template(vector, row.radius)
+    return Templates(dict(people))
+
+
+def faces_near(connection: sa.Connection, templates: Templates) -> set[int]:
+    """The faces of the catalog that are refused. Reads all vectors, if there are templates."""
+    models = sorted({model for person in templates.people.values() for model in person})
+    # One embedder each finds who may be near; the few that are found are compared by all.
+    candidates = {
+        face_id
+        for model in sorted({min(person) for person in templates.people.values()})
+        for face_ids, vectors in _vectors(connection, model, None)
+        for face_id in np.asarray(face_ids)[_near_any(templates, model, vectors)].tolist()
+    }
+    found: set[int] = set()
+    by_model = {
+        model: {
+            face_id: row
+            for face_ids, vectors in _vectors(connection, model, candidates)
+            for face_id, row in zip(face_ids, vectors, strict=True)
+        }
+        for model in models
+    }
+    for face_id in candidates:
+        vectors = {model: rows[face_id][None] for model, rows in by_model.items() if face_id in rows}
+        if templates.near(vectors)[0]:
+            found.add(face_id)
+    return found
+
+
+def _near_any(templates: Templates, model: tuple[str, str], vectors: Floats) -> NDArray[np.bool_]:
+    unit = _unit(vectors)
+    near = np.zeros(len(unit), dtype=bool)
+    for person in templates.people.values():
+        template = person.get(model)
+        if template is not None:
+            near |= 1 - unit @ template.vector <= template.radius
+    return near
+
+
+def _vectors(
+    connection: sa.Connection, model: tuple[str, str], only: Collection[int] | None
+) -> Iterator[tuple[list[int], Floats]]:
+    query = sa.select(embeddings.c.face_id, embeddings.c.vector).where(
+        embeddings.c.model == model[0], embeddings.c.model_digest == model[1]
+    )
+    if only is not None:
+        rows = list(rows_of(connection, query, embeddings.c.face_id, only))
+        if rows:
+            yield [row[0] for row in rows], _stack(row[1] for row in rows)
+        return
+    for part in connection.execute(query).partitions(_ROWS_A_BLOCK):
+        yield [row[0] for row in part], _stack(row[1] for row in part)
+
+
+def _stack(blobs: Iterator[bytes]) -> Floats:
+    return np.stack([np.frombuffer(blob, dtype="<f4") for blob in blobs])
+
+
+def _faces_of(connection: sa.Connection, records: Collection[Record]) -> dict[tuple[str, str], list[Floats]]:
+    """The vectors of faces on images that only these records have, by (model, digest)."""
+    table = performer_images
+    images = {
+        (source, image_id)
+        for source, image_id in rows_of(
+            connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
+        )
+    }
+    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
+    shared = {
+        (source, image_id)
+        for source, image_id, source_id in rows_of(connection, owners, image_key(table), images)
+        if (source, source_id) not in records
+    }
+    joined = faces.join(embeddings, embeddings.c.face_id == faces.c.face_id)
+    query = sa.select(embeddings.c.model, embeddings.c.model_digest, embeddings.c.vector).select_from(joined)
+    found: dict[tuple[str, str], list[Floats]] = defaultdict(list)
+    for model, digest, vector in rows_of(connection, query, image_key(faces), images - shared):
+        found[model, digest].append(np.frombuffer(vector, dtype="<f4"))
+    return found
+
+
+def _unit(vectors: Floats) -> Floats:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, np.finfo(np.float32).tiny), dtype=np.float32)
+
+
+def _cipher(key: bytes) -> AESGCM:
+    return AESGCM(hmac.digest(key, b"face template", "sha256"))
+
+
+def _seal(key: bytes, vector: Floats, model: str, digest: str) -> bytes:
+    nonce = secrets.token_bytes(_NONCE)
+    plain = vector.astype("<f4").tobytes()
+    return nonce + _cipher(key).encrypt(nonce, plain, f"{model}\0{digest}".encode())
+
+
+def _open(key: bytes, sealed: bytes, model: str, digest: str) -> Floats:
+    try:
+        plain = _cipher(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], f"{model}\0{digest}".encode())
+    except InvalidTag:
+        raise CatalogError(
+            "a face template was sealed with another suppression.key; restore it from a backup"
+        ) from None
+    return np.frombuffer(plain, dtype="<f4")

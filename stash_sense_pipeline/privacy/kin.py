@@ -1,0 +1,135 @@
+"""Which records are one person: by upstream merges, by our identities, and by pages that nobody else lists."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.catalog.schema import identity_members, performer_urls, source_performers
+from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.privacy.lookup import Record, records_listing
+from stash_sense_pipeline.privacy.suppression import identifying_pages
+
+# A page on more records says nothing about who they are, as in identity.evidence.
+MAX_HOLDERS = 5
+
+# How many keys a statement names; both databases allow far more.
+_BATCH = 400
+
+
+@dataclass(frozen=True)
+class Person:
+    """Records that belong together, the pages that lead to them and to nobody else, and other ids of theirs.
+
+    `shared` pages are left out of `pages`: records of other people list them too.
+    """
+
+    records: frozenset[Record]
+    pages: tuple[str, ...]
+    shared: int
+    other_ids: tuple[Record, ...]
+
+
+def whole_person(connection: sa.Connection, records: Collection[Record]) -> Person:
+    """All that belongs to the people of these records.
+
+    A record that no identity was computed for yet belongs to them if it lists one of their pages. One that
+    has an identity of its own does not: the evidence was weighed and was not enough, and the page is shared.
+    """
+    people = with_kin(connection, records)
+    listers: dict[str, set[Record]] = {}
+    while True:
+        pages = identifying_pages(_urls_of(connection, people)).values()
+        new_pages = [url for url in pages if url not in listers]
+        listers |= records_listing(connection, new_pages) if new_pages else {}
+        others = {record for who in listers.values() if len(who) <= MAX_HOLDERS for record in who} - people
+        unjudged = others - _judged(connection, others)
+        if not unjudged:
+            break
+        people = with_kin(connection, people | unjudged)
+    own = tuple(sorted(url for url, who in listers.items() if who <= people))
+    return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people))
+
+
+def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Record]:
+    """The records and all that are the same person, by upstream merges or by our identities."""
+    performers, members, others = source_performers, identity_members, identity_members.alias()
+    merged_key = sa.tuple_(performers.c.source, performers.c.merged_into)
+    merged_away = sa.select(performers.c.source, performers.c.source_id)
+    survivors = sa.select(performers.c.source, performers.c.merged_into).where(
+        performers.c.merged_into.is_not(None)
+    )
+    same_identity = sa.select(others.c.source, others.c.source_id).join(
+        members, members.c.performer_id == others.c.performer_id
+    )
+    kin: set[Record] = set()
+    news = set(records)
+    while news:
+        kin |= news
+        found = {
+            *rows_of(connection, merged_away, merged_key, news),
+            *rows_of(connection, survivors, record_key(performers), news),
+            *rows_of(connection, same_identity, record_key(members), news),
+        }
+        news = {(source, source_id) for source, source_id in found} - kin
+    return kin
+
+
+def record_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
+    """(source, source_id) of a table, to compare with records."""
+    return sa.tuple_(table.c.source, table.c.source_id)
+
+
+def image_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
+    """(source, image_id) of a table, to compare with images."""
+    return sa.tuple_(table.c.source, table.c.image_id)
+
+
+def rows_of(
+    connection: sa.Connection, query: sa.Select[Any], key: sa.ColumnElement[Any], keys: Collection[Any]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of `query` whose `key` is one of `keys`."""
+    for batch in key_batches(keys):
+        yield from (tuple(row) for row in connection.execute(query.where(key.in_(batch))))
+
+
+def key_batches(keys: Collection[Any]) -> Iterator[Sequence[Any]]:
+    """Sorted keys in the portions that one statement takes."""
+    return batched(sorted(keys), _BATCH)
+
+
+def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:
+    """What they list, and the pages of their own records on the public stash-boxes."""
+    table = performer_urls
+    for (url,) in rows_of(connection, sa.select(table.c.url), record_key(table), people):
+        yield url
+    for source, source_id in sorted(people):
+        site = profile_urls.site(source)
+        if site is not None and site.stash_box_host is not None:
+            yield f"https://{site.stash_box_host}/performers/{source_id}"
+
+
+def _judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+    members = identity_members
+    found = rows_of(
+        connection, sa.select(members.c.source, members.c.source_id), record_key(members), records
+    )
+    return {(source, source_id) for source, source_id in found}
+
+
+def _other_ids(connection: sa.Connection, people: set[Record]) -> tuple[Record, ...]:
+    """What else the source calls these records: ThePornDB has a slug and a number beside the uuid."""
+    table = source_performers
+    query = sa.select(table.c.source, table.c.raw["slug"].as_string(), table.c.raw["_id"].as_string())
+    return tuple(
+        sorted(
+            (source, other)
+            for source, *others in rows_of(connection, query, record_key(table), people)
+            for other in others
+            if other
+        )
+    )

@@ -1,0 +1,82 @@
+"""Who in the catalog lists a URL: one pass over the URLs, which hashes none of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from itertools import islice
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.catalog.schema import performer_urls, source_images
+from stash_sense_pipeline.privacy.suppression import plain_url
+
+# (source, source_id) and (source, image_id).
+Record = tuple[str, str]
+Picture = tuple[str, str]
+
+# With more fragments than this a look at each URL costs more than parsing it.
+_MOST_FRAGMENTS = 60
+# In a key without being in its URLs, or in everybody's URLs.
+_SAYS_NOTHING = frozenset({"legacy", "perfid", "pornstar", "pornstars", "model", "models", "profiles"})
+# Letters may be written in other ways in such URLs, so that no fragment need be in them.
+_ODD = r"[%+]|[^\x00-\x7f]"
+
+
+def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[Record]]:
+    """For each of these URLs, the records that list it in any of its forms, or another URL of the same profile."""
+    wanted: dict[str, list[str]] = {}
+    for url in urls:
+        for form in _forms(url):
+            wanted.setdefault(form, []).append(url)
+    found: dict[str, set[Record]] = {url: set() for url in urls}
+    table = performer_urls
+    rows = connection.execute(sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
+    may_be = _prefilter(urls)
+    for source, source_id, url in rows:
+        if may_be is None or may_be.search(url):
+            for form in _forms(url):
+                for asked in wanted.get(form, ()):
+                    found[asked].add((source, source_id))
+    return found
+
+
+def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[Picture]]:
+    """For each of these URLs, the images that sources list under it."""
+    wanted: dict[str, list[str]] = {}
+    for url in urls:
+        wanted.setdefault(plain_url(url), []).append(url)
+    found: dict[str, set[Picture]] = {url: set() for url in urls}
+    table = source_images
+    rows = connection.execute(sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
+    may_be = _prefilter(urls)
+    for source, image_id, url in rows:
+        if may_be is None or may_be.search(url):
+            for asked in wanted.get(plain_url(url), ()):
+                found[asked].add((source, image_id))
+    return found
+
+
+def _forms(url: str) -> Iterator[str]:
+    yield plain_url(url)
+    profile = profile_urls.canonical_profile(url)
+    if profile is not None:
+        # A blank cannot be in a plain URL's host.
+        yield f"{profile.site} {profile.key}"
+
+
+def _prefilter(urls: Collection[str]) -> re.Pattern[str] | None:
+    """What every URL of the same page must contain; None when nothing short can be said."""
+    fragments: set[str] = set()
+    for url in islice(urls, _MOST_FRAGMENTS + 1):
+        profile = profile_urls.canonical_profile(url)
+        # The same plain form means the same profile, if there is one: then its key says it all.
+        text = profile.key if profile is not None else plain_url(url).partition("/")[2].lower()
+        words = [word for word in re.findall(r"[a-z0-9]{3,}", text) if word not in _SAYS_NOTHING]
+        if not words:
+            return None
+        fragments.add(max(words, key=len))
+    if len(fragments) > _MOST_FRAGMENTS or not fragments:
+        return None
+    return re.compile("|".join([*sorted(fragments), _ODD]), re.IGNORECASE)
