@@ -15,6 +15,7 @@ from stash_sense_pipeline.orchestration.assets.identity import identity_assets
 from stash_sense_pipeline.orchestration.assets.index import index_assets
 from stash_sense_pipeline.orchestration.assets.ingest import ingest_assets
 from stash_sense_pipeline.orchestration.assets.release import release_assets
+from stash_sense_pipeline.orchestration.executors import chosen_executor
 from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
@@ -33,7 +34,7 @@ def build_defs(
     """
     environment = environment or read_environment(os.environ, Path.cwd())
     settings = settings or load_settings(environment.sources_file)
-    sources = source_partitions(settings)
+    sources, automation = source_partitions(settings), environment.automation
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
     index_keys = [names.index_key(embedder) for embedder in embedders]
     return dg.Definitions(
@@ -46,18 +47,17 @@ def build_defs(
         ],
         jobs=[jobs.refresh_source_job(), jobs.embed_faces_job(), jobs.publish_job(index_keys)],
         schedules=[
-            schedules.nightly_enrichment(settings),
-            schedules.weekly_sweep(settings),
-            schedules.nightly_publish(),
+            schedules.nightly_enrichment(settings, automation),
+            schedules.weekly_sweep(settings, automation),
+            schedules.nightly_publish(automation),
         ],
         sensors=[
             sensors.stash_box_updates(settings, environment),
-            sensors.embed_when_refreshed(),
-            sensors.publish_when_changed(),
+            sensors.embed_when_refreshed(automation),
+            sensors.publish_when_changed(automation),
         ],
         resources={**build_resources(settings, environment), **(resources or {})},
-        # Steps are few and fat: a process for each would cost 2 s of start and save nothing.
-        executor=dg.in_process_executor,
+        executor=chosen_executor(environment.executor),
     )
 
 

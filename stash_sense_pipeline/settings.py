@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -20,6 +20,7 @@ from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 ReferenceMode = Literal["url", "name"]
 SyncMode = Literal["auto", "updates_only", "full_sweep"]
+ExecutorName = Literal["in_process", "docker", "k8s"]
 
 GENDERS = ("MALE", "FEMALE", "TRANSGENDER_MALE", "TRANSGENDER_FEMALE", "INTERSEX", "NON_BINARY")
 
@@ -444,6 +445,10 @@ class Environment:
     suppressions_file: Path
     flaresolverr_url: str | None
     chrome_cdp_url: str | None
+    automation: bool
+    executor: ExecutorName
+    alert_url: SecretStr | None
+    alert_after: int
     _key_variables: Mapping[str, SecretStr] = field(repr=False)
 
     @property
@@ -502,21 +507,40 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         sources_file=path("STASH_SENSE_SOURCES", cwd / "sources.yaml"),
         catalog_url=values.get("STASH_SENSE_CATALOG_URL", f"sqlite:///{catalog_file}"),
         model_pack=str(cwd / Path(pack).expanduser()) if "/" in pack or pack.startswith((".", "~")) else pack,
-        device=_device(values.get("STASH_SENSE_DEVICE", "cpu")),
+        device=_choice(values, "STASH_SENSE_DEVICE", ("cpu", "cuda")),
         overrides_file=path("STASH_SENSE_OVERRIDES", data_dir / "identity_overrides.yaml"),
         suppressions_file=path("STASH_SENSE_SUPPRESSIONS", data_dir / "suppressions.yaml"),
         flaresolverr_url=_address(values, "FLARESOLVERR_URL", ("http", "https")),
         chrome_cdp_url=_address(values, "CHROME_CDP_URL", ("http", "https", "ws", "wss")),
+        automation=_choice(values, "STASH_SENSE_AUTOMATION", ("off", "on")) == "on",
+        executor=_choice(values, "STASH_SENSE_EXECUTOR", get_args(ExecutorName)),
+        alert_url=SecretStr(alert)
+        if (alert := _address(values, "STASH_SENSE_ALERT_URL", ("http", "https")))
+        else None,
+        alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
         _key_variables=MappingProxyType(
             {name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)}
         ),
     )
 
 
-def _device(name: str) -> str:
-    if name not in ("cpu", "cuda"):
-        raise ConfigurationError(f"STASH_SENSE_DEVICE: {name!r} is not a device; allowed: cpu, cuda")
-    return name
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def _choice(values: Mapping[str, str], name: str, allowed: Sequence[_Choice]) -> _Choice:
+    """One of `allowed`; the first of them when the variable is unset."""
+    given = values.get(name, allowed[0])
+    for choice in allowed:
+        if choice == given:
+            return choice
+    raise ConfigurationError(f"{name}: {given!r} is not one of {', '.join(allowed)}")
+
+
+def _positive(values: Mapping[str, str], name: str, default: int) -> int:
+    given = values.get(name, str(default))
+    if not (given.isascii() and given.isdigit() and int(given)):
+        raise ConfigurationError(f"{name}: {given!r} is not {_COUNT}")
+    return int(given)
 
 
 def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> str | None:

@@ -39,6 +39,29 @@ def open_catalog(url: str) -> sa.Engine:
         raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
 
 
+def create_database(url: str) -> None:
+    """Makes the database of a PostgreSQL URL unless it is there; nothing for SQLite, whose file open_catalog makes.
+
+    Raises CatalogError when the server cannot be reached or refuses.
+    """
+    parsed = _parse(url)
+    if parsed.get_backend_name() != "postgresql":
+        return
+    server = sa.create_engine(
+        parsed.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+    )
+    name = str(parsed.database)
+    try:
+        with server.connect() as connection:
+            there = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
+            if connection.execute(there, {"name": name}).first() is None:
+                quoted = connection.dialect.identifier_preparer.quote(name)
+                connection.exec_driver_sql(f"CREATE DATABASE {quoted}")
+    except sa.exc.DBAPIError as error:
+        shown = parsed.render_as_string(hide_password=True)
+        raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
+
+
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction, committed at the end and rolled back on error.

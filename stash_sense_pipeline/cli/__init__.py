@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stash_sense_pipeline.cli import building, catalog, identity, models, releases
+from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases
 from stash_sense_pipeline.errors import StashSenseError
 
 
@@ -41,6 +41,8 @@ for _command in (
     catalog.import_legacy_command,
     identity.identity,
     models.models,
+    operating.prepare,
+    operating.serve,
     releases.releases,
     releases.verify,
 ):

@@ -96,7 +96,7 @@ def ui(data_dir: Path, port: int) -> None:
         click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
         own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
         environment = {**own, **variables, "DAGSTER_HOME": str(home)}
-        sys.exit(serve_ui(shipped_file("workspace.yaml"), port, environment))
+        sys.exit(serve_ui(shipped_file("workspace.yaml"), "127.0.0.1", port, environment))
 
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:

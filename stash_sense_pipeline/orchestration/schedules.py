@@ -11,7 +11,11 @@ from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
 from stash_sense_pipeline.settings import Settings
 
 
-def nightly_enrichment(settings: Settings) -> dg.ScheduleDefinition:
+def _status(automation: bool) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if automation else dg.DefaultScheduleStatus.STOPPED
+
+
+def nightly_enrichment(settings: Settings, automation: bool = False) -> dg.ScheduleDefinition:
     """The schedule that refreshes every enabled source at 02:30 UTC."""
     sources = [source.name for source in settings.enabled]
 
@@ -20,6 +24,7 @@ def nightly_enrichment(settings: Settings) -> dg.ScheduleDefinition:
         job_name=names.REFRESH_SOURCE_JOB,
         cron_schedule="30 2 * * *",
         execution_timezone="UTC",
+        default_status=_status(automation),
         description="Refresh every enabled source once a night. Embedding and publishing follow by sensor.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
@@ -35,7 +40,7 @@ def nightly_enrichment(settings: Settings) -> dg.ScheduleDefinition:
     return schedule
 
 
-def weekly_sweep(settings: Settings) -> dg.ScheduleDefinition:
+def weekly_sweep(settings: Settings, automation: bool = False) -> dg.ScheduleDefinition:
     """The schedule that compares every record of each enabled stash-box with its source, Sundays at 05:00 UTC."""
     boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
 
@@ -44,6 +49,7 @@ def weekly_sweep(settings: Settings) -> dg.ScheduleDefinition:
         job_name=names.REFRESH_SOURCE_JOB,
         cron_schedule="0 5 * * 0",
         execution_timezone="UTC",
+        default_status=_status(automation),
         description="Compare every record of each stash-box with its source: only this finds removals without a trace.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
@@ -60,7 +66,7 @@ def weekly_sweep(settings: Settings) -> dg.ScheduleDefinition:
     return schedule
 
 
-def nightly_publish() -> dg.ScheduleDefinition:
+def nightly_publish(automation: bool = False) -> dg.ScheduleDefinition:
     """The schedule that publishes at 09:00 UTC whatever the sensors have missed; without changes it publishes nothing."""
 
     @dg.schedule(
@@ -68,6 +74,7 @@ def nightly_publish() -> dg.ScheduleDefinition:
         job_name=names.PUBLISH_JOB,
         cron_schedule="0 9 * * *",
         execution_timezone="UTC",
+        default_status=_status(automation),
         description="Publish what the sensors have missed; nothing when nothing changed.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:

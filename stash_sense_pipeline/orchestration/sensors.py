@@ -28,6 +28,11 @@ IN_FLIGHT = [
 ]
 
 
+def sensor_status(automation: bool) -> dg.DefaultSensorStatus:
+    """Whether a sensor begins switched on; what somebody switches in the UI holds from then on."""
+    return dg.DefaultSensorStatus.RUNNING if automation else dg.DefaultSensorStatus.STOPPED
+
+
 def stash_box_updates(settings: Settings, environment: Environment) -> dg.SensorDefinition:
     """Requests refresh_source for each stash-box whose latest change is another one than at the last look."""
 
@@ -35,6 +40,7 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
         name="stash_box_updates",
         job_name=names.REFRESH_SOURCE_JOB,
         minimum_interval_seconds=600,
+        default_status=sensor_status(environment.automation),
         description="Refresh a stash-box when its newest UPDATED_AT has moved.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -72,13 +78,14 @@ def _sources_to_embed(instance: dg.DagsterInstance) -> list[str]:
     return sorted(source for source, at in aligned.items() if at > embedded.get(source, 0))
 
 
-def embed_when_refreshed() -> dg.SensorDefinition:
+def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
     """Requests embed_faces for each source whose aligned_faces was materialized since the last look."""
 
     @dg.sensor(
         name="embed_when_refreshed",
         job_name=names.EMBED_FACES_JOB,
         minimum_interval_seconds=60,
+        default_status=sensor_status(automation),
         description="Embed the faces of a source when new aligned faces have been collected from it.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -102,13 +109,14 @@ def embed_when_refreshed() -> dg.SensorDefinition:
     return sensor
 
 
-def publish_when_changed() -> dg.SensorDefinition:
+def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
     """Requests publish once when a source moved and no refresh or embedding is under way any more."""
 
     @dg.sensor(
         name="publish_when_changed",
         job_name=names.PUBLISH_JOB,
         minimum_interval_seconds=60,
+        default_status=sensor_status(automation),
         description="Publish when performers or embeddings changed and every refresh and embedding has ended.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:

@@ -12,8 +12,8 @@ from types import FrameType
 _STOP_SECONDS = 30.0
 
 
-def serve_ui(workspace: Path, port: int, environment: Mapping[str, str]) -> int:
-    """Runs `dagster dev` on 127.0.0.1 until it ends or this process gets SIGINT or SIGTERM; returns its exit code.
+def serve_ui(workspace: Path, host: str, port: int, environment: Mapping[str, str]) -> int:
+    """Runs `dagster dev` on an address of this machine until it ends or we get SIGINT or SIGTERM; returns its exit code.
 
     An interruption is passed on and waited for, and counts as a normal end.
     """
@@ -25,7 +25,7 @@ def serve_ui(workspace: Path, port: int, environment: Mapping[str, str]) -> int:
         "-w",
         workspace.name,
         "-h",
-        "127.0.0.1",
+        host,
         "-p",
         str(port),
     ]

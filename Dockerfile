@@ -1,0 +1,68 @@
+# One image for the code server, the webserver, the daemon and every run, so that they never differ in version.
+#   docker build -t stash-sense-pipeline:0.1.0 --target cpu .
+#   docker build -t stash-sense-pipeline:0.1.0-gpu --target gpu .     with the CUDA runtime that locks/image-gpu.txt pins
+# BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module; name it by digest where you publish images.
+ARG BASE_IMAGE=python:3.11.11-slim-bookworm
+
+# --- system: a user, directories, nothing else: no package of the distribution is needed
+FROM ${BASE_IMAGE} AS system
+ENV PATH=/opt/venv/bin:/opt/code/bin:$PATH \
+    PYTHONPATH=/opt/code \
+    PYTHONUNBUFFERED=1 \
+    DATA_DIR=/data \
+    STASH_SENSE_SOURCES=/data/sources.yaml
+RUN groupadd --gid 1000 stash \
+ && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /data --shell /usr/sbin/nologin stash \
+ && install -d -o stash -g stash /data
+
+# --- builder: makes environments, and stays out of the images
+FROM ${BASE_IMAGE} AS builder
+ARG UV_VERSION=0.13.8
+ENV VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_NO_CACHE=1
+WORKDIR /src
+RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --quiet uv==${UV_VERSION} \
+ && python3 -m venv --without-pip /opt/venv
+
+# --- dependencies, locked with hashes: this layer changes with its lock file only
+FROM builder AS cpu-dependencies
+COPY locks/image-cpu.txt ./
+RUN /opt/uv/bin/uv pip sync --quiet --require-hashes image-cpu.txt \
+ && find /opt/venv -type d -name tests -path '*-packages/*' -prune -exec rm -rf {} + \
+ && python3 -m compileall -q -j 0 /opt/venv
+
+# --- code: one wheel, made with the locked build tool
+FROM builder AS code
+COPY pyproject.toml README.md LICENSE sources.yaml dagster.yaml workspace.yaml ./
+COPY locks/cpu.txt ./locks/
+COPY stash_sense_pipeline ./stash_sense_pipeline
+RUN /opt/uv/bin/uv build --quiet --wheel --build-constraints locks/cpu.txt --require-hashes -o dist \
+ && /opt/uv/bin/uv pip install --quiet --no-deps --compile-bytecode --target /opt/code dist/*.whl
+
+FROM system AS program
+COPY --from=code /opt/code /opt/code
+COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
+USER stash
+WORKDIR /data
+VOLUME /data
+EXPOSE 3000
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=4 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:3000/server_info', timeout=8)"]
+# UI, daemon and runs in one container, with SQLite; docker-compose.yml starts them apart, on PostgreSQL.
+CMD ["stash-sense", "serve", "--host", "0.0.0.0"]
+
+FROM program AS cpu
+COPY --from=cpu-dependencies /opt/venv /opt/venv
+
+FROM builder AS gpu-dependencies
+COPY locks/image-gpu.txt ./
+RUN /opt/uv/bin/uv pip sync --quiet --require-hashes image-gpu.txt \
+ && find /opt/venv -type d -name tests -path '*-packages/*' -prune -exec rm -rf {} + \
+ && python3 -m compileall -q -j 0 /opt/venv
+
+FROM program AS gpu
+ENV STASH_SENSE_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=gpu-dependencies /opt/venv /opt/venv
+
+# What a build without --target makes.
+FROM cpu

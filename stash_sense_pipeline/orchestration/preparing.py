@@ -1,0 +1,72 @@
+"""What must be true before the services start: directories that can be written, a sources file, databases, pool limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import dagster as dg
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.orchestration.names import GPU_POOL
+from stash_sense_pipeline.settings import Environment, load_settings
+from stash_sense_pipeline.shipped_files import shipped_file
+
+_WAIT_SECONDS = 60.0
+
+
+def prepare(
+    environment: Environment,
+    open_instance: Callable[[], dg.DagsterInstance],
+    gpus: int,
+    say: Callable[[str], None],
+) -> None:
+    """Checks and makes ready, and says a line for each: data directory, sources.yaml, catalog, run history, pool.
+
+    Doing it again changes nothing. Raises ConfigurationError or CatalogError with what is wrong.
+    """
+    check_writable(environment.data_dir)
+    say(f"data directory {environment.data_dir}: can be written")
+    if not environment.sources_file.exists():
+        write_atomically(environment.sources_file, shipped_file("sources.yaml").read_text())
+        say(f"{environment.sources_file}: written; look through it")
+    settings = load_settings(environment.sources_file)
+    say(f"{environment.sources_file}: {len(settings.enabled)} of {len(settings.sources)} sources are enabled")
+    for source in settings.enabled:
+        # A key file that cannot be read is better found now than in a run at night.
+        environment.api_key(source.name)
+    shown = sa.make_url(environment.catalog_url).render_as_string(hide_password=True)
+    create_database(environment.catalog_url)
+    open_catalog(environment.catalog_url).dispose()
+    say(f"catalog {shown}: ready")
+    with open_instance() as instance:
+        instance.upgrade(lambda _: None)
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
+    say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
+
+
+def check_writable(directory: Path) -> None:
+    """Raises ConfigurationError, saying who may not write, unless a file can be made in `directory`; makes it if needed."""
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        user = f"{os.geteuid()}:{os.getegid()}"
+        raise ConfigurationError(
+            f"DATA_DIR: {directory} cannot be written by user {user} ({error.strerror}); "
+            f"give it to that user, as in `chown -R {user} {directory}`"
+        ) from error
+
+
+def gpu_count(variables: Mapping[str, str]) -> int:
+    """STASH_SENSE_GPUS: how many embedding steps run at once; 1 when unset."""
+    text = variables.get("STASH_SENSE_GPUS", "").strip() or "1"
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise ConfigurationError(f"STASH_SENSE_GPUS: {text!r} is not a whole number of at least 1")
+    return int(text)
