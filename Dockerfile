@@ -14,6 +14,15 @@ ENV PATH=/opt/venv/bin:/opt/code/bin:$PATH \
 RUN groupadd --gid 1000 stash \
  && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /data --shell /usr/sbin/nologin stash \
  && install -d -o stash -g stash /data
+USER stash
+WORKDIR /data
+VOLUME /data
+EXPOSE 3000
+STOPSIGNAL SIGINT
+HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=4 \
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:3000/server_info', timeout=8)"]
+# UI, daemon and runs in one container, with SQLite; docker-compose.yml starts them apart, on PostgreSQL.
+CMD ["stash-sense", "serve", "--host", "0.0.0.0"]
 
 # --- builder: makes environments, and stays out of the images
 FROM ${BASE_IMAGE} AS builder
@@ -38,21 +47,10 @@ COPY stash_sense_pipeline ./stash_sense_pipeline
 RUN /opt/uv/bin/uv build --quiet --wheel --build-constraints locks/cpu.txt --require-hashes -o dist \
  && /opt/uv/bin/uv pip install --quiet --no-deps --compile-bytecode --target /opt/code dist/*.whl
 
-FROM system AS program
+FROM system AS cpu
+COPY --from=cpu-dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/code
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
-USER stash
-WORKDIR /data
-VOLUME /data
-EXPOSE 3000
-STOPSIGNAL SIGINT
-HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:3000/server_info', timeout=8)"]
-# UI, daemon and runs in one container, with SQLite; docker-compose.yml starts them apart, on PostgreSQL.
-CMD ["stash-sense", "serve", "--host", "0.0.0.0"]
-
-FROM program AS cpu
-COPY --from=cpu-dependencies /opt/venv /opt/venv
 
 FROM builder AS gpu-dependencies
 COPY locks/image-gpu.txt ./
@@ -60,9 +58,11 @@ RUN /opt/uv/bin/uv pip sync --quiet --require-hashes image-gpu.txt \
  && find /opt/venv -type d -name tests -path '*-packages/*' -prune -exec rm -rf {} + \
  && python3 -m compileall -q -j 0 /opt/venv
 
-FROM program AS gpu
+FROM system AS gpu
 ENV STASH_SENSE_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-dependencies /opt/venv /opt/venv
+COPY --from=code /opt/code /opt/code
+COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
 
 # What a build without --target makes.
 FROM cpu

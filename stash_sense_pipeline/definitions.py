@@ -40,7 +40,7 @@ def build_defs(
     return dg.Definitions(
         assets=[
             *ingest_assets(sources),
-            *face_assets(sources),
+            *face_assets(sources, gpu=environment.device == "cuda"),
             *identity_assets(),
             *index_assets(embedders),
             *release_assets(index_keys),

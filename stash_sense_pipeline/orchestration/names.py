@@ -27,6 +27,7 @@ SOURCE_TAG = "source"
 EMBED_TAG = "embed"
 # Both the limit on concurrent GPU steps and, in containers, the request for a device.
 GPU_POOL = "gpu"
+K8S_GPU = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
 OWNERS = ["team:stash-sense"]
 
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.faces.reopen import Reopened
 
 
-def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """aligned_faces and face_embeddings, partitioned by source."""
+def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> list[dg.AssetsDefinition]:
+    """aligned_faces and face_embeddings, partitioned by source; with `gpu`, a pod of the latter asks for one."""
 
     @dg.asset(
         key=names.ALIGNED_FACES,
@@ -94,6 +94,8 @@ def face_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefiniti
         code_version="1",
         # The limit on concurrent embeddings, and in containers the request for a GPU.
         pool=names.GPU_POOL,
+        # Read by the k8s executor alone.
+        op_tags={"dagster-k8s/config": names.K8S_GPU} if gpu else None,
     )
     def face_embeddings(
         context: dg.AssetExecutionContext,

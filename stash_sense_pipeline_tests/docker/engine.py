@@ -1,0 +1,122 @@
+"""A Docker engine for tests, with images that are made on this machine: nothing is pulled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent.parent
+BASE = "stash-sense-test-base:local"
+IMAGE = "stash-sense-pipeline:test"
+POSTGRES = "stash-sense-test-postgres:local"
+# Address of this machine for containers of any network.
+BRIDGE = "172.30.77.1"
+_PACKAGES = "python3,python3-venv,ca-certificates,postgresql"
+
+
+def missing() -> str | None:
+    """Why no engine can run here; None when one can."""
+    if os.geteuid() != 0:
+        return "only root can start a Docker engine"
+    if Path("/var/run/docker.sock").exists():
+        return "a Docker engine runs here already, and a second one would share its bridge"
+    for program in ("dockerd", "docker", "docker-compose", "debootstrap"):
+        if shutil.which(program) is None:
+            return f"no {program} (apt-get install docker.io docker-compose debootstrap)"
+    if sys.platform != "linux" or not os.access("/sys/fs/cgroup", os.W_OK):
+        return "control groups cannot be written"
+    return None
+
+
+class Engine:
+    """A running engine: `docker` and `compose` run its clients."""
+
+    def __init__(self, directory: Path) -> None:
+        self.socket = directory / "docker.sock"
+        self.environment = {**os.environ, "DOCKER_HOST": f"unix://{self.socket}", "DOCKER_BUILDKIT": "0"}
+
+    def run(
+        self,
+        *command: str,
+        timeout: float = 600,
+        check: bool = True,
+        given: str | None = None,
+        cwd: Path = PROJECT,
+        more: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a client; a failure shows what it said."""
+        result = subprocess.run(
+            command, env={**self.environment, **(more or {})}, cwd=cwd, input=given,
+            capture_output=True, text=True, check=False, timeout=timeout,
+        )  # fmt: skip
+        said = (result.stdout + result.stderr)[-6000:]
+        assert not check or result.returncode == 0, f"{' '.join(command)}\n{said}"
+        return result
+
+    def docker(self, *arguments: str, timeout: float = 600) -> str:
+        """What `docker ...` printed."""
+        return self.run("docker", *arguments, timeout=timeout).stdout.strip()
+
+    def size_mb(self, image: str) -> float:
+        """Megabytes of an image, with all its layers."""
+        return int(self.docker("image", "inspect", "-f", "{{.Size}}", image)) / 1e6
+
+
+@contextmanager
+def running_engine(directory: Path) -> Iterator[Engine]:
+    """Starts dockerd with everything it writes under `directory`, and ends it with all its containers."""
+    engine = Engine(directory)
+    log = (directory / "dockerd.log").open("wb")
+    command = ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec"]
+    command += ["-H", f"unix://{engine.socket}", "--pidfile", directory / "dockerd.pid"]
+    command += ["--bip", f"{BRIDGE}/24"]
+    server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        give_up = time.monotonic() + 60
+        while engine.run("docker", "info", check=False).returncode:
+            said = (directory / "dockerd.log").read_text()[-2000:]
+            assert server.poll() is None, said
+            assert time.monotonic() < give_up, said
+            time.sleep(0.5)
+        yield engine
+        for container in engine.docker("ps", "-aq").split():
+            engine.run("docker", "rm", "-f", container, check=False)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(timeout=60)
+        finally:
+            log.close()
+
+
+def make_base(engine: Engine, directory: Path) -> None:
+    """A small Debian with Python and PostgreSQL, from the packages that this machine can reach."""
+    if engine.docker("images", "-q", BASE):
+        return
+    root = directory / "rootfs"
+    engine.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root))
+    for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
+        # What makes the package index reachable from here makes it reachable from a build.
+        if Path(path).exists():
+            shutil.copyfile(path, root / path.lstrip("/"))
+    shutil.rmtree(root / "var/cache/apt/archives")
+    settings = ["ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+    settings += ["ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt"]
+    changes = " ".join(f"--change '{setting}'" for setting in settings)
+    engine.run("bash", "-c", f"set -o pipefail; tar -C {root} -c . | docker import {changes} - {BASE}")
+    shutil.rmtree(root)
+
+
+def build_images(engine: Engine) -> None:
+    """Our image from our Dockerfile, and a stand-in for PostgreSQL's."""
+    arguments = ["--network", "host", "--build-arg", f"BASE_IMAGE={BASE}"]
+    engine.docker("build", *arguments, "--target", "cpu", "-t", IMAGE, ".")
+    here = Path(__file__).parent
+    engine.docker("build", *arguments, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))

@@ -1,0 +1,266 @@
+"""The image and docker-compose.yml on a real Docker engine: up, healthy, a release by the UI, the GPU request, down."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline_tests.docker.engine import (
+    BASE,
+    BRIDGE,
+    IMAGE,
+    POSTGRES,
+    PROJECT,
+    Engine,
+    build_images,
+    make_base,
+    missing,
+    running_engine,
+)
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PORT = 3931
+UI = f"http://127.0.0.1:{PORT}"
+PACK = "/opt/code/stash_sense_pipeline/sandbox/demo_pack"
+SOURCES = ("stashdb", "fansdb")
+_T = TypeVar("_T")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """An engine of our own with the images built."""
+    problem = missing()
+    if problem:
+        pytest.skip(problem)
+    # Set while developing: keeps images and layers between runs.
+    kept = os.environ.get("STASH_SENSE_TEST_ENGINE")
+    directory = Path(kept) if kept else tmp_path_factory.mktemp("engine")
+    directory.mkdir(exist_ok=True)
+    with running_engine(directory) as running:
+        make_base(running, directory)
+        build_images(running)
+        yield running
+
+
+class Deployment:
+    """A checkout with a .env, brought up by docker-compose."""
+
+    def __init__(self, engine: Engine, directory: Path, servers: SandboxServers) -> None:
+        self.engine, self.directory = engine, directory
+        (directory / "docker-compose.yml").write_text((PROJECT / "docker-compose.yml").read_text())
+        self.variables = {
+            "POSTGRES_PASSWORD": "justatestword",
+            "POSTGRES_IMAGE": POSTGRES,
+            "STASH_SENSE_IMAGE": IMAGE,
+            "DOCKER_SOCKET": str(engine.socket),
+            "DOCKER_GID": str(engine.socket.stat().st_gid),
+            "STASH_SENSE_PORT": str(PORT),
+            "STASH_SENSE_MODEL_PACK": PACK,
+            "STASH_SENSE_RUN_MEMORY": "1500m",
+            **servers.environment(),
+        }
+        self.write_variables()
+
+    def write_variables(self, **changes: str) -> None:
+        self.variables.update(changes)
+        lines = [f"{name}={value}\n" for name, value in self.variables.items()]
+        (self.directory / ".env").write_text("".join(lines))
+
+    def compose(self, *arguments: str, timeout: float = 300, check: bool = True) -> str:
+        command = ["docker-compose", "-p", "stashtest", *arguments]
+        result = self.engine.run(*command, cwd=self.directory, timeout=timeout, check=check)
+        return result.stdout + result.stderr
+
+    def inside(self, service: str, *command: str, check: bool = True) -> str:
+        return self.compose("exec", "-T", service, *command, check=check)
+
+    def state(self, service: str) -> dict[str, Any]:
+        identity = self.compose("ps", "-q", service).strip()
+        return dict(json.loads(self.engine.docker("inspect", identity))[0]["State"])
+
+    def await_healthy(self, *services: str) -> None:
+        for service in services:
+            wait_until(lambda name=service: self.state(name)["Health"]["Status"] == "healthy", 180, service)
+
+    def runs(self) -> list[dict[str, Any]]:
+        query = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
+        return list(graphql(query)["runsOrError"]["results"])
+
+    def containers(self, job: str) -> list[dict[str, Any]]:
+        found = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/job_name={job}").split()
+        return list(json.loads(self.engine.docker("inspect", *found))) if found else []
+
+
+def graphql(query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What the UI's own interface answers."""
+    body = json.dumps({"query": query, "variables": variables or {}}).encode()
+    request = urllib.request.Request(f"{UI}/graphql", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        said = json.load(answer)
+    assert "errors" not in said, said
+    return dict(said["data"])
+
+
+def wait_until(ready: Callable[[], _T], seconds: float, what: str) -> _T:
+    give_up = time.monotonic() + seconds
+    while True:
+        found = ready()
+        if found:
+            return found
+        assert time.monotonic() < give_up, f"waited {seconds} s for {what}"
+        time.sleep(1)
+
+
+LAUNCH = """mutation($p: ExecutionParams!) {launchPipelineExecution(executionParams: $p) {__typename
+  ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}
+  ... on RunConfigValidationInvalid {errors {message}}}}"""
+
+
+def click_materialize(job: str, assets: list[str], source: str) -> str:
+    """Launches a run as a click in the UI does, and returns its id; `__ASSET_JOB` is what Materialize on an asset runs."""
+    tags = [{"key": "dagster/partition", "value": source}]
+    params = {
+        "selector": {
+            "repositoryLocationName": "stash_sense",
+            "repositoryName": "__repository__",
+            "jobName": job,
+            "assetSelection": [{"path": [asset]} for asset in assets],
+        },
+        "mode": "default",
+        "runConfigData": {},
+        "executionMetadata": {"tags": tags},
+    }
+    answer = graphql(LAUNCH, {"p": params})["launchPipelineExecution"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    return str(answer["run"]["runId"])
+
+
+@pytest.fixture(scope="module")
+def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The whole of docker-compose.yml, up, with two stash-boxes of the sandbox on the engine's bridge."""
+    with SandboxServers(World.demo(seed=6, people=30), host=BRIDGE) as servers:
+        made = Deployment(engine, tmp_path_factory.mktemp("compose"), servers)
+        kept = sources_settings(servers)
+        kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in SOURCES}
+        into = ["docker", "run", "--rm", "-i", "-v", "stash-sense-data:/data", IMAGE]
+        engine.run(*into, "bash", "-c", "cat > /data/sources.yaml", given=yaml.safe_dump(kept))
+        try:
+            made.compose("up", "-d")
+            made.await_healthy("postgres", "code", "webserver", "daemon")
+            yield made
+        finally:
+            made.compose("down", "-v", check=False)
+
+
+def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: Engine) -> None:
+    ours = engine.size_mb(IMAGE) - engine.size_mb(BASE)
+    assert ours < 1000, f"{ours:.0f} MB beyond the base image"
+    described = json.loads(engine.docker("image", "inspect", IMAGE))[0]["Config"]
+    assert described["User"] == "stash"
+    assert described["Healthcheck"]["Test"]
+    script = "id -u; command -v pip uv gcc; stash-sense --version; touch /data/x; touch /opt/x 2>&1 || true"
+    said = engine.docker("run", "--rm", "--read-only", "-v", "/data", IMAGE, "bash", "-c", script)
+    assert said.startswith("1000\nstash-sense, version")
+    assert "Read-only file system" in said or "Permission denied" in said
+
+
+def test_init_made_everything_ready_and_ended(deployment: Deployment) -> None:
+    assert deployment.state("init")["ExitCode"] == 0
+    said = deployment.compose("logs", "--no-color", "init")
+    assert "2 of 2 sources are enabled" in said
+    assert "catalog postgresql+psycopg2://stash:***@postgres:5432/catalog: ready" in said
+    assert "pool gpu: 1 at a time" in said
+
+
+def test_a_click_in_the_ui_becomes_a_release_in_the_volume(deployment: Deployment) -> None:
+    """A refresh is launched through the UI; the sensors, on from the start, embed and publish."""
+    for source in SOURCES:
+        click_materialize("refresh_source", [], source)
+    listing = ["sh", "-c", "ls /data/releases/latest 2>/dev/null || true"]
+
+    def released() -> str:
+        broken = [run for run in deployment.runs() if run["status"] == "FAILURE"]
+        assert not broken, broken
+        return deployment.inside("code", *listing)
+
+    files = wait_until(released, 400, "a release").split()
+    assert {"manifest.json", "performers.db", "face_facenet.voy", "faces.json"} <= set(files)
+    said = deployment.inside("code", "stash-sense", "verify", "/data/releases/latest")
+    assert "FAILED" not in said.replace("FAILED   enough", "")
+    for job in ("refresh_source", "embed_faces", "publish"):
+        for container in deployment.containers(job):
+            host = container["HostConfig"]
+            assert not host["DeviceRequests"], f"{job}: STASH_SENSE_DEVICE is cpu"
+            assert host["Memory"] == 1500 * 1024 * 1024
+            assert container["Config"]["User"] == "stash"
+            assert container["HostConfig"]["NetworkMode"] == "stash-sense"
+            assert not any("docker.sock" in bind for bind in host["Binds"])
+
+
+def test_what_a_run_printed_can_be_read_in_the_ui(deployment: Deployment) -> None:
+    said = deployment.inside("webserver", "sh", "-c", "ls /data/dagster/storage | head")
+    assert said.strip()
+
+
+def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployment) -> None:
+    """By click, backfill and command line; this engine has no such device, and says what to do about it."""
+    deployment.write_variables(STASH_SENSE_DEVICE="cuda", STASH_SENSE_AUTOMATION="off")
+    deployment.compose("up", "-d", timeout=300)
+    deployment.await_healthy("code", "webserver", "daemon")
+    before = {run["runId"] for run in deployment.runs()}
+    clicked = click_materialize("__ASSET_JOB", ["face_embeddings"], "fansdb")
+    cheap = click_materialize("__ASSET_JOB", ["performer_table"], "stashdb")
+    workspace = ["-w", "/opt/dagster/workspace.yaml"]
+    tags = json.dumps({"dagster/partition": "stashdb"})
+    deployment.inside("daemon", "dagster", "job", "launch", *workspace, "-j", "embed_faces", "--tags", tags)
+    deployment.inside("daemon", "dagster", "job", "backfill", *workspace, "-j", "embed_faces",
+                      "--partitions", "fansdb", "--noprompt")  # fmt: skip
+
+    def ended() -> list[dict[str, Any]]:
+        runs = [run for run in deployment.runs() if run["runId"] not in before]
+        over = [run for run in runs if run["status"] in ("SUCCESS", "FAILURE")]
+        return over if len(over) >= 4 else []
+
+    runs = {run["runId"]: run for run in wait_until(ended, 300, "four runs")}
+    requests = {
+        container["Config"]["Labels"]["dagster/run_id"]: container["HostConfig"]["DeviceRequests"]
+        for job in ("__ASSET_JOB", "embed_faces")
+        for container in deployment.containers(job)
+    }
+    asked = {run for run in runs if requests.get(run)}
+    assert clicked in asked
+    assert cheap not in asked
+    assert runs[cheap]["status"] == "SUCCESS"
+    assert {run for run in runs if runs[run]["jobName"] == "embed_faces"} <= asked
+    request = requests[clicked][0]
+    assert (request["Driver"], request["Count"], request["Capabilities"]) == ("nvidia", 1, [["gpu"]])
+    query = """query($id: ID!) {logsForRun(runId: $id) {... on EventConnection {events {
+      ... on MessageEvent {message} ... on EngineEvent {error {message}} ... on RunFailureEvent {error {message}}}}}}"""
+    said = json.dumps(graphql(query, {"id": clicked}))
+    assert "has no NVIDIA driver" in said
+    assert "set STASH_SENSE_DEVICE=cpu" in said
+
+
+def test_everything_stops_within_its_time_and_nothing_is_lost(deployment: Deployment) -> None:
+    deployment.write_variables(STASH_SENSE_DEVICE="cpu")
+    begun = time.monotonic()
+    deployment.compose("stop", timeout=120)
+    assert time.monotonic() - begun < 60, "something did not stop by itself"
+    for service in ("code", "webserver", "daemon", "postgres"):
+        assert deployment.state(service)["ExitCode"] in (0, 130, 143), service
+    deployment.compose("up", "-d", timeout=300)
+    deployment.await_healthy("code", "webserver", "daemon")
+    said = deployment.inside("code", "stash-sense", "status")
+    assert all(source in said for source in SOURCES)
+    assert len(deployment.runs()) >= 9

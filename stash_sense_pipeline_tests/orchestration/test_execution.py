@@ -1,0 +1,237 @@
+"""Where runs are carried out: which of them get a GPU, what their containers know, and that a killed process is noticed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import dagster as dg
+import docker
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.instance import DagsterInstance
+from dagster._core.launcher import WorkerStatus
+from docker.models.containers import _create_container_args
+
+from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.faces.inference import Device
+from stash_sense_pipeline.orchestration import execution
+from stash_sense_pipeline.orchestration.execution import (
+    GPU_REQUEST,
+    PoolDockerRunLauncher,
+    PoolDockerStepHandler,
+    WatchedRunLauncher,
+    engine_problem,
+    forwarded_variables,
+)
+from stash_sense_pipeline_tests.orchestration.conftest import environment_at
+
+ASKED = [dict(GPU_REQUEST)]
+
+
+def launcher(device: str = "cuda", **config: Any) -> PoolDockerRunLauncher:
+    """The launcher as deploy/dagster.yaml configures it."""
+    return PoolDockerRunLauncher(
+        device=device, data_volume="stash-sense-data", memory_limit="6g", network="stash-sense", **config
+    )
+
+
+def run_of(definitions: dg.Definitions, instance: DagsterInstance, job: str, *assets: str) -> dg.DagsterRun:
+    """A run as Dagster records it, whoever asked for it: the pools come from its execution plan."""
+    selection = {dg.AssetKey(asset) for asset in assets} or None
+    made = definitions.resolve_job_def(job).get_subset(asset_selection=selection)
+    return instance.create_run_for_job(made, asset_selection=selection, tags={"dagster/partition": "stashdb"})
+
+
+@pytest.mark.parametrize(
+    ("job", "assets", "asks"),
+    [
+        ("embed_faces", [], True),
+        ("refresh_source", [], False),
+        ("publish", [], False),
+        # What a click on Materialize runs: no tag of a job is on it.
+        ("__ASSET_JOB", ["face_embeddings"], True),
+        ("__ASSET_JOB", ["aligned_faces", "face_embeddings"], True),
+        ("__ASSET_JOB", ["performer_table", "aligned_faces"], False),
+        ("__ASSET_JOB", ["release"], False),
+    ],
+)
+def test_exactly_the_runs_with_a_pooled_asset_get_the_device(
+    definitions: dg.Definitions, job: str, assets: list[str], asks: bool
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = run_of(definitions, instance, job, *assets)
+        given = launcher().get_container_context(run).container_kwargs
+        assert given.get("device_requests") == (ASKED if asks else None)
+        on_cpu = launcher("cpu").get_container_context(run).container_kwargs
+        assert "device_requests" not in on_cpu
+
+
+def test_the_device_is_what_the_engine_is_asked_for(definitions: dg.Definitions) -> None:
+    """Through docker-py's own translation: a misspelt argument fails here as it would in production."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = launcher().get_container_context(run_of(definitions, instance, "embed_faces"))
+    kwargs = dict(context.container_kwargs)
+    assert kwargs.pop("stop_timeout") == 60
+    made = _create_container_args({"image": "x", "command": [], "version": "1.41", **kwargs})
+    (request,) = made["host_config"]["DeviceRequests"]
+    assert (request["Driver"], request["Count"], request["Capabilities"]) == ("nvidia", 1, [["gpu"]])
+    assert made["host_config"]["Memory"] == 6 * 1024**3
+    assert made["host_config"]["Binds"] == ["stash-sense-data:/data"]
+
+
+def test_a_run_knows_what_it_needs_and_no_more(
+    definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_OWN_BOX_API_KEY", "k")
+    monkeypatch.setenv("STASH_SENSE_CATALOG_URL", "postgresql://x")
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "p")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no")
+    with dg.DagsterInstance.ephemeral() as instance:
+        names = launcher().get_container_context(run_of(definitions, instance, "publish")).env_vars
+    assert {"MY_OWN_BOX_API_KEY", "STASH_SENSE_CATALOG_URL", "DAGSTER_PG_PASSWORD"} <= set(names)
+    assert "AWS_SECRET_ACCESS_KEY" not in names
+    assert "PATH" not in names
+    assert all("=" not in name for name in names), "values stay out of what is stored"
+    assert forwarded_variables(["X_API_KEY_FILE", "HOME", "DAGSTER_HOME", "DATA_DIR"]) == [
+        "DAGSTER_HOME",
+        "DATA_DIR",
+        "X_API_KEY_FILE",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ('could not select device driver "nvidia" with capabilities: [[gpu]]', "NVIDIA container toolkit"),
+        ("('Connection aborted.', PermissionError(13, 'Permission denied'))", "DOCKER_GID"),
+        ("Error while fetching server API version: ('Connection aborted.', ...)", "no Docker engine"),
+        ("network stash-sense not found", "network stash-sense not found"),
+    ],
+)
+def test_what_the_engine_refuses_is_one_line_that_says_what_to_do(said: str, advice: str) -> None:
+    text = engine_problem(docker.errors.DockerException(said + "\n"))
+    assert advice in text
+    assert "\n" not in text
+
+
+def test_a_launch_that_the_engine_refuses_says_so(
+    definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = run_of(definitions, instance, "publish")
+        made = launcher()
+        made.register_instance(instance)
+        with pytest.raises(Exception, match="no Docker engine"):
+            made.launch_run(cast("Any", SimpleNamespace(dagster_run=run)))
+
+
+@pytest.mark.parametrize(
+    ("pool", "device", "asks"), [("gpu", "cuda", True), (None, "cuda", False), ("gpu", "cpu", False)]
+)
+def test_a_step_container_gets_the_device_of_its_pool(
+    definitions: dg.Definitions, pool: str | None, device: str, asks: bool
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = SimpleNamespace(
+            instance=instance,
+            dagster_run=run_of(definitions, instance, "embed_faces"),
+            execute_step_args=SimpleNamespace(step_keys_to_execute=["face_embeddings"]),
+            get_step_context=lambda key: SimpleNamespace(step=SimpleNamespace(pool=pool)),
+        )
+        handler = PoolDockerStepHandler("image", execution.DockerContainerContext(), Device(device))
+        given = handler._get_docker_container_context(cast("Any", context)).container_kwargs
+    assert given.get("device_requests") == (ASKED if asks else None)
+
+
+def test_a_step_knows_its_pool(definitions: dg.Definitions) -> None:
+    """The attribute that the step handler reads is Dagster's own, and not public."""
+    from dagster._core.execution.api import create_execution_plan
+
+    plan = create_execution_plan(
+        definitions.resolve_job_def("embed_faces"), tags={"dagster/partition": "stashdb"}
+    )
+    assert {step.pool for step in plan.steps} == {"gpu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "executor"), [("in_process", "in_process"), ("docker", "pool_docker"), ("k8s", "k8s")]
+)
+def test_how_steps_run_is_configuration(tmp_path: Path, settings: Any, name: str, executor: str) -> None:
+    definitions = build_defs(
+        settings=settings, environment=environment_at(tmp_path, STASH_SENSE_EXECUTOR=name)
+    )
+    dg.Definitions.validate_loadable(definitions)
+    assert definitions.resolve_job_def("embed_faces").executor_def.name == executor
+
+
+def test_on_kubernetes_the_embedding_asks_for_a_gpu_and_elsewhere_that_means_nothing(
+    tmp_path: Path, settings: Any
+) -> None:
+    def config(**variables: str) -> Any:
+        defined = build_defs(settings=settings, environment=environment_at(tmp_path, **variables))
+        job = defined.resolve_job_def("embed_faces")
+        return job.get_node_named("face_embeddings").definition.tags.get("dagster-k8s/config")
+
+    assert config() is None
+    from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_user_defined_k8s_config
+
+    asked = config(STASH_SENSE_DEVICE="cuda", STASH_SENSE_EXECUTOR="k8s")
+    parsed = get_user_defined_k8s_config({"dagster-k8s/config": asked})
+    assert isinstance(parsed, UserDefinedDagsterK8sConfig)
+    assert parsed.container_config["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+# --- processes of this machine ----------------------------------------------------------------------------------------
+
+
+def watched(instance: DagsterInstance) -> WatchedRunLauncher:
+    """A launcher that knows this instance."""
+    made = WatchedRunLauncher()
+    made.register_instance(instance)
+    return made
+
+
+def reported(instance: DagsterInstance, definitions: dg.Definitions, pid: int) -> dg.DagsterRun:
+    """A run whose process has said its number."""
+    run = run_of(definitions, instance, "publish")
+    instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
+    return run
+
+
+def test_a_run_whose_process_was_killed_is_found_dead(definitions: dg.Definitions) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        run = reported(instance, definitions, child.pid)
+        assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
+        child.send_signal(signal.SIGKILL)
+        time.sleep(0.2)
+        # Not waited for yet: what is left of it is no worker.
+        assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
+        child.wait()
+        found = watched(instance).check_run_worker_health(run)
+        assert found.status is WorkerStatus.NOT_FOUND
+        assert str(child.pid) in (found.msg or "")
+
+
+def test_a_number_that_belongs_to_a_younger_process_is_not_the_run(
+    definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = reported(instance, definitions, os.getpid())
+        assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
+        monkeypatch.setattr(execution, "_process_started", lambda pid: time.time() + 3600)
+        assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
+
+
+def test_a_run_that_is_only_starting_is_left_alone(definitions: dg.Definitions) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = run_of(definitions, instance, "publish")
+        assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
