@@ -20,7 +20,13 @@ _FACE_COLUMNS = tuple(
 )
 # Asked for every image that is fetched, and so built once.
 _TWINS_OF = (
-    sa.select(source_images.c.source, source_images.c.image_id, source_images.c.state, source_images.c.reason)
+    sa.select(
+        source_images.c.source,
+        source_images.c.image_id,
+        source_images.c.state,
+        source_images.c.reason,
+        source_images.c.picture_hash,
+    )
     .where(
         source_images.c.sha256 == sa.bindparam("sha256"),
         source_images.c.detector_digest == sa.bindparam("detector"),
@@ -34,12 +40,13 @@ _TWINS_OF = (
 
 @dataclass(frozen=True)
 class StoredFace:
-    """One face to store for an image: the columns of `faces` that describe it, its crop, and vectors it
-    already has.
+    """One face to store for an image: the columns of `faces` that describe it, its crop, the perceptual hash of
+    the image, and vectors it already has.
     """
 
     columns: Mapping[str, Any]
     png: bytes | None
+    picture_hash: str | None
     vectors: Sequence[Mapping[str, Any]] = ()
 
 
@@ -77,17 +84,21 @@ def find_judged(
     """
     asked = {"sha256": sha256, "detector": detector_digest, "judged_by": judged_by}
     rows = connection.execute(_TWINS_OF, asked).all()
-    for source, image_id, state, reason in rows:
+    for source, image_id, state, reason, picture_hash in rows:
         if state == "rejected":
             return Judged(state, reason, None)
-        face = _stored_face(connection, source, image_id, digests)
+        face = _stored_face(connection, source, image_id, picture_hash, digests)
         if face is not None:
             return Judged(state, None, face)
     return None
 
 
 def _stored_face(
-    connection: sa.Connection, source: str, image_id: str, digests: Mapping[str, str]
+    connection: sa.Connection,
+    source: str,
+    image_id: str,
+    picture_hash: str | None,
+    digests: Mapping[str, str],
 ) -> StoredFace | None:
     row = connection.execute(
         sa.select(faces.c.face_id, *_FACE_COLUMNS).where(
@@ -107,7 +118,7 @@ def _stored_face(
     current = [dict(row._mapping) for row in vectors if digests.get(row.model) == row.model_digest]
     if png is None and len(current) < len(digests):
         return None
-    return StoredFace(columns, png, current)
+    return StoredFace(columns, png, picture_hash, current)
 
 
 def store_faces(

@@ -39,7 +39,8 @@ class ImageState(StrEnum):
 class WaitingPerformer:
     """A live performer of one source with images to look at.
 
-    `faces` it has from this source, `elsewhere` that records of the same person have from other sources.
+    `faces` it has from this source, `elsewhere` that records of the same person have from other sources, where
+    equal pictures count once.
     """
 
     source_id: str
@@ -49,7 +50,10 @@ class WaitingPerformer:
 
 @dataclass(frozen=True)
 class LedgerImage:
-    """One image of a source. `due`: it may be fetched now. `owners`: the live performers it is listed for."""
+    """One image of a source. `due`: it may be fetched now. `owners`: the live performers it is listed for.
+
+    `picture_hash`: what faces.pictures made of it when it was done.
+    """
 
     image_id: str
     url: str
@@ -59,6 +63,7 @@ class LedgerImage:
     attempts: int
     due: bool
     owners: tuple[str, ...]
+    picture_hash: str | None
 
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
@@ -125,10 +130,37 @@ def _turn(images: int, legacy_faces: int | None, legacy_images: int | None, comp
 
 
 def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
-    """By source_id, the images with a face that records of the same person have in other sources."""
+    """By source_id, the pictures with a face that records of the same person have in other sources."""
+    picture = sa.func.coalesce(
+        source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
+    )
+    elsewhere = _done_elsewhere(source, sa.func.count(picture.distinct())).group_by(
+        identity_members.c.source_id
+    )
+    return {row[0]: row[1] for row in connection.execute(elsewhere)}
+
+
+def pictures_elsewhere(
+    connection: sa.Connection, source: str, source_ids: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """The hashes of the pictures with a face that records of the same person have in other sources, by source_id."""
+    found: dict[str, set[str]] = {}
+    for ids in batched(source_ids, _IN_LIST):
+        rows = connection.execute(
+            _done_elsewhere(source, source_images.c.picture_hash).where(
+                identity_members.c.source_id.in_(ids), source_images.c.picture_hash.is_not(None)
+            )
+        )
+        for source_id, picture_hash in rows:
+            found.setdefault(source_id, set()).add(picture_hash)
+    return {source_id: frozenset(hashes) for source_id, hashes in found.items()}
+
+
+def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """(source_id, what) of the images with a face that records of the same person have in other sources."""
     other = identity_members.alias()
-    rows = connection.execute(
-        sa.select(identity_members.c.source_id, sa.func.count())
+    return (
+        sa.select(identity_members.c.source_id, what)
         .join(other, other.c.performer_id == identity_members.c.performer_id)
         .join(
             performer_images,
@@ -142,9 +174,7 @@ def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
             other.c.source != source,
             source_images.c.state == ImageState.DONE,
         )
-        .group_by(identity_members.c.source_id)
     )
-    return {row[0]: row[1] for row in rows}
 
 
 def images_of(
@@ -166,15 +196,17 @@ def images_of(
                 source_images.c.height,
                 source_images.c.state,
                 source_images.c.attempts,
+                source_images.c.picture_hash,
                 _due(now).label("due"),
             )
             .join(source_images, _of_image())
             .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids))
         )
-        for source_id, image_id, url, width, height, state, attempts, due in rows:
+        for source_id, image_id, url, width, height, state, attempts, picture, due in rows:
             if image_id not in known:
+                owned_by = owners[image_id]
                 known[image_id] = LedgerImage(
-                    image_id, url, width, height, ImageState(state), attempts, bool(due), owners[image_id]
+                    image_id, url, width, height, ImageState(state), attempts, bool(due), owned_by, picture
                 )
             listed[source_id].append(known[image_id])
     for images in listed.values():

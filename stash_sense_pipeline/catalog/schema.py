@@ -104,6 +104,11 @@ source_images = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt_at", UtcTime),
     sa.Column("sha256", sa.Text, comment="hex digest of the bytes fetched"),
+    sa.Column(
+        "picture_hash",
+        sa.Text,
+        comment="perceptual hash (faces.pictures) of an image with a face: copies differ in few of its 64 bits",
+    ),
     sa.Column("detector_digest", sa.Text, comment="sha256 of the detector that looked at it"),
     sa.Column("judged_by", sa.Text, comment="limits and filters that judged it, as faces.rules writes them"),
     sa.Column("processed_at", UtcTime),

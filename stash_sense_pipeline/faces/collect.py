@@ -21,9 +21,9 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.faces import StoredFace, find_judged, forget_faces, store_faces
 from stash_sense_pipeline.catalog.images import (
     ImageState,
-    LedgerImage,
     WaitingPerformer,
     images_of,
+    pictures_elsewhere,
     record_outcomes,
     still_listed,
     waiting_performers,
@@ -37,7 +37,7 @@ from stash_sense_pipeline.faces.quality import check_image_size
 from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
-from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
+from stash_sense_pipeline.faces.schedule import Listed, Schedule, ScheduledImage
 from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
@@ -94,6 +94,7 @@ class CollectReport:
     """What one run did. `outcome` and `message` say why it ended early, None when it came to its end.
 
     `reused` images had the bytes of one that was judged before; `rejected` and `failed` count by reason.
+    `copies` show a picture that the person already has, here or in another source: they are not another face.
     """
 
     source: str
@@ -104,6 +105,7 @@ class CollectReport:
     failed: Mapping[str, int]
     gone: int
     faces: int
+    copies: int
     performers: int
     reopened: Reopened
     interrupted: bool
@@ -256,6 +258,7 @@ class _Run:
             failed=dict(sorted((+counts.failed).items())),
             gone=counts.gone,
             faces=counts.done,
+            copies=self._schedule.copies if performers else 0,
             performers=len(performers),
             reopened=reopened,
             interrupted=self._interrupted,
@@ -315,10 +318,12 @@ class _Run:
                 )
         return self._examiner.examine(data)
 
-    async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
-        def load() -> Mapping[str, Sequence[LedgerImage]]:
+    async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Listed]:
+        def load() -> Mapping[str, Listed]:
             with reading(self._engine) as connection:
-                return images_of(connection, self._source.name, source_ids, self._clock())
+                images = images_of(connection, self._source.name, source_ids, self._clock())
+                elsewhere = pictures_elsewhere(connection, self._source.name, source_ids)
+            return {one: Listed(images[one], elsewhere.get(one, frozenset())) for one in source_ids}
 
         return await self._in(self._catalog, load)
 
@@ -352,7 +357,8 @@ class _Run:
             verdict = await self._handle(image)
             if verdict is None:
                 return
-            self._schedule.settle(image, verdict.state is ImageState.DONE)
+            picture = verdict.face.picture_hash if verdict.face is not None else None
+            self._schedule.settle(image, verdict.state is ImageState.DONE, picture)
             self._batch.append(verdict)
             if len(self._batch) >= self._limits.batch_size:
                 await self._flush()
@@ -499,6 +505,7 @@ class _Run:
             "attempts": verdict.attempts,
             "next_attempt_at": verdict.next_attempt_at,
             "sha256": verdict.sha256,
+            "picture_hash": verdict.face.picture_hash if verdict.face is not None else None,
             "detector_digest": verdict.detector_digest,
             "judged_by": self._judged_by if verdict.judged else None,
             "processed_at": now,

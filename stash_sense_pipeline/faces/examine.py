@@ -14,6 +14,7 @@ from stash_sense_pipeline.faces.align import blur_measure, norm_crop, roll_degre
 from stash_sense_pipeline.faces.decode import DecodeLimits, decode_rgb
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.pictures import picture_hash
 from stash_sense_pipeline.faces.quality import Filters, check_image_size, choose_face, quality_score
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
 
@@ -54,7 +55,7 @@ class Examiner:
             "pack": self._pack.name,
             "detector_digest": self._pack.detector.digest,
         }
-        return StoredFace(columns, encode_crop(crop))
+        return StoredFace(columns, encode_crop(crop), picture_hash(rgb))
 
 
 def encode_crop(crop: NDArray[np.uint8]) -> bytes:

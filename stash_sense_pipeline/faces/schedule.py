@@ -1,15 +1,19 @@
-"""Which image is fetched next: people with the fewest faces first, and for nobody more than the cap needs."""
+"""Which image is fetched next: people with the fewest faces first, and for nobody more than the cap needs.
+
+A copy of a picture that a person already has is not another face of that person.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from weakref import WeakValueDictionary
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
+from stash_sense_pipeline.faces.pictures import same_picture
 
 
 class _Status(Enum):
@@ -27,6 +31,7 @@ class ScheduledImage:
 
     ledger: LedgerImage
     status: _Status
+    picture: str | None
 
     @property
     def image_id(self) -> str:
@@ -39,6 +44,7 @@ class _Performer:
     source_id: str
     cap: int
     rank: int
+    elsewhere: frozenset[str] = frozenset()
     queued_at: int | None = None
     images: list[ScheduledImage] = field(default_factory=list)
 
@@ -48,32 +54,63 @@ class _Performer:
 
         Images are taken in their order, and only those of which fewer than `cap` images before it have a face
         or may still have one. So which images are looked at depends on the images alone, never on who was
-        faster.
+        faster. For that a copy of a copy is one too: what is known of an earlier image can only take faces away.
         """
         faces, flying = 0, False
+        seen = set(self.elsewhere)
         for image in self.images:
             if image.status is _Status.WAITING:
                 if faces < self.cap:
                     return image, faces, flying
                 return None, faces, flying
             flying = flying or image.status is _Status.IN_FLIGHT
-            faces += image.status in (_Status.FACE, _Status.IN_FLIGHT)
+            faces += image.status is _Status.IN_FLIGHT or (
+                image.status is _Status.FACE and not _is_copy(image.picture, seen)
+            )
+            if image.status is _Status.FACE and image.picture is not None:
+                seen.add(image.picture)
         return None, faces, flying
 
+    @property
+    def copies(self) -> int:
+        """The images with a face that show a picture which an earlier one, or one elsewhere, shows as well."""
+        seen, copies = set(self.elsewhere), 0
+        for image in self.images:
+            if image.status is _Status.FACE and image.picture is not None:
+                copies += _is_copy(image.picture, seen)
+                seen.add(image.picture)
+        return copies
 
-Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[LedgerImage]]]]
+
+def _is_copy(picture: str | None, seen: Iterable[str]) -> bool:
+    return picture is not None and any(same_picture(picture, other) for other in seen)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the catalog knows of a performer: its images in order, and the hashes of its pictures elsewhere."""
+
+    images: Sequence[LedgerImage]
+    elsewhere: frozenset[str] = frozenset()
+
+
+Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Listed]]]
 
 
 class Schedule:
     """Hands out the images of a list of performers, loaded a page at a time. For one event loop."""
 
     def __init__(self, performers: Sequence[tuple[str, int]], load: Loader, page: int) -> None:
-        """`performers` are (source_id, cap) in order of urgency; `load` gives the images of some of them."""
+        """`performers` are (source_id, cap) in order of urgency; `load` gives the images of some of them.
+
+        `copies` counts, of those who are finished, the images that show a picture they already had.
+        """
         self._waiting = [(source_id, cap) for source_id, cap in performers if cap > 0]
         self.total = len(self._waiting)
         self._load = load
         self._page = page
         self._loaded = 0
+        self.copies = 0
         self._images: WeakValueDictionary[str, ScheduledImage] = WeakValueDictionary()
         self._active: dict[str, _Performer] = {}
         self._heap: list[tuple[int, int, str]] = []
@@ -110,8 +147,9 @@ class Schedule:
         self._changed.set()
         return None
 
-    def settle(self, image: ScheduledImage, has_face: bool) -> None:
-        """Notes what became of an image that `take` gave."""
+    def settle(self, image: ScheduledImage, has_face: bool, picture: str | None = None) -> None:
+        """Notes what became of an image that `take` gave; `picture` is its hash."""
+        image.picture = picture
         image.status = _Status.FACE if has_face else _Status.NO_FACE
         self._in_flight -= 1
         for source_id in image.ledger.owners:
@@ -133,6 +171,7 @@ class Schedule:
                 self._queue(performer)
                 return image
             if not flying:
+                self.copies += performer.copies
                 del self._active[source_id]
         return None
 
@@ -149,8 +188,8 @@ class Schedule:
             page = self._waiting[self._loaded : self._loaded + self._page]
             listed = await self._load([source_id for source_id, _ in page])
             for source_id, cap in page:
-                performer = _Performer(source_id, cap, self._loaded)
-                performer.images = [self._scheduled(image) for image in listed[source_id]]
+                performer = _Performer(source_id, cap, self._loaded, listed[source_id].elsewhere)
+                performer.images = [self._scheduled(image) for image in listed[source_id].images]
                 self._active[source_id] = performer
                 self._loaded += 1
                 self._queue(performer)
@@ -163,5 +202,5 @@ class Schedule:
             status = _Status.WAITING if ledger.due else _Status.NO_FACE
             if ledger.state is ImageState.DONE:
                 status = _Status.FACE
-            known = self._images[ledger.image_id] = ScheduledImage(ledger, status)
+            known = self._images[ledger.image_id] = ScheduledImage(ledger, status, ledger.picture_hash)
         return known

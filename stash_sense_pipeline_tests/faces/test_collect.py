@@ -249,6 +249,40 @@ def test_caps_and_completeness(lite: World) -> None:
     assert lite.collect().faces == 2
 
 
+def copy_of(body: bytes) -> bytes:
+    """The picture as another site has it: smaller, and as a JPEG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(body)).resize((576, 576)).save(buffer, format="JPEG", quality=92)
+    return buffer.getvalue()
+
+
+def test_a_copy_of_a_picture_is_not_another_face_of_a_person(world: World) -> None:
+    portraits(world, {"p": ["a", "c", "d"], "q": ["e", "f", "g"]})
+    world.serve(b=copy_of(world.server.bodies["a"]))
+    world.list({"p": ["a", "b", "c", "d"]})
+    world.source = box(world.server, max_faces=2)
+    report = world.collect()
+    assert (report.faces, report.copies) == (5, 1)
+    assert world.images()["d"].state == "pending", "a, its copy b, and c are two pictures"
+    assert world.images()["a"].picture_hash is not None
+    assert world.collect().processed == 0
+
+    # The same person in another source, with a copy of a picture that is known from the first one.
+    world.serve(x=copy_of(world.server.bodies["e"]), y=portrait(70), z=portrait(71))
+    world.list({"other": ["x", "y", "z"]}, source="second")
+    with writing(world.catalog) as connection:
+        connection.execute(sa.insert(identities).values(performer_id=1, created_at=LONG_AGO))
+        rows = [("boxed", "q"), ("second", "other")]
+        connection.execute(
+            sa.insert(identity_members),
+            [{"source": source, "source_id": one, "performer_id": 1} for source, one in rows],
+        )
+    world.source = box(world.server, name="second", max_faces=1)
+    report = world.collect()
+    assert (report.faces, report.copies, report.fetched) == (2, 1, 2)
+    assert world.images("second")["z"].state == "pending"
+
+
 def test_images_of_the_dead_are_left_alone(lite: World) -> None:
     portraits(lite, {"dead": ["a", "shared"], "alive": ["shared"]})
     with writing(lite.catalog) as connection:

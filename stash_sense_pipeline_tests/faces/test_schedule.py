@@ -11,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
-from stash_sense_pipeline.faces.schedule import Schedule
+from stash_sense_pipeline.faces.pictures import same_picture
+from stash_sense_pipeline.faces.schedule import Listed, Schedule
+
+NO_PICTURES: Mapping[str, str] = {}
+# The first is a copy of the second and the second of the third, but the first not of the third.
+CHAIN = ("0000000000000000", "000000000000000f", "00000000000000ff")
+OTHER = "ffffffff00000000"
 
 
 def ledger(
-    listed: Mapping[str, Sequence[str]], done: frozenset[str] = frozenset()
+    listed: Mapping[str, Sequence[str]],
+    done: frozenset[str] = frozenset(),
+    pictures: Mapping[str, str] = NO_PICTURES,
 ) -> dict[str, list[LedgerImage]]:
     owners: dict[str, list[str]] = {}
     for performer, images in listed.items():
@@ -31,6 +39,7 @@ def ledger(
             0,
             image not in done,
             tuple(names),
+            pictures.get(image) if image in done else None,
         )
         for image, names in owners.items()
     }
@@ -45,23 +54,29 @@ def run(
     page: int,
     seed: int,
     done: frozenset[str] = frozenset(),
+    pictures: Mapping[str, str] = NO_PICTURES,
 ) -> list[str]:
     """The images in the order in which they are taken, with verdicts that come in any order."""
 
     async def go() -> list[str]:
         rng = random.Random(seed)
-        images = ledger(listed, done)
+        images = ledger(listed, done, pictures)
 
-        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+        async def load(ids: Sequence[str]) -> Mapping[str, Listed]:
             await asyncio.sleep(0)
-            return {one: images[one] for one in ids}
+            return {one: Listed(images[one]) for one in ids}
 
         def commit(image: str) -> None:
             """What was settled is what the catalog says from then on."""
-            state = ImageState.DONE if image in with_face else ImageState.REJECTED
+            found = image in with_face
+            state = ImageState.DONE if found else ImageState.REJECTED
+            picture = pictures.get(image) if found else None
             for ledgers in images.values():
                 ledgers[:] = [
-                    replace(one, state=state, due=False) if one.image_id == image else one for one in ledgers
+                    replace(one, state=state, due=False, picture_hash=picture)
+                    if one.image_id == image
+                    else one
+                    for one in ledgers
                 ]
 
         schedule = Schedule([(performer, caps[performer]) for performer in listed], load, page)
@@ -72,7 +87,8 @@ def run(
                 taken.append(image.image_id)
                 for _ in range(rng.randrange(4)):
                     await asyncio.sleep(0)
-                schedule.settle(image, image.image_id in with_face)
+                found = image.image_id in with_face
+                schedule.settle(image, found, pictures.get(image.image_id) if found else None)
                 commit(image.image_id)
 
         async with asyncio.timeout(10), asyncio.TaskGroup() as group:
@@ -83,16 +99,24 @@ def run(
     return asyncio.run(go())
 
 
-def needed(listed: Mapping[str, Sequence[str]], caps: Mapping[str, int], with_face: set[str]) -> set[str]:
-    """Of each performer's images the shortest beginning that holds as many faces as the cap asks for."""
+def needed(
+    listed: Mapping[str, Sequence[str]],
+    caps: Mapping[str, int],
+    with_face: set[str],
+    pictures: Mapping[str, str],
+) -> set[str]:
+    """Of each performer's images the shortest beginning that holds as many pictures with a face as the cap asks for."""
     wanted: set[str] = set()
     for performer, images in listed.items():
-        faces = 0
+        faces, seen = 0, []
         for image in images:
             if faces >= caps[performer]:
                 break
             wanted.add(image)
-            faces += image in with_face
+            if image in with_face:
+                picture = pictures.get(image)
+                faces += picture is None or not any(same_picture(picture, other) for other in seen)
+                seen += [picture] if picture is not None else []
     return wanted
 
 
@@ -108,17 +132,26 @@ worlds = st.dictionaries(
     listed=worlds,
     caps=st.lists(st.integers(0, 4), min_size=9, max_size=9),
     with_face=st.sets(st.sampled_from([f"i{i}" for i in range(25)])),
+    pictures=st.dictionaries(
+        st.sampled_from([f"i{i}" for i in range(25)]), st.sampled_from([*CHAIN, OTHER]), max_size=25
+    ),
     lanes=st.integers(1, 6),
     page=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
 def test_what_is_taken_depends_on_the_images_alone(
-    listed: dict[str, list[str]], caps: list[int], with_face: set[str], lanes: int, page: int, seed: int
+    listed: dict[str, list[str]],
+    caps: list[int],
+    with_face: set[str],
+    pictures: dict[str, str],
+    lanes: int,
+    page: int,
+    seed: int,
 ) -> None:
     cap = {f"p{i}": caps[i] for i in range(9)}
-    taken = run(listed, cap, with_face, lanes, page, seed)
+    taken = run(listed, cap, with_face, lanes, page, seed, pictures=pictures)
     assert len(taken) == len(set(taken))
-    assert set(taken) == needed(listed, cap, with_face)
+    assert set(taken) == needed(listed, cap, with_face, pictures)
 
 
 @given(
@@ -151,8 +184,8 @@ def test_closing_ends_those_who_wait() -> None:
     async def go() -> list[object]:
         images = ledger({"p": ["a"]})
 
-        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
-            return images
+        async def load(ids: Sequence[str]) -> Mapping[str, Listed]:
+            return {one: Listed(images[one]) for one in ids}
 
         schedule = Schedule([("p", 1)], load, 10)
         assert await schedule.take() is not None

@@ -1,6 +1,9 @@
-"""Place kept for changes of faces; goes away before the release if it stays empty."""
+"""Images know what picture they show, so that copies in other encodings are recognised."""
 
 from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
 
 revision = "0002"
 down_revision = "0001"
@@ -9,4 +12,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Nothing yet."""
+    """Images that were looked at before have no hash: they count as different pictures."""
+    with op.batch_alter_table("source_images") as table:
+        table.add_column(
+            sa.Column(
+                "picture_hash",
+                sa.Text,
+                comment="perceptual hash (faces.pictures) of an image with a face: copies differ in few of its 64 bits",
+            )
+        )

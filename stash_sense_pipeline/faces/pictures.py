@@ -1,0 +1,31 @@
+"""Whether two image files show the same picture, in whatever size, format or quality."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_SIDE = 32
+_KEPT = 8
+# Bits of 64. Measured on the sandbox's photos (docs/faces.md): copies in another size, format or quality differ
+# in at most 4, two photos of one person in 16 or more.
+_MOST_BITS_OF_A_COPY = 6
+
+
+def picture_hash(rgb: NDArray[np.uint8]) -> str:
+    """Perceptual hash of an (H, W, 3) uint8 RGB image: 64 bits as 16 hexadecimal digits.
+
+    Signs, against their median, of the lowest 8 x 8 frequencies of the grey 32 x 32 thumbnail (Zauner,
+    "Implementation and benchmarking of perceptual image hash functions", 2010).
+    """
+    thumbnail = cv2.cvtColor(
+        cv2.resize(rgb, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
+    )
+    lowest = cv2.dct(thumbnail.astype(np.float32))[:_KEPT, :_KEPT]
+    return np.packbits(lowest > np.median(lowest)).tobytes().hex()
+
+
+def same_picture(first: str, second: str) -> bool:
+    """Are two hashes those of copies of one picture?"""
+    return (int(first, 16) ^ int(second, 16)).bit_count() <= _MOST_BITS_OF_A_COPY
