@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases
+from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases, suppress
 from stash_sense_pipeline.errors import StashSenseError
 
 
@@ -45,5 +45,7 @@ for _command in (
     operating.serve,
     releases.releases,
     releases.verify,
+    suppress.suppress,
 ):
     main.add_command(_command)
+releases.releases.add_command(suppress.revoke)

@@ -89,14 +89,16 @@ def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[Su
     return _store(connection, key, hashes)
 
 
-def seal(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry:
+def seal(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry | None:
     """The same entry with hashes in place of the target, among them those of the records that have a URL now.
 
-    Raises as add_suppressions.
+    None when the list has it already. Raises as add_suppressions.
     """
-    ((_, hashes),), problems = _resolve(connection, load_list(connection, key), [entry])
+    hashes, problems = _resolve(connection, load_list(connection, key), [entry])
     _refuse([problem for _, problem in problems], None)
-    target = sealed_target(key_fingerprint(key), hashes)
+    if not hashes:
+        return None
+    target = sealed_target(key_fingerprint(key), hashes[0][1])
     return SuppressionEntry(target, entry.reason, entry.date, entry.unseen, entry.block_face)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sqlite3
 import time
 from collections.abc import Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -37,6 +35,11 @@ from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, 
 from stash_sense_pipeline.release.order import read_face_order, read_facts
 from stash_sense_pipeline.release.quality import quality_checks
 from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
+from stash_sense_pipeline.release.suppressed import (
+    check_refused_faces,
+    check_suppressed,
+    check_suppressed_images,
+)
 from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
 from stash_sense_pipeline.release.versions import (
     LATEST,
@@ -180,7 +183,10 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         indices={index.model: _provenance(index) for index in indices},
     )
     manifest = write_manifest(staging.release, facts)
-    checks = (*verify_release(staging.release), check_suppressed(staging.release, spec.suppressions))
+    checks = (
+        *verify_release(staging.release),
+        check_suppressed(staging.release, spec.suppressions, spec.hosts),
+    )
     return Assembled(staging, version, manifest, checks)
 
 
@@ -246,7 +252,12 @@ def publish_staged(
     clear_leftovers(data_dir, keep_run=staging.root.name)
     assembled = assemble_release(staging, next_version(releases, on), spec, now)
     _refuse_errors(assembled)
-    proofs = quality_checks(engine, staging.release, spec.models, spec.index.storage)
+    digests = {report.model: report.model_digest for report in indices}
+    proofs = (
+        check_suppressed_images(engine, spec.suppressions),
+        check_refused_faces(engine, staging.release, spec.suppressions, digests),
+        *quality_checks(engine, staging.release, spec.models, spec.index.storage),
+    )
     report = promote_release(replace(assembled, checks=(*assembled.checks, *proofs)), releases)
     return replace(report, indices=indices, seconds=time.monotonic() - begun)
 
@@ -380,28 +391,4 @@ def _report(path: Path, manifest: Mapping[str, Any], *, changed: bool) -> Releas
         input_digest=manifest["input_digest"],
         sizes={**sizes, archive.name: archive.stat().st_size},
         manifest=manifest,
-    )
-
-
-def check_suppressed(release: Path, suppressions: Suppressions) -> CheckResult:
-    """Proof that performers.db holds no record, URL or picture that the suppression list covers."""
-    try:
-        with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
-            records = connection.execute(
-                "SELECT endpoint, stashbox_performer_id FROM stashbox_ids "
-                "UNION SELECT endpoint, merged_stashbox_id FROM merged_ids"
-            ).fetchall()
-            urls = connection.execute(
-                "SELECT image_url FROM faces UNION SELECT image_url FROM performers UNION SELECT url FROM external_urls"
-            ).fetchall()
-    except sqlite3.Error as error:
-        return CheckResult("suppressed", False, f"cannot read {PERFORMERS_DB}: {error}")
-    covered = sum(suppressions.covers_record(source, source_id) for source, source_id in records)
-    covered += sum(suppressions.covers_url(url) for (url,) in urls if url)
-    if covered:
-        return CheckResult(
-            "suppressed", False, f"{covered} suppressed records or URLs; run suppress apply and publish again"
-        )
-    return CheckResult(
-        "suppressed", True, f"none of {len(records)} records and {len(urls)} URLs is suppressed"
     )

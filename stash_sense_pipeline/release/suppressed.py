@@ -1,0 +1,257 @@
+"""Proof that a release holds nobody who is suppressed: ids, URLs, image bytes and refused faces, in every file."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
+from stash_sense_pipeline.privacy.face_templates import Templates, load_templates
+from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.release.contract import INDEX_FILES, PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.verify import CheckResult
+from stash_sense_pipeline.release.versions import latest_release, published_versions
+
+# A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.
+_UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
+_ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
+# Text columns of performers.db that hold a record's id, with the column that says whose.
+_ID_COLUMNS = {
+    "stashbox_ids": ("endpoint", "stashbox_performer_id"),
+    "merged_ids": ("endpoint", "merged_stashbox_id"),
+}
+_ROWS_A_BLOCK = 16_384
+
+
+@dataclass(frozen=True)
+class HeldKeys:
+    """How many keys of suppressed people a release holds, of how many keys in it."""
+
+    records: int
+    urls: int
+    of_records: int
+    of_urls: int
+
+    @property
+    def any(self) -> bool:
+        """True when somebody suppressed is in it."""
+        return bool(self.records or self.urls)
+
+
+@dataclass(frozen=True)
+class RevokedRelease:
+    """A release that holds suppressed people, by number of their ids and URLs. `removed`: it was deleted here."""
+
+    version: str
+    records: int
+    urls: int
+    latest: bool
+    removed: bool
+
+
+def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> HeldKeys:
+    """Looks for suppressed records and URLs in every text of performers.db and the JSON files of a release directory.
+
+    `hosts` maps a stash-box's short name to the host in universal ids. Raises sqlite3.Error and ValueError for
+    damaged files.
+    """
+    records: set[tuple[str, str]] = set()
+    texts: set[str] = set()
+    with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
+        names = [
+            name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        ]
+        for name in names:
+            columns = [
+                row[1] for row in connection.execute(f'PRAGMA table_info("{name}")') if row[2] == "TEXT"
+            ]
+            if name in _ID_COLUMNS:
+                pair = ", ".join(_ID_COLUMNS[name])
+                records.update(connection.execute(f"SELECT {pair} FROM {name}"))
+            for column in columns:
+                found = connection.execute(f'SELECT DISTINCT "{column}" FROM "{name}"')
+                texts.update(text for (text,) in found if isinstance(text, str))
+    for path in sorted(release.glob("*.json")):
+        texts.update(_texts(json.loads(path.read_bytes())))
+    sources = {host: source for source, host in hosts.items()}
+    for text in texts:
+        universal = _UNIVERSAL_ID.fullmatch(text)
+        if universal is not None and universal[1] in sources:
+            records.add((sources[universal[1]], universal[2]))
+    urls = {text for text in texts if _ADDRESS.fullmatch(text)}
+    return HeldKeys(
+        records=sum(suppressions.covers_record(*record) for record in records),
+        urls=sum(map(suppressions.covers_url, urls)) if suppressions.urls else 0,
+        of_records=len(records),
+        of_urls=len(urls),
+    )
+
+
+def check_suppressed(
+    release: Path, suppressions: Suppressions, hosts: Mapping[str, str] | None = None
+) -> CheckResult:
+    """One line: no file of the release holds a record, profile or picture that the suppression list covers."""
+    try:
+        held = held_keys(release, suppressions, hosts or {})
+    except (sqlite3.Error, ValueError, OSError) as error:
+        return CheckResult("suppressed", False, f"cannot read {release.name}: {error}")
+    if held.any:
+        return CheckResult(
+            "suppressed",
+            False,
+            f"{held.records} suppressed records and {held.urls} suppressed URLs;"
+            " run `stash-sense suppress apply --all` and publish again",
+        )
+    return CheckResult(
+        "suppressed", True, f"none of {held.of_records} records and {held.of_urls} URLs is suppressed"
+    )
+
+
+def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
+    """One line: no face of the release was cut from bytes that the suppression list covers.
+
+    The release holds no digests; those of the images of all trusted faces are in the catalog.
+    """
+    query = (
+        sa.select(source_images.c.sha256)
+        .distinct()
+        .select_from(trusted_faces)
+        .join(faces, faces.c.face_id == trusted_faces.c.face_id)
+        .join(
+            source_images,
+            (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
+        )
+        .where(source_images.c.sha256.is_not(None))
+    )
+    with reading(engine) as connection:
+        digests = list(connection.scalars(query))
+    covered = sum(suppressions.covers_image(digest) for digest in digests)
+    if covered:
+        return CheckResult(
+            "suppressed_images",
+            False,
+            f"{covered} faces are from suppressed images; run `stash-sense suppress apply --all` and publish again",
+        )
+    return CheckResult("suppressed_images", True, f"none of {len(digests)} images is suppressed")
+
+
+def check_refused_faces(
+    engine: sa.Engine, release: Path, suppressions: Suppressions, digests: Mapping[str, str]
+) -> CheckResult:
+    """One line: no vector of the indices is near a face that is refused, by every embedder that knows it.
+
+    `digests` are those of the networks whose vectors the indices hold, by name. Of a person whose face was not
+    kept for this, nothing is left to compare: that such vectors are absent is what the content checks prove,
+    each vector of an index being that of a face which is in the catalog now.
+    """
+    with reading(engine) as connection:
+        templates = load_templates(connection, suppressions.key)
+    if not len(templates):
+        return CheckResult("refused_faces", True, "no face is refused")
+    near, count = _near(release, templates, digests)
+    if near:
+        return CheckResult(
+            "refused_faces",
+            False,
+            f"{near} vectors are near a refused face; run `stash-sense suppress apply --all` and publish again",
+        )
+    return CheckResult(
+        "refused_faces", True, f"none of {count} vectors is near one of {len(templates)} refused faces"
+    )
+
+
+def revoked_releases(
+    releases: Path, suppressions: Suppressions, hosts: Mapping[str, str], *, delete: bool = False
+) -> tuple[RevokedRelease, ...]:
+    """The published releases that hold suppressed people, oldest first; with `delete` they are removed here, with
+    zip and reports, except the one that `latest` shows: publish a new one first.
+    """
+    latest = latest_release(releases)
+    found = []
+    for version in sorted({*published_versions(releases), *_zips_alone(releases)}):
+        with _directory(releases, version) as directory:
+            held = held_keys(directory, suppressions, hosts)
+        if not held.any:
+            continue
+        is_latest = latest is not None and latest.name == version
+        removed = delete and not is_latest
+        if removed:
+            _remove(releases, version)
+        found.append(RevokedRelease(version, held.records, held.urls, is_latest, removed))
+    return tuple(found)
+
+
+def _zips_alone(releases: Path) -> Iterator[str]:
+    prefix, _, suffix = zip_name("*").partition("*")
+    for path in releases.glob(zip_name("*")):
+        version = path.name.removeprefix(prefix).removesuffix(suffix)
+        if not (releases / version).is_dir():
+            yield version
+
+
+@contextmanager
+def _directory(releases: Path, version: str) -> Iterator[Path]:
+    """The files of a release that can hold ids and URLs, unpacked if there is only the zip."""
+    if (releases / version).is_dir():
+        yield releases / version
+        return
+    with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(releases / zip_name(version)) as archive:
+        for name in archive.namelist():
+            if name == PERFORMERS_DB or name.endswith(".json"):
+                archive.extract(name, unpacked)
+        yield Path(unpacked)
+
+
+def _remove(releases: Path, version: str) -> None:
+    """Also what lies beside a release and begins with its version: reports and data cards."""
+    (releases / zip_name(version)).unlink(missing_ok=True)
+    for path in releases.glob(f"{version}.*"):
+        # 2026.01.02.1.report.md is of the second release of that day.
+        of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
+        if path.is_file() and not path.is_symlink() and not of_another:
+            path.unlink()
+    shutil.rmtree(releases / version, ignore_errors=True)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _near(release: Path, templates: Templates, digests: Mapping[str, str]) -> tuple[int, int]:
+    """How many faces of the indices are refused, of how many."""
+    import voyager
+
+    indices = {}
+    for model, digest in digests.items():
+        path = release / INDEX_FILES.get(model, "")
+        if path.is_file():
+            with path.open("rb") as stream:
+                indices[model, digest] = voyager.Index.load(stream)
+    count = max((index.num_elements for index in indices.values()), default=0)
+    near = 0
+    for start in range(0, count, _ROWS_A_BLOCK):
+        ids: Collection[int] = range(start, min(start + _ROWS_A_BLOCK, count))
+        vectors = {model: np.asarray(index.get_vectors(ids)) for model, index in indices.items()}
+        near += int(templates.near(vectors).sum())
+    return near, count
