@@ -177,6 +177,7 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
     """Checks an existing file, or puts a new one with the current schema in place in one step."""
     if path.exists():
         _check_sqlite_file(path, shown)
+        _keep_private(path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
@@ -192,6 +193,13 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
     finally:
         for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
             leftover.unlink(missing_ok=True)
+
+
+def _keep_private(path: Path) -> None:
+    """Takes the rights of others away: it may have been restored from a backup with other ones."""
+    for part in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if part.exists() and part.stat().st_mode & 0o077 and part.stat().st_uid == os.geteuid():
+            part.chmod(0o600)
 
 
 def _check_sqlite_file(path: Path, shown: str) -> None:

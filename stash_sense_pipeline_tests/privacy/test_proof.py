@@ -1,0 +1,263 @@
+"""The proof that a person has left: through the command line and a release, down to the bytes of every file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+import voyager
+import yaml
+from click.testing import CliRunner, Result
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.cli import main
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.privacy.keys import load_or_create_key
+from stash_sense_pipeline.privacy.suppression import HashRow, image_hash, load_suppressions, store_hashes
+from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.shipped_files import shipped_file
+from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
+
+FIRST, SECOND = date(2026, 2, 18), date(2026, 2, 19)
+# All of person number 1 of the world: one record, a tombstone merged into it, three pictures.
+PERSON = "stashdb:st-00001"
+STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/"]
+
+
+class Operator:
+    """Somebody with a catalog of forty people and one release of it."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.engine = make_catalog(data / "catalog.db", performers=40, faces_each=3)
+        with writing(self.engine) as connection:
+            for source in ("stashdb", "fansdb", "pmvstash"):
+                row = {"source": source, "backfilled_at": BEGIN}
+                connection.execute(sa.insert(schema.sync_state).values(**row))
+        self.publish(FIRST)
+
+    def publish(self, day: date) -> Path:
+        key = load_or_create_key(self.data / "suppression.key")
+        spec = replace(SPEC, suppressions=load_suppressions(self.engine, key))
+        return publish_release(self.engine, self.data, "next", spec, day).path
+
+    def runs(self, *arguments: str) -> Result:
+        variables = {
+            "DATA_DIR": str(self.data),
+            "STASH_SENSE_SOURCES": str(shipped_file("sources.yaml")),
+            "STASH_SENSE_CATALOG_URL": "",
+            "STASH_SENSE_SUPPRESSIONS": "",
+        }
+        return CliRunner().invoke(main, list(arguments), env=variables)
+
+    def vectors_of_person(self) -> list[bytes]:
+        """Raw and, as an index stores them, unit vectors of the person's faces; the first half of each."""
+        faces, embeddings, links = schema.faces, schema.embeddings, schema.performer_images
+        query = (
+            sa.select(embeddings.c.vector)
+            .join(faces, faces.c.face_id == embeddings.c.face_id)
+            .join(links, (links.c.source == faces.c.source) & (links.c.image_id == faces.c.image_id))
+            .where(links.c.source_id == "st-00001")
+        )
+        with reading(self.engine) as connection:
+            raw = [np.frombuffer(blob, "<f4") for blob in connection.scalars(query)]
+        found = [vector.tobytes()[:256] for vector in raw]
+        for model in DIGESTS:
+            with (self.data / "releases/latest" / f"face_{model}.voy").open("rb") as stream:
+                index = voyager.Index.load(stream)
+            stored = index.get_vectors(range(index.num_elements))
+            for vector in raw:
+                unit = vector / np.linalg.norm(vector)
+                best = int(np.argmax(stored @ unit))
+                if stored[best] @ unit > 0.9999:
+                    found.append(stored[best].astype("<f4").tobytes()[:256])
+        return found
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Iterator[Operator]:
+    operator = Operator(tmp_path / "data")
+    yield operator
+    operator.engine.dispose()
+
+
+def contents(directory: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file below a directory, and every member of a zip."""
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or not path.is_file():
+            continue
+        yield str(path.relative_to(directory)), path.read_bytes()
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                yield from ((f"{path.name}/{name}", archive.read(name)) for name in archive.namelist())
+
+
+def where_found(directory: Path, needles: list[bytes]) -> set[str]:
+    return {name for name, data in contents(directory) if any(needle in data for needle in needles)}
+
+
+def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
+    needles = [*(text.encode() for text in STRINGS), *operator.vectors_of_person()]
+    assert len(needles) == len(STRINGS) + 12
+    (operator.data / "review").mkdir()
+    (operator.data / "review" / "conflicts.md").write_text("- st-00001 and st-00003\n- others\n")
+    (operator.data / "staging" / "next" / "release").mkdir(parents=True)
+    (operator.data / "staging" / "next" / "release" / "faces.json").write_text('["stashdb.org:st-00001"]')
+    before = where_found(operator.data, needles)
+    assert {"catalog.db", "catalog.db-wal"} & before
+    assert {"review/conflicts.md", "staging/next/release/faces.json"} <= before
+    assert any(name.endswith("face_facenet.voy") for name in before)
+
+    added = operator.runs("suppress", "add", PERSON, "--reason", "asked by mail")
+    assert added.exit_code == 0, added.output
+    applied = operator.runs("suppress", "apply")
+    assert applied.exit_code == 0, applied.output
+    assert "erased: 2 records, 1 identities, 3 images, 3 faces" in applied.output
+    assert "1 lines of reports and logs, 1 staged releases" in applied.output
+    operator.publish(SECOND)
+    revoked = operator.runs("releases", "revoke", "--delete")
+    assert revoked.exit_code == 0, revoked.output
+    assert "2026.02.18" in revoked.output
+    assert where_found(operator.data, needles) == set()
+    assert not list((operator.data / "releases").glob("*2026.02.18*"))
+    assert operator.runs("releases", "revoke").output.startswith("no release here holds")
+
+    again = operator.runs("suppress", "apply")
+    assert "erased: 0 records, 0 identities, 0 images, 0 faces, 0 rows in all" in again.output
+    assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
+
+
+def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> None:
+    operator.runs("suppress", "add", "https://instagram.com/person.1", "--reason", "asked", "--block-face")
+    listed = yaml.safe_load((operator.data / "suppressions.yaml").read_text())
+    assert [entry["reason"] for entry in listed] == ["asked"]
+    assert listed[0]["target"].startswith("sealed:")
+    assert listed[0]["block_face"] is True
+    assert (operator.data / "suppressions.yaml").stat().st_mode & 0o777 == 0o600
+    with writing(operator.engine) as connection:
+        connection.execute(sa.delete(schema.suppressions))
+    assert "erased: 2 records" in operator.runs("suppress", "apply").output
+    table = operator.runs("suppress", "list").output
+    assert "asked" in table
+    assert "waiting" not in table
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint"),
+    [
+        ("stashdb:st-99999", "has no such record; correct the id, or mark the entry unseen"),
+        ("stashdbb:st-00001", "'stashdbb' is not a source; did you mean stashdb?"),
+        ("https://people.example/nobody", "no record lists this URL and no image has it"),
+        ("Somebody", "it is neither SOURCE:ID nor the http(s) URL"),
+    ],
+)
+def test_a_target_that_is_not_there_is_refused(operator: Operator, target: str, complaint: str) -> None:
+    result = operator.runs("suppress", "add", target, "--reason", "asked")
+    assert result.exit_code == 2
+    assert complaint in result.output
+    assert not (operator.data / "suppressions.yaml").exists()
+    assert operator.runs("suppress", "list").output == ""
+
+
+def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(operator: Operator) -> None:
+    (operator.data / "suppressions.yaml").write_text(
+        f"- {{target: '{PERSON}', reason: asked, date: 2026-11-20}}\n"
+        "- {target: 'stashdb:st-99999', reason: asked, date: 2026-11-20}\n"
+        "- {target: 'stashdb:st-88888', reason: asked, date: 2026-11-20, unseen: true}\n"
+    )
+    result = operator.runs("suppress", "apply")
+    assert result.exit_code == 2
+    assert "suppressions.yaml:2: stashdb was read in full and has no such record" in result.output
+    assert operator.runs("suppress", "list").output == ""
+
+
+def test_a_page_of_two_people_is_refused(operator: Operator) -> None:
+    with writing(operator.engine) as connection:
+        row = {"source": "stashdb", "source_id": "st-00003", "url": "https://instagram.com/person.1/"}
+        connection.execute(sa.insert(schema.performer_urls).values(**row))
+    result = operator.runs("suppress", "add", "https://www.instagram.com/person.1", "--reason", "asked")
+    assert result.exit_code == 2
+    assert "the URL is ambiguous: 2 records of 2 people list it" in result.output
+
+
+def test_a_picture_leaves_alone(operator: Operator) -> None:
+    result = operator.runs("suppress", "add", "https://stashdb.org/images/image-4", "--reason", "asked")
+    assert result.exit_code == 0, result.output
+    assert "erased: 0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
+
+
+def test_a_release_with_suppressed_image_bytes_is_not_published(operator: Operator) -> None:
+    key = load_or_create_key(operator.data / "suppression.key")
+    digest = "ab" * 32
+    with writing(operator.engine) as connection:
+        of_person = schema.source_images.c.image_id == "image-4"
+        connection.execute(sa.update(schema.source_images).where(of_person).values(sha256=digest))
+        store_hashes(connection, key, [HashRow("image", image_hash(key, digest), "asked", BEGIN)])
+        connection.execute(sa.update(schema.source_performers).values(country="IS"))
+    with pytest.raises(ReleaseError, match="suppressed_images: 1 faces are from suppressed images"):
+        operator.publish(SECOND)
+    assert operator.runs("suppress", "apply").exit_code == 0
+    operator.publish(SECOND)
+
+
+def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator) -> None:
+    vectors = new_pictures_of_person(operator)
+    operator.runs("suppress", "add", PERSON, "--reason", "asked", "--block-face")
+    operator.runs("suppress", "apply")
+    with reading(operator.engine) as connection:
+        sealed = connection.scalars(sa.select(schema.suppressed_faces.c.sealed)).all()
+    assert len(sealed) == 2
+    index_under_another(operator, vectors)
+    with pytest.raises(ReleaseError, match="refused_faces: 1 vectors are near a refused face"):
+        operator.publish(SECOND)
+    assert "0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
+    operator.publish(SECOND)
+
+
+def test_without_it_nothing_is_kept_of_the_face(operator: Operator) -> None:
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    operator.runs("suppress", "apply")
+    with reading(operator.engine) as connection:
+        assert connection.scalars(sa.select(schema.suppressed_faces.c.sealed)).all() == []
+
+
+def new_pictures_of_person(operator: Operator) -> dict[str, bytes]:
+    """The vectors of a picture that is very like the others of the person, but is not one of them."""
+    faces, embeddings, links = schema.faces, schema.embeddings, schema.performer_images
+    found = {}
+    with reading(operator.engine) as connection:
+        for model in DIGESTS:
+            query = (
+                sa.select(embeddings.c.vector)
+                .join(faces, faces.c.face_id == embeddings.c.face_id)
+                .join(links, (links.c.source == faces.c.source) & (links.c.image_id == faces.c.image_id))
+                .where(links.c.source_id == "st-00001", embeddings.c.model == model)
+            )
+            vectors = np.stack([np.frombuffer(blob, "<f4") for blob in connection.scalars(query)])
+            unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            found[model] = unit.mean(axis=0).astype("<f4").tobytes()
+    return found
+
+
+def index_under_another(operator: Operator, vectors: dict[str, bytes]) -> None:
+    """Gives one of somebody else's faces these vectors, as if the person had been listed under a new record."""
+    embeddings = schema.embeddings
+    with writing(operator.engine) as connection:
+        for model, vector in vectors.items():
+            which = (embeddings.c.face_id == 100) & (embeddings.c.model == model)
+            connection.execute(sa.update(embeddings).where(which).values(vector=vector))
+
+
+def test_the_catalog_and_the_key_are_for_the_owner_only(operator: Operator) -> None:
+    (operator.data / "catalog.db").chmod(0o644)
+    operator.engine.dispose()
+    open_catalog(f"sqlite:///{operator.data / 'catalog.db'}").dispose()
+    for name in ("catalog.db", "suppression.key"):
+        assert (operator.data / name).stat().st_mode & 0o077 == 0, name
