@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.errors import ModelPackError
-from stash_sense_pipeline.faces.inference import Device, open_session
+from stash_sense_pipeline.faces.inference import Device, open_session, running
 from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 # insightface's own default, which the sidecar leaves as it is.
 NMS_THRESHOLD = 0.4
-# Scores, boxes and landmarks for the strides 8, 16 and 32.
+# Numbers a cell for score, box and five landmarks, each at the strides 8, 16 and 32.
+_WIDTHS = (1, 4, 10)
 _OUTPUTS_WITH_LANDMARKS = 9
 
 
@@ -56,7 +62,8 @@ class Detector:
                 f" {_OUTPUTS_WITH_LANDMARKS} are expected"
             )
         # One session at whatever size it is run: insightface would load the network once more for each size.
-        self._network: Any = SCRFD(str(spec.path), session=session, static_shape_sessions=False)
+        ordered = _InScrfdOrder(session, spec.path)
+        self._network: Any = SCRFD(str(spec.path), session=ordered, static_shape_sessions=False)
         size = (spec.input_size, spec.input_size)
         self._network.prepare(0, nms_thresh=NMS_THRESHOLD, det_thresh=spec.threshold, input_size=size)
         if tuple(self._network.input_size) != size:
@@ -73,8 +80,29 @@ class Detector:
         # The class swaps the first and last channel of what it is handed; the pack says which order that must
         # be.
         image = rgb if self.spec.channel_order is ChannelOrder.RGB else np.ascontiguousarray(rgb[:, :, ::-1])
-        boxes, landmarks = self._network.detect(image)
+        with running(self.spec.path):
+            boxes, landmarks = self._network.detect(image)
         return [
             DetectedFace(box=box[:4], landmarks=points, confidence=float(box[4]))
             for box, points in zip(boxes, landmarks, strict=True)
         ]
+
+
+class _InScrfdOrder:
+    """A session whose outputs come in the order that insightface's class takes for given, as not every export has
+    them: scores, boxes, landmarks, each with the finest stride first.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:
+        self._session = session
+        self._path = path
+        self.get_inputs = session.get_inputs
+        self.get_outputs = session.get_outputs
+
+    def run(self, _: Sequence[str], feed: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        outputs: list[NDArray[np.float32]] = self._session.run(None, feed)
+        outputs.sort(key=lambda output: (output.shape[-1], -output.shape[-2]))
+        if [output.shape[-1] for output in outputs] != [width for width in _WIDTHS for _ in range(3)]:
+            shapes = ", ".join(str(list(output.shape)) for output in outputs)
+            raise ModelPackError(f"{self._path}: is not an SCRFD detector with landmarks: it gives {shapes}")
+        return outputs

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.errors import ModelPackError, StashSenseError
-from stash_sense_pipeline.faces.inference import Device, open_session
+from stash_sense_pipeline.faces.inference import Device, open_session, running
 from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout
 
 # Rows of one run on CUDA: few shapes, so that plans and arenas stay; the rest of the last bucket is padding.
@@ -35,18 +36,14 @@ class Embedder:
         self.spec = spec
         self._device = device
         self._session = open_session(spec.path, device, threads=1)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ModelPackError(
-                f"{spec.path}: an embedder has one input and one output,"
-                f" this one {len(inputs)} and {len(outputs)}"
-            )
+        (taken,) = self._session.get_inputs()
         size = spec.input_size
         expected = [size, size, 3] if spec.layout is Layout.NHWC else [3, size, size]
-        self._check_shape("input", inputs[0].shape, expected)
-        self._check_shape("output", outputs[0].shape, [spec.dim])
-        self._input = inputs[0].name
-        batch = inputs[0].shape[0]
+        if not _fits(taken.shape[1:], expected):
+            raise self._unfit("input", taken.shape, expected)
+        self._input = taken.name
+        self._output = self._output_of(spec.dim)
+        batch = taken.shape[0]
         self._fixed_batch = batch if isinstance(batch, int) and batch > 0 else None
         self._workers = (
             ThreadPoolExecutor(threads, thread_name_prefix=f"embed-{name}") if threads > 1 else None
@@ -105,19 +102,29 @@ class Embedder:
             missing = step - len(batch)
             if missing:
                 batch = np.concatenate([batch, np.zeros((missing, *rows.shape[1:]), dtype=np.float32)])
-            outputs.append(self._session.run(None, {self._input: batch})[0][: step - missing])
+            with running(self.spec.path):
+                (output,) = self._session.run([self._output], {self._input: batch})
+            outputs.append(output.reshape(len(batch), -1)[: step - missing])
         return np.concatenate(outputs) if len(outputs) > 1 else np.asarray(outputs[0])
 
-    def _check_shape(self, side: str, shape: list[int | str | None], expected: list[int]) -> None:
-        known = list(shape[1:])
-        fits = len(known) == len(expected) and all(
-            not isinstance(got, int) or got == want for got, want in zip(known, expected, strict=True)
+    def _output_of(self, dim: int) -> str:
+        """The name of the output with the vectors: exports of some families give the vector's norm beside it."""
+        outputs = self._session.get_outputs()
+        fitting = [
+            output
+            for output in outputs
+            # Some exports keep the pooled axes: (N, dim, 1, 1).
+            if _fits(output.shape[1:2], [dim]) and _fits(output.shape[2:], [1] * len(output.shape[2:]))
+        ]
+        if len(fitting) != 1:
+            raise self._unfit("output", [output.shape for output in outputs], [dim])
+        return str(fitting[0].name)
+
+    def _unfit(self, side: str, shape: Sequence[Any], expected: list[int]) -> ModelPackError:
+        return ModelPackError(
+            f"{self.spec.path}: the {side} of {self.name} has the shape {list(shape)},"
+            f" but pack.yaml says {['N', *expected]}"
         )
-        if not fits:
-            raise ModelPackError(
-                f"{self.spec.path}: the {side} of {self.name} has the shape {list(shape)},"
-                f" but pack.yaml says {['N', *expected]}"
-            )
 
     def _refuse_degenerate(self, vectors: NDArray[np.float32]) -> None:
         if vectors.shape[1] != self.spec.dim:
@@ -131,6 +138,13 @@ class Embedder:
                 f"{self.name}: {int((~sound).sum())} of {len(vectors)} vectors are zero or not finite;"
                 f" check the network {self.spec.path.name} and the device"
             )
+
+
+def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
+    """Can a declared shape, whose names and None stand for any size, be the expected one?"""
+    return len(shape) == len(expected) and all(
+        not isinstance(got, int) or got == want for got, want in zip(shape, expected, strict=True)
+    )
 
 
 def preprocess(crop: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.float32]:

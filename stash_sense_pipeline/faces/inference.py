@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ def open_session(path: Path, device: Device, threads: int) -> onnxruntime.Infere
     """Opens a network on a device; `threads` is the number of CPU threads inside one run.
 
     Raises DeviceError when CUDA is asked for and not there: a run on the CPU would be a slow success. Raises
-    ModelPackError when the file is no ONNX network.
+    ModelPackError when the file is no ONNX network, or takes anything but one tensor of float32.
     """
     import onnxruntime
 
@@ -50,7 +52,21 @@ def open_session(path: Path, device: Device, threads: int) -> onnxruntime.Infere
         raise ModelPackError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
     if device is Device.CUDA and "CUDAExecutionProvider" not in session.get_providers():
         raise DeviceError(_no_cuda("ONNX Runtime could not start it"))
+    taken = [(one.name, one.type) for one in session.get_inputs()]
+    if [kind for _, kind in taken] != ["tensor(float)"]:
+        inputs = ", ".join(f"{name} {kind}" for name, kind in taken)
+        raise ModelPackError(f"{path}: must take one tensor(float), but takes {inputs or 'nothing'}")
     return session
+
+
+@contextmanager
+def running(path: Path) -> Iterator[None]:
+    """Turns what ONNX Runtime says while it runs the network of `path` into a ModelPackError."""
+    try:
+        yield
+    except _runtime_errors() as error:
+        reason = str(error).split("\n")[0]
+        raise ModelPackError(f"{path}: ONNX Runtime cannot run it as pack.yaml says: {reason}") from error
 
 
 def _providers(device: Device) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,6 +172,54 @@ def random_embedder(
     graph.add("Mul", ["raw", "factor"], "embedding")
     shape = [batch, size, size, 3] if layout == "nhwc" else [batch, 3, size, size]
     graph.save(path, [_tensor("input", shape)], [_tensor("embedding", [batch, dim])])
+
+
+def rewritten(
+    source: Path,
+    path: Path,
+    *,
+    names: Mapping[str, str] | None = None,
+    outputs: Sequence[str] | None = None,
+    shapes: Mapping[str, list[int | str]] | None = None,
+) -> None:
+    """The same network as another exporter writes it: tensors renamed, outputs in another order, other declared shapes."""
+    model = onnx.load(source)
+    graph = model.graph
+    if outputs is not None:
+        declared = {one.name: one for one in graph.output}
+        ordered = [declared[name] for name in outputs]
+        del graph.output[:]
+        graph.output.extend(ordered)
+    for one in [*graph.input, *graph.output]:
+        if shapes and one.name in shapes:
+            one.CopyFrom(_tensor(one.name, shapes[one.name]))
+    for old, new in (names or {}).items():
+        for one in [*graph.input, *graph.output]:
+            one.name = new if one.name == old else one.name
+        for node in graph.node:
+            node.input[:] = [new if name == old else name for name in node.input]
+            node.output[:] = [new if name == old else name for name in node.output]
+    onnx.save(model, path)
+
+
+def with_norm(source: Path, path: Path) -> None:
+    """An embedder that gives the vector's length beside it, before it, as AdaFace's exports do."""
+    model = onnx.load(source)
+    graph = model.graph
+    (vector,) = graph.output
+    graph.node.append(helper.make_node("ReduceL2", [vector.name], ["norm"], axes=[1], keepdims=1))
+    graph.output.insert(0, _tensor("norm", ["N", 1]))
+    onnx.save(model, path)
+
+
+def with_pooled_axes(source: Path, path: Path) -> None:
+    """An embedder whose vector keeps the axes of its pooling: (N, dim, 1, 1)."""
+    model = onnx.load(source)
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([0, 512, 1, 1], np.int64), "pooled_shape"))
+    graph.node.append(helper.make_node("Reshape", [graph.output[0].name, "pooled_shape"], ["pooled_vector"]))
+    graph.output[0].CopyFrom(_tensor("pooled_vector", ["N", 512, 1, 1]))
+    onnx.save(model, path)
 
 
 def write_pack(directory: Path, name: str = "test-pack", seed: int = 1, detector: str = "marker") -> Path:

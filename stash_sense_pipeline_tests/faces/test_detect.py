@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from insightface.model_zoo import get_model
@@ -15,7 +16,7 @@ from insightface.model_zoo import get_model
 from stash_sense_pipeline.errors import ModelPackError
 from stash_sense_pipeline.faces.detect import DetectedFace, Detector
 from stash_sense_pipeline.faces.packs import ChannelOrder, ModelPack
-from stash_sense_pipeline_tests.faces.nets import picture
+from stash_sense_pipeline_tests.faces.nets import picture, rewritten
 
 SIZES = [(640, 640), (900, 600), (333, 777), (120, 90), (64, 1500)]
 
@@ -157,6 +158,45 @@ def test_threads_may_share_a_detector(random_pack: ModelPack) -> None:
             for (boxes, points), (expected_boxes, expected_points) in zip(round_, expected, strict=True):
                 assert np.array_equal(boxes, expected_boxes)
                 assert np.array_equal(points, expected_points)
+
+
+def test_outputs_may_have_any_names_and_order(random_pack: ModelPack, tmp_path: Path) -> None:
+    image = noise(500, 400, seed=6)
+    spec = replace(random_pack.detector, threshold=threshold_for(image, random_pack.detector.path))
+    expected = as_arrays(Detector(spec).detect(image))
+    by_stride = [f"{kind}_{stride}" for stride in (32, 8, 16) for kind in ("kps", "score", "bbox")]
+    numbered = {name: str(440 + place) for place, name in enumerate(by_stride)}
+    path = tmp_path / "other.onnx"
+    rewritten(spec.path, path, outputs=by_stride, names={**numbered, "input.1": "data"})
+    found = as_arrays(Detector(replace(spec, path=path)).detect(image))
+    assert len(found[0]) > 3
+    assert all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_network_of_one_size_must_have_the_pack_s(random_pack: ModelPack, tmp_path: Path) -> None:
+    image = noise(500, 400, seed=6)
+    spec = replace(random_pack.detector, threshold=threshold_for(image, random_pack.detector.path))
+    path = tmp_path / "fixed.onnx"
+    rewritten(spec.path, path, shapes={"input.1": [1, 3, 640, 640]})
+    fixed = as_arrays(Detector(replace(spec, path=path)).detect(image))
+    assert np.array_equal(fixed[0], as_arrays(Detector(spec).detect(image))[0])
+    with pytest.raises(
+        ModelPackError, match=r"takes images of \(640, 640\) pixels only, but pack\.yaml says 320"
+    ):
+        Detector(replace(spec, path=path, input_size=320))
+
+
+def test_nine_outputs_alone_do_not_make_a_detector(random_pack: ModelPack, tmp_path: Path) -> None:
+    twice = ["score_8", "score_16", "score_32", "kps_8", "kps_16", "kps_32"]
+    path = tmp_path / "other.onnx"
+    rewritten(random_pack.detector.path, path, outputs=twice)
+    model = onnx.load(path)
+    for stride in (8, 16, 32):
+        model.graph.node.append(onnx.helper.make_node("Identity", [f"score_{stride}"], [f"again_{stride}"]))
+        model.graph.output.append(onnx.helper.make_tensor_value_info(f"again_{stride}", 1, ["n", 1]))
+    onnx.save(model, path)
+    with pytest.raises(ModelPackError, match=r"not an SCRFD detector with landmarks: it gives \[\d+, 1\]"):
+        Detector(replace(random_pack.detector, path=path)).detect(noise(200, 200, 1))
 
 
 def test_a_network_without_landmarks_is_refused(pack: ModelPack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from stash_sense_pipeline.errors import DeviceError, ModelPackError
 from stash_sense_pipeline.faces.embed import Embedder, EmbeddingError, _buckets, preprocess
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout, ModelPack
-from stash_sense_pipeline_tests.faces.nets import random_embedder
+from stash_sense_pipeline_tests.faces.nets import random_embedder, rewritten, with_norm, with_pooled_axes
 
 
 def some_crops(count: int, seed: int = 3) -> np.ndarray:
@@ -146,13 +147,60 @@ def test_degenerate_vectors_never_come_back(tmp_path: Path, broken: str) -> None
         embedder.embed(some_crops(2), True)
 
 
+@pytest.fixture
+def nchw(tmp_path: Path) -> EmbedderSpec:
+    """An embedder in the layout of insightface's own recognisers."""
+    random_embedder(tmp_path / "nchw.onnx", 8, size=112, layout="nchw")
+    return EmbedderSpec(tmp_path / "nchw.onnx", "d", 112, Layout.NCHW, 127.5, 127.5, 512)
+
+
+def names_of_insightface(source: Path, path: Path) -> None:
+    rewritten(source, path, names={"input": "input.1", "embedding": "683"})
+
+
+def declared_for_one_face(source: Path, path: Path) -> None:
+    """w600k_r50.onnx takes any batch and yet declares that its output has one row."""
+    rewritten(source, path, shapes={"input": ["None", 3, 112, 112], "embedding": [1, 512]})
+
+
+def declared_free(source: Path, path: Path) -> None:
+    free: dict[str, list[int | str]] = {"input": ["b", "c", "h", "w"], "embedding": ["b", "d"]}
+    rewritten(source, path, shapes=free)
+
+
+@pytest.mark.parametrize(
+    "export", [names_of_insightface, declared_for_one_face, declared_free, with_norm, with_pooled_axes]
+)
+def test_exports_differ_and_vectors_do_not(
+    nchw: EmbedderSpec, tmp_path: Path, export: Callable[[Path, Path], None]
+) -> None:
+    export(nchw.path, tmp_path / "other.onnx")
+    with Embedder("a", nchw) as one, Embedder("a", replace(nchw, path=tmp_path / "other.onnx")) as other:
+        assert np.array_equal(other.embed(some_crops(3), True), one.embed(some_crops(3), True))
+
+
+def test_a_layout_that_only_a_run_shows_to_be_wrong_is_one_clear_line(
+    nchw: EmbedderSpec, tmp_path: Path
+) -> None:
+    declared_free(nchw.path, tmp_path / "free.onnx")
+    wrong = replace(nchw, path=tmp_path / "free.onnx", layout=Layout.NHWC)
+    with (
+        Embedder("a", wrong) as embedder,
+        pytest.raises(
+            ModelPackError, match=r"free\.onnx: ONNX Runtime cannot run it as pack\.yaml says"
+        ) as caught,
+    ):
+        embedder.embed(some_crops(1), True)
+    assert "\n" not in str(caught.value)
+
+
 def test_shapes_must_be_those_of_the_description(pack: ModelPack) -> None:
     spec = pack.embedders["facenet"]
     for wrong, complaint in [
         (replace(spec, input_size=112), "input of facenet has the shape"),
         (replace(spec, layout=Layout.NCHW), "input of facenet has the shape"),
         (replace(spec, dim=128), "output of facenet has the shape"),
-        (replace(spec, path=pack.detector.path), "one input and one output"),
+        (replace(spec, path=pack.detector.path), "input of facenet has the shape"),
     ]:
         with pytest.raises(ModelPackError, match=complaint):
             Embedder("facenet", wrong)
