@@ -74,6 +74,7 @@ class ImageSuppressions(Protocol):
     def covers_record(self, source: str, source_id: str) -> bool: ...
     def covers_url(self, url: str) -> bool: ...
     def covers_image(self, sha256_hex: str) -> bool: ...
+    def covers_likeness(self, picture_hash: str) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -444,6 +445,8 @@ class _Run:
         with reading(self._engine) as connection:
             known = find_judged(connection, digest, detector, self._judged_by, self._pack.digests)
         if known is not None:
+            if self._shows_suppressed(known.face):
+                return _Verdict(image, ImageState.REJECTED, Reason.SUPPRESSED)
             return _Verdict(
                 image,
                 ImageState(known.state),
@@ -462,7 +465,14 @@ class _Run:
                 return self._failed(image, reason, digest)
             seen = detector if reason in SEEN else None
             return _Verdict(image, ImageState.REJECTED, reason, digest, None, seen, judged=True)
+        if self._shows_suppressed(face):
+            return _Verdict(image, ImageState.REJECTED, Reason.SUPPRESSED)
         return _Verdict(image, ImageState.DONE, None, digest, face, detector, judged=True)
+
+    def _shows_suppressed(self, face: StoredFace | None) -> bool:
+        """Is it a copy of a suppressed picture, in another size, format or quality?"""
+        picture = face.picture_hash if face is not None else None
+        return picture is not None and self._suppressions.covers_likeness(picture)
 
     # --- storing ---
 

@@ -46,11 +46,13 @@ from stash_sense_pipeline.privacy.kin import (
 from stash_sense_pipeline.privacy.lookup import Picture, Record
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
+    LIKENESS,
     RECORD,
     URL,
     HashRow,
     Suppressions,
     image_hash,
+    likeness,
     mark_applied,
     plain_url_hash,
     record_hash,
@@ -71,6 +73,7 @@ BELONGS = {
     ("source_b", "source_id_b"): "records",
     ("source", "image_id"): "images",
     ("performer_id",): "performers",
+    ("nearer_to",): "performers",
     ("face_id",): "faces",
 }
 # Erased through the rows that others refer to, or kept without anything personal: a performer id is never used again.
@@ -183,14 +186,15 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Pict
             sa.select(table.c.source, table.c.image_id).where(table.c.reason == _FOUND_SUPPRESSED)
         )
     }
-    if not (sought.urls or sought.images or sought.pictures):
+    if not (sought.urls or sought.images or sought.pictures or sought.likenesses):
         return found
-    rows = connection.execute(sa.select(table.c.source, table.c.image_id, table.c.url, table.c.sha256))
+    columns = (table.c.source, table.c.image_id, table.c.url, table.c.sha256, table.c.picture_hash)
     return found | {
         (source, image_id)
-        for source, image_id, url, sha256 in rows
+        for source, image_id, url, sha256, picture_hash in connection.execute(sa.select(*columns))
         if sought.covers_picture(source, image_id, url)
         or (sha256 is not None and sought.covers_image(sha256))
+        or (picture_hash is not None and sought.covers_likeness(picture_hash))
     }
 
 
@@ -288,18 +292,38 @@ def _remember(
         for kind, digest in url_digests(key, url)
     ]
     table = source_images
-    shown = rows_of(connection, sa.select(table.c.url, table.c.sha256), image_key(table), images)
-    urls, digests = set[str](), set[str]()
-    for url, sha256 in shown:
+    columns = sa.select(table.c.url, table.c.sha256, table.c.picture_hash)
+    urls, digests, looks = set[str](), set[str](), set[str]()
+    for url, sha256, picture_hash in rows_of(connection, columns, image_key(table), images):
         urls.add(url)
         digests |= {sha256} - {None}
+        looks |= {picture_hash} - {None}
     reason = "an image of a suppressed person"
     rows += [HashRow(URL, plain_url_hash(key, url), reason, now, applied_at=now) for url in urls]
     rows += [
         HashRow(IMAGE, image_hash(key, sha256), reason, now, applied_at=now)
         for sha256 in digests - _digests_of_others(connection, digests, images)
     ]
+    rows += [
+        HashRow(LIKENESS, likeness(key, look), reason, now, applied_at=now)
+        for look in looks - _looks_of_others(connection, looks, images)
+    ]
     store_hashes(connection, key, rows)
+
+
+def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Picture]) -> set[str]:
+    """Of these perceptual hashes, those of pictures that other images show as well."""
+    table = source_images
+    if not looks:
+        return set()
+    query = sa.select(table.c.source, table.c.image_id, table.c.picture_hash).where(
+        table.c.picture_hash.is_not(None)
+    )
+    others = {
+        look for source, image_id, look in connection.execute(query) if (source, image_id) not in images
+    }
+    known = Suppressions(b"", likenesses=frozenset(likeness(b"", look) for look in others))
+    return {look for look in looks if known.covers_likeness(look)}
 
 
 def _digests_of_others(connection: sa.Connection, digests: set[str], images: set[Picture]) -> set[str]:

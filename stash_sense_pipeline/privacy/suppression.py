@@ -9,10 +9,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property, lru_cache
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlencode
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog import schema
@@ -20,7 +23,7 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.errors import CatalogError
 
-RECORD, URL, IMAGE, PICTURE = "record", "url", "image", "picture"
+RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
 # A row of its own that tells with which key the others were made.
 _KEY_CHECK = "key"
 # Kind of the hashes of withheld records; they are in a table of their own.
@@ -30,6 +33,9 @@ NAMED, MET = 0, 1
 
 # Pages of such programs differ in their query; elsewhere it holds tracking, sizes and signatures.
 _PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
+
+# Bits of 64 in which the perceptual hashes of two copies of a picture may differ, as in faces.pictures.
+_MOST_BITS_OF_A_COPY = 6
 
 # (kind, hash)
 Digest = tuple[str, str]
@@ -49,6 +55,7 @@ class Suppressions:
     urls: frozenset[str] = field(default=frozenset(), repr=False)
     images: frozenset[str] = field(default=frozenset(), repr=False)
     pictures: frozenset[str] = field(default=frozenset(), repr=False)
+    likenesses: frozenset[str] = field(default=frozenset(), repr=False)
     met: frozenset[str] = field(default=frozenset(), repr=False)
     pending: frozenset[str] = field(default=frozenset(), repr=False)
     face_blocks: frozenset[str] = field(default=frozenset(), repr=False)
@@ -56,7 +63,7 @@ class Suppressions:
 
     def __len__(self) -> int:
         """How many keys are suppressed."""
-        return len(self.records) + len(self.urls) + len(self.images) + len(self.pictures)
+        return sum(map(len, (self.records, self.urls, self.images, self.pictures, self.likenesses)))
 
     def covers_record(self, source: str, source_id: str) -> bool:
         """True when the record of a source must not be stored."""
@@ -76,6 +83,21 @@ class Suppressions:
             return True
         return bool(self.urls) and plain_url_hash(self.key, url) in self.urls
 
+    def covers_likeness(self, picture_hash: str) -> bool:
+        """True when an image with this perceptual hash (16 hex digits) is a copy of a suppressed one."""
+        if not self.likenesses:
+            return False
+        different = self._looks ^ np.uint64(int(picture_hash, 16))
+        return bool((np.bitwise_count(different) <= _MOST_BITS_OF_A_COPY).any())
+
+    @cached_property
+    def _looks(self) -> NDArray[np.uint64]:
+        """The perceptual hashes themselves: a million images are compared with them in a release."""
+        order, flips = _shuffle(self.key)
+        shuffled = (int(each, 16) ^ flips for each in self.likenesses)
+        bits = [sum((each >> place & 1) << source for place, source in enumerate(order)) for each in shuffled]
+        return np.array(bits, dtype=np.uint64)
+
     def degree(self, source: str, source_ids: Iterable[str], urls: Iterable[str]) -> int | None:
         """How near a record with these ids (its own, and those merged into it) and profile URLs is to somebody
         suppressed: NAMED, MET, or None for not at all.
@@ -94,7 +116,7 @@ class Suppressions:
     def has(self, kind: str, digest: str) -> bool:
         """True when the list has this hash."""
         sets = {RECORD: self.records, URL: self.urls, IMAGE: self.images, PICTURE: self.pictures}
-        return digest in sets[kind]
+        return digest in sets.get(kind, self.likenesses)
 
     def withheld_hash(self, source: str, source_id: str) -> str:
         """What a record that was read and not stored is remembered by."""
@@ -118,6 +140,7 @@ class Suppressions:
             urls=self.urls | now.urls,
             images=self.images | now.images,
             pictures=self.pictures | now.pictures,
+            likenesses=self.likenesses | now.likenesses,
             met=now.met,
             pending=now.pending,
             face_blocks=now.face_blocks,
@@ -165,6 +188,24 @@ def image_hash(key: bytes, sha256: str) -> str:
 def picture_hash(key: bytes, source: str, image_id: str) -> str:
     """Hex digest that stands for an image under its id at a source."""
     return _hash(key, PICTURE, f"{source}:{image_id.casefold()}")
+
+
+def likeness(key: bytes, picture_hash: str) -> str:
+    """A perceptual hash (64 bits, 16 hex digits) with its bits shuffled and flipped by the key.
+
+    Copies of a picture differ in a few bits, so no ordinary hash of it would recognise them. Two likenesses differ
+    in as many bits as the hashes they are made from; what the bits mean takes the key.
+    """
+    order, flips = _shuffle(key)
+    bits = int(picture_hash, 16)
+    shuffled = sum((bits >> source & 1) << place for place, source in enumerate(order))
+    return f"{shuffled ^ flips:016x}"
+
+
+@lru_cache(maxsize=4)
+def _shuffle(key: bytes) -> tuple[tuple[int, ...], int]:
+    order = sorted(range(64), key=lambda bit: hmac.digest(key, f"{LIKENESS}\0{bit}".encode(), "sha256"))
+    return tuple(order), int(_hash(key, LIKENESS, "flips")[:16], 16)
 
 
 def plain_url_hash(key: bytes, url: str) -> str:
@@ -322,6 +363,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         frozenset(hashes[URL]),
         frozenset(hashes[IMAGE]),
         frozenset(hashes[PICTURE]),
+        frozenset(hashes[LIKENESS]),
         frozenset(met),
         frozenset(pending),
         frozenset(blocks),

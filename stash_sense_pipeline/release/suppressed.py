@@ -121,12 +121,12 @@ def check_suppressed(
 
 
 def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
-    """One line: no face of the release was cut from bytes that the suppression list covers.
+    """One line: no face of the release was cut from a picture that the suppression list covers, or a copy of one.
 
     The release holds no digests; those of the images of all trusted faces are in the catalog.
     """
     query = (
-        sa.select(source_images.c.sha256)
+        sa.select(source_images.c.sha256, source_images.c.picture_hash)
         .distinct()
         .select_from(trusted_faces)
         .join(faces, faces.c.face_id == trusted_faces.c.face_id)
@@ -134,18 +134,21 @@ def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> Ch
             source_images,
             (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
         )
-        .where(source_images.c.sha256.is_not(None))
     )
     with reading(engine) as connection:
-        digests = list(connection.scalars(query))
-    covered = sum(suppressions.covers_image(digest) for digest in digests)
+        images = connection.execute(query).all()
+    covered = sum(
+        (digest is not None and suppressions.covers_image(digest))
+        or (look is not None and suppressions.covers_likeness(look))
+        for digest, look in images
+    )
     if covered:
         return CheckResult(
             "suppressed_images",
             False,
             f"{covered} faces are from suppressed images; run `stash-sense suppress apply --all` and publish again",
         )
-    return CheckResult("suppressed_images", True, f"none of {len(digests)} images is suppressed")
+    return CheckResult("suppressed_images", True, f"none of {len(images)} images is suppressed")
 
 
 def check_refused_faces(

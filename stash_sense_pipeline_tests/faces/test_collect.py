@@ -306,6 +306,7 @@ class Suppress:
     records: frozenset[str] = frozenset()
     urls: frozenset[str] = frozenset()
     images: frozenset[str] = frozenset()
+    looks: frozenset[str] = frozenset()
 
     def covers_record(self, source: str, source_id: str) -> bool:
         return source_id in self.records
@@ -315,6 +316,9 @@ class Suppress:
 
     def covers_image(self, sha256_hex: str) -> bool:
         return sha256_hex in self.images
+
+    def covers_likeness(self, picture_hash: str) -> bool:
+        return picture_hash in self.looks
 
 
 def test_nothing_of_a_suppressed_image_is_stored(lite: World) -> None:

@@ -16,6 +16,7 @@ from stash_sense_pipeline.privacy.suppression import (
     HashRow,
     Suppressions,
     image_hash,
+    likeness,
     load_suppressions,
     record_hash,
     store_hashes,
@@ -210,3 +211,17 @@ def test_asking_an_empty_list_costs_no_hash(monkeypatch):
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")
     assert not Suppressions(KEY).covers_image(DIGEST)
+
+
+LOOKS = st.integers(0, 2**64 - 1)
+
+
+@given(LOOKS, st.sets(st.integers(0, 63), max_size=20))
+def test_copies_of_a_picture_are_recognised_by_how_few_bits_differ(look, flipped):
+    stored = likeness(KEY, f"{look:016x}")
+    copy = look
+    for bit in flipped:
+        copy ^= 1 << bit
+    listed = Suppressions(KEY, likenesses=frozenset({stored}))
+    assert listed.covers_likeness(f"{copy:016x}") == (len(flipped) <= 6)
+    assert stored != likeness(OTHER_KEY, f"{look:016x}")
