@@ -18,6 +18,7 @@ from stash_sense_pipeline.orchestration.assets.release import release_assets
 from stash_sense_pipeline.orchestration.executors import chosen_executor
 from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
+from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings import Environment, Settings, load_settings, read_environment
 
@@ -33,6 +34,7 @@ def build_defs(
     Raises ConfigurationError when sources.yaml or the environment is wrong.
     """
     environment = environment or read_environment(os.environ, Path.cwd())
+    keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
     sources, automation = source_partitions(settings), environment.automation
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS

@@ -466,6 +466,17 @@ class Environment:
         """Where releases are."""
         return self.data_dir / "releases"
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown: keys that are set directly, and the password of the catalog."""
+        direct = (
+            value.get_secret_value()
+            for name, value in self._key_variables.items()
+            if not name.endswith("_FILE")
+        )
+        password = urlsplit(self.catalog_url).password
+        return (*direct, *((password,) if password else ()))
+
     def api_key(self, name: str) -> str | None:
         """The key of a source: `<NAME>_API_KEY`, or what is in the file `<NAME>_API_KEY_FILE`; None without.
 

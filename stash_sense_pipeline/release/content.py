@@ -364,7 +364,7 @@ def _performer(
         created_at=created_at,
         updated_at=max(row.changed_at for row in rows),
         stash_box_ids=tuple(StashBoxId(row.source, row.source_id, row.first_seen_at) for row in boxes),
-        aliases=_aliases(names[0], rows, aliases),
+        aliases=_aliases(names[0], rows, aliases, hosts),
         urls=urls,
         merged_ids=merged,
     )
@@ -383,16 +383,28 @@ def _first(values: Iterable[Any]) -> str | int | None:
 
 
 def _aliases(
-    name: str, rows: Sequence[sa.Row[Any]], aliases: Mapping[_Record, Sequence[str]]
+    name: str,
+    rows: Sequence[sa.Row[Any]],
+    aliases: Mapping[_Record, Sequence[str]],
+    hosts: Mapping[str, str],
 ) -> tuple[tuple[str, str, datetime], ...]:
-    """Aliases and other names of all records but the name itself, each with the best source that has it."""
+    """Aliases and other names of all records but the name itself, each with the best source that has it.
+
+    Only what a stash-box lists or a second source has: one site alone may take a legal name for a stage name.
+    """
     found: dict[str, tuple[str, str, datetime]] = {}
+    said_by: dict[str, set[str]] = defaultdict(set)
     for row in rows:
         for text in (row.name or "", *aliases.get((row.source, row.source_id), ())):
             alias = _clean(text)
+            said_by[alias.casefold()].add(row.source)
             if alias and alias != name:
                 found.setdefault(alias, (alias, row.source, row.first_seen_at))
-    return tuple(found[alias] for alias in sorted(found))
+    return tuple(
+        found[alias]
+        for alias in sorted(found)
+        if len(said_by[alias.casefold()]) > 1 or not said_by[alias.casefold()].isdisjoint(hosts)
+    )
 
 
 def _image_url(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.engine import checkpoint, reading, writing
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
 from stash_sense_pipeline.privacy.suppression import Suppressions
@@ -94,7 +95,9 @@ async def refresh_source(
             "sweep": run.sweep,
             "increment": run.increment,
         }[chosen]()
-        await mirror.remove_orphaned_images()
+        # What the source took away must not live on in SQLite's log until the next restart.
+        if await mirror.remove_orphaned_images() or mirror.tally.suppressed:
+            await asyncio.to_thread(checkpoint, engine)
         changes = {**changes, "last_sync_at": clock.now()}
     except SourceError as error:
         outcome, message = error.outcome, str(error)

@@ -1,0 +1,271 @@
+"""Why every stored field is there, where it is from, and whether a release holds it. A field without a line here is a bug.
+
+The test of this table fails when a column is added without one. Before you add a line, ask whether the job (find the
+performer on a picture, and say by which stage name and record) needs the field at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class Origin(StrEnum):
+    """Who says what the field holds."""
+
+    SOURCE = "the source's record"
+    IMAGE = "computed from an image"
+    PROGRAM = "this program's own bookkeeping"
+    OPERATOR = "the operator"
+
+
+class Purpose(NamedTuple):
+    """Why a field is stored, where it is from, and whether it is in a release."""
+
+    why: str
+    origin: Origin
+    exported: bool = False
+
+
+def _source(why: str, *, exported: bool = False) -> Purpose:
+    return Purpose(why, Origin.SOURCE, exported)
+
+
+def _image(why: str, *, exported: bool = False) -> Purpose:
+    return Purpose(why, Origin.IMAGE, exported)
+
+
+def _own(why: str, *, exported: bool = False) -> Purpose:
+    return Purpose(why, Origin.PROGRAM, exported)
+
+
+def _operator(why: str) -> Purpose:
+    return Purpose(why, Origin.OPERATOR)
+
+
+_SOURCE = _own("which source it is of", exported=True)
+_RECORD = _source("finds the record again at its source; the id that users are told", exported=True)
+_OF_IMAGE = _source("finds the image again at its source")
+_OF_FACE = _own("which face it is of")
+_OF_PERFORMER = _own("which person it is of", exported=True)
+_TELLS_APART = "shown by the sidecar to tell people of one name apart"
+
+PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
+    "source_performers": {
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "name": _source(
+            "the stage name that users are told; a tombstone keeps it so that a merge can be explained",
+            exported=True,
+        ),
+        "disambiguation": _source(_TELLS_APART, exported=True),
+        "gender": _source(
+            "filters of sources; evidence between records; shown by the sidecar", exported=True
+        ),
+        "birth_date": _source("adults only; evidence between records", exported=True),
+        "death_date": _source("a column that the sidecar's reader needs", exported=True),
+        "country": _source(f"evidence between records; {_TELLS_APART}", exported=True),
+        "ethnicity": _source(_TELLS_APART, exported=True),
+        "eye_color": _source(_TELLS_APART, exported=True),
+        "hair_color": _source(_TELLS_APART, exported=True),
+        "height_cm": _source(_TELLS_APART, exported=True),
+        "career_start_year": _source(f"adults only; {_TELLS_APART}", exported=True),
+        "career_end_year": _source(_TELLS_APART, exported=True),
+        "created_at": _source("order of reading"),
+        "updated_at": _source("learning what changed since; shown by the sidecar", exported=True),
+        "deleted_at": _own("that the record is gone: it must not be published again"),
+        "merged_into": _source("which record took its place: users' old ids lead there", exported=True),
+        "content_hash": _own("whether the record changed, without keeping its old state"),
+        "raw": _source("other ids of the source (slug, number); what the privacy filter leaves of the rest"),
+        "first_seen_at": _own("dates of a release that do not change from build to build", exported=True),
+        "changed_at": _own("what identities must be computed anew", exported=True),
+        "legacy_faces": _own("order of fetching after a predecessor's data was taken over"),
+        "legacy_images": _own("order of fetching after a predecessor's data was taken over"),
+    },
+    "performer_aliases": {
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "alias": _source("other stage names: evidence between records, and search", exported=True),
+    },
+    "performer_urls": {
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "url": _source(
+            "evidence between records; personal accounts are among them, so no release holds them"
+        ),
+    },
+    "source_images": {
+        "source": _SOURCE,
+        "image_id": _OF_IMAGE,
+        "url": _source("where to fetch it; shown beside a match by the sidecar", exported=True),
+        "width": _source("which image to fetch first"),
+        "height": _source("which image to fetch first"),
+        "state": _own("what became of it"),
+        "reason": _own("why it was rejected or failed"),
+        "attempts": _own("when to stop trying"),
+        "next_attempt_at": _own("when to try again"),
+        "sha256": _image("the same bytes are judged once; evidence between records"),
+        "picture_hash": _image("copies of one picture are one face"),
+        "detector_digest": _own("whether it must be looked at again with another detector"),
+        "judged_by": _own("whether it must be looked at again under other limits"),
+        "processed_at": _own("what identities must be computed anew"),
+    },
+    "performer_images": {"source": _SOURCE, "source_id": _RECORD, "image_id": _OF_IMAGE},
+    "faces": {
+        "face_id": _own("names the face"),
+        "source": _SOURCE,
+        "image_id": _OF_IMAGE,
+        "face_index": _image("which of several faces in the image"),
+        "detection_confidence": _image("quality of the face"),
+        "x1": _image("size of the face"),
+        "y1": _image("size of the face"),
+        "x2": _image("size of the face"),
+        "y2": _image("size of the face"),
+        "landmarks": _image("how the face was aligned, so that an error can be found"),
+        "yaw": _image("choice of diverse faces", exported=True),
+        "roll": _image("quality of the face"),
+        "blur": _image("quality of the face"),
+        "quality": _image("choice of the best faces", exported=True),
+        "pack": _own("vectors of different packs never meet"),
+        "detector_digest": _own("whether the face must be found again with another detector"),
+        "created_at": _own("dates of a release that do not change from build to build", exported=True),
+    },
+    "aligned_crops": {
+        "face_id": _OF_FACE,
+        "png": _image("waits for its vectors and goes then, unless keep_aligned_crops is on"),
+    },
+    "embeddings": {
+        "face_id": _OF_FACE,
+        "model": _own("which embedder made it"),
+        "vector": _image("what the sidecar compares: the purpose of the whole", exported=True),
+        "pack": _own("vectors of different packs never meet"),
+        "model_digest": _own("whether it must be made again with another network"),
+        "created_at": _own("progress of embedding"),
+    },
+    "identities": {
+        "performer_id": _own("a number that never means somebody else", exported=True),
+        "created_at": _own("dates of a release that do not change from build to build", exported=True),
+        "retired_at": _own("that the number is not used any more"),
+        "redirect_to": _own("which number took its members over"),
+    },
+    "identity_members": {"source": _SOURCE, "source_id": _RECORD, "performer_id": _OF_PERFORMER},
+    "identity_evidence": {
+        "kind": _own("what the link rests on"),
+        "source_a": _own("the records that it is about"),
+        "source_id_a": _own("the records that it is about"),
+        "source_b": _own("the records that it is about"),
+        "source_id_b": _own("the records that it is about"),
+        "key": _source("what the two records share, so that the link can be explained and undone"),
+        "weight": _own("how much it counts"),
+        "verdict": _own("whether it linked them"),
+        "reason": _own("why it was refused"),
+        "first_seen_at": _own("since when"),
+    },
+    "identity_log": {
+        "entry": _own("order of events"),
+        "at": _own("when"),
+        "performer_id": _OF_PERFORMER,
+        "event": _own("what happened, so that it can be explained and undone"),
+        "detail": _own("the records that it happened to, and what caused it"),
+    },
+    "identity_runs": {
+        "run": _own("order of runs"),
+        "at": _own("when"),
+        "rules": _own("whether everything must be computed anew"),
+        "records": _own("whether records were erased since"),
+        "detail": _own("counts, and the thresholds of faces with what they rest on"),
+    },
+    "identity_records": {
+        "number": _own("a short name for a record"),
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "fingerprint": _own("whether the record changed since identity last saw it"),
+    },
+    "identity_keys": {
+        "digest": _own("which records share a page, name, date or picture, without holding it again"),
+        "number": _own("the record"),
+    },
+    "identity_hubs": {
+        "digest": _own("a page on too many records to prove anything"),
+        "key": _source("which page that is, for review"),
+        "holders": _own("on how many records"),
+    },
+    "face_templates": {
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "faces": _own("how much the template rests on"),
+        "models": _own("vectors of different networks never meet"),
+        "vector": _image("the mean of a record's faces: agreement between records of different sources"),
+    },
+    "face_collisions": {
+        "face_id": _OF_FACE,
+        "performer_id": _OF_PERFORMER,
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "nearer_to": _own("the other person, for review"),
+        "similarity": _image("how sure it is"),
+        "nearer_similarity": _image("how sure it is"),
+        "found_at": _own("when"),
+    },
+    "trusted_faces": {
+        "face_id": _own("that the face is in the release", exported=True),
+        "performer_id": _OF_PERFORMER,
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "rank": _own("order of a person's faces", exported=True),
+    },
+    "suppressions": {
+        "kind": _own("what kind of key is suppressed"),
+        "key_hash": _own(
+            "recognises the record, URL or picture when a source sends it again; useless without the key"
+        ),
+        "reason": _operator("why, without names"),
+        "added_at": _operator("since when"),
+        "degree": _own("how far a suppression reaches"),
+        "applied_at": _own("whether the catalog was searched for it"),
+        "block_face": _operator("whether a template is to be kept: only where the person wants it"),
+    },
+    "suppressed_faces": {
+        "template_id": _own("names the template"),
+        "model": _own("which embedder made it"),
+        "model_digest": _own("vectors of different networks never meet"),
+        "person": _own("a random word that joins the templates of one person"),
+        "sealed": _image("refuses the face under a new record; encrypted, and only where that was asked for"),
+        "radius": _image("how near a face is refused"),
+        "added_at": _own("since when"),
+    },
+    "withheld_records": {
+        "source": _SOURCE,
+        "id_hash": _own("the record need not be read again in every run; useless without the key"),
+        "updated_at": _source("which version was read"),
+        "checked_at": _own("when to look again"),
+        "reason": _own("why it is withheld"),
+        "source_id": _source(
+            "lets somebody review a record whose dates do not show an adult; never of the suppressed"
+        ),
+    },
+    "site_visits": {
+        "source": _SOURCE,
+        "mode": _own("how the site was asked"),
+        "item_hash": _own("which item was asked for; useless without the key"),
+        "outcome": _own("what the site answered"),
+        "visited_at": _own("when"),
+        "next_visit_at": _own("when to ask again"),
+        "missing_since": _own("a profile that is gone twice is removed"),
+        "etag": _source("asks for changes only"),
+        "last_modified": _source("asks for changes only"),
+    },
+    "sync_state": {
+        "source": _SOURCE,
+        "updated_watermark": _source("what was read already"),
+        "edits_watermark": _source("what was read already"),
+        "backfilled_at": _own("whether the source was ever read in full"),
+        "last_sync_at": _own("freshness"),
+        "last_sweep_at": _own("freshness"),
+        "last_outcome": _own("what the operator must know"),
+        "last_message": _own("what the operator must know"),
+        "server_version": _source("which questions the server understands"),
+        "detail": _own("the connector's progress: ids that are missing or could not be read"),
+    },
+}

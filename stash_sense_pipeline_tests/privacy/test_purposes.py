@@ -1,0 +1,68 @@
+"""Every stored field has a purpose, and every table is reached by an erasure."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.privacy.erasure import BELONGS
+from stash_sense_pipeline.privacy.purposes import PURPOSES
+
+# Tables without a row about a single person.
+ABOUT_NOBODY = {
+    "sync_state",
+    "suppressions",
+    "suppressed_faces",
+    "identity_runs",
+    "identity_hubs",
+    "site_visits",
+}
+TABLES = sorted(metadata.tables)
+# What no table may hold, whatever for.
+NEVER = ("legal", "birthplace", "address", "email", "phone", "bio", "note", "comment", "thumbnail", "jpeg")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_has_a_purpose(table: str) -> None:
+    known = PURPOSES.get(table, {})
+    missing = [column.name for column in metadata.tables[table].columns if column.name not in known]
+    assert not missing, (
+        f"{table}.{missing[0]} has no purpose: say in privacy/purposes.py why it is stored, where it is from and"
+        " whether a release holds it - or leave it out"
+    )
+
+
+@pytest.mark.parametrize("table", sorted(PURPOSES))
+def test_no_purpose_is_left_of_a_column_that_is_gone(table: str) -> None:
+    if table in metadata.tables:
+        assert [name for name in PURPOSES[table] if name not in metadata.tables[table].columns] == []
+
+
+def test_a_purpose_says_something() -> None:
+    for columns in PURPOSES.values():
+        for purpose in columns.values():
+            assert len(purpose.why.split()) >= 1
+            assert purpose.why.strip() == purpose.why
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_column_is_for_what_must_not_be_known(table: str) -> None:
+    for column in metadata.tables[table].columns:
+        assert not any(word in column.name for word in NEVER), f"{table}.{column.name}"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_erasure_reaches_every_table(table: str) -> None:
+    if table in ABOUT_NOBODY or table == "identities":
+        return
+    columns = set(metadata.tables[table].columns.keys())
+    named = any(columns.issuperset(names) for names in BELONGS)
+    cascades = any(
+        isinstance(constraint, sa.ForeignKeyConstraint) and constraint.ondelete == "CASCADE"
+        for constraint in metadata.tables[table].constraints
+    )
+    assert named or cascades, (
+        f"nothing of {table} goes when a person is erased: give it columns of privacy.erasure.BELONGS, or a foreign"
+        " key with ON DELETE CASCADE to a table that has them; or name it in ABOUT_NOBODY if it is about nobody"
+    )

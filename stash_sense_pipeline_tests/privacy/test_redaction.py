@@ -1,0 +1,63 @@
+"""No key, token or password is in what is logged, whoever logs it."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
+
+KEY = "k3y-of-a-stash-box-0123456789"
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    before = logging.getLogRecordFactory()
+    keep_secrets_out_of_logs([KEY])
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger("some.library")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield stream
+    logger.removeHandler(handler)
+    logging.setLogRecordFactory(before)
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments", "shown"),
+    [
+        (f"asking with {KEY}", (), "asking with ***"),
+        ("asking with %s", (KEY,), "asking with ***"),
+        ("headers: %s", ({"ApiKey": "another-unknown"},), "headers: {'ApiKey': '***'}"),
+        ("GET /?api_key=abcdefgh&page=2", (), "GET /?api_key=***&page=2"),
+        ("Authorization: Bearer abcdefghij", (), "Authorization: ***"),
+        ("postgresql://me:pa55word@db/catalog", (), "postgresql://me:***@db/catalog"),
+        ("stashdb: records 10/200", (), "stashdb: records 10/200"),
+        ("%d faces of %s", (3, "stashdb"), "3 faces of stashdb"),
+        ("the token bucket is empty", (), "the token bucket is empty"),
+    ],
+)
+def test_secrets_are_hidden(
+    logged: io.StringIO, message: str, arguments: tuple[object, ...], shown: str
+) -> None:
+    logging.getLogger("some.library").warning(message, *arguments)
+    assert logged.getvalue() == f"{shown}\n"
+
+
+def test_tracebacks_too(logged: io.StringIO) -> None:
+    try:
+        raise RuntimeError(f"refused: {KEY}")
+    except RuntimeError:
+        logging.getLogger("some.library.deep").exception("failed")
+    assert "refused: ***" in logged.getvalue()
+    assert KEY not in logged.getvalue()
+
+
+def test_it_is_installed_once(logged: io.StringIO) -> None:
+    assert keep_secrets_out_of_logs(["another-secret"]) is keep_secrets_out_of_logs([])
+    logging.getLogger("some.library").info("%s %s", KEY, "another-secret")
+    assert logged.getvalue() == "*** ***\n"
