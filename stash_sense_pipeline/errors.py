@@ -81,3 +81,15 @@ class CircuitOpenError(SourceError):
 
 class BodyTooLargeError(SourceError):
     """An answer is longer than was asked for; it was not read to its end."""
+
+
+class LayoutChangedError(SourceError):
+    """A page lacks the mark that every page of its kind has: the site was rebuilt, or it shows us something else."""
+
+
+class RobotsRefusalError(SourceError):
+    """The host's robots.txt does not allow an address; the request was not sent."""
+
+
+class RobotsUnreadableError(CircuitOpenError):
+    """The host's robots.txt cannot be read, which means no; the request was not sent."""

@@ -7,7 +7,8 @@ import ipaddress
 import json
 import random
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -34,7 +35,10 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
 # 520 to 524 are Cloudflare's words for an origin in trouble.
 _MAY_PASS = frozenset({408, 429, 502, 503, 504, 520, 521, 522, 523, 524})
-_TOO_MANY = 429
+_NOT_MODIFIED = 304
+_CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
+_CHALLENGED = frozenset({403, 503})
+_CHALLENGE_MARK = b"/cdn-cgi/challenge-platform/"
 _BODY_SHOWN = 2000
 _OUTCOMES = {
     401: Outcome.BLOCKED,
@@ -48,11 +52,14 @@ _OUTCOMES = {
 }
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
+# Asked before every address, also of a redirect; raises SourceError where it may not be fetched.
+Gate = Callable[["PoliteClient", str], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Response:
-    """A successful answer (2xx). `headers` have lower-case names; `content` is decoded."""
+    """A successful answer (2xx, or 304 to a conditional request). `headers` have lower-case names; `content` is
+    decoded."""
 
     url: str
     status: int
@@ -147,6 +154,8 @@ class PoliteClient:
     Every request waits for its host's limiter, API and images of a host alike. What may pass (429, gateway
     errors, connection failures, cut bodies, timeouts) is tried again with jitter and Retry-After; the rest is
     not. A host that fails `circuit_after` times in a row is left alone for a while (CircuitOpenError).
+    `gate` is asked about every address before it is fetched; with `one_at_a_time` a host never has two requests
+    under way.
     Redirects are followed for GET on the same host only. Names other than `own_url`'s are refused when they
     resolve to an address that is not public.
     All failures are SourceError with an Outcome.
@@ -163,6 +172,8 @@ class PoliteClient:
         patience: Patience | None = None,
         clock: Clock | None = None,
         resolver: Resolver = resolve,
+        gate: Gate | None = None,
+        one_at_a_time: bool = False,
     ) -> None:
         """`rate` in requests a minute for each host, but for the `host:port` that `rates` names."""
         self.source = source
@@ -174,6 +185,8 @@ class PoliteClient:
         self._circuits: dict[str, _Circuit] = {}
         self._public_hosts: set[str] = set()
         self._resolver = resolver
+        self._gate = gate
+        self._under_way: dict[str, asyncio.Lock] | None = {} if one_at_a_time else None
         self._jitter = random.Random()
         self._http = httpx.AsyncClient(
             headers={"User-Agent": user_agent(contact)},
@@ -198,14 +211,20 @@ class PoliteClient:
         headers: Mapping[str, str] | None = None,
         params: Mapping[str, str | int] | None = None,
         max_bytes: int = API_MAX_BYTES,
+        gated: bool = True,
     ) -> Response:
-        """GETs a URL; at most `max_bytes` of decoded body are read, a longer one is refused (disallowed)."""
+        """GETs a URL; at most `max_bytes` of decoded body are read, a longer one is refused (disallowed).
+
+        Only the gate itself asks without being `gated`.
+        """
         try:
             target = httpx.URL(url)
             request = httpx.Request("GET", target.copy_merge_params(params) if params else target)
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
         for _ in range(_MAX_REDIRECTS + 1):
+            if gated and self._gate is not None:
+                await self._gate(self, str(request.url))
             response = await self._send("GET", str(request.url), dict(headers or {}), None, max_bytes)
             if response.status not in _REDIRECTS:
                 return response
@@ -233,6 +252,35 @@ class PoliteClient:
             )
         return response
 
+    def slow_down(self, url: str, seconds: float) -> None:
+        """From now on at most one request every `seconds` goes to the URL's host, if it is not slower already."""
+        self._limiters.of(host_of(url)).widen(seconds)
+
+    @asynccontextmanager
+    async def turn(self, url: str) -> AsyncIterator[None]:
+        """The URL's turn at its host for a request that somebody else sends, say a browser: gate, circuit and pace.
+
+        The block's SourceErrors count for the circuit as those of own requests.
+        """
+        if self._gate is not None:
+            await self._gate(self, url)
+        host = host_of(url)
+        circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
+        async with self._slot(host):
+            self._check_open(host, circuit)
+            await self._limiters.of(host).wait()
+            self.requests += 1
+            try:
+                yield
+            except SourceError as error:
+                if not error.outcome.is_answer and error.outcome is not Outcome.DISALLOWED:
+                    circuit.failed(error.outcome)
+                raise
+            circuit.succeeded()
+
+    def _slot(self, host: str) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._under_way is None else self._under_way.setdefault(host, asyncio.Lock())
+
     async def _send(
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
     ) -> Response:
@@ -243,6 +291,7 @@ class PoliteClient:
             raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
         circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
         limiter = self._limiters.of(host)
+        conditional = not headers.keys().isdisjoint(_CONDITIONS)
         for attempt in range(1, self._patience.attempts + 1):
             self._check_open(host, circuit)
             if limiter.next_in > self._patience.max_retry_after:
@@ -251,11 +300,14 @@ class PoliteClient:
                     Outcome.RATE_LIMITED,
                     f"{host} asked to be left alone for another {limiter.next_in:.0f} s",
                 )
-            await limiter.wait()
-            self._check_open(host, circuit)
             try:
-                response = await self._exchange(method, url, headers, body, max_bytes)
-                failure = self._failure(method, response)
+                async with self._slot(host):
+                    await limiter.wait()
+                    self._check_open(host, circuit)
+                    response = await self._exchange(method, url, headers, body, max_bytes)
+                failure = self._failure(method, response, conditional)
+            except CircuitOpenError:
+                raise
             except SourceError as error:
                 if error.outcome is Outcome.DISALLOWED:
                     raise
@@ -383,12 +435,13 @@ class PoliteClient:
             )
         return new
 
-    def _failure(self, method: str, response: Response) -> SourceError | None:
+    def _failure(self, method: str, response: Response, conditional: bool) -> SourceError | None:
         status = response.status
-        if 200 <= status < 300 or status in _REDIRECTS:
+        if 200 <= status < 300 or status in _REDIRECTS or (conditional and status == _NOT_MODIFIED):
             return None
         outcome = _OUTCOMES.get(status, Outcome.TIMEOUT if status >= 500 else Outcome.PARSE_ERROR)
-        if response.headers.get("cf-mitigated") == "challenge":
+        challenged = status in _CHALLENGED and _CHALLENGE_MARK in response.content
+        if challenged or response.headers.get("cf-mitigated") == "challenge":
             outcome = Outcome.BLOCKED
         message = f"{method} {_shown(response.url)} answered {status}"
         return HttpStatusError(self.source, outcome, message, status, response.content[:_BODY_SHOWN])

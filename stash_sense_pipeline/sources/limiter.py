@@ -38,6 +38,7 @@ class EvenLimiter:
         self._interval = _SECONDS_A_MINUTE / rate
         self._clock = clock
         self._next = clock.monotonic()
+        self._last: float | None = None
         self._turn = asyncio.Lock()
 
     async def wait(self) -> None:
@@ -45,11 +46,18 @@ class EvenLimiter:
         async with self._turn:
             while (delay := self._next - self._clock.monotonic()) > 0:
                 await self._clock.sleep(delay)
-            self._next = self._clock.monotonic() + self._interval
+            self._last = self._clock.monotonic()
+            self._next = self._last + self._interval
 
     def pause(self, seconds: float) -> None:
         """Lets nothing go for at least so long from now, also those who wait already."""
         self._next = max(self._next, self._clock.monotonic() + seconds)
+
+    def widen(self, seconds: float) -> None:
+        """From now on leaves at least so long between two requests."""
+        self._interval = max(self._interval, seconds)
+        if self._last is not None:
+            self._next = max(self._next, self._last + self._interval)
 
     @property
     def next_in(self) -> float:

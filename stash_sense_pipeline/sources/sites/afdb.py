@@ -1,0 +1,54 @@
+"""AFDB: pages by number, read by text and path as its classes mean nothing; co-stars share the portrait folder."""
+
+from __future__ import annotations
+
+import re
+
+from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, path_of
+from stash_sense_pipeline.sources.sites.site import Profile, Site
+
+
+class Afdb(Site):
+    """No search, no gender and no links of a person: its outgoing links are of shops."""
+
+    name = "afdb"
+    hosts = ("adultfilmdatabase.com",)
+    mark = "h1.w3-opacity"
+
+    def parse(self, page: Page, key: str) -> Profile:
+        """Name, the AKA line, and files that carry this number."""
+        name = re.sub(rf"\s*[-|(#]?\s*{key}\)?$", "", page.first(self.mark)).strip()
+        return Profile(
+            key=key,
+            name=name,
+            aliases=distinct(_aliases(page), name),
+            images=tuple(_images(page, key)),
+        )
+
+
+def _aliases(page: Page) -> list[str]:
+    """The list after "AKA:", up to the next line or label."""
+    for node in page.root.xpath("//body//text()[contains(., 'AKA:')]"):
+        said = str(node.root).partition("AKA:")[2]
+        label = node.xpath("..")[0]
+        if not said.strip():
+            after = label.xpath("following-sibling::node()[1][self::text()]").get()
+            said = str(after or "")
+        return re.split(r"[,;]", re.split(r"\b[A-Z][a-z]+:", said)[0])
+    return []
+
+
+def _images(page: Page, key: str) -> list[ImageRecord]:
+    urls = [page.join(url) for url in page.root.css("img::attr(src), a::attr(href)").getall()]
+    return [image(url) for url in dict.fromkeys(urls) if url and _belongs(url, key)]
+
+
+def _belongs(url: str, key: str) -> bool:
+    folder, _, _ = path_of(url).lower().rpartition("/")
+    stem, _, ending = file_name(url).lower().rpartition(".")
+    if ending not in ("jpg", "jpeg", "png", "webp"):
+        return False
+    if folder == "/graphics/pornstars":
+        return re.sub(r"^.*_", "", stem) == key and "_" in stem
+    return folder == f"/graphics/galleries/{key}"
