@@ -49,7 +49,7 @@ def build_defs(
         ],
         jobs=[jobs.refresh_source_job(), jobs.embed_faces_job(), jobs.publish_job(index_keys)],
         schedules=[
-            schedules.nightly_enrichment(settings, automation),
+            schedules.nightly_enrichment(settings, environment, automation),
             schedules.weekly_sweep(settings, automation),
             schedules.nightly_publish(automation),
         ],

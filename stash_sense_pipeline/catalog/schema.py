@@ -328,3 +328,30 @@ sync_state = sa.Table(
     sa.Column("server_version", sa.Text),
     sa.Column("detail", sa.JSON, comment="connector's own progress, e.g. a refused mass disappearance"),
 )
+
+site_visits = sa.Table(
+    "site_visits",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True, comment="a reference site"),
+    sa.Column(
+        "mode", sa.Text, primary_key=True, comment="url: a listed profile; name: a search for a performer"
+    ),
+    sa.Column(
+        "item_hash",
+        sa.Text,
+        primary_key=True,
+        comment="SHA-256 of the profile key or of the record asked for",
+    ),
+    sa.Column(
+        "outcome", sa.Text, nullable=False, comment="found, not_found, gone or ambiguous: answers only"
+    ),
+    sa.Column("visited_at", UtcTime, nullable=False),
+    sa.Column("next_visit_at", UtcTime, nullable=False),
+    sa.Column(
+        "missing_since", UtcTime, comment="first sight of a stored profile's absence; a second one removes it"
+    ),
+    sa.Column("etag", sa.Text, comment="validator of the last answer; for a wiki, its revision"),
+    sa.Column("last_modified", sa.Text, comment="validator of the last answer"),
+    comment="how far each reference site is read, an item at a time",
+    sqlite_with_rowid=False,
+)

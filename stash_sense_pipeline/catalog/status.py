@@ -13,12 +13,14 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.performers import count_records
 from stash_sense_pipeline.catalog.schema import embeddings, faces, source_images
-from stash_sense_pipeline.catalog.sync import load_states
+from stash_sense_pipeline.catalog.sync import SyncState, load_states
 
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """One source. `backlog` counts images that wait to be fetched and faces that wait for an embedding."""
+    """One source. `backlog` counts images that wait to be fetched and faces that wait for an embedding.
+    `left_alone_until`: it refused us, and is not asked again before.
+    """
 
     source: str
     live: int
@@ -34,6 +36,7 @@ class SourceStatus:
     last_sync: datetime | None
     last_sweep: datetime | None
     last_outcome: str | None
+    left_alone_until: datetime | None
 
     @property
     def backlog(self) -> int:
@@ -77,9 +80,15 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
                     last_sync=state.last_sync_at if state else None,
                     last_sweep=state.last_sweep_at if state else None,
                     last_outcome=state.last_outcome if state else None,
+                    left_alone_until=_left_alone_until(state),
                 )
             )
     return rows
+
+
+def _left_alone_until(state: SyncState | None) -> datetime | None:
+    until = state.detail.get("left_alone_until") if state else None
+    return datetime.fromisoformat(until) if isinstance(until, str) else None
 
 
 def _count_by_source(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, int]:

@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.settings import Environment, Settings, StashBoxSettings
+from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.connectors import Connector
     from stash_sense_pipeline.sources.http import Patience
+    from stash_sense_pipeline.sources.site_connector import SiteConnector
 
 
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
@@ -19,11 +20,22 @@ def unusable(settings: Settings, environment: Environment, name: str) -> str | N
     source = settings.source(name)
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
-    if not isinstance(source, StashBoxSettings):
-        return f"{name}: this version has no connector for reference sites"
+    if isinstance(source, ReferenceSiteSettings):
+        return _unusable_site(environment, source)
     if environment.api_key(name) is None:
         return f"{name}: no key; set {name.upper()}_API_KEY or {name.upper()}_API_KEY_FILE"
     return None
+
+
+def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str | None:
+    from stash_sense_pipeline.sources.fetchers import why_no_fetcher
+    from stash_sense_pipeline.sources.sites import SITES
+
+    if not site.fetch:
+        return None
+    if site.reference_mode == "name" and not SITES[site.name].by_name:
+        return f"{site.name}: the site has no search by name; set reference_mode: url"
+    return why_no_fetcher(site, environment.flaresolverr_url, environment.chrome_cdp_url)
 
 
 @asynccontextmanager
@@ -46,3 +58,37 @@ async def asking(
         name, source.url, rate=source.rate_limit, contact=contact, patience=patience
     ) as client:
         yield make_connector(source, key, client)
+
+
+@asynccontextmanager
+async def asking_site(
+    settings: Settings, environment: Environment, site: ReferenceSiteSettings
+) -> AsyncIterator[SiteConnector]:
+    """The connector of a reference site, with a client that obeys robots.txt, while the block runs.
+
+    `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
+    `unusable`.
+    """
+    from stash_sense_pipeline.sources.fetchers import make_fetcher
+    from stash_sense_pipeline.sources.http import SITE_PATIENCE, PoliteClient
+    from stash_sense_pipeline.sources.robots import Robots
+    from stash_sense_pipeline.sources.site_connector import SiteConnector
+
+    off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"
+    problem = off or _unusable_site(environment, site)
+    if problem is not None:
+        raise ConfigurationError(problem)
+    async with PoliteClient(
+        site.name,
+        site.url,
+        rate=site.rate_limit,
+        contact=settings.global_.user_agent_contact,
+        patience=SITE_PATIENCE,
+        gate=Robots(site.name),
+        one_at_a_time=True,
+    ) as client:
+        fetcher = make_fetcher(site, client, environment.flaresolverr_url, environment.chrome_cdp_url)
+        try:
+            yield SiteConnector(site, client, fetcher)
+        finally:
+            await fetcher.close()

@@ -7,16 +7,23 @@ from collections.abc import Iterator
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.settings import Environment, Settings
 
 
 def _status(automation: bool) -> dg.DefaultScheduleStatus:
     return dg.DefaultScheduleStatus.RUNNING if automation else dg.DefaultScheduleStatus.STOPPED
 
 
-def nightly_enrichment(settings: Settings, automation: bool = False) -> dg.ScheduleDefinition:
-    """The schedule that refreshes every enabled source at 02:30 UTC."""
+def nightly_enrichment(
+    settings: Settings, environment: Environment, automation: bool = False
+) -> dg.ScheduleDefinition:
+    """The schedule that refreshes every enabled source at 02:30 UTC, stash-boxes first.
+
+    A reference site that cannot be asked on this machine is left out, with the reason in the log; a stash-box without
+    its key fails, to be seen.
+    """
     sources = [source.name for source in settings.enabled]
 
     @dg.schedule(
@@ -30,6 +37,10 @@ def nightly_enrichment(settings: Settings, automation: bool = False) -> dg.Sched
     def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         night = context.scheduled_execution_time.date().isoformat()
         for place, source in enumerate(sources):
+            problem = unusable(settings, environment, source) if source in settings.reference_sites else None
+            if problem:
+                context.log.warning(problem)
+                continue
             yield dg.RunRequest(
                 run_key=f"nightly-{night}-{source}",
                 partition_key=source,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from stash_sense_pipeline.settings import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http import PoliteClient
 
 # A profile page has some 100 kB.
@@ -66,3 +67,24 @@ class PlainFetcher:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def why_no_fetcher(
+    site: ReferenceSiteSettings, flaresolverr_url: str | None, chrome_cdp_url: str | None
+) -> str | None:
+    """Why the site cannot be fetched as sources.yaml wants it, in one line; None when it can."""
+    if site.needs_flaresolverr and flaresolverr_url is None:
+        return f"{site.name}: needs_flaresolverr is set, and FLARESOLVERR_URL is not"
+    if site.needs_chrome_cdp and chrome_cdp_url is None:
+        return f"{site.name}: needs_chrome_cdp is set, and CHROME_CDP_URL is not"
+    return None
+
+
+def make_fetcher(
+    site: ReferenceSiteSettings,
+    client: PoliteClient,
+    flaresolverr_url: str | None,
+    chrome_cdp_url: str | None,
+) -> Fetcher:
+    """The fetcher that sources.yaml wants for the site; see why_no_fetcher."""
+    return PlainFetcher(client)

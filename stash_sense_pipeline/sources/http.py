@@ -101,6 +101,10 @@ class Patience:
     circuit_open: float = 60.0
 
 
+# A site that no key admits us to: fewer tries. Longer pauses are the breaker's, which lasts across runs.
+SITE_PATIENCE = Patience(attempts=3, total=60.0, circuit_after=6)
+
+
 def user_agent(contact: str) -> str:
     """`stash-sense-pipeline/<version> (+contact)`, without the bracket when there is no contact."""
     name = f"stash-sense-pipeline/{version('stash-sense-pipeline')}"

@@ -57,9 +57,8 @@ class Robots:
             if rules is None or rules.until <= self._clock.monotonic():
                 rules = self._rules[host] = await self._read(client, url, host)
         if rules.parsed is not None and not rules.parsed.can_fetch(url, AGENT):
-            path = urlsplit(url).path
             raise RobotsRefusalError(
-                self._source, Outcome.DISALLOWED, f"robots.txt of {host} does not allow {path}"
+                self._source, Outcome.DISALLOWED, f"robots.txt of {host} does not allow this address"
             )
 
     async def _read(self, client: PoliteClient, url: str, host: str) -> _Rules:

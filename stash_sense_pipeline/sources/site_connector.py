@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.visits import held_records, owners_of_images
 from stash_sense_pipeline.errors import Outcome, RobotsRefusalError, SourceError
+from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile
 from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings
 from stash_sense_pipeline.sources.fetchers import Fetcher
 from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord, unique_images
 from stash_sense_pipeline.sources.sites import SITES
 from stash_sense_pipeline.sources.sites.base import Base
@@ -218,6 +222,22 @@ class SiteConnector:
             titles = wiki.read_hits(await self._page(wiki.search(name)), name)
         named = filter(None, map(wiki.key_of_title, titles))
         return tuple({key: Hit(key, url) for key, url in named}.values())
+
+
+def read_referers(engine: sa.Engine, connector: SiteConnector) -> dict[str, str]:
+    """For the images that wait, where the site wants to hear it: image address to profile address."""
+    if not connector.site.referer:
+        return {}
+    with reading(engine) as connection:
+        owners = owners_of_images(connection, connector.source)
+        held = held_records(connection, connector.source)
+    profiles = {
+        source_id: url
+        for source_id, record in held.items()
+        for url in record.urls
+        if canonical_profile(url) == (connector.source, source_id)
+    }
+    return {url: profiles[source_id] for url, source_id in owners.items() if source_id in profiles}
 
 
 _NO_PAGE = WikiPage(None, "", None, (), False)

@@ -2,13 +2,14 @@
 
 import asyncio
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import asking
+from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
@@ -21,7 +22,13 @@ from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
 from stash_sense_pipeline.progress import Progress
-from stash_sense_pipeline.settings import Environment, RunOverrides, Settings, apply_overrides
+from stash_sense_pipeline.settings import (
+    Environment,
+    ReferenceSiteSettings,
+    RunOverrides,
+    Settings,
+    apply_overrides,
+)
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
@@ -177,12 +184,15 @@ async def _collect(
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.privacy.current import current_suppressions
 
+    source = settings.source(name)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with on_interrupt(lambda: loop.call_soon_threadsafe(stop.set)):
+        if isinstance(source, ReferenceSiteSettings):
+            return await _collect_from_site(catalog, settings, environment, source, pack, progress, stop)
         async with asking(settings, environment, name) as connector:
             return await collect_faces(
                 catalog.engine,
-                settings.source(name),
+                source,
                 pack,
                 connector.client,
                 connector.image_request,
@@ -191,3 +201,46 @@ async def _collect(
                 progress=progress,
                 stop=stop,
             )
+
+
+async def _collect_from_site(
+    catalog: Catalog,
+    settings: Settings,
+    environment: Environment,
+    site: ReferenceSiteSettings,
+    pack: "ModelPack",
+    progress: Progress,
+    stop: asyncio.Event,
+) -> "CollectReport":
+    """As `_collect`. A site that refuses us is left alone for hours; addresses of its images, which name people, are in no
+    message."""
+    from stash_sense_pipeline.faces.collect import collect_faces
+    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.sources.breaker import check_left_alone, is_refusal, leave_alone
+    from stash_sense_pipeline.sources.site_connector import read_referers
+
+    now = datetime.now(UTC)
+    check_left_alone(catalog.engine, site.name, now)
+    if not site.fetch:
+        # Nothing is asked of it, images neither.
+        site = site.model_copy(update={"max_faces": 0})
+    async with asking_site(settings, environment, site) as connector:
+        connector.referers = read_referers(catalog.engine, connector)
+        report = await collect_faces(
+            catalog.engine,
+            site,
+            pack,
+            connector.client,
+            connector.image_request,
+            settings.global_,
+            current_suppressions(catalog.engine, environment, settings.names),
+            progress=progress,
+            stop=stop,
+        )
+    if report.outcome is None:
+        return report
+    message = f"{site.name}: the collection of images ended early ({report.outcome.value})"
+    if is_refusal(report.outcome):
+        until = leave_alone(catalog.engine, site.name, now)
+        message = f"{message}; it is left alone until {until:%Y-%m-%d %H:%M} UTC"
+    return replace(report, message=message)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import asking
+from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     numbers,
@@ -16,11 +16,12 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
-from stash_sense_pipeline.orchestration.run_config import IngestConfig
+from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
 from stash_sense_pipeline.progress import Progress
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Settings
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.enrich import EnrichReport
     from stash_sense_pipeline.sources.sync import SyncReport
 
 
@@ -52,7 +53,8 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
     ) -> dg.MaterializeResult:
         """The performers of one source: records, aliases, profile URLs, the ledger of their images, and tombstones.
 
-        A first run reads every performer; later runs read what the source changed since, and sweep it from time to time.
+        Of a stash-box a first run reads every performer; later runs read what the source changed since, and sweep it from
+        time to time. Of a reference site those profiles are read that are due, of performers that a stash-box has.
         """
         from stash_sense_pipeline.catalog import previews, schema
 
@@ -89,16 +91,57 @@ async def _refresh(
     name: str,
     config: IngestConfig,
     progress: Progress,
-) -> "SyncReport":
+) -> "SyncReport | EnrichReport":
     """Refreshes one source; dg.Failure when it gave no usable answer."""
+    source = settings.source(name)
+    if isinstance(source, ReferenceSiteSettings):
+        if config.reference_mode is not ReferenceMode.AS_CONFIGURED:
+            source = source.model_copy(update={"reference_mode": config.reference_mode.value})
+        report: SyncReport | EnrichReport = await _enrich(catalog, settings, environment, source, progress)
+    else:
+        report = await _sync(catalog, settings, environment, name, config, progress)
+    if not report.outcome.is_answer:
+        raise source_failure(name, report.outcome, report.message)
+    return report
+
+
+async def _sync(
+    catalog: Catalog,
+    settings: Settings,
+    environment: Environment,
+    name: str,
+    config: IngestConfig,
+    progress: Progress,
+) -> "SyncReport":
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
 
     async with asking(settings, environment, name) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
-        report = await refresh_source(
+        return await refresh_source(
             catalog.engine, settings.source(name), connector, suppressions, config.sync.value, progress
         )
-    if not report.outcome.is_answer:
-        raise source_failure(name, report.outcome, report.message)
-    return report
+
+
+async def _enrich(
+    catalog: Catalog,
+    settings: Settings,
+    environment: Environment,
+    site: ReferenceSiteSettings,
+    progress: Progress,
+) -> "EnrichReport":
+    """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
+    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.sources.enrich import enrich_source
+
+    boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
+    async with asking_site(settings, environment, site) as connector:
+        suppressions = current_suppressions(catalog.engine, environment, settings.names)
+        return await enrich_source(
+            catalog.engine,
+            site,
+            {box.name: box.host for box in boxes},
+            connector,
+            suppressions,
+            progress,
+        )

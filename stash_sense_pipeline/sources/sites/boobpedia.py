@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 from parsel import Selector
 
 from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
-from stash_sense_pipeline.sources.profile_urls import parse_profile
+from stash_sense_pipeline.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, distinct, fold, image, parts_between_breaks, text_of
 from stash_sense_pipeline.sources.sites.site import Profile, Site

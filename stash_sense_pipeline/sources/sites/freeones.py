@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote, urlsplit
 
 from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.sources.profile_urls import parse_profile
+from stash_sense_pipeline.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord, clean_text
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, own_text, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
@@ -70,7 +70,7 @@ class FreeOnes(Site):
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
         """What the JSON-LD of the gallery lists, or else its links with an id and a size."""
         if _gallery_owner(page.url) != profile.key:
-            raise SourceError(self.name, Outcome.NOT_FOUND, f"the gallery leads away, to {page.path}")
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
         found = [
             image(page.join(str(media["url"])), media.get("width"), media.get("height"))
             for gallery in page.json_ld("ImageGallery")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote_plus, urlsplit
 
-from stash_sense_pipeline.sources.profile_urls import parse_profile
+from stash_sense_pipeline.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, path_of, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
@@ -22,6 +22,7 @@ class JavDatabase(Site):
     mark = "h1.idol-name"
     by_name = True
     follows = True
+    either_order = True
 
     def is_missing(self, page: Page) -> bool:
         """WordPress marks its own page for it."""

@@ -57,18 +57,13 @@ class Page:
             except (UnicodeDecodeError, LookupError):
                 continue
         raise SourceError(
-            self.source, Outcome.PARSE_ERROR, f"{self.path} is not in the character set that it names"
+            self.source, Outcome.PARSE_ERROR, "a page is not in the character set that it names"
         )
 
     @cached_property
     def root(self) -> Selector:
         """The elements. Broken HTML is read as a browser would, which may leave nothing of it."""
         return Selector(text=self.text or "<html></html>", type="html")
-
-    @property
-    def path(self) -> str:
-        """The path, for messages: without host and query."""
-        return urlsplit(self.url).path[:200]
 
     @cached_property
     def json(self) -> Any:
@@ -80,9 +75,7 @@ class Page:
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise SourceError(
-                self.source, Outcome.PARSE_ERROR, f"{self.path} did not answer with JSON"
-            ) from error
+            raise SourceError(self.source, Outcome.PARSE_ERROR, "an answer is not JSON") from error
 
     def join(self, address: str) -> str:
         """An address on the page as an absolute one; empty when it is none."""
@@ -102,11 +95,11 @@ class Page:
     def strange(self, mark: str) -> SourceError:
         """The error for a page without its mark: a challenge that a browser brought is a block, the rest is unknown."""
         if self.rendered and _CHALLENGE in self.text:
-            return SourceError(self.source, Outcome.BLOCKED, f"{self.path} is a challenge page")
+            return SourceError(self.source, Outcome.BLOCKED, "a challenge came in place of the page")
         return LayoutChangedError(
             self.source,
             Outcome.PARSE_ERROR,
-            f"{self.path} has no {mark}: the layout changed, or it is another page",
+            f"a page has no {mark}: the layout changed, or it is another page",
         )
 
     def first(self, selector: str) -> str:

@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.sources.profile_urls import parse_profile
+from stash_sense_pipeline.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, file_name, fold, image, path_of, text_of
 from stash_sense_pipeline.sources.sites.site import Profile, Site
@@ -44,7 +44,7 @@ class PornPics(Site):
         """Full pictures of a gallery that lists exactly this one model."""
         gid = re.search(r"-?(\d+)/?$", urlsplit(page.url).path)
         if gid is None or "/galleries/" not in page.url:
-            raise SourceError(self.name, Outcome.NOT_FOUND, f"the gallery leads away, to {page.path}")
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
         page.need("span.gallery-info__title")
         if _models(page) != [profile.key]:
             return ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.sources.profile_urls import parse_profile
+from stash_sense_pipeline.profile_urls import parse_profile
 from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, fold
 
@@ -43,10 +43,10 @@ class Candidate:
 class Site(ABC):
     """One reference site. Methods are pure: bytes and addresses in, records out; addresses are the site's real ones.
 
-    `hosts` may serve its images, with all hosts below them. `mark`: CSS of what every profile page has. `by_name`: a
-    search by name is any good. `galleries`: the most pages of pictures read for a person. `follows`: a redirect to another
-    profile is a newer address of the same person. `referer`: images want the profile as Referer. `headers` go with
-    every request.
+    `hosts`: its own, images included, with all hosts below them. `mark`: CSS of what every profile page has.
+    `by_name`: a search by name is any good; `either_order`: names come in both orders of their words. `galleries`: the
+    most pages of pictures read for a person. `follows`: a redirect to another profile is a newer address of the same
+    person. `referer`: images want the profile as Referer. `headers` go with every request.
     """
 
     name: ClassVar[str]
@@ -55,6 +55,7 @@ class Site(ABC):
     by_name: ClassVar[bool] = False
     galleries: ClassVar[int] = 0
     follows: ClassVar[bool] = False
+    either_order: ClassVar[bool] = False
     referer: ClassVar[bool] = False
     headers: ClassVar[dict[str, str]] = {}
 
@@ -89,11 +90,11 @@ class Site(ABC):
         else's, parse_error for anything that is not a profile.
         """
         if self.is_missing(page):
-            raise SourceError(self.name, Outcome.NOT_FOUND, f"{page.path} is not there")
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the site has no such page")
         key = self.key_of(page)
         if key is None:
             # Sent to a search, a list or the front page: the site's word for no.
-            raise SourceError(self.name, Outcome.NOT_FOUND, f"it leads away from profiles, to {page.path}")
+            raise SourceError(self.name, Outcome.NOT_FOUND, "it leads away from profiles")
         page.need(self.mark)
         if key != asked and not (self.follows or asked.startswith(("legacy:", "perfid:"))):
             raise SourceError(self.name, Outcome.AMBIGUOUS, "the page leads to another profile")

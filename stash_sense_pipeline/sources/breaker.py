@@ -1,0 +1,61 @@
+"""Leaving a site alone: after repeated refusals it is not asked again for hours, across runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.sync import load_state, save_state
+from stash_sense_pipeline.errors import Outcome, SourceError
+
+# Refused so often in a row, with nothing answered between: the site means us.
+REFUSALS_IN_A_ROW = 3
+_FIRST_PAUSE = timedelta(hours=6)
+_LONGEST_PAUSE = timedelta(days=4)
+_REFUSALS = frozenset({Outcome.BLOCKED, Outcome.RATE_LIMITED})
+
+
+def is_refusal(outcome: Outcome | None) -> bool:
+    """Does the outcome mean that the site does not want us now?"""
+    return outcome in _REFUSALS
+
+
+def left_alone_until(detail: Mapping[str, Any]) -> datetime | None:
+    """Until when a source with this `sync_state.detail` is left alone, if it is."""
+    until = detail.get("left_alone_until")
+    return datetime.fromisoformat(until) if isinstance(until, str) else None
+
+
+def check_left_alone(engine: sa.Engine, source: str, now: datetime) -> None:
+    """Raises SourceError (blocked) while the source is left alone."""
+    with reading(engine) as connection:
+        until = left_alone_until(load_state(connection, source).detail)
+    if until is not None and now < until:
+        raise SourceError(
+            source,
+            Outcome.BLOCKED,
+            f"it refused us {REFUSALS_IN_A_ROW} times in a row and is left alone until {until:%Y-%m-%d %H:%M} UTC",
+        )
+
+
+def leave_alone(engine: sa.Engine, source: str, now: datetime) -> datetime:
+    """Leaves the source alone for 6 hours, and for twice as long each time that it refuses again. Returns until when."""
+    with writing(engine) as connection:
+        state = load_state(connection, source)
+        times = int(state.detail.get("times_left_alone", 0))
+        until = now + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0**times)
+        detail = {**state.detail, "left_alone_until": until.isoformat(), "times_left_alone": times + 1}
+        save_state(connection, replace(state, detail=detail))
+    return until
+
+
+def welcomed(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """`sync_state.detail` after a run in which the site answered."""
+    return {
+        key: value for key, value in detail.items() if key not in ("left_alone_until", "times_left_alone")
+    }

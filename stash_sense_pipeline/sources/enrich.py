@@ -1,0 +1,666 @@
+"""Enriching performers from a reference site: which profiles to visit, what a visit changes, and what ends a run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import performers, visits
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.sync import load_state, save_state
+from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.catalog.visits import Held, Known, RecordKey, Visited, item_hash
+from stash_sense_pipeline.errors import (
+    CircuitOpenError,
+    HttpStatusError,
+    LayoutChangedError,
+    Outcome,
+    SourceError,
+)
+from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile, stash_box_performer
+from stash_sense_pipeline.profile_urls import site as site_of
+from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.settings import ReferenceSiteSettings
+from stash_sense_pipeline.sources.breaker import (
+    REFUSALS_IN_A_ROW,
+    check_left_alone,
+    is_refusal,
+    leave_alone,
+    welcomed,
+)
+from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.mirror import Refusals
+from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit
+from stash_sense_pipeline.sources.site_matching import (
+    any_order,
+    claimants_of,
+    genders_agree,
+    is_called,
+    is_full_name,
+    passes_filter,
+    record_of,
+)
+from stash_sense_pipeline.sources.sites.page import fold
+from stash_sense_pipeline.sources.sites.site import Profile
+from stash_sense_pipeline.sources.sync_rules import SyncRules
+
+_BATCH_SECONDS = 2.0
+_BATCH_VISITS = 50
+_URL, _NAME = "url", "name"
+
+
+@dataclass(frozen=True)
+class EnrichRules:
+    """The numbers of a run. `revisit`: the soonest second look at a profile or name. `confirm`: the soonest second look
+    at a stored profile that was missing. `strange_pages`: so many in a row without their mark mean a new layout."""
+
+    revisit: timedelta = timedelta(days=30)
+    confirm: timedelta = timedelta(days=3)
+    strange_pages: int = 3
+    vanishing: SyncRules = field(default_factory=SyncRules)
+
+
+@dataclass(frozen=True)
+class EnrichReport:
+    """What a run did. `listed` profiles are named by stash-boxes; `outcomes` counts visits and searches by how they ended;
+    `live` records are in the catalog now. `refused` ones are listed no more, too many at once to believe it. An
+    `outcome` other than found comes with a `message` of one line without names and addresses of people.
+    """
+
+    source: str
+    mode: str
+    listed: int
+    live: int
+    added: int
+    updated: int
+    removed: int
+    merged: int
+    unchanged: int
+    images_added: int
+    suppressed: int
+    not_adult: int
+    refused: int
+    requests: int
+    outcomes: Mapping[str, int]
+    outcome: Outcome
+    message: str | None
+    seconds: float
+    missing: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Pending:
+    """What is not committed yet."""
+
+    records: list[PerformerRecord] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    visited: dict[str, dict[str, Visited]] = field(default_factory=lambda: {_URL: {}, _NAME: {}})
+    since: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.visited[_URL]) + len(self.visited[_NAME]) + len(self.gone)
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A profile that stash-boxes list: where it is, and the records that list it."""
+
+    target: Target
+    by: tuple[RecordKey, ...]
+    # Identity reads the link of the records itself; otherwise our record must say whose it is.
+    proves: bool
+
+
+async def enrich_source(
+    engine: sa.Engine,
+    settings: ReferenceSiteSettings,
+    boxes: Mapping[str, str],
+    connector: SiteConnector,
+    suppressions: Refusals,
+    progress: Progress = lambda stage, done, total: None,
+    *,
+    rules: EnrichRules | None = None,
+    clock: Clock | None = None,
+) -> EnrichReport:
+    """Visits the profiles of one site that are due, and stores what they say of performers that stash-boxes have.
+
+    `boxes`: universal-id host of each stash-box by name, the most believed first. A failure of the site is the
+    report's outcome, not an exception; what was stored before it stays, and what failed is tried again by the next run.
+    """
+    return await _Enrichment(
+        engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock or Clock()
+    ).run()
+
+
+class _Enrichment:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        settings: ReferenceSiteSettings,
+        boxes: Mapping[str, str],
+        connector: SiteConnector,
+        suppressions: Refusals,
+        progress: Progress,
+        rules: EnrichRules,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._boxes = boxes
+        self._rank = {name: place for place, name in enumerate(boxes)}
+        self._connector = connector
+        self._refusals = suppressions
+        self._progress = progress
+        self._rules = rules
+        self._clock = clock
+        self._source = settings.name
+        place = site_of(settings.name)
+        self._identity_grade = place is not None and place.identity_grade
+        self._pending = _Pending()
+        self._outcomes: Counter[str] = Counter()
+        self._strange = self._refused = self._answers = self._pages = 0
+        self._last_failure: SourceError | None = None
+        self._doubtful: dict[str, tuple[str, Visited]] = {}
+        self._counts = Counter[str]()
+        self._suppressed: set[str] = set()
+        self._held: dict[str, Held] = {}
+        self._stored: set[str] = set()
+        self._missing: Mapping[str, int] = {}
+
+    async def run(self) -> EnrichReport:
+        """All of it, down to the state of the source."""
+        started, asked_before = self._clock.monotonic(), self._connector.client.requests
+        outcome, message, listed = Outcome.FOUND, None, 0
+        through = False
+        try:
+            check_left_alone(self._engine, self._source, self._clock.now())
+            profiles = await asyncio.to_thread(self._listed_profiles)
+            listed = len(profiles)
+            if self._settings.fetch:
+                await self._visit_listed(profiles)
+                if self._settings.reference_mode == _NAME:
+                    await self._search(profiles)
+                self._judge_failures()
+                await self._finish(profiles)
+            through = True
+        except SourceError as error:
+            outcome, message = error.outcome, str(error)
+        finally:
+            # Also after a cancellation: what was read is stored.
+            await self._flush()
+        if self._missing:
+            outcome = Outcome.AMBIGUOUS
+            message = (
+                f"{self._source}: {self._missing['count']} profiles are listed no more, too many at once"
+            )
+        live = await asyncio.to_thread(self._save_state, outcome, message, through)
+        counts = self._counts
+        return EnrichReport(
+            source=self._source,
+            mode=self._settings.reference_mode if self._settings.fetch else "identifiers",
+            listed=listed,
+            live=live,
+            added=counts["added"],
+            updated=counts["updated"],
+            removed=counts["removed"],
+            merged=0,
+            unchanged=live - counts["added"] - counts["updated"],
+            images_added=counts["images"],
+            suppressed=len(self._suppressed),
+            not_adult=0,
+            refused=self._missing.get("count", 0),
+            requests=self._connector.client.requests - asked_before,
+            outcomes=dict(sorted(self._outcomes.items())),
+            outcome=outcome,
+            message=message,
+            seconds=self._clock.monotonic() - started,
+            missing=self._missing,
+        )
+
+    # --- who is asked for -----------------------------------------------------------------------------------------
+
+    def _listed_profiles(self) -> dict[str, _Listed]:
+        """The profiles that live records of stash-boxes list, by key."""
+        base = self._connector.base
+        parts = [host.rpartition(".")[0] for host in base.hosts]
+        parts += [base.configured.partition("://")[2]] if base.is_elsewhere else []
+        found: dict[str, list[RecordKey]] = defaultdict(list)
+        urls: dict[str, str] = {}
+        proves: set[str] = set()
+        with reading(self._engine) as connection:
+            for record, url in visits.listed_urls(connection, list(self._boxes), parts):
+                public = base.public(url)
+                profile = parse_profile(public)
+                if profile is None or profile.key.site != self._source:
+                    continue
+                key = profile.key.key
+                if self._refusals.covers_url(public) or self._refusals.covers_record(self._source, key):
+                    self._suppressed.add(key)
+                    continue
+                if record not in found[key]:
+                    found[key].append(record)
+                urls.setdefault(key, profile.url or public)
+                if self._identity_grade and canonical_profile(url) == profile.key:
+                    proves.add(key)
+            self._held = visits.held_records(connection, self._source)
+        return {
+            key: _Listed(Target(key, urls[key]), tuple(sorted(by, key=self._by_rank)), key in proves)
+            for key, by in found.items()
+        }
+
+    def _by_rank(self, record: RecordKey) -> tuple[int, RecordKey]:
+        return self._rank.get(record[0], len(self._rank)), record
+
+    def _due(self, items: Mapping[str, str], visited: Mapping[str, Visited]) -> list[str]:
+        """Of items with their hashes those whose time has come: never visited ones first, then the longest unseen."""
+        now = self._clock.now()
+        due = [
+            item
+            for item, digest in items.items()
+            if digest not in visited or visited[digest].next_visit_at <= now
+        ]
+        return sorted(
+            due,
+            key=lambda item: (
+                visited[items[item]].visited_at.isoformat() if items[item] in visited else "",
+                item,
+            ),
+        )
+
+    # --- listed profiles ------------------------------------------------------------------------------------------
+
+    async def _visit_listed(self, profiles: Mapping[str, _Listed]) -> None:
+        def load() -> tuple[dict[RecordKey, Known], dict[str, Visited]]:
+            with reading(self._engine) as connection:
+                wanted = {record for listed in profiles.values() for record in listed.by}
+                return (
+                    visits.known_records(connection, list(self._boxes), wanted),
+                    visits.visits(connection, self._source, _URL),
+                )
+
+        known, visited = await asyncio.to_thread(load)
+        records = {
+            key: [known[record] for record in listed.by if record in known]
+            for key, listed in profiles.items()
+        }
+        wanted = self._settings.gender_filter
+        asked = {
+            key: item_hash(key)
+            for key in profiles
+            if any(passes_filter(record.gender, wanted) for record in records[key])
+        }
+        due = self._due(asked, visited)
+        self._progress("profiles", 0, len(due))
+        done = 0
+        for keys in batched(due, self._connector.batch):
+            targets = [
+                self._conditional(profiles[key], visited.get(asked[key]), records[key]) for key in keys
+            ]
+            async for visit in self._connector.visit(targets):
+                key = visit.target.key
+                await self._take_listed(visit, profiles[key], records[key], visited.get(asked[key]))
+                done += 1
+                self._progress("profiles", done, len(due))
+
+    def _conditional(self, listed: _Listed, before: Visited | None, records: Sequence[Known]) -> Target:
+        """The target with the validators of the last visit, where an unchanged page would change nothing here."""
+        held = self._held_for(listed.target.key)
+        if before is None or held is None or before.outcome != Outcome.FOUND:
+            return listed.target
+        links = {stash_box_performer(url) for url in held.urls} - {None}
+        if links and links.isdisjoint(self._performer(record) for record in records):
+            return listed.target
+        return replace(listed.target, etag=before.etag, last_modified=before.last_modified)
+
+    def _held_for(self, key: str) -> Held | None:
+        """The stored record of a profile, also where that became known by a newer id."""
+        if key in self._held:
+            return self._held[key]
+        return (
+            next((held for held in self._held.values() if key in self._keys_of(held)), None)
+            if ":" in key
+            else None
+        )
+
+    def _keys_of(self, held: Held) -> set[str]:
+        pages = (canonical_profile(url) for url in held.urls)
+        return {
+            held.source_id,
+            *(page.key for page in pages if page is not None and page.site == self._source),
+        }
+
+    async def _take_listed(
+        self, visit: Visit, listed: _Listed, records: Sequence[Known], before: Visited | None
+    ) -> None:
+        item = item_hash(visit.target.key)
+        if visit.error is not None:
+            if self._failed(visit.error):
+                return
+            await self._absent(item, visit, before)
+            return
+        self._answered(page=True)
+        if visit.profile is None:
+            self._outcomes["unchanged"] += 1
+            await self._note(_URL, item, self._visited(visit, Outcome.FOUND))
+            return
+        profile = visit.profile
+        wanted = self._settings.gender_filter
+        fitting = (
+            ()
+            if not passes_filter(profile.gender, wanted)
+            else claimants_of(profile, records, same_person_only=not listed.proves)
+        )
+        if not fitting or self._covered(profile):
+            await self._withdraw(profile.key)
+            await self._conclude(_URL, item, visit, Outcome.AMBIGUOUS)
+            return
+        extra = [visit.target.url]
+        if not listed.proves:
+            extra.append(self._performer_url(fitting[0]))
+        await self._store(profile, fitting, _URL, extra)
+        await self._conclude(_URL, item, visit, Outcome.FOUND)
+
+    def _covered(self, profile: Profile) -> bool:
+        """Is this somebody who must not be stored?"""
+        covered = self._refusals.covers_record(self._source, profile.key) or any(
+            self._refusals.covers_url(url) for url in (*profile.urls, *profile.links)
+        )
+        if covered:
+            self._suppressed.add(profile.key)
+        return covered
+
+    async def _absent(self, item: str, visit: Visit, before: Visited | None) -> None:
+        """No such page, or somebody else's. A stored one is removed at the second sight of it, some days later."""
+        assert visit.error is not None
+        held = self._held_for(visit.target.key)
+        outcome = visit.error.outcome
+        if outcome is Outcome.AMBIGUOUS or held is None:
+            if held is not None:
+                await self._withdraw(held.source_id)
+            await self._note(_URL, item, self._visited(visit, outcome))
+            return
+        now = self._clock.now()
+        since = before.missing_since if before is not None else None
+        if since is not None and now - since >= timedelta(days=1):
+            gone = replace(self._visited(visit, Outcome.GONE), missing_since=since)
+            self._doubtful[held.source_id] = (item, gone)
+            return
+        first = self._visited(visit, Outcome.NOT_FOUND)
+        await self._note(
+            _URL, item, replace(first, missing_since=since or now, next_visit_at=now + self._rules.confirm)
+        )
+
+    # --- by name --------------------------------------------------------------------------------------------------
+
+    async def _search(self, profiles: Mapping[str, _Listed]) -> None:
+        """Looks those up whom no stash-box links to this site: by one full name that nobody else has."""
+
+        def load() -> tuple[dict[RecordKey, Known], dict[str, Visited]]:
+            with reading(self._engine) as connection:
+                return (
+                    visits.known_records(connection, list(self._boxes)),
+                    visits.visits(connection, self._source, _NAME),
+                )
+
+        known, visited = await asyncio.to_thread(load)
+        linked = {record for listed in profiles.values() for record in listed.by}
+        people = self._people(known.values(), linked)
+        items = {f"{person.source}:{person.source_id}": (person, name) for person, name in people}
+        asked = {item: item_hash(item) for item in items}
+        due = self._due(asked, visited)
+        self._progress("names", 0, len(due))
+        for done, item in enumerate(due, 1):
+            person, name = items[item]
+            await self._search_one(asked[item], person, name, profiles)
+            self._progress("names", done, len(due))
+
+    def _people(self, known: Collection[Known], linked: Collection[RecordKey]) -> list[tuple[Known, str]]:
+        """One record of each person to search for, with the name to ask for. Namesakes are left out."""
+        named: dict[str, list[Known]] = defaultdict(list)
+        for record in known:
+            named[any_order(record.name)].append(record)
+        wanted = self._settings.gender_filter
+        found = []
+        for records in named.values():
+            ids = {record.performer_id for record in records if record.performer_id is not None}
+            sources = [record.source for record in records]
+            if len(ids) > 1 or len(set(sources)) < len(sources):
+                self._outcomes[Outcome.AMBIGUOUS] += 1
+                continue
+            if any((record.source, record.source_id) in linked for record in records) or not any(
+                passes_filter(record.gender, wanted) for record in records
+            ):
+                continue
+            records.sort(key=lambda record: self._by_rank((record.source, record.source_id)))
+            names = [record.name for record in records] + [a for record in records for a in record.aliases]
+            # Searches want Latin letters; the first such name of at least two words.
+            name = next((each for each in names if " " in fold(each) and fold(each).isascii()), None)
+            if name is not None:
+                found.append((records[0], name))
+        return found
+
+    async def _search_one(self, item: str, person: Known, name: str, profiles: Mapping[str, _Listed]) -> None:
+        link = self._performer_url(person)
+        try:
+            hits = await self._connector.find(name)
+        except SourceError as error:
+            if not self._failed(error):
+                await self._note(_NAME, item, self._answer_now(error.outcome))
+            return
+        self._answered(page=False)
+        if len(hits) != 1:
+            outcome = Outcome.AMBIGUOUS if hits else Outcome.NOT_FOUND
+            self._outcomes[outcome] += 1
+            await self._note(_NAME, item, self._answer_now(outcome))
+            return
+        hit = hits[0]
+        held = self._held.get(hit.key)
+        # A page that is listed for somebody, or was found for somebody else of that name, is theirs.
+        if hit.key in profiles or hit.key in self._stored or (held is not None and link not in held.urls):
+            self._outcomes[Outcome.AMBIGUOUS] += 1
+            await self._note(_NAME, item, self._answer_now(Outcome.AMBIGUOUS))
+            return
+        async for visit in self._connector.visit([Target(hit.key, hit.url)]):
+            await self._take_named(item, visit, person, name, link)
+
+    async def _take_named(self, item: str, visit: Visit, person: Known, name: str, link: str) -> None:
+        if visit.error is not None:
+            if not self._failed(visit.error):
+                await self._note(_NAME, item, self._visited(visit, visit.error.outcome))
+            return
+        self._answered(page=True)
+        profile = visit.profile
+        assert profile is not None
+        wanted = self._settings.gender_filter
+        fits = (
+            is_full_name(name)
+            and is_called(profile, name, self._connector.site.either_order)
+            and genders_agree(profile.gender, person.gender)
+            and passes_filter(profile.gender, wanted)
+            and not self._covered(profile)
+            and not self._refusals.covers_url(visit.target.url)
+        )
+        if not fits:
+            await self._conclude(_NAME, item, visit, Outcome.AMBIGUOUS)
+            return
+        await self._store(profile, [person], _NAME, [visit.target.url, link])
+        await self._conclude(_NAME, item, visit, Outcome.FOUND)
+
+    # --- outcomes -------------------------------------------------------------------------------------------------
+
+    def _answered(self, page: bool) -> None:
+        self._answers += 1
+        self._pages += page
+        self._refused = 0
+        self._strange = 0 if page else self._strange
+
+    def _failed(self, error: SourceError) -> bool:
+        """Counts an error. True when it is no answer, so that nothing may change; raises when the run must end."""
+        self._outcomes[error.outcome] += 1
+        if isinstance(error, CircuitOpenError):
+            raise error
+        if error.outcome.is_answer:
+            self._answers += 1
+            self._refused = 0
+            return False
+        self._last_failure = error
+        if is_refusal(error.outcome):
+            self._refused += 1
+            if self._refused >= REFUSALS_IN_A_ROW:
+                until = leave_alone(self._engine, self._source, self._clock.now())
+                raise SourceError(
+                    self._source,
+                    error.outcome,
+                    f"refused {self._refused} times in a row{_status(error)}; "
+                    f"it is left alone until {until:%Y-%m-%d %H:%M} UTC",
+                )
+        if isinstance(error, LayoutChangedError):
+            self._strange += 1
+            if self._strange >= self._rules.strange_pages:
+                raise self._new_layout()
+        return True
+
+    def _new_layout(self) -> SourceError:
+        mark = self._connector.site.mark
+        return LayoutChangedError(
+            self._source,
+            Outcome.PARSE_ERROR,
+            f"{self._strange} page(s) in a row without {mark}: the layout changed, or we are shown another page; "
+            "nothing was changed by them",
+        )
+
+    def _judge_failures(self) -> None:
+        """A run in which nothing was answered has failed, even if the pages were few."""
+        if self._answers or self._last_failure is None:
+            return
+        if isinstance(self._last_failure, LayoutChangedError):
+            raise self._new_layout()
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(self._outcomes.items()))
+        raise SourceError(
+            self._source,
+            self._last_failure.outcome,
+            f"nothing could be read: {counts}{_status(self._last_failure)}",
+        )
+
+    def _visited(self, visit: Visit, outcome: Outcome) -> Visited:
+        return replace(self._answer_now(outcome), etag=visit.etag, last_modified=visit.last_modified)
+
+    def _answer_now(self, outcome: Outcome) -> Visited:
+        now = self._clock.now()
+        return Visited(outcome.value, now, now + self._rules.revisit)
+
+    async def _conclude(self, mode: str, item: str, visit: Visit, outcome: Outcome) -> None:
+        self._outcomes[outcome] += 1
+        await self._note(mode, item, self._visited(visit, outcome))
+
+    # --- storing --------------------------------------------------------------------------------------------------
+
+    async def _store(
+        self, profile: Profile, records: Sequence[Known], found_by: str, extra: Sequence[str]
+    ) -> None:
+        if profile.key in self._stored:
+            return
+        self._stored.add(profile.key)
+
+        def seconded() -> frozenset[str]:
+            ids = {record.performer_id for record in records if record.performer_id is not None}
+            with reading(self._engine) as connection:
+                return visits.alias_hashes(connection, ids, self._source)
+
+        hashes = await asyncio.to_thread(seconded) if profile.aliases else frozenset()
+        self._pending.records.append(
+            record_of(profile, records, found_by=found_by, seconded=hashes, extra_urls=extra)
+        )
+
+    async def _withdraw(self, key: str) -> None:
+        """A stored profile that turns out to be nobody's we know, or somebody's who must not be stored."""
+        if key in self._held:
+            self._pending.gone.append(key)
+
+    async def _note(self, mode: str, item: str, visited: Visited) -> None:
+        self._pending.visited[mode][item] = visited
+        if len(self._pending) >= _BATCH_VISITS or time.monotonic() - self._pending.since >= _BATCH_SECONDS:
+            await self._flush()
+
+    async def _finish(self, profiles: Mapping[str, _Listed]) -> None:
+        """After a whole run: profiles missing twice go, if others were there; and those that nobody lists any more."""
+        if self._pages:
+            for source_id, (item, gone) in self._doubtful.items():
+                self._pending.gone.append(source_id)
+                self._outcomes[Outcome.GONE] += 1
+                self._pending.visited[_URL][item] = gone
+        unlisted = [
+            held.source_id
+            for held in self._held.values()
+            if held.found_by == _URL
+            and held.source_id not in self._stored
+            and profiles.keys().isdisjoint(self._keys_of(held))
+        ]
+        allowed = self._rules.vanishing.allowed_missing(len(self._held))
+        if len(unlisted) > allowed:
+            self._missing = {"count": len(unlisted), "live": len(self._held), "allowed": allowed}
+        else:
+            self._pending.gone += unlisted
+        await self._flush()
+
+        def clean() -> int:
+            with writing(self._engine) as connection:
+                return performers.remove_orphaned_images(connection, self._source)
+
+        await asyncio.to_thread(clean)
+
+    async def _flush(self) -> None:
+        """Commits records, removals and visits together."""
+        pending, self._pending = self._pending, _Pending()
+        if not pending and not pending.records:
+            return
+
+        def commit() -> None:
+            now = self._clock.now()
+            with writing(self._engine) as connection:
+                counts = performers.store_records(connection, self._source, pending.records, now)
+                gone = dict.fromkeys(pending.gone)
+                buried = performers.bury_records(connection, self._source, gone, now)
+                for mode, visited in pending.visited.items():
+                    visits.store_visits(connection, self._source, mode, visited)
+            self._counts.update(
+                added=counts.added,
+                updated=counts.updated,
+                images=counts.images_added,
+                removed=buried.removed,
+            )
+
+        await asyncio.shield(asyncio.to_thread(commit))
+
+    def _save_state(self, outcome: Outcome, message: str | None, through: bool) -> int:
+        now = self._clock.now()
+        with writing(self._engine) as connection:
+            state = load_state(connection, self._source)
+            detail = welcomed(state.detail) if through and self._answers else state.detail
+            state = replace(
+                state,
+                last_outcome=outcome.value,
+                last_message=message,
+                last_sync_at=now if through else state.last_sync_at,
+                detail=detail,
+            )
+            save_state(connection, state)
+            return performers.count_records(connection, self._source).live
+
+    def _performer(self, record: Known) -> tuple[str, str] | None:
+        return stash_box_performer(self._performer_url(record))
+
+    def _performer_url(self, record: Known) -> str:
+        return f"https://{self._boxes[record.source]}/performers/{record.source_id}"
+
+
+def _status(error: SourceError) -> str:
+    """The status code of an answer, for messages: its address would name a person."""
+    return f" (status {error.status})" if isinstance(error, HttpStatusError) else ""
