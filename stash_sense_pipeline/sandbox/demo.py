@@ -16,6 +16,8 @@ from stash_sense_pipeline.sandbox.world import World
 DEMO_PACK = Path(__file__).with_name("demo_pack")
 SEED = 1
 PEOPLE = 250
+# Three shapes of site: pages by name, a wiki, and galleries that are found by name.
+SITES = ("babepedia", "boobpedia", "thenude", "elitebabes")
 
 
 @contextmanager
@@ -27,7 +29,7 @@ def demo_world(data_dir: Path) -> Iterator[dict[str, str]]:
     """
     sources = data_dir / "sources.yaml"
     with _servers(_earlier_ports(sources), data_dir / "pictures") as servers:
-        text = yaml.safe_dump(sources_settings(servers), sort_keys=False)
+        text = yaml.safe_dump(sources_settings(servers, sites=SITES), sort_keys=False)
         write_atomically(
             sources, f"# Written by the demo at each start: the sandbox world on this machine.\n{text}"
         )
@@ -56,5 +58,6 @@ def _servers(ports: dict[str, int], pictures: Path) -> Iterator[SandboxServers]:
 def _earlier_ports(sources: Path) -> dict[str, int]:
     if not sources.exists():
         return {}
-    boxes = yaml.safe_load(sources.read_text())["stash_boxes"]
-    return {name: port for name, box in boxes.items() if (port := urlsplit(box["url"]).port)}
+    sections = yaml.safe_load(sources.read_text())
+    places = {**sections["stash_boxes"], **sections.get("reference_sites", {})}
+    return {name: port for name, place in places.items() if (port := urlsplit(place["url"]).port)}

@@ -8,7 +8,8 @@ import gc
 import signal
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,9 +18,12 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from stash_sense_pipeline.sandbox.clock import Clock
 from stash_sense_pipeline.sandbox.control import box_operations, control_route
 from stash_sense_pipeline.sandbox.faults import FaultyServer, Traffic
 from stash_sense_pipeline.sandbox.images import PictureStore
+from stash_sense_pipeline.sandbox.sites.building import BY_NAME
+from stash_sense_pipeline.sandbox.sites.server import SiteServer, site_operations
 from stash_sense_pipeline.sandbox.stash_box import StashBoxServer
 from stash_sense_pipeline.sandbox.theporndb import ThePornDBServer, theporndb_operations
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
@@ -61,7 +65,7 @@ class SandboxServers:
         self.traffic.stopping.clear()
         sockets = {}
         try:
-            for name in self.world.sources:
+            for name in (*self.world.sources, *self.world.sites):
                 sockets[name] = _listen(self._host, self._wanted_ports.get(name, 0))
         except OSError:
             for opened in sockets.values():
@@ -108,7 +112,7 @@ class SandboxServers:
 
     def endpoint(self, source: str) -> str:
         """The address that goes into sources.yaml: with `/graphql` for a stash-box."""
-        return self.url(source) if source == THEPORNDB else f"{self.url(source)}/graphql"
+        return f"{self.url(source)}/graphql" if source in self.world.boxes else self.url(source)
 
     def api_key(self, source: str) -> str:
         """The key that the server accepts."""
@@ -130,6 +134,12 @@ class SandboxServers:
 
     def _application(self, name: str) -> FaultyServer:
         routes: list[Route]
+        if name in self.world.sites:
+            site = self.world.sites[name]
+            server = SiteServer(site, self.pictures, Clock(datetime.now(UTC)))
+            routes = server.routes()
+            control = control_route(server, site_operations(site), self.traffic)
+            return FaultyServer(Starlette(routes=[control, *routes]), name, self.traffic)
         if name == THEPORNDB:
             store = self.world.theporndb
             routes = ThePornDBServer(store, self.pictures).routes()
@@ -154,8 +164,10 @@ class SandboxServers:
                 opened.close()
 
 
-def sources_settings(servers: SandboxServers, **per_source: Any) -> dict[str, Any]:
-    """What sources.yaml must hold for the pipeline to read this world.
+def sources_settings(
+    servers: SandboxServers, *, sites: Collection[str] = (), **per_source: Any
+) -> dict[str, Any]:
+    """What sources.yaml must hold for the pipeline to read this world, with some of its `sites` switched on.
 
     `per_source` are further settings for every source. Keys are not in it: see `SandboxServers.environment`.
     """
@@ -172,7 +184,22 @@ def sources_settings(servers: SandboxServers, **per_source: Any) -> dict[str, An
             "trust_level": "high",
             **per_source,
         }
-    return {"stash_boxes": boxes}
+    reference = {
+        name: {
+            "enabled": True,
+            "url": servers.url(name),
+            "fetch": True,
+            "rate_limit": _RATE_LIMIT,
+            "max_faces": 5,
+            "priority": 10 + place,
+            "trust_level": "medium",
+            "reference_mode": "name" if name in BY_NAME else "url",
+            **per_source,
+        }
+        for place, name in enumerate(servers.world.sites, start=1)
+        if name in sites
+    }
+    return {"stash_boxes": boxes, "reference_sites": reference} if reference else {"stash_boxes": boxes}
 
 
 def _listen(host: str, port: int) -> socket.socket:

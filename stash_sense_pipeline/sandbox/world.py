@@ -32,6 +32,8 @@ from stash_sense_pipeline.sandbox.naming import (
     romanised,
     slug,
 )
+from stash_sense_pipeline.sandbox.sites.building import empty_sites, fill_sites
+from stash_sense_pipeline.sandbox.sites.model import SandboxSite
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 
 THEPORNDB = "theporndb"
@@ -127,6 +129,7 @@ class World:
     boxes: dict[str, Box]
     theporndb: ThePornDB
     people: list[InventedPerson] = field(default_factory=list)
+    sites: dict[str, SandboxSite] = field(default_factory=empty_sites)
 
     @property
     def sources(self) -> dict[str, Box | ThePornDB]:
@@ -149,6 +152,7 @@ class World:
         """The world of the demo: people on several boxes, and everything that makes linking them hard."""
         world = cls.empty(seed)
         _DemoBuilder(world, seed, people).build()
+        fill_sites(world, seed)
         return world
 
     @classmethod
@@ -169,6 +173,8 @@ class World:
 
     def person_of(self, source: str, performer_id: str) -> int | None:
         """Who a record is of: the number of a person, None for a record of nobody (junk)."""
+        if source in self.sites:
+            return self.sites[source].people.get(performer_id)
         return self.sources[source].people.get(performer_id)
 
     def people_in(self, source: str, image_id: str) -> tuple[int, ...]:

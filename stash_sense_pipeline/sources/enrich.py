@@ -422,18 +422,16 @@ class _Enrichment:
             self._progress("names", done, len(due))
 
     def _people(self, known: Collection[Known], linked: Collection[RecordKey]) -> list[tuple[Known, str]]:
-        """One record of each person to search for, with the name to ask for. Namesakes are left out."""
-        named: dict[str, list[Known]] = defaultdict(list)
+        """One record of each person to search for, with the name to ask for. A name of two people is left out."""
+        main: dict[str, list[Known]] = defaultdict(list)
+        holders: dict[str, list[Known]] = defaultdict(list)
         for record in known:
-            named[any_order(record.name)].append(record)
+            main[any_order(record.name)].append(record)
+            for called in {any_order(name) for name in (record.name, *record.aliases)}:
+                holders[called].append(record)
         wanted = self._settings.gender_filter
-        found = []
-        for records in named.values():
-            ids = {record.performer_id for record in records if record.performer_id is not None}
-            sources = [record.source for record in records]
-            if len(ids) > 1 or len(set(sources)) < len(sources):
-                self._outcomes[Outcome.AMBIGUOUS] += 1
-                continue
+        found: dict[str, tuple[Known, str]] = {}
+        for records in main.values():
             if any((record.source, record.source_id) in linked for record in records) or not any(
                 passes_filter(record.gender, wanted) for record in records
             ):
@@ -442,9 +440,13 @@ class _Enrichment:
             names = [record.name for record in records] + [a for record in records for a in record.aliases]
             # Searches want Latin letters; the first such name of at least two words.
             name = next((each for each in names if " " in fold(each) and fold(each).isascii()), None)
-            if name is not None:
-                found.append((records[0], name))
-        return found
+            if name is None:
+                continue
+            if _may_be_several(holders[any_order(name)]):
+                self._outcomes[Outcome.AMBIGUOUS.value] += 1
+                continue
+            found.setdefault(any_order(name), (records[0], name))
+        return list(found.values())
 
     async def _search_one(self, item: str, person: Known, name: str, profiles: Mapping[str, _Listed]) -> None:
         link = self._performer_url(person)
@@ -457,14 +459,14 @@ class _Enrichment:
         self._answered(page=False)
         if len(hits) != 1:
             outcome = Outcome.AMBIGUOUS if hits else Outcome.NOT_FOUND
-            self._outcomes[outcome] += 1
+            self._outcomes[outcome.value] += 1
             await self._note(_NAME, item, self._answer_now(outcome))
             return
         hit = hits[0]
         held = self._held.get(hit.key)
         # A page that is listed for somebody, or was found for somebody else of that name, is theirs.
         if hit.key in profiles or hit.key in self._stored or (held is not None and link not in held.urls):
-            self._outcomes[Outcome.AMBIGUOUS] += 1
+            self._outcomes[Outcome.AMBIGUOUS.value] += 1
             await self._note(_NAME, item, self._answer_now(Outcome.AMBIGUOUS))
             return
         async for visit in self._connector.visit([Target(hit.key, hit.url)]):
@@ -503,7 +505,7 @@ class _Enrichment:
 
     def _failed(self, error: SourceError) -> bool:
         """Counts an error. True when it is no answer, so that nothing may change; raises when the run must end."""
-        self._outcomes[error.outcome] += 1
+        self._outcomes[error.outcome.value] += 1
         if isinstance(error, CircuitOpenError):
             raise error
         if error.outcome.is_answer:
@@ -557,7 +559,7 @@ class _Enrichment:
         return Visited(outcome.value, now, now + self._rules.revisit)
 
     async def _conclude(self, mode: str, item: str, visit: Visit, outcome: Outcome) -> None:
-        self._outcomes[outcome] += 1
+        self._outcomes[outcome.value] += 1
         await self._note(mode, item, self._visited(visit, outcome))
 
     # --- storing --------------------------------------------------------------------------------------------------
@@ -594,7 +596,7 @@ class _Enrichment:
         if self._pages:
             for source_id, (item, gone) in self._doubtful.items():
                 self._pending.gone.append(source_id)
-                self._outcomes[Outcome.GONE] += 1
+                self._outcomes[Outcome.GONE.value] += 1
                 self._pending.visited[_URL][item] = gone
         unlisted = [
             held.source_id
@@ -659,6 +661,12 @@ class _Enrichment:
 
     def _performer_url(self, record: Known) -> str:
         return f"https://{self._boxes[record.source]}/performers/{record.source_id}"
+
+
+def _may_be_several(records: Sequence[Known]) -> bool:
+    """Are these records of a name, its aliases too, known to be of different people, or two of one stash-box?"""
+    ids = {record.performer_id for record in records if record.performer_id is not None}
+    return len(ids) > 1 or len({record.source for record in records}) < len(records)
 
 
 def _status(error: SourceError) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import sqlalchemy as sa
@@ -95,13 +96,26 @@ class SiteConnector:
             return await self._find_title(self.site, name)
         page = await self._page(self.site.search(name))
         wanted, found = fold(name), {}
-        for candidate in self.site.candidates(page):
+        with self._reading():
+            candidates = self.site.candidates(page)
+        for candidate in candidates:
             profile = parse_profile(candidate.url)
             if profile is None or profile.key.site != self.source or profile.url is None:
                 continue
             if wanted in map(fold, candidate.names):
                 found[profile.key.key] = Hit(profile.key.key, profile.url)
         return tuple(found.values())
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever a page holds that its reader did not expect is a parse error, and not ours to stumble over."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            what = type(error).__name__
+            raise SourceError(
+                self.source, Outcome.PARSE_ERROR, f"a page could not be read ({what})"
+            ) from error
 
     async def _page(self, url: str, validators: Mapping[str, str] | None = None) -> Page:
         fetched = await self.fetcher.get(
@@ -126,7 +140,8 @@ class SiteConnector:
             page = await self._page(self.site.address(target.url), sent)
             if page.not_modified:
                 return Visit(target, unchanged=True, etag=target.etag, last_modified=target.last_modified)
-            profile = self.site.read(page, target.key)
+            with self._reading():
+                profile = self.site.read(page, target.key)
             profile = replace(profile, images=await self._images(profile), galleries=())
         except SourceError as error:
             return Visit(target, error=error)
@@ -137,7 +152,9 @@ class SiteConnector:
         images = list(profile.images)
         for url in profile.galleries[: self.site.galleries]:
             try:
-                images += self.site.pictures(await self._page(url), profile)
+                page = await self._page(url)
+                with self._reading():
+                    images += self.site.pictures(page, profile)
             except RobotsRefusalError:
                 continue
             except SourceError as error:
@@ -192,14 +209,18 @@ class SiteConnector:
         named = wiki.key_of_title(page.title)
         if named is None or not page.is_person:
             raise SourceError(self.source, Outcome.AMBIGUOUS, "the article is not one person's")
-        return wiki.parse(await self._page(wiki.article(page.page_id)), named[0])
+        article = await self._page(wiki.article(page.page_id))
+        with self._reading():
+            return wiki.parse(article, named[0])
 
     async def _ask_titles(self, wiki: Boobpedia, titles: Sequence[str]) -> list[WikiPage]:
         """The pages of up to fifty titles; answers that are continued are put together."""
         found: dict[str, WikiPage] = {}
         more: dict[str, str] = {}
         for _ in range(_MOST_CONTINUATIONS):
-            pages, more = wiki.read_titles(await self._page(wiki.question(titles, more)))
+            answer = await self._page(wiki.question(titles, more))
+            with self._reading():
+                pages, more = wiki.read_titles(answer)
             for page in pages:
                 known = found.get(page.title)
                 found[page.title] = page if known is None else _joined(known, page)
@@ -211,7 +232,9 @@ class SiteConnector:
         wanted = list(dict.fromkeys(titles))
         found: dict[str, ImageRecord] = {}
         for start in range(0, len(wanted), BATCH):
-            found.update(wiki.read_files(await self._page(wiki.files(wanted[start : start + BATCH]))))
+            answer = await self._page(wiki.files(wanted[start : start + BATCH]))
+            with self._reading():
+                found.update(wiki.read_files(answer))
         return found
 
     async def _find_title(self, wiki: Boobpedia, name: str) -> tuple[Hit, ...]:

@@ -35,13 +35,15 @@ def _tick(
 
 
 def test_the_night_refreshes_every_enabled_source_once(
-    definitions: dg.Definitions, settings: Settings
+    definitions: dg.Definitions, settings: Settings, tmp_path: Path
 ) -> None:
     at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
     context = dg.build_schedule_context(
         scheduled_execution_time=at, repository_def=definitions.get_repository_def()
     )
-    requests = nightly_enrichment(settings).evaluate_tick(context).run_requests or []
+    requests = (
+        nightly_enrichment(settings, environment_at(tmp_path)).evaluate_tick(context).run_requests or []
+    )
     enabled = [source.name for source in settings.enabled]
     assert [request.partition_key for request in requests] == enabled
     assert [request.tags["source"] for request in requests] == enabled
@@ -120,7 +122,7 @@ def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(t
 
 
 def test_the_week_ends_with_a_full_sweep_of_every_stash_box(
-    definitions: dg.Definitions, settings: Settings
+    definitions: dg.Definitions, settings: Settings, tmp_path: Path
 ) -> None:
     at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
     context = dg.build_schedule_context(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from stash_sense_pipeline.sources.records import ImageRecord
-from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, path_of
+from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, own_text, path_of
 from stash_sense_pipeline.sources.sites.site import Profile, Site
 
 
@@ -29,12 +29,11 @@ class Afdb(Site):
 
 def _aliases(page: Page) -> list[str]:
     """The list after "AKA:", up to the next line or label."""
-    for node in page.root.xpath("//body//text()[contains(., 'AKA:')]"):
-        said = str(node.root).partition("AKA:")[2]
-        label = node.xpath("..")[0]
-        if not said.strip():
-            after = label.xpath("following-sibling::node()[1][self::text()]").get()
-            said = str(after or "")
+    for element in page.root.xpath("//body//*[text()[contains(., 'AKA:')]]"):
+        said = own_text(element).partition("AKA:")[2]
+        if not said:
+            # The label alone is in it, say in bold; the list stands right behind.
+            said = str(element.xpath("following-sibling::node()[1][self::text()]").get() or "")
         return re.split(r"[,;]", re.split(r"\b[A-Z][a-z]+:", said)[0])
     return []
 

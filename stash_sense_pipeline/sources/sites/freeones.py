@@ -71,9 +71,10 @@ class FreeOnes(Site):
         """What the JSON-LD of the gallery lists, or else its links with an id and a size."""
         if _gallery_owner(page.url) != profile.key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
+        galleries = list(page.json_ld("ImageGallery"))
         found = [
             image(page.join(str(media["url"])), media.get("width"), media.get("height"))
-            for gallery in page.json_ld("ImageGallery")
+            for gallery in galleries
             for media in _listed(gallery.get("associatedMedia"))
             if media.get("url")
         ]
@@ -81,7 +82,7 @@ class FreeOnes(Site):
             for link in page.root.css("a[data-id][href][data-size]"):
                 width, _, height = link.attrib["data-size"].partition("x")
                 found.append(image(page.join(link.attrib["href"]), width, height))
-        if not found:
+        if not found and not galleries:
             raise page.strange("ImageGallery in its JSON-LD")
         return tuple(each for each in found if each.url and not _CROP.search(each.url))
 

@@ -1,0 +1,102 @@
+"""The HTTP face of a sandbox site: robots.txt, defences, validators, pictures, and whatever its shape answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from stash_sense_pipeline.sandbox.clock import Clock
+from stash_sense_pipeline.sandbox.images import PictureStore, sniff
+from stash_sense_pipeline.sandbox.sites.model import AGE_GATE, CHALLENGE, Reply, SandboxSite
+
+# Sites that keep pictures from other sites: they want a page of their own as Referer.
+_GUARDED = frozenset({"babepedia", "indexxx"})
+# A static host that refuses a foreign Referer and none at all is fine.
+_SHY = frozenset({"thenude"})
+
+
+class SiteServer:
+    """One site on one port; hosts of the real site that keep pictures are the same port here."""
+
+    def __init__(self, site: SandboxSite, pictures: PictureStore, clock: Clock) -> None:
+        self.name = site.name
+        self.clock = clock
+        self._site = site
+        self._pictures = pictures
+
+    def routes(self) -> list[Route]:
+        """Everything."""
+        return [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
+
+    async def _answer(self, request: Request) -> Response:
+        site, path = self._site, request.url.path
+        with site.lock:
+            if path == "/robots.txt":
+                return self._robots()
+            if site.behaviour.challenge:
+                return Response(CHALLENGE, 403, {"cf-mitigated": "challenge"}, "text/html")
+            if site.behaviour.refuse is not None:
+                return Response(
+                    b"<html><body>No</body></html>", site.behaviour.refuse, media_type="text/html"
+                )
+            picture = site.files.get(path)
+            if picture is None:
+                if site.behaviour.age_gate:
+                    reply: Reply | None = Reply(AGE_GATE)
+                else:
+                    reply = site.respond(path, dict(request.query_params), request.cookies)
+                return self._sent(request, reply or site.not_there())
+        if self._refuses_picture(request):
+            return Response(b"hot-linking", 403, media_type="text/plain")
+        data = await run_in_threadpool(self._pictures.original, picture)
+        return Response(data, media_type=sniff(data))
+
+    def _refuses_picture(self, request: Request) -> bool:
+        referer = urlsplit(request.headers.get("referer", "")).netloc
+        own = referer == request.headers.get("host")
+        return (self.name in _GUARDED and not own) or (self.name in _SHY and referer != "" and not own)
+
+    def _robots(self) -> Response:
+        behaviour = self._site.behaviour
+        if behaviour.robots is None:
+            return Response(b"<html><body>404</body></html>", 404, media_type="text/html")
+        return Response(behaviour.robots.encode(), behaviour.robots_status, media_type=behaviour.robots_type)
+
+    def _sent(self, request: Request, reply: Reply) -> Response:
+        if reply.location is not None:
+            return Response(status_code=reply.status, headers={"location": reply.location})
+        etag = f'"{hashlib.sha256(reply.body).hexdigest()[:16]}"'
+        if reply.status == 200 and request.headers.get("if-none-match") == etag:
+            return Response(status_code=304, headers={"etag": etag})
+        return Response(reply.body, reply.status, {"etag": etag}, reply.content_type)
+
+
+def site_operations(site: SandboxSite) -> dict[str, Callable[..., Any]]:
+    """What can be done to a site while it runs."""
+
+    def behave(**changes: Any) -> None:
+        with site.lock:
+            for name, value in changes.items():
+                if not hasattr(site.behaviour, name):
+                    raise ValueError(f"a site has no {name}")
+                setattr(site.behaviour, name, value)
+
+    def remove(slug: str) -> None:
+        with site.lock:
+            site.gone.add(slug)
+
+    def pages() -> list[dict[str, Any]]:
+        with site.lock:
+            return [
+                {"slug": p.slug, "key": p.key, "name": p.name, "person": p.person}
+                for p in site.pages.values()
+            ]
+
+    return {"behave": behave, "remove": remove, "pages": pages}

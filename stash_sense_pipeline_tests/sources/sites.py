@@ -1,0 +1,85 @@
+"""Enriching from the sandbox's sites in tests: one call that asks one site, impatiently."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.settings import ReferenceSiteSettings
+from stash_sense_pipeline.sources.enrich import EnrichReport, enrich_source
+from stash_sense_pipeline.sources.fetchers import make_fetcher
+from stash_sense_pipeline.sources.http import Patience, PoliteClient
+from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.robots import Robots
+from stash_sense_pipeline.sources.site_connector import SiteConnector
+
+IMPATIENT = Patience(
+    attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=50
+)
+BY_NAME = ("elitebabes", "javdatabase")
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def boxes_of(servers: SandboxServers) -> Mapping[str, str]:
+    """Universal-id host of each box, the most believed first."""
+    return {name: source.host for name, source in servers.world.sources.items()}
+
+
+def site_settings(name: str, url: str, **changes: Any) -> ReferenceSiteSettings:
+    """Settings of one site at an address."""
+    given = {
+        "enabled": True,
+        "fetch": True,
+        "rate_limit": 600_000.0,
+        "reference_mode": "name" if name in BY_NAME else "url",
+        **changes,
+    }
+    return ReferenceSiteSettings(name=name, url=url, **given)
+
+
+def enrich_from(
+    servers: SandboxServers,
+    engine: sa.Engine,
+    name: str,
+    *,
+    now: datetime = NOW,
+    suppressions: Any = NO_SUPPRESSIONS,
+    flaresolverr_url: str | None = None,
+    chrome_cdp_url: str | None = None,
+    during: Callable[[str, int], None] = lambda stage, done: None,
+    **changes: Any,
+) -> EnrichReport:
+    """Enriches from one site of the sandbox as at the time `now`."""
+    settings = site_settings(name, changes.pop("url", servers.url(name)), **changes)
+    clock = Clock(now=lambda: now)
+
+    async def run() -> EnrichReport:
+        async with PoliteClient(
+            name,
+            settings.url,
+            rate=settings.rate_limit,
+            patience=IMPATIENT,
+            gate=Robots(name),
+            one_at_a_time=True,
+        ) as client:
+            fetcher = make_fetcher(settings, client, flaresolverr_url, chrome_cdp_url)
+            try:
+                return await enrich_source(
+                    engine,
+                    settings,
+                    boxes_of(servers),
+                    SiteConnector(settings, client, fetcher),
+                    suppressions,
+                    lambda stage, done, total: during(stage, done),
+                    clock=clock,
+                )
+            finally:
+                await fetcher.close()
+
+    return asyncio.run(run())

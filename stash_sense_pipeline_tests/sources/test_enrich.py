@@ -1,0 +1,429 @@
+"""Enriching over HTTP from all ten sites of the sandbox: every trap for a reader is there, and nobody wrong gets in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.errors import Outcome
+from stash_sense_pipeline.privacy.suppression import Suppressions, url_hashes
+from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
+from stash_sense_pipeline.sandbox.images import Kind
+from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.sites.model import Behaviour
+from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline_tests.sources.conftest import refresh_from
+from stash_sense_pipeline_tests.sources.sites import BY_NAME, NOW, enrich_from
+
+pytestmark = pytest.mark.slow
+
+SITES = tuple(World.empty().sites)
+LISTED = tuple(name for name in SITES if name not in BY_NAME)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[SandboxServers]:
+    """A world of 80 people with all its servers."""
+    with SandboxServers(World.demo(seed=5, people=80)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def boxes_read(servers: SandboxServers, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A catalog that has read the boxes, to copy."""
+    path = tmp_path_factory.mktemp("boxes") / "catalog.db"
+    engine = open_catalog(f"sqlite:///{path}")
+    for name in servers.world.sources:
+        assert refresh_from(servers, engine, name, "auto").outcome is Outcome.FOUND
+    with engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def catalog(boxes_read: Path, tmp_path: Path, servers: SandboxServers) -> Iterator[sa.Engine]:
+    """A catalog that has read the boxes and no site; the sites behave."""
+    servers.traffic.clear_faults()
+    servers.traffic.clear_requests()
+    for site in servers.world.sites.values():
+        site.behaviour = Behaviour()
+    engine = open_catalog(f"sqlite:///{shutil.copy2(boxes_read, tmp_path / 'catalog.db')}")
+    yield engine
+    engine.dispose()
+
+
+def rows(engine: sa.Engine, query: str, **values: object) -> list[tuple]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query), values)]
+
+
+def live(engine: sa.Engine, name: str) -> set[str]:
+    found = rows(
+        engine, "SELECT source_id FROM source_performers WHERE source=:s AND deleted_at IS NULL", s=name
+    )
+    return {source_id for (source_id,) in found}
+
+
+def visits(engine: sa.Engine, name: str) -> list[tuple]:
+    return rows(engine, "SELECT * FROM site_visits WHERE source=:s", s=name)
+
+
+def found_visits(engine: sa.Engine, name: str) -> list[tuple]:
+    return rows(
+        engine, "SELECT * FROM site_visits WHERE source=:s AND outcome='found' ORDER BY item_hash", s=name
+    )
+
+
+@pytest.mark.parametrize("layout", ["current", "previous"])
+@pytest.mark.parametrize("name", SITES)
+def test_nobody_wrong_gets_in(servers, catalog, name, layout):
+    site = servers.world.sites[name]
+    site.behaviour.layout = layout
+    report = enrich_from(servers, catalog, name)
+    assert report.outcome is Outcome.FOUND, report.message
+    stored = live(catalog, name)
+    # Of twelve people one page was removed; two of a name are too many to choose from where a name is all there is.
+    assert len(stored) >= (5 if name in BY_NAME else 10)
+    # Everybody stored is a person of the boxes, never the stranger of the same name.
+    people = {key: site.people[key] for key in stored}
+    assert all(0 <= person < 80 for person in people.values())
+    removed = {site.pages[slug].key for slug in site.gone}
+    assert stored.isdisjoint(removed)
+    # Every picture shows that person, alone.
+    images = rows(
+        catalog,
+        "SELECT source_id, url FROM performer_images JOIN source_images USING (source, image_id) WHERE source=:s",
+        s=name,
+    )
+    assert len(images) >= len(stored) - 1
+    for source_id, url in images:
+        picture = _picture_at(servers, name, url)
+        assert picture is None or (
+            picture.kind is Kind.PORTRAIT and picture.people == (people[source_id],)
+        ), url
+    # Nothing that must not be stored is anywhere in the catalog.
+    text = repr([rows(catalog, f"SELECT * FROM {table} WHERE source=:s", s=name) for table in TABLES])
+    assert "Legalname" not in text
+    assert "river" not in text
+    assert "shop.example" not in text
+    assert "intent" not in text
+
+
+TABLES = (
+    "source_performers",
+    "performer_aliases",
+    "performer_urls",
+    "source_images",
+    "site_visits",
+    "sync_state",
+)
+
+
+def _picture_at(servers, name, url):
+    from urllib.parse import unquote, urlsplit
+
+    assert url.startswith(servers.url(name)), url
+    return servers.world.sites[name].files.get(unquote(urlsplit(url).path))
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_robots_txt_comes_first_and_profiles_are_not_visited_again_within_30_days(servers, catalog, name):
+    enrich_from(servers, catalog, name)
+    asked = servers.traffic.requests(name)
+    assert asked[0].path == "/robots.txt"
+    assert [entry.path for entry in asked].count("/robots.txt") == 1
+    assert all(entry.user_agent.startswith("stash-sense-pipeline/") for entry in asked)
+    servers.traffic.clear_requests()
+    before = live(catalog, name)
+    again = enrich_from(servers, catalog, name, now=NOW + timedelta(days=29, hours=23))
+    assert servers.traffic.requests(name) == []
+    assert (again.outcome, again.requests) == (Outcome.FOUND, 0)
+    later = enrich_from(servers, catalog, name, now=NOW + timedelta(days=30))
+    assert later.outcome is Outcome.FOUND
+    assert live(catalog, name) == before
+    if name in LISTED:
+        # Conditional GET, or the wiki's revision: nothing is read twice that has not changed.
+        assert later.outcomes.get("unchanged", 0) == len(before)
+
+
+def test_no_link_no_visit(servers, catalog):
+    """URL mode asks for nothing that no stash-box lists."""
+    site = servers.world.sites["babepedia"]
+    enrich_from(servers, catalog, "babepedia")
+    visited = {entry.path.removeprefix("/babe/") for entry in servers.traffic.requests("babepedia", "/babe/")}
+    namesake = next(page.slug for page in site.pages.values() if page.person >= 50_000)
+    assert namesake not in visited
+    assert not servers.traffic.requests("babepedia", "/ajax-search.php")
+
+
+def test_aliases_stay_only_with_a_second_source(servers, catalog):
+    enrich_from(servers, catalog, "freeones")
+    listed = {
+        alias.casefold()
+        for (alias,) in rows(catalog, "SELECT alias FROM performer_aliases WHERE source <> 'freeones'")
+    }
+    names = {
+        name.casefold()
+        for (name,) in rows(catalog, "SELECT name FROM source_performers WHERE name IS NOT NULL")
+    }
+    kept = {
+        alias.casefold()
+        for (alias,) in rows(catalog, "SELECT alias FROM performer_aliases WHERE source='freeones'")
+    }
+    assert kept
+    assert kept <= listed | names
+    on_pages = {
+        alias.casefold() for page in servers.world.sites["freeones"].pages.values() for alias in page.aliases
+    }
+    assert on_pages - kept
+
+
+def test_a_name_that_two_people_have_is_nobodys(servers, catalog):
+    """Two hits for a name are ambiguous, and stored as such; neither page is visited."""
+    report = enrich_from(servers, catalog, "elitebabes")
+    site = servers.world.sites["elitebabes"]
+    namesake = next(page for page in site.pages.values() if page.person >= 50_000)
+    assert report.outcomes["ambiguous"] >= 1
+    stored = {
+        site.pages[slug].name for slug in site.pages if site.pages[slug].key in live(catalog, "elitebabes")
+    }
+    assert namesake.name not in stored
+
+
+def test_name_mode_asks_only_for_full_names_of_one_person(servers, catalog):
+    enrich_from(servers, catalog, "elitebabes")
+    asked = [
+        entry.query for entry in servers.traffic.requests("elitebabes", "/") if entry.query.startswith("s=")
+    ]
+    assert asked
+    assert all("+" in query for query in asked)
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_new_layout_stops_the_site_and_moves_nothing(servers, catalog, name):
+    enrich_from(servers, catalog, name)
+    if name == "boobpedia":
+        # Its revisions tell that nothing changed; here they are forgotten.
+        with catalog.begin() as connection:
+            connection.execute(sa.text("UPDATE site_visits SET etag=NULL"))
+    state = live(catalog, name), found_visits(catalog, name)
+    servers.world.sites[name].behaviour.layout = "new"
+    servers.traffic.clear_requests()
+    report = enrich_from(servers, catalog, name, now=NOW + timedelta(days=31))
+    assert report.outcome is Outcome.PARSE_ERROR
+    assert "layout changed" in (report.message or "")
+    assert "\n" not in (report.message or "")
+    assert (live(catalog, name), found_visits(catalog, name)) == state
+    # No more profiles are asked for after three in a row; on IAFD unknown ids, which are answered, stand between.
+    pages = [entry for entry in servers.traffic.requests(name) if entry.path != "/robots.txt"]
+    assert name == "iafd" or len(pages) <= 6
+
+
+def test_a_refusing_site_is_left_alone_for_hours(servers, catalog):
+    site = servers.world.sites["thenude"]
+    site.behaviour.challenge = True
+    report = enrich_from(servers, catalog, "thenude")
+    assert report.outcome is Outcome.BLOCKED
+    # 403 is never tried again, and three of them are enough.
+    assert len(servers.traffic.requests("thenude")) == 1 + 3
+    assert visits(catalog, "thenude") == []
+    site.behaviour.challenge = False
+    servers.traffic.clear_requests()
+    soon = enrich_from(servers, catalog, "thenude", now=NOW + timedelta(hours=5))
+    assert soon.outcome is Outcome.BLOCKED
+    assert "left alone until" in (soon.message or "")
+    assert servers.traffic.requests("thenude") == []
+    assert enrich_from(servers, catalog, "thenude", now=NOW + timedelta(hours=7)).outcome is Outcome.FOUND
+
+
+@pytest.mark.parametrize(
+    ("robots", "status", "kind"),
+    [
+        ("User-agent: *\nDisallow: /", 200, "text/plain"),
+        ("<html><body>Welcome</body></html>", 200, "text/html"),
+        ("<html>no type</html>", 200, "text/plain"),
+        ("", 500, "text/plain"),
+        ("", 403, "text/plain"),
+        ("", 429, "text/plain"),
+    ],
+)
+def test_robots_that_says_no_or_cannot_be_read_means_no(servers, catalog, robots, status, kind):
+    site = servers.world.sites["babepedia"]
+    site.behaviour.robots, site.behaviour.robots_status, site.behaviour.robots_type = robots, status, kind
+    report = enrich_from(servers, catalog, "babepedia")
+    assert not report.outcome.is_answer
+    assert "robots.txt" in (report.message or "") or report.outcomes.keys() == {"disallowed"}
+    assert {entry.path for entry in servers.traffic.requests("babepedia")} == {"/robots.txt"}
+    assert live(catalog, "babepedia") == set()
+    assert visits(catalog, "babepedia") == []
+
+
+def test_robots_missing_allows(servers, catalog):
+    servers.world.sites["babepedia"].behaviour.robots = None
+    assert enrich_from(servers, catalog, "babepedia").outcome is Outcome.FOUND
+
+
+@pytest.mark.parametrize("group", ["stash-sense-pipeline", "*"])
+def test_robots_changes_between_runs(servers, catalog, group):
+    site = servers.world.sites["afdb"]
+    enrich_from(servers, catalog, "afdb")
+    site.behaviour.robots = f"\ufeffUser-agent: {group}\nDisallow: /actor/"
+    servers.traffic.clear_requests()
+    report = enrich_from(servers, catalog, "afdb", now=NOW + timedelta(days=40))
+    assert {entry.path for entry in servers.traffic.requests("afdb")} == {"/robots.txt"}
+    assert report.outcome is Outcome.DISALLOWED
+    assert len(live(catalog, "afdb")) == 11
+
+
+def test_a_removed_profile_goes_at_the_second_sight_days_later(servers, catalog):
+    name = "iafd"
+    site = servers.world.sites[name]
+    enrich_from(servers, catalog, name)
+    before = live(catalog, name)
+    victim = next(page for page in site.pages.values() if page.key in before)
+    site.gone.add(victim.slug)
+    try:
+        enrich_from(servers, catalog, name, now=NOW + timedelta(days=30))
+        assert live(catalog, name) == before
+        enrich_from(servers, catalog, name, now=NOW + timedelta(days=31))
+        assert live(catalog, name) == before
+        # Days later, but nothing else of the site was seen on this visit: it may be an outage.
+        enrich_from(servers, catalog, name, now=NOW + timedelta(days=34))
+        assert live(catalog, name) == before
+        enrich_from(servers, catalog, name, now=NOW + timedelta(days=60))
+        assert live(catalog, name) == before - {victim.key}
+        images = rows(
+            catalog,
+            "SELECT count(*) FROM source_images WHERE source=:s AND url LIKE :u",
+            s=name,
+            u=f"%{victim.slug}%",
+        )
+        assert images == [(0,)]
+    finally:
+        site.gone.discard(victim.slug)
+
+
+def test_suppressed_people_are_not_even_asked_for(servers, catalog):
+    page = next(page for page in servers.world.sites["babepedia"].pages.values() if page.person < 80)
+    url = servers.world.sites["babepedia"].url(page)
+    suppressions = Suppressions(b"k" * 32, urls=frozenset(url_hashes(b"k" * 32, url)))
+    report = enrich_from(servers, catalog, "babepedia", suppressions=suppressions)
+    assert report.suppressed == 1
+    assert page.key not in live(catalog, "babepedia")
+    assert not servers.traffic.requests("babepedia", f"/babe/{page.slug}")
+
+
+def test_only_the_gender_asked_about_or_unknown(servers, catalog):
+    with catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE source_performers SET gender='MALE' WHERE source<>'babepedia'"))
+        connection.execute(sa.text("UPDATE source_performers SET gender=NULL WHERE source='pmvstash'"))
+    enrich_from(servers, catalog, "babepedia", gender_filter="female")
+    few = live(catalog, "babepedia")
+    assert 0 < len(few) < 11
+
+
+def test_identifiers_without_a_request(servers, catalog):
+    report = enrich_from(servers, catalog, "iafd", fetch=False)
+    assert report.outcome is Outcome.FOUND
+    assert report.listed > 0
+    assert report.requests == 0
+    assert servers.traffic.requests("iafd") == []
+
+
+def test_a_link_to_the_configured_address_counts_as_the_sites_own(servers, catalog):
+    """A private mirror, or a test: stash-boxes may list either address."""
+    real, here = servers.world.sites["babepedia"].home, servers.url("babepedia")
+    with catalog.begin() as connection:
+        changed = sa.text("UPDATE performer_urls SET url = replace(url, :real, :here)")
+        connection.execute(changed, {"real": real, "here": here})
+    report = enrich_from(servers, catalog, "babepedia")
+    assert (report.outcome, report.live) == (Outcome.FOUND, 11)
+    # Identity cannot read such a link, so the record says itself whose it is.
+    urls = rows(
+        catalog,
+        "SELECT count(DISTINCT source_id) FROM performer_urls WHERE source='babepedia' AND url LIKE '%/performers/%'",
+    )
+    assert urls == [(11,)]
+
+
+BAD: dict[str, tuple[Fault, str]] = {
+    "broken": (
+        Fault(FaultKind.BODY, body=b"<html><div id='profbox2'><a class=img <<<h1 id=ba", times=None),
+        "parse_error",
+    ),
+    "empty": (Fault(FaultKind.BODY, body=b"", times=None), "parse_error"),
+    "zeros": (Fault(FaultKind.BODY, body=bytes(5000), times=None), "parse_error"),
+    "wrong charset": (
+        Fault(
+            FaultKind.BODY,
+            body=b"<h1 id=babename>\xff\xfe\xfa</h1>",
+            content_type="text/html; charset=utf-8",
+            times=None,
+        ),
+        "parse_error",
+    ),
+    "ten megabytes": (Fault(FaultKind.BODY, body=b"<p>x</p>" * 1_300_000, times=None), "disallowed"),
+    "json in html": (
+        Fault(FaultKind.BODY, body=b"<html><pre>{&quot;a&quot;: 1}</pre></html>", times=None),
+        "parse_error",
+    ),
+    "json": (
+        Fault(FaultKind.BODY, body=b'{"a": 1}', content_type="application/json", times=None),
+        "parse_error",
+    ),
+    "cut": (Fault(FaultKind.CUT, times=None), "timeout"),
+    "server error": (Fault(FaultKind.STATUS, status=500, times=None), "timeout"),
+    "refused": (Fault(FaultKind.STATUS, status=403, times=None), "blocked"),
+    "too many": (Fault(FaultKind.STATUS, status=429, times=None), "rate_limited"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_answers_are_typed_counted_and_move_nothing(servers, catalog, what):
+    fault, outcome = BAD[what]
+    fault.box, fault.path = "babepedia", "/babe/"
+    servers.traffic.inject(fault)
+    report = enrich_from(servers, catalog, "babepedia")
+    assert report.outcome.value == outcome
+    assert report.outcomes[outcome] >= 3
+    assert set(report.outcomes) == {outcome}
+    assert "\n" not in (report.message or "")
+    assert "/babe/" not in (report.message or "")
+    assert live(catalog, "babepedia") == set()
+    assert visits(catalog, "babepedia") == []
+    servers.traffic.clear_faults()
+    with catalog.begin() as connection:
+        connection.execute(sa.text("UPDATE sync_state SET detail='{}'"))
+    assert enrich_from(servers, catalog, "babepedia").live == 11
+
+
+@pytest.mark.parametrize("what", ["wrong charset", "ten megabytes", "cut", "broken"])
+def test_one_bad_page_does_not_keep_the_others(servers, catalog, what):
+    fault = BAD[what][0]
+    once = Fault(
+        fault.kind,
+        box="babepedia",
+        path="/babe/",
+        body=fault.body,
+        content_type=fault.content_type,
+        times=2,
+        every=4,
+    )
+    servers.traffic.inject(once)
+    report = enrich_from(servers, catalog, "babepedia")
+    assert report.outcome is Outcome.FOUND
+    assert report.outcomes["found"] >= 9
+    servers.traffic.clear_faults()
+    # What failed is asked for again by the next run, and nothing else.
+    servers.traffic.clear_requests()
+    enrich_from(servers, catalog, "babepedia")
+    assert len(live(catalog, "babepedia")) == 11
+    assert len(servers.traffic.requests("babepedia", "/babe/")) <= 2
