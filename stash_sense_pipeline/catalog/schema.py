@@ -340,7 +340,7 @@ site_visits = sa.Table(
         "item_hash",
         sa.Text,
         primary_key=True,
-        comment="SHA-256 of the profile key or of the record asked for",
+        comment="keyed hash of the profile key, or of the record asked for",
     ),
     sa.Column(
         "outcome", sa.Text, nullable=False, comment="found, not_found, gone or ambiguous: answers only"

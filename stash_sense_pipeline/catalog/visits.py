@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,11 +58,6 @@ class Held:
     found_by: str | None
     alias_hashes: frozenset[str]
     urls: tuple[str, ...]
-
-
-def item_hash(item: str) -> str:
-    """How an item is written down: not in clear, so that nothing of an erased person stays here."""
-    return hashlib.sha256(item.encode(errors="surrogatepass")).hexdigest()
 
 
 def listed_urls(

@@ -15,7 +15,7 @@ from stash_sense_pipeline.catalog import performers, visits
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.sync import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.catalog.visits import Held, Known, RecordKey, Visited, item_hash
+from stash_sense_pipeline.catalog.visits import Held, Known, RecordKey, Visited
 from stash_sense_pipeline.errors import (
     CircuitOpenError,
     HttpStatusError,
@@ -23,6 +23,7 @@ from stash_sense_pipeline.errors import (
     Outcome,
     SourceError,
 )
+from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile, stash_box_performer
 from stash_sense_pipeline.profile_urls import site as site_of
 from stash_sense_pipeline.progress import Progress
@@ -35,7 +36,7 @@ from stash_sense_pipeline.sources.breaker import (
     welcomed,
 )
 from stash_sense_pipeline.sources.limiter import Clock
-from stash_sense_pipeline.sources.mirror import Refusals
+from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit
 from stash_sense_pipeline.sources.site_matching import (
@@ -123,7 +124,7 @@ async def enrich_source(
     settings: ReferenceSiteSettings,
     boxes: Mapping[str, str],
     connector: SiteConnector,
-    suppressions: Refusals,
+    suppressions: Suppressions,
     progress: Progress = lambda stage, done, total: None,
     *,
     rules: EnrichRules | None = None,
@@ -146,7 +147,7 @@ class _Enrichment:
         settings: ReferenceSiteSettings,
         boxes: Mapping[str, str],
         connector: SiteConnector,
-        suppressions: Refusals,
+        suppressions: Suppressions,
         progress: Progress,
         rules: EnrichRules,
         clock: Clock,
@@ -168,8 +169,7 @@ class _Enrichment:
         self._strange = self._refused = self._answers = self._pages = 0
         self._last_failure: SourceError | None = None
         self._doubtful: dict[str, tuple[str, Visited]] = {}
-        self._counts = Counter[str]()
-        self._suppressed: set[str] = set()
+        self._mirror = Mirror(engine, settings.name, suppressions, clock)
         self._held: dict[str, Held] = {}
         self._stored: set[str] = set()
         self._missing: Mapping[str, int] = {}
@@ -201,19 +201,19 @@ class _Enrichment:
                 f"{self._source}: {self._missing['count']} profiles are listed no more, too many at once"
             )
         live = await asyncio.to_thread(self._save_state, outcome, message, through)
-        counts = self._counts
+        tally = self._mirror.tally
         return EnrichReport(
             source=self._source,
             mode=self._settings.reference_mode if self._settings.fetch else "identifiers",
             listed=listed,
             live=live,
-            added=counts["added"],
-            updated=counts["updated"],
-            removed=counts["removed"],
+            added=tally.added,
+            updated=tally.updated,
+            removed=tally.removed,
             merged=0,
-            unchanged=live - counts["added"] - counts["updated"],
-            images_added=counts["images"],
-            suppressed=len(self._suppressed),
+            unchanged=live - tally.added - tally.updated,
+            images_added=tally.images_added,
+            suppressed=len(tally.suppressed),
             not_adult=0,
             refused=self._missing.get("count", 0),
             requests=self._connector.client.requests - asked_before,
@@ -242,7 +242,7 @@ class _Enrichment:
                     continue
                 key = profile.key.key
                 if self._refusals.covers_url(public) or self._refusals.covers_record(self._source, key):
-                    self._suppressed.add(key)
+                    self._mirror.tally.suppressed.add(key)
                     continue
                 if record not in found[key]:
                     found[key].append(record)
@@ -292,7 +292,7 @@ class _Enrichment:
         }
         wanted = self._settings.gender_filter
         asked = {
-            key: item_hash(key)
+            key: self._hash(key)
             for key in profiles
             if any(passes_filter(record.gender, wanted) for record in records[key])
         }
@@ -339,7 +339,7 @@ class _Enrichment:
     async def _take_listed(
         self, visit: Visit, listed: _Listed, records: Sequence[Known], before: Visited | None
     ) -> None:
-        item = item_hash(visit.target.key)
+        item = self._hash(visit.target.key)
         if visit.error is not None:
             if self._failed(visit.error):
                 return
@@ -373,7 +373,7 @@ class _Enrichment:
             self._refusals.covers_url(url) for url in (*profile.urls, *profile.links)
         )
         if covered:
-            self._suppressed.add(profile.key)
+            self._mirror.tally.suppressed.add(profile.key)
         return covered
 
     async def _absent(self, item: str, visit: Visit, before: Visited | None) -> None:
@@ -413,7 +413,7 @@ class _Enrichment:
         linked = {record for listed in profiles.values() for record in listed.by}
         people = self._people(known.values(), linked)
         items = {f"{person.source}:{person.source_id}": (person, name) for person, name in people}
-        asked = {item: item_hash(item) for item in items}
+        asked = {item: self._hash(item) for item in items}
         due = self._due(asked, visited)
         self._progress("names", 0, len(due))
         for done, item in enumerate(due, 1):
@@ -578,7 +578,14 @@ class _Enrichment:
 
         hashes = await asyncio.to_thread(seconded) if profile.aliases else frozenset()
         self._pending.records.append(
-            record_of(profile, records, found_by=found_by, seconded=hashes, extra_urls=extra)
+            record_of(
+                profile,
+                records,
+                found_by=found_by,
+                seconded=hashes,
+                extra_urls=extra,
+                alias_hash=self._alias_hash,
+            )
         )
 
     async def _withdraw(self, key: str) -> None:
@@ -612,11 +619,7 @@ class _Enrichment:
             self._pending.gone += unlisted
         await self._flush()
 
-        def clean() -> int:
-            with writing(self._engine) as connection:
-                return performers.remove_orphaned_images(connection, self._source)
-
-        await asyncio.to_thread(clean)
+        await self._mirror.remove_orphaned_images()
 
     async def _flush(self) -> None:
         """Commits records, removals and visits together."""
@@ -624,22 +627,14 @@ class _Enrichment:
         if not pending and not pending.records:
             return
 
-        def commit() -> None:
-            now = self._clock.now()
-            with writing(self._engine) as connection:
-                counts = performers.store_records(connection, self._source, pending.records, now)
-                gone = dict.fromkeys(pending.gone)
-                buried = performers.bury_records(connection, self._source, gone, now)
-                for mode, visited in pending.visited.items():
-                    visits.store_visits(connection, self._source, mode, visited)
-            self._counts.update(
-                added=counts.added,
-                updated=counts.updated,
-                images=counts.images_added,
-                removed=buried.removed,
-            )
+        def also(connection: sa.Connection) -> None:
+            gone = dict.fromkeys(pending.gone)
+            buried = performers.bury_records(connection, self._source, gone, self._clock.now())
+            self._mirror.tally.removed += buried.removed
+            for mode, visited in pending.visited.items():
+                visits.store_visits(connection, self._source, mode, visited)
 
-        await asyncio.shield(asyncio.to_thread(commit))
+        await asyncio.shield(self._mirror.store(pending.records, also))
 
     def _save_state(self, outcome: Outcome, message: str | None, through: bool) -> int:
         now = self._clock.now()
@@ -655,6 +650,13 @@ class _Enrichment:
             )
             save_state(connection, state)
             return performers.count_records(connection, self._source).live
+
+    def _hash(self, item: str) -> str:
+        """How an item is written down: with the secret key, so that nobody's name can be tried out on it."""
+        return self._refusals.withheld_hash(self._source, item)
+
+    def _alias_hash(self, name: str) -> str:
+        return self._refusals.withheld_hash("alias", any_order(name))[:32]
 
     def _performer(self, record: Known) -> tuple[str, str] | None:
         return stash_box_performer(self._performer_url(record))

@@ -117,10 +117,13 @@ class Mirror:
 
         return await asyncio.to_thread(run)
 
-    async def store(self, records: Sequence[PerformerRecord]) -> None:
+    async def store(
+        self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None = None
+    ) -> None:
         """Stores live records, but none that must not be stored: what is there of those is deleted.
 
-        The suppression list is asked inside the transaction: somebody may have been added while this run reads.
+        The suppression list is asked inside the transaction: somebody may have been added while this run reads. `also`
+        writes further rows in it.
         """
 
         def run() -> performers.StoreCounts:
@@ -129,9 +132,12 @@ class Mirror:
                 verdicts = [(record, self._verdict(record)) for record in records]
                 self._withhold(connection, [(record, why) for record, why in verdicts if why is not None])
                 allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
-                return performers.store_records(connection, self.source, allowed, self._clock.now())
+                counts = performers.store_records(connection, self.source, allowed, self._clock.now())
+                if also is not None:
+                    also(connection)
+                return counts
 
-        if records:
+        if records or also is not None:
             counts = await asyncio.to_thread(run)
             self.tally.added += counts.added
             self.tally.updated += counts.updated

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from stash_sense_pipeline.catalog.visits import Known
 from stash_sense_pipeline.profile_urls import canonical_profile
@@ -72,11 +71,6 @@ def claimants_of(profile: Profile, records: Sequence[Known], same_person_only: b
     return tuple(fitting)
 
 
-def alias_hash(name: str) -> str:
-    """What is kept of an alias that only one site has: enough to recognise it at a second one."""
-    return hashlib.sha256(any_order(name).encode(errors="surrogatepass")).hexdigest()[:32]
-
-
 def record_of(
     profile: Profile,
     claimants: Sequence[Known],
@@ -84,8 +78,9 @@ def record_of(
     found_by: str,
     seconded: Collection[str],
     extra_urls: Iterable[str],
+    alias_hash: Callable[[str], str],
 ) -> PerformerRecord:
-    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`.
+    """The record to store. What is kept of an alias that only this site has is its hash. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`.
 
     Outgoing links stay when they are profiles of a site that we know, but none of a stash-box: such a page proves
     too much. A profile found by name proves nothing, so none of its links is kept.

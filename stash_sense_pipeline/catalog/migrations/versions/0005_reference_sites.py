@@ -23,7 +23,7 @@ def upgrade() -> None:
             "item_hash",
             sa.Text(),
             nullable=False,
-            comment="SHA-256 of the profile key or of the record asked for",
+            comment="keyed hash of the profile key, or of the record asked for",
         ),
         sa.Column(
             "outcome", sa.Text(), nullable=False, comment="found, not_found, gone or ambiguous: answers only"
