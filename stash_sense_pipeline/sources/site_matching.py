@@ -80,7 +80,8 @@ def record_of(
     extra_urls: Iterable[str],
     alias_hash: Callable[[str], str],
 ) -> PerformerRecord:
-    """The record to store. What is kept of an alias that only this site has is its hash. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`.
+    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`; of
+    the others only the hash is kept.
 
     Outgoing links stay when they are profiles of a site that we know, but none of a stash-box: such a page proves
     too much. A profile found by name proves nothing, so none of its links is kept.
