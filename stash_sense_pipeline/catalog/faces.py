@@ -191,14 +191,21 @@ def waiting_faces(
     digests: Mapping[str, str],
     after: int,
     limit: int,
+    among: Sequence[int] | None = None,
 ) -> list[WaitingFace]:
-    """The next faces that `count_waiting` counts, with ids above `after`, in the order of their ids."""
-    rows = connection.execute(
+    """The next faces that `count_waiting` counts, with ids above `after`, in the order of their ids.
+
+    With `among`, only of these ids.
+    """
+    next_ones = (
         sa.select(aligned_crops.c.face_id, aligned_crops.c.png)
         .where(aligned_crops.c.face_id > after, _waiting(source, detector_digest, digests))
         .order_by(aligned_crops.c.face_id)
         .limit(limit)
-    ).all()
+    )
+    if among is not None:
+        next_ones = next_ones.where(aligned_crops.c.face_id.in_(among))
+    rows = connection.execute(next_ones).all()
     have: dict[int, set[str]] = {}
     outdated: set[int] = set()
     for ids in batched([row.face_id for row in rows], _IN_LIST):
@@ -221,6 +228,41 @@ def waiting_faces(
         )
         for face_id, png in rows
     ]
+
+
+def lease_faces(
+    connection: sa.Connection,
+    source: str,
+    detector_digest: str,
+    digests: Mapping[str, str],
+    after: int,
+    limit: int,
+) -> tuple[list[WaitingFace], int | None]:
+    """As `waiting_faces`, but faces that another worker has are passed over, and these are ours until the transaction ends.
+
+    Returns them, and the last id that was looked at: None when every one that waits is somebody else's. Only on
+    PostgreSQL. The lease is a row lock of the server's, so that of a worker that dies ends with its connection.
+    """
+    free = (
+        sa.select(faces.c.face_id)
+        .join(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
+        .where(
+            faces.c.face_id > after,
+            faces.c.source == source,
+            faces.c.detector_digest == detector_digest,
+            _lacks_vectors(digests),
+        )
+        .order_by(faces.c.face_id)
+        .limit(limit)
+        # The face, not its crop: who removes a face waits for us before he has anything that we will need.
+        .with_for_update(of=faces, key_share=True, skip_locked=True)
+    )
+    leased = connection.scalars(free).all()
+    if not leased:
+        return [], None
+    # Asked again, with what others have committed since the search began.
+    batch = waiting_faces(connection, source, detector_digest, digests, after, limit, among=leased)
+    return batch, leased[-1]
 
 
 def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:

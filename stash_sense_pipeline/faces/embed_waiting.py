@@ -23,6 +23,8 @@ from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
 from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 
+_LOOK_AGAIN_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class EmbedReport:
@@ -60,7 +62,8 @@ def embed_waiting(
     Images whose face cannot get them (found by another detector and so aligned otherwise, or without a crop)
     are made pending for the next collecting. One transaction a batch; it ends early when `stop` says so;
     without `keep_crops` a crop goes with the transaction that completes its vectors. `threads` faces are
-    embedded side by side on the CPU (default: all cores this process may use). Raises DeviceError when CUDA
+    embedded side by side on the CPU (default: all cores this process may use). On PostgreSQL any number of
+    processes may work on one source at once: each leases its batches. Raises DeviceError when CUDA
     is asked for and missing, ModelPackError for an unfit network, EmbeddingError for a vector that is zero or
     not finite, CatalogError when the catalog cannot be written.
     """
@@ -80,18 +83,19 @@ def embed_waiting(
                 for name, spec in pack.embedders.items()
             }
         while total and not (interrupted := stop()):
-            with reading(engine) as connection:
-                batch = catalog.waiting_faces(connection, source, detector, digests, after, batch_size)
-            if not batch:
-                break
-            rows = _embed(batch, embedders, pack)
-            with storing(engine) as connection:
-                catalog.store_vectors(connection, rows)
-                if not keep_crops:
-                    catalog.drop_crops(connection, [face.face_id for face in batch])
+            place = (source, detector, digests, after, batch_size)
+            batch, rows, last = _next_batch(engine, place, embedders, pack, keep_crops)
+            if last is None:
+                with reading(engine) as connection:
+                    if not catalog.count_waiting(connection, source, detector, digests):
+                        break
+                # Others are at work on what is left. What one of them does not finish is ours.
+                after = 0
+                time.sleep(_LOOK_AGAIN_SECONDS)
+                continue
             for row in rows:
                 vectors[row["model"]] += 1
-            done, after = done + len(batch), batch[-1].face_id
+            done, after = done + len(batch), last
             again += sum(face.outdated for face in batch)
             if progress is not None:
                 progress("faces", done, max(total, done))
@@ -102,6 +106,37 @@ def embed_waiting(
         crops_left = catalog.count_crops(connection, source)
     seconds = time.monotonic() - started
     return EmbedReport(source, done, again, vectors, crops_left, reopened, interrupted, seconds)
+
+
+def _next_batch(
+    engine: sa.Engine,
+    place: tuple[str, str, Mapping[str, str], int, int],
+    embedders: Mapping[str, Embedder],
+    pack: ModelPack,
+    keep_crops: bool,
+) -> tuple[list[catalog.WaitingFace], list[dict[str, Any]], int | None]:
+    """Embeds and stores the faces of one batch; they, their rows, and the last id that was looked at, None at the end.
+
+    On PostgreSQL one transaction leases the faces and stores their vectors. SQLite is one machine's, with one worker for
+    each source: there the only write lock is not held while vectors are made.
+    """
+    with ExitStack() as transaction:
+        if engine.dialect.name == "postgresql":
+            connection = transaction.enter_context(storing(engine))
+            batch, last = catalog.lease_faces(connection, *place)
+        else:
+            with reading(engine) as connection:
+                batch = catalog.waiting_faces(connection, *place)
+            last = batch[-1].face_id if batch else None
+        if not batch:
+            return [], [], last
+        rows = _embed(batch, embedders, pack)
+        if engine.dialect.name != "postgresql":
+            connection = transaction.enter_context(storing(engine))
+        catalog.store_vectors(connection, rows)
+        if not keep_crops:
+            catalog.drop_crops(connection, [face.face_id for face in batch])
+    return batch, rows, last
 
 
 def _embed(

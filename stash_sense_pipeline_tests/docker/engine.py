@@ -117,6 +117,6 @@ def make_base(engine: Engine, directory: Path) -> None:
 def build_images(engine: Engine) -> None:
     """Our image from our Dockerfile, and a stand-in for PostgreSQL's."""
     arguments = ["--network", "host", "--build-arg", f"BASE_IMAGE={BASE}"]
-    engine.docker("build", *arguments, "--target", "cpu", "-t", IMAGE, ".")
+    engine.docker("build", *arguments, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
     here = Path(__file__).parent
     engine.docker("build", *arguments, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))

@@ -28,7 +28,7 @@ from stash_sense_pipeline_tests.docker.engine import (
     running_engine,
 )
 
-pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 PORT = 3931
 UI = f"http://127.0.0.1:{PORT}"
