@@ -477,6 +477,18 @@ class Environment:
         password = urlsplit(self.catalog_url).password
         return (*direct, *((password,) if password else ()))
 
+    @property
+    def own_files(self) -> Mapping[str, Path]:
+        """The operator's own files, by their names in a backup; any of them may be missing."""
+        return MappingProxyType(
+            {
+                "sources.yaml": self.sources_file,
+                "identity_overrides.yaml": self.overrides_file,
+                "suppressions.yaml": self.suppressions_file,
+                "suppression.key": self.suppression_key_file,
+            }
+        )
+
     def api_key(self, name: str) -> str | None:
         """The key of a source: `<NAME>_API_KEY`, or what is in the file `<NAME>_API_KEY_FILE`; None without.
 

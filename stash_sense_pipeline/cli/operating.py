@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -56,6 +57,41 @@ def serve(host: str, port: int) -> None:
             "STASH_SENSE_SUPPRESSIONS": str(environment.suppressions_file),
         }
         sys.exit(serve_ui(shipped_file("workspace.yaml"), host, port, variables))
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def backup(file: Path) -> None:
+    """Write the catalog, as of now, and your own files to a new zip FILE. Runs may go on meanwhile.
+
+    Model packs and releases are not in it: packs can be pulled again, releases are made from the catalog.
+    """
+    from stash_sense_pipeline.catalog.backup import write_backup
+    from stash_sense_pipeline.catalog.engine import open_catalog
+
+    environment = environment_of(os.environ)
+    engine = open_catalog(environment.catalog_url)
+    try:
+        report = write_backup(engine, environment.own_files, file, datetime.now(UTC))
+    finally:
+        engine.dispose()
+    click.echo(
+        f"{report.path}: {report.rows} rows of the catalog, {', '.join(report.files)}; {report.size} bytes"
+    )
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+def restore(file: Path) -> None:
+    """Put a backup's catalog and files where the environment points. Nothing that is there is overwritten."""
+    from stash_sense_pipeline.catalog.backup import restore_backup
+
+    environment = environment_of(os.environ)
+    report = restore_backup(file, environment.catalog_url, environment.own_files)
+    click.echo(
+        f"restored {report.rows} rows of the catalog, {', '.join(report.files)}, of {report.made_at:%Y-%m-%d %H:%M} UTC"
+    )
+    click.echo("the next publish makes the release anew: stash-sense build, or the job publish")
 
 
 def _home(data_dir: Path) -> Path:

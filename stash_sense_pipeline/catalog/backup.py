@@ -1,0 +1,198 @@
+"""Backups: the catalog as of one moment, with the operator's own files, in one zip that any machine can restore.
+
+The catalog in it is a SQLite file, also when it comes from PostgreSQL, so that a backup can change between the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, writing
+from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.files import replacing, sha256_file
+
+_CATALOG = "catalog.db"
+_CONTENTS = "backup.json"
+_FORMAT = 1
+_ROWS = 2000
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """A backup that was written or restored: where, its names, rows of the catalog, bytes of the zip."""
+
+    path: Path
+    made_at: datetime
+    files: tuple[str, ...]
+    rows: int
+    size: int
+
+
+def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: datetime) -> BackupReport:
+    """Writes the catalog, as of now, and those of `files` (name in the backup → path) that are there, to a new zip.
+
+    Runs that write meanwhile are neither held up nor seen in part. Raises CatalogError when `path` exists, or cannot be
+    written.
+    """
+    if path.exists():
+        raise CatalogError(f"{path} is there already; give the backup another name")
+    try:
+        # Like its parts: whoever reads a backup reads the suppression key.
+        with replacing(path) as zipped, tempfile.TemporaryDirectory(dir=path.parent) as directory:
+            os.close(os.open(zipped, os.O_CREAT | os.O_WRONLY, 0o600))
+            copy = Path(directory) / _CATALOG
+            _copy_to_sqlite(engine, copy)
+            parts = {_CATALOG: copy, **{name: file for name, file in files.items() if file.is_file()}}
+            contents = {
+                "format": _FORMAT,
+                "made_at": now.isoformat(),
+                "sha256": {name: sha256_file(file) for name, file in parts.items()},
+            }
+            with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+                archive.writestr(_CONTENTS, json.dumps(contents, indent=1))
+                for name, file in parts.items():
+                    archive.write(file, name)
+            rows = _count(copy)
+    except OSError as error:
+        raise CatalogError(f"cannot write the backup {path}: {error.strerror}") from error
+    return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
+
+
+def restore_backup(path: Path, catalog_url: str, files: Mapping[str, Path]) -> BackupReport:
+    """Puts a backup's catalog where `catalog_url` points, which must be empty, and its files where `files` says.
+
+    Everything is verified before anything is written. Raises CatalogError for a damaged backup, and where there is a
+    catalog with content, or one of the files, already.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        unpacked = Path(directory)
+        contents = _unpack(path, unpacked)
+        names = [name for name in contents["sha256"] if name != _CATALOG]
+        for name in names:
+            if (
+                name in files
+                and files[name].exists()
+                and sha256_file(files[name]) != contents["sha256"][name]
+            ):
+                raise CatalogError(
+                    f"{files[name]} is there already, and is not the backup's; move it away first"
+                )
+        # Also brings the schema of an older backup up to date.
+        source = open_catalog(f"sqlite:///{unpacked / _CATALOG}")
+        try:
+            create_database(catalog_url)
+            target = open_catalog(catalog_url)
+            try:
+                _copy_rows(source, target)
+            finally:
+                target.dispose()
+        finally:
+            source.dispose()
+        for name in names:
+            if name in files:
+                with replacing(files[name]) as temporary:
+                    shutil.copy2(unpacked / name, temporary)
+        rows = _count(unpacked / _CATALOG)
+    made_at = datetime.fromisoformat(contents["made_at"])
+    return BackupReport(path, made_at, tuple(contents["sha256"]), rows, path.stat().st_size)
+
+
+def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
+    if engine.dialect.name == "sqlite":
+        # Not in a transaction; it reads one snapshot and holds up no writer.
+        connection = engine.raw_connection()
+        try:
+            connection.cursor().execute("VACUUM INTO ?", (str(path),))
+        finally:
+            connection.close()
+        return
+    target = open_catalog(f"sqlite:///{path}")
+    try:
+        _copy_rows(engine, target)
+    finally:
+        target.dispose()
+
+
+def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
+    """Copies all rows of one snapshot into an empty catalog, in one transaction, with the counters of ids."""
+    with reading(source) as origin, writing(target) as destination:
+        for table in metadata.sorted_tables:
+            if destination.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
+                shown = target.url.render_as_string(hide_password=True)
+                raise CatalogError(f"there is a catalog with content in {shown}; restore into an empty place")
+        for table in metadata.sorted_tables:
+            rows = origin.execution_options(yield_per=_ROWS).execute(sa.select(table))
+            for batch in rows.mappings().partitions(_ROWS):
+                destination.execute(sa.insert(table), [dict(row) for row in batch])
+            counter = table.autoincrement_column
+            if counter is not None and isinstance(counter.type, sa.Integer):
+                _set_counter(destination, table, counter, _counter(origin, table, counter))
+
+
+def _counter(connection: sa.Connection, table: sa.Table, column: sa.Column[int]) -> int:
+    """The highest id that was ever given out: ids are not used again, also those of rows that are gone."""
+    if connection.dialect.name == "sqlite":
+        last = sa.text("SELECT seq FROM sqlite_sequence WHERE name = :name")
+        return connection.execute(last, {"name": table.name}).scalar() or 0
+    name = connection.scalar(sa.func.pg_get_serial_sequence(table.name, column.name))
+    last_value, is_called = connection.exec_driver_sql(f"SELECT last_value, is_called FROM {name}").one()
+    return int(last_value) if is_called else 0
+
+
+def _set_counter(connection: sa.Connection, table: sa.Table, column: sa.Column[int], last: int) -> None:
+    if not last:
+        return
+    if connection.dialect.name == "sqlite":
+        given = {"name": table.name, "seq": last}
+        connection.execute(sa.text("DELETE FROM sqlite_sequence WHERE name = :name"), given)
+        connection.execute(sa.text("INSERT INTO sqlite_sequence (name, seq) VALUES (:name, :seq)"), given)
+    else:
+        sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(sa.select(sa.func.setval(sequence, last)))
+
+
+def _unpack(path: Path, directory: Path) -> dict[str, Any]:
+    """Unpacks what backup.json names, and verifies it."""
+    try:
+        with zipfile.ZipFile(path) as archive, ExitStack() as stack:
+            contents: dict[str, Any] = json.loads(archive.read(_CONTENTS))
+            for name in contents["sha256"]:
+                if "/" in name or name.startswith("."):
+                    raise CatalogError(f"the backup {path} names {name!r}, which no backup of ours does")
+                part = stack.enter_context(archive.open(name))
+                with (directory / name).open("wb") as stream:
+                    shutil.copyfileobj(part, stream)
+    except FileNotFoundError as error:
+        raise CatalogError(f"there is no backup {path}") from error
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+        raise CatalogError(
+            f"{path} is not a backup of stash-sense, or is damaged; use another one"
+        ) from error
+    for name, digest in contents["sha256"].items():
+        if sha256_file(directory / name) != digest:
+            raise CatalogError(
+                f"the backup {path} is damaged: {name} is not what was written; use another one"
+            )
+    return contents
+
+
+def _count(path: Path) -> int:
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return sum(
+            connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
+            for table in metadata.sorted_tables
+        )
