@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from stash_sense_pipeline.orchestration import jobs, names, schedules, sensors
+from stash_sense_pipeline.orchestration import alerts, jobs, names, schedules, sensors
 from stash_sense_pipeline.orchestration.assets.faces import face_assets
 from stash_sense_pipeline.orchestration.assets.identity import identity_assets
 from stash_sense_pipeline.orchestration.assets.index import index_assets
@@ -57,6 +57,8 @@ def build_defs(
             sensors.stash_box_updates(settings, environment),
             sensors.embed_when_refreshed(automation),
             sensors.publish_when_changed(automation),
+            alerts.alert_on_failures(environment),
+            alerts.alert_on_stale_sources(settings, environment),
         ],
         resources={**build_resources(settings, environment), **(resources or {})},
         executor=chosen_executor(environment.executor),

@@ -75,6 +75,10 @@ class HttpStatusError(SourceError):
         self.body = body
 
 
+# How the text of a CircuitOpenError ends, also where only its text is handed on.
+LEFT_ALONE = "is left alone for a while"
+
+
 class CircuitOpenError(SourceError):
     """A host failed so often in a row that it is left alone for a while; the request was not sent."""
 

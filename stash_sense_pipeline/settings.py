@@ -511,6 +511,9 @@ class Environment:
         return None if direct is None else _checked_key(variable, direct.get_secret_value())
 
 
+_ALERT_SCHEMES = ("http", "https", "ntfy+http", "ntfy+https", "discord+http", "discord+https")
+
+
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
     """Takes the settings of the environment; relative paths count from `cwd`, empty is unset.
 
@@ -538,7 +541,7 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         automation=_choice(values, "STASH_SENSE_AUTOMATION", ("off", "on")) == "on",
         executor=_choice(values, "STASH_SENSE_EXECUTOR", get_args(ExecutorName)),
         alert_url=SecretStr(alert)
-        if (alert := _address(values, "STASH_SENSE_ALERT_URL", ("http", "https")))
+        if (alert := _address(values, "STASH_SENSE_ALERT_URL", _ALERT_SCHEMES))
         else None,
         alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
         _key_variables=MappingProxyType(

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.errors import Outcome, SourceError, StashSenseError
+from stash_sense_pipeline.errors import LEFT_ALONE, Outcome, SourceError, StashSenseError
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.release.verify import CheckResult
+
+
+# A night's refresh may come late, but not two of them.
+STALE_AFTER = timedelta(hours=36)
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -51,9 +55,10 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
     """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client already has."""
+    breaker = {"breaker": "open"} if LEFT_ALONE in (message or "") else {}
     return dg.Failure(
         message or f"{source}: no usable answer ({outcome.value})",
-        metadata={"source": source, "outcome": outcome.value},
+        metadata={"source": source, "outcome": outcome.value, **breaker},
         allow_retries=False,
     )
 

@@ -18,6 +18,7 @@ from typing import Any, Self
 import httpx
 
 from stash_sense_pipeline.errors import (
+    LEFT_ALONE,
     BodyTooLargeError,
     CircuitOpenError,
     HttpStatusError,
@@ -338,7 +339,7 @@ class PoliteClient:
             raise CircuitOpenError(
                 self.source,
                 outcome,
-                f"{host} failed {self._patience.circuit_after} times in a row and is left alone for a while",
+                f"{host} failed {self._patience.circuit_after} times in a row and {LEFT_ALONE}",
             )
 
     async def _exchange(

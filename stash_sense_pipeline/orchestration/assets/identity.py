@@ -1,11 +1,12 @@
 """Group identity: who is the same person across sources, and which faces represent a person."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
+    STALE_AFTER,
     column_schema,
     freshness_check,
     numbers,
@@ -15,9 +16,6 @@ from stash_sense_pipeline.orchestration.metadata import (
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import TrustConfig
 from stash_sense_pipeline.settings import Environment, Settings
-
-# A night's refresh may come late, but not two of them.
-_STALE_AFTER = timedelta(hours=36)
 
 
 def identity_assets() -> list[dg.AssetsDefinition]:
@@ -86,7 +84,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 "dagster/column_schema": column_schema(schema.identity_members),
                 "preview": preview(previews.largest_identities(catalog.engine)),
             },
-            check_results=[freshness_check(last_sync, now, _STALE_AFTER)],
+            check_results=[freshness_check(last_sync, now, STALE_AFTER)],
         )
 
     @dg.asset(

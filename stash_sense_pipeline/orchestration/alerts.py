@@ -1,0 +1,216 @@
+"""Telling the operator what needs them: a source that keeps failing, one that went stale, one whose defences said no.
+
+An alert leaves the machine, so it says which job, source and run, and how it ended: never a message of an exception, an
+address or a setting.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import dagster as dg
+
+from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
+from stash_sense_pipeline.orchestration.sensors import sensor_status
+from stash_sense_pipeline.settings import Environment, Settings
+
+_TIMEOUT_SECONDS = 5.0
+_ATTEMPTS = 3
+_BETWEEN_ATTEMPTS_SECONDS = 1.0
+_FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+
+
+class AlertError(StashSenseError):
+    """The webhook did not take an alert. The text holds no part of its address, which is a secret."""
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What is told: `kind` is failing, blocked, stale or fresh_again; fields that do not apply are empty."""
+
+    kind: str
+    title: str
+    message: str
+    source: str = ""
+    job: str = ""
+    run_id: str = ""
+
+
+def send_alert(url: str, alert: Alert) -> None:
+    """Posts an alert to an ntfy topic (`ntfy+https://...`), a Discord webhook (`discord+https://...`), or else as JSON.
+
+    The addresses of ntfy.sh and discord.com need no prefix. Tried three times; raises AlertError.
+    """
+    import httpx
+
+    kind, address = _kind_and_address(url)
+    body: dict[str, Any]
+    if kind == "ntfy":
+        body = {"content": alert.message.encode(), "headers": {"Title": alert.title, "Tags": alert.kind}}
+    elif kind == "discord":
+        body = {"json": {"content": f"**{alert.title}**\n{alert.message}", "allowed_mentions": {"parse": []}}}
+    else:
+        body = {"json": asdict(alert)}
+    problem = ""
+    for attempt in range(_ATTEMPTS):
+        if attempt:
+            time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
+        try:
+            answer = httpx.post(address, timeout=_TIMEOUT_SECONDS, **body)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            problem = type(error).__name__
+            continue
+        if answer.is_success:
+            return
+        problem = f"status {answer.status_code}"
+    raise AlertError(f"STASH_SENSE_ALERT_URL took no alert ({problem}); is it right, and its server up?")
+
+
+def _kind_and_address(url: str) -> tuple[str, str]:
+    prefix, plus, rest = url.partition("+")
+    if plus and prefix in ("ntfy", "discord"):
+        return prefix, rest
+    host = urlsplit(url).hostname or ""
+    known = {"ntfy.sh": "ntfy", "discord.com": "discord", "discordapp.com": "discord"}
+    return known.get(host, "json"), url
+
+
+def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
+    """Tells, once, of a source or of publish of which STASH_SENSE_ALERT_AFTER runs failed in a row.
+
+    A source that is blocked, or that the circuit breaker leaves alone, is told of at the first failure of a row.
+    """
+
+    @dg.run_failure_sensor(
+        name="alert_on_failures",
+        default_status=sensor_status(environment.automation),
+        description=f"Tell STASH_SENSE_ALERT_URL when {environment.alert_after} runs of a source failed in a row, "
+        "or when a source blocks us.",
+    )
+    def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        if environment.alert_url is None:
+            return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
+        outcomes = [_outcome(event) for event in context.get_step_failure_events()]
+        alert = failure_alert(
+            context.instance, context.dagster_run, [o for o in outcomes if o], environment.alert_after
+        )
+        if alert is None:
+            return dg.SkipReason("fewer failures in a row than are worth an alert, or told already")
+        send_alert(environment.alert_url.get_secret_value(), alert)
+        return None
+
+    return sensor
+
+
+def failure_alert(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, outcomes: Sequence[Mapping[str, str]], after: int
+) -> Alert | None:
+    """What is to be told after this failed run; None while its row of failures is short, or was told of."""
+    if run.tags.get("dagster/will_retry") == "true":
+        return None
+    source = run.tags.get("dagster/partition", "")
+    row = _failures_in_a_row(instance, run, source, after + 1)
+    about = {"source": source, "job": run.job_name, "run_id": run.run_id}
+    refused = next(
+        (o for o in outcomes if o.get("breaker") or o.get("outcome") in ("blocked", "disallowed")), None
+    )
+    if refused is not None and row == 1:
+        why = "the circuit breaker opened" if refused.get("breaker") else f"it answered {refused['outcome']}"
+        return Alert(
+            "blocked", f"{source}: not asked any more", f"{source}: {why}; see run {run.run_id}.", **about
+        )
+    if row != after:
+        return None
+    what = source or run.job_name
+    ended = f" ({outcomes[0]['outcome']})" if outcomes and outcomes[0].get("outcome") else ""
+    times = "failed" if row == 1 else f"failed {row} times in a row"
+    return Alert(
+        "failing",
+        f"{what}: {times}",
+        f"{run.job_name} of {what} {times}{ended}; see run {run.run_id}.",
+        **about,
+    )
+
+
+def _failures_in_a_row(instance: dg.DagsterInstance, run: dg.DagsterRun, source: str, most: int) -> int:
+    """How many of the newest ended runs of this job and source failed, up to `most`; a retried crash counts once."""
+    tags = {"dagster/partition": source} if source else {}
+    ended = instance.get_runs(
+        dg.RunsFilter(job_name=run.job_name, tags=tags, statuses=_FINISHED), limit=2 * most + 2
+    )
+    count = 0
+    for one in ended:
+        if one.status is not dg.DagsterRunStatus.FAILURE or count == most:
+            break
+        count += "dagster/parent_run_id" not in one.tags
+    return count
+
+
+def _outcome(event: dg.DagsterEvent) -> dict[str, str]:
+    """`outcome`, and `breaker` where it opened, of a step that failed because of its source."""
+    data = event.step_failure_data.user_failure_data
+    metadata = data.metadata if data is not None else {}
+    return {name: str(metadata[name].value) for name in ("outcome", "breaker") if name in metadata}
+
+
+def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.SensorDefinition:
+    """Tells when an enabled source has not been read for 36 hours, once, and again when it is read again."""
+
+    @dg.sensor(
+        name="alert_on_stale_sources",
+        minimum_interval_seconds=1800,
+        default_status=sensor_status(environment.automation),
+        description="Tell STASH_SENSE_ALERT_URL when a source has not been read for 36 hours.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if environment.alert_url is None:
+            return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
+        told: list[str] = json.loads(context.cursor) if context.cursor else []
+        stale = _stale_sources(settings, environment)
+        for alert in stale_alerts(told, stale):
+            send_alert(environment.alert_url.get_secret_value(), alert)
+        reason = f"stale: {', '.join(stale)}" if stale else "every source was read"
+        return dg.SensorResult(skip_reason=reason, cursor=json.dumps(stale))
+
+    return sensor
+
+
+def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:
+    """What is to be told, where `told` were stale at the last look and `stale` are now."""
+    hours = int(STALE_AFTER.total_seconds() / 3600)
+    new = [
+        Alert("stale", f"{name}: stale", f"{name} has not been read for {hours} hours.", name)
+        for name in stale
+        if name not in told
+    ]
+    back = [
+        Alert("fresh_again", f"{name}: read again", f"{name} is fresh again.", name)
+        for name in told
+        if name not in stale
+    ]
+    return new + back
+
+
+def _stale_sources(settings: Settings, environment: Environment) -> list[str]:
+    """Enabled sources that were read once, but not lately. One that was never read waits for its key, or its first run."""
+    from stash_sense_pipeline.catalog.engine import open_catalog, reading
+    from stash_sense_pipeline.catalog.sync import load_states
+
+    engine = open_catalog(environment.catalog_url)
+    try:
+        with reading(engine) as connection:
+            states = load_states(connection)
+    finally:
+        engine.dispose()
+    now = datetime.now(UTC)
+    read = {
+        source.name: states[source.name].last_sync_at for source in settings.enabled if source.name in states
+    }
+    return [name for name, at in read.items() if at is not None and now - at > STALE_AFTER]
