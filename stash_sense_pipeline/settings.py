@@ -468,14 +468,15 @@ class Environment:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be shown: keys that are set directly, and the password of the catalog."""
+        """What must never be shown: keys that are set directly, the password of the catalog, where alerts go."""
         direct = (
             value.get_secret_value()
             for name, value in self._key_variables.items()
             if not name.endswith("_FILE")
         )
         password = urlsplit(self.catalog_url).password
-        return (*direct, *((password,) if password else ()))
+        alert = (self.alert_url.get_secret_value(),) if self.alert_url else ()
+        return (*direct, *((password,) if password else ()), *alert)
 
     @property
     def own_files(self) -> Mapping[str, Path]:
