@@ -121,7 +121,7 @@ def erase_suppressed(
     """
     with writing(engine) as connection:
         report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
-    return _overwritten(engine, report) if report.rows else report
+    return _overwritten(engine, report)
 
 
 def erase_records(
@@ -411,7 +411,9 @@ def _traces(connection: sa.Connection, person: Person, images: Iterable[Picture]
 
 
 def _overwritten(engine: sa.Engine, report: ErasureReport) -> ErasureReport:
-    vacuum(engine, [*report.rows, aligned_crops.name, embeddings.name])
+    # Also without an erasure: a sync that met somebody suppressed has deleted what was there.
+    if report.rows:
+        vacuum(engine, [*report.rows, aligned_crops.name, embeddings.name])
     patience = time.monotonic() + _LOG_PATIENCE
     while not (emptied := checkpoint(engine)) and time.monotonic() < patience:
         time.sleep(0.1)
