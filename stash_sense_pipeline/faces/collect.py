@@ -414,7 +414,7 @@ class _Run:
         if error.outcome is Outcome.DISALLOWED:
             too_large = isinstance(error, BodyTooLargeError)
             reason = Reason.TOO_MANY_BYTES if too_large else Reason.DISALLOWED
-            return _Verdict(image, ImageState.REJECTED, reason)
+            return _Verdict(image, ImageState.REJECTED, reason, judged=too_large)
         verdict = self._failed(image, error.outcome)
         self._unanswered.append(verdict)
         if error.outcome is Outcome.BLOCKED and len(self._unanswered) >= _BLOCKED_IN_A_ROW:

@@ -11,13 +11,13 @@ from stash_sense_pipeline.faces.quality import Filters
 from stash_sense_pipeline.faces.reasons import SEEN, Reason
 
 _FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
-_JUDGED = SEEN | {Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS}
+_JUDGED = SEEN | {Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS, Reason.TOO_MANY_BYTES}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Everything but the detector itself that decides what becomes of an image's bytes: pixels, 0..1 and
-    degrees.
+    """Everything but the detector itself that decides what becomes of an image's bytes: pixels, 0..1, degrees and
+    bytes.
     """
 
     detection_size: int
@@ -28,6 +28,7 @@ class Rules:
     max_angle: float
     single_face: bool
     max_pixels: int
+    max_bytes: int
 
     @classmethod
     def of(cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits) -> Rules:
@@ -41,6 +42,7 @@ class Rules:
             max_angle=filters.max_face_angle,
             single_face=high_trust and filters.prefer_single_face,
             max_pixels=limits.max_pixels,
+            max_bytes=limits.max_bytes,
         )
 
     @property
@@ -48,7 +50,7 @@ class Rules:
         """Short form for the ledger: equal rules have equal texts."""
         return (
             f"d{self.detection_size} t{self.threshold:g} f{self.min_face_size} i{self.min_image_size}"
-            f" c{self.min_confidence:g} y{self.max_angle:g} s{int(self.single_face)} p{self.max_pixels}"
+            f" c{self.min_confidence:g} y{self.max_angle:g} s{int(self.single_face)} p{self.max_pixels} b{self.max_bytes}"
         )
 
     def reopens(self, judged_by: str) -> frozenset[Reason]:
@@ -64,6 +66,8 @@ class Rules:
             reopened.add(Reason.IMAGE_TOO_SMALL)
         if new["p"] > old["p"]:
             reopened.add(Reason.TOO_MANY_PIXELS)
+        if new["b"] > old["b"]:
+            reopened.add(Reason.TOO_MANY_BYTES)
         if (new["d"], new["t"]) != (old["d"], old["t"]):
             reopened |= SEEN
         # A small face may pass where the largest one fails, so a looser filter re-opens all flaws.

@@ -112,6 +112,7 @@ FLAWS = {Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY}
         ({"high_trust": False}, {Reason.SEVERAL_FACES}),
         ({"limits": DecodeLimits(max_pixels=90_000_000)}, {Reason.TOO_MANY_PIXELS}),
         ({"limits": DecodeLimits(max_pixels=9_000_000)}, set()),
+        ({"limits": DecodeLimits(max_bytes=90_000_000)}, {Reason.TOO_MANY_BYTES}),
     ],
 )
 def test_looser_rules_reopen_what_they_may_accept(

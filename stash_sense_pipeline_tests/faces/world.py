@@ -28,13 +28,14 @@ HURRIED = Patience(
 
 
 class ImageServer:
-    """Serves `bodies` by image id under /images/<id>, counts requests, and answers with `statuses` where
-    given.
+    """Serves `bodies` by image id under /images/<id>, counts requests, and answers with `statuses` and `headers`
+    where given.
     """
 
     def __init__(self) -> None:
         self.bodies: dict[str, bytes] = {}
         self.statuses: dict[str, int] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.requests: Counter[str] = Counter()
         self.latency = 0.0
         self.port = 0
@@ -62,6 +63,8 @@ class ImageServer:
                 status = outer.statuses.get(image_id, outer.statuses.get("*", 200 if known else 404))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
+                for name, value in outer.headers.get(image_id, {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body)
 
