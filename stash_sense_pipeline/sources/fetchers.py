@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from stash_sense_pipeline.settings import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http import PoliteClient
 
+# IAFD's own words: robots that disguise themselves are not welcome.
+_PLAIN_ONLY = frozenset({"iafd"})
 # A profile page has some 100 kB.
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 
@@ -73,11 +77,26 @@ def why_no_fetcher(
     site: ReferenceSiteSettings, flaresolverr_url: str | None, chrome_cdp_url: str | None
 ) -> str | None:
     """Why the site cannot be fetched as sources.yaml wants it, in one line; None when it can."""
+    if site.name in _PLAIN_ONLY and (site.needs_flaresolverr or site.needs_chrome_cdp):
+        return f"{site.name}: it refuses disguised robots, so neither a solver nor a browser is used for it"
     if site.needs_flaresolverr and flaresolverr_url is None:
         return f"{site.name}: needs_flaresolverr is set, and FLARESOLVERR_URL is not"
     if site.needs_chrome_cdp and chrome_cdp_url is None:
         return f"{site.name}: needs_chrome_cdp is set, and CHROME_CDP_URL is not"
+    if site.needs_chrome_cdp and chrome_cdp_url is not None and not is_loopback(chrome_cdp_url):
+        return (
+            f"{site.name}: CHROME_CDP_URL is not on this machine; a DevTools port must not be open to others"
+        )
     return None
+
+
+def is_loopback(url: str) -> bool:
+    """Is the address on this machine? An open DevTools port is remote control of a browser, with its cookies."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def make_fetcher(
@@ -87,4 +106,12 @@ def make_fetcher(
     chrome_cdp_url: str | None,
 ) -> Fetcher:
     """The fetcher that sources.yaml wants for the site; see why_no_fetcher."""
+    # Here, because both are built on what this module defines.
+    from stash_sense_pipeline.sources.chrome import ChromeFetcher
+    from stash_sense_pipeline.sources.flaresolverr import FlareSolverrFetcher
+
+    if site.needs_chrome_cdp and chrome_cdp_url is not None:
+        return ChromeFetcher(client, chrome_cdp_url)
+    if site.needs_flaresolverr and flaresolverr_url is not None:
+        return FlareSolverrFetcher(client, flaresolverr_url)
     return PlainFetcher(client)

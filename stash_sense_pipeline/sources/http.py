@@ -112,6 +112,11 @@ def user_agent(contact: str) -> str:
     return f"{name} (+{contact})" if contact else name
 
 
+def outcome_of_status(status: int) -> Outcome:
+    """What a status that is no success means."""
+    return _OUTCOMES.get(status, Outcome.TIMEOUT if status >= 500 else Outcome.PARSE_ERROR)
+
+
 def host_of(url: str) -> str:
     """`host:port` in lower case, default ports filled in. ValueError when the URL names no web host."""
     parts = httpx.URL(url)
@@ -444,7 +449,7 @@ class PoliteClient:
         status = response.status
         if 200 <= status < 300 or status in _REDIRECTS or (conditional and status == _NOT_MODIFIED):
             return None
-        outcome = _OUTCOMES.get(status, Outcome.TIMEOUT if status >= 500 else Outcome.PARSE_ERROR)
+        outcome = outcome_of_status(status)
         challenged = status in _CHALLENGED and _CHALLENGE_MARK in response.content
         if challenged or response.headers.get("cf-mitigated") == "challenge":
             outcome = Outcome.BLOCKED

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from stash_sense_pipeline.sandbox.images import Picture
 
+# The cookie of a browser that passed the challenge.
+CLEARANCE = "sandbox-passed"
 CHALLENGE = (
     b"<!DOCTYPE html><html><head><title>One moment</title></head><body>"
     b'<script src="/cdn-cgi/challenge-platform/h/b/orchestrate/chl_page/v1"></script>Checking</body></html>'

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from stash_sense_pipeline.sandbox.clock import Clock
 from stash_sense_pipeline.sandbox.images import PictureStore, sniff
-from stash_sense_pipeline.sandbox.sites.model import AGE_GATE, CHALLENGE, Reply, SandboxSite
+from stash_sense_pipeline.sandbox.sites.model import AGE_GATE, CHALLENGE, CLEARANCE, Reply, SandboxSite
 
 # Sites that keep pictures from other sites: they want a page of their own as Referer.
 _GUARDED = frozenset({"babepedia", "indexxx"})
@@ -40,7 +40,7 @@ class SiteServer:
         with site.lock:
             if path == "/robots.txt":
                 return self._robots()
-            if site.behaviour.challenge:
+            if site.behaviour.challenge and not _has_passed(request):
                 return Response(CHALLENGE, 403, {"cf-mitigated": "challenge"}, "text/html")
             if site.behaviour.refuse is not None:
                 return Response(
@@ -76,6 +76,12 @@ class SiteServer:
         if reply.status == 200 and request.headers.get("if-none-match") == etag:
             return Response(status_code=304, headers={"etag": etag})
         return Response(reply.body, reply.status, {"etag": etag}, reply.content_type)
+
+
+def _has_passed(request: Request) -> bool:
+    """Cookie and User-Agent of one browser, both together."""
+    agent = request.headers.get("user-agent", "")
+    return request.cookies.get("cf_clearance") == CLEARANCE and agent.startswith("Mozilla/5.0")
 
 
 def site_operations(site: SandboxSite) -> dict[str, Callable[..., Any]]:
