@@ -85,6 +85,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
         """
         from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.privacy.current import current_suppressions
+        from stash_sense_pipeline.release.data_card import write_data_card
         from stash_sense_pipeline.release.publish import publish_staged
         from stash_sense_pipeline.release.spec import release_spec
         from stash_sense_pipeline.release.staging import open_staging
@@ -99,6 +100,9 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
                 release_spec(settings, pack, config.params(settings.export.index), suppressions),
                 datetime.now(UTC).date(),
             )
+            if report.changed:
+                models = [index.model for index in report.indices]
+                write_data_card(catalog.engine, report.path, models, report.checks)
         context.log.info(
             "release %s: %s",
             report.version,
