@@ -355,3 +355,28 @@ site_visits = sa.Table(
     comment="how far each reference site is read, an item at a time",
     sqlite_with_rowid=False,
 )
+
+site_rejections = sa.Table(
+    "site_rejections",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("performer_id", sa.Integer, nullable=False, comment="whose faces it did not agree with"),
+    sa.Column("faces", sa.Integer, nullable=False, comment="faces of the record"),
+    sa.Column(
+        "reference_faces", sa.Integer, nullable=False, comment="faces of high trust they were compared with"
+    ),
+    sa.Column(
+        "distance",
+        sa.Float,
+        nullable=False,
+        comment="of the nearest two, mean cosine distance over the models",
+    ),
+    sa.Column(
+        "agreement", sa.Float, nullable=False, comment="the largest distance that would have been agreement"
+    ),
+    sa.Column("rejected_at", UtcTime, nullable=False),
+    _of_performer(),
+    comment="records of reference sites whose faces are strangers to the person's own",
+    sqlite_with_rowid=False,
+)

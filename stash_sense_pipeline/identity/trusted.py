@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import numpy as np
 import sqlalchemy as sa
@@ -13,6 +14,12 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import trusted as store
 from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.site_records import (
+    RecordKey,
+    Rejection,
+    reject_records,
+    unproven_records,
+)
 from stash_sense_pipeline.catalog.trusted import CandidateRow, TrustedRow
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
@@ -52,7 +59,8 @@ class TrustPolicy:
 
 @dataclass(frozen=True)
 class TrustReport:
-    """What a run chose and changed. `dropped` counts the faces left out, by reason."""
+    """What a run chose and changed. `dropped` counts the faces left out, by reason; `rejected` the records of
+    reference sites whose faces are strangers to the person's, by site."""
 
     performers: int
     faces: int
@@ -63,6 +71,7 @@ class TrustReport:
     removed: int
     updated: int
     seconds: float
+    rejected: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -94,8 +103,13 @@ def choose_trusted_faces(
     trust: Mapping[str, str],
     models: Mapping[str, str],
     policy: TrustPolicy | None = None,
+    sites: Collection[str] = (),
 ) -> TrustReport:
     """Chooses the faces that represent each identity and stores the differences, in one transaction.
+
+    Records of reference `sites` must agree: one whose faces are all strangers to the person's own is removed, and the
+    distances are kept. Faces of a record that was found by a name, or on a page that namesakes share, count only when
+    they agree with faces of high trust, whatever the trust in their source.
 
     `source_caps`: most faces of one performer from a source; `trust`: high, medium or low, by source. Faces of
     sources in neither are not used. `models`: embedder name to the digest of its file, all of one pack: a face
@@ -107,18 +121,31 @@ def choose_trusted_faces(
     policy = policy or TrustPolicy()
     dropped: Counter[str] = Counter()
     wanted: dict[int, TrustedRow] = {}
+    rejected: list[Rejection] = []
     with reading(engine) as connection:
+        unproven = unproven_records(connection, sites)
         rows = store.read_candidates(connection)
         candidates = len({row.face_id for row in rows})
         usable = _usable(rows, store.faces_with_all(connection, models), source_caps, trust, dropped)
         for performer in _with_vectors(connection, usable, models, dropped):
-            chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
+            chosen = choose(
+                performer,
+                max_faces_per_performer,
+                source_caps,
+                trust,
+                policy,
+                dropped,
+                unproven,
+                rejected if sites else None,
+            )
             for rank, row in enumerate(chosen):
                 wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
     with writing(engine) as connection:
         # A face that was erased while the choice was made must not come back.
         there = store.existing_faces(connection)
         wanted = {face_id: row for face_id, row in wanted.items() if face_id in there}
+        of_sites = [rejection for rejection in rejected if rejection.source in sites]
+        reject_records(connection, of_sites, datetime.now(UTC))
         added, removed, updated = store.store_trusted(connection, store.read_trusted(connection), wanted)
     return TrustReport(
         performers=len({row.performer_id for row in wanted.values()}),
@@ -126,6 +153,7 @@ def choose_trusted_faces(
         candidates=candidates,
         dropped=dict(sorted(dropped.items())),
         faces_by_source=dict(sorted(Counter(row.source for row in wanted.values()).items())),
+        rejected=dict(sorted(Counter(rejection.source for rejection in of_sites).items())),
         added=added,
         removed=removed,
         updated=updated,
@@ -140,10 +168,20 @@ def choose(
     trust: Mapping[str, str],
     policy: TrustPolicy,
     dropped: Counter[str],
+    unproven: frozenset[RecordKey] = frozenset(),
+    rejected: list[Rejection] | None = None,
 ) -> list[CandidateRow]:
-    """One performer's faces to trust, best first; counts the others in `dropped`."""
-    performer = _without(performer, _outliers(performer, trust, policy), "outlier", dropped)
-    performer = _without(performer, _disagreeing(performer, trust, policy), "no agreement", dropped)
+    """One performer's faces to trust, best first; counts the others in `dropped`, and adds the records of which no face
+    agrees to `rejected`."""
+    levels = {
+        row.face_id: "unproven" if (row.source, row.source_id) in unproven else trust[row.source]
+        for row in performer.rows
+    }
+    performer = _without(performer, _outliers(performer, levels, policy), "outlier", dropped)
+    strangers = _disagreeing(performer, levels, policy)
+    if rejected is not None and strangers:
+        rejected += _rejections(performer, levels, strangers, policy)
+    performer = _without(performer, strangers, "no agreement", dropped)
     performer = _without(performer, _near_duplicates(performer, policy), "near duplicate", dropped)
     return _best_and_different(performer, max_faces, source_caps, trust, policy, dropped)
 
@@ -239,13 +277,13 @@ def _without(
     return performer.keep([i for i in range(len(performer.rows)) if i not in unwanted])
 
 
-def _outliers(performer: PerformerFaces, trust: Mapping[str, str], policy: TrustPolicy) -> set[int]:
+def _outliers(performer: PerformerFaces, levels: Mapping[int, str], policy: TrustPolicy) -> set[int]:
     """Faces that are like none of the others in any model; the worst goes first, as it spoils the others' means.
 
     Only faces of high trust are compared: lesser ones must agree with those, and may not outvote them.
     """
     similarities = [model @ model.T for model in performer.vectors]
-    left = [i for i, row in enumerate(performer.rows) if trust[row.source] == "high"]
+    left = [i for i, row in enumerate(performer.rows) if levels[row.face_id] == "high"]
     out: set[int] = set()
     while len(left) >= max(policy.outlier_faces, 2):
         grid = np.ix_(left, left)
@@ -259,26 +297,60 @@ def _outliers(performer: PerformerFaces, trust: Mapping[str, str], policy: Trust
     return out
 
 
-def _disagreeing(performer: PerformerFaces, trust: Mapping[str, str], policy: TrustPolicy) -> set[int]:
+def _disagreeing(performer: PerformerFaces, levels: Mapping[int, str], policy: TrustPolicy) -> set[int]:
     """Faces of medium and low trust that nothing better bears out."""
-    levels = [trust[row.source] for row in performer.rows]
-    if all(level == "high" for level in levels):
+    of_row = [levels[row.face_id] for row in performer.rows]
+    if all(level == "high" for level in of_row):
         return set()
     distance = np.mean(performer.distances(), axis=0)
-    references = [i for i, level in enumerate(levels) if level == "high"]
+    references = [i for i, level in enumerate(of_row) if level == "high"]
     accepted = list(references)
-    medium = [i for i, level in enumerate(levels) if level == "medium"]
+    medium = [i for i, level in enumerate(of_row) if level == "medium"]
     if references:
-        largest = next(limit for count, limit in policy.agreement if len(references) <= count)
-        accepted += [i for i in medium if distance[i, references].min() <= largest]
+        largest = _largest(policy, len(references))
+        unproven = [i for i, level in enumerate(of_row) if level == "unproven"]
+        accepted += [i for i in (*medium, *unproven) if distance[i, references].min() <= largest]
     else:
         accepted += _dominant_cluster(distance, medium, policy.cluster_distance)
     low = _dominant_cluster(
-        distance, [i for i, level in enumerate(levels) if level == "low"], policy.cluster_distance
+        distance, [i for i, level in enumerate(of_row) if level == "low"], policy.cluster_distance
     )
     if low and (not accepted or _centroid_distance(performer, low, accepted) <= policy.centroid_distance):
         accepted += low
-    return set(range(len(levels))) - set(accepted)
+    return set(range(len(of_row))) - set(accepted)
+
+
+def _largest(policy: TrustPolicy, references: int) -> float:
+    """The largest distance that is agreement, with so many references."""
+    return next(limit for count, limit in policy.agreement if references <= count)
+
+
+def _rejections(
+    performer: PerformerFaces, levels: Mapping[int, str], strangers: set[int], policy: TrustPolicy
+) -> Iterator[Rejection]:
+    """The records of lesser trust all of whose faces are strangers to the faces of high trust, if there are any."""
+    references = [i for i, row in enumerate(performer.rows) if levels[row.face_id] == "high"]
+    if not references:
+        return
+    of_record: dict[RecordKey, list[int]] = defaultdict(list)
+    for i, row in enumerate(performer.rows):
+        if levels[row.face_id] != "high":
+            of_record[row.source, row.source_id].append(i)
+    distance = np.mean(performer.distances(), axis=0)
+    for (source, source_id), faces in sorted(of_record.items()):
+        if strangers.issuperset(faces):
+            nearest = float(distance[np.ix_(faces, references)].min())
+            limit = _largest(policy, len(references))
+            if nearest > limit:
+                yield Rejection(
+                    source,
+                    source_id,
+                    performer.rows[0].performer_id,
+                    len(faces),
+                    len(references),
+                    nearest,
+                    limit,
+                )
 
 
 def _dominant_cluster(distance: Vectors, faces: Sequence[int], limit: float) -> list[int]:

@@ -256,6 +256,16 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "etag": _source("asks for changes only"),
         "last_modified": _source("asks for changes only"),
     },
+    "site_rejections": {
+        "source": _SOURCE,
+        "source_id": _source("a wrong record is not taken in again at once"),
+        "performer_id": _own("whose faces it did not agree with"),
+        "faces": _own("on what the rejection rests"),
+        "reference_faces": _own("on what the rejection rests"),
+        "distance": _own("on what the rejection rests"),
+        "agreement": _own("on what the rejection rests"),
+        "rejected_at": _own("when to believe the site again"),
+    },
     "sync_state": {
         "source": _SOURCE,
         "updated_watermark": _source("what was read already"),

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers, visits
 from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.site_records import rejected_since
 from stash_sense_pipeline.catalog.sync import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.catalog.visits import Held, Known, RecordKey, Visited
@@ -59,12 +60,17 @@ _URL, _NAME = "url", "name"
 
 @dataclass(frozen=True)
 class EnrichRules:
-    """The numbers of a run. `revisit`: the soonest second look at a profile or name. `confirm`: the soonest second look
-    at a stored profile that was missing. `strange_pages`: so many in a row without their mark mean a new layout."""
+    """The numbers of a run.
+
+    `revisit`: the soonest second look at a profile or name. `confirm`: the soonest second look at a stored profile that
+    was missing. `strange_pages`: so many in a row without their mark mean a new layout. `doubt`: how long a profile whose
+    faces were a stranger's is not believed again.
+    """
 
     revisit: timedelta = timedelta(days=30)
     confirm: timedelta = timedelta(days=3)
     strange_pages: int = 3
+    doubt: timedelta = timedelta(days=180)
     vanishing: SyncRules = field(default_factory=SyncRules)
 
 
@@ -171,6 +177,7 @@ class _Enrichment:
         self._doubtful: dict[str, tuple[str, Visited]] = {}
         self._mirror = Mirror(engine, settings.name, suppressions, clock)
         self._held: dict[str, Held] = {}
+        self._rejected: frozenset[str] = frozenset()
         self._stored: set[str] = set()
         self._missing: Mapping[str, int] = {}
 
@@ -250,6 +257,8 @@ class _Enrichment:
                 if self._identity_grade and canonical_profile(url) == profile.key:
                     proves.add(key)
             self._held = visits.held_records(connection, self._source)
+            since = self._clock.now() - self._rules.doubt
+            self._rejected = rejected_since(connection, self._source, since)
         return {
             key: _Listed(Target(key, urls[key]), tuple(sorted(by, key=self._by_rank)), key in proves)
             for key, by in found.items()
@@ -357,7 +366,7 @@ class _Enrichment:
             if not passes_filter(profile.gender, wanted)
             else claimants_of(profile, records, same_person_only=not listed.proves)
         )
-        if not fitting or self._covered(profile):
+        if not fitting or profile.key in self._rejected or self._covered(profile):
             await self._withdraw(profile.key)
             await self._conclude(_URL, item, visit, Outcome.AMBIGUOUS)
             return
@@ -486,6 +495,7 @@ class _Enrichment:
             and is_called(profile, name, self._connector.site.either_order)
             and genders_agree(profile.gender, person.gender)
             and passes_filter(profile.gender, wanted)
+            and profile.key not in self._rejected
             and not self._covered(profile)
             and not self._refusals.covers_url(visit.target.url)
         )

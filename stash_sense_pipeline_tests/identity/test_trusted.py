@@ -14,6 +14,7 @@ from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_members,
     performer_images,
+    site_rejections,
     source_images,
     source_performers,
     trusted_faces,
@@ -334,3 +335,57 @@ def test_candidates_are_found_by_image_and_not_by_source(catalog: sa.Engine) -> 
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {seen[-1]}").all()
     (step,) = [row.detail for row in plan if "performer_images" in row.detail]
     assert "(source=? AND image_id=?)" in step
+
+
+def test_a_site_record_of_strangers_goes_and_the_distance_is_kept(any_catalog: sa.Engine) -> None:
+    gallery = Gallery(any_catalog)
+    who, stranger = gallery.person(), gallery.person()
+    gallery.record(1, "stashdb", "a")
+    for _ in range(3):
+        gallery.shot("stashdb", "a", who, spread=0.3)
+    gallery.record(1, "thenude", "7")
+    gallery.record(1, "afdb", "8")
+    good = [gallery.shot("afdb", "8", who, spread=0.3) for _ in range(2)]
+    for _ in range(2):
+        gallery.shot("thenude", "7", stranger, spread=0.3)
+    sites = {"thenude": "medium", "afdb": "medium"}
+    options = {"source_caps": CAPS | dict.fromkeys(sites, 5), "trust": TRUST | sites, "sites": tuple(sites)}
+    report = choose(gallery, **options)
+    assert report.rejected == {"thenude": 1}
+    assert set(good) <= trusted(gallery).keys()
+    with reading(any_catalog) as connection:
+        table = source_performers.c
+        gone = connection.scalars(sa.select(table.source).where(table.deleted_at.is_not(None))).all()
+        rejection = connection.execute(sa.select(site_rejections)).one()
+        left = connection.scalars(sa.select(source_images.c.source).distinct()).all()
+    assert gone == ["thenude"]
+    assert sorted(left) == ["afdb", "stashdb"]
+    assert (rejection.faces, rejection.reference_faces, rejection.agreement) == (2, 3, 0.40)
+    assert rejection.distance > 0.6
+    again = choose(gallery, **options)
+    assert (again.rejected, again.changed) == ({}, False)
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_record_found_by_name_never_counts_without_agreement(any_catalog: sa.Engine, agrees: bool) -> None:
+    gallery = Gallery(any_catalog)
+    who, other = gallery.person(), gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(1, "elitebabes", "quib")
+    with writing(any_catalog) as connection:
+        found = sa.update(source_performers).where(source_performers.c.source == "elitebabes")
+        connection.execute(found.values(raw={"found_by": "name"}))
+    faces_there = [gallery.shot("elitebabes", "quib", who if agrees else other, spread=0.3) for _ in range(4)]
+    # Not even where the operator trusts the site, and nobody else has a face of the person.
+    options = {
+        "source_caps": CAPS | {"elitebabes": 5},
+        "trust": TRUST | {"elitebabes": "high"},
+        "sites": ("elitebabes",),
+    }
+    choose(gallery, **options)
+    assert trusted(gallery) == {}
+    for _ in range(3):
+        gallery.shot("stashdb", "a", who, spread=0.3)
+    report = choose(gallery, **options)
+    assert bool(set(faces_there) & trusted(gallery).keys()) is agrees
+    assert report.rejected == ({} if agrees else {"elitebabes": 1})

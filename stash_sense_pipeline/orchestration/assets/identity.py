@@ -118,6 +118,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 source_caps=caps,
                 trust={source.name: source.trust_level.value for source in settings.sources},
                 models=pack.digests,
+                sites=settings.reference_sites,
             )
         return dg.MaterializeResult(
             metadata={

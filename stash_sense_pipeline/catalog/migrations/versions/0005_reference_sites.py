@@ -1,4 +1,4 @@
-"""Visits of reference sites."""
+"""Visits of reference sites, and records rejected by faces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Creates the table of visits."""
+    """Creates both tables."""
     op.create_table(
         "site_visits",
         sa.Column("source", sa.Text(), nullable=False, comment="a reference site"),
@@ -42,5 +42,40 @@ def upgrade() -> None:
         sa.Column("last_modified", sa.Text(), nullable=True, comment="validator of the last answer"),
         sa.PrimaryKeyConstraint("source", "mode", "item_hash", name="pk_site_visits"),
         comment="how far each reference site is read, an item at a time",
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "site_rejections",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("source_id", sa.Text(), nullable=False),
+        sa.Column("performer_id", sa.Integer(), nullable=False, comment="whose faces it did not agree with"),
+        sa.Column("faces", sa.Integer(), nullable=False, comment="faces of the record"),
+        sa.Column(
+            "reference_faces",
+            sa.Integer(),
+            nullable=False,
+            comment="faces of high trust they were compared with",
+        ),
+        sa.Column(
+            "distance",
+            sa.Float(),
+            nullable=False,
+            comment="of the nearest two, mean cosine distance over the models",
+        ),
+        sa.Column(
+            "agreement",
+            sa.Float(),
+            nullable=False,
+            comment="the largest distance that would have been agreement",
+        ),
+        sa.Column("rejected_at", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["source", "source_id"],
+            ["source_performers.source", "source_performers.source_id"],
+            name="fk_site_rejections_source_source_id_source_performers",
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("source", "source_id", name="pk_site_rejections"),
+        comment="records of reference sites whose faces are strangers to the person's own",
         sqlite_with_rowid=False,
     )
