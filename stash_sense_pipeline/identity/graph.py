@@ -7,17 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from stash_sense_pipeline.identity.evidence import (
+from stash_sense_pipeline.identity.comparing import (
     DAYS_A_YEAR,
     MAX_BIRTH_DATE_GAP,
-    WEIGHTS,
-    Evidence,
-    Kind,
     Record,
     RecordKey,
-    Weights,
     birth_interval,
 )
+from stash_sense_pipeline.identity.evidence import WEIGHTS, Evidence, Kind, Weights
 
 # Scores nearer to each other than this do not tell which of two records of one source is meant.
 AMBIGUOUS_MARGIN = 0.25

@@ -16,18 +16,10 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import identities as store
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState, IdentityRow, LogEntry
-from stash_sense_pipeline.identity.evidence import (
-    WEIGHTS,
-    Evidence,
-    Findings,
-    Hub,
-    Record,
-    RecordKey,
-    Weights,
-    find_evidence,
-    survivor,
-)
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.evidence import WEIGHTS, Evidence, Findings, Hub, Weights, find_evidence
 from stash_sense_pipeline.identity.graph import Components, connect
+from stash_sense_pipeline.identity.keys import survivor
 from stash_sense_pipeline.identity.overrides import Overrides, resolve_overrides
 
 # Reasons kept in a log entry; the evidence table has them all.

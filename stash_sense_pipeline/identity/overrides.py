@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.identity.evidence import Record, RecordKey, survivor
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.keys import survivor
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 _SECTIONS = ("must_link", "cannot_link")

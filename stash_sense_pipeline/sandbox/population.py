@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from stash_sense_pipeline.identity.evidence import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
 
 HOSTS: Mapping[str, str] = {
     "stashdb": "stashdb.org",

@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
-from stash_sense_pipeline.identity.evidence import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOSTS = {

@@ -2,16 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from stash_sense_pipeline.identity.evidence import (
-    MAX_HOLDERS,
-    WEIGHTS,
-    Kind,
-    Record,
-    birth_interval,
-    find_evidence,
-    fold_name,
-)
+from stash_sense_pipeline.identity.comparing import Record, birth_interval, fold_name
+from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
+from stash_sense_pipeline.identity.keys import MAX_STASH_BOX_HOLDERS
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population
 
 X = "https://x.com/sample_person"
@@ -133,8 +127,12 @@ def test_a_hub_proves_nothing() -> None:
     findings = find_evidence(known, HOSTS)
     assert findings.evidence == ()
     assert [hub.key for hub in findings.hubs] == ["twitter:sample_person"]
-    many = [Record(f"box{n}", "a", "Sample Person", urls=(X,)) for n in range(MAX_HOLDERS + 1)]
-    assert [len(hub.holders) for hub in find_evidence(population(*many), HOSTS).hubs] == [MAX_HOLDERS + 1]
+    boxes = {f"box{n}": f"box{n}.example" for n in range(MAX_STASH_BOX_HOLDERS + 1)}
+    many = population(*(Record(box, "a", "Sample Person", urls=(X,)) for box in boxes))
+    assert [len(hub.holders) for hub in find_evidence(many, boxes).hubs] == [len(boxes)]
+    # Reference sites repeat the links of the stash-boxes.
+    few = dict(list(boxes.items())[:2])
+    assert find_evidence(many, few).hubs == ()
 
 
 def test_a_cross_link_outweighs_a_name() -> None:

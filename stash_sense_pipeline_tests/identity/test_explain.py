@@ -4,7 +4,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.errors import StashSenseError
-from stash_sense_pipeline.identity.evidence import Record
+from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.explain import explain
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides

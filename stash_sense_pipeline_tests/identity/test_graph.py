@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.identity.evidence import Record, RecordKey, birth_interval, find_evidence
+from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval
+from stash_sense_pipeline.identity.evidence import find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
 from stash_sense_pipeline.identity.identities import assign
 from stash_sense_pipeline.sandbox.population import make_population, score

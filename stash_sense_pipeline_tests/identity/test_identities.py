@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.identity.evidence import Findings, Record, find_evidence
+from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.identity.evidence import Findings, find_evidence
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline_tests.identity.population import (

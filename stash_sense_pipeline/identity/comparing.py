@@ -1,0 +1,160 @@
+"""A record as identity sees it, and how two records' names, birth dates and countries compare."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+RecordKey = tuple[str, str]
+
+# Years: the sources' dates of one person differ by slips and by a year or two that somebody was made younger.
+MAX_BIRTH_DATE_GAP = 2
+# Days are counted as 31 a month and 372 a year: whole years and months then compare exactly.
+DAYS_A_YEAR = 372
+_DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
+# difflib's ratio from which two names are one name with a typing error.
+SIMILAR_NAMES = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of one source, as identity sees it.
+
+    `also_known_by`: other identifiers of the source for it. `images`: SHA-256 of its pictures of one face.
+    """
+
+    source: str
+    source_id: str
+    name: str | None = None
+    gender: str | None = None
+    birth_date: str | None = None
+    country: str | None = None
+    live: bool = True
+    merged_into: str | None = None
+    aliases: tuple[str, ...] = ()
+    urls: tuple[str, ...] = ()
+    also_known_by: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> RecordKey:
+        """(source, source_id)."""
+        return self.source, self.source_id
+
+
+def fold_name(name: str) -> str:
+    """A name without case, accents, punctuation and order of its words: `Zöe SAMPLE-O'Test` is `otest sample zoe`."""
+    text = name
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text.casefold())
+        # Only the accents of Latin, Greek and Cyrillic: the marks of Japanese kana make other letters.
+        text = unicodedata.normalize("NFC", "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f"))
+    words = re.sub(r"['’`.]", "", text.casefold())
+    return " ".join(sorted(re.sub(r"[\W_]+", " ", words).split()))
+
+
+def birth_interval(date: str | None) -> tuple[int, int] | None:
+    """First and last possible day (DAYS_A_YEAR) of YYYY, YYYY-MM or YYYY-MM-DD; None if it is none of these.
+
+    1 January is read as the whole year: it is what forms fill in for a date that is not known.
+    """
+    match = _DATE.fullmatch(date) if date else None
+    if match is None:
+        return None
+    year = int(match[1]) * DAYS_A_YEAR
+    month, day = int(match[2] or 0), int(match[3] or 0)
+    if not 1 <= month <= 12 or (month == 1 and day == 1):
+        return year, year + DAYS_A_YEAR - 1
+    first = year + (month - 1) * 31
+    return (first, first + 30) if not 1 <= day <= 31 else (first + day - 1, first + day - 1)
+
+
+class FoldedNames:
+    """Folded main name and folded names of records, each computed once."""
+
+    def __init__(self, records: Mapping[RecordKey, Record]) -> None:
+        self._records = records
+        self._cache: dict[str, str] = {}
+        self._aliases: dict[RecordKey, frozenset[str]] = {}
+
+    def main(self, key: RecordKey) -> str:
+        return self._fold(self._records[key].name or "")
+
+    def aliases(self, key: RecordKey) -> frozenset[str]:
+        known = self._aliases.get(key)
+        if known is None:
+            known = frozenset(self._fold(alias) for alias in self._records[key].aliases) - {""}
+            self._aliases[key] = known
+        return known
+
+    def _fold(self, name: str) -> str:
+        folded = self._cache.get(name)
+        if folded is None:
+            folded = self._cache[name] = fold_name(name)
+        return folded
+
+
+def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str, str] | None:
+    """(name of a weight, the name) of the best agreement of two records' names; None when they have none."""
+    main_a, main_b = folded.main(a), folded.main(b)
+    if main_a == main_b and main_a:
+        return "name_equal", main_a
+    aliases_a, aliases_b = folded.aliases(a), folded.aliases(b)
+    if main_a in aliases_b:
+        return "name_in_aliases", main_a
+    if main_b in aliases_a:
+        return "name_in_aliases", main_b
+    common = aliases_a & aliases_b
+    if common:
+        return "alias_in_common", max(common, key=lambda name: (name.count(" "), name))
+    if main_a and main_b and _similar(main_a, main_b):
+        return "name_similar", f"{main_a} ~ {main_b}"
+    return None
+
+
+def _similar(a: str, b: str) -> bool:
+    matcher = SequenceMatcher(None, a, b, autojunk=False)
+    return (
+        min(len(a), len(b)) >= 6
+        and matcher.real_quick_ratio() >= SIMILAR_NAMES
+        and matcher.quick_ratio() >= SIMILAR_NAMES
+        and max(matcher.ratio(), SequenceMatcher(None, b, a, autojunk=False).ratio()) >= SIMILAR_NAMES
+    )
+
+
+def birth_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
+    """(name of a weight, what agrees or not) of two birth dates; None when one is not known."""
+    first, second = birth_interval(a), birth_interval(b)
+    if first is None or second is None:
+        return None
+    if first == second:
+        days = first[1] - first[0]
+        how = {0: "birth_date_equal", 30: "birth_month_equal"}.get(days, "birth_year_equal")
+        return how, f"birth date equal ({a})"
+    if first[0] <= second[1] and second[0] <= first[1]:
+        wider = max(first[1] - first[0], second[1] - second[0])
+        return "birth_month_equal" if wider == 30 else "birth_year_equal", f"birth dates agree ({a}, {b})"
+    if _nearly_equal(str(a), str(b)):
+        return "birth_date_nearly_equal", f"birth dates nearly equal ({a}, {b})"
+    return "birth_date_differs", f"birth dates differ ({a}, {b})"
+
+
+def _nearly_equal(a: str, b: str) -> bool:
+    first, second = a.split("-"), b.split("-")
+    if len(first) != 3 or len(second) != 3 or abs(int(first[0]) - int(second[0])) > MAX_BIRTH_DATE_GAP:
+        return False
+    different = sum(x != y for x, y in zip(first, second, strict=True))
+    return different == 1 or (first[0] == second[0] and first[1:] == second[:0:-1])
+
+
+def country_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
+    """(name of a weight, what agrees or not) of two countries; None when they cannot be compared."""
+    # A code can only be compared with a code: some sources write the country's name.
+    if not a or not b or (len(a) == 2) != (len(b) == 2):
+        return None
+    if a.casefold() == b.casefold():
+        return "country_equal", f"country equal ({a})"
+    return "country_differs", f"countries differ ({a}, {b})"

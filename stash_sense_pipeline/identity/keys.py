@@ -1,0 +1,141 @@
+"""What a record can be found by: profile pages, its own identifiers, name, birth date and pictures, each as a text."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Final
+
+from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval, fold_name
+from stash_sense_pipeline.sources.profile_urls import SITES, canonical_profile, site, stash_box_performer
+
+
+class Sort:
+    """First letter of a key: what the rest of it is."""
+
+    PAGE: Final = "P"
+    NAME: Final = "N"
+    BIRTH_DATE: Final = "D"
+    IMAGE: Final = "I"
+
+
+# A key on more records is a hub: a studio's account, a link collection, a mistake. A reference site repeats the links
+# of the stash-boxes, so its records count for their own site only.
+MAX_HOLDERS_IN_A_SOURCE = 2
+MAX_STASH_BOX_HOLDERS = 5
+_PROOFS = frozenset(row.name for row in SITES if row.identity_grade)
+
+
+@dataclass(frozen=True)
+class StashBoxes:
+    """The stash-boxes by source name, with their universal-id hosts; everything else is a reference site."""
+
+    sources_of_host: Mapping[str, tuple[str, ...]]
+    sources: frozenset[str]
+
+    @classmethod
+    def of(cls, hosts: Mapping[str, str]) -> StashBoxes:
+        """From source name to host."""
+        found: dict[str, tuple[str, ...]] = {}
+        for source, host in sorted(hosts.items()):
+            name = host.lower().removeprefix("www.")
+            found[name] = (*found.get(name, ()), source)
+        return cls(found, frozenset(hosts))
+
+
+def keys_of(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[str, ...]:
+    """All keys of a live record, sorted. `merged`: identifiers of the records that its source merged into it.
+
+    The keys depend on this record alone, so that what changed can be found by the keys it had and has.
+    """
+    found = {Sort.PAGE + page for page in _own_pages(record, merged, boxes)}
+    for url in record.urls:
+        found.update(Sort.PAGE + page for page in _pages_named(url, boxes))
+    name = fold_name(record.name or "")
+    if " " in name:
+        found.add(Sort.NAME + name)
+    interval = birth_interval(record.birth_date)
+    if interval is not None and interval[0] == interval[1]:
+        words = {word for text in (name, *map(fold_name, record.aliases)) for word in text.split()}
+        found.update(f"{Sort.BIRTH_DATE}{record.birth_date} {word}" for word in words)
+    found.update(Sort.IMAGE + image for image in record.images)
+    return tuple(sorted(found))
+
+
+def digest(key: str) -> int:
+    """64 bits of BLAKE2b as a signed integer: what the catalog keeps of a key."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def is_hub(holders: Collection[RecordKey], boxes: StashBoxes) -> bool:
+    """Do too many records hold one key for it to prove anything?"""
+    if len(holders) <= MAX_HOLDERS_IN_A_SOURCE:
+        return False
+    per_source = Counter(source for source, _ in holders)
+    in_boxes = sum(count for source, count in per_source.items() if source in boxes.sources)
+    return max(per_source.values()) > MAX_HOLDERS_IN_A_SOURCE or in_boxes > MAX_STASH_BOX_HOLDERS
+
+
+def owner(page: str, holders: Iterable[RecordKey]) -> RecordKey | None:
+    """The stash-box record whose own page it is: the one holder in the source that the page is of."""
+    source, _, identifier = page.partition(":")
+    mine = [key for key in holders if key[0] == source]
+    exact = [key for key in mine if key[1].casefold() == identifier]
+    candidates = exact or mine
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def merged_into(records: Mapping[RecordKey, Record]) -> dict[RecordKey, list[str]]:
+    """Live record to the identifiers of all that its source merged into it, directly or in a chain."""
+    found: dict[RecordKey, list[str]] = defaultdict(list)
+    for key, record in records.items():
+        if not record.live and (now := survivor(records, key)) is not None:
+            found[now].append(key[1])
+    return found
+
+
+def survivor(records: Mapping[RecordKey, Record], key: RecordKey) -> RecordKey | None:
+    """The live record that `key` is now, along the source's own merges; None when it is gone or was never seen."""
+    seen: set[RecordKey] = set()
+    while key in records and key not in seen:
+        record = records[key]
+        if record.live:
+            return key
+        if record.merged_into is None:
+            return None
+        seen.add(key)
+        key = (record.source, record.merged_into)
+    return None
+
+
+def singular_sites(pages: Iterable[str]) -> set[str]:
+    """The sites among the pages where a person has one; forms of a site's keys that cannot be compared stay apart."""
+    found: set[str] = set()
+    for page in pages:
+        name, _, key = page.partition(":")
+        row = site(name)
+        if row is not None and row.singular and not key.startswith("legacy:"):
+            found.add(f"{name}:{key.partition(':')[0]}" if ":" in key else name)
+    return found
+
+
+def _own_pages(record: Record, merged: Iterable[str], boxes: StashBoxes) -> Iterable[str]:
+    if record.source in boxes.sources:
+        for identifier in (record.source_id, *record.also_known_by, *merged):
+            yield f"{record.source}:{identifier.casefold()}"
+    elif site(record.source) is not None:
+        yield f"{record.source}:{record.source_id}"
+
+
+def _pages_named(url: str, boxes: StashBoxes) -> Sequence[str]:
+    if "/performers/" in url and (target := stash_box_performer(url)) is not None:
+        host, identifier = target
+        sources = boxes.sources_of_host.get(host)
+        if sources is None:
+            known = canonical_profile(f"https://{host}/performers/{identifier}") is not None
+            return (f"{host}:{identifier.casefold()}",) if known else ()
+        return [f"{source}:{identifier.casefold()}" for source in sources]
+    page = canonical_profile(url)
+    return (f"{page.site}:{page.key}",) if page is not None and page.site in _PROOFS else ()
