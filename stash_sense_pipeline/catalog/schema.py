@@ -210,11 +210,11 @@ identity_members = sa.Table(
 identity_evidence = sa.Table(
     "identity_evidence",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("source_a", sa.Text, primary_key=True),
     sa.Column("source_id_a", sa.Text, primary_key=True),
     sa.Column("source_b", sa.Text, primary_key=True),
     sa.Column("source_id_b", sa.Text, primary_key=True),
+    sa.Column("kind", sa.Text, primary_key=True),
     sa.Column(
         "key",
         sa.Text,
@@ -225,6 +225,8 @@ identity_evidence = sa.Table(
     sa.Column("verdict", sa.Text, nullable=False, comment="linked, redundant or refused"),
     sa.Column("reason", sa.Text, comment="why refused"),
     sa.Column("first_seen_at", UtcTime, nullable=False),
+    sa.Index("ix_identity_evidence_source_b", "source_b", "source_id_b"),
+    sqlite_with_rowid=False,
 )
 
 identity_log = sa.Table(
@@ -238,6 +240,86 @@ identity_log = sa.Table(
     ),
     sa.Column("detail", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
+)
+
+identity_runs = sa.Table(
+    "identity_runs",
+    metadata,
+    sa.Column("run", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column(
+        "rules", sa.Text, nullable=False, comment="digest of all that the result depends on but records"
+    ),
+    sa.Column("records", sa.Integer, nullable=False, comment="rows of identity_records after it"),
+    sa.Column(
+        "detail", sa.JSON, nullable=False, comment="counts, and the face thresholds with what they rest on"
+    ),
+    comment="runs that changed something; the last one is what an incremental run goes on from",
+    sqlite_autoincrement=True,
+)
+
+identity_records = sa.Table(
+    "identity_records",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.BigInteger, nullable=False, comment="of the record as identity last saw it"),
+    sa.UniqueConstraint("source", "source_id"),
+    _of_performer(),
+)
+
+identity_keys = sa.Table(
+    "identity_keys",
+    metadata,
+    sa.Column("digest", sa.BigInteger, primary_key=True, comment="64 bits of a page, name, date or picture"),
+    sa.Column(
+        "number",
+        sa.ForeignKey("identity_records.number", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+    sqlite_with_rowid=False,
+)
+
+identity_hubs = sa.Table(
+    "identity_hubs",
+    metadata,
+    sa.Column("digest", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("key", sa.Text, nullable=False, comment="a page on too many records to prove anything"),
+    sa.Column("holders", sa.Integer, nullable=False),
+)
+
+face_templates = sa.Table(
+    "face_templates",
+    metadata,
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    sa.Column("faces", sa.Integer, nullable=False, comment="how many different pictures it is the mean of"),
+    sa.Column("models", sa.Text, nullable=False, comment="digest of the embedders"),
+    sa.Column(
+        "vector",
+        sa.LargeBinary,
+        nullable=False,
+        comment="little-endian float16: the unit mean vector of each embedder, one after another",
+    ),
+    _of_performer(),
+)
+
+face_collisions = sa.Table(
+    "face_collisions",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("nearer_to", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
+    sa.Column(
+        "similarity", sa.Float, nullable=False, comment="mean cosine to the own performer's other faces"
+    ),
+    sa.Column("nearer_similarity", sa.Float, nullable=False, comment="mean cosine to the other performer's"),
+    sa.Column("found_at", UtcTime, nullable=False),
+    comment="faces that look like another performer more than like their own: kept out of releases, not deleted",
 )
 
 trusted_faces = sa.Table(
