@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.upsert import batched
 
 RecordKey = tuple[str, str]
-EvidenceKey = tuple[str, str, str, str, str, str]
 
 _BATCH = 5_000
+# Below SQLite's bound on parameters, two a record.
+_IN_LIST = 400
 
 
 class RecordRow(NamedTuple):
@@ -41,6 +42,17 @@ class RecordRow(NamedTuple):
     merged_into: str | None
     slug: str | None
     number: str | None
+
+
+class EvidenceKey(NamedTuple):
+    """What makes a row of evidence that row."""
+
+    source_a: str
+    source_id_a: str
+    source_b: str
+    source_id_b: str
+    kind: str
+    key: str
 
 
 class EvidenceState(NamedTuple):
@@ -81,8 +93,10 @@ class LogEntry(NamedTuple):
     detail: Mapping[str, Any]
 
 
-def read_records(connection: sa.Connection) -> list[RecordRow]:
-    """All records of all sources, tombstones too."""
+def read_records(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> Iterator[RecordRow]:
+    """All records of all sources, tombstones too; or those of them that are `wanted`."""
     table = source_performers.c
     query = sa.select(
         table.source,
@@ -96,7 +110,19 @@ def read_records(connection: sa.Connection) -> list[RecordRow]:
         table.raw["slug"].as_string(),
         table.raw["_id"].as_string(),
     )
-    return [RecordRow._make(row) for row in connection.execute(query)]
+    return map(RecordRow._make, _of_records(connection, query, table, wanted))
+
+
+def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]) -> list[RecordKey]:
+    """Records that their source has merged into one of these, directly."""
+    table = source_performers.c
+    query = sa.select(table.source, table.source_id)
+    target = sa.tuple_(table.source, table.merged_into)
+    return [
+        (source, source_id)
+        for batch in batched(sorted(survivors), _IN_LIST)
+        for source, source_id in connection.execute(query.where(target.in_(batch)))
+    ]
 
 
 def population_state(connection: sa.Connection) -> tuple[Any, ...]:
@@ -112,17 +138,27 @@ def population_state(connection: sa.Connection) -> tuple[Any, ...]:
     return tuple(connection.execute(query).one())
 
 
-def read_aliases(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+def read_aliases(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, list[str]]:
     """Aliases of each record that has some."""
-    return _grouped(connection, performer_aliases, performer_aliases.c.alias)
+    table = performer_aliases.c
+    query = sa.select(table.source, table.source_id, table.alias)
+    return _grouped(_of_records(connection, query, table, wanted))
 
 
-def read_urls(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+def read_urls(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, list[str]]:
     """URLs of each record that has some."""
-    return _grouped(connection, performer_urls, performer_urls.c.url)
+    table = performer_urls.c
+    query = sa.select(table.source, table.source_id, table.url)
+    return _grouped(_of_records(connection, query, table, wanted))
 
 
-def read_images(connection: sa.Connection) -> dict[RecordKey, list[str]]:
+def read_images(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, list[str]]:
     """SHA-256 of each record's images that gave a face."""
     image, shown = source_images.c, performer_images.c
     query = (
@@ -130,51 +166,94 @@ def read_images(connection: sa.Connection) -> dict[RecordKey, list[str]]:
         .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
         .where(image.state == "done", image.sha256.is_not(None))
     )
-    found: dict[RecordKey, list[str]] = defaultdict(list)
-    for source, source_id, sha256 in connection.execute(query):
-        found[source, source_id].append(sha256)
-    return found
+    return _grouped(_of_records(connection, query, shown, wanted))
 
 
-def read_members(connection: sa.Connection) -> dict[RecordKey, int]:
-    """performer_id of every record that is in an identity."""
+def read_members(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, int]:
+    """performer_id of every record that is in an identity, or of those of them that are `wanted`."""
     table = identity_members.c
-    rows = connection.execute(sa.select(table.source, table.source_id, table.performer_id))
+    query = sa.select(table.source, table.source_id, table.performer_id)
+    rows = _of_records(connection, query, table, wanted)
     return {(source, source_id): performer_id for source, source_id, performer_id in rows}
 
 
-def read_identities(connection: sa.Connection) -> list[IdentityRow]:
-    """All performer ids that were ever allocated, in order."""
+def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> int:
+    """How many records are in these identities."""
+    table = identity_members.c
+    count = sa.select(sa.func.count()).select_from(identity_members)
+    return sum(
+        connection.scalar(count.where(table.performer_id.in_(batch))) or 0
+        for batch in batched(sorted(performer_ids), _IN_LIST)
+    )
+
+
+def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[IdentityRow]:
+    """Retired ids that lead to one of these, in order."""
     table = identities.c
-    query = sa.select(table.performer_id, table.retired_at, table.redirect_to).order_by(table.performer_id)
-    return [IdentityRow(*row) for row in connection.execute(query)]
+    query = sa.select(table.performer_id, table.retired_at, table.redirect_to)
+    return [
+        IdentityRow(*row)
+        for batch in batched(sorted(targets), _IN_LIST)
+        for row in connection.execute(query.where(table.redirect_to.in_(batch)).order_by(table.performer_id))
+    ]
 
 
 def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, ...]]:
-    """Members that each identity had when it was last retired, from the log."""
+    """Members that each retired identity had when it was last retired, from the log."""
     table = identity_log.c
-    query = sa.select(table.performer_id, table.detail).where(table.event == "retired").order_by(table.entry)
+    query = (
+        sa.select(table.performer_id, table.detail)
+        .join(identities, identities.c.performer_id == table.performer_id)
+        .where(table.event == "retired", identities.c.retired_at.is_not(None))
+        .order_by(table.entry)
+    )
     return {
         performer_id: tuple((source, source_id) for source, source_id in detail["members"])
         for performer_id, detail in connection.execute(query)
     }
 
 
-def read_evidence(connection: sa.Connection) -> dict[EvidenceKey, EvidenceState]:
-    """All stored evidence by (kind, source_a, source_id_a, source_b, source_id_b, key)."""
+def read_evidence(
+    connection: sa.Connection, about: Collection[RecordKey] | None = None
+) -> dict[EvidenceKey, EvidenceState]:
+    """Stored evidence, all of it or what names one of the records, by its key."""
     table = identity_evidence.c
-    query = sa.select(
-        table.kind,
-        table.source_a,
-        table.source_id_a,
-        table.source_b,
-        table.source_id_b,
-        table.key,
-        table.weight,
-        table.verdict,
-        table.reason,
-    )
-    return {tuple(row[:6]): EvidenceState(*row[6:]) for row in connection.execute(query)}
+    query = sa.select(*(table[name] for name in (*EvidenceKey._fields, *EvidenceState._fields)))
+    if about is None:
+        rows = list(connection.execute(query))
+    else:
+        first, second = (sa.tuple_(table[f"source_{s}"], table[f"source_id_{s}"]) for s in "ab")
+        rows = [
+            row
+            for batch in batched(sorted(about), _IN_LIST)
+            for side in (first, second)
+            for row in connection.execute(query.where(side.in_(batch)))
+        ]
+    return {EvidenceKey(*row[:6]): EvidenceState(*row[6:]) for row in rows}
+
+
+def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
+    """How many rows of evidence there are by kind, and refused ones by the first words of the reason."""
+    table = identity_evidence.c
+    count = sa.func.count()
+    kinds = connection.execute(sa.select(table.kind, count).group_by(table.kind))
+    reasons: Counter[str] = Counter()
+    refused = sa.select(table.reason, count).where(table.reason.is_not(None)).group_by(table.reason)
+    for reason, rows in connection.execute(refused):
+        reasons[reason.split(":")[0]] += rows
+    by_kind = sorted((kind, int(rows)) for kind, rows in kinds)
+    return dict(by_kind), dict(sorted(reasons.items()))
+
+
+def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
+    """How many identities, records in them, and identities of two records or more there are."""
+    table = identity_members
+    sizes = sa.select(sa.func.count(table.c.source).label("size")).group_by(table.c.performer_id).subquery()
+    several = sa.func.sum(sa.case((sizes.c.size > 1, 1), else_=0))
+    row = connection.execute(sa.select(sa.func.count(), sa.func.sum(sizes.c.size), several)).one()
+    return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
 
 def has_record(connection: sa.Connection, source: str, source_id: str) -> bool:
@@ -217,15 +296,6 @@ def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list
     return sorted(found, key=lambda row: (-row.weight, row[:6]))
 
 
-def redirects_to(connection: sa.Connection, performer_id: int) -> list[int]:
-    """Retired ids that lead to this one."""
-    table = identities.c
-    query = (
-        sa.select(table.performer_id).where(table.redirect_to == performer_id).order_by(table.performer_id)
-    )
-    return list(connection.execute(query).scalars())
-
-
 def history(
     connection: sa.Connection, performer_id: int, latest: int
 ) -> list[tuple[datetime, str, dict[str, Any]]]:
@@ -247,11 +317,11 @@ def store_evidence(
     now: datetime,
 ) -> int:
     """Makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept. Gives the rows touched."""
-    names = [column.name for column in identity_evidence.primary_key]
+    names = EvidenceKey._fields
     gone = [dict(zip(names, key, strict=True)) for key in stored if key not in wanted]
     new = [
-        {**dict(zip(names, key, strict=True)), **state._asdict(), "first_seen_at": now}
-        for key, state in wanted.items()
+        {**key._asdict(), **state._asdict(), "first_seen_at": now}
+        for key, state in sorted(wanted.items())
         if key not in stored
     ]
     changed = [
@@ -391,10 +461,23 @@ def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Ma
         connection.execute(statement, [dict(row) for row in batch])
 
 
-def _grouped(
-    connection: sa.Connection, table: sa.Table, column: sa.Column[str]
-) -> dict[RecordKey, list[str]]:
+def _of_records(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    columns: sa.ColumnCollection[str, Any],
+    wanted: Collection[RecordKey] | None,
+) -> Iterator[Any]:
+    """Rows of the query whose (source, source_id) is wanted; all of them for None."""
+    if wanted is None:
+        yield from connection.execute(query)
+        return
+    key = sa.tuple_(columns["source"], columns["source_id"])
+    for batch in batched(sorted(wanted), _IN_LIST):
+        yield from connection.execute(query.where(key.in_(batch)))
+
+
+def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:
     found: dict[RecordKey, list[str]] = defaultdict(list)
-    for source, source_id, value in connection.execute(sa.select(table.c.source, table.c.source_id, column)):
+    for source, source_id, value in rows:
         found[source, source_id].append(value)
     return found

@@ -86,6 +86,8 @@ class Weights:
     # Below `link`, so that it takes a name or a page beside them; less where a record has a single face.
     face: float = 2.4
     face_single: float = 1.4
+    # Nearly as alike: shown to a person, and no proof.
+    face_borderline: float = 0.0
     # Two or more faces on both sides that no model finds alike: true of one in 200 pairs of one person.
     face_differs: float = -2.5
     link: float = 2.5
@@ -301,14 +303,14 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
         if a[0] == b[0]:
             continue
         opinion = faces.opinion((a, b))
-        if opinion is not None and opinion.how != "face_differs" and any(r.kind == Kind.IMAGE for r in rows):
-            # The same picture on both is alike anyhow.
-            opinion = None
+        linked = any(row.kind == Kind.CROSS_LINK for row in rows)
+        alike = False
         if opinion is not None:
             weight = float(getattr(weights, opinion.how))
+            # The same picture on both is alike anyhow.
+            weight = min(weight, 0.0) if any(row.kind == Kind.IMAGE for row in rows) else weight
             evidence.append(Evidence(Kind.FACE, a, b, opinion.text, weight))
-        linked = any(row.kind == Kind.CROSS_LINK for row in rows)
-        alike = opinion is not None and opinion.how != "face_differs"
+            alike = weight > 0
         evidence += _agreement(records[a], records[b], candidates.folded, pages, linked, alike, weights)
     evidence.sort()
     return Findings(tuple(evidence), candidates.hubs)

@@ -34,9 +34,9 @@ def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
         lines += _evidence_lines(
             store.evidence_about(connection, [(member.source, member.source_id) for member in members])
         )
-        redirected = store.redirects_to(connection, performer_id)
+        redirected = store.redirected_to(connection, [performer_id])
         if redirected:
-            lines.append(f"merged into it: {', '.join(map(str, redirected))}")
+            lines.append(f"merged into it: {', '.join(str(row.performer_id) for row in redirected)}")
         lines.append("history:")
         for at, event, detail in store.history(connection, performer_id, _EVENTS_SHOWN):
             facts = [f"{key} {_plain(value)}" for key, value in sorted(detail.items()) if value]

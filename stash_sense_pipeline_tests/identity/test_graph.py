@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval
 from stash_sense_pipeline.identity.evidence import find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
-from stash_sense_pipeline.identity.identities import assign
+from stash_sense_pipeline.identity.permanence import assign
 from stash_sense_pipeline.sandbox.population import make_population, score
 from stash_sense_pipeline_tests.identity.population import HOSTS
 

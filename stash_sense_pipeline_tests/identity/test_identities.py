@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import Findings, find_evidence
+from stash_sense_pipeline.identity.evidence import Candidates, find_candidates
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline_tests.identity.population import (
@@ -230,13 +230,13 @@ def test_a_sync_that_writes_meanwhile_is_not_overlooked(
     store(catalog, A)
     news = iter([B, ALONE])
 
-    def find_slowly(*arguments: Any) -> Findings:
+    def find_slowly(*arguments: Any) -> Candidates:
         record = next(news, None)
         if record is not None:
             store(catalog, record)
-        return find_evidence(*arguments)
+        return find_candidates(*arguments)
 
-    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_evidence", find_slowly)
+    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", find_slowly)
     rebuild(catalog)
     assert sorted(map(sorted, members(catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
 

@@ -1,0 +1,144 @@
+"""Faces that are one record's own, and the mean vectors that stand for the record, in the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.schema import (
+    embeddings,
+    face_templates,
+    faces,
+    performer_images,
+    source_images,
+)
+from stash_sense_pipeline.catalog.upsert import batched, upsert
+
+RecordKey = tuple[str, str]
+_IN_LIST = 400
+
+
+class OwnFace(NamedTuple):
+    """The only face of an image that only one record of its source shows."""
+
+    face_id: int
+    source: str
+    source_id: str
+    sha256: str | None
+    quality: float
+
+
+class Template(NamedTuple):
+    """The mean vector of a record's faces: float16 (dimensions of all models together,), and of how many faces."""
+
+    faces: int
+    vector: NDArray[np.float16]
+
+
+def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
+    """Query of the columns of OwnFace, for faces with a vector of every model (name to digest); none without models."""
+    shown, image = performer_images.c, source_images.c
+    other_face, other_owner = faces.alias(), performer_images.alias()
+    query = (
+        sa.select(faces.c.face_id, shown.source, shown.source_id, image.sha256, faces.c.quality)
+        .select_from(performer_images)
+        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
+        .join(faces, (faces.c.source == shown.source) & (faces.c.image_id == shown.image_id))
+        .where(
+            ~sa.exists().where(
+                other_owner.c.source == shown.source,
+                other_owner.c.image_id == shown.image_id,
+                other_owner.c.source_id != shown.source_id,
+            ),
+            ~sa.exists().where(
+                other_face.c.source == faces.c.source,
+                other_face.c.image_id == faces.c.image_id,
+                other_face.c.face_id != faces.c.face_id,
+            ),
+        )
+    )
+    for model, digest in sorted(models.items()):
+        query = query.where(
+            sa.exists().where(
+                embeddings.c.face_id == faces.c.face_id,
+                embeddings.c.model == model,
+                embeddings.c.model_digest == digest,
+            )
+        )
+    return query if models else query.where(sa.false())
+
+
+def read_own_faces(
+    connection: sa.Connection, models: Mapping[str, str], records: Collection[RecordKey] | None = None
+) -> list[OwnFace]:
+    """Own faces of all records, or of some, in the order of records and then of face_id."""
+    shown = performer_images.c
+    query = own_faces(models).order_by(shown.source, shown.source_id, faces.c.face_id)
+    if records is None:
+        return [OwnFace._make(row) for row in connection.execute(query)]
+    found: list[OwnFace] = []
+    for batch in batched(sorted(records), _IN_LIST):
+        some = query.where(sa.tuple_(shown.source, shown.source_id).in_(batch))
+        found += [OwnFace._make(row) for row in connection.execute(some)]
+    return found
+
+
+def count_templates(connection: sa.Connection, models: str) -> int:
+    """How many templates made with these models (their digest) there are."""
+    count = sa.select(sa.func.count()).where(face_templates.c.models == models)
+    return connection.scalar(count) or 0
+
+
+def read_templates(
+    connection: sa.Connection, models: str, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, Template]:
+    """Templates made with these models (their digest), of all records in their order, or of the wanted ones."""
+    table = face_templates.c
+    query = (
+        sa.select(table.source, table.source_id, table.faces, table.vector)
+        .where(table.models == models)
+        .order_by(table.source, table.source_id)
+    )
+    key = sa.tuple_(table.source, table.source_id)
+    parts = (
+        [query] if wanted is None else [query.where(key.in_(b)) for b in batched(sorted(wanted), _IN_LIST)]
+    )
+    return {
+        (source, source_id): Template(count, np.frombuffer(vector, dtype="<f2"))
+        for part in parts
+        for source, source_id, count, vector in connection.execute(part)
+    }
+
+
+def store_templates(
+    connection: sa.Connection,
+    models: str,
+    found: Mapping[RecordKey, Template],
+    asked: Collection[RecordKey] | None,
+) -> int:
+    """Makes the stored templates of the records `asked` (all of them for None) equal to `found`. Gives the rows written."""
+    table = face_templates
+    columns = (table.c.source, table.c.source_id, table.c.faces, table.c.models, table.c.vector)
+    query, key = sa.select(*columns), sa.tuple_(table.c.source, table.c.source_id)
+    parts = [query] if asked is None else [query.where(key.in_(b)) for b in batched(sorted(asked), _IN_LIST)]
+    stored = {
+        (source, source_id): tuple(facts)
+        for part in parts
+        for source, source_id, *facts in connection.execute(part)
+    }
+    wanted = {
+        record: (row.faces, models, row.vector.astype("<f2").tobytes()) for record, row in found.items()
+    }
+    for batch in batched(sorted(stored.keys() - wanted.keys()), _IN_LIST):
+        connection.execute(table.delete().where(key.in_(batch)))
+    rows = [
+        {"source": record[0], "source_id": record[1], "faces": row[0], "models": row[1], "vector": row[2]}
+        for record, row in sorted(wanted.items())
+        if stored.get(record) != row
+    ]
+    upsert(connection, table, rows)
+    return len(stored.keys() - wanted.keys()) + len(rows)

@@ -1,0 +1,382 @@
+"""The part of identity that changed records can touch, computed by itself with the result of a run over everything.
+
+Evidence on a pair depends on the two records and on who else holds the keys they share; what is decided on a pair
+depends on the records that evidence ties to it, directly or in a chain. So an incremental run loads the records that
+changed, those that hold a key which these have or had, and those tied to any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import identities as store
+from stash_sense_pipeline.catalog import identity_runs as runs
+from stash_sense_pipeline.catalog import templates as template_store
+from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState
+from stash_sense_pipeline.catalog.identity_runs import Run, Seen
+from stash_sense_pipeline.catalog.templates import Template
+from stash_sense_pipeline.identity.agreement import (
+    Calibration,
+    TemplateSet,
+    agree_around,
+    neighbours,
+    unlike,
+)
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.evidence import (
+    Candidates,
+    Evidence,
+    FaceOpinion,
+    Faces,
+    Kind,
+    Pair,
+    find_candidates,
+    weigh,
+)
+from stash_sense_pipeline.identity.graph import connect
+from stash_sense_pipeline.identity.keys import (
+    Sort,
+    StashBoxes,
+    digest,
+    is_hub,
+    keys_of,
+    merged_into,
+    survivor,
+)
+from stash_sense_pipeline.identity.overrides import resolve_overrides
+from stash_sense_pipeline.identity.steps import (
+    Done,
+    Rules,
+    evidence_rows,
+    groups_with_stash_box,
+    read_population,
+    run_detail,
+    store_identities,
+)
+from stash_sense_pipeline.identity.templates import build_templates, models_digest
+
+# With more changes than this, or this share of all records, a full run is as quick.
+_MOST_CHANGES = 3_000
+_MOST_CHANGED_SHARE = 0.1
+_FEW = 20
+# With so many more templates than were calibrated on, the thresholds are due again.
+_CALIBRATION_GROWTH = 1.25
+
+
+def update_identities(connection: sa.Connection, rules: Rules, now: datetime) -> Done | None:
+    """An incremental run. None where only a full run will do, and then nothing is to be committed.
+
+    That is: before the first one, under other rules, after an erasure, after very many changes, and when so many
+    faces came that the thresholds are due again.
+    """
+    last = runs.last_run(connection)
+    if last is None or last.rules != rules.digest():
+        return None
+    before = runs.seen(connection)
+    if len(before) != last.records:
+        return None
+    prints = runs.fingerprints(connection, rules.models)
+    changed = {
+        key: value for key, value in prints.items() if key not in before or before[key].fingerprint != value
+    }
+    if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * len(prints))):
+        return None
+    calibration = Calibration.from_detail(last.detail["calibration"])
+    if not changed:
+        return Done(0, {}, True, 0, last.detail["templates"], calibration)
+    world = _World(connection, rules.boxes)
+    world.load(changed)
+    faces = _changed_faces(world, rules, calibration, changed)
+    if faces.count > _FEW + _CALIBRATION_GROWTH * last.detail["calibrated_on"]:
+        return None
+    found = _recompute(world, rules, calibration, before, changed, faces)
+    done = _decide_and_store(world, rules, found, now)
+    if done is None:
+        return None
+    written, events, recomputed = done
+    written += runs.store_seen(connection, before, changed, found.new_keys, everything=False)
+    written += runs.store_hubs(connection, found.hubs, found.asked)
+    if rules.models:
+        written += template_store.store_templates(
+            connection, models_digest(rules.models), faces.rebuilt, changed
+        )
+    detail = run_detail(calibration, faces.count, last.detail["calibrated_on"])
+    runs.store_run(connection, Run(last.rules, len(prints), detail), now)
+    return Done(written, events, True, recomputed, faces.count, calibration)
+
+
+@dataclass(frozen=True)
+class _ChangedFaces:
+    """Templates of the changed records, the records whose nearest may be others now, and what theirs are."""
+
+    changed: Collection[RecordKey] = ()
+    count: int = 0
+    rebuilt: Mapping[RecordKey, Template] = field(default_factory=dict)
+    around: frozenset[RecordKey] = frozenset()
+    alike: Mapping[Pair, FaceOpinion] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """New evidence among the records `inside`, which replaces what is stored of these and of the `dirty` ones."""
+
+    dirty: set[RecordKey]
+    inside: set[RecordKey]
+    evidence: tuple[Evidence, ...]
+    stored: Mapping[EvidenceKey, EvidenceState]
+    cannot_link: tuple[Pair, ...]
+    new_keys: Mapping[RecordKey, list[int]]
+    hubs: Mapping[int, tuple[str, int]]
+    asked: set[int]
+
+    def replaces(self, a: RecordKey, b: RecordKey) -> bool:
+        """Is the stored evidence on this pair out of date?"""
+        return a in self.dirty or b in self.dirty or (a in self.inside and b in self.inside)
+
+
+class _World:
+    """Records of the catalog, each loaded once, when it is asked for."""
+
+    def __init__(self, connection: sa.Connection, boxes: StashBoxes) -> None:
+        self.connection = connection
+        self.boxes = boxes
+        self.records: dict[RecordKey, Record] = {}
+        self._asked: set[RecordKey] = set()
+
+    def load(self, keys: Iterable[RecordKey]) -> None:
+        """The records, and those that tombstones among them were merged into, to the end of the chain."""
+        missing = set(keys) - self._asked
+        while missing:
+            self._asked |= missing
+            news = read_population(self.connection, missing)
+            self.records.update(news)
+            targets = {
+                (record.source, record.merged_into)
+                for record in news.values()
+                if not record.live and record.merged_into is not None
+            }
+            missing = targets - self._asked
+
+    def load_merged_into(self, keys: Iterable[RecordKey]) -> set[RecordKey]:
+        """All that was merged into these records, directly or in a chain, is loaded too. Gives all of them together."""
+        found = set(keys)
+        news = {key for key in found if key[0] in self.boxes.sources}
+        while news:
+            news = set(store.read_merged_into(self.connection, news)) - found
+            found |= news
+        self.load(found)
+        return found
+
+    def keys_of(self, keys: Collection[RecordKey]) -> dict[RecordKey, tuple[str, ...]]:
+        """The keys of the live ones among these records."""
+        merged = merged_into(
+            {key: self.records[key] for key in self.load_merged_into(keys) if key in self.records}
+        )
+        return {
+            key: keys_of(self.records[key], merged.get(key, ()), self.boxes)
+            for key in keys
+            if key in self.records and self.records[key].live
+        }
+
+
+def _changed_faces(
+    world: _World, rules: Rules, calibration: Calibration, changed: Collection[RecordKey]
+) -> _ChangedFaces:
+    if not rules.models:
+        return _ChangedFaces()
+    models = models_digest(rules.models)
+    live = {key for key in changed if key in world.records and world.records[key].live}
+    rebuilt = build_templates(world.connection, rules.models, live)
+    stored = template_store.read_templates(world.connection, models, changed)
+    count = template_store.count_templates(world.connection, models) - len(stored) + len(rebuilt)
+    differs = {key for key in rebuilt.keys() | stored.keys() if not _same(rebuilt.get(key), stored.get(key))}
+    if not differs or not calibration.thresholds:
+        return _ChangedFaces(changed, count, rebuilt)
+    everybody = template_store.read_templates(world.connection, models)
+    old = [everybody[key].vector for key in differs if key in everybody]
+    now = {key: row for key, row in everybody.items() if key not in changed} | rebuilt
+    templates = TemplateSet.of(now, rules.models)
+    new = [rebuilt[key].vector for key in differs if key in rebuilt]
+    around = differs | neighbours(templates, calibration, np.stack(old + new).astype(np.float32))
+    return _ChangedFaces(
+        changed, count, rebuilt, frozenset(around), agree_around(templates, calibration, around)
+    )
+
+
+def _same(a: Template | None, b: Template | None) -> bool:
+    return a is not None and b is not None and a.faces == b.faces and a.vector.tobytes() == b.vector.tobytes()
+
+
+def _recompute(
+    world: _World,
+    rules: Rules,
+    calibration: Calibration,
+    before: Mapping[RecordKey, Seen],
+    changed: Collection[RecordKey],
+    faces: _ChangedFaces,
+) -> _Found:
+    dirty = _with_kin(world, changed)
+    overrides = rules.overrides
+    world.load(key for row in (*overrides.must_link, *overrides.cannot_link) for key in (row.a, row.b))
+    resolved = resolve_overrides(overrides, world.records)
+    held = world.keys_of(dirty)
+    old = runs.digests_of(world.connection, (before[key].number for key in dirty if key in before))
+    live = set(held)
+    live |= _sharing(world, dirty, held, old)
+    live |= {side for pair in resolved.must_link if dirty & set(pair) for side in pair}
+    live |= faces.around | {side for pair in faces.alike for side in pair}
+    stored = store.read_evidence(world.connection, live | dirty)
+    live |= {
+        side
+        for key in stored
+        if key.kind == Kind.FACE and faces.around & set(_pair(key))
+        for side in _pair(key)
+    }
+    world.load(live)
+    live = {key for key in live if key in world.records and world.records[key].live}
+    candidates, asked = _candidates(world, rules, live, dirty, resolved.must_link)
+    stored = store.read_evidence(world.connection, live | dirty)
+    opinions = _opinions(world, rules, calibration, candidates, faces, stored)
+    found = weigh(candidates, opinions, rules.weights)
+    hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in found.hubs}
+    hubs.update(_hubs_left(world, old - asked, dirty))
+    return _Found(
+        dirty=dirty,
+        inside=set(candidates.records),
+        evidence=found.evidence,
+        stored=stored,
+        cannot_link=resolved.cannot_link,
+        new_keys={key: [digest(text) for text in texts] for key, texts in held.items()},
+        hubs=hubs,
+        asked=asked | old,
+    )
+
+
+def _with_kin(world: _World, changed: Collection[RecordKey]) -> set[RecordKey]:
+    """The changed records and those that have other keys for it: what they are, or were, merged into."""
+    own = {
+        digest(f"{Sort.PAGE}{source}:{identifier.casefold()}"): source
+        for source, identifier in changed
+        if source in world.boxes.sources
+    }
+    owners = {
+        key
+        for number, keys in runs.holders(world.connection, own).items()
+        for key in keys
+        if key[0] == own[number]
+    }
+    world.load(owners)
+    survivors = {survivor(world.records, key) for key in changed} - {None}
+    return {*changed, *owners, *(key for key in survivors if key is not None)}
+
+
+def _sharing(
+    world: _World, dirty: set[RecordKey], held: Mapping[RecordKey, tuple[str, ...]], old: set[int]
+) -> set[RecordKey]:
+    """Who holds a key that a dirty record has or had. A key that is a hub without them was and stays one."""
+    dates = {digest(text) for texts in held.values() for text in texts if text[0] == Sort.BIRTH_DATE}
+    new = {digest(text) for texts in held.values() for text in texts}
+    found: set[RecordKey] = set()
+    for number, keys in runs.holders(world.connection, old | new).items():
+        others = keys - dirty
+        if number in dates or not is_hub(others, world.boxes):
+            found |= others
+    return found
+
+
+def _candidates(
+    world: _World,
+    rules: Rules,
+    live: set[RecordKey],
+    dirty: set[RecordKey],
+    must_link: Iterable[Pair],
+) -> tuple[Candidates, set[int]]:
+    """Candidate pairs among the live records, and the digests of all their keys."""
+    inside = {key: world.records[key] for key in world.load_merged_into(live) if key in world.records}
+    texts = {digest(text): text for held in world.keys_of(live).values() for text in held}
+    elsewhere = {
+        texts[number]: keys - live - dirty for number, keys in runs.holders(world.connection, texts).items()
+    }
+    pairs = [(a, b) for a, b in must_link if a in live and b in live]
+    return find_candidates(inside, world.boxes, pairs, rules.weights, elsewhere), set(texts)
+
+
+def _opinions(
+    world: _World,
+    rules: Rules,
+    calibration: Calibration,
+    candidates: Candidates,
+    faces: _ChangedFaces,
+    stored: Mapping[EvidenceKey, EvidenceState],
+) -> Faces:
+    """What faces say on pairs inside: found anew around changed templates, as stored elsewhere."""
+    if not calibration.thresholds:
+        return Faces()
+    alike = dict(faces.alike)
+    for key in stored:
+        pair = _pair(key)
+        if key.kind != Kind.FACE or key.key.startswith("face_differs") or faces.around & set(pair):
+            continue
+        if pair[0] in candidates.keys and pair[1] in candidates.keys:
+            alike[pair] = FaceOpinion(key.key.partition(":")[0], key.key)
+    some = template_store.read_templates(
+        world.connection, models_digest(rules.models), candidates.keys.keys()
+    )
+    some = {key: row for key, row in some.items() if key not in faces.changed} | dict(faces.rebuilt)
+    return Faces(alike, unlike(TemplateSet.of(some, rules.models), calibration, candidates.shared))
+
+
+def _hubs_left(world: _World, digests: set[int], dirty: set[RecordKey]) -> dict[int, tuple[str, int]]:
+    """Those of the keys, which no dirty record holds any longer, that are hubs all the same."""
+    keys = {number: key for number, key, _ in runs.read_hubs(world.connection) if number in digests}
+    left = {number: found - dirty for number, found in runs.holders(world.connection, keys).items()}
+    return {
+        number: (keys[number], len(found)) for number, found in left.items() if is_hub(found, world.boxes)
+    }
+
+
+def _decide_and_store(
+    world: _World, rules: Rules, found: _Found, now: datetime
+) -> tuple[int, Mapping[str, int], int] | None:
+    """Components of all that is tied to new or outdated evidence. Gives rows written, events, and records looked at."""
+    stored = dict(found.stored)
+    read = set(found.dirty) | {key for key in found.inside if world.records[key].live}
+    region = set(read)
+    news = {side for row in found.evidence for side in (row.a, row.b)} | {
+        side for key in stored for side in _pair(key)
+    }
+    while news := news - read:
+        read |= news
+        region |= news
+        more = store.read_evidence(world.connection, news)
+        stored.update(more)
+        news = {side for key in more for side in _pair(key)}
+    world.load(region)
+    rows = [
+        *found.evidence,
+        *(
+            Evidence(key.kind, *_pair(key), key.key, state.weight)
+            for key, state in stored.items()
+            if not found.replaces(*_pair(key))
+        ),
+    ]
+    records = {key: world.records[key] for key in region if key in world.records}
+    cannot_link = [pair for pair in found.cannot_link if pair[0] in records and pair[1] in records]
+    components = connect(records, rows, cannot_link, rules.weights)
+    previous = store.read_members(world.connection, region)
+    if store.count_members(world.connection, set(previous.values())) != len(previous):
+        # Members that nothing ties to the others: another hand has changed the catalog.
+        return None
+    groups = groups_with_stash_box(components.groups, rules.hosts)
+    written = store.store_evidence(world.connection, stored, evidence_rows(rows, components), now)
+    events, touched = store_identities(world.connection, world.records, groups, previous, rows, now)
+    return written + touched, events, sum(record.live for record in records.values())
+
+
+def _pair(key: EvidenceKey) -> Pair:
+    return (key.source_a, key.source_id_a), (key.source_b, key.source_id_b)

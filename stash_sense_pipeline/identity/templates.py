@@ -1,0 +1,119 @@
+"""A template for each source record: the mean vector of its own faces, foreign ones and copies out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog import templates as store
+from stash_sense_pipeline.catalog.templates import OwnFace, Template
+from stash_sense_pipeline.catalog.trusted import read_vectors
+from stash_sense_pipeline.identity.comparing import RecordKey
+
+Vectors = NDArray[np.float32]
+
+# Cosines of raw embeddings: strangers' faces have about 0, photos of one person seldom below 0.3.
+OUTLIER_SIMILARITY = 0.20
+# Cosine distance in every model below which two pictures are the same shot; re-encoded copies stay below 0.05.
+NEAR_DUPLICATE = 0.03
+# More do not make a mean better.
+_MOST_FACES = 30
+_FACES_AT_ONCE = 20_000
+
+
+def models_digest(models: Mapping[str, str]) -> str:
+    """One text for the embedders that templates are made with: name to the digest of its file."""
+    return " ".join(f"{name}={digest}" for name, digest in sorted(models.items()))
+
+
+def build_templates(
+    connection: sa.Connection, models: Mapping[str, str], records: Collection[RecordKey] | None = None
+) -> dict[RecordKey, Template]:
+    """Templates of all records, or of some, that have faces of their own which agree with each other."""
+    faces = store.read_own_faces(connection, models, records)
+    found: dict[RecordKey, Template] = {}
+    for batch in _batches(faces):
+        ids = sorted(face.face_id for _, rows in batch for face in rows)
+        vectors = [read_vectors(connection, model, models[model], ids) for model in sorted(models)]
+        for key, rows in batch:
+            stacks = [np.stack([model[face.face_id] for face in rows]) for model in vectors]
+            template = make_template(stacks)
+            if template is not None:
+                found[key] = template
+    return found
+
+
+def make_template(stacks: Sequence[Vectors]) -> Template | None:
+    """The template of one record's faces, best first, or None when they give none.
+
+    `stacks`: for each model the raw vectors, (faces, dim). Faces that no model finds alike are of several people, and
+    nobody knows which one is meant.
+    """
+    usable = np.all([np.isfinite(s).all(axis=1) & (np.linalg.norm(s, axis=1) > 0) for s in stacks], axis=0)
+    units = [s[usable] / np.linalg.norm(s[usable], axis=1, keepdims=True) for s in stacks]
+    similarities = [unit @ unit.T for unit in units]
+    foreign = outliers(similarities, OUTLIER_SIMILARITY, 3)
+    faces = [i for i in range(int(usable.sum())) if i not in foreign]
+    if not faces or _disagree(similarities, faces):
+        return None
+    nearest = np.min(similarities, axis=0)
+    shots: list[int] = []
+    for i in faces:
+        if not shots or nearest[i, shots].max() <= 1 - NEAR_DUPLICATE:
+            shots.append(i)
+    means = [unit[shots].mean(axis=0) for unit in units]
+    norms = [float(np.linalg.norm(mean)) for mean in means]
+    if min(norms) == 0:
+        return None
+    vector = np.concatenate([mean / norm for mean, norm in zip(means, norms, strict=True)])
+    return Template(len(shots), vector.astype(np.float16))
+
+
+def _disagree(similarities: Sequence[Vectors], faces: Sequence[int]) -> bool:
+    count = len(faces)
+    grid = np.ix_(faces, faces)
+    between = [(s[grid].sum() - count) / max(1, count * (count - 1)) for s in similarities]
+    return count > 1 and max(between) < OUTLIER_SIMILARITY
+
+
+def outliers(similarities: Sequence[Vectors], limit: float, at_least: int) -> set[int]:
+    """Faces that are like none of the others in any model; the worst goes first, as it spoils the others' means.
+
+    `similarities`: for each model the cosines, (faces, faces). With fewer than `at_least` faces nobody is foreign;
+    neither where no face is like the others.
+    """
+    left = list(range(len(similarities[0])))
+    out: set[int] = set()
+    while len(left) >= max(at_least, 2):
+        grid = np.ix_(left, left)
+        means = [(s[grid].sum(axis=1) - s[grid].diagonal()) / (len(left) - 1) for s in similarities]
+        # The model that finds a face most at home speaks for it.
+        best = np.max(means, axis=0)
+        worst = int(np.argmin(best))
+        if best[worst] >= limit or np.all(best < limit):
+            break
+        out.add(left.pop(worst))
+    return out
+
+
+def _batches(faces: Sequence[OwnFace]) -> Iterator[list[tuple[RecordKey, list[OwnFace]]]]:
+    """Records with their best faces, each picture once, some thousand faces at a time."""
+    batch: list[tuple[RecordKey, list[OwnFace]]] = []
+    size = 0
+    for key, group in groupby(faces, key=attrgetter("source", "source_id")):
+        first: dict[object, OwnFace] = {}
+        for face in sorted(group, key=lambda face: (-face.quality, face.face_id)):
+            first.setdefault(face.sha256 or face.face_id, face)
+        rows = list(first.values())[:_MOST_FACES]
+        batch.append((key, rows))
+        size += len(rows)
+        if size >= _FACES_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
