@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
-from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
 RecordKey = tuple[str, str]
 
@@ -319,11 +319,6 @@ def store_evidence(
     """Makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept. Gives the rows touched."""
     names = EvidenceKey._fields
     gone = [dict(zip(names, key, strict=True)) for key in stored if key not in wanted]
-    new = [
-        {**key._asdict(), **state._asdict(), "first_seen_at": now}
-        for key, state in sorted(wanted.items())
-        if key not in stored
-    ]
     changed = [
         {f"old_{name}": part for name, part in zip(names, key, strict=True)} | state._asdict()
         for key, state in wanted.items()
@@ -344,7 +339,9 @@ def store_evidence(
         ),
         changed,
     )
-    _many(connection, identity_evidence.insert(), new)
+    new = [(*key, *state, now) for key, state in sorted(wanted.items()) if key not in stored]
+    columns = (*EvidenceKey._fields, *EvidenceState._fields, "first_seen_at")
+    insert_many(connection, identity_evidence, columns, new)
     return len(gone) + len(new) + len(changed)
 
 
@@ -431,11 +428,7 @@ def store_members(
         for source, source_id in stored
         if (source, source_id) not in wanted
     ]
-    new = [
-        {"source": source, "source_id": source_id, "performer_id": performer_id}
-        for (source, source_id), performer_id in wanted.items()
-        if (source, source_id) not in stored
-    ]
+    new = [(*key, performer_id) for key, performer_id in sorted(wanted.items()) if key not in stored]
     moved = [
         {"old_source": source, "old_source_id": source_id, "to": performer_id}
         for (source, source_id), performer_id in wanted.items()
@@ -447,13 +440,14 @@ def store_members(
         identity_members.update().where(condition).values(performer_id=sa.bindparam("to")),
         moved,
     )
-    _many(connection, identity_members.insert(), new)
+    insert_many(connection, identity_members, ("source", "source_id", "performer_id"), new)
     return len(gone) + len(new) + len(moved)
 
 
 def write_log(connection: sa.Connection, entries: Sequence[LogEntry], now: datetime) -> None:
     """Appends the entries in their order."""
-    _many(connection, identity_log.insert(), [{"at": now, **entry._asdict()} for entry in entries])
+    columns = ("at", *LogEntry._fields)
+    insert_many(connection, identity_log, columns, [(now, *entry) for entry in entries])
 
 
 def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -15,14 +14,12 @@ from stash_sense_pipeline.catalog.schema import (
     identity_keys,
     identity_records,
     identity_runs,
-    performer_aliases,
     performer_images,
-    performer_urls,
     source_images,
     source_performers,
 )
 from stash_sense_pipeline.catalog.templates import own_faces
-from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
 RecordKey = tuple[str, str]
 
@@ -31,11 +28,11 @@ _BATCH = 5_000
 _IN_LIST = 400
 
 
-class Seen(NamedTuple):
-    """A record as the last run saw it."""
+class State(NamedTuple):
+    """Which state of a record identity sees: another text for other content of the record, of its pictures and faces."""
 
-    number: int
-    fingerprint: int
+    seen: str
+    pictures: str | None
 
 
 class Run(NamedTuple):
@@ -59,13 +56,76 @@ def store_run(connection: sa.Connection, run: Run, now: datetime) -> None:
     connection.execute(identity_runs.insert().values(at=now, **run._asdict()))
 
 
-def fingerprints(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, int]:
-    """A fingerprint of each record that changes when identity would see it otherwise.
+def states(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
+    """The state of every record. Faces count with vectors of all `models` (name to digest)."""
+    record = source_performers.c
+    query = sa.select(record.source, record.source_id, _seen())
+    pictures = _pictures(connection, models)
+    return {
+        (source, source_id): State(seen, pictures.get((source, source_id)))
+        for source, source_id, seen in connection.execute(query).all()
+    }
 
-    It covers the record, how many aliases and links it has and how long they are, its pictures and its faces with
-    vectors of all `models` (name to digest). What a sync writes changes `changed_at` in any case.
-    """
-    record, alias, url = source_performers.c, performer_aliases.c, performer_urls.c
+
+def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
+    """The records that no run has seen in the state they are in, with that state."""
+    record, stored = source_performers.c, identity_records.c
+    both = (stored.source == record.source) & (stored.source_id == record.source_id)
+    query = (
+        sa.select(record.source, record.source_id, _seen())
+        .outerjoin_from(source_performers, identity_records, both)
+        .where(sa.or_(stored.seen.is_(None), stored.seen != _seen()))
+    )
+    changed = {(source, source_id): seen for source, source_id, seen in connection.execute(query).all()}
+    before = sa.select(stored.source, stored.source_id, stored.pictures).where(stored.pictures.is_not(None))
+    old = {(source, source_id): text for source, source_id, text in connection.execute(before).all()}
+    now = _pictures(connection, models)
+    others = {key for key in old.keys() | now.keys() if old.get(key) != now.get(key)} - changed.keys()
+    key = sa.tuple_(record.source, record.source_id)
+    for batch in batched(sorted(others), _IN_LIST):
+        rows = connection.execute(sa.select(record.source, record.source_id, _seen()).where(key.in_(batch)))
+        changed.update({(source, source_id): seen for source, source_id, seen in rows.all()})
+    return {key: State(seen, now.get(key)) for key, seen in changed.items()}
+
+
+def count_records(connection: sa.Connection) -> tuple[int, int]:
+    """How many records there are, and how many of them a run has seen."""
+    count = sa.select(sa.func.count())
+    return (
+        connection.scalar(count.select_from(source_performers)) or 0,
+        connection.scalar(count.select_from(identity_records)) or 0,
+    )
+
+
+def numbers_of(connection: sa.Connection, wanted: Collection[RecordKey] | None) -> dict[RecordKey, int]:
+    """The numbers of the wanted records, or of all, that a run has seen."""
+    table = identity_records.c
+    query = sa.select(table.source, table.source_id, table.number)
+    key = sa.tuple_(table.source, table.source_id)
+    parts = (
+        [query] if wanted is None else [query.where(key.in_(b)) for b in batched(sorted(wanted), _IN_LIST)]
+    )
+    return {
+        (source, source_id): number
+        for part in parts
+        for source, source_id, number in connection.execute(part).all()
+    }
+
+
+def _seen() -> sa.ColumnElement[str]:
+    """`changed_at` is new whenever a sync wrote something else; a removal is told by itself as well."""
+    record = source_performers.c
+    return (
+        _text(record.changed_at)
+        + "|"
+        + sa.func.coalesce(_text(record.deleted_at), "")
+        + "|"
+        + sa.func.coalesce(record.merged_into, "")
+    )
+
+
+def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, str]:
+    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which."""
     shown, image = performer_images.c, source_images.c
     pictures = (
         sa.select(shown.source, shown.source_id, sa.func.count(), sa.func.max(_text(image.processed_at)))
@@ -74,36 +134,18 @@ def fingerprints(connection: sa.Connection, models: Mapping[str, str]) -> dict[R
         .where(image.state == "done", image.sha256.is_not(None))
         .group_by(shown.source, shown.source_id)
     )
-    faces = own_faces(models).subquery()
-    parts: dict[RecordKey, str] = defaultdict(str)
-    for number, query in enumerate((
-        _lengths(alias.source, alias.source_id, alias.alias),
-        _lengths(url.source, url.source_id, url.url),
-        pictures,
-        sa.select(faces.c.source, faces.c.source_id, sa.func.count(), sa.func.sum(faces.c.face_id)).group_by(
-            faces.c.source, faces.c.source_id
-        ),
-    )):  # fmt: skip
-        for source, source_id, *facts in connection.execute(query):
-            parts[source, source_id] += f"{number}{facts}"
-    columns = (record.name, record.gender, record.birth_date, record.country, record.merged_into)
-    query = sa.select(
-        record.source, record.source_id, *columns, _text(record.deleted_at), _text(record.changed_at)
-    )
-    return {
-        (source, source_id): _digest(f"{facts}{parts.get((source, source_id))}")
-        for source, source_id, *facts in connection.execute(query)
+    found = {
+        (source, source_id): f"{count} {last}"
+        for source, source_id, count, last in connection.execute(pictures).all()
     }
-
-
-def seen(connection: sa.Connection) -> dict[RecordKey, Seen]:
-    """Every record that a run has seen and that is still there."""
-    table = identity_records.c
-    query = sa.select(table.source, table.source_id, table.number, table.fingerprint)
-    return {
-        (source, source_id): Seen(number, fingerprint)
-        for source, source_id, number, fingerprint in connection.execute(query)
-    }
+    if found and models:
+        own = own_faces(models).subquery().c
+        faces = sa.select(own.source, own.source_id, sa.func.count(), sa.func.sum(own.face_id)).group_by(
+            own.source, own.source_id
+        )
+        for source, source_id, count, total in connection.execute(faces).all():
+            found[source, source_id] = f"{found.get((source, source_id))} {count} {total}"
+    return found
 
 
 def holders(connection: sa.Connection, digests: Iterable[int]) -> dict[int, set[RecordKey]]:
@@ -168,84 +210,52 @@ def store_hubs(
     for batch in batched(gone, _IN_LIST):
         connection.execute(table.delete().where(table.c.digest.in_(batch)))
     rows = [
-        {"digest": digest, "key": key, "holders": count}
+        (digest, key, count)
         for digest, (key, count) in sorted(found.items())
         if stored.get(digest) != (key, count)
     ]
-    _insert(connection, table, rows)
+    insert_many(connection, table, ("digest", "key", "holders"), rows)
     return len(gone) + len(rows)
 
 
 def store_seen(
     connection: sa.Connection,
-    before: Mapping[RecordKey, Seen],
-    fingerprints: Mapping[RecordKey, int],
+    now: Mapping[RecordKey, State],
     keys: Mapping[RecordKey, Collection[int]],
     *,
     everything: bool,
 ) -> int:
-    """Stores what a run saw: fingerprints, and the keys of the records in `keys`. Gives the rows written.
+    """Stores what a run saw: states of records, and the keys of the records in `keys`. Gives the records written.
 
-    `everything`: `keys` holds all live records, and all stored keys are replaced. A record in `fingerprints` that is
-    not in `keys` has none.
+    `everything`: these are all records, and all stored keys are replaced where a state is new. A record in `now`
+    that is not in `keys` has none.
     """
     table = identity_records
-    new = sorted(key for key in fingerprints if key not in before)
-    changed = [
-        {"which": before[key].number, "now": fingerprint}
-        for key, fingerprint in fingerprints.items()
-        if key in before and before[key].fingerprint != fingerprint
-    ]
-    numbers = {key: row.number for key, row in before.items()}
-    first = (connection.scalar(sa.select(sa.func.max(table.c.number))) or 0) + 1
-    numbers.update({key: first + place for place, key in enumerate(new)})
-    _insert(
-        connection,
-        table,
-        [
-            {
-                "number": numbers[source, source_id],
-                "source": source,
-                "source_id": source_id,
-                "fingerprint": fingerprints[source, source_id],
-            }
-            for source, source_id in new
-        ],
-    )
-    if changed:
-        update = table.update().where(table.c.number == sa.bindparam("which"))
-        for batch in batched(changed, _BATCH):
-            connection.execute(update.values(fingerprint=sa.bindparam("now")), batch)
-    if everything and not new and not changed:
-        return 0
+    columns = ("number", "source", "source_id", "seen", "pictures")
+    numbers = numbers_of(connection, None if everything else now.keys() | keys.keys())
+    if everything:
+        query = sa.select(*(table.c[name] for name in columns[1:]))
+        stored = {(row[0], row[1]): State(*row[2:]) for row in connection.execute(query).all()}
+        if stored == now:
+            return 0
+    new = sorted(key for key in now if key not in numbers)
+    update = table.update().where(table.c.number == sa.bindparam("which"))
+    changed = [{"which": numbers[key], **state._asdict()} for key, state in now.items() if key in numbers]
+    for batch in batched(changed, _BATCH):
+        connection.execute(update, batch)
     if everything:
         connection.execute(identity_keys.delete())
     else:
-        gone = sorted(numbers[key] for key in fingerprints.keys() | keys.keys() if key in before)
-        for numbers_gone in batched(gone, _IN_LIST):
-            connection.execute(identity_keys.delete().where(identity_keys.c.number.in_(numbers_gone)))
+        for gone in batched(sorted(numbers.values()), _IN_LIST):
+            connection.execute(identity_keys.delete().where(identity_keys.c.number.in_(gone)))
+    first = (connection.scalar(sa.select(sa.func.max(table.c.number))) or 0) + 1
+    numbers.update({key: first + place for place, key in enumerate(new)})
+    insert_many(connection, table, columns, [(numbers[key], *key, *now[key]) for key in new])
     rows = sorted((digest, numbers[key]) for key, held in keys.items() for digest in set(held))
-    _insert(connection, identity_keys, [{"digest": digest, "number": number} for digest, number in rows])
-    return len(new) + len(changed) + len(rows)
-
-
-def _insert(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    for batch in batched(rows, _BATCH):
-        connection.execute(table.insert(), batch)
-
-
-def _lengths(
-    source: sa.ColumnElement[str], source_id: sa.ColumnElement[str], text: sa.ColumnElement[str]
-) -> sa.Select[Any]:
-    """How many there are of each record, and how long they are together."""
-    facts: tuple[Any, ...] = (source, source_id, sa.func.count(), sa.func.sum(sa.func.length(text)))
-    return sa.select(*facts).group_by(source, source_id)
+    insert_many(connection, identity_keys, ("digest", "number"), rows)
+    return len(now)
 
 
 def _text(time: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
     """A time as it is stored: turning some hundred thousand into datetime objects would take a second."""
     return sa.type_coerce(time, sa.Text)
-
-
-def _digest(text: str) -> int:
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

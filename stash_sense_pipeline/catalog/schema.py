@@ -264,7 +264,8 @@ identity_records = sa.Table(
     sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("source_id", sa.Text, nullable=False),
-    sa.Column("fingerprint", sa.BigInteger, nullable=False, comment="of the record as identity last saw it"),
+    sa.Column("seen", sa.Text, nullable=False, comment="which state of the record identity last saw"),
+    sa.Column("pictures", sa.Text, comment="which pictures and faces it had then"),
     sa.UniqueConstraint("source", "source_id"),
     _of_performer(),
 )

@@ -12,6 +12,7 @@ T = TypeVar("T")
 
 # SQLite allows 32,766 bound parameters in a statement; executemany-style batches stay far below.
 _ROWS_A_STATEMENT = 500
+_MANY = 10_000
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -50,3 +51,24 @@ def upsert(
         statement = statement.on_conflict_do_nothing(index_elements=keys)
     for batch in batched(rows, _ROWS_A_STATEMENT):
         connection.execute(statement, [dict(row) for row in batch])
+
+
+def insert_many(
+    connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Inserts rows of values in the order of `columns`: some hundred thousand a second."""
+    if connection.dialect.name != "sqlite":
+        for batch in batched(rows, _MANY):
+            connection.execute(table.insert(), [dict(zip(columns, row, strict=True)) for row in batch])
+        return
+    # SQLAlchemy would spend more time on the parameters than SQLite on the rows.
+    names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
+    statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
+    convert = [table.c[name].type.bind_processor(connection.dialect) for name in columns]
+    special = [(place, process) for place, process in enumerate(convert) if process is not None]
+    for batch in batched(rows, _MANY):
+        values = [list(row) for row in batch]
+        for row in values:
+            for place, process in special:
+                row[place] = process(row[place])
+        connection.exec_driver_sql(statement, [tuple(row) for row in values])

@@ -78,17 +78,27 @@ class FoldedNames:
     def __init__(self, records: Mapping[RecordKey, Record]) -> None:
         self._records = records
         self._cache: dict[str, str] = {}
+        self._main: dict[RecordKey, str] = {}
         self._aliases: dict[RecordKey, frozenset[str]] = {}
 
     def main(self, key: RecordKey) -> str:
-        return self._fold(self._records[key].name or "")
+        """The name, "" where there is none."""
+        known = self._main.get(key)
+        if known is None:
+            known = self._main[key] = self._fold(self._records[key].name or "")
+        return known
 
     def aliases(self, key: RecordKey) -> frozenset[str]:
+        """The aliases."""
         known = self._aliases.get(key)
         if known is None:
             known = frozenset(self._fold(alias) for alias in self._records[key].aliases) - {""}
             self._aliases[key] = known
         return known
+
+    def words(self, key: RecordKey) -> set[str]:
+        """All words of all names."""
+        return {word for name in (self.main(key), *self.aliases(key)) for word in name.split()}
 
     def _fold(self, name: str) -> str:
         folded = self._cache.get(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, NamedTuple
@@ -264,27 +264,38 @@ def _share(
     folded: FoldedNames,
     weights: Weights,
 ) -> None:
-    """Pairs that share a birth date and a word of a name, a whole name that no source has twice, or a picture.
+    """Pairs that share a birth date and a name, a whole name that no source has twice, or a picture.
 
     A picture on two records of one source is of two people, or of nobody.
     """
-    if sort != Sort.BIRTH_DATE and len({source for source, _ in everybody}) < len(everybody):
+    if sort == Sort.BIRTH_DATE:
+        for pair in _namesakes(known, folded):
+            shared.setdefault(pair, [])
+        return
+    if len({source for source, _ in everybody}) < len(everybody):
         return
     for a, b in combinations(known, 2):
-        if a[0] == b[0]:
-            continue
         if sort == Sort.IMAGE:
             shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, weights.image))
-        elif (a, b) not in shared and _worth_a_look(sort, records[a], records[b], folded, weights):
-            shared[a, b] = []
+        else:
+            born = birth_agreement(records[a].birth_date, records[b].birth_date)
+            if born is not None and float(getattr(weights, born[0])) > 0:
+                shared.setdefault((a, b), [])
 
 
-def _worth_a_look(sort: str, a: Record, b: Record, folded: FoldedNames, weights: Weights) -> bool:
-    """Does the other one of name and birth date agree as well?"""
-    if sort == Sort.BIRTH_DATE:
-        return name_agreement(a.key, b.key, folded) is not None
-    born = birth_agreement(a.birth_date, b.birth_date)
-    return born is not None and float(getattr(weights, born[0])) > 0
+def _namesakes(known: Sequence[RecordKey], folded: FoldedNames) -> Iterator[Pair]:
+    """Of these records, pairs of two sources with a name or alias that is equal or similar."""
+    by_word: dict[str, list[RecordKey]] = defaultdict(list)
+    for key in known:
+        for word in folded.words(key):
+            by_word[word].append(key)
+    seen: set[Pair] = set()
+    for sharing in by_word.values():
+        for pair in combinations(sharing, 2):
+            if pair[0][0] != pair[1][0] and pair not in seen:
+                seen.add(pair)
+                if name_agreement(*pair, folded) is not None:
+                    yield pair
 
 
 def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WEIGHTS) -> Findings:

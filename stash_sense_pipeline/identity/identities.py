@@ -16,7 +16,7 @@ from stash_sense_pipeline.catalog import identities as store
 from stash_sense_pipeline.catalog import identity_runs as runs
 from stash_sense_pipeline.catalog import templates as template_store
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.catalog.identity_runs import Run
+from stash_sense_pipeline.catalog.identity_runs import Run, State
 from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.identity.agreement import (
     NOT_CALIBRATED,
@@ -147,7 +147,7 @@ class _Computed:
     """Everything that follows from the records, and the state of the catalog it was computed from."""
 
     state: tuple[Any, ...]
-    fingerprints: Mapping[RecordKey, int]
+    states: Mapping[RecordKey, State]
     candidates: Candidates
     findings: Findings
     components: Components
@@ -171,7 +171,7 @@ def _everything(engine: sa.Engine, rules: Rules, now: datetime) -> Done:
 
 def _compute(connection: sa.Connection, rules: Rules) -> _Computed:
     state = store.population_state(connection)
-    prints = runs.fingerprints(connection, rules.models)
+    states = runs.states(connection, rules.models)
     records = read_population(connection)
     resolved = resolve_overrides(rules.overrides, records)
     candidates = find_candidates(records, rules.boxes, resolved.must_link, rules.weights)
@@ -183,7 +183,7 @@ def _compute(connection: sa.Connection, rules: Rules) -> _Computed:
     calibration, faces = _hear_faces(templates, rules, candidates)
     findings = weigh(candidates, faces, rules.weights)
     components = connect(records, findings.evidence, resolved.cannot_link, rules.weights)
-    return _Computed(state, prints, candidates, findings, components, templates, calibration)
+    return _Computed(state, states, candidates, findings, components, templates, calibration)
 
 
 def _hear_faces(
@@ -205,9 +205,8 @@ def _store(connection: sa.Connection, rules: Rules, computed: _Computed, now: da
     events, touched = store_identities(
         connection, records, groups, store.read_members(connection), computed.findings.evidence, now
     )
-    before = runs.seen(connection)
     keys = {key: [digest(text) for text in held] for key, held in computed.candidates.keys.items()}
-    written += touched + runs.store_seen(connection, before, computed.fingerprints, keys, everything=True)
+    written += touched + runs.store_seen(connection, computed.states, keys, everything=True)
     hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in computed.findings.hubs}
     written += runs.store_hubs(connection, hubs, None)
     written += template_store.store_templates(
@@ -216,7 +215,7 @@ def _store(connection: sa.Connection, rules: Rules, computed: _Computed, now: da
     calibration = computed.calibration
     run = Run(
         rules.digest(),
-        len(computed.fingerprints),
+        len(computed.states),
         run_detail(calibration, len(computed.templates), len(computed.templates)),
     )
     if written or runs.last_run(connection) != run:

@@ -7,6 +7,7 @@ changed, those that hold a key which these have or had, and those tied to any of
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +19,7 @@ from stash_sense_pipeline.catalog import identities as store
 from stash_sense_pipeline.catalog import identity_runs as runs
 from stash_sense_pipeline.catalog import templates as template_store
 from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState
-from stash_sense_pipeline.catalog.identity_runs import Run, Seen
+from stash_sense_pipeline.catalog.identity_runs import Run
 from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.identity.agreement import (
     Calibration,
@@ -27,7 +28,7 @@ from stash_sense_pipeline.identity.agreement import (
     neighbours,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import FoldedNames, Record, RecordKey, name_agreement
 from stash_sense_pipeline.identity.evidence import (
     Candidates,
     Evidence,
@@ -77,14 +78,11 @@ def update_identities(connection: sa.Connection, rules: Rules, now: datetime) ->
     last = runs.last_run(connection)
     if last is None or last.rules != rules.digest():
         return None
-    before = runs.seen(connection)
-    if len(before) != last.records:
+    records, seen = runs.count_records(connection)
+    if seen != last.records:
         return None
-    prints = runs.fingerprints(connection, rules.models)
-    changed = {
-        key: value for key, value in prints.items() if key not in before or before[key].fingerprint != value
-    }
-    if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * len(prints))):
+    changed = runs.changes(connection, rules.models)
+    if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * records)):
         return None
     calibration = Calibration.from_detail(last.detail["calibration"])
     if not changed:
@@ -94,19 +92,19 @@ def update_identities(connection: sa.Connection, rules: Rules, now: datetime) ->
     faces = _changed_faces(world, rules, calibration, changed)
     if faces.count > _FEW + _CALIBRATION_GROWTH * last.detail["calibrated_on"]:
         return None
-    found = _recompute(world, rules, calibration, before, changed, faces)
+    found = _recompute(world, rules, calibration, changed, faces)
     done = _decide_and_store(world, rules, found, now)
     if done is None:
         return None
     written, events, recomputed = done
-    written += runs.store_seen(connection, before, changed, found.new_keys, everything=False)
+    written += runs.store_seen(connection, changed, found.new_keys, everything=False)
     written += runs.store_hubs(connection, found.hubs, found.asked)
     if rules.models:
         written += template_store.store_templates(
             connection, models_digest(rules.models), faces.rebuilt, changed
         )
     detail = run_detail(calibration, faces.count, last.detail["calibrated_on"])
-    runs.store_run(connection, Run(last.rules, len(prints), detail), now)
+    runs.store_run(connection, Run(last.rules, records, detail), now)
     return Done(written, events, True, recomputed, faces.count, calibration)
 
 
@@ -216,7 +214,6 @@ def _recompute(
     world: _World,
     rules: Rules,
     calibration: Calibration,
-    before: Mapping[RecordKey, Seen],
     changed: Collection[RecordKey],
     faces: _ChangedFaces,
 ) -> _Found:
@@ -225,7 +222,7 @@ def _recompute(
     world.load(key for row in (*overrides.must_link, *overrides.cannot_link) for key in (row.a, row.b))
     resolved = resolve_overrides(overrides, world.records)
     held = world.keys_of(dirty)
-    old = runs.digests_of(world.connection, (before[key].number for key in dirty if key in before))
+    old = runs.digests_of(world.connection, runs.numbers_of(world.connection, dirty).values())
     live = set(held)
     live |= _sharing(world, dirty, held, old)
     live |= {side for pair in resolved.must_link if dirty & set(pair) for side in pair}
@@ -278,14 +275,35 @@ def _with_kin(world: _World, changed: Collection[RecordKey]) -> set[RecordKey]:
 def _sharing(
     world: _World, dirty: set[RecordKey], held: Mapping[RecordKey, tuple[str, ...]], old: set[int]
 ) -> set[RecordKey]:
-    """Who holds a key that a dirty record has or had. A key that is a hub without them was and stays one."""
-    dates = {digest(text) for texts in held.values() for text in texts if text[0] == Sort.BIRTH_DATE}
-    new = {digest(text) for texts in held.values() for text in texts}
+    """Who holds a key that a dirty record has or had. A key that is a hub without them was and stays one.
+
+    A birth date says nothing without a name, and nothing about other pairs: only namesakes of a dirty record count.
+    """
+    dates: dict[int, set[RecordKey]] = defaultdict(set)
+    new: set[int] = set()
+    for key, texts in held.items():
+        for text in texts:
+            if text[0] == Sort.BIRTH_DATE:
+                dates[digest(text)].add(key)
+            else:
+                new.add(digest(text))
     found: set[RecordKey] = set()
-    for number, keys in runs.holders(world.connection, old | new).items():
+    for keys in runs.holders(world.connection, old | new).values():
         others = keys - dirty
-        if number in dates or not is_hub(others, world.boxes):
+        if not is_hub(others, world.boxes):
             found |= others
+    born = runs.holders(world.connection, dates)
+    world.load(key for keys in born.values() for key in keys)
+    folded = FoldedNames(world.records)
+    for number, keys in born.items():
+        found.update(
+            other
+            for other in keys - dirty
+            if other in world.records
+            and any(
+                other[0] != key[0] and name_agreement(other, key, folded) is not None for key in dates[number]
+            )
+        )
     return found
 
 

@@ -58,8 +58,7 @@ def keys_of(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[s
         found.add(Sort.NAME + name)
     interval = birth_interval(record.birth_date)
     if interval is not None and interval[0] == interval[1]:
-        words = {word for text in (name, *map(fold_name, record.aliases)) for word in text.split()}
-        found.update(f"{Sort.BIRTH_DATE}{record.birth_date} {word}" for word in words)
+        found.add(f"{Sort.BIRTH_DATE}{record.birth_date}")
     found.update(Sort.IMAGE + image for image in record.images)
     return tuple(sorted(found))
 

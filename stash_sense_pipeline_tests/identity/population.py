@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
@@ -23,6 +24,8 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+# A sync that writes a record sets another time.
+_WRITES = count()
 HOSTS = {
     "stashdb": "stashdb.org",
     "theporndb": "theporndb.net",
@@ -51,7 +54,7 @@ def store(engine: sa.Engine, *records: Record, raw: Mapping[RecordKey, Any] | No
                 "deleted_at": None if record.live else NOW,
                 "merged_into": record.merged_into,
                 "raw": (raw or {}).get(record.key),
-                "changed_at": NOW,
+                "changed_at": NOW + timedelta(microseconds=next(_WRITES)),
             }
             if connection.execute(source_performers.update().where(where).values(**values)).rowcount == 0:
                 key = {"source": record.source, "source_id": record.source_id}

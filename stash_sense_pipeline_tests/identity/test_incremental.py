@@ -69,7 +69,6 @@ _COMPARED = (
     schema.identity_evidence,
     schema.identity_log,
     schema.identity_hubs,
-    schema.identity_records,
     schema.identity_keys,
     schema.face_templates,
 )

@@ -72,9 +72,8 @@ def _runs() -> None:
         sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("source_id", sa.Text(), nullable=False),
-        sa.Column(
-            "fingerprint", sa.BigInteger(), nullable=False, comment="of the record as identity last saw it"
-        ),
+        sa.Column("seen", sa.Text(), nullable=False, comment="which state of the record identity last saw"),
+        sa.Column("pictures", sa.Text(), nullable=True, comment="which pictures and faces it had then"),
         sa.PrimaryKeyConstraint("number", name="pk_identity_records"),
         sa.UniqueConstraint("source", "source_id", name="uq_identity_records_source_source_id"),
         _of_performer("identity_records"),
