@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Final
 
 from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval, fold_name
-from stash_sense_pipeline.sources.profile_urls import SITES, canonical_profile, site, stash_box_performer
+from stash_sense_pipeline.profile_urls import SITES, canonical_profile, site, stash_box_performer
 
 
 class Sort:

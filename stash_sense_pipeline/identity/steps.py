@@ -21,7 +21,7 @@ from stash_sense_pipeline.identity.keys import StashBoxes, survivor
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
 from stash_sense_pipeline.identity.templates import models_digest
-from stash_sense_pipeline.sources.profile_urls import SITES
+from stash_sense_pipeline.profile_urls import SITES
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,8 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "number": _own("a short name for a record"),
         "source": _SOURCE,
         "source_id": _RECORD,
-        "fingerprint": _own("whether the record changed since identity last saw it"),
+        "seen": _own("whether the record changed since identity last saw it"),
+        "pictures": _own("whether its pictures and faces changed since identity last saw them"),
     },
     "identity_keys": {
         "digest": _own("which records share a page, name, date or picture, without holding it again"),
