@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +54,7 @@ def enrich_from(
     flaresolverr_url: str | None = None,
     chrome_cdp_url: str | None = None,
     during: Callable[[str, int], None] = lambda stage, done: None,
+    monotonic: Callable[[], float] = time.monotonic,
     **changes: Any,
 ) -> EnrichReport:
     """Enriches from one site of the sandbox as at the time `now`."""
@@ -65,7 +67,7 @@ def enrich_from(
             settings.url,
             rate=settings.rate_limit,
             patience=IMPATIENT,
-            gate=Robots(name),
+            gate=Robots(name, Clock(monotonic=monotonic)),
             one_at_a_time=True,
         ) as client:
             fetcher = make_fetcher(settings, client, flaresolverr_url, chrome_cdp_url)

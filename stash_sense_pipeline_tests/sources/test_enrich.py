@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import sqlalchemy as sa
@@ -127,8 +131,6 @@ TABLES = (
 
 
 def _picture_at(servers, name, url):
-    from urllib.parse import unquote, urlsplit
-
     assert url.startswith(servers.url(name)), url
     return servers.world.sites[name].files.get(unquote(urlsplit(url).path))
 
@@ -427,3 +429,72 @@ def test_one_bad_page_does_not_keep_the_others(servers, catalog, what):
     enrich_from(servers, catalog, "babepedia")
     assert len(live(catalog, "babepedia")) == 11
     assert len(servers.traffic.requests("babepedia", "/babe/")) <= 2
+
+
+def test_ten_sites_at_once_keep_ten_paces(servers, catalog):
+    """Each at a rate of its own, one request under way at a time, none faster than allowed and none much slower."""
+    rates = {name: 600.0 + 60 * place for place, name in enumerate(LISTED)}
+    # A robots.txt that asks for more time than sources.yaml gives.
+    servers.world.sites["afdb"].behaviour.robots = "User-agent: *\nCrawl-delay: 0.2\n"
+    rates["afdb"] = 300.0
+
+    def enrich(name: str) -> Outcome:
+        return enrich_from(
+            servers, catalog, name, rate_limit=6000.0 if name == "afdb" else rates[name]
+        ).outcome
+
+    with ThreadPoolExecutor(len(LISTED)) as pool:
+        assert set(pool.map(enrich, LISTED)) == {Outcome.FOUND}
+    for name in LISTED:
+        asked = servers.traffic.requests(name)
+        # The request for robots.txt was answered before its Crawl-delay was known.
+        arrived = [entry.arrived for entry in asked[1:]]
+        gaps = [later - earlier for earlier, later in pairwise(arrived)]
+        interval = 60 / rates[name]
+        # A server thread that was late once lets one gap look short; no stretch of them may be.
+        assert arrived[-1] - arrived[0] >= 0.99 * interval * len(gaps), name
+        ends = [entry.finished for entry in asked]
+        assert all(
+            end is not None and end <= next_.arrived for end, next_ in zip(ends, asked[1:], strict=False)
+        )
+
+
+def test_robots_that_change_in_mid_crawl(servers, catalog):
+    """They are read again each hour: from then on nothing more is asked for that they do not allow."""
+    site = servers.world.sites["thenude"]
+    seconds = [0.0]
+
+    def during(stage: str, done: int) -> None:
+        if done == 4:
+            site.behaviour.robots = "User-agent: *\nDisallow: /"
+            seconds[0] += 3601
+
+    report = enrich_from(
+        servers, catalog, "thenude", during=during, monotonic=lambda: seconds[0] + time.monotonic()
+    )
+    asked = [entry.path for entry in servers.traffic.requests("thenude")]
+    assert asked.count("/robots.txt") == 2
+    assert asked[-1] == "/robots.txt"
+    assert report.outcome is Outcome.FOUND
+    assert report.outcomes["disallowed"] == 12 - 4
+    assert len(live(catalog, "thenude")) <= 4
+
+
+def test_a_kill_loses_nothing_committed_and_counts_nothing_twice(servers, catalog):
+    """Item states, not a page cursor: the next run asks for what is left."""
+
+    class Killed(BaseException):
+        pass
+
+    def during(stage: str, done: int) -> None:
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        enrich_from(servers, catalog, "iafd", during=during)
+    before = len(visits(catalog, "iafd"))
+    servers.traffic.clear_requests()
+    report = enrich_from(servers, catalog, "iafd")
+    asked = [entry.path for entry in servers.traffic.requests("iafd") if entry.path != "/robots.txt"]
+    assert len(asked) == len(set(asked)) == report.listed - before
+    assert report.live == 11
