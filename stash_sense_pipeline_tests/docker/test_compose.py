@@ -77,7 +77,7 @@ class Deployment:
         lines = [f"{name}={value}\n" for name, value in self.variables.items()]
         (self.directory / ".env").write_text("".join(lines))
 
-    def compose(self, *arguments: str, timeout: float = 300, check: bool = True) -> str:
+    def compose(self, *arguments: str, timeout: float = 600, check: bool = True) -> str:
         command = ["docker-compose", "-p", "stashtest", *arguments]
         result = self.engine.run(*command, cwd=self.directory, timeout=timeout, check=check)
         return result.stdout + result.stderr
@@ -91,7 +91,7 @@ class Deployment:
 
     def await_healthy(self, *services: str) -> None:
         for service in services:
-            wait_until(lambda name=service: self.state(name)["Health"]["Status"] == "healthy", 180, service)
+            wait_until(lambda name=service: self.state(name)["Health"]["Status"] == "healthy", 500, service)
 
     def runs(self) -> list[dict[str, Any]]:
         query = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
@@ -194,7 +194,7 @@ def test_a_click_in_the_ui_becomes_a_release_in_the_volume(deployment: Deploymen
         assert not broken, broken
         return deployment.inside("code", *listing)
 
-    files = wait_until(released, 400, "a release").split()
+    files = wait_until(released, 900, "a release").split()
     assert {"manifest.json", "performers.db", "face_facenet.voy", "faces.json"} <= set(files)
     said = deployment.inside("code", "stash-sense", "verify", "/data/releases/latest")
     assert "FAILED" not in said.replace("FAILED   enough", "")
@@ -216,7 +216,7 @@ def test_what_a_run_printed_can_be_read_in_the_ui(deployment: Deployment) -> Non
 def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployment) -> None:
     """By click, backfill and command line; this engine has no such device, and says what to do about it."""
     deployment.write_variables(STASH_SENSE_DEVICE="cuda", STASH_SENSE_AUTOMATION="off")
-    deployment.compose("up", "-d", timeout=300)
+    deployment.compose("up", "-d", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")
     before = {run["runId"] for run in deployment.runs()}
     clicked = click_materialize("__ASSET_JOB", ["face_embeddings"], "fansdb")
@@ -232,7 +232,7 @@ def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployme
         over = [run for run in runs if run["status"] in ("SUCCESS", "FAILURE")]
         return over if len(over) >= 4 else []
 
-    runs = {run["runId"]: run for run in wait_until(ended, 300, "four runs")}
+    runs = {run["runId"]: run for run in wait_until(ended, 600, "four runs")}
     requests = {
         container["Config"]["Labels"]["dagster/run_id"]: container["HostConfig"]["DeviceRequests"]
         for job in ("__ASSET_JOB", "embed_faces")
@@ -259,7 +259,7 @@ def test_everything_stops_within_its_time_and_nothing_is_lost(deployment: Deploy
     assert time.monotonic() - begun < 60, "something did not stop by itself"
     for service in ("code", "webserver", "daemon", "postgres"):
         assert deployment.state(service)["ExitCode"] in (0, 130, 143), service
-    deployment.compose("up", "-d", timeout=300)
+    deployment.compose("up", "-d", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")
     said = deployment.inside("code", "stash-sense", "status")
     assert all(source in said for source in SOURCES)
