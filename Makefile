@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo ui setup test test-fast lint bench screenshots clean
+.PHONY: demo ui setup test test-fast lint bench docs screenshots clean
 
 demo: setup
 	@$(BIN)/stash-sense demo --data-dir $(DEMO_DIR)
@@ -51,9 +51,14 @@ test-fast: lint
 bench: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.bench
 
+# The pages that are made from the code, and the site into site/.
+docs: setup
+	$(BIN)/python -m stash_sense_pipeline_tests.generated_docs
+	$(BIN)/mkdocs build -q
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # The README's pictures, from the same browser test that checks the UI.
 screenshots: setup
-	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_demo.py -k "lineage"
+	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_demo.py -m browser
