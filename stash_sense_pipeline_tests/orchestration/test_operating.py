@@ -18,9 +18,7 @@ pytestmark = pytest.mark.slow
 PROGRAM = Path(sys.executable).with_name("stash-sense")
 
 
-def runs(
-    home: Path, *arguments: str, user: int | None = None, **variables: str
-) -> subprocess.CompletedProcess[str]:
+def runs(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs stash-sense with a data directory of its own."""
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("STASH_SENSE_", "DAGSTER_"))
@@ -33,7 +31,7 @@ def runs(
     }
     return subprocess.run(
         [PROGRAM, *arguments], env=environment, cwd=home, capture_output=True, text=True,
-        check=False, timeout=240, user=user,
+        check=False, timeout=240,
     )  # fmt: skip
 
 
@@ -79,17 +77,10 @@ def test_a_database_server_that_is_not_there(tmp_path: Path) -> None:
     assert "hunter2" not in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 def test_a_volume_that_cannot_be_written(tmp_path: Path) -> None:
-    volume = Path("/var/tmp") / f"stash-sense-{os.getpid()}"
-    volume.mkdir(mode=0o755)
-    try:
-        said = one_line(
-            runs(Path("/var/tmp"), "prepare", user=65534, DATA_DIR=str(volume), HOME="/var/tmp"), 2
-        )
-    finally:
-        volume.rmdir()
-    assert f"DATA_DIR: {volume} cannot be written by user 65534:" in said
+    # Nobody can make a directory there, not even root.
+    said = one_line(runs(tmp_path, "prepare", DATA_DIR="/proc/stash-sense"), 2)
+    assert f"DATA_DIR: /proc/stash-sense cannot be written by user {os.geteuid()}:" in said
     assert "chown -R" in said
 
 
@@ -115,10 +106,3 @@ def test_a_second_daemon_on_the_same_data(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_setting_that_is_none(tmp_path: Path, name: str, value: str) -> None:
     assert name in one_line(runs(tmp_path, "prepare", **{name: value}), 2)
-
-
-def test_a_gpu_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
-    from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-
-    result = runs(tmp_path, "build", STASH_SENSE_DEVICE="cuda", STASH_SENSE_MODEL_PACK=str(DEMO_PACK))
-    assert result.returncode == 2, "no key: said before anything is asked"
