@@ -91,6 +91,10 @@ performer_urls = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# Images whose bytes or URL turned out to be suppressed when they were fetched. A literal: only so can SQLite use an
+# index of few rows.
+IS_FOUND_SUPPRESSED = sa.text("reason = 'suppressed'")
+
 source_images = sa.Table(
     "source_images",
     metadata,
@@ -114,6 +118,13 @@ source_images = sa.Table(
     sa.Column("processed_at", UtcTime),
     sa.Index("ix_source_images_source_state", "source", "state"),
     sa.Index("ix_source_images_sha256", "sha256"),
+    sa.Index(
+        "ix_source_images_suppressed",
+        "source",
+        "image_id",
+        sqlite_where=IS_FOUND_SUPPRESSED,
+        postgresql_where=IS_FOUND_SUPPRESSED,
+    ),
     sqlite_with_rowid=False,
 )
 

@@ -43,7 +43,7 @@ def suppress_add(target: str, reason: str, block_face: bool, unseen: bool) -> No
     entry goes into the suppression file as a keyed hash, not in clear.
     """
     from stash_sense_pipeline.catalog.engine import writing
-    from stash_sense_pipeline.privacy.entries import add_suppressions, seal
+    from stash_sense_pipeline.privacy.entries import add_sealed
     from stash_sense_pipeline.privacy.keys import load_or_create_key
     from stash_sense_pipeline.privacy.suppression_file import (
         SuppressionEntry,
@@ -59,9 +59,8 @@ def suppress_add(target: str, reason: str, block_face: bool, unseen: bool) -> No
         )
         key = load_or_create_key(environment.suppression_key_file)
         with writing(engine) as connection:
-            sealed = seal(connection, key, entry)
+            sealed = add_sealed(connection, key, entry)
             if sealed is not None:
-                add_suppressions(connection, key, [sealed])
                 append_entry(environment.suppressions_file, sealed)
     if sealed is None:
         click.echo("on the list already; nothing changed")

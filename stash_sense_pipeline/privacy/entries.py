@@ -22,6 +22,7 @@ from stash_sense_pipeline.privacy.lookup import Picture, Record, pictures_at, re
 from stash_sense_pipeline.privacy.suppression import (
     PICTURE,
     RECORD,
+    URL,
     Digest,
     HashRow,
     Suppressions,
@@ -89,13 +90,13 @@ def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[Su
     return _store(connection, key, hashes)
 
 
-def seal(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry | None:
-    """The same entry with hashes in place of the target, among them those of the records that have a URL now.
-
-    None when the list has it already. Raises as add_suppressions.
+def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry | None:
+    """Adds an entry and returns it with hashes in place of the target, among them those of the records that have a
+    URL now; None when the list has it already. Raises as add_suppressions.
     """
     hashes, problems = _resolve(connection, load_list(connection, key), [entry])
     _refuse([problem for _, problem in problems], None)
+    _store(connection, key, hashes)
     if not hashes:
         return None
     target = sealed_target(key_fingerprint(key), hashes[0][1])
@@ -202,17 +203,22 @@ def _refuse_ambiguity(connection: sa.Connection, listers: set[Record]) -> None:
 def _store(
     connection: sa.Connection, key: bytes, hashes: Sequence[tuple[SuppressionEntry, tuple[Digest, ...]]]
 ) -> int:
-    rows = [
-        HashRow(
-            kind,
-            digest,
-            entry.reason,
-            datetime.combine(entry.date, time(), UTC),
-            block_face=entry.block_face,
-        )
-        for entry, digests in hashes
-        for kind, digest in digests
-    ]
+    rows = []
+    for entry, digests in hashes:
+        added = datetime.combine(entry.date, time(), UTC)
+        # Who lists a URL was searched for just now, and is among the hashes.
+        searched = added if is_url(entry.target) else None
+        rows += [
+            HashRow(
+                kind,
+                digest,
+                entry.reason,
+                added,
+                applied_at=searched if kind == URL else None,
+                block_face=entry.block_face,
+            )
+            for kind, digest in digests
+        ]
     return store_hashes(connection, key, rows)
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import checkpoint, vacuum, writing
 from stash_sense_pipeline.catalog.schema import (
+    IS_FOUND_SUPPRESSED,
     aligned_crops,
     embeddings,
     faces,
@@ -52,6 +54,7 @@ from stash_sense_pipeline.privacy.suppression import (
     HashRow,
     Suppressions,
     image_hash,
+    is_copy,
     likeness,
     mark_applied,
     plain_url_hash,
@@ -60,8 +63,6 @@ from stash_sense_pipeline.privacy.suppression import (
     url_digests,
 )
 
-# What an image is marked with whose bytes or URL turned out to be suppressed when it was fetched.
-_FOUND_SUPPRESSED = "suppressed"
 # How long an erasure waits for other processes to let go of SQLite's write-ahead log, in seconds.
 _LOG_PATIENCE = 5.0
 
@@ -183,7 +184,7 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Pict
     found = {
         (source, image_id)
         for source, image_id in connection.execute(
-            sa.select(table.c.source, table.c.image_id).where(table.c.reason == _FOUND_SUPPRESSED)
+            sa.select(table.c.source, table.c.image_id).where(IS_FOUND_SUPPRESSED)
         )
     }
     if not (sought.urls or sought.images or sought.pictures or sought.likenesses):
@@ -319,11 +320,12 @@ def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Pic
     query = sa.select(table.c.source, table.c.image_id, table.c.picture_hash).where(
         table.c.picture_hash.is_not(None)
     )
-    others = {
-        look for source, image_id, look in connection.execute(query) if (source, image_id) not in images
-    }
-    known = Suppressions(b"", likenesses=frozenset(likeness(b"", look) for look in others))
-    return {look for look in looks if known.covers_likeness(look)}
+    rows = connection.execute(query)
+    others = np.array(
+        [int(look, 16) for source, image_id, look in rows if (source, image_id) not in images],
+        dtype=np.uint64,
+    )
+    return {look for look in looks if is_copy(others, look).any()}
 
 
 def _digests_of_others(connection: sa.Connection, digests: set[str], images: set[Picture]) -> set[str]:

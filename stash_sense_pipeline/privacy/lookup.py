@@ -18,9 +18,8 @@ Picture = tuple[str, str]
 
 # With more fragments than this a look at each URL costs more than parsing it.
 _MOST_FRAGMENTS = 60
-# In a key without being in its URLs, or in everybody's URLs.
-_SAYS_NOTHING = frozenset({"legacy", "perfid", "pornstar", "pornstars", "model", "models", "profiles"})
 # Letters may be written in other ways in such URLs, so that no fragment need be in them.
+_SHORTEST = 3
 _ODD = r"[%+]|[^\x00-\x7f]"
 
 
@@ -35,7 +34,7 @@ def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[st
     rows = connection.execute(sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)
     for source, source_id, url in rows:
-        if may_be is None or may_be.search(url):
+        if may_be is None or may_be.search(url.lower()):
             for form in _forms(url):
                 for asked in wanted.get(form, ()):
                     found[asked].add((source, source_id))
@@ -52,7 +51,7 @@ def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, s
     rows = connection.execute(sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)
     for source, image_id, url in rows:
-        if may_be is None or may_be.search(url):
+        if may_be is None or may_be.search(url.lower()):
             for asked in wanted.get(plain_url(url), ()):
                 found[asked].add((source, image_id))
     return found
@@ -73,10 +72,11 @@ def _prefilter(urls: Collection[str]) -> re.Pattern[str] | None:
         profile = profile_urls.canonical_profile(url)
         # The same plain form means the same profile, if there is one: then its key says it all.
         text = profile.key if profile is not None else plain_url(url).partition("/")[2].lower()
-        words = [word for word in re.findall(r"[a-z0-9]{3,}", text) if word not in _SAYS_NOTHING]
-        if not words:
+        # The parts of a key are joined with a colon; of what kind the page is need not be in the URL in that order.
+        words = re.findall(r"[a-z0-9]+", max(text.split(":"), key=len) if profile is not None else text)
+        if len("".join(words)) < _SHORTEST:
             return None
-        fragments.add(max(words, key=len))
+        fragments.add("[^a-z0-9]*".join(words))
     if len(fragments) > _MOST_FRAGMENTS or not fragments:
         return None
-    return re.compile("|".join([*sorted(fragments), _ODD]), re.IGNORECASE)
+    return re.compile("|".join([*sorted(fragments), _ODD]))

@@ -87,8 +87,7 @@ class Suppressions:
         """True when an image with this perceptual hash (16 hex digits) is a copy of a suppressed one."""
         if not self.likenesses:
             return False
-        different = self._looks ^ np.uint64(int(picture_hash, 16))
-        return bool((np.bitwise_count(different) <= _MOST_BITS_OF_A_COPY).any())
+        return bool(is_copy(self._looks, picture_hash).any())
 
     @cached_property
     def _looks(self) -> NDArray[np.uint64]:
@@ -188,6 +187,12 @@ def image_hash(key: bytes, sha256: str) -> str:
 def picture_hash(key: bytes, source: str, image_id: str) -> str:
     """Hex digest that stands for an image under its id at a source."""
     return _hash(key, PICTURE, f"{source}:{image_id.casefold()}")
+
+
+def is_copy(looks: NDArray[np.uint64], picture_hash: str) -> NDArray[np.bool_]:
+    """Which of these perceptual hashes are of a copy of the picture with this one (16 hex digits)."""
+    different = looks ^ np.uint64(int(picture_hash, 16))
+    return np.asarray(np.bitwise_count(different) <= _MOST_BITS_OF_A_COPY)
 
 
 def likeness(key: bytes, picture_hash: str) -> str:

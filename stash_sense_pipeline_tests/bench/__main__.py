@@ -5,10 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo, faces, sync
+from stash_sense_pipeline_tests.bench import definitions, demo, faces, privacy, sync
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
-BENCHMARKS = {"definitions": definitions.rows, "demo": demo.rows, "sync": sync.rows, "faces": faces.rows}
+BENCHMARKS = {
+    "definitions": definitions.rows,
+    "demo": demo.rows,
+    "sync": sync.rows,
+    "faces": faces.rows,
+    "privacy": privacy.rows,
+}
 
 
 def main(names: list[str]) -> int:

@@ -54,6 +54,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
         comment="only of those for whom block_face was asked: refuses their face under a new record",
     )
+    op.create_index(
+        "ix_source_images_suppressed",
+        "source_images",
+        ["source", "image_id"],
+        unique=False,
+        sqlite_where=sa.text("reason = 'suppressed'"),
+        postgresql_where=sa.text("reason = 'suppressed'"),
+    )
     op.drop_table("withheld_records")
     op.create_table(
         "withheld_records",
