@@ -124,7 +124,8 @@ class Suppressions:
     def only_pending(self) -> Self:
         """The part of the list for which the catalog was not searched yet."""
         kept = {
-            name: getattr(self, name) & self.pending for name in ("records", "urls", "images", "pictures")
+            name: getattr(self, name) & self.pending
+            for name in ("records", "urls", "images", "pictures", "likenesses")
         }
         return replace(self, **kept)
 

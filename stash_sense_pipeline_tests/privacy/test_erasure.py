@@ -241,6 +241,52 @@ def test_erasing_again_changes_nothing(any_catalog):
     assert dump(any_catalog) == before
 
 
+def test_what_was_searched_for_is_not_searched_for_again(any_catalog):
+    populate(any_catalog)
+    suppress(any_catalog, "boxa:anna")
+    assert len(load_suppressions(any_catalog, KEY).only_pending()) == 1
+    erase(any_catalog)
+    assert len(load_suppressions(any_catalog, KEY)) > 1
+    assert len(load_suppressions(any_catalog, KEY).only_pending()) == 0
+    with writing(any_catalog) as connection:  # as a faulty writer would
+        Writer(connection).record("boxa", "anna")
+    assert erase(any_catalog).records == 0
+    everything = erase_suppressed(any_catalog, load_suppressions(any_catalog, KEY), NOW, search_all=True)
+    assert everything.records == 1
+
+
+def test_pages_keep_a_new_record_out_but_not_one_of_somebody_else(any_catalog):
+    populate(any_catalog)
+    with writing(any_catalog) as connection:
+        world = Writer(connection)
+        page = "https://www.instagram.com/anna.example/"
+        for owner in ("anna", "berta"):
+            world.insert(schema.performer_urls, source="boxa", source_id=owner, url=page)
+        world.record("boxc", "annac", urls=["https://freeones.com/anna-example/bio"])
+    suppress(any_catalog, "boxa:anna")
+    report = erase(any_catalog)
+    # The new record has no identity yet: the page is enough. Berta has one of her own: the page is shared.
+    assert (report.records, report.shared_pages) == (4, 1)
+    listed = load_suppressions(any_catalog, KEY)
+    assert listed.covers_url("https://www.freeones.com/anna-example")
+    assert not listed.covers_url("https://www.instagram.com/anna.example")
+    assert "berta" in column(any_catalog, schema.source_performers.c.source_id)
+
+
+def test_the_log_of_others_forgets_too(any_catalog):
+    ids = populate(any_catalog)
+    with writing(any_catalog) as connection:
+        world = Writer(connection)
+        detail = {"cause": "evidence", "records": ["boxa:anna", "boxa:berta"]}
+        world.insert(schema.identity_log, at=NOW, performer_id=ids["berta"], event="split", detail=detail)
+        state = {"missing": {"ids": ["anna", "clara"]}, "unread": ["annaold"]}
+        world.insert(schema.sync_state, source="boxa", detail=state)
+    suppress(any_catalog, "boxa:anna")
+    erase(any_catalog)
+    assert "anna" not in repr(dump(any_catalog))
+    assert column(any_catalog, schema.identity_log.c.performer_id) == {ids["berta"], ids["clara"]}
+
+
 def test_without_suppressions_nothing_happens(any_catalog):
     populate(any_catalog)
     before = dump(any_catalog)
