@@ -60,6 +60,33 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return directory, _run_demo(directory)
 
 
+def test_the_run_history_names_nobody(demo: tuple[Path, str]) -> None:
+    """Event log, run storage and the logs of steps: no name, alias, id, link or picture of a person, and no key."""
+    directory, printed = demo
+    with closing(sqlite3.connect(directory / "catalog.db")) as catalog:
+        needles = {
+            text.encode()
+            for query in (
+                "SELECT name FROM source_performers",
+                "SELECT alias FROM performer_aliases",
+                "SELECT source_id FROM source_performers",
+                "SELECT url FROM performer_urls",
+                "SELECT url FROM source_images",
+                "SELECT sha256 FROM source_images",
+            )
+            for (text,) in catalog.execute(query)
+            if text is not None and len(text) > 5 and not text.isdigit()
+        }
+    assert len(needles) > 500
+    pattern = re.compile(b"|".join(re.escape(needle) for needle in sorted(needles)))
+    history = [path for path in (directory / "dagster").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".db" for path in history)
+    for path in history:
+        found = pattern.search(path.read_bytes())
+        assert found is None, (path, found)
+    assert pattern.search(printed.encode()) is None
+
+
 @pytest.fixture(scope="module")
 def world() -> World:
     """The world that the demo serves, for its truth."""

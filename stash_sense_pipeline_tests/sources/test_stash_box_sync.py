@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -563,6 +564,62 @@ def test_the_limits_of_a_disappearance_can_be_set(refresh, catalog, box):
     assert refresh("full_sweep", rules=SyncRules(missing_count=2)).refused == 3
     assert SyncRules().allowed_missing(100) == 20
     assert SyncRules().allowed_missing(100_000) == 1000
+
+
+def test_what_the_source_takes_away_leaves_nothing_of_ours_with_the_same_run(refresh, catalog, box):
+    """Faces, crops and vectors of a deleted performer and of a destroyed image, down to the bytes of the file."""
+    gone, kept = fill(box, 2)
+    refresh()
+    with writing(catalog) as connection:
+        for key in (gone, kept):
+            for image in image_ids_of(connection, key):
+                give_face(connection, image, key)
+    assert len(marks(catalog)) == 2
+    box.destroy(gone)
+    refresh()
+    assert marks(catalog) == {f"vector of {kept}".encode()}
+    box.destroy_image(box.joins[kept].images[0])
+    refresh("full_sweep")
+    assert marks(catalog) == set()
+    path = Path(str(catalog.url.database))
+    files = b"".join(each.read_bytes() for each in path.parent.glob(f"{path.name}*"))
+    assert b"vector of" not in files
+    assert b"crop of" not in files
+
+
+def image_ids_of(connection, key):
+    table = schema.performer_images
+    return connection.scalars(sa.select(table.c.image_id).where(table.c.source_id == key)).all()[:1]
+
+
+def give_face(connection, image_id, key):
+    numbers = dict.fromkeys(
+        ["detection_confidence", "x1", "y1", "x2", "y2", "yaw", "roll", "blur", "quality"], 1.0
+    )
+    made = {"pack": "p", "created_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    source = connection.scalar(sa.select(schema.source_images.c.source).limit(1))
+    (face_id,) = connection.execute(
+        sa.insert(schema.faces).values(
+            source=source,
+            image_id=image_id,
+            face_index=0,
+            landmarks=b"",
+            detector_digest="d",
+            **numbers,
+            **made,
+        )
+    ).inserted_primary_key
+    vector = {"model": "m", "model_digest": "d", "vector": f"vector of {key}".encode()}
+    connection.execute(sa.insert(schema.embeddings).values(face_id=face_id, **vector, **made))
+    connection.execute(sa.insert(schema.aligned_crops).values(face_id=face_id, png=f"crop of {key}".encode()))
+
+
+def marks(catalog):
+    with reading(catalog) as connection:
+        crops = connection.scalars(sa.select(schema.aligned_crops.c.png)).all()
+        vectors = set(connection.scalars(sa.select(schema.embeddings.c.vector)))
+    assert len(crops) == len(vectors)
+    return vectors
 
 
 # --- who is not stored ----------------------------------------------------------------------------
