@@ -97,6 +97,12 @@ class Deployment:
         query = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
         return list(graphql(query)["runsOrError"]["results"])
 
+    def logs_of(self, run: str) -> str:
+        """The end of what a run's container said."""
+        container = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/run_id={run}")
+        logs = self.engine.run("docker", "logs", container, check=False)
+        return (logs.stdout + logs.stderr)[-3000:]
+
     def containers(self, job: str) -> list[dict[str, Any]]:
         found = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/job_name={job}").split()
         return list(json.loads(self.engine.docker("inspect", *found))) if found else []
@@ -191,7 +197,7 @@ def test_a_click_in_the_ui_becomes_a_release_in_the_volume(deployment: Deploymen
 
     def released() -> str:
         broken = [run for run in deployment.runs() if run["status"] == "FAILURE"]
-        assert not broken, broken
+        assert not broken, deployment.logs_of(broken[0]["runId"])
         return deployment.inside("code", *listing)
 
     files = wait_until(released, 900, "a release").split()
