@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo, faces, privacy, sync
+from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, sync
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
 BENCHMARKS = {
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "demo": demo.rows,
     "sync": sync.rows,
     "faces": faces.rows,
+    "operations": operations.rows,
     "privacy": privacy.rows,
 }
 

@@ -61,6 +61,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         Images are held in memory only. A crop waits in the catalog until it is embedded.
         """
         from stash_sense_pipeline.catalog import previews, schema
+        from stash_sense_pipeline.catalog.one_writer import one_writer
         from stash_sense_pipeline.faces.packs import load_pack
 
         source = context.partition_key
@@ -73,9 +74,10 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         )
         with one_line_failures():
             pack = load_pack(environment.model_pack, environment.models_dir)
-            report = asyncio.run(
-                _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
-            )
+            with one_writer(catalog.engine, source, context.log.info):
+                report = asyncio.run(
+                    _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
+                )
         _say_reopened(context, source, report.reopened)
         if report.interrupted:
             raise _interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")

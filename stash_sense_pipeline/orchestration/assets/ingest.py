@@ -57,9 +57,11 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
         time to time. Of a reference site those profiles are read that are due, of performers that a stash-box has.
         """
         from stash_sense_pipeline.catalog import previews, schema
+        from stash_sense_pipeline.catalog.one_writer import one_writer
 
         source = context.partition_key
-        with one_line_failures():
+        # A click on Materialize carries no tag by which the queue would keep it from running beside another.
+        with one_line_failures(), one_writer(catalog.engine, source, context.log.info):
             report = asyncio.run(
                 _refresh(catalog, settings, environment, source, config, progress(context.log, source))
             )

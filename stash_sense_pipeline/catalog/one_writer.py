@@ -1,0 +1,79 @@
+"""One run at a time for each source, whoever started it: two that read the same pages would ask its server twice."""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.errors import CatalogError
+
+_LOOK_AGAIN_SECONDS = 1.0
+# The first half of PostgreSQL's lock number: ours. The second one stands for the source.
+_LOCK_SPACE = 7305215
+
+
+@contextmanager
+def one_writer(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the place of the one run that fetches from `source` while the block runs; waits for it, and says so once.
+
+    The place is a lock of the server's, or on a file beside SQLite's, so that it ends with its process. Raises
+    CatalogError where it cannot be taken at all.
+    """
+    database = engine.url.database
+    if engine.dialect.name == "postgresql":
+        with _server_lock(engine, source, say):
+            yield
+    elif database in (None, "", ":memory:"):
+        yield
+    else:
+        with _file_lock(Path(str(database)), source, say):
+            yield
+
+
+@contextmanager
+def _server_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
+    number = sa.func.hashtext(source)
+    autocommit = {"isolation_level": "AUTOCOMMIT"}
+    with engine.connect().execution_options(**autocommit) as connection:
+        take = sa.select(sa.func.pg_try_advisory_lock(_LOCK_SPACE, number))
+        _await(lambda: bool(connection.scalar(take)), source, say)
+        try:
+            yield
+        finally:
+            # The connection goes back to the pool, and would keep it.
+            if not connection.invalidated:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_SPACE, number)))
+
+
+@contextmanager
+def _file_lock(database: Path, source: str, say: Callable[[str], None]) -> Iterator[None]:
+    path = database.with_name(f".{database.name}.{source}.lock")
+    try:
+        stream = path.open("a")
+    except OSError as error:
+        raise CatalogError(f"cannot write {path}: {error.strerror}") from error
+    with stream:
+
+        def take() -> bool:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        _await(take, source, say)
+        yield
+
+
+def _await(take: Callable[[], bool], source: str, say: Callable[[str], None]) -> None:
+    waiting = False
+    while not take():
+        if not waiting:
+            say(f"{source}: another run is reading it; this one begins when that has ended")
+            waiting = True
+        time.sleep(_LOOK_AGAIN_SECONDS)

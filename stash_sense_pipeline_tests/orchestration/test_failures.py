@@ -1,0 +1,118 @@
+"""What breaks over the years: a killed worker, the place in the pool that it held, a database server that restarts."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import dagster as dg
+import pytest
+import sqlalchemy as sa
+import yaml
+from dagster._core.events import EngineEventData
+from dagster._core.test_utils import create_run_for_test
+from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
+from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
+
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.schema import identities
+from stash_sense_pipeline.orchestration.instance import open_instance
+from stash_sense_pipeline.orchestration.names import GPU_POOL
+from stash_sense_pipeline.shipped_files import shipped_file
+
+LOG = logging.getLogger(__name__)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A DAGSTER_HOME with the shipped settings, but that a dead run's place is freed at once."""
+    settings = yaml.safe_load(shipped_file("dagster.yaml").read_text())
+    assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
+    settings["run_monitoring"]["free_slots_after_run_end_seconds"] = 1
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def daemons_look(instance: dg.DagsterInstance) -> None:
+    """What the daemon does every poll_interval_seconds."""
+    process = cast("Any", SimpleNamespace(instance=instance, create_request_context=lambda: None))
+    list(execute_run_monitoring_iteration(process, LOG))
+    list(execute_concurrency_slots_iteration(process, LOG))
+
+
+def test_a_killed_run_fails_is_retried_and_its_place_in_the_pool_is_free_again(home: Path) -> None:
+    with open_instance(home) as instance:
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
+        run = create_run_for_test(instance, job_name="embed_faces", status=dg.DagsterRunStatus.STARTED)
+        worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        instance.report_engine_event("Started process for run", run, EngineEventData.in_process(worker.pid))
+        claim = instance.event_log_storage.claim_concurrency_slot(GPU_POOL, run.run_id, "face_embeddings")
+        assert claim.is_claimed
+        daemons_look(instance)
+        alive = instance.get_run_by_id(run.run_id)
+        assert alive is not None
+        assert alive.status is dg.DagsterRunStatus.STARTED
+        worker.kill()
+        worker.wait()
+        daemons_look(instance)
+        dead = instance.get_run_by_id(run.run_id)
+        assert dead is not None
+        assert dead.status is dg.DagsterRunStatus.FAILURE
+        assert dead.tags["dagster/will_retry"] == "true"
+        time.sleep(1.2)
+        daemons_look(instance)
+        assert instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count == 0
+
+
+def test_a_run_that_fails_by_itself_is_not_retried(home: Path) -> None:
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure("a source says no", allow_retries=False)
+
+    @dg.job(executor_def=dg.in_process_executor)
+    def refresh() -> None:
+        fails()
+
+    with open_instance(home) as instance:
+        result = refresh.execute_in_process(instance=instance, raise_on_error=False)
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        assert run.status is dg.DagsterRunStatus.FAILURE
+        assert run.tags.get("dagster/will_retry") != "true"
+
+
+@pytest.mark.postgres
+def test_a_database_server_that_restarts_is_asked_again(postgres_catalog_url: str, postgres_url: str) -> None:
+    """All its connections end, as in a restart: what was being written is not there, and the next question is answered."""
+    engine = open_catalog(postgres_catalog_url)
+    server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def restart() -> None:
+        with server.connect() as connection:
+            ends = sa.text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name")
+            connection.execute(ends, {"name": sa.make_url(postgres_catalog_url).database})
+
+    def count() -> int:
+        with reading(engine) as connection:
+            return connection.scalar(sa.select(sa.func.count()).select_from(identities)) or 0
+
+    with writing(engine) as connection:
+        connection.exec_driver_sql("INSERT INTO identities (created_at) VALUES (now())")
+    restart()
+    assert count() == 1
+
+    def interrupted() -> None:
+        with writing(engine) as connection:
+            connection.exec_driver_sql("INSERT INTO identities (created_at) VALUES (now())")
+            restart()
+            connection.exec_driver_sql("SELECT 1")
+
+    with pytest.raises(sa.exc.DBAPIError):
+        interrupted()
+    assert count() == 1
+    engine.dispose()
