@@ -22,6 +22,10 @@ NMS_THRESHOLD = 0.4
 # Numbers a cell for score, box and five landmarks, each at the strides 8, 16 and 32.
 _WIDTHS = (1, 4, 10)
 _OUTPUTS_WITH_LANDMARKS = 9
+_STRIDE = 32
+# A face that fills the picture is larger than what an SCRFD was trained on: at half the size it is found. Share of
+# the picture's shorter side from which on that was seen to happen (numbers in docs/faces.md).
+_LARGE = 0.4
 
 
 @dataclass(frozen=True)
@@ -73,15 +77,27 @@ class Detector:
             )
 
     def detect(self, rgb: NDArray[np.uint8]) -> list[DetectedFace]:
-        """The faces of an (H, W, 3) uint8 RGB image, most confident first."""
+        """The faces of an (H, W, 3) uint8 RGB image, most confident first.
+
+        Where the sidecar's own pass finds none, a second one at half the detection size looks for a face that fills
+        the picture; a network of a fixed size has only the first. What the first pass finds stays as it is.
+        """
+        faces = self._find(rgb, self.spec.input_size)
+        smaller = self.spec.input_size // 2 // _STRIDE * _STRIDE
+        if faces or not smaller or self._network.static_input_size is not None:
+            return faces
+        large = _LARGE * min(rgb.shape[:2])
+        return [face for face in self._find(rgb, smaller) if face.side >= large]
+
+    def _find(self, rgb: NDArray[np.uint8], size: int) -> list[DetectedFace]:
         height, width = rgb.shape[:2]
-        if min(height, width) * self.spec.input_size < max(height, width):
+        if min(height, width) * size < max(height, width):
             return []  # a strip: scaled to the detection size it would be less than a pixel thin
         # The class swaps the first and last channel of what it is handed; the pack says which order that must
         # be.
         image = rgb if self.spec.channel_order is ChannelOrder.RGB else np.ascontiguousarray(rgb[:, :, ::-1])
         with running(self.spec.path):
-            boxes, landmarks = self._network.detect(image)
+            boxes, landmarks = self._network.detect(image, input_size=(size, size))
         return [
             DetectedFace(box=box[:4], landmarks=points, confidence=float(box[4]))
             for box, points in zip(boxes, landmarks, strict=True)

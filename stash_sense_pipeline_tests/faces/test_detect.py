@@ -15,7 +15,14 @@ from insightface.model_zoo import get_model
 
 from stash_sense_pipeline.errors import ModelPackError
 from stash_sense_pipeline.faces.detect import DetectedFace, Detector
-from stash_sense_pipeline.faces.packs import ChannelOrder, ModelPack
+from stash_sense_pipeline.faces.packs import ChannelOrder, ModelPack, load_pack
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.rendering import (
+    HELD_OUT_SEEDS,
+    make_person,
+    render_portrait,
+    render_scenery,
+)
 from stash_sense_pipeline_tests.faces.nets import picture, rewritten
 
 SIZES = [(640, 640), (900, 600), (333, 777), (120, 90), (64, 1500)]
@@ -138,6 +145,30 @@ def test_faces_come_with_the_most_confident_first(pack: ModelPack) -> None:
     )
     assert [round(face.confidence, 1) for face in faces] == [0.9, 0.8, 0.6]
     assert faces[0].side == pytest.approx(32.5, abs=1)
+
+
+def test_a_face_that_fills_the_picture_is_found_by_a_second_pass() -> None:
+    """The demo pack's detector on close-ups of rendered people: a network that was trained, on faces too large for it."""
+    spec = load_pack(str(DEMO_PACK), Path("nowhere")).detector
+    detector = Detector(spec)
+    found, second, wrong = 0, 0, 0
+    for seed in range(12):
+        photo = render_portrait(make_person(HELD_OUT_SEEDS[seed]), seed, size=(640, 800))
+        left, top, right, bottom = (round(value) for value in photo.faces[0].box)
+        close_up = np.ascontiguousarray(photo.image[top - 10 : bottom + 10, left - 10 : right + 10])
+        faces = detector.detect(close_up)
+        found += bool(faces)
+        second += bool(faces) and not detector._find(close_up, spec.input_size)
+        wrong += any(face.side < 0.4 * min(close_up.shape[:2]) for face in faces[1:])
+    assert second >= 4
+    assert found >= 9
+    assert wrong == 0
+
+
+def test_scenery_gets_no_face_from_the_second_pass() -> None:
+    detector = Detector(load_pack(str(DEMO_PACK), Path("nowhere")).detector)
+    scenes = [render_scenery(HELD_OUT_SEEDS[seed]).image for seed in range(25)]
+    assert sum(bool(detector.detect(scene)) for scene in scenes) <= 1
 
 
 def test_no_face_is_an_empty_list(pack: ModelPack) -> None:
