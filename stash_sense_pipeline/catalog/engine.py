@@ -18,6 +18,10 @@ from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.errors import CatalogError
 
 _BUSY_TIMEOUT_MS = 30_000
+# The pages that a batch of a large source touches: with fewer they are written more than once.
+_CACHE_KIB = 131_072
+# 40 MB of write-ahead log: a page that several transactions change is then written into the file once.
+_WAL_PAGES = 10_000
 # Above this size only the header and the schema are read at opening; a backup or a release checks it all.
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
@@ -162,7 +166,8 @@ def _configure_sqlite(connection: Any, record: Any) -> None:
         "synchronous=NORMAL",
         "foreign_keys=ON",
         "secure_delete=ON",
-        "cache_size=-65536",
+        f"wal_autocheckpoint={_WAL_PAGES}",
+        f"cache_size=-{_CACHE_KIB}",
     ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()

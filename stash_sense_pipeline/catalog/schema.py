@@ -15,6 +15,13 @@ metadata = sa.MetaData(
     }
 )
 
+
+def _sparse_index(name: str, *columns: str) -> sa.Index:
+    """An index without the rows in which its last column is null."""
+    where = sa.text(f"{columns[-1]} IS NOT NULL")
+    return sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
 # --- what the sources say -------------------------------------------------------------------------------------------
 
 source_performers = sa.Table(
@@ -53,7 +60,7 @@ source_performers = sa.Table(
         comment="faces that a predecessor's database had of this person; null = it knew nobody",
     ),
     sa.Column("legacy_images", sa.Integer, comment="images that a predecessor had looked at; null = unknown"),
-    sa.Index("ix_source_performers_source_merged_into", "source", "merged_into"),
+    _sparse_index("ix_source_performers_source_merged_into", "source", "merged_into"),
     sqlite_with_rowid=False,
 )
 
@@ -117,7 +124,7 @@ source_images = sa.Table(
     sa.Column("judged_by", sa.Text, comment="limits and filters that judged it, as faces.rules writes them"),
     sa.Column("processed_at", UtcTime),
     sa.Index("ix_source_images_source_state", "source", "state"),
-    sa.Index("ix_source_images_sha256", "sha256"),
+    _sparse_index("ix_source_images_sha256", "sha256"),
     sa.Index(
         "ix_source_images_suppressed",
         "source",

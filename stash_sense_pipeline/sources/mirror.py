@@ -21,9 +21,9 @@ from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
 
 # One transaction: ids are random, so each page of an index is written once a batch. What a kill can lose is
-# two seconds of reading.
-_BATCH_RECORDS = 5000
-_BATCH_SECONDS = 2.0
+# three seconds of reading.
+_BATCH_RECORDS = 8000
+_BATCH_SECONDS = 3.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
 _SUPPRESSED = "suppressed"

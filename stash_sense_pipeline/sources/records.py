@@ -14,13 +14,16 @@ from types import MappingProxyType
 from typing import Any
 
 _PARTIAL_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[ T].*)?")
+_SEPARATORS = re.compile(r"[\s\-/]+")
 _MONTHS = 12
 _DAYS = 31
+# One text for one JSON value.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 # Go's zero time and other nonsense lie below; strftime does not pad such years.
 _FIRST_YEAR = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One image of a performer. `url` is without what only fetching needs; sizes in pixels, None unknown."""
 
@@ -86,8 +89,7 @@ class PerformerRecord:
             "images": sorted({image.image_id for image in self.images}),
             "raw": _unordered(self.raw),
         }
-        text = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
 
 
 def clean_text(text: str) -> str:
@@ -115,7 +117,7 @@ def clean_texts(texts: Iterable[str]) -> tuple[str, ...]:
 def enumeration(text: str | None) -> str | None:
     """A value of an enumeration as stash-box writes it: `Middle Eastern` becomes `MIDDLE_EASTERN`."""
     cleaned = optional_text(text)
-    return None if cleaned is None else re.sub(r"[\s\-/]+", "_", cleaned).upper()
+    return None if cleaned is None else _SEPARATORS.sub("_", cleaned).upper()
 
 
 def partial_date(text: str | None) -> str | None:
@@ -136,6 +138,8 @@ def instant(text: str) -> datetime | None:
     parsed = datetime.fromisoformat(text)
     if parsed.year < _FIRST_YEAR:
         return None
+    if parsed.tzinfo is UTC:
+        return parsed
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -23,6 +25,8 @@ from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
 from stash_sense_pipeline.sources.theporndb_sync import ThePornDbSync
+
+_ALLOCATIONS_A_COLLECTION = 100_000
 
 SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
@@ -90,11 +94,12 @@ async def refresh_source(
     run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}
     try:
-        outcome, message, changes = await {
-            "backfill": run.backfill,
-            "sweep": run.sweep,
-            "increment": run.increment,
-        }[chosen]()
+        with _rare_collections():
+            outcome, message, changes = await {
+                "backfill": run.backfill,
+                "sweep": run.sweep,
+                "increment": run.increment,
+            }[chosen]()
         # What the source took away must not live on in SQLite's log until the next restart.
         if await mirror.remove_orphaned_images() or mirror.tally.suppressed:
             await asyncio.to_thread(checkpoint, engine)
@@ -134,6 +139,20 @@ async def refresh_source(
         server_version=state.server_version,
         missing=missing,
     )
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Lets Python look for reference cycles rarely: records are many small objects, and without any.
+
+    By default a seventh of a backfill goes into looking.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(_ALLOCATIONS_A_COLLECTION, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _run(
