@@ -127,6 +127,14 @@ class QualityFilters(_Model):
     prefer_single_face: bool = Field(default=True, description=_A_FLAG)
 
 
+class MassDisappearance(_Model):
+    """How many records may vanish from a source at once before two sweeps must agree."""
+
+    records: int = Field(default=20, ge=0, description="a whole number of records of at least 0")
+    share: float = Field(default=0.01, ge=0, le=1, description="a number from 0 to 1")
+    always: int = Field(default=10, ge=0, description="a whole number of records of at least 0")
+
+
 class GlobalSettings(_Model):
     """What holds for all sources."""
 
@@ -138,6 +146,7 @@ class GlobalSettings(_Model):
     )
     keep_aligned_crops: bool = Field(default=False, description=_A_FLAG)
     quality_filters: QualityFilters = Field(default=QualityFilters(), description="a mapping")
+    mass_disappearance: MassDisappearance = Field(default=MassDisappearance(), description="a mapping")
 
 
 class IndexSettings(_Model):

@@ -40,6 +40,13 @@ class StoreCounts:
     images_added: int = 0
 
 
+class HeldRecord(NamedTuple):
+    """What a sync compares of a live record: the source's time of its last change, and the ids of its images."""
+
+    updated_at: datetime | None
+    image_ids: frozenset[str]
+
+
 @dataclass(frozen=True)
 class BurialCounts:
     """Records that were live and are gone now: `merged` into another one, or `removed`."""
@@ -324,23 +331,53 @@ def tombstones(connection: sa.Connection, source: str) -> dict[str, str | None]:
     return dict(map(tuple, connection.execute(query)))
 
 
-def image_ids(
-    connection: sa.Connection, source: str, source_ids: Collection[str]
-) -> dict[str, frozenset[str]]:
-    """The images of each of these records that is live."""
+def held_records(
+    connection: sa.Connection, source: str, source_ids: Collection[str] | None = None
+) -> dict[str, HeldRecord]:
+    """What the catalog holds of each live record, of all or of those named."""
     table, links = source_performers, performer_images
     joined = table.outerjoin(
         links, (links.c.source == table.c.source) & (links.c.source_id == table.c.source_id)
     )
     # One row a record: reading rows costs more than reading texts.
     images = sa.func.aggregate_strings(links.c.image_id, _SEPARATOR)
-    query = sa.select(table.c.source_id, images).select_from(joined).group_by(table.c.source_id)
-    live = query.where(table.c.source == source, table.c.deleted_at.is_(None))
+    query = (
+        sa.select(table.c.source_id, table.c.updated_at, images)
+        .select_from(joined)
+        .where(table.c.source == source, table.c.deleted_at.is_(None))
+        .group_by(table.c.source, table.c.source_id)
+    )
+    queries = (
+        [query]
+        if source_ids is None
+        else [query.where(table.c.source_id.in_(batch)) for batch in batched(list(source_ids), _IN_LIST)]
+    )
     return {
-        source_id: frozenset(listed.split(_SEPARATOR)) if listed is not None else frozenset()
-        for batch in batched(list(source_ids), _IN_LIST)
-        for source_id, listed in connection.execute(live.where(table.c.source_id.in_(batch))).all()
+        source_id: HeldRecord(updated, frozenset(listed.split(_SEPARATOR) if listed is not None else ()))
+        for each in queries
+        for source_id, updated, listed in connection.execute(each).all()
     }
+
+
+def unread_records(connection: sa.Connection, source: str) -> frozenset[str]:
+    """The live records that no sync has read yet: those that were taken over from a predecessor."""
+    table = source_performers
+    return frozenset(
+        connection.scalars(
+            sa.select(table.c.source_id).where(
+                table.c.source == source, table.c.deleted_at.is_(None), table.c.content_hash.is_(None)
+            )
+        )
+    )
+
+
+def has_read_records(connection: sa.Connection, source: str) -> bool:
+    """Whether a sync has stored a live record of this source."""
+    table = source_performers
+    query = sa.select(table.c.source_id).where(
+        table.c.source == source, table.c.deleted_at.is_(None), table.c.content_hash.is_not(None)
+    )
+    return connection.execute(query.limit(1)).first() is not None
 
 
 def count_changed_since(connection: sa.Connection, source: str, since: datetime) -> int:

@@ -146,13 +146,15 @@ class Mirror:
     async def versions(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
         """The source's time of last change of each of these records that we read, stored or withheld."""
         known = await self.read(performers.live_versions, source_ids)
-        unknown = {
-            self._refusals.withheld_hash(self.source, source_id): source_id
-            for source_id in source_ids
-            if source_id not in known
-        }
+        return known | await self.withheld([each for each in source_ids if each not in known])
+
+    async def withheld(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
+        """The source's time of last change of those of these records that were withheld not long ago."""
+        if not source_ids:
+            return {}
+        hashes = {self._refusals.withheld_hash(self.source, source_id): source_id for source_id in source_ids}
         since = self._clock.now() - _WITHHELD_FOR
-        return known | await self.read(performers.withheld_versions, unknown, since)
+        return await self.read(performers.withheld_versions, hashes, since)
 
     async def bury(self, gone: Mapping[str, str | None]) -> None:
         """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None.

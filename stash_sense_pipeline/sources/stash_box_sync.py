@@ -64,7 +64,7 @@ class StashBoxSync:
         """
         head = await self._connector.head(1)
         self._watermark = self._edits_watermark = self._newest(self._watermark, head.rows)
-        if (await self._mirror.read(performers.count_records)).live:
+        if await self._mirror.read(performers.has_read_records):
             await self._compare("ASC")
         else:
             await self._read_all("ASC")
@@ -126,10 +126,12 @@ class StashBoxSync:
         """Lists everything, and reads again what differs from the catalog, or from an earlier list of this run."""
         wanted: dict[str, int] = {}
         position = 0
+        # For a whole list one query is cheaper than one a page.
+        held = None if self.listed else await self._mirror.read(performers.held_records)
         async with aclosing(self._connector.listing(direction, brief=bool(self.listed))) as pages:
             async for page in pages:
                 news = [row for row in page.rows if self.listed.get(row.source_id, _UNSEEN) != row.updated]
-                different = await self._different(news)
+                different = await self._different(news, held)
                 for row in page.rows:
                     self.listed[row.source_id] = row.updated
                     self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
@@ -144,16 +146,22 @@ class StashBoxSync:
         self._unread.update(page.unreadable)
         self._progress("records", len(self.listed), page.count)
 
-    async def _different(self, rows: Sequence[Listed]) -> set[str]:
-        source_ids = [row.source_id for row in rows]
-        versions = await self._mirror.versions(source_ids)
-        images = await self._mirror.read(performers.image_ids, source_ids)
+    async def _different(
+        self, rows: Sequence[Listed], held: Mapping[str, performers.HeldRecord] | None
+    ) -> set[str]:
+        """The ids of rows that say something else than the catalog; `held` is what it has, if that was read before."""
+        if held is None:
+            held = await self._mirror.read(performers.held_records, [row.source_id for row in rows])
+        unknown = [row.source_id for row in rows if row.source_id not in held]
+        withheld = await self._mirror.withheld(unknown)
         different = {
             row.source_id
             for row in rows
-            if row.source_id not in versions
-            or versions[row.source_id] != row.updated
-            or (row.image_ids is not None and images.get(row.source_id, row.image_ids) != row.image_ids)
+            if (
+                _differs(row, held[row.source_id])
+                if row.source_id in held
+                else withheld.get(row.source_id, _UNSEEN) != row.updated
+            )
         }
         return set(self._mirror.without_suppressed(different))
 
@@ -180,7 +188,7 @@ class StashBoxSync:
                 return
             await self._compare(direction)
         short = self._count - len(self.listed)
-        if short > self._rules.allowed_missing(self._count):
+        if short > self._rules.allowed_short(self._count):
             raise SourceError(
                 self._mirror.source,
                 Outcome.PARSE_ERROR,
@@ -310,8 +318,8 @@ class StashBoxSync:
         bare = [
             record.source_id for record in records if not (record.images or record.aliases or record.urls)
         ]
-        had = {} if again else await self._mirror.read(performers.image_ids, bare)
-        doubtful = {source_id for source_id, images in had.items() if images}
+        had = {} if again else await self._mirror.read(performers.held_records, bare)
+        doubtful = {source_id for source_id, record in had.items() if record.image_ids}
         sure = [record for record in records if record.source_id not in doubtful]
         for record in sure:
             self._survivors.update(dict.fromkeys(record.merged_ids, record.source_id))
@@ -330,12 +338,21 @@ class StashBoxSync:
         await self._mirror.bury({key: self._survivors[key] for key in unseen})
 
     async def _settle_absent(self) -> tuple[Outcome, str | None, dict[str, Any]]:
-        """Asks for live records that the list lacked, unless too many are missing for the first time."""
+        """Asks for live records that the list lacked, unless too many are missing for the first time.
+
+        Those that we have from hearsay alone never count: the source may never have had them.
+        """
+        hearsay = await self._mirror.read(performers.unread_records)
+        await self._look_up(sorted(hearsay.difference(self.listed)))
         live = await self._mirror.read(performers.live_versions)
         verdict = judge_missing(self._rules, live, self.listed, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
         outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
         return outcome, verdict.message, dict(verdict.refused)
+
+
+def _differs(row: Listed, held: performers.HeldRecord) -> bool:
+    return held.updated_at != row.updated or (row.image_ids is not None and held.image_ids != row.image_ids)
 
 
 def _reaches(page: Page[Listed], cutoff: datetime | None) -> bool:

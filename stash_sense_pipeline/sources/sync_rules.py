@@ -14,17 +14,22 @@ class SyncRules:
 
     `overlap`: how far below the watermark it reads again. Rows appear late, with the time at which their
     transaction began, and a server in a zone with daylight saving steps back an hour.
-    More than `missing_count` records that are also more than `missing_share` of the live ones may not vanish
-    before two sweeps agree.
+    More than `missing_count` records, or more than `missing_share` of the live ones, may not vanish before two
+    sweeps agree. A share of a few records says nothing: up to `missing_always` may vanish from any source.
     """
 
     overlap: timedelta = timedelta(hours=24)
     missing_count: int = 20
     missing_share: float = 0.01
+    missing_always: int = 10
 
     def allowed_missing(self, live: int) -> int:
         """How many of `live` records may vanish at once."""
-        return max(self.missing_count, int(self.missing_share * live))
+        return min(self.missing_count, max(self.missing_always, int(self.missing_share * live)))
+
+    def allowed_short(self, count: int) -> int:
+        """By how much a whole list may fall short of what the server counts: others write while it is read."""
+        return max(self.missing_count, int(self.missing_share * count))
 
 
 @dataclass(frozen=True)

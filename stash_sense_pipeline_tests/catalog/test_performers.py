@@ -247,7 +247,10 @@ def test_what_a_sync_asks(any_catalog):
         assert performers.live_versions(*ask) == {"1": UPDATED, "2": LATER}
         assert performers.live_versions(*ask, ["2", "3", "5"]) == {"2": LATER}
         assert performers.liveness(*ask, ["1", "3", "5"]) == {"1": True, "3": False}
-        assert performers.image_ids(*ask, ["1", "2", "3"]) == {"1": {"i1"}, "2": frozenset()}
+        assert {
+            source_id: held.image_ids
+            for source_id, held in performers.held_records(*ask, ["1", "2", "3"]).items()
+        } == {"1": {"i1"}, "2": frozenset()}
         assert performers.count_changed_since(*ask, LATER) == 1
         assert performers.count_records(*ask) == RecordCounts(live=2, merged=0, removed=1, unseen=0)
 

@@ -550,6 +550,22 @@ def test_the_first_refresh_confirms_corrects_and_buries(refresh: Refresh, catalo
     assert (rows[uid(4)]["legacy_faces"], rows[uid(31)]["legacy_faces"]) == (3, None)
 
 
+def test_hearsay_costs_no_more_than_reading_and_never_looks_like_a_disappearance(
+    refresh: Refresh, catalog, old, box: Box
+):
+    for number in range(1, 121):
+        box.create(performer_id=uid(number), name=f"Server {number}")
+    old.database(
+        performers=[person(number) for number in range(1, 171)],
+        stashbox_ids=[box_id(number) for number in range(1, 171)],
+    )
+    old.taken_over(catalog)
+    report = refresh()
+    assert (report.outcome, report.live, report.removed, report.refused) == ("found", 120, 50, 0)
+    # The interface, its newest, two pages, the list backwards, what is newest and removed, and two of 25 unknown ids.
+    assert report.requests <= 9
+
+
 @pytest.fixture
 def operator(tmp_path, monkeypatch):
     """The command line of an operator with one source."""

@@ -512,7 +512,7 @@ def test_a_mass_disappearance_is_refused_and_told_with_its_numbers(refresh, cata
     assert report.outcome is Outcome.AMBIGUOUS
     assert report.removed == 0
     assert 60 < report.refused < 140
-    assert report.missing == {"count": report.refused, "live": 200, "allowed": 20}
+    assert report.missing == {"count": report.refused, "live": 200, "allowed": 10}
     assert f"{report.refused} of 200" in (report.message or "")
     assert len(live(catalog)) == 200
     assert state_of(catalog).last_outcome == "ambiguous"
@@ -562,8 +562,10 @@ def test_the_limits_of_a_disappearance_can_be_set(refresh, catalog, box):
     for key in keys[:3]:
         box.hard_delete(key)
     assert refresh("full_sweep", rules=SyncRules(missing_count=2)).refused == 3
-    assert SyncRules().allowed_missing(100) == 20
-    assert SyncRules().allowed_missing(100_000) == 1000
+    # Over 1 % or over 20, but a handful in any case.
+    assert [SyncRules().allowed_missing(live) for live in (5, 100, 1000, 1500, 2000, 100_000)] == [
+        *(10, 10, 10, 15, 20, 20)
+    ]
 
 
 def test_what_the_source_takes_away_leaves_nothing_of_ours_with_the_same_run(refresh, catalog, box):

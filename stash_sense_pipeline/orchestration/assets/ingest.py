@@ -117,11 +117,21 @@ async def _sync(
 ) -> "SyncReport":
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
+    from stash_sense_pipeline.sources.sync_rules import SyncRules
 
     async with asking(settings, environment, name) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
+        limits = settings.global_.mass_disappearance
         return await refresh_source(
-            catalog.engine, settings.source(name), connector, suppressions, config.sync.value, progress
+            catalog.engine,
+            settings.source(name),
+            connector,
+            suppressions,
+            config.sync.value,
+            progress,
+            rules=SyncRules(
+                missing_count=limits.records, missing_share=limits.share, missing_always=limits.always
+            ),
         )
 
 
