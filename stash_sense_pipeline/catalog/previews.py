@@ -1,4 +1,5 @@
-"""A few rows of each table for the UI. Run history outlives the catalog, so no name, alias or URL of a person is in them."""
+"""A few rows of each table for the UI. Run history outlives the catalog, so nothing in them leads to a person: no name, link
+or picture, and no id of a source either (a reference site's is made of the name)."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ def changed_performers(engine: sa.Engine, source: str) -> Rows:
         links.source == table.source, links.source_id == table.source_id
     )
     query = (
-        sa.select(table.source_id, table.updated_at, table.gender, images.scalar_subquery().label("images"))
+        sa.select(table.changed_at, table.updated_at, table.gender, images.scalar_subquery().label("images"))
         .where(table.source == source, table.deleted_at.is_(None))
         .order_by(table.updated_at.desc(), table.source_id)
     )
@@ -40,7 +41,7 @@ def newest_faces(engine: sa.Engine, source: str) -> Rows:
     """The faces of a source that were found last."""
     table = faces.c
     query = (
-        sa.select(table.face_id, table.image_id, table.detection_confidence, table.yaw, table.quality)
+        sa.select(table.face_id, table.detection_confidence, table.yaw, table.quality)
         .where(table.source == source)
         .order_by(table.face_id.desc())
     )
