@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, sync
+from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, sites, sync
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "faces": faces.rows,
     "operations": operations.rows,
     "privacy": privacy.rows,
+    "sites": sites.rows,
 }
 
 # Pieces of what is above, to be measured by themselves.

@@ -13,6 +13,7 @@ import yaml
 from dagster._core.test_utils import create_run_for_test
 
 from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.schedules import nightly_enrichment, weekly_sweep
 from stash_sense_pipeline.orchestration.sensors import (
     embed_when_refreshed,
@@ -148,3 +149,34 @@ def test_no_update_is_lost_and_none_is_published_twice(definitions: dg.Definitio
             published += [request.run_key for request in requests]
     assert len(published) == 3
     assert len(set(published)) == 3
+
+
+def test_a_site_that_cannot_be_asked_here_is_left_out_of_the_night(tmp_path: Path) -> None:
+    sites = {
+        "babepedia": {"enabled": True, "needs_flaresolverr": True},
+        "indexxx": {"enabled": True, "needs_chrome_cdp": True},
+        "thenude": {"enabled": True},
+        "afdb": {"enabled": True, "reference_mode": "name"},
+        "freeones": {"enabled": False},
+    }
+    boxes = {"stashdb": {"url": "http://127.0.0.1:9/graphql"}}
+    path = tmp_path / "sources.yaml"
+    path.write_text(yaml.safe_dump({"stash_boxes": boxes, "reference_sites": sites}))
+    settings = load_settings(path)
+    at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
+
+    def asked(**variables: str) -> list[str]:
+        environment = environment_at(tmp_path, **variables)
+        repository = build_defs(settings=settings, environment=environment).get_repository_def()
+        context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
+        schedule = nightly_enrichment(settings, environment)
+        requests = schedule.evaluate_tick(context).run_requests or []
+        return [request.partition_key or "" for request in requests]
+
+    # The stash-box first: a site only adds to performers that it has.
+    assert asked() == ["stashdb", "thenude"]
+    assert asked(FLARESOLVERR_URL="http://127.0.0.1:8191") == ["stashdb", "babepedia", "thenude"]
+    assert asked(CHROME_CDP_URL="http://127.0.0.1:9222") == ["stashdb", "thenude", "indexxx"]
+    assert asked(CHROME_CDP_URL="http://192.0.2.1:9222") == ["stashdb", "thenude"]
+    assert "no search by name" in (unusable(settings, environment_at(tmp_path), "afdb") or "")
+    assert "not enabled" in (unusable(settings, environment_at(tmp_path), "freeones") or "")

@@ -61,7 +61,7 @@ class _Filler:
         self._random = rng
         self._people = people
         self._seed = _FIRST_SEED + 1000 * list(world.sites).index(site.name)
-        self._slug = _SLUGS[site.name]
+        self._slug = SLUGS[site.name]
 
     def fill(self) -> None:
         chosen = self._choose()
@@ -208,7 +208,7 @@ def _numbered(name: str, identifier: str) -> str:
     return identifier
 
 
-_SLUGS: Mapping[str, Callable[[str, str], str]] = {
+SLUGS: Mapping[str, Callable[[str, str], str]] = {
     "babepedia": _underscored,
     "iafd": _numbered,
     "freeones": _hyphened,

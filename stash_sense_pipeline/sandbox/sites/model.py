@@ -70,7 +70,7 @@ class Behaviour:
     """
 
     layout: str = "current"
-    robots: str | None = "User-agent: *\nDisallow: /search\nDisallow: /admin/\n"
+    robots: str | None = "User-agent: *\nDisallow: /search/\nDisallow: /private/\n"
     robots_status: int = 200
     robots_type: str = "text/plain"
     challenge: bool = False

@@ -39,7 +39,9 @@ def _aliases(page: Page) -> list[str]:
 
 
 def _images(page: Page, key: str) -> list[ImageRecord]:
-    urls = [page.join(url) for url in page.root.css("img::attr(src), a::attr(href)").getall()]
+    # Of thousands of links only those with the number in them are looked at.
+    with_number = f"//img/@src[contains(., '{key}')] | //a/@href[contains(., '{key}')]"
+    urls = [page.join(url) for url in page.root.xpath(with_number).getall()]
     return [image(url) for url in dict.fromkeys(urls) if url and _belongs(url, key)]
 
 

@@ -42,7 +42,7 @@ class Babepedia(Site):
     def parse(self, page: Page, key: str) -> Profile:
         """Name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
         name = page.first(self.mark)
-        lines = [own_text(line) for line in page.root.css("h2#aka, #aka")]
+        lines = [own_text(line) for line in page.root.css("h2#aka")]
         aliases = [part for line in lines for part in re.split(r"\s+[-–/]\s+", line)]
         return Profile(
             key=key,
@@ -67,13 +67,13 @@ class Babepedia(Site):
         return tuple(found)
 
     def _images(self, page: Page, key: str, name: str) -> list[ImageRecord]:
-        boxes = page.root.css("#profbox2 a.img, #profimg a.img, #profselect a.img")
-        urls = [page.join(href) for href in boxes.xpath("./@href").getall()]
+        boxes = page.root.xpath("//div[@id='profbox2' or @id='profimg' or @id='profselect']")
+        urls = [page.join(href) for href in boxes.css("a.img::attr(href)").getall()]
         found = [_full(url) for url in urls if path_of(url).startswith("/pics/") and _named(url, name, key)]
-        for upload in page.root.css("div.useruploads2 a.img, div.useruploads a.img"):
+        for upload in page.root.css("div[class^=useruploads] a.img"):
             if fold(upload.css("img::attr(alt)").get("")) == fold(name):
                 found.append(_full(page.join(upload.attrib.get("href", ""))))
-        for tile in page.root.css("a[href] img[src*='/galleries-thumbs/']"):
+        for tile in page.root.css("img[src*='/galleries-thumbs/']"):
             target = path_of(page.join(tile.xpath("ancestor::a[1]/@href").get("")))
             owner = re.match(r"/gallery/([^/]+)(?:/|$)", target)
             if (owner and owner[1].replace(" ", "_").casefold() == key) or fold(
@@ -85,7 +85,7 @@ class Babepedia(Site):
 
     def _links(self, page: Page) -> list[str]:
         links = []
-        for href in page.root.css("#socialicons a.proficon::attr(href)").getall():
+        for href in page.root.css("div#socialicons a.proficon::attr(href)").getall():
             url = page.join(href)
             handle = re.match(r"/onlyfans/([^/?#]+)", urlsplit(url).path)
             own = urlsplit(url).hostname == urlsplit(page.url).hostname

@@ -54,7 +54,7 @@ class Iafd(Site):
         name = page.first("h1")
         facts = {_label(heading): heading for heading in page.root.css("p.bioheading")}
         credited, bare = _aliases([value for label in _AKA for value in _values(facts, label)])
-        newer = _UUID.search(" ".join(page.root.xpath("//@data-src | //@href").getall()))
+        newer = _UUID.search(page.text)
         return Profile(
             key=newer[1].lower() if newer and ":" in key else key,
             name=name,
@@ -108,7 +108,7 @@ def _values(facts: dict[str, Selector], label: str) -> list[Selector]:
     """What belongs to a label: the elements after it up to the next label, as a value may be missing."""
     heading = facts.get(label)
     found: list[Selector] = []
-    for element in heading.xpath("following-sibling::*") if heading is not None else ():
+    for element in heading.xpath("following-sibling::*[position() <= 8]") if heading is not None else ():
         classes = element.attrib.get("class", "").split()
         if "bioheading" in classes:
             break

@@ -1,0 +1,153 @@
+"""Reference sites: each at its own pace, ten side by side in how much memory, and the time to read a page."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from stash_sense_pipeline_tests.bench.table import Row
+
+_RATE = 600.0  # requests a minute: 100 ms between two
+_PROFILES = 60
+_REPEAT = 20
+
+
+def rows() -> Iterator[Row]:
+    """The slowest and the fastest of ten sites against the pace allowed, the peak memory of a process that reads them
+    all, and the slowest site's time for a page of 200 kB."""
+    from stash_sense_pipeline.sandbox.serve import SandboxServers
+
+    with SandboxServers(_world()) as servers:
+        addresses = {name: servers.url(name) for name in servers.world.sites}
+        with tempfile.TemporaryDirectory() as directory:
+            said = subprocess.run(
+                [
+                    sys.executable,
+                    "-m",
+                    __name__,
+                    directory,
+                    *(f"{name}={url}" for name, url in addresses.items()),
+                ],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        paces = []
+        for name in addresses:
+            arrived = [
+                entry.arrived for entry in servers.traffic.requests(name) if entry.path != "/robots.txt"
+            ]
+            if len(arrived) > 1:
+                paces.append((len(arrived) - 1) / ((arrived[-1] - arrived[0]) * _RATE / 60))
+    yield Row("sites: slowest of ten against its pace", min(paces), "x", 0.95, at_least=True)
+    # The limiter never lets one go early; that it arrives a little sooner after a late one is the network's doing.
+    yield Row("sites: fastest of ten against its pace", max(paces), "x", 1.0)
+    yield Row("sites: peak memory of ten side by side", float(said.split()[-1]), "MB", 300)
+    yield Row("sites: reading a page of 200 kB, slowest site", max(_reading()), "ms", 20)
+
+
+def _world():
+    """Pages without pictures: of each site the same people, all of them listed."""
+    from stash_sense_pipeline.sandbox.sites.building import SLUGS
+    from stash_sense_pipeline.sandbox.sites.model import SitePage
+    from stash_sense_pipeline.sandbox.world import World
+
+    world = World.empty()
+    for name, site in world.sites.items():
+        for place in range(_PROFILES):
+            identifier = f"0f1e2d3c-4b5a-4978-8796-{place:012d}"
+            called = f"Quib {_letters(place)}"
+            site.add(
+                SitePage(
+                    slug=SLUGS[name](called, identifier),
+                    key="",
+                    person=place,
+                    name=called,
+                    number=0 if name == "indexxx" else 1000 + place,
+                )
+            )
+    return world
+
+
+def _letters(number: int) -> str:
+    return "Zo" + "".join(chr(ord("a") + int(digit)) for digit in str(number))
+
+
+def _reading() -> Iterator[float]:
+    """Milliseconds a page for each site, in the middle of several readings."""
+    from stash_sense_pipeline_tests.sources.test_sites import (
+        HTML_SITES,
+        SITES,
+        filled,
+        page_of,
+        parse_profile,
+    )
+
+    for name in HTML_SITES:
+        site, page = filled(name)
+        text = site.profile(page)
+        filler = "<div class='row'><a href='/x/y'>one of many links</a><p>and some text</p></div>"
+        text = text.replace("<footer>", filler * (200_000 // len(filler)) + "<footer>")
+        found = parse_profile(site.url(page))
+        assert found is not None
+        times = []
+        for _ in range(_REPEAT):
+            begin = time.perf_counter()
+            SITES[name].read(page_of(site, text, site.url(page)), found.key.key)
+            times.append(1000 * (time.perf_counter() - begin))
+        yield statistics.median(times)
+
+
+def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
+    """Reads all sites at once, a thread each, as ten runs beside each other do, into one catalog."""
+    from stash_sense_pipeline.catalog import performers
+    from stash_sense_pipeline.catalog.engine import open_catalog, writing
+    from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+    from stash_sense_pipeline.sources.enrich import enrich_source
+    from stash_sense_pipeline.sources.fetchers import PlainFetcher
+    from stash_sense_pipeline.sources.http import PoliteClient
+    from stash_sense_pipeline.sources.records import PerformerRecord
+    from stash_sense_pipeline.sources.robots import Robots
+    from stash_sense_pipeline.sources.site_connector import SiteConnector
+    from stash_sense_pipeline_tests.sources.sites import NOW, site_settings
+
+    world = _world()
+    engine = open_catalog(f"sqlite:///{directory / 'catalog.db'}")
+    records = [
+        PerformerRecord(
+            source_id=f"person-{place}",
+            name=f"Quib {_letters(place)}",
+            urls=tuple(
+                site.url(page)
+                for name, site in world.sites.items()
+                for page in site.pages.values()
+                if page.person == place and name not in ("elitebabes", "javdatabase")
+            ),
+        )
+        for place in range(_PROFILES)
+    ]
+    with writing(engine) as connection:
+        performers.store_records(connection, "stashdb", records, NOW)
+
+    async def enrich(name: str, url: str) -> None:
+        settings = site_settings(name, url, rate_limit=_RATE)
+        async with PoliteClient(name, url, rate=_RATE, gate=Robots(name), one_at_a_time=True) as client:
+            connector = SiteConnector(settings, client, PlainFetcher(client))
+            await enrich_source(engine, settings, {"stashdb": "stashdb.org"}, connector, NO_SUPPRESSIONS)
+
+    with ThreadPoolExecutor(len(addresses)) as pool:
+        list(pool.map(lambda each: asyncio.run(enrich(*each)), addresses.items()))
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    _enrich_all(Path(sys.argv[1]), dict(argument.split("=", 1) for argument in sys.argv[2:]))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
