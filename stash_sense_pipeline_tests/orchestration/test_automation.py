@@ -161,7 +161,7 @@ def test_a_site_that_cannot_be_asked_here_is_left_out_of_the_night(tmp_path: Pat
     }
     boxes = {"stashdb": {"url": "http://127.0.0.1:9/graphql"}}
     path = tmp_path / "sources.yaml"
-    path.write_text(yaml.safe_dump({"stash_boxes": boxes, "reference_sites": sites}))
+    path.write_text(yaml.safe_dump({"stash_boxes": boxes, "reference_sites": sites}, sort_keys=False))
     settings = load_settings(path)
     at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
 
@@ -176,7 +176,7 @@ def test_a_site_that_cannot_be_asked_here_is_left_out_of_the_night(tmp_path: Pat
     # The stash-box first: a site only adds to performers that it has.
     assert asked() == ["stashdb", "thenude"]
     assert asked(FLARESOLVERR_URL="http://127.0.0.1:8191") == ["stashdb", "babepedia", "thenude"]
-    assert asked(CHROME_CDP_URL="http://127.0.0.1:9222") == ["stashdb", "thenude", "indexxx"]
+    assert asked(CHROME_CDP_URL="http://127.0.0.1:9222") == ["stashdb", "indexxx", "thenude"]
     assert asked(CHROME_CDP_URL="http://192.0.2.1:9222") == ["stashdb", "thenude"]
     assert "no search by name" in (unusable(settings, environment_at(tmp_path), "afdb") or "")
     assert "not enabled" in (unusable(settings, environment_at(tmp_path), "freeones") or "")
