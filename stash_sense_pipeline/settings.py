@@ -471,6 +471,11 @@ class Environment:
         return self.data_dir / "suppression.key"
 
     @property
+    def review_dir(self) -> Path:
+        """Where the reports are that a person should look at."""
+        return self.data_dir / "review"
+
+    @property
     def releases_dir(self) -> Path:
         """Where releases are."""
         return self.data_dir / "releases"

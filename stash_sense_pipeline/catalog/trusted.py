@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,14 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
+    face_collisions,
     faces,
     identity_members,
     performer_images,
     source_images,
     trusted_faces,
 )
-from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.catalog.upsert import batched, upsert
 
 # Below SQLite's bound on parameters, and short enough to plan quickly.
 _IDS_A_QUERY = 500
@@ -33,6 +35,18 @@ class CandidateRow(NamedTuple):
     image_id: str
     quality: float
     sha256: str | None
+    yaw: float = 0.0
+
+
+class CollisionRow(NamedTuple):
+    """A face that looks like another performer (`nearer_to`) more than like its own; mean cosines."""
+
+    performer_id: int
+    source: str
+    source_id: str
+    nearer_to: int
+    similarity: float
+    nearer_similarity: float
 
 
 class TrustedRow(NamedTuple):
@@ -55,6 +69,7 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             faces.c.image_id,
             faces.c.quality,
             source_images.c.sha256,
+            faces.c.yaw,
         )
         .join(
             source_images,
@@ -137,3 +152,24 @@ def store_trusted(
             trusted_faces.insert(), [{"face_id": face_id, **wanted[face_id]._asdict()} for face_id in new]
         )
     return len(new), len(gone), len(changed)
+
+
+def read_collisions(connection: sa.Connection) -> dict[int, CollisionRow]:
+    """The faces in quarantine, by face_id."""
+    table = face_collisions.c
+    query = sa.select(table.face_id, *(table[name] for name in CollisionRow._fields)).order_by(table.face_id)
+    return {row[0]: CollisionRow._make(row[1:]) for row in connection.execute(query)}
+
+
+def store_collisions(connection: sa.Connection, wanted: Mapping[int, CollisionRow], now: datetime) -> None:
+    """Makes the stored quarantine equal to `wanted`; found_at of faces that stay is kept."""
+    stored = read_collisions(connection)
+    table = face_collisions
+    for batch in batched(sorted(stored.keys() - wanted.keys()), _IDS_A_QUERY):
+        connection.execute(table.delete().where(table.c.face_id.in_(batch)))
+    rows = [
+        {"face_id": face_id, **row._asdict(), "found_at": now}
+        for face_id, row in sorted(wanted.items())
+        if stored.get(face_id) != row
+    ]
+    upsert(connection, table, rows, keep=frozenset({"found_at"}))

@@ -196,6 +196,18 @@ def read_description(path: Path) -> PackDescription:
     return PackDescription(path, data["name"], data["licence"].strip(), files, data)
 
 
+def embedder_digests(name_or_path: str, models_dir: Path) -> Mapping[str, str]:
+    """Embedder name to the sha256 of its network, for an installed pack; none where it is not installed.
+
+    For what can do without faces, as records do. Raises ModelPackError as load_pack does for a damaged pack.
+    """
+    try:
+        _find(name_or_path, models_dir)
+    except ModelPackError:
+        return {}
+    return load_pack(name_or_path, models_dir).digests
+
+
 def _find(name_or_path: str, models_dir: Path) -> Path:
     if _NAME.fullmatch(name_or_path) and (models_dir / name_or_path / PACK_FILE).is_file():
         return models_dir / name_or_path

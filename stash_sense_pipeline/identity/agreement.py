@@ -274,9 +274,11 @@ def search_rows(templates: TemplateSet, rows: Indices, floor: float) -> Near:
 
 
 def above(
-    vectors: Vectors, rows: range, columns: range, floor: float, left: Vectors | None = None
+    vectors: Vectors, rows: range, columns: range, floor: float | Vectors, left: Vectors | None = None
 ) -> Iterator[tuple[Indices, Indices, Vectors]]:
-    """(row, column, product) of all products above `floor`. Rows are of `left`, or of `vectors` if that is not given.
+    """(row, column, product) of all products above `floor`, one for all or one a row of `left`.
+
+    Rows are of `left`, or of `vectors` if that is not given.
 
     Where rows and columns are the same range, each pair comes once.
     """
@@ -284,9 +286,10 @@ def above(
     source = vectors if left is None else left
     for top in range(rows.start, rows.stop, _ROWS):
         part = source[top : min(top + _ROWS, rows.stop)]
+        limit = floor[top : top + len(part), None] if isinstance(floor, np.ndarray) else floor
         for begin in range(top if same else columns.start, columns.stop, _COLUMNS):
             products = part @ vectors[begin : min(begin + _COLUMNS, columns.stop)].T
-            hits = np.flatnonzero(products > floor)
+            hits = np.flatnonzero(products > limit)
             if len(hits):
                 a, b = np.divmod(hits, products.shape[1])
                 a, b, value = a + top, b + begin, products.ravel()[hits]
@@ -361,10 +364,11 @@ def _threshold(model: str, positives: Vectors, tail: Vectors, scale: float) -> T
     if len(tail):
         # Below the tail nothing was counted.
         precision[candidates < tail[0]] = 0.0
-    good = np.flatnonzero((precision >= PRECISION) & (reached >= _LEAST_RECALL * len(positives)))
-    # From the last one that fails on: a single good value among bad ones is chance.
-    bad = np.flatnonzero(precision < PRECISION)
-    good = good[good > bad[-1]] if len(bad) and len(good) else good
+    useful = reached >= _LEAST_RECALL * len(positives)
+    good = np.flatnonzero(useful & (precision >= PRECISION))
+    # Above the last one that fails: a single good value among bad ones is chance.
+    bad = np.flatnonzero(useful & (precision < PRECISION))
+    good = good[good > bad[-1]] if len(bad) else good
     if not len(good):
         return None
     best = int(good[0])

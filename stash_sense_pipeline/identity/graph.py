@@ -18,6 +18,8 @@ from stash_sense_pipeline.identity.evidence import WEIGHTS, Evidence, Kind, Weig
 
 # Scores nearer to each other than this do not tell which of two records of one source is meant.
 AMBIGUOUS_MARGIN = 0.25
+# Begins the reason of a pair that nothing contradicts.
+TOO_WEAK = "too weak"
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
@@ -85,7 +87,7 @@ def connect(
             rival = ":".join(ambiguous[pair])
             decisions[pair] = Decision(Verdict.REFUSED, f"ambiguous: {rival} matches as well")
         else:
-            reason = f"too weak: {scores[pair]:.1f} of {weights.link:.1f}"
+            reason = f"{TOO_WEAK}: {scores[pair]:.1f} of {weights.link:.1f}"
             decisions[pair] = Decision(Verdict.REFUSED, forest.conflict(pair) or reason)
     return Components(forest.groups(), decisions)
 

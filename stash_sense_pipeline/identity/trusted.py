@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 import sqlalchemy as sa
-from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import trusted as store
 from stash_sense_pipeline.catalog.engine import reading, writing
@@ -20,12 +19,13 @@ from stash_sense_pipeline.catalog.site_records import (
     reject_records,
     unproven_records,
 )
-from stash_sense_pipeline.catalog.trusted import CandidateRow, TrustedRow
+from stash_sense_pipeline.catalog.trusted import CandidateRow, CollisionRow, TrustedRow
+from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
+from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.templates import outliers
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
 _FACES_AT_ONCE = 20_000
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,9 @@ class TrustPolicy:
     distance is the mean over the models, as the sidecar combines them. `cluster_distance`, `centroid_distance`: for
     faces with no such reference, of its design for low trust.
     `diversity`, `trust_penalty`: what difference from the faces already chosen, and a lower trust, count against
-    quality (0..1).
+    quality (0..1). `pose`, `pose_degrees`: what another turn of the head counts, in full from so many degrees of yaw.
+    `collision_margin`: a face is somebody else's when every model finds it nearer to the template of another performer
+    than to the other faces of its own, by at least this cosine.
     """
 
     near_duplicate: float = 0.03
@@ -55,16 +57,20 @@ class TrustPolicy:
     centroid_distance: float = 0.45
     diversity: float = 0.5
     trust_penalty: float = 0.1
+    pose: float = 0.2
+    pose_degrees: float = 30.0
+    collision_margin: float = 0.10
 
 
 @dataclass(frozen=True)
 class TrustReport:
     """What a run chose and changed. `dropped` counts the faces left out, by reason; `rejected` the records of
-    reference sites whose faces are strangers to the person's, by site."""
+    reference sites whose faces are strangers to the person's, by site; `collisions` the faces in quarantine."""
 
     performers: int
     faces: int
     candidates: int
+    collisions: int
     dropped: Mapping[str, int]
     faces_by_source: Mapping[str, int]
     added: int
@@ -77,22 +83,6 @@ class TrustReport:
     def changed(self) -> bool:
         """Did the run write anything?"""
         return self.added + self.removed + self.updated > 0
-
-
-@dataclass(frozen=True)
-class PerformerFaces:
-    """One performer's usable faces, best first, and their unit vectors of each model: a list of (faces, dim)."""
-
-    rows: list[CandidateRow]
-    vectors: list[Vectors]
-
-    def keep(self, wanted: Sequence[int]) -> PerformerFaces:
-        """Only the faces at these positions, in this order."""
-        return PerformerFaces([self.rows[i] for i in wanted], [model[list(wanted)] for model in self.vectors])
-
-    def distances(self) -> list[Vectors]:
-        """Cosine distances between all faces, one (faces, faces) matrix for each model."""
-        return [np.asarray(1.0 - model @ model.T, dtype=np.float32) for model in self.vectors]
 
 
 def choose_trusted_faces(
@@ -122,24 +112,29 @@ def choose_trusted_faces(
     dropped: Counter[str] = Counter()
     wanted: dict[int, TrustedRow] = {}
     rejected: list[Rejection] = []
+    collisions: dict[int, CollisionRow] = {}
     with reading(engine) as connection:
         unproven = unproven_records(connection, sites)
         rows = store.read_candidates(connection)
         candidates = len({row.face_id for row in rows})
         usable = _usable(rows, store.faces_with_all(connection, models), source_caps, trust, dropped)
+        accepted: dict[int, list[CandidateRow]] = {}
+        likenesses: dict[int, Likeness] = {}
         for performer in _with_vectors(connection, usable, models, dropped):
-            chosen = choose(
-                performer,
-                max_faces_per_performer,
-                source_caps,
-                trust,
-                policy,
-                dropped,
-                unproven,
-                rejected if sites else None,
-            )
-            for rank, row in enumerate(chosen):
-                wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
+            performer = accept(performer, trust, policy, dropped, unproven, rejected if sites else None)
+            if performer.rows:
+                accepted[performer.rows[0].performer_id] = performer.rows
+                likenesses[performer.rows[0].performer_id] = Likeness.of(performer)
+        everybody = Likenesses.of(likenesses)
+        for batch in _batches_with_vectors(connection, accepted, models, dropped):
+            found = everybody.collisions(batch, policy.collision_margin)
+            collisions.update(found)
+            for performer in batch:
+                foreign = {i for i, row in enumerate(performer.rows) if row.face_id in found}
+                performer = _without(performer, foreign, "nearer to another performer", dropped)
+                chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
+                for rank, row in enumerate(chosen):
+                    wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
     with writing(engine) as connection:
         # A face that was erased while the choice was made must not come back.
         there = store.existing_faces(connection)
@@ -147,10 +142,13 @@ def choose_trusted_faces(
         of_sites = [rejection for rejection in rejected if rejection.source in sites]
         reject_records(connection, of_sites, datetime.now(UTC))
         added, removed, updated = store.store_trusted(connection, store.read_trusted(connection), wanted)
+        collisions = {face_id: row for face_id, row in collisions.items() if face_id in there}
+        store.store_collisions(connection, collisions, datetime.now(UTC))
     return TrustReport(
         performers=len({row.performer_id for row in wanted.values()}),
         faces=len(wanted),
         candidates=candidates,
+        collisions=len(collisions),
         dropped=dict(sorted(dropped.items())),
         faces_by_source=dict(sorted(Counter(row.source for row in wanted.values()).items())),
         rejected=dict(sorted(Counter(rejection.source for rejection in of_sites).items())),
@@ -161,18 +159,16 @@ def choose_trusted_faces(
     )
 
 
-def choose(
+def accept(
     performer: PerformerFaces,
-    max_faces: int,
-    source_caps: Mapping[str, int],
     trust: Mapping[str, str],
     policy: TrustPolicy,
     dropped: Counter[str],
     unproven: frozenset[RecordKey] = frozenset(),
     rejected: list[Rejection] | None = None,
-) -> list[CandidateRow]:
-    """One performer's faces to trust, best first; counts the others in `dropped`, and adds the records of which no face
-    agrees to `rejected`."""
+) -> PerformerFaces:
+    """One performer's faces that agree with each other; counts the others in `dropped`, and adds the records of which
+    no face agrees to `rejected`."""
     levels = {
         row.face_id: "unproven" if (row.source, row.source_id) in unproven else trust[row.source]
         for row in performer.rows
@@ -181,7 +177,18 @@ def choose(
     strangers = _disagreeing(performer, levels, policy)
     if rejected is not None and strangers:
         rejected += _rejections(performer, levels, strangers, policy)
-    performer = _without(performer, strangers, "no agreement", dropped)
+    return _without(performer, strangers, "no agreement", dropped)
+
+
+def choose(
+    performer: PerformerFaces,
+    max_faces: int,
+    source_caps: Mapping[str, int],
+    trust: Mapping[str, str],
+    policy: TrustPolicy,
+    dropped: Counter[str],
+) -> list[CandidateRow]:
+    """Of one performer's accepted faces those to trust, best first; counts the others in `dropped`."""
     performer = _without(performer, _near_duplicates(performer, policy), "near duplicate", dropped)
     return _best_and_different(performer, max_faces, source_caps, trust, policy, dropped)
 
@@ -233,16 +240,27 @@ def _with_vectors(
     models: Mapping[str, str],
     dropped: Counter[str],
 ) -> Iterator[PerformerFaces]:
-    """Performers with their vectors, reading some thousand faces at a time."""
+    """Performers with their vectors."""
+    for batch in _batches_with_vectors(connection, usable, models, dropped):
+        yield from batch
+
+
+def _batches_with_vectors(
+    connection: sa.Connection,
+    usable: Mapping[int, list[CandidateRow]],
+    models: Mapping[str, str],
+    dropped: Counter[str],
+) -> Iterator[list[PerformerFaces]]:
+    """Performers with their vectors, some thousand faces at a time."""
     batch: list[list[CandidateRow]] = []
     size = 0
     for rows in usable.values():
         batch.append(rows)
         size += len(rows)
         if size >= _FACES_AT_ONCE:
-            yield from _load(connection, batch, models, dropped)
+            yield list(_load(connection, batch, models, dropped))
             batch, size = [], 0
-    yield from _load(connection, batch, models, dropped)
+    yield list(_load(connection, batch, models, dropped))
 
 
 def _load(
@@ -278,23 +296,13 @@ def _without(
 
 
 def _outliers(performer: PerformerFaces, levels: Mapping[int, str], policy: TrustPolicy) -> set[int]:
-    """Faces that are like none of the others in any model; the worst goes first, as it spoils the others' means.
+    """Faces that are like none of the others in any model.
 
     Only faces of high trust are compared: lesser ones must agree with those, and may not outvote them.
     """
-    similarities = [model @ model.T for model in performer.vectors]
-    left = [i for i, row in enumerate(performer.rows) if levels[row.face_id] == "high"]
-    out: set[int] = set()
-    while len(left) >= max(policy.outlier_faces, 2):
-        grid = np.ix_(left, left)
-        means = [(s[grid].sum(axis=1) - s[grid].diagonal()) / (len(left) - 1) for s in similarities]
-        # The model that finds a face most at home speaks for it.
-        best = np.max(means, axis=0)
-        worst = int(np.argmin(best))
-        if best[worst] >= policy.outlier_similarity or np.all(best < policy.outlier_similarity):
-            break
-        out.add(left.pop(worst))
-    return out
+    high = [i for i, row in enumerate(performer.rows) if levels[row.face_id] == "high"]
+    similarities = [model[high] @ model[high].T for model in performer.vectors]
+    return {high[i] for i in outliers(similarities, policy.outlier_similarity, policy.outlier_faces)}
 
 
 def _disagreeing(performer: PerformerFaces, levels: Mapping[int, str], policy: TrustPolicy) -> set[int]:
@@ -403,7 +411,7 @@ def _best_and_different(
     policy: TrustPolicy,
     dropped: Counter[str],
 ) -> list[CandidateRow]:
-    """Greedy: quality, and distance to the nearest face already chosen; caps per source and in all."""
+    """Greedy: quality, distance to the nearest face already chosen, and another pose; caps per source and in all."""
     rows = performer.rows
     if not rows:
         return []
@@ -411,12 +419,15 @@ def _best_and_different(
     penalty = {"high": 0.0, "medium": policy.trust_penalty, "low": 2 * policy.trust_penalty}
     worth = np.array([row.quality - penalty[trust[row.source]] for row in rows])
     nearest = np.ones(len(rows))
+    yaw = np.array([row.yaw for row in rows])
+    turned = np.full(len(rows), policy.pose_degrees)
     left = list(range(len(rows)))
     room = dict(source_caps)
     chosen: list[int] = []
     while left and len(chosen) < max_faces:
         # Quantised, so that the last bit of a sum cannot decide; rows are in order of quality and face_id.
-        value = np.round(worth[left] + policy.diversity * np.minimum(nearest[left], 1.0), 4)
+        pose = policy.pose * np.minimum(turned[left] / policy.pose_degrees, 1.0)
+        value = np.round(worth[left] + policy.diversity * np.minimum(nearest[left], 1.0) + pose, 4)
         best = left.pop(int(np.argmax(value)))
         if room[rows[best].source] < 1:
             dropped["cap of the source"] += 1
@@ -424,5 +435,6 @@ def _best_and_different(
         room[rows[best].source] -= 1
         chosen.append(best)
         nearest = np.minimum(nearest, distance[best])
+        turned = np.minimum(turned, np.abs(yaw - yaw[best]))
     dropped["cap of the performer"] += len(left)
     return [rows[i] for i in chosen]

@@ -18,6 +18,7 @@ from stash_sense_pipeline.errors import LEFT_ALONE, Outcome, SourceError, StashS
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from stash_sense_pipeline.identity.agreement import Calibration
     from stash_sense_pipeline.release.verify import CheckResult
 
 
@@ -49,6 +50,31 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     lines += [
         "| " + " | ".join("" if row[name] is None else str(row[name]) for name in header) + " |"
         for row in rows
+    ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def review_preview(counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
+    """How much there is to look at, and where: run history outlives an erasure, so the records are only in the file."""
+    lines = ["| to look at | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
+    return dg.MetadataValue.md(
+        "\n".join([*lines, "", "Details: `review/identity.md` in the data directory."])
+    )
+
+
+def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
+    """The face thresholds of a run and what they rest on, or why faces said nothing."""
+    if not calibration.thresholds:
+        return dg.MetadataValue.md(f"no face links: {calibration.reason}")
+    lines = [
+        f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of strangers",
+        "",
+        "| model | alike from | precision | finds |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row.model} | {row.alike:.3f} | {row.precision:.5f} | {row.recall:.1%} |"
+        for row in calibration.thresholds
     ]
     return dg.MetadataValue.md("\n".join(lines))
 

@@ -70,6 +70,24 @@ def store(engine: sa.Engine, *records: Record, raw: Mapping[RecordKey, Any] | No
                     connection.execute(table.insert().values(**key))
 
 
+def store_many(engine: sa.Engine, records: Iterable[Record]) -> None:
+    """Adds records that are not there yet, in bulk."""
+    rows, links = [], []
+    for record in records:
+        key = {"source": record.source, "source_id": record.source_id}
+        rows.append(
+            {
+                **key, "name": record.name, "gender": record.gender, "birth_date": record.birth_date,
+                "country": record.country, "first_seen_at": NOW, "changed_at": NOW,
+            }
+        )  # fmt: skip
+        links += [{**key, "url": url} for url in record.urls]
+    with writing(engine) as connection:
+        connection.execute(source_performers.insert(), rows)
+        if links:
+            connection.execute(performer_urls.insert(), links)
+
+
 def show(engine: sa.Engine, record: Record, image_id: str, sha256: str, state: str = "done") -> None:
     """Hangs an image on a record."""
     with writing(engine) as connection:

@@ -19,7 +19,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
-from stash_sense_pipeline.catalog.trusted import read_candidates
+from stash_sense_pipeline.catalog.trusted import read_candidates, read_collisions
 from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
 from stash_sense_pipeline_tests.identity.population import NOW
 
@@ -210,7 +210,8 @@ def test_a_foreign_face_is_out_when_there_are_three(gallery: Gallery) -> None:
     assert trusted(gallery).keys() == mine
     assert report.dropped["outlier"] == 1
     gallery.record(2, "stashdb", "b")
-    pair = {gallery.shot("stashdb", "b", who), gallery.shot("stashdb", "b", other)}
+    third, fourth = gallery.person(), gallery.person()
+    pair = {gallery.shot("stashdb", "b", third), gallery.shot("stashdb", "b", fourth)}
     choose(gallery)
     assert trusted(gallery).keys() == mine | pair
     assert foreign not in trusted(gallery)
@@ -228,6 +229,42 @@ def test_an_outlier_needs_both_models(gallery: Gallery) -> None:
         )
     choose(gallery)
     assert trusted(gallery).keys() == shots
+
+
+def test_a_face_nearer_to_another_performer_is_in_quarantine(any_catalog: sa.Engine) -> None:
+    gallery = Gallery(any_catalog)
+    who, other = gallery.person(), gallery.person()
+    gallery.record(1, "stashdb", "a")
+    gallery.record(2, "stashdb", "b")
+    mine = gallery.shot("stashdb", "a", who)
+    misfiled = gallery.shot("stashdb", "a", other)
+    theirs = {gallery.shot("stashdb", "b", other) for _ in range(3)}
+    report = choose(gallery)
+    assert trusted(gallery).keys() == {mine, *theirs}
+    assert (report.collisions, report.dropped["nearer to another performer"]) == (1, 1)
+    with reading(any_catalog) as connection:
+        ((face_id, row),) = read_collisions(connection).items()
+        assert connection.scalar(sa.select(faces.c.face_id).where(faces.c.face_id == misfiled)) == misfiled
+    assert (face_id, row.performer_id, row.nearer_to, row.source_id) == (misfiled, 1, 2, "a")
+    assert row.nearer_similarity > row.similarity + 0.1
+    again = choose(gallery)
+    assert not again.changed
+    with writing(any_catalog) as connection:
+        connection.execute(faces.delete().where(faces.c.face_id.in_(theirs)))
+    choose(gallery)
+    assert trusted(gallery).keys() == {mine, misfiled}
+    with reading(any_catalog) as connection:
+        assert read_collisions(connection) == {}
+
+
+def test_another_pose_counts(gallery: Gallery) -> None:
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    shots = [gallery.shot("stashdb", "a", who, spread=0.5, quality=0.9 - 0.01 * i) for i in range(4)]
+    with writing(gallery.engine) as connection:
+        connection.execute(faces.update().where(faces.c.face_id == shots[3]).values(yaw=35.0))
+    choose(gallery, 2)
+    assert trusted(gallery).keys() == {shots[0], shots[3]}
 
 
 def test_caps_of_source_and_performer(gallery: Gallery) -> None:

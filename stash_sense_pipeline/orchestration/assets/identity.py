@@ -12,6 +12,8 @@ from stash_sense_pipeline.orchestration.metadata import (
     numbers,
     one_line_failures,
     preview,
+    review_preview,
+    thresholds,
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import TrustConfig
@@ -52,8 +54,10 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.catalog.engine import reading
         from stash_sense_pipeline.catalog.sync import load_states
+        from stash_sense_pipeline.faces.packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides
+        from stash_sense_pipeline.identity.review import write_review
         from stash_sense_pipeline.privacy.current import enforce_suppressions
 
         now = datetime.now(UTC)
@@ -64,7 +68,9 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 {name: box.host for name, box in settings.stash_boxes.items()},
                 load_overrides(environment.overrides_file),
                 now,
+                models=embedder_digests(environment.model_pack, environment.models_dir),
             )
+            to_review = write_review(catalog.engine, environment.review_dir, now)
             with reading(catalog.engine) as connection:
                 states = load_states(connection)
         enabled = [source.name for source in settings.enabled]
@@ -76,6 +82,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 "erased_images": erased.images,
                 "erased_faces": erased.faces,
                 "erased_report_lines": traces.lines,
+                "face_thresholds": thresholds(report.calibration),
+                "review": review_preview(to_review),
                 "created": report.created,
                 "merged": report.merged,
                 "split": report.split,
@@ -107,6 +115,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
         from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.identity.review import write_review
         from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 
         caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
@@ -120,9 +129,11 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 models=pack.digests,
                 sites=settings.reference_sites,
             )
+            to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
+                "review": review_preview(to_review),
                 "dagster/row_count": report.faces,
                 "dagster/column_schema": column_schema(schema.trusted_faces),
                 "preview": preview(previews.first_trusted_faces(catalog.engine)),

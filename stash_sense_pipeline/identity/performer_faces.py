@@ -1,0 +1,29 @@
+"""One performer's faces with their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.catalog.trusted import CandidateRow
+
+Vectors = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PerformerFaces:
+    """One performer's usable faces, best first, and their unit vectors of each model: a list of (faces, dim)."""
+
+    rows: list[CandidateRow]
+    vectors: list[Vectors]
+
+    def keep(self, wanted: Sequence[int]) -> PerformerFaces:
+        """Only the faces at these positions, in this order."""
+        return PerformerFaces([self.rows[i] for i in wanted], [model[list(wanted)] for model in self.vectors])
+
+    def distances(self) -> list[Vectors]:
+        """Cosine distances between all faces, one (faces, faces) matrix for each model."""
+        return [np.asarray(1.0 - model @ model.T, dtype=np.float32) for model in self.vectors]

@@ -1,0 +1,143 @@
+"""What a person should look at: refused links, faces that nearly agree, collisions and hubs, as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import identity_runs as runs
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.schema import identity_evidence
+from stash_sense_pipeline.catalog.trusted import read_collisions
+from stash_sense_pipeline.files import replacing
+from stash_sense_pipeline.identity.evidence import Kind
+from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
+
+MARKDOWN, TABLE = "identity.md", "identity.csv"
+_SHOWN = 100
+_HOLDERS_SHOWN = 5
+_SECTIONS = {
+    "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
+    "face": "faces that agree or nearly so, where nothing else joins the records",
+    "collision": "faces nearer to another performer than to their own; kept out of releases",
+    "hub": "pages on too many records to prove anything",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `about`: the records that it is about."""
+
+    section: str
+    about: str
+    evidence: str
+    reason: str
+    weight: float
+
+
+def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[str, int]:
+    """Writes identity.md (the first of each section) and identity.csv (all) for the operator alone; counts by section.
+
+    They name records, pages and names. An erasure blanks the lines about a person who leaves.
+    """
+    with reading(engine) as connection:
+        findings = [*_refused(connection), *_collisions(connection), *_hubs(connection)]
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write(directory / TABLE, _as_csv(findings))
+    _write(directory / MARKDOWN, _as_markdown(findings, now))
+    return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
+
+
+def _refused(connection: sa.Connection) -> list[Finding]:
+    """Pairs that were not joined although something speaks for it: one finding a pair, strongest first."""
+    table = identity_evidence.c
+    sides = (table.source_a, table.source_id_a, table.source_b, table.source_id_b)
+    query = sa.select(*sides, table.kind, table.key, table.weight, table.reason).where(
+        table.verdict == Verdict.REFUSED
+    )
+    pairs: dict[str, list[Any]] = {}
+    for row in connection.execute(query):
+        about = f"{row.source_a}:{row.source_id_a} - {row.source_b}:{row.source_id_b}"
+        pairs.setdefault(about, []).append(row)
+    found: list[Finding] = []
+    for about, rows in pairs.items():
+        reason = rows[0].reason or ""
+        weak = reason.startswith(TOO_WEAK)
+        face = any(row.kind == Kind.FACE and row.weight >= 0 for row in rows)
+        if weak and not face:
+            continue
+        evidence = "; ".join(sorted(f"{row.weight:+.1f} {row.kind} {row.key}".strip() for row in rows))
+        weight = sum(row.weight for row in rows)
+        found.append(Finding("face" if weak else "conflict", about, evidence, reason, weight))
+    return sorted(found, key=lambda row: (-row.weight, row.about))
+
+
+def _collisions(connection: sa.Connection) -> list[Finding]:
+    found = [
+        Finding(
+            "collision",
+            f"{row.source}:{row.source_id}",
+            f"face {face_id} of performer {row.performer_id}: cosine {row.similarity:.2f} to its other faces",
+            f"{row.nearer_similarity:.2f} to performer {row.nearer_to}",
+            row.nearer_similarity - row.similarity,
+        )
+        for face_id, row in read_collisions(connection).items()
+    ]
+    return sorted(found, key=lambda row: (-row.weight, row.about, row.evidence))
+
+
+def _hubs(connection: sa.Connection) -> list[Finding]:
+    found: list[Finding] = []
+    for digest, key, count in runs.read_hubs(connection):
+        some = runs.holders_of_hub(connection, digest, _HOLDERS_SHOWN)
+        about = ", ".join(f"{source}:{source_id}" for source, source_id in some)
+        more = f" and {count - len(some)} more" if count > len(some) else ""
+        found.append(Finding("hub", about + more, key, f"{count} records", float(count)))
+    return found
+
+
+def _as_csv(findings: Sequence[Finding]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("section", "about", "evidence", "reason", "weight"))
+    for row in findings:
+        cells = (row.section, row.about, row.evidence, row.reason)
+        writer.writerow((*map(_plain, cells), f"{row.weight:.2f}"))
+    return text.getvalue()
+
+
+def _plain(cell: str) -> str:
+    """What a spreadsheet would take for a formula is text; a cell is one line, so that it can be erased as one."""
+    line = " ".join(cell.split())
+    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
+
+
+def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
+    lines = [f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC", ""]
+    for section, meaning in _SECTIONS.items():
+        rows = [row for row in findings if row.section == section]
+        lines += [f"## {section}: {len(rows)}", "", meaning, ""]
+        if rows:
+            lines += ["| about | evidence | reason |", "|---|---|---|"]
+        for row in rows[:_SHOWN]:
+            cells = (
+                " ".join(cell.split()).replace("|", "\\|") for cell in (row.about, row.evidence, row.reason)
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+        if len(rows) > _SHOWN:
+            lines += ["", f"and {len(rows) - _SHOWN} more in {TABLE}"]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(text)

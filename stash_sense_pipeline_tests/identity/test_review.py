@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import csv
+import stat
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.identity.identities import rebuild_identities
+from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.review import write_review
+from stash_sense_pipeline.privacy.traces import erase_traces
+from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
+
+X = "https://x.com/sample_person"
+STUDIO = "https://x.com/studio"
+
+
+def test_conflicts_and_hubs_are_in_files_for_the_operator_alone(
+    any_catalog: sa.Engine, tmp_path: Path
+) -> None:
+    store(
+        any_catalog,
+        Record("stashdb", "a", "Sample | Person", "FEMALE", urls=(X, STUDIO)),
+        Record("fansdb", "b", "Sample | Person", "MALE", urls=(X,)),
+        Record("stashdb", "c", "Third Person", urls=(STUDIO,)),
+        Record("stashdb", "d", "=Fourth()", urls=(STUDIO,)),
+    )
+    rebuild_identities(any_catalog, HOSTS, Overrides(), NOW)
+    directory = tmp_path / "review"
+    counts = write_review(any_catalog, directory, NOW)
+    assert counts == {"conflict": 1, "face": 0, "collision": 0, "hub": 1}
+    for path in directory.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    rows = list(csv.DictReader((directory / "identity.csv").read_text().splitlines()))
+    assert [(row["section"], row["about"]) for row in rows] == [
+        ("conflict", "fansdb:b - stashdb:a"),
+        ("hub", "stashdb:a, stashdb:c, stashdb:d"),
+    ]
+    assert rows[0]["reason"] == "one is male, the other female"
+    assert rows[1]["evidence"] == "twitter:studio"
+    assert "| twitter:studio | 3 records |" in (directory / "identity.md").read_text()
+    # An erasure reaches them.
+    erase_traces(tmp_path, ("fansdb:b",), staged=False)
+    assert "fansdb:b" not in "".join(path.read_text() for path in directory.iterdir())
