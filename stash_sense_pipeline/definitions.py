@@ -45,9 +45,13 @@ def build_defs(
             *face_assets(sources, gpu=environment.device == "cuda"),
             *identity_assets(),
             *index_assets(embedders),
-            *release_assets(index_keys),
+            *release_assets(index_keys, upload=settings.export.github.upload),
         ],
-        jobs=[jobs.refresh_source_job(), jobs.embed_faces_job(), jobs.publish_job(index_keys)],
+        jobs=[
+            jobs.refresh_source_job(),
+            jobs.embed_faces_job(),
+            jobs.publish_job(index_keys, upload=settings.export.github.upload),
+        ],
         schedules=[
             schedules.nightly_enrichment(settings, environment, automation),
             schedules.weekly_sweep(settings, automation),

@@ -179,7 +179,8 @@ class ExportSettings(_Model):
     adaface: bool = Field(
         default=False, description=f"{_A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
     )
-    min_recall: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
     github: GithubSettings = Field(default=GithubSettings(), description="a mapping")
@@ -630,6 +631,7 @@ class RunOverrides(_Model):
     completeness_threshold: int | None = Field(default=None, ge=1, description=_COUNT)
     faces: bool = Field(default=True, description=_A_FLAG)
     fast_index: bool = Field(default=False, description=_A_FLAG)
+    accept_shrink: bool = Field(default=False, description=_A_FLAG)
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -250,7 +250,7 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
             "export:\n  index:\n    M: 64",
             "3: export.index.M: is not a known key; allowed: m, ef_construction, storage",
         ),
-        ("export: {min_recall: 2}", "1: export.min_recall: 2 is not a number above 0 and up to 1"),
+        ("export: {min_recall_at_1: 2}", "1: export.min_recall_at_1: 2 is not a number above 0 and up to 1"),
         (
             "export: {index: {storage: float16}}",
             "1: export.index.storage: 'float16' is not one of float32, e4m3, float8",

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="All cores for each index: faster, but no build gives the same bytes again.",
 )
+@click.option(
+    "--accept-shrink", is_flag=True, help="Publish although people or faces vanished without an explanation."
+)
 def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
     """Refresh each enabled source, then publish a release: the same jobs as in the UI, here and now.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from stash_sense_pipeline.cli.common import environment_of, print_table, release_directory
+from stash_sense_pipeline.progress import Progress
 
 
 @click.command()
@@ -69,6 +70,44 @@ def releases_install(version: str, directory: Path) -> None:
     )
     if report.backup:
         click.echo(f"the old files are in {report.backup}")
+
+
+@releases.command("upload")
+@click.argument("version")
+def releases_upload(version: str) -> None:
+    """Publish a release on GitHub, where the sidecar's updater finds it: a draft until its one zip is there whole.
+
+    The repository is export.github.repository in sources.yaml, the token GITHUB_TOKEN. Run it again after a failure:
+    it goes on where it was; what is there already is left alone.
+    """
+    from stash_sense_pipeline.release.spec import upload_destination
+    from stash_sense_pipeline.release.upload import upload_release
+    from stash_sense_pipeline.settings import load_settings
+
+    environment = environment_of(os.environ)
+    directory = release_directory(version)
+    destination = upload_destination(load_settings(environment.sources_file), environment)
+    report = upload_release(environment.releases_dir, directory.name, destination, progress=_upload_bar())
+    click.echo(
+        f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes"
+    )
+    click.echo(report.url)
+    if not report.latest:
+        click.echo("a newer version is published there: sidecars keep that one", err=True)
+
+
+def _upload_bar() -> Progress:
+    from tqdm import tqdm
+
+    bar = tqdm(desc="upload", unit="B", unit_scale=True, leave=False, disable=None)
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return report
 
 
 def _mark(passed: bool, severity: str) -> str:

@@ -19,6 +19,7 @@ from stash_sense_pipeline.orchestration.run_config import (
     IndexConfig,
     IngestConfig,
     ReferenceMode,
+    ReleaseConfig,
     SyncMode,
     TrustConfig,
 )
@@ -132,7 +133,9 @@ def _publish(
     ops: dict[str, dg.Config] = {
         names.TRUSTED_FACES.to_user_string(): trust,
         names.INDICES_STEP: index,
-        names.RELEASE.to_user_string(): index,
+        names.RELEASE.to_user_string(): ReleaseConfig(
+            fast=overrides.fast_index, accept_shrink=overrides.accept_shrink
+        ),
     }
     run = _run(definitions, instance, names.PUBLISH_JOB, None, ops)
     return _part(names.PUBLISH_JOB, [run])

@@ -16,10 +16,11 @@ REFRESH_SELECTION = dg.AssetSelection.assets(names.PERFORMER_TABLE, names.ALIGNE
 EMBED_SELECTION = dg.AssetSelection.assets(names.FACE_EMBEDDINGS)
 
 
-def publish_selection(index_keys: Sequence[dg.AssetKey]) -> dg.AssetSelection:
-    """Everything after the sources: identities, trusted faces, the indices, the database and the release."""
+def publish_selection(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> dg.AssetSelection:
+    """Everything after the sources: identities, trusted faces, the indices, the database, the release, its upload."""
+    uploads = [names.GITHUB_RELEASE] if upload else []
     return dg.AssetSelection.assets(
-        names.IDENTITY_GRAPH, names.TRUSTED_FACES, *index_keys, names.PERFORMERS_DB, names.RELEASE
+        names.IDENTITY_GRAPH, names.TRUSTED_FACES, *index_keys, names.PERFORMERS_DB, names.RELEASE, *uploads
     )
 
 
@@ -41,10 +42,10 @@ def embed_faces_job() -> UnresolvedAssetJobDefinition:
     )
 
 
-def publish_job(index_keys: Sequence[dg.AssetKey]) -> UnresolvedAssetJobDefinition:
+def publish_job(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> UnresolvedAssetJobDefinition:
     """Joins all sources and makes a release, if anything changed since the last one."""
     return dg.define_asset_job(
         names.PUBLISH_JOB,
-        selection=publish_selection(index_keys),
+        selection=publish_selection(index_keys, upload=upload),
         description="Join all sources into identities and publish a release, if anything changed.",
     )

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.agreement import Calibration
-    from stash_sense_pipeline.release.verify import CheckResult
 
 
 # A night's refresh may come late, but not two of them.
@@ -110,33 +109,6 @@ def numbers(report: Any) -> dict[str, Any]:
         elif isinstance(value, Mapping):
             metadata[field.name] = dg.MetadataValue.json({str(key): value[key] for key in sorted(value)})
     return metadata
-
-
-def contract_check(checks: Sequence[CheckResult]) -> dg.AssetCheckResult:
-    """The verification of a release as one check: every line with its finding, failed if a line failed as an error."""
-    from stash_sense_pipeline.release.verify import failures
-
-    lines = ["| check | result | finding |", "|---|---|---|"]
-    lines += [
-        f"| {check.name} | {'ok' if check.passed else check.severity} | {check.detail} |" for check in checks
-    ]
-    return dg.AssetCheckResult(
-        check_name="contract",
-        passed=not failures(checks),
-        metadata={"checks": len(checks), "lines": dg.MetadataValue.md("\n".join(lines))},
-    )
-
-
-def enough_faces_check(faces: int) -> dg.AssetCheckResult:
-    """Warns when the sidecar's query for a fixed number of neighbours would fail on every image."""
-    from stash_sense_pipeline.release.contract import SIDECAR_K
-
-    return dg.AssetCheckResult(
-        check_name="enough_faces",
-        passed=faces >= SIDECAR_K,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"faces": faces, "needed": SIDECAR_K},
-    )
 
 
 def freshness_check(

@@ -13,6 +13,7 @@ IDENTITY_GRAPH = dg.AssetKey("identity_graph")
 TRUSTED_FACES = dg.AssetKey("trusted_faces")
 PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
+GITHUB_RELEASE = dg.AssetKey("github_release")
 
 # The step that builds all indices: where their run configuration goes.
 INDICES_STEP = "indices"

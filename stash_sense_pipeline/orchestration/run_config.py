@@ -103,3 +103,12 @@ class IndexConfig(dg.Config):
             storage=Storage(defaults.storage),
             threads=(os.cpu_count() or 1) if self.fast else 1,
         )
+
+
+class ReleaseConfig(IndexConfig):
+    """One run of release."""
+
+    accept_shrink: bool = Field(
+        default=False,
+        description="Publish although more people or faces vanished without an explanation than sources.yaml allows.",
+    )

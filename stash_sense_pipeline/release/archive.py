@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import zipfile
+import zlib
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
@@ -32,17 +33,23 @@ def write_zip(release: Path, path: Path) -> None:
                 info.compress_type = zipfile.ZIP_STORED if member.suffix == ".voy" else zipfile.ZIP_DEFLATED
                 with member.open("rb") as source, archive.open(info, "w") as target:
                     shutil.copyfileobj(source, target, _BLOCK)
-        _check(temporary, release)
+        check_zip(temporary, release)
 
 
-def _check(path: Path, release: Path) -> None:
-    """Reads everything back against the manifest: a disk that lies is found here and not by a user."""
+def check_zip(path: Path, release: Path) -> None:
+    """Reads everything back against the manifest: a disk that lies is found here and not by a user.
+
+    Raises ReleaseError when the zip is damaged or does not hold exactly the files of the manifest of `release`.
+    """
     expected = {
         name: text.removeprefix("sha256:") for name, text in read_manifest(release)["checksums"].items()
     }
     expected[MANIFEST] = sha256_file(release / MANIFEST)
-    with zipfile.ZipFile(path) as archive:
-        found = {name: _sha256(archive, name) for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = {name: _sha256(archive, name) for name in archive.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ReleaseError(f"{path.name} is damaged: {error}; publish again") from error
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))[0][0]
         raise ReleaseError(f"{wrong} in {path.name} is not the file of the manifest; publish again")

@@ -6,10 +6,11 @@ import hashlib
 import html
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -34,6 +35,10 @@ ProfileKey = Callable[[str], tuple[str, str] | None]
 
 _Record = tuple[str, str]
 
+# Made once: json.dumps with options makes one a call, which takes longer than its work.
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_FACES_A_DIGEST = 1_000
+
 # Fields of a performer that are taken from the first record, by priority of its source, that has them.
 _FIRST_KNOWN = (
     "disambiguation",
@@ -50,8 +55,7 @@ _FIRST_KNOWN = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReleasedFace:
+class ReleasedFace(NamedTuple):
     """A trusted face; its position in ReleaseContent.faces is its id in every file of the release."""
 
     face_id: int
@@ -62,6 +66,9 @@ class ReleasedFace:
     quality: float
     yaw: float
     created_at: datetime
+
+
+_known = attrgetter(*_FIRST_KNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +145,13 @@ class ReleaseContent:
     def digest(self) -> str:
         """SHA-256 of what users would see change. Times are left out: an upstream edit of nothing we ship is no news."""
         state = hashlib.sha256()
-        for face in self.faces:
-            row = (face.face_id, face.performer_id, face.source, face.image_url, face.quality, face.yaw)
-            state.update(_canonical(row))
+        for start in range(0, len(self.faces), _FACES_A_DIGEST):
+            faces = self.faces[start : start + _FACES_A_DIGEST]
+            state.update(
+                _canonical(
+                    [(f.face_id, f.performer_id, f.source, f.image_url, f.quality, f.yaw) for f in faces]
+                )
+            )
         for performer in self.performers:
             ids = [(box.source, box.source_id) for box in performer.stash_box_ids]
             aliases = [(alias, source) for alias, source, _ in performer.aliases]
@@ -152,7 +163,7 @@ class ReleaseContent:
 
 
 def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return _ENCODER.encode(value).encode() + b"\n"
 
 
 def read_content(
@@ -217,7 +228,7 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
         )
         .order_by(trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id)
     )
-    return tuple(ReleasedFace(*row) for row in connection.execute(query))
+    return tuple(ReleasedFace._make(row) for row in connection.execute(query).all())
 
 
 def _trusted_performers() -> sa.Select[tuple[int]]:
@@ -241,7 +252,7 @@ def _read_members(connection: sa.Connection) -> dict[int, list[sa.Row[Any]]]:
         .where(_members_with_faces(), source_performers.c.deleted_at.is_(None))
     )
     found: dict[int, list[sa.Row[Any]]] = defaultdict(list)
-    for row in connection.execute(query):
+    for row in connection.execute(query).all():
         found[row.performer_id].append(row)
     return found
 
@@ -256,7 +267,7 @@ def _check_owners(
     query = sa.select(
         identity_members.c.source, identity_members.c.source_id, identity_members.c.performer_id
     ).where(_members_with_faces())
-    owner = {(row.source, row.source_id): row.performer_id for row in connection.execute(query)}
+    owner = {(source, source_id): number for source, source_id, number in connection.execute(query).all()}
     for face in released:
         if face.performer_id not in nameable:
             raise ReleaseError(
@@ -282,7 +293,7 @@ def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> dict[_Re
         .where(_members_with_faces())
     )
     found: dict[_Record, list[str]] = defaultdict(list)
-    for source, source_id, text in connection.execute(query):
+    for source, source_id, text in connection.execute(query).all():
         found[source, source_id].append(text)
     for texts in found.values():
         texts.sort()
@@ -357,7 +368,7 @@ def _performer(
     return ReleasedPerformer(
         performer_id=performer_id,
         name=names[0],
-        fields={field: _first(getattr(row, field) for row in rows) for field in _FIRST_KNOWN},
+        fields=_first_known(rows),
         stashdb_updated_at=next((row.updated_at for row in rows if row.source == "stashdb"), None),
         face_count=len(own_faces),
         image_url=_image_url(connection, own_faces, boxes),
@@ -375,11 +386,14 @@ def _clean(text: str) -> str:
     return html.unescape(text).strip()
 
 
-def _first(values: Iterable[Any]) -> str | int | None:
-    for value in values:
-        if value is not None and value != "":
-            return _clean(value) if isinstance(value, str) else int(value)
-    return None
+def _first_known(rows: Sequence[sa.Row[Any]]) -> dict[str, str | int | None]:
+    """The fields of _FIRST_KNOWN, each from the first record that has it."""
+    fields: dict[str, str | int | None] = dict.fromkeys(_FIRST_KNOWN)
+    for row in reversed(rows):
+        for field, value in zip(_FIRST_KNOWN, _known(row), strict=True):
+            if value is not None and value != "":
+                fields[field] = _clean(value) if isinstance(value, str) else int(value)
+    return fields
 
 
 def _aliases(

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.contract import zip_name
+from stash_sense_pipeline.release.held import COMPARED, Held, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
-from stash_sense_pipeline.release.versions import latest_release, published_versions
-
-_COMPARED = (
-    "canonical_name",
-    "disambiguation",
-    "gender",
-    "country",
-    "ethnicity",
-    "birth_date",
-    "death_date",
-    "height_cm",
-    "eye_color",
-    "hair_color",
-    "career_start_year",
-    "career_end_year",
-    "image_url",
-)
+from stash_sense_pipeline.release.versions import latest_release, published_versions, report_directory
 
 
 @dataclass(frozen=True)
@@ -108,6 +91,7 @@ def prune_releases(releases: Path, keep: int) -> tuple[str, ...]:
             # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
             (releases / zip_name(version)).unlink()
             shutil.rmtree(releases / version)
+            shutil.rmtree(report_directory(releases, version), ignore_errors=True)
     return tuple(old)
 
 
@@ -116,7 +100,7 @@ def diff_releases(old: Path, new: Path) -> ReleaseDiff:
 
     Raises ReleaseError when one of them cannot be read.
     """
-    before, after = _read(old), _read(new)
+    before, after = read_held(old), read_held(new)
     merged, split = _moves(before, after)
     told = {change.performer_id for change in (*merged, *split)}
     # Those who were merged away or who split off are told about under the other's entry.
@@ -169,56 +153,7 @@ def describe_diff(diff: ReleaseDiff, *, names: int = 20) -> str:
     return "\n".join([*lines, ""])
 
 
-@dataclass(frozen=True)
-class _Held:
-    """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces."""
-
-    version: str
-    people: dict[int, dict[str, object]]
-    records: dict[int, set[tuple[str, str]]]
-    owner: dict[tuple[str, str], int]
-    aliases: dict[int, set[str]]
-    faces: dict[tuple[int, str], int]
-
-    def name(self, performer_id: int) -> str:
-        return str(self.people[performer_id]["canonical_name"])
-
-
-@contextmanager
-def _opened(release: Path) -> Iterator[sqlite3.Connection]:
-    path = (release / PERFORMERS_DB).resolve()
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
-            connection.row_factory = sqlite3.Row
-            yield connection
-    except sqlite3.Error as error:
-        raise ReleaseError(f"cannot read {path}: {error}") from error
-
-
-def _read(release: Path) -> _Held:
-    manifest = read_manifest(release)
-    with _opened(release) as connection:
-        columns = ", ".join(_COMPARED)
-        people = {row["id"]: dict(row) for row in connection.execute(f"SELECT id, {columns} FROM performers")}
-        records: dict[int, set[tuple[str, str]]] = defaultdict(set)
-        owner: dict[tuple[str, str], int] = {}
-        for row in connection.execute(
-            "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
-        ):
-            record = (row[1], row[2])
-            records[row[0]].add(record)
-            owner[record] = row[0]
-        aliases: dict[int, set[str]] = defaultdict(set)
-        for row in connection.execute("SELECT performer_id, alias FROM aliases"):
-            aliases[row[0]].add(row[1])
-        faces = {
-            (row[0], row[1]): row[2]
-            for row in connection.execute("SELECT id, image_url, performer_id FROM faces")
-        }
-    return _Held(str(manifest.get("version")), people, records, owner, aliases, faces)
-
-
-def _moves(before: _Held, after: _Held) -> tuple[tuple[PerformerChange, ...], tuple[PerformerChange, ...]]:
+def _moves(before: Held, after: Held) -> tuple[tuple[PerformerChange, ...], tuple[PerformerChange, ...]]:
     """Performers that now hold records of several old ones, and old ones whose records are now several performers'."""
     into: dict[int, set[int]] = defaultdict(set)
     out_of: dict[int, set[int]] = defaultdict(set)
@@ -240,9 +175,9 @@ def _moves(before: _Held, after: _Held) -> tuple[tuple[PerformerChange, ...], tu
     return merged, split
 
 
-def _changed_fields(before: _Held, after: _Held, performer_id: int) -> tuple[str, ...]:
+def _changed_fields(before: Held, after: Held, performer_id: int) -> tuple[str, ...]:
     old, new = before.people[performer_id], after.people[performer_id]
-    fields = [field for field in _COMPARED if old[field] != new[field]]
+    fields = [field for field in COMPARED if old[field] != new[field]]
     if before.aliases[performer_id] != after.aliases[performer_id]:
         fields.append("aliases")
     if before.records[performer_id] != after.records[performer_id]:

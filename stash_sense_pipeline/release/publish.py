@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -29,11 +29,13 @@ from stash_sense_pipeline.release.contract import (
     zip_name,
 )
 from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
+from stash_sense_pipeline.release.history import ReleaseDiff, diff_releases
 from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
 from stash_sense_pipeline.release.order import read_face_order, read_facts
-from stash_sense_pipeline.release.quality import quality_checks
+from stash_sense_pipeline.release.proof import Figures, Limits, prove_release
+from stash_sense_pipeline.release.report import read_checks, write_report
 from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
 from stash_sense_pipeline.release.suppressed import (
     check_refused_faces,
@@ -47,6 +49,7 @@ from stash_sense_pipeline.release.versions import (
     latest_release,
     next_version,
     published_versions,
+    report_directory,
 )
 
 
@@ -57,6 +60,7 @@ class ReleaseSpec:
     `hosts`: universal-id host of each stash-box by its short name. `models`: embedders that get an index; each must
     be in the pack. `profile_key` finds the site and id of an external URL; None leaves those out. `suppressions` is
     proven against the finished files: keeping suppressed people out of the catalog is the privacy room's work.
+    `limits`: what it must reach to be published.
     """
 
     hosts: Mapping[str, str]
@@ -65,6 +69,7 @@ class ReleaseSpec:
     models: tuple[str, ...] = REQUIRED_MODELS
     profile_key: ProfileKey | None = None
     suppressions: Suppressions = NO_SUPPRESSIONS
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,18 @@ class ReleaseReport:
     indices: tuple[IndexReport, ...] = ()
     seconds: float = 0.0
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures | None = None
+    diff: ReleaseDiff | None = None
+
+
+class ReleaseRefusedError(ReleaseError):
+    """A finished release failed a check and was not published; `checks` are all its results."""
+
+    def __init__(self, checks: Sequence[CheckResult]) -> None:
+        first, *rest = failures(checks)
+        more = f" (and {len(rest)} more)" if rest else ""
+        super().__init__(f"the release is not published, a check failed: {first.name}: {first.detail}{more}")
+        self.checks = tuple(checks)
 
 
 @dataclass(frozen=True)
@@ -150,7 +167,12 @@ def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
         return None
     if latest_release(releases) != newest.resolve():
         _point_latest(releases, newest.name)
-    return replace(_report(newest, manifest, changed=False), checks=verify_release(newest))
+    verified = verify_release(newest)
+    proven = {check.name for check in verified}
+    kept = [
+        check for check in read_checks(report_directory(releases, newest.name)) if check.name not in proven
+    ]
+    return replace(_report(newest, manifest, changed=False), checks=(*verified, *kept))
 
 
 def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
@@ -191,7 +213,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
 
 
 def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
-    """Packs the zip, moves it and the release into `releases`, and points `latest` at it, in this order.
+    """Packs the zip, moves report, zip and release into `releases`, and points `latest` at it, in this order.
 
     Each move is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
     Raises ReleaseError, with nothing published, when a check of severity error failed or the disk refuses.
@@ -209,6 +231,10 @@ def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
         for member in staging.release.iterdir():
             fsync_file(member)
         fsync_directory(staging.release)
+        if staging.report.is_dir():
+            report = report_directory(releases, version)
+            shutil.rmtree(report, ignore_errors=True)
+            staging.report.rename(report)
         staged_archive.rename(archive)
         staging.release.rename(target)
         fsync_directory(releases)
@@ -219,11 +245,7 @@ def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
 
 def _refuse_errors(assembled: Assembled) -> None:
     if assembled.errors:
-        first, *rest = assembled.errors
-        more = f" (and {len(rest)} more)" if rest else ""
-        raise ReleaseError(
-            f"the release is not published, a check failed: {first.name}: {first.detail}{more}"
-        )
+        raise ReleaseRefusedError(assembled.checks)
 
 
 def publish_staged(
@@ -252,14 +274,30 @@ def publish_staged(
     clear_leftovers(data_dir, keep_run=staging.root.name)
     assembled = assemble_release(staging, next_version(releases, on), spec, now)
     _refuse_errors(assembled)
+    previous = latest_release(releases)
     digests = {report.model: report.model_digest for report in indices}
-    proofs = (
+    proof = prove_release(
+        engine,
+        staging.release,
+        pack=spec.pack,
+        models=spec.models,
+        storage=spec.index.storage,
+        limits=spec.limits,
+        suppressions=spec.suppressions,
+        previous=previous,
+    )
+    suppressed = (
         check_suppressed_images(engine, spec.suppressions),
         check_refused_faces(engine, staging.release, spec.suppressions, digests),
-        *quality_checks(engine, staging.release, spec.models, spec.index.storage),
     )
-    report = promote_release(replace(assembled, checks=(*assembled.checks, *proofs)), releases)
-    return replace(report, indices=indices, seconds=time.monotonic() - begun)
+    assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
+    _refuse_errors(assembled)
+    diff = diff_releases(previous, staging.release) if previous is not None else None
+    write_report(staging.report, staging.release, assembled.version, proof.figures, assembled.checks, diff)
+    report = promote_release(assembled, releases)
+    return replace(
+        report, indices=indices, figures=proof.figures, diff=diff, seconds=time.monotonic() - begun
+    )
 
 
 def publish_release(
@@ -313,7 +351,9 @@ def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str
         kept = whole | ({latest.name} if latest else set())
         for path in sorted(releases.iterdir()):
             version = path.name.removeprefix("stash-sense-data-v").removesuffix(".zip")
-            half = path.name in (version, zip_name(version)) and is_version(version) and version not in kept
+            version = version.removesuffix(".report")
+            names = (version, zip_name(version), report_directory(releases, version).name)
+            half = path.name in names and is_version(version) and version not in kept
             if half:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(f"releases/{path.name}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.release.index import IndexParams
+from stash_sense_pipeline.release.proof import Limits
 from stash_sense_pipeline.release.publish import ReleaseSpec
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.release.upload import Destination
+from stash_sense_pipeline.settings import Environment, Settings
 
 
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
@@ -17,9 +20,14 @@ def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
 
 
 def release_spec(
-    settings: Settings, pack: ModelPack, index: IndexParams, suppressions: Suppressions
+    settings: Settings,
+    pack: ModelPack,
+    index: IndexParams,
+    suppressions: Suppressions,
+    *,
+    accept_shrink: bool = False,
 ) -> ReleaseSpec:
-    """The spec of a release with the vectors of `pack`.
+    """The spec of a release with the vectors of `pack`; `accept_shrink` lets people vanish without an explanation.
 
     Profile URLs stay out: the sidecar does not read them, and some are personal accounts.
     """
@@ -29,4 +37,20 @@ def release_spec(
         index=index,
         models=index_models(settings, pack),
         suppressions=suppressions,
+        limits=Limits(
+            recall_at_1=settings.export.min_recall_at_1,
+            recall_at_100=settings.export.min_recall_at_100,
+            shrink=settings.export.max_shrink,
+            accept_shrink=accept_shrink,
+        ),
     )
+
+
+def upload_destination(settings: Settings, environment: Environment) -> Destination:
+    """Where releases are uploaded to. Raises ConfigurationError without a repository or a token."""
+    token = environment.github_token
+    if token is None:
+        raise ConfigurationError(
+            "GITHUB_TOKEN is not set; it needs write access to the contents of the repository"
+        )
+    return Destination(settings.export.github.repository, settings.export.github.api, token)

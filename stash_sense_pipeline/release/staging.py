@@ -29,6 +29,11 @@ class Staging:
         """Leaves the report of a step for the steps after it."""
         write_atomically(self.root / "parts" / f"{name}.json", json.dumps(note, sort_keys=True, indent=2))
 
+    @property
+    def report(self) -> Path:
+        """The directory that becomes the quality report beside the release."""
+        return self.root / "report"
+
     def has_part(self, name: str) -> bool:
         """Has that step left its report here?"""
         return (self.root / "parts" / f"{name}.json").is_file()

@@ -14,7 +14,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -147,12 +147,13 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the verification: what was checked, how it went, and what was found."""
+    """One line of the verification: what was checked, how it went, and what was found, in words and numbers."""
 
     name: str
     passed: bool
     detail: str
     severity: Severity = Severity.ERROR
+    numbers: Mapping[str, float] = field(default_factory=dict)
 
 
 def verify_release(path: Path) -> tuple[CheckResult, ...]:

@@ -22,6 +22,11 @@ def is_version(text: str) -> bool:
     return True
 
 
+def report_directory(releases: Path, version: str) -> Path:
+    """Where the quality report of a version lies: `<version>.report` beside the release."""
+    return releases / f"{version}.report"
+
+
 def published_versions(releases: Path) -> tuple[str, ...]:
     """Versions under `releases` that are complete (manifest and zip), oldest first."""
     if not releases.is_dir():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
+import zipfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import voyager
 
@@ -68,3 +72,63 @@ class Sidecar:
             if set(row) != set(_PERFORMER_FIELDS.split()):
                 raise TypeError(sorted(set(row) ^ set(_PERFORMER_FIELDS.split())))
         return rows
+
+
+_REQUIRED = (
+    "performers.db",
+    "face_facenet.voy",
+    "face_arcface.voy",
+    "faces.json",
+    "performers.json",
+    "manifest.json",
+)
+_OPTIONAL = ("face_adaface.voy", "tattoo_embeddings.voy", "tattoo_embeddings.json")
+
+
+class Updater:
+    """The sidecar's updater as its contract describes it: latest release, text order of tags, first zip, flat."""
+
+    def __init__(self, data: Path, api: str) -> None:
+        self.data = data
+        self.api = api
+
+    def current(self) -> str | None:
+        manifest = self.data / "manifest.json"
+        return json.loads(manifest.read_text()).get("version") if manifest.exists() else None
+
+    def available(self) -> tuple[str, str] | None:
+        """Version and address of the zip of an update, if there is one."""
+        answer = httpx.get(f"{self.api}/latest")
+        if answer.status_code == 404:
+            return None
+        release = answer.raise_for_status().json()
+        version = release["tag_name"].lstrip("v")
+        if not version > (self.current() or ""):
+            return None
+        asset = next(asset for asset in release["assets"] if asset["name"].endswith(".zip"))
+        return version, asset["browser_download_url"]
+
+    def update(self) -> str | None:
+        found = self.available()
+        if found is None:
+            return None
+        version, address = found
+        work = self.data / "work"
+        with zipfile.ZipFile(BytesIO(httpx.get(address).raise_for_status().content)) as archive:
+            archive.extractall(work)
+        for name in _REQUIRED:
+            if not (work / name).is_file():
+                raise FileNotFoundError(name)
+        for name, stated in json.loads((work / "manifest.json").read_text())["checksums"].items():
+            digest = hashlib.sha256((work / name).read_bytes()).hexdigest()
+            if digest != stated.split(":")[-1]:
+                raise ValueError(name)
+        for name in (*_REQUIRED, *_OPTIONAL):
+            if (work / name).is_file():
+                (work / name).replace(self.data / name)
+        work.rmdir()
+        if self.current() != version:
+            raise ValueError(
+                "the tag is not the version of the manifest: an update would be offered for ever"
+            )
+        return version

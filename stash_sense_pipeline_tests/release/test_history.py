@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases
+from stash_sense_pipeline.release.proof import Limits
 from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY
@@ -53,7 +55,8 @@ def changed(data: Path) -> tuple[Path, Path]:
         )
         # 31 leaves with all faces.
         connection.execute(sa.delete(schema.trusted_faces).where(schema.trusted_faces.c.performer_id == 31))
-    report = publish_release(engine, data, "again", SPEC, DAY + timedelta(days=1))
+    spec = replace(SPEC, limits=Limits(accept_shrink=True))
+    report = publish_release(engine, data, "again", spec, DAY + timedelta(days=1))
     return data / "releases" / "2026.02.18", report.path
 
 
@@ -108,6 +111,7 @@ def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None
     assert prune_releases(releases, 1) == ("2026.02.18",)
     assert {path.name for path in releases.iterdir()} == {
         "2026.02.19",
+        "2026.02.19.report",
         "latest",
         "stash-sense-data-v2026.02.19.zip",
     }

@@ -185,7 +185,8 @@ STEPS = [
     "write_json_files",
     "write_manifest",
     "verify_release",
-    "quality_checks",
+    "prove_release",
+    "write_report",
     "write_zip",
     "_point_latest",
 ]
@@ -302,6 +303,7 @@ def check_recovery(data: Path) -> None:
     assert versions[0] == FIRST
     assert len(versions) == 2
     expected = {"latest", *versions, *(f"stash-sense-data-v{version}.zip" for version in versions)}
+    expected |= {f"{version}.report" for version in versions}
     assert {path.name for path in releases.iterdir()} == expected
     clear_leftovers(data)
     assert not list((data / "staging").iterdir())

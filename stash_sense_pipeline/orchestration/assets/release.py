@@ -1,27 +1,28 @@
 """Group release: performers.db, and the verified release made of it and the indices."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
-    contract_check,
-    enough_faces_check,
     numbers,
     one_line_failures,
     preview,
 )
+from stash_sense_pipeline.orchestration.progress import ProgressFactory
+from stash_sense_pipeline.orchestration.release_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.resources import Catalog
-from stash_sense_pipeline.orchestration.run_config import IndexConfig
+from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
 from stash_sense_pipeline.settings import Environment, Settings
 
 # One name for all runs: a step that is materialized by itself finds what the others staged.
 STAGING = "next"
 
 
-def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
-    """performers_db and release."""
+def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:
+    """performers_db and release, and with `upload` github_release after them."""
 
     @dg.asset(
         key=names.PERFORMERS_DB,
@@ -61,45 +62,48 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
         kinds={"zip"},
         owners=names.OWNERS,
         code_version="1",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "contract", asset=names.RELEASE, description="Every line of the sidecar's contract holds."
-            ),
-            dg.AssetCheckSpec(
-                "enough_faces",
-                asset=names.RELEASE,
-                description="Each index has the 100 faces that the sidecar asks for in a query.",
-            ),
-        ],
+        check_specs=release_check_specs(),
     )
     def release(
         context: dg.AssetExecutionContext,
-        config: IndexConfig,
+        config: ReleaseConfig,
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult:
-        """A release that the Stash Sense sidecar loads: files, manifest and zip, verified before it is published.
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        """A release that the Stash Sense sidecar loads: files, manifest and zip, proven before it is published.
 
         Published by renames, `latest` last; when nothing changed since the last release, that one stays the newest.
+        The checks are recorded also when one of them forbids publishing.
         """
         from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.privacy.current import current_suppressions
         from stash_sense_pipeline.release.data_card import write_data_card
-        from stash_sense_pipeline.release.publish import publish_staged
+        from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
+        from stash_sense_pipeline.release.report import nameless_report
         from stash_sense_pipeline.release.spec import release_spec
         from stash_sense_pipeline.release.staging import open_staging
 
         with one_line_failures():
-            pack = load_pack(environment.model_pack, environment.models_dir)
-            suppressions = current_suppressions(catalog.engine, environment, settings.names)
-            report = publish_staged(
-                catalog.engine,
-                environment.data_dir,
-                open_staging(environment.data_dir, STAGING),
-                release_spec(settings, pack, config.params(settings.export.index), suppressions),
-                datetime.now(UTC).date(),
-            )
+            try:
+                pack = load_pack(environment.model_pack, environment.models_dir)
+                suppressions = current_suppressions(catalog.engine, environment, settings.names)
+                report = publish_staged(
+                    catalog.engine,
+                    environment.data_dir,
+                    open_staging(environment.data_dir, STAGING),
+                    release_spec(
+                        settings,
+                        pack,
+                        config.params(settings.export.index),
+                        suppressions,
+                        accept_shrink=config.accept_shrink,
+                    ),
+                    datetime.now(UTC).date(),
+                )
+            except ReleaseRefusedError as refused:
+                yield from release_check_results(refused.checks)
+                raise
             if report.changed:
                 models = [index.model for index in report.indices]
                 write_data_card(catalog.engine, report.path, models, report.checks)
@@ -108,7 +112,7 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
             report.version,
             "published" if report.changed else "nothing changed since it was made",
         )
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             data_version=dg.DataVersion(report.input_digest),
             metadata={
                 **numbers(report),
@@ -119,8 +123,50 @@ def release_assets(index_keys: list[dg.AssetKey]) -> list[dg.AssetsDefinition]:
                 "zip": dg.MetadataValue.path(str(report.archive)),
                 "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
                 "manifest": dg.MetadataValue.json(dict(report.manifest)),
+                **(
+                    {"quality": dg.MetadataValue.md(nameless_report(report.figures, report.diff))}
+                    if report.changed
+                    else {}
+                ),
             },
-            check_results=[contract_check(report.checks), enough_faces_check(report.faces)],
+            check_results=list(release_check_results(report.checks)),
         )
 
-    return [performers_db, release]
+    @dg.asset(
+        key=names.GITHUB_RELEASE,
+        deps=[names.RELEASE],
+        group_name=names.Group.RELEASE.value,
+        kinds={"github"},
+        owners=names.OWNERS,
+        code_version="1",
+    )
+    def github_release(
+        context: dg.AssetExecutionContext,
+        settings: dg.ResourceParam[Settings],
+        environment: dg.ResourceParam[Environment],
+        progress: dg.ResourceParam[ProgressFactory],
+    ) -> dg.MaterializeResult:
+        """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
+        from stash_sense_pipeline.errors import ReleaseError
+        from stash_sense_pipeline.release.spec import upload_destination
+        from stash_sense_pipeline.release.upload import upload_release
+        from stash_sense_pipeline.release.versions import latest_release
+
+        with one_line_failures():
+            latest = latest_release(environment.releases_dir)
+            if latest is None:
+                raise ReleaseError(
+                    f"there is no release in {environment.releases_dir} yet; publish one first"
+                )
+            report = upload_release(
+                environment.releases_dir,
+                latest.name,
+                upload_destination(settings, environment),
+                progress=progress(context.log, names.GITHUB_RELEASE.to_user_string()),
+            )
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(report.version),
+            metadata={**numbers(report), "version": report.version, "url": dg.MetadataValue.url(report.url)},
+        )
+
+    return [performers_db, release, github_release] if upload else [performers_db, release]

@@ -1,0 +1,117 @@
+"""The asset checks of a release: which results of the release room each shows, and whether it forbids publishing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from stash_sense_pipeline.orchestration import names
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.release.verify import CheckResult
+
+
+@dataclass(frozen=True)
+class ReleaseCheck:
+    """One asset check: the results whose name `takes` accepts, together."""
+
+    name: str
+    description: str
+    takes: Callable[[str], bool]
+    blocking: bool = True
+
+
+def _named(*wanted: str) -> Callable[[str], bool]:
+    return lambda name: name in wanted
+
+
+def _ending(suffix: str) -> Callable[[str], bool]:
+    return lambda name: name.endswith(suffix)
+
+
+_PROOFS = (
+    ReleaseCheck(
+        "enough_faces",
+        "Each index has the 100 faces that the sidecar asks for in a query.",
+        _ending("_enough_faces"),
+        blocking=False,
+    ),
+    ReleaseCheck(
+        "asset_size",
+        "The release is below GitHub's limit for an asset, 2 GiB.",
+        _named("size"),
+        blocking=False,
+    ),
+    ReleaseCheck("suppressed", "Nobody of the suppression list is in the release.", _named("suppressed")),
+    ReleaseCheck("nobody_deleted", "No record is one that its source has deleted.", _named("nobody_deleted")),
+    ReleaseCheck("one_pack", "Every vector was made by the model pack in use.", _named("one_pack")),
+    ReleaseCheck(
+        "no_unexplained_shrink",
+        "People and faces that are gone since the last release were deleted, merged or suppressed.",
+        _named("no_unexplained_shrink"),
+    ),
+    ReleaseCheck(
+        "index_content",
+        "Position i of each index is the vector of face i of the catalog.",
+        _ending("_content"),
+    ),
+    ReleaseCheck("recall_at_1", "Each index finds the true nearest face.", _ending("_recall_at_1")),
+    ReleaseCheck("recall_at_100", "Each index finds the true 100 nearest faces.", _ending("_recall_at_100")),
+    ReleaseCheck(
+        "self_retrieval",
+        "Asked as the sidecar asks, a stored face finds its own performer first.",
+        _named("self_retrieval"),
+    ),
+    ReleaseCheck(
+        "held_out_retrieval",
+        "A photo that is left out finds its performer, by number of faces.",
+        _named("held_out_retrieval"),
+        blocking=False,
+    ),
+)
+_CONTRACT = ReleaseCheck(
+    "contract",
+    "Every line of the sidecar's contract holds.",
+    lambda name: not any(check.takes(name) for check in _PROOFS),
+)
+RELEASE_CHECKS = (_CONTRACT, *_PROOFS)
+
+
+def release_check_specs() -> list[dg.AssetCheckSpec]:
+    """The specs of all asset checks of the release."""
+    return [
+        dg.AssetCheckSpec(
+            check.name, asset=names.RELEASE, description=check.description, blocking=check.blocking
+        )
+        for check in RELEASE_CHECKS
+    ]
+
+
+def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCheckResult]:
+    """What each asset check says, with its numbers; a proof that was not reached says that it was not run."""
+    for check in RELEASE_CHECKS:
+        own = [result for result in results if check.takes(result.name)]
+        passed = bool(own) and all(result.passed or result.severity == "warning" for result in own)
+        if not check.blocking:
+            passed = bool(own) and all(result.passed for result in own)
+        numbers = {key: float(value) for result in own for key, value in result.numbers.items()}
+        yield dg.AssetCheckResult(
+            asset_key=names.RELEASE,
+            check_name=check.name,
+            passed=passed,
+            severity=dg.AssetCheckSeverity.ERROR if check.blocking else dg.AssetCheckSeverity.WARN,
+            description=None if own else "not run: an earlier check failed",
+            metadata={**numbers, "lines": dg.MetadataValue.md(_table(own))},
+        )
+
+
+def _table(results: Sequence[CheckResult]) -> str:
+    lines = ["| check | result | finding |", "|---|---|---|"]
+    lines += [
+        f"| {result.name} | {'ok' if result.passed else result.severity} | {result.detail} |"
+        for result in results
+    ]
+    return "\n".join(lines)

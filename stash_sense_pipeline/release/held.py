@@ -1,0 +1,84 @@
+"""What a release on disk holds, as two releases are compared: people, their records and aliases, and their faces."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.manifest import read_manifest
+
+COMPARED = (
+    "canonical_name",
+    "disambiguation",
+    "gender",
+    "country",
+    "ethnicity",
+    "birth_date",
+    "death_date",
+    "height_cm",
+    "eye_color",
+    "hair_color",
+    "career_start_year",
+    "career_end_year",
+    "image_url",
+)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces.
+
+    `people` has the columns of COMPARED by name; a record is (source, id there); a face is (face id, image URL).
+    """
+
+    version: str
+    people: dict[int, dict[str, object]]
+    records: dict[int, set[tuple[str, str]]]
+    owner: dict[tuple[str, str], int]
+    aliases: dict[int, set[str]]
+    faces: dict[tuple[int, str], int]
+
+    def name(self, performer_id: int) -> str:
+        """The performer's name."""
+        return str(self.people[performer_id]["canonical_name"])
+
+
+@contextmanager
+def _opened(release: Path) -> Iterator[sqlite3.Connection]:
+    path = (release / PERFORMERS_DB).resolve()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            yield connection
+    except sqlite3.Error as error:
+        raise ReleaseError(f"cannot read {path}: {error}") from error
+
+
+def read_held(release: Path) -> Held:
+    """Reads a release directory; ReleaseError when its manifest or its database cannot be read."""
+    manifest = read_manifest(release)
+    with _opened(release) as connection:
+        columns = ", ".join(COMPARED)
+        people = {row["id"]: dict(row) for row in connection.execute(f"SELECT id, {columns} FROM performers")}
+        records: dict[int, set[tuple[str, str]]] = defaultdict(set)
+        owner: dict[tuple[str, str], int] = {}
+        for row in connection.execute(
+            "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
+        ):
+            record = (row[1], row[2])
+            records[row[0]].add(record)
+            owner[record] = row[0]
+        aliases: dict[int, set[str]] = defaultdict(set)
+        for row in connection.execute("SELECT performer_id, alias FROM aliases"):
+            aliases[row[0]].add(row[1])
+        faces = {
+            (row[0], row[1]): row[2]
+            for row in connection.execute("SELECT id, coalesce(image_url, ''), performer_id FROM faces")
+        }
+    return Held(str(manifest.get("version")), people, records, owner, aliases, faces)

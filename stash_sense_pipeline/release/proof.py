@@ -1,0 +1,149 @@
+"""The proof of a staged release before it is published: its indices against the catalog, and it against the last one."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.schema import trusted_faces
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
+from stash_sense_pipeline.release.losses import deleted_check, find_losses, shrink_check
+from stash_sense_pipeline.release.neighbours import Crowd, Spread, crowd, spread
+from stash_sense_pipeline.release.quality import (
+    Answers,
+    HeldOutBucket,
+    RecallReport,
+    ReleaseVectors,
+    ask_index,
+    held_out_check,
+    held_out_retrieval,
+    index_content_check,
+    index_recall,
+    load_index,
+    load_unit_vectors,
+    people_by_faces,
+    recall_checks,
+    self_retrieval_check,
+)
+from stash_sense_pipeline.release.verify import CheckResult
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a release must reach. Shares from 0 to 1; `accept_shrink` lets people and faces vanish without a reason."""
+
+    recall_at_1: float = 0.99
+    recall_at_100: float = 0.99
+    self_retrieval: float = 0.99
+    shrink: float = 0.02
+    accept_shrink: bool = False
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The numbers behind the report. No name is in them: people and faces go by their ids."""
+
+    people_by_faces: Mapping[str, int]
+    faces_by_source: Mapping[str, int]
+    recall: tuple[RecallReport, ...]
+    held_out: tuple[HeldOutBucket, ...]
+    spread: Mapping[str, Spread]
+    crowd: Crowd
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was checked, with numbers; without `figures` when a check failed on which they depend."""
+
+    checks: tuple[CheckResult, ...]
+    figures: Figures | None
+
+
+def prove_release(
+    engine: sa.Engine,
+    release: Path,
+    *,
+    pack: ModelPack,
+    models: tuple[str, ...],
+    storage: str,
+    limits: Limits,
+    suppressions: Suppressions,
+    previous: Path | None,
+) -> Proof:
+    """Checks a staged release against the catalog it was built from, and against the `previous` one if there is one.
+
+    Holds the vectors of all models and one index in memory. Raises ReleaseError when the catalog's vectors are
+    unusable, as read_vectors does, or the previous release cannot be read.
+    """
+    checks = [deleted_check(engine, release)]
+    if previous is not None:
+        losses = find_losses(engine, previous, release, suppressions)
+        checks.append(shrink_check(losses, allowed=limits.shrink, accepted=limits.accept_shrink))
+    else:
+        checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
+    vectors = load_unit_vectors(engine, models)
+    checks.append(one_pack_check(vectors, pack))
+    recall: list[RecallReport] = []
+    answers: dict[str, Answers] = {}
+    for model in models:
+        index = load_index(release / INDEX_FILES[model])
+        checks.append(index_content_check(model, index, vectors.unit[model], storage))
+        if not checks[-1].passed:
+            return Proof(tuple(checks), None)
+        recall.append(index_recall(model, index, vectors.unit[model]))
+        checks += recall_checks(recall[-1], limits.recall_at_1, limits.recall_at_100)
+        answers[model] = ask_index(index, vectors.unit[model])
+        # A gigabyte: the next one is loaded after it is gone.
+        del index
+    owners = json.loads((release / FACES_JSON).read_bytes())
+    checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
+    held_out = held_out_retrieval(vectors)
+    checks.append(held_out_check(held_out))
+    return Proof(
+        tuple(checks),
+        Figures(
+            people_by_faces=people_by_faces(vectors.order),
+            faces_by_source=_faces_by_source(engine),
+            recall=tuple(recall),
+            held_out=held_out,
+            spread={model: spread(vectors.order, unit) for model, unit in vectors.unit.items()},
+            crowd=crowd(vectors.order, vectors.unit),
+        ),
+    )
+
+
+def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:
+    """Every vector was made by the pack in use: a release never mixes models."""
+    strangers = [
+        model
+        for model, made_by in vectors.made_by.items()
+        if model not in pack.embedders or made_by != (pack.name, pack.embedders[model].digest)
+    ]
+    numbers = {"faces": len(vectors.order), "models": len(vectors.unit)}
+    if strangers:
+        return CheckResult(
+            "one_pack",
+            False,
+            f"the {strangers[0]} vectors are not of {pack.name}; embed again",
+            numbers=numbers,
+        )
+    return CheckResult(
+        "one_pack",
+        True,
+        f"{', '.join(vectors.unit)} of all {len(vectors.order)} faces by {pack.name}",
+        numbers=numbers,
+    )
+
+
+def _faces_by_source(engine: sa.Engine) -> dict[str, int]:
+    with reading(engine) as connection:
+        sources = connection.execute(sa.select(trusted_faces.c.source)).scalars()
+        return dict(sorted(Counter(sources).items()))

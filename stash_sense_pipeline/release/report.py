@@ -1,0 +1,192 @@
+"""The quality report of a release: report.md with plots in a directory beside it, and the same without names for the UI.
+
+The directory is no part of the release. The file names people, so it is erased with the release that it is about.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.history import ReleaseDiff, describe_diff
+from stash_sense_pipeline.release.neighbours import BINS
+from stash_sense_pipeline.release.proof import Figures
+from stash_sense_pipeline.release.staging import disk_errors
+from stash_sense_pipeline.release.verify import CheckResult, Severity
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORT, CHECKS = "report.md", "checks.json"
+_FACES_PLOT, _SIMILARITY_PLOT = "faces.png", "similarity.png"
+
+
+def write_report(
+    directory: Path,
+    release: Path,
+    version: str,
+    figures: Figures | None,
+    checks: Sequence[CheckResult],
+    diff: ReleaseDiff | None,
+) -> None:
+    """Writes report.md, its plots and checks.json into `directory`: the same figures give the same bytes.
+
+    `release` gives the names. Raises ReleaseError when it cannot be read or the disk refuses.
+    """
+    with disk_errors(f"write {directory}"):
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
+        if figures is not None:
+            _draw(figures, directory)
+        names = _names(release)
+        lines = [f"# Release {version}", "", *_check_lines(checks)]
+        if figures is not None:
+            lines += _figure_lines(figures, names, plots=True)
+        lines += ["", "# What changed", "", describe_diff(diff) if diff else "This is the first release.", ""]
+        write_atomically(directory / REPORT, "\n".join(lines))
+
+
+def read_checks(directory: Path) -> tuple[CheckResult, ...]:
+    """The checks that write_report left; none when there are none, or of another make."""
+    try:
+        rows = json.loads((directory / CHECKS).read_bytes())
+        return tuple(CheckResult(**{**row, "severity": Severity(row["severity"])}) for row in rows)
+    except (OSError, ValueError, TypeError, KeyError):
+        return ()
+
+
+def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
+    """The report as Markdown without any name or address: people and faces by their ids only."""
+    lines = _figure_lines(figures, {}, plots=False) if figures is not None else []
+    lines += ["", "## What changed", "", counted_diff(diff) if diff else "This is the first release."]
+    return "\n".join(lines).strip() + "\n"
+
+
+def counted_diff(diff: ReleaseDiff) -> str:
+    """How much changed, as Markdown, without saying whose."""
+    counts = {
+        "performers added": len(diff.added),
+        "performers removed": len(diff.removed),
+        "performers changed": len(diff.changed),
+        "performers merged": len(diff.merged),
+        "performers split": len(diff.split),
+        "faces added": diff.faces_added,
+        "faces removed": diff.faces_removed,
+        "faces moved to another performer": diff.faces_moved,
+    }
+    return "\n".join([f"Since {diff.old}:", "", *(f"- {count} {what}" for what, count in counts.items())])
+
+
+def _check_lines(checks: Sequence[CheckResult]) -> list[str]:
+    marks = {True: "ok", False: "failed"}
+    rows = [(check.name, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
+    return ["## Checks", "", *_table(("check", "result", "finding"), rows), ""]
+
+
+def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) -> list[str]:
+    def person(performer_id: int) -> str:
+        return f"{names[performer_id]} ({performer_id})" if performer_id in names else str(performer_id)
+
+    lines = ["## People by number of faces", ""]
+    lines += _table(("faces", "people"), figures.people_by_faces.items())
+    lines += ["", "## Faces by source", "", *_table(("source", "faces"), figures.faces_by_source.items())]
+    if plots:
+        lines += ["", f"![Faces of people and of sources]({_FACES_PLOT})"]
+    lines += ["", "## Recall of the indices, against exact search", ""]
+    lines += _table(
+        ("index", "at 1", f"at {figures.recall[0].k}", "itself first", "faces asked"),
+        ((r.model, f"{r.at_1:.4f}", f"{r.at_k:.4f}", f"{r.itself:.4f}", r.queries) for r in figures.recall),
+    )
+    lines += ["", "## Held-out retrieval: one photo left out, by faces of its performer", ""]
+    lines += _table(
+        ("faces", "asked", "rank 1", "and within the sidecar's distance"),
+        ((b.name, b.queries, f"{b.rank_1:.3f}", f"{b.accepted:.3f}") for b in figures.held_out),
+    )
+    lines += ["", "## Similarity of two faces (cosine)", ""]
+    lines += _table(
+        ("model", "pairs", "5 %", "median", "95 %"),
+        (
+            (model, kind, *(f"{_quantile(counts, q):.2f}" for q in (0.05, 0.5, 0.95)))
+            for model, spread in figures.spread.items()
+            for kind, counts in (("of one person", spread.genuine), ("of two people", spread.impostor))
+            if sum(counts)
+        ),
+    )
+    if plots:
+        lines += ["", f"![Similarities of genuine and impostor pairs]({_SIMILARITY_PLOT})"]
+    lines += ["", "## Most confusable people", "", "Distance as the sidecar fuses it, face to mean face.", ""]
+    lines += _table(
+        ("one", "other", "distance"),
+        ((person(pair.first), person(pair.second), f"{pair.distance:.3f}") for pair in figures.crowd.pairs),
+    )
+    lines += ["", "## Hubs: faces that are near many people", ""]
+    lines += [
+        f"{figures.crowd.faces_near_others} faces are within the sidecar's distance of another person.",
+        "",
+    ]
+    lines += _table(
+        ("face", "of", "near"),
+        ((hub.face_id, person(hub.performer_id), f"{hub.people} people") for hub in figures.crowd.hubs),
+    )
+    return lines
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    lines = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *lines] if lines else ["None."]
+
+
+def _quantile(counts: Sequence[int], share: float) -> float:
+    """The upper edge of the bin in which that share of the pairs is reached."""
+    running = np.cumsum(counts)
+    return float(BINS[1:][np.searchsorted(running, share * running[-1])])
+
+
+def _names(release: Path) -> dict[int, str]:
+    path = (release / PERFORMERS_DB).resolve()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            rows = connection.execute("SELECT id, canonical_name FROM performers")
+            return {number: " ".join(name.replace("|", "/").split()) for number, name in rows}
+    except sqlite3.Error as error:
+        raise ReleaseError(f"cannot read {path}: {error}") from error
+
+
+def _draw(figures: Figures, directory: Path) -> None:
+    # On its first use it speaks of its font cache, which is nobody's concern here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    counts = Figure(figsize=(10, 4), layout="constrained")
+    left, right = counts.subplots(1, 2)
+    left.bar(list(figures.people_by_faces), list(figures.people_by_faces.values()))
+    left.set(title="People by number of faces", xlabel="faces", ylabel="people")
+    right.barh(list(figures.faces_by_source), list(figures.faces_by_source.values()))
+    right.set(title="Faces by source", xlabel="faces")
+    _save(counts, directory / _FACES_PLOT)
+
+    similarity = Figure(figsize=(5 * len(figures.spread), 4), layout="constrained")
+    plots = similarity.subplots(1, len(figures.spread), squeeze=False)[0]
+    for axes, (model, spread) in zip(plots, figures.spread.items(), strict=True):
+        for name, pairs in (("one person", spread.genuine), ("two people", spread.impostor)):
+            total = max(1, sum(pairs))
+            axes.stairs([count / total for count in pairs], BINS, label=name, fill=True, alpha=0.6)
+        axes.set(title=model, xlabel="cosine similarity", ylabel="share of pairs")
+        axes.legend()
+    _save(similarity, directory / _SIMILARITY_PLOT)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the program's version in it, the same figures give the same file.
+    figure.savefig(path, dpi=100, metadata={"Software": None})

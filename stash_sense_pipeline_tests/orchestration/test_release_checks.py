@@ -1,0 +1,139 @@
+"""The checks of the release asset, as Dagster records them: with numbers, and also when they forbid publishing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.faces import packs
+from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.release.verify import failures, verify_release
+from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline_tests.release.worlds import BEGIN, PACK, make_catalog
+
+from .conftest import environment_at
+
+ADAFACE = "e" * 64
+
+
+@pytest.fixture
+def pack(monkeypatch: pytest.MonkeyPatch) -> ModelPack:
+    """A pack of three embedders, without any network in it."""
+    third = replace(PACK.embedders["arcface"], digest=ADAFACE)
+    three = replace(PACK, embedders={**PACK.embedders, "adaface": third})
+    monkeypatch.setattr(packs, "load_pack", lambda *_: three)
+    return three
+
+
+def publish(
+    settings: Settings, data: Path, instance: dg.DagsterInstance, **release: Any
+) -> dg.ExecuteInProcessResult:
+    """Index, database and release of the catalog at `data`, as the publish job runs them."""
+    definitions = build_defs(settings=settings, environment=environment_at(data))
+    keys = [names.index_key("facenet"), names.index_key("arcface"), names.PERFORMERS_DB, names.RELEASE]
+    if settings.export.adaface:
+        keys.append(names.index_key("adaface"))
+    return definitions.resolve_job_def(names.PUBLISH_JOB).execute_in_process(
+        instance=instance,
+        asset_selection=keys,
+        raise_on_error=False,
+        run_config={"ops": {"release": {"config": release}}},
+    )
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    return {check.check_name: check for check in result.get_asset_check_evaluations()}
+
+
+def test_every_check_has_numbers_and_blocks_where_it_matters(
+    settings: Settings, pack: ModelPack, tmp_path: Path
+) -> None:
+    make_catalog(tmp_path / "catalog.db").dispose()
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = publish(settings, tmp_path, instance)
+        assert result.success
+        found = checks(result)
+        assert all(check.passed for check in found.values())
+        assert found["recall_at_100"].metadata["arcface_recall_at_100"].value == 1.0
+        assert found["no_unexplained_shrink"].blocking
+        assert not found["held_out_retrieval"].blocking
+        assert found["held_out_retrieval"].metadata["rank_1"].value > 0.9
+        event = result.get_asset_materialization_events()[-1].materialization
+        quality = str(event.metadata["quality"].value)
+        assert "Most confusable people" in quality
+        assert "Someone" not in quality
+        # Without a change the same checks are shown again.
+        again = publish(settings, tmp_path, instance)
+        assert again.success
+        assert {name: check.passed for name, check in checks(again).items()} == dict.fromkeys(found, True)
+
+
+def test_a_check_that_forbids_publishing_is_recorded_by_itself(
+    settings: Settings, pack: ModelPack, tmp_path: Path
+) -> None:
+    engine = make_catalog(tmp_path / "catalog.db")
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert publish(settings, tmp_path, instance).success
+        latest = (tmp_path / "releases" / "latest").resolve()
+        with writing(engine) as connection:
+            faces = schema.trusted_faces
+            connection.execute(sa.delete(faces).where(faces.c.performer_id.in_([1, 2])))
+        refused = publish(settings, tmp_path, instance)
+        assert not refused.success
+        found = checks(refused)
+        assert [name for name, check in found.items() if not check.passed] == ["no_unexplained_shrink"]
+        assert found["no_unexplained_shrink"].metadata["performers"].value == 38
+        assert (tmp_path / "releases" / "latest").resolve() == latest
+        accepted = publish(settings, tmp_path, instance, accept_shrink=True)
+        assert accepted.success
+        # What was staged before the refusal was not built again.
+        built = accepted.asset_materializations_for_node("indices")
+        assert [event.metadata["reused"].value for event in built] == [True, True]
+    engine.dispose()
+
+
+def test_adaface_is_in_the_release_when_it_is_wanted_and_there(
+    settings: Settings, pack: ModelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_catalog(tmp_path / "catalog.db")
+    rng = np.random.default_rng(0)
+    with writing(engine) as connection:
+        rows = [
+            {
+                "face_id": face,
+                "model": "adaface",
+                "vector": rng.standard_normal(512).astype("<f4").tobytes(),
+                "pack": PACK.name,
+                "model_digest": ADAFACE,
+                "created_at": BEGIN,
+            }
+            for face in range(1, 161)
+        ]
+        connection.execute(sa.insert(schema.embeddings), rows)
+    engine.dispose()
+    wanted = settings.model_copy(update={"export": settings.export.model_copy(update={"adaface": True})})
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = publish(wanted, tmp_path, instance)
+        assert result.success
+        latest = (tmp_path / "releases" / "latest").resolve()
+        assert (latest / "face_adaface.voy").is_file()
+        assert failures(verify_release(latest)) == ()
+        assert failures(verify_release(latest.parent / f"stash-sense-data-v{latest.name}.zip")) == ()
+        assert "adaface_recall_at_1" in checks(result)["recall_at_1"].metadata
+        # A pack without it: no file, and nothing fails.
+        monkeypatch.setattr(packs, "load_pack", lambda *_: PACK)
+        result = publish(wanted, tmp_path, instance)
+        assert result.success
+        latest = (tmp_path / "releases" / "latest").resolve()
+        assert not (latest / "face_adaface.voy").exists()
+        assert not open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}").dispose()

@@ -1,0 +1,100 @@
+"""What explains that people and faces of the last release are gone, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, record_hash
+from stash_sense_pipeline.release.losses import Losses, deleted_check, find_losses, shrink_check
+from stash_sense_pipeline.release.proof import Limits
+from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+
+from .worlds import BEGIN, SPEC
+
+World = tuple[Path, ReleaseReport]
+KEY = b"k" * 32
+PERFORMERS = schema.source_performers
+# Performers 39 and 37 have one record each, on stashdb.
+ONE, OTHER = ("stashdb", "st-00001"), ("stashdb", "st-00003")
+
+
+def without_faces_of(connection: sa.Connection, performer_id: int) -> None:
+    faces = schema.trusted_faces
+    connection.execute(sa.delete(faces).where(faces.c.performer_id == performer_id))
+
+
+def delete_record(connection: sa.Connection, merged_into: str | None) -> None:
+    gone = PERFORMERS.c.source_id == ONE[1]
+    connection.execute(sa.update(PERFORMERS).where(gone).values(deleted_at=BEGIN, merged_into=merged_into))
+
+
+def move_record(connection: sa.Connection) -> None:
+    members = schema.identity_members
+    moved = members.c.source_id == ONE[1]
+    connection.execute(sa.update(members).where(moved).values(performer_id=37))
+
+
+def erase_record(connection: sa.Connection) -> None:
+    members = schema.identity_members
+    connection.execute(sa.delete(members).where(members.c.source_id == ONE[1]))
+    connection.execute(sa.delete(PERFORMERS).where(PERFORMERS.c.source_id == ONE[1]))
+
+
+SUPPRESSED = Suppressions(key=KEY, records=frozenset({record_hash(KEY, *ONE)}))
+REASONS: dict[str, tuple[Callable[[sa.Connection], None], Suppressions, int, int]] = {
+    "deleted upstream": (lambda connection: delete_record(connection, None), NO_SUPPRESSIONS, 1, 4),
+    "merged upstream": (lambda connection: delete_record(connection, "st-00003"), NO_SUPPRESSIONS, 1, 4),
+    "joined with another": (move_record, NO_SUPPRESSIONS, 1, 4),
+    "suppressed": (erase_record, SUPPRESSED, 1, 4),
+    "erased without a reason": (erase_record, NO_SUPPRESSIONS, 0, 0),
+    "without faces": (lambda connection: None, NO_SUPPRESSIONS, 0, 0),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_what_explains_a_loss(data: Path, reason: str) -> None:
+    change, suppressions, people, faces = REASONS[reason]
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    with writing(engine) as connection:
+        without_faces_of(connection, 39)
+        change(connection)
+    old = (data / "releases" / "latest").resolve()
+    spec = replace(SPEC, limits=Limits(accept_shrink=True), suppressions=suppressions)
+    report = publish_release(engine, data, "again", spec, date(2026, 2, 19))
+    assert report.changed
+    losses = find_losses(engine, old, report.path, suppressions)
+    assert losses == Losses(40, 39, 160, 156, people, faces)
+    assert shrink_check(losses, allowed=0.02).passed is (people == 1)
+
+
+def test_a_shrink_needs_an_explanation() -> None:
+    def check(people: int, faces: int, explained: tuple[int, int] = (0, 0), **options: bool) -> bool:
+        return shrink_check(Losses(1000, people, 4000, faces, *explained), allowed=0.02, **options).passed
+
+    assert check(985, 3950)
+    assert not check(970, 4000)
+    assert not check(1000, 3900)
+    assert check(900, 3600, (90, 350))
+    assert check(500, 100, accepted=True)
+    failed = shrink_check(Losses(1000, 970, 4000, 4000, 5, 0), allowed=0.02)
+    assert "--accept-shrink" in failed.detail
+    assert failed.numbers["performers_explained"] == 5
+
+
+def test_a_deleted_record_in_a_release_is_found(world: World, data: Path) -> None:
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    release = (data / "releases" / "latest").resolve()
+    assert deleted_check(engine, release).passed
+    with writing(engine) as connection:
+        delete_record(connection, None)
+    failed = deleted_check(engine, release)
+    assert not failed.passed
+    assert "performer 39" in failed.detail

@@ -1,0 +1,154 @@
+"""The quality report: exact neighbours, the same bytes every time, names in the file only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.release.neighbours import BINS, crowd, spread
+from stash_sense_pipeline.release.order import FaceOrder
+from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+from stash_sense_pipeline.release.quality import normalised
+from stash_sense_pipeline.release.report import nameless_report, read_checks, write_report
+
+from .conftest import DAY
+from .worlds import SPEC, make_catalog
+
+World = tuple[Path, ReleaseReport]
+
+
+def population(seed: int, faces_of: list[int], dim: int = 6) -> tuple[FaceOrder, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    owners = np.repeat(np.arange(len(faces_of)) * 3 + 5, faces_of)
+    order = FaceOrder(rng.permutation(len(owners)) + 100, owners)
+    unit = {
+        model: normalised(rng.standard_normal((len(owners), dim)).astype("f4"))
+        for model in ("facenet", "arcface")
+    }
+    return order, unit
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    st.sampled_from([1, 5, 16_384]),
+    st.sampled_from([2, 2_048]),
+)
+def test_pairs_and_hubs_are_those_of_comparing_everybody(
+    seed: int, faces_of: list[int], people_block: int, face_block: int
+) -> None:
+    order, unit = population(seed, faces_of)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stash_sense_pipeline.release.neighbours._PEOPLE_A_BLOCK", people_block)
+        patch.setattr("stash_sense_pipeline.release.neighbours._FACES_A_BLOCK", face_block)
+        found = crowd(order, unit, pairs=7, hubs=4)
+    people = np.unique(order.performer_ids)
+    similar = np.zeros((len(order), len(people)))
+    for table in unit.values():
+        means = np.stack([table[order.performer_ids == person].mean(axis=0) for person in people])
+        similar += 0.5 * table @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    own = order.performer_ids[:, None] == people[None, :]
+    near = np.count_nonzero((similar >= 0.5) & ~own, axis=1)
+    pairs: dict[tuple[int, int], float] = {}
+    for face, column in zip(*np.nonzero(~own), strict=True):
+        pair = tuple(sorted((int(order.performer_ids[face]), int(people[column]))))
+        pairs[pair] = min(pairs.get(pair, 9), 1 - similar[face, column])
+    expected = sorted(pairs.values())[:7]
+    assert [pair.distance for pair in found.pairs] == pytest.approx(expected, abs=2e-4)
+    assert all(
+        pairs[pair.first, pair.second] == pytest.approx(pair.distance, abs=2e-4) for pair in found.pairs
+    )
+    assert [hub.people for hub in found.hubs] == sorted((n for n in near.tolist() if n), reverse=True)[:4]
+    assert found.faces_near_others == np.count_nonzero(near)
+
+
+def test_the_spread_counts_every_pair_of_one_person() -> None:
+    order, unit = population(1, [1, 2, 5, 20])
+    found = spread(order, unit["facenet"])
+    table = unit["facenet"]
+    genuine = [
+        float(table[one] @ table[other])
+        for one in range(len(order))
+        for other in range(one)
+        if order.performer_ids[one] == order.performer_ids[other]
+    ]
+    assert sum(found.genuine) == len(genuine) == 1 + 10 + 190
+    assert found.genuine == tuple(np.histogram(genuine, BINS)[0].tolist())
+    assert sum(found.impostor) == 28 * 28 - 28 - 2 * len(genuine)
+
+
+def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
+    data, report = world
+    directory = data / "releases" / f"{report.version}.report"
+    assert {path.name for path in directory.iterdir()} == {
+        "report.md",
+        "checks.json",
+        "faces.png",
+        "similarity.png",
+    }
+    text = (directory / "report.md").read_text()
+    for wanted in (
+        "| 4-5 | 40 |",
+        "| stashdb |",
+        "Most confusable people",
+        "Hubs",
+        "This is the first release.",
+        "recall_at_100 | ok",
+        "Someone",
+    ):
+        assert wanted in text
+    for plot in ("faces.png", "similarity.png"):
+        assert f"({plot})" in text
+        assert (directory / plot).read_bytes()[:4] == b"\x89PNG"
+    assert read_checks(directory) == report.checks
+    again = publish_release(make_catalog(tmp_path / "catalog.db"), tmp_path, "other", SPEC, DAY)
+    for path in directory.iterdir():
+        if path.name not in ("checks.json", "report.md"):
+            assert sha256_file(tmp_path / "releases" / f"{again.version}.report" / path.name) == sha256_file(
+                path
+            )
+    assert (tmp_path / "releases" / f"{again.version}.report" / "report.md").read_text() == text
+
+
+def test_the_report_for_the_run_history_names_nobody(world: World) -> None:
+    data, report = world
+    assert report.figures is not None
+    text = nameless_report(report.figures, None)
+    assert "Most confusable people" in text
+    assert "Someone" not in text
+    assert "Person" not in text
+    assert "http" not in text
+    named = (data / "releases" / f"{report.version}.report" / "report.md").read_text()
+    pair = report.figures.crowd.pairs[0]
+    assert f"({pair.first}) |" in named
+    assert f"| {pair.first} | {pair.second} |" in text
+
+
+def test_an_unchanged_release_shows_the_proof_it_was_published_with(world: World) -> None:
+    data, report = world
+    again = publish_release(open_catalog(f"sqlite:///{data / 'catalog.db'}"), data, "again", SPEC, DAY)
+    assert not again.changed
+    assert {check.name for check in again.checks} == {check.name for check in report.checks}
+
+
+def test_a_damaged_proof_is_no_proof(tmp_path: Path) -> None:
+    assert read_checks(tmp_path) == ()
+    (tmp_path / "checks.json").write_text('[{"name": 1}]')
+    assert read_checks(tmp_path) == ()
+
+
+def test_a_name_cannot_break_the_table(world: World, tmp_path: Path) -> None:
+    _, report = world
+    assert report.figures is not None
+    write_report(tmp_path / "r", report.path, "1", report.figures, report.checks, None)
+    rows = [
+        line for line in (tmp_path / "r" / "report.md").read_text().splitlines() if line.startswith("| Some")
+    ]
+    assert {row.count("|") for row in rows} <= {4}
