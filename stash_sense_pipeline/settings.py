@@ -181,6 +181,7 @@ class ExportSettings(_Model):
     )
     min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
     min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    recall_at_100_blocks: bool = Field(default=False, description=_A_FLAG)
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
     github: GithubSettings = Field(default=GithubSettings(), description="a mapping")

@@ -40,6 +40,7 @@ def release_spec(
         limits=Limits(
             recall_at_1=settings.export.min_recall_at_1,
             recall_at_100=settings.export.min_recall_at_100,
+            recall_at_100_blocks=settings.export.recall_at_100_blocks,
             shrink=settings.export.max_shrink,
             accept_shrink=accept_shrink,
         ),

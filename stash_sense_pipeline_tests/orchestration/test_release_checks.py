@@ -65,6 +65,7 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         found = checks(result)
         assert all(check.passed for check in found.values())
         assert found["recall_at_100"].metadata["arcface_recall_at_100"].value == 1.0
+        assert found["recall_in_reach"].metadata["facenet_recall_in_reach"].value == 1.0
         assert found["no_unexplained_shrink"].blocking
         assert not found["held_out_retrieval"].blocking
         assert found["held_out_retrieval"].metadata["rank_1"].value > 0.9

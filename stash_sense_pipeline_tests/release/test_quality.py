@@ -67,11 +67,36 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
         reports[m] = index_recall("facenet", load_index(tmp_path / "a.voy"), vectors, sample=200)
     assert reports[4].at_k < 0.7 < reports[32].at_k
     checks = recall_checks(reports[4], 0.99, 0.99)
-    assert [check.passed for check in checks] == [False, False]
-    assert [check.severity.value for check in checks] == ["error", "error"]
-    assert checks[1].numbers == {"facenet_recall_at_100": reports[4].at_k}
-    assert [check.passed for check in recall_checks(reports[4], 0.01, 0.01)] == [True, True]
+    assert [check.name.removeprefix("facenet_") for check in checks] == [
+        "recall_at_1",
+        "recall_in_reach",
+        "recall_at_100",
+    ]
+    assert (checks[0].passed, checks[2].passed) == (False, False)
+    assert [check.severity.value for check in checks] == ["error", "error", "warning"]
+    assert recall_checks(reports[4], 0.99, 0.99, far_blocks=True)[2].severity.value == "error"
+    assert checks[2].numbers == {"facenet_recall_at_100": reports[4].at_k}
+    assert all(check.passed for check in recall_checks(reports[4], 0.01, 0.01))
     assert (reports[32].queries, reports[32].k) == (200, 100)
+
+
+def test_what_is_in_reach_is_what_the_sidecar_can_answer_with() -> None:
+    """Ten photos each, and an index without one of the person's photos: a tenth of the others in reach is lost."""
+    rng = np.random.default_rng(0)
+    people = rng.standard_normal((40, 512))
+    vectors = normalised((people.repeat(10, axis=0) + 0.3 * rng.standard_normal((400, 512))).astype("f4"))
+
+    class Forgetful:
+        def query(self, queries: np.ndarray, k: int, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
+            similar = queries @ vectors.T
+            similar[:, 3::10] = -1
+            ids = np.argsort(-similar, axis=1)[:, :k]
+            return ids, 1 - np.take_along_axis(similar, ids, axis=1)
+
+    report = index_recall("facenet", Forgetful(), vectors)
+    # 390 faces lose one of nine others, and the 40 that are forgotten ask for nine that are all there.
+    assert report.in_reach == pytest.approx(1 - 360 / 3600)
+    assert not recall_checks(report, 0.5, 0.99)[1].passed
 
 
 def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:
