@@ -23,7 +23,7 @@ from stash_sense_pipeline.privacy.face_templates import Templates, load_template
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import INDEX_FILES, PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.verify import CheckResult
-from stash_sense_pipeline.release.versions import latest_release, published_versions
+from stash_sense_pipeline.release.versions import latest_release, published_versions, report_directory
 
 # A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.
 _UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
@@ -226,6 +226,7 @@ def _remove(releases: Path, version: str) -> None:
         of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
         if path.is_file() and not path.is_symlink() and not of_another:
             path.unlink()
+    shutil.rmtree(report_directory(releases, version), ignore_errors=True)
     shutil.rmtree(releases / version, ignore_errors=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, sites, sync
+from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, release, sites, sync
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "operations": operations.rows,
     "privacy": privacy.rows,
     "sites": sites.rows,
+    "release": release.rows,
 }
 
 # Pieces of what is above, to be measured by themselves.
