@@ -8,11 +8,12 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ from stash_sense_pipeline.release.order import (
     start_digest,
 )
 from stash_sense_pipeline.release.staging import Staging, disk_errors
+
+_SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class Storage(StrEnum):
@@ -170,24 +173,38 @@ def stage_indices(
     `progress` gives the one to tell about a model. When one build fails, the other ends at its next batch.
     """
     stop = threading.Event()
+    updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
-    def build(model: str, tell: Progress | None) -> IndexReport:
+    def build(model: str) -> IndexReport:
         def told(stage: str, done: int, total: int | None) -> None:
             if stop.is_set():
                 raise ReleaseError(f"the build of the {model} index was stopped")
-            if tell is not None:
-                tell(stage, done, total)
+            updates.put((model, stage, done, total))
 
         return stage_index(engine, model, staging, params, reuse=reuse, progress=told)
 
+    tells = {model: progress(model) for model in models} if progress is not None else {}
     with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
-        tells = {model: progress(model) if progress is not None else None for model in models}
-        builds = {model: pool.submit(build, model, tells[model]) for model in models}
+        builds = {model: pool.submit(build, model) for model in models}
         try:
+            # Here and not in the threads: who is told need not be safe against two of them.
+            while not all(built.done() for built in builds.values()):
+                _pass_on(updates, tells)
+                done, _ = wait(builds.values(), timeout=_SECONDS_BETWEEN_UPDATES)
+                for built in done:
+                    built.result()
+            _pass_on(updates, tells)
             return {model: built.result() for model, built in builds.items()}
         except BaseException:
             stop.set()
             raise
+
+
+def _pass_on(updates: SimpleQueue[tuple[str, str, int, int | None]], tells: Mapping[str, Progress]) -> None:
+    while not updates.empty():
+        model, stage, done, total = updates.get()
+        if model in tells:
+            tells[model](stage, done, total)
 
 
 def stage_index(
