@@ -7,7 +7,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from stash_sense_pipeline_tests.bench import definitions, demo, faces, operations, privacy, release, sites, sync
+from stash_sense_pipeline_tests.bench import (
+    definitions,
+    demo,
+    faces,
+    operations,
+    privacy,
+    release,
+    sites,
+    sync,
+)
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
 BENCHMARKS = {
