@@ -148,8 +148,10 @@ def test_some_links_belong_to_one_person_and_some_to_a_dozen(world):
                     box.people[key]
                 )
     crowded = {url for url, persons in people.items() if len(persons) > 1}
-    assert len(crowded) == 3
-    assert all(len(people[url]) >= 8 for url in crowded)
+    studios = {url for url in crowded if len(people[url]) >= 8}
+    assert len(studios) == 3
+    # On each of the eight sites that stash-boxes link to, somebody pasted the address of another person's page.
+    assert [len(people[url]) for url in crowded - studios] == [2] * 8
     assert sum("iafd.com/person.rme/id=" in url for url in people) > 50
 
 

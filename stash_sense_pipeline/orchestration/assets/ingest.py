@@ -23,6 +23,7 @@ from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Se
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.enrich import EnrichReport
     from stash_sense_pipeline.sources.sync import SyncReport
+    from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
 def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
@@ -117,11 +118,9 @@ async def _sync(
 ) -> "SyncReport":
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
-    from stash_sense_pipeline.sources.sync_rules import SyncRules
 
     async with asking(settings, environment, name) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
-        limits = settings.global_.mass_disappearance
         return await refresh_source(
             catalog.engine,
             settings.source(name),
@@ -129,10 +128,15 @@ async def _sync(
             suppressions,
             config.sync.value,
             progress,
-            rules=SyncRules(
-                missing_count=limits.records, missing_share=limits.share, missing_always=limits.always
-            ),
+            rules=_rules(settings),
         )
+
+
+def _rules(settings: Settings) -> "SyncRules":
+    from stash_sense_pipeline.sources.sync_rules import SyncRules
+
+    limits = settings.global_.mass_disappearance
+    return SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always)
 
 
 async def _enrich(
@@ -144,7 +148,7 @@ async def _enrich(
 ) -> "EnrichReport":
     """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
     from stash_sense_pipeline.privacy.current import current_suppressions
-    from stash_sense_pipeline.sources.enrich import enrich_source
+    from stash_sense_pipeline.sources.enrich import EnrichRules, enrich_source
 
     boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
     async with asking_site(settings, environment, site) as connector:
@@ -156,4 +160,5 @@ async def _enrich(
             connector,
             suppressions,
             progress,
+            rules=EnrichRules(vanishing=_rules(settings)),
         )
