@@ -60,7 +60,8 @@ def create_database(url: str) -> None:
             there = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
             if connection.execute(there, {"name": name}).first() is None:
                 quoted = connection.dialect.identifier_preparer.quote(name)
-                connection.exec_driver_sql(f"CREATE DATABASE {quoted}")
+                # Names of people are of any script; a server's own encoding may be ASCII.
+                connection.exec_driver_sql(f"CREATE DATABASE {quoted} ENCODING 'UTF8' TEMPLATE template0")
     except sa.exc.DBAPIError as error:
         shown = parsed.render_as_string(hide_password=True)
         raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error

@@ -6,9 +6,11 @@ Run history outlives the catalog and is outside its erasure, so no name, alias o
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -36,6 +38,29 @@ def column_schema(table: sa.Table) -> dg.TableSchema:
                 constraints=dg.TableColumnConstraints(nullable=bool(column.nullable)),
             )
             for column in table.columns
+        ]
+    )
+
+
+def described_columns(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
+    """The columns of a file that is no table of the catalog: name → (type, description)."""
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=kind, description=text) for name, (kind, text) in columns.items()
+        ]
+    )
+
+
+def file_columns(database: Path, table: str) -> dg.TableSchema:
+    """The columns of a table in a SQLite file."""
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        found = connection.execute(
+            'SELECT name, type, "notnull" FROM pragma_table_info(?)', (table,)
+        ).fetchall()
+    return dg.TableSchema(
+        columns=[
+            dg.TableColumn(name=name, type=kind, constraints=dg.TableColumnConstraints(nullable=not notnull))
+            for name, kind, notnull in found
         ]
     )
 

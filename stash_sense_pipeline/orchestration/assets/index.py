@@ -5,11 +5,16 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.metadata import numbers, one_line_failures
+from stash_sense_pipeline.orchestration.metadata import described_columns, numbers, one_line_failures
 from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig
 from stash_sense_pipeline.settings import Environment, Settings
+
+_COLUMNS = {
+    "id": ("integer", "0..n-1: the position of the face's performer in faces.json"),
+    "vector": ("float32[dim]", "as the model gives it; the index compares by cosine"),
+}
 
 
 def index_assets(models: Sequence[str]) -> list[dg.AssetsDefinition]:
@@ -81,6 +86,7 @@ def _index_spec(model: str) -> dg.AssetSpec:
         kinds={"voyager"},
         owners=names.OWNERS,
         code_version="1",
+        metadata={"dagster/column_schema": described_columns(_COLUMNS)},
         description=f"Voyager index (cosine) over the {model} embeddings of all trusted faces, with dense ids 0..n-1. "
         "Built anew from the catalog each time, unless an index with the same input is there already.",
     )

@@ -7,6 +7,8 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
+    described_columns,
+    file_columns,
     numbers,
     one_line_failures,
     preview,
@@ -17,6 +19,13 @@ from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
 from stash_sense_pipeline.settings import Environment, Settings
 
+_PERFORMERS_JSON = {
+    "universal id": ("string", "host:record of the performer; faces.json names it once for each face"),
+    "name": ("string", "stage name"),
+    "country": ("string", "ISO 3166 alpha-2, or nothing"),
+    "image_url": ("string", "where a source shows the performer"),
+    "face_count": ("integer", "faces in the indices"),
+}
 # One name for all runs: a step that is materialized by itself finds what the others staged.
 STAGING = "next"
 
@@ -50,6 +59,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
             metadata={
                 **numbers(report),
                 "dagster/row_count": report.performers,
+                "dagster/column_schema": file_columns(staging.release / "performers.db", "performers"),
                 "path": dg.MetadataValue.path(str(staging.release / "performers.db")),
                 "sha256": report.sha256,
             },
@@ -61,6 +71,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         group_name=names.Group.RELEASE.value,
         kinds={"zip"},
         owners=names.OWNERS,
+        metadata={"dagster/column_schema": described_columns(_PERFORMERS_JSON)},
         code_version="1",
         check_specs=release_check_specs(),
     )
