@@ -492,8 +492,8 @@ class _Run:
             for verdict in batch:
                 self._counts.add(verdict)
         if self._progress is not None:
-            self._progress("performers", self._schedule.finished, self._schedule.total)
             self._progress("images", self._counts.verdicts, None)
+            self._progress("performers", self._schedule.finished, self._schedule.total)
 
     def _commit(self, batch: Sequence[_Verdict]) -> None:
         """Ledger, faces and crops of a batch in one transaction."""

@@ -30,22 +30,23 @@ def log_progress(log: Logger, subject: str) -> Progress:
 
 
 def progress_bars(log: Logger, subject: str) -> Progress:
-    """A bar on the terminal for each stage of `subject`; nothing where the output is no terminal."""
+    """A bar on the terminal for each stage of `subject`; nothing where the output is no terminal.
+
+    A stage that comes to its end takes those with it that were counted beside it.
+    """
     from tqdm import tqdm
 
     bars: dict[str, tqdm[Never]] = {}
 
     def report(stage: str, done: int, total: int | None) -> None:
         if stage not in bars:
-            for other in bars.values():
-                other.close()
-            bars.clear()
             bars[stage] = tqdm(desc=f"{subject} {stage}", total=total, leave=False, disable=None)
         bar = bars[stage]
         bar.total = total
         bar.update(done - bar.n)
         if done == total:
-            bar.close()
-            del bars[stage]
+            for each in bars.values():
+                each.close()
+            bars.clear()
 
     return report

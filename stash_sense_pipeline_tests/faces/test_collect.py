@@ -718,4 +718,4 @@ def test_progress_is_told(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(5)})
     told: list[tuple[str, int, int | None]] = []
     lite.collect(progress=lambda *what: told.append(what))
-    assert told[-2:] == [("performers", 5, 5), ("images", 5, None)]
+    assert told[-2:] == [("images", 5, None), ("performers", 5, 5)]
