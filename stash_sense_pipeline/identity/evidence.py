@@ -172,7 +172,11 @@ class Candidates:
     def strangers(self, a: RecordKey, b: RecordKey) -> bool:
         """Do two records share nothing by which they could be one person twice, or twins?"""
         dates = self.records[a].birth_date, self.records[b].birth_date
-        return (None in dates or dates[0] != dates[1]) and set(self.keys[a]).isdisjoint(self.keys[b])
+        if not set(self.keys[a]).isdisjoint(self.keys[b]):
+            return False
+        if None in dates:
+            return self.folded.words(a).isdisjoint(self.folded.words(b))
+        return dates[0] != dates[1]
 
 
 def find_evidence(

@@ -11,6 +11,7 @@ from stash_sense_pipeline_tests.bench import (
     definitions,
     demo,
     faces,
+    identity,
     operations,
     privacy,
     release,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "demo": demo.rows,
     "sync": sync.rows,
     "faces": faces.rows,
+    "identity": identity.rows,
     "operations": operations.rows,
     "privacy": privacy.rows,
     "sites": sites.rows,
@@ -31,7 +33,11 @@ BENCHMARKS = {
 }
 
 # Pieces of what is above, to be measured by themselves.
-PARTS = {f"faces.{name}": rows for name, rows in faces.PARTS.items()}
+PARTS = {
+    f"{name}.{part}": rows
+    for name, parts in (("faces", faces.PARTS), ("identity", identity.PARTS))
+    for part, rows in parts.items()
+}
 
 
 def main(names: list[str]) -> int:

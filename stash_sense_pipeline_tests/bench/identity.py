@@ -1,0 +1,219 @@
+"""Identities of generated populations: how right they are, how long the graph takes, the faces against bare BLAS."""
+
+from __future__ import annotations
+
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
+from stash_sense_pipeline.catalog.templates import Template
+from stash_sense_pipeline.catalog.upsert import insert_many
+from stash_sense_pipeline.identity.agreement import TemplateSet, agree, calibrate, search, unlike
+from stash_sense_pipeline.identity.comparing import RecordKey
+from stash_sense_pipeline.identity.evidence import NO_FACES, Faces, find_candidates, weigh
+from stash_sense_pipeline.identity.graph import connect
+from stash_sense_pipeline.identity.identities import rebuild_identities
+from stash_sense_pipeline.identity.keys import StashBoxes
+from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.sandbox.population import HOSTS, Population, Score, make_population, score
+from stash_sense_pipeline_tests.bench.table import Row
+
+_MODELS = ("arcface", "facenet")
+_DIM = 512
+_TEMPLATES = 30_000
+_CHANGES = 300
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def quality_rows(people: int = 100_000, with_faces: int = 20_000) -> Iterator[Row]:
+    """Pairs wrongly joined and pairs missed, clean and with 5 % of all URLs somebody else's; without faces and with."""
+    for name, poisoned, wrong in (("clean", 0.0, 1.0), ("5 % of URLs wrong", 0.05, 2.0)):
+        found = _score(make_population(people, seed=1, poisoned=poisoned), None)
+        yield Row(f"identity: wrong in 1000 pairs joined, {name}", _wrong(found), "", wrong)
+        yield Row(f"identity: missed in 100 pairs, {name}", _missed(found), "", None if poisoned else 3.0)
+        crowd = make_population(with_faces, seed=2, poisoned=poisoned)
+        without, heard = _score(crowd, None), _score(crowd, _templates(crowd))
+        yield Row(f"identity: wrong in 1000, with faces, {name}", _wrong(heard), "", wrong)
+        yield Row(f"identity: missed in 100, with faces, {name}", _missed(heard), "", _missed(without))
+
+
+def _wrong(found: Score) -> float:
+    return 1000 * (1 - found.precision)
+
+
+def _missed(found: Score) -> float:
+    return 100 * (1 - found.recall)
+
+
+def _score(crowd: Population, templates: Mapping[RecordKey, Template] | None) -> Score:
+    candidates = find_candidates(crowd.records, StashBoxes.of(HOSTS))
+    faces = NO_FACES
+    if templates is not None:
+        stacked = TemplateSet.of(templates, _MODELS)
+        calibration = calibrate(stacked, candidates.hard(), HOSTS, candidates.strangers)
+        assert calibration.thresholds, calibration.reason
+        faces = Faces(agree(stacked, calibration), unlike(stacked, calibration, candidates.shared))
+    groups = connect(crowd.records, weigh(candidates, faces).evidence).groups
+    return score(crowd.truth, groups)
+
+
+def _templates(crowd: Population, dim: int = 128) -> dict[RecordKey, Template]:
+    """A template for two of three records; twins have nearly one face, and one person in 100 looks like another."""
+    rng = np.random.default_rng(5)
+    people = sorted(set(crowd.truth.values()))
+    faces = {person: [_unit(rng.standard_normal(dim)) for _ in _MODELS] for person in people}
+    for person in people[::100]:
+        other = faces[people[int(rng.integers(len(people)))]]
+        faces[person] = _mixed(faces[person], other, float(rng.uniform(0.2, 0.45)))
+    for person, twin in _twins(crowd):
+        faces[twin] = _mixed(faces[twin], faces[person], 0.9)
+    found: dict[RecordKey, Template] = {}
+    for key in sorted(crowd.truth):
+        if rng.random() < 2 / 3:
+            count = int(rng.integers(1, 6))
+            noise = 0.8 / np.sqrt(dim * count)
+            parts = [_unit(f + noise * rng.standard_normal(dim)) for f in faces[crowd.truth[key]]]
+            found[key] = Template(count, np.concatenate(parts).astype(np.float16))
+    return found
+
+
+def _mixed(mine: list[np.ndarray], theirs: list[np.ndarray], share: float) -> list[np.ndarray]:
+    return [_unit((1 - share) * a + share * b) for a, b in zip(mine, theirs, strict=True)]
+
+
+def _twins(crowd: Population) -> list[tuple[int, int]]:
+    """People born on one day with one last name, as the population makes twins."""
+    first: dict[tuple[str, str], int] = {}
+    found: set[tuple[int, int]] = set()
+    for key, record in sorted(crowd.records.items()):
+        if record.birth_date and record.name and len(record.birth_date) == 10:
+            person = crowd.truth[key]
+            other = first.setdefault((record.birth_date, record.name.split()[-1]), person)
+            if other != person:
+                found.add((other, person))
+    return sorted(found)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return np.asarray(vector / np.linalg.norm(vector))
+
+
+def graph_rows(people: int = 100_000) -> Iterator[Row]:
+    """A full graph and an incremental run over the same catalog, each a process of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "catalog.db"
+        records, urls = _fill(path, people)
+        yield Row("identity: records", records, "")
+        yield Row("identity: URLs", urls, "")
+        seconds, peak = _run(path, 0)
+        yield Row("identity: full graph", seconds, "s", 30)
+        yield Row("identity: peak memory of the full graph", peak, "GB", 2)
+        seconds, _ = _run(path, _CHANGES)
+        yield Row(f"identity: incremental run, {_CHANGES} records changed", seconds, "s", 3)
+
+
+def _fill(path: Path, people: int) -> tuple[int, int]:
+    crowd = make_population(people, seed=1)
+    records = [crowd.records[key] for key in sorted(crowd.records)]
+    engine = open_catalog(f"sqlite:///{path}")
+    names = ("source", "source_id", "name", "gender", "birth_date", "country", "first_seen_at", "changed_at")
+    with writing(engine) as connection:
+        rows = [(*r.key, r.name, r.gender, r.birth_date, r.country, _NOW, _NOW) for r in records]
+        insert_many(connection, source_performers, names, rows)
+        for table, column, items in (
+            (performer_aliases, "alias", "aliases"),
+            (performer_urls, "url", "urls"),
+        ):
+            lines = [(*record.key, item) for record in records for item in getattr(record, items)]
+            insert_many(connection, table, ("source", "source_id", column), lines)
+    engine.dispose()
+    return len(records), sum(len(record.urls) for record in records)
+
+
+def _run(path: Path, changes: int) -> tuple[float, float]:
+    command = [sys.executable, "-m", "stash_sense_pipeline_tests.bench.identity", str(path), str(changes)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, peak = map(float, result.stdout.split())
+    return seconds, peak
+
+
+def _child(path: str, changes: int) -> None:
+    """Changes records if asked to, and brings identities up to date. Prints seconds and peak memory in GB."""
+    engine = open_catalog(f"sqlite:///{path}")
+    if changes:
+        _change(engine, changes)
+    report = rebuild_identities(engine, HOSTS, Overrides(), datetime.now(UTC))
+    assert report.incremental == bool(changes)
+    print(report.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 / 1024)
+
+
+def _change(engine: sa.Engine, changes: int) -> None:
+    """Gives records another country and a link of somebody else's, as a sync would."""
+    rng = random.Random(3)
+    table = source_performers
+    with writing(engine) as connection:
+        keys = sorted(tuple(row) for row in connection.execute(sa.select(table.c.source, table.c.source_id)))
+        urls = sorted(connection.execute(sa.select(performer_urls.c.url).distinct().limit(5_000)).scalars())
+        for source, source_id in rng.sample(keys, changes):
+            one = (table.c.source == source) & (table.c.source_id == source_id)
+            now = datetime.now(UTC)
+            connection.execute(table.update().where(one).values(country="XX", changed_at=now))
+            mine = (performer_urls.c.source == source) & (performer_urls.c.source_id == source_id)
+            connection.execute(performer_urls.delete().where(mine))
+            for url in rng.sample(urls, 3):
+                link = {"source": source, "source_id": source_id, "url": url}
+                connection.execute(performer_urls.insert().values(**link))
+
+
+def face_rows(count: int = _TEMPLATES) -> Iterator[Row]:
+    """The search for each other's nearest, over the same products by BLAS alone; two models of 512 dimensions."""
+    rng = np.random.default_rng(1)
+    boxes = sorted(HOSTS)
+    vectors = rng.standard_normal((count, len(_MODELS) * _DIM)).astype(np.float32)
+    for place in range(len(_MODELS)):
+        part = vectors[:, place * _DIM : (place + 1) * _DIM]
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    records = tuple(sorted((boxes[n % len(boxes)], f"{n:06d}") for n in range(count)))
+    templates = TemplateSet(records, np.full(count, 3, np.int32), vectors, _MODELS)
+    bare = min(_bare(templates) for _ in range(2))
+    started = time.perf_counter()
+    search(templates, 0.2)
+    ours = time.perf_counter() - started
+    yield Row(f"identity: face pass over {count} templates", ours, "s")
+    yield Row("identity: face pass / bare BLAS", ours / bare, "x", 3)
+
+
+def _bare(templates: TemplateSet) -> float:
+    """Seconds for the products of all pairs of sources, and nothing else."""
+    parts = list(templates.sources().values())
+    started = time.perf_counter()
+    for place, first in enumerate(parts):
+        for second in parts[place + 1 :]:
+            right = templates.vectors[second.start : second.stop].T
+            for top in range(first.start, first.stop, 2048):
+                templates.vectors[top : min(top + 2048, first.stop)] @ right
+    return time.perf_counter() - started
+
+
+PARTS = {"quality": quality_rows, "graph": graph_rows, "faces": face_rows}
+
+
+def rows() -> Iterator[Row]:
+    """All parts."""
+    for part in PARTS.values():
+        yield from part()
+
+
+if __name__ == "__main__":
+    _child(sys.argv[1], int(sys.argv[2]))
