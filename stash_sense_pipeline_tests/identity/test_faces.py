@@ -40,7 +40,7 @@ class World:
             url = f"https://x.com/person{number}"
             person = self.make.person()
             for box in ("stashdb", "fansdb"):
-                record = Record(box, f"{number:04d}", f"Person Number{number}", urls=(url,))
+                record = Record(box, f"{number:04d}", f"Given{number} Family{number}", urls=(url,))
                 records.append(record)
                 photos += [(record, self.make.photo(person), None) for _ in range(2)]
         store_many(self.engine, records)
@@ -129,7 +129,7 @@ def test_namesakes_with_other_faces_are_two(world: World) -> None:
     # With enough known pairs to say how unlike one person's faces can be, the faces are heard.
     more = [f"https://x.com/more{n}" for n in range(100)]
     records = [
-        Record(box, f"more{n}", f"More People{n}", urls=(url,))
+        Record(box, f"more{n}", f"Other{n} Name{n}", urls=(url,))
         for n, url in enumerate(more)
         for box in ("stashdb", "fansdb")
     ]
