@@ -261,3 +261,16 @@ def test_the_catalog_and_the_key_are_for_the_owner_only(operator: Operator) -> N
     open_catalog(f"sqlite:///{operator.data / 'catalog.db'}").dispose()
     for name in ("catalog.db", "suppression.key"):
         assert (operator.data / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_who_is_withheld_for_a_date_is_listed_for_review(operator: Operator) -> None:
+    row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN}
+    with writing(operator.engine) as connection:
+        table = schema.withheld_records
+        connection.execute(sa.insert(table).values(**row, reason="under_18", source_id="st-young"))
+        connection.execute(sa.insert(table).values(**{**row, "id_hash": "s"}, reason="suppressed"))
+    result = operator.runs("suppress", "review")
+    assert result.exit_code == 0
+    assert [line.split()[:3] for line in result.output.splitlines()[1:]] == [
+        ["stashdb", "st-young", "under_18"]
+    ]
