@@ -1,0 +1,87 @@
+"""A disk that is really full, and one that is really read-only: one line, and the last release as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stash_sense_pipeline.release.verify import failures, verify_release
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs to mount"),
+]
+
+# Mounts a small file system of its own, copies the data there, makes it read-only or fills it, and publishes a change.
+_CHILD = """
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+
+def mount(*arguments):
+    subprocess.run(["mount", *arguments], check=True)
+
+source, place, free = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place))
+data = place / "data"
+shutil.copytree(source, data, symlinks=True)
+
+import sqlalchemy as sa
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline_tests.release.conftest import DAY
+from stash_sense_pipeline_tests.release.worlds import SPEC
+
+# The catalog lies elsewhere: what fills up is the disk of the releases.
+engine = open_catalog(f"sqlite:///{source / 'catalog.db'}")
+with writing(engine) as connection:
+    face = schema.trusted_faces.c.face_id == 5
+    connection.execute(sa.delete(schema.trusted_faces).where(face))
+if free < 0:
+    mount("-o", "remount,ro", str(place))
+else:
+    room = os.statvfs(place)
+    (place / "ballast").write_bytes(bytes(max(0, room.f_bavail * room.f_frsize - free)))
+try:
+    publish_release(engine, data, "run", SPEC, DAY)
+    said = "published"
+except ReleaseError as error:
+    said = f"ReleaseError {error}"
+except BaseException as error:
+    said = repr(error)
+if free < 0:
+    mount("-o", "remount,rw", str(place))
+shutil.rmtree(source / "releases")
+shutil.copytree(data / "releases", source / "releases", symlinks=True)
+staging = sorted(path.name for path in (data / "staging").iterdir()) if (data / "staging").is_dir() else []
+print(json.dumps({"said": said, "staging": staging}))
+"""
+
+
+@pytest.mark.parametrize("free", [-1, 0, 100_000, 500_000])
+def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    child = ["unshare", "-m", sys.executable, "-c", _CHILD, str(data), str(place), str(free)]
+    done = subprocess.run(child, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["said"].startswith("ReleaseError cannot "), told
+    assert "\n" not in told["said"]
+    assert told["staging"] == []
+    releases = data / "releases"
+    assert sorted(path.name for path in releases.iterdir()) == [
+        "2026.02.18",
+        "2026.02.18.report",
+        "latest",
+        "stash-sense-data-v2026.02.18.zip",
+    ]
+    assert failures(verify_release(releases / "latest")) == ()
+    assert failures(verify_release(releases / "stash-sense-data-v2026.02.18.zip")) == ()
