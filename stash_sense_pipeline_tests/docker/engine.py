@@ -23,6 +23,8 @@ _PACKAGES = "python3,python3-venv,ca-certificates,postgresql"
 
 def missing() -> str | None:
     """Why no engine can run here; None when one can."""
+    if not os.environ.get("STASH_SENSE_DOCKER_TESTS"):
+        return "takes ten minutes and two cores for itself: set STASH_SENSE_DOCKER_TESTS=1"
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if Path("/var/run/docker.sock").exists():
@@ -64,6 +66,11 @@ class Engine:
         """What `docker ...` printed."""
         return self.run("docker", *arguments, timeout=timeout).stdout.strip()
 
+    def remove_containers(self) -> None:
+        """Ends and removes them all, those of runs too: they would keep networks and volumes."""
+        for container in self.run("docker", "ps", "-aq", check=False).stdout.split():
+            self.run("docker", "rm", "-f", container, check=False)
+
     def size_mb(self, image: str) -> float:
         """Megabytes of an image, with all its layers."""
         return int(self.docker("image", "inspect", "-f", "{{.Size}}", image)) / 1e6
@@ -86,9 +93,8 @@ def running_engine(directory: Path) -> Iterator[Engine]:
             assert time.monotonic() < give_up, said
             time.sleep(0.5)
         yield engine
-        for container in engine.docker("ps", "-aq").split():
-            engine.run("docker", "rm", "-f", container, check=False)
     finally:
+        engine.remove_containers()
         server.send_signal(signal.SIGTERM)
         try:
             server.wait(timeout=60)

@@ -166,7 +166,8 @@ def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
             made.await_healthy("postgres", "code", "webserver", "daemon")
             yield made
         finally:
-            made.compose("down", "-v", check=False)
+            engine.remove_containers()
+            made.compose("down", "-v")
 
 
 def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: Engine) -> None:
