@@ -59,7 +59,10 @@ class TrustedRow(NamedTuple):
 
 
 def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
-    """All faces of all images of all members, one row for each record that shows the image, in order of face_id."""
+    """All faces of all images of all members, one row for each record that shows the image, in order of face_id.
+
+    Those of an image that waits to be looked at again are left out: another detector or other limits found them.
+    """
     query = (
         sa.select(
             faces.c.face_id,
@@ -84,6 +87,7 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             (identity_members.c.source == performer_images.c.source)
             & (identity_members.c.source_id == performer_images.c.source_id),
         )
+        .where(source_images.c.state == sa.literal("done", literal_execute=True))
         .order_by(faces.c.face_id, performer_images.c.source_id)
     )
     return [CandidateRow._make(row) for row in connection.execute(query)]

@@ -363,6 +363,19 @@ def test_no_model_is_refused(gallery: Gallery) -> None:
         choose(gallery, models={})
 
 
+def test_a_face_of_an_image_that_is_looked_at_again_waits(any_catalog: sa.Engine) -> None:
+    gallery = Gallery(any_catalog)
+    who = gallery.person()
+    gallery.record(1, "stashdb", "a")
+    waiting, kept = (gallery.shot("stashdb", "a", who, spread=0.3) for _ in range(2))
+    image = sa.select(faces.c.image_id).where(faces.c.face_id == waiting).scalar_subquery()
+    with writing(any_catalog) as connection:
+        again = sa.update(source_images).where(source_images.c.image_id == image)
+        connection.execute(again.values(state="pending"))
+    choose(gallery)
+    assert trusted(gallery).keys() == {kept}
+
+
 def test_candidates_are_found_by_image_and_not_by_source(catalog: sa.Engine) -> None:
     """Without an index on all columns SQLite reads every image of a source for each face: minutes, then hours."""
     seen: list[str] = []
