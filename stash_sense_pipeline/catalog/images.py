@@ -140,22 +140,6 @@ def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(elsewhere)}
 
 
-def pictures_elsewhere(
-    connection: sa.Connection, source: str, source_ids: Sequence[str]
-) -> dict[str, frozenset[str]]:
-    """The hashes of the pictures with a face that records of the same person have in other sources, by source_id."""
-    found: dict[str, set[str]] = {}
-    for ids in batched(source_ids, _IN_LIST):
-        rows = connection.execute(
-            _done_elsewhere(source, source_images.c.picture_hash).where(
-                identity_members.c.source_id.in_(ids), source_images.c.picture_hash.is_not(None)
-            )
-        )
-        for source_id, picture_hash in rows:
-            found.setdefault(source_id, set()).add(picture_hash)
-    return {source_id: frozenset(hashes) for source_id, hashes in found.items()}
-
-
 def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
     """(source_id, what) of the images with a face that records of the same person have in other sources."""
     other = identity_members.alias()

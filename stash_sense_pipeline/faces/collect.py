@@ -21,9 +21,9 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.faces import StoredFace, find_judged, forget_faces, store_faces
 from stash_sense_pipeline.catalog.images import (
     ImageState,
+    LedgerImage,
     WaitingPerformer,
     images_of,
-    pictures_elsewhere,
     record_outcomes,
     still_listed,
     waiting_performers,
@@ -37,7 +37,7 @@ from stash_sense_pipeline.faces.quality import check_image_size
 from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
-from stash_sense_pipeline.faces.schedule import Listed, Schedule, ScheduledImage
+from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
 from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
@@ -95,7 +95,7 @@ class CollectReport:
     """What one run did. `outcome` and `message` say why it ended early, None when it came to its end.
 
     `reused` images had the bytes of one that was judged before; `rejected` and `failed` count by reason.
-    `copies` show a picture that the person already has, here or in another source: they are not another face.
+    `copies` show a picture that the person already has from this source: they are not another face.
     """
 
     source: str
@@ -319,12 +319,10 @@ class _Run:
                 )
         return self._examiner.examine(data)
 
-    async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Listed]:
-        def load() -> Mapping[str, Listed]:
+    async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+        def load() -> Mapping[str, Sequence[LedgerImage]]:
             with reading(self._engine) as connection:
-                images = images_of(connection, self._source.name, source_ids, self._clock())
-                elsewhere = pictures_elsewhere(connection, self._source.name, source_ids)
-            return {one: Listed(images[one], elsewhere.get(one, frozenset())) for one in source_ids}
+                return images_of(connection, self._source.name, source_ids, self._clock())
 
         return await self._in(self._catalog, load)
 

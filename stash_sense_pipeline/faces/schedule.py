@@ -1,6 +1,8 @@
 """Which image is fetched next: people with the fewest faces first, and for nobody more than the cap needs.
 
-A copy of a picture that a person already has is not another face of that person.
+A copy of a picture that a person already has from this source is not another face of that person. Copies in other
+sources do not count here: they become known only with the identities, and what was enough yesterday must be enough
+today; trusted faces leave them out.
 """
 
 from __future__ import annotations
@@ -44,7 +46,6 @@ class _Performer:
     source_id: str
     cap: int
     rank: int
-    elsewhere: frozenset[str] = frozenset()
     queued_at: int | None = None
     images: list[ScheduledImage] = field(default_factory=list)
 
@@ -57,7 +58,7 @@ class _Performer:
         faster. For that a copy of a copy is one too: what is known of an earlier image can only take faces away.
         """
         faces, flying = 0, False
-        seen = set(self.elsewhere)
+        seen: set[str] = set()
         for image in self.images:
             if image.status is _Status.WAITING:
                 if faces < self.cap:
@@ -73,8 +74,9 @@ class _Performer:
 
     @property
     def copies(self) -> int:
-        """The images with a face that show a picture which an earlier one, or one elsewhere, shows as well."""
-        seen, copies = set(self.elsewhere), 0
+        """The images with a face that show a picture which an earlier one shows as well."""
+        seen: set[str] = set()
+        copies = 0
         for image in self.images:
             if image.status is _Status.FACE and image.picture is not None:
                 copies += _is_copy(image.picture, seen)
@@ -86,15 +88,7 @@ def _is_copy(picture: str | None, seen: Iterable[str]) -> bool:
     return picture is not None and any(same_picture(picture, other) for other in seen)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """What the catalog knows of a performer: its images in order, and the hashes of its pictures elsewhere."""
-
-    images: Sequence[LedgerImage]
-    elsewhere: frozenset[str] = frozenset()
-
-
-Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Listed]]]
+Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[LedgerImage]]]]
 
 
 class Schedule:
@@ -188,8 +182,8 @@ class Schedule:
             page = self._waiting[self._loaded : self._loaded + self._page]
             listed = await self._load([source_id for source_id, _ in page])
             for source_id, cap in page:
-                performer = _Performer(source_id, cap, self._loaded, listed[source_id].elsewhere)
-                performer.images = [self._scheduled(image) for image in listed[source_id].images]
+                performer = _Performer(source_id, cap, self._loaded)
+                performer.images = [self._scheduled(image) for image in listed[source_id]]
                 self._active[source_id] = performer
                 self._loaded += 1
                 self._queue(performer)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
 from stash_sense_pipeline.faces.pictures import same_picture
-from stash_sense_pipeline.faces.schedule import Listed, Schedule
+from stash_sense_pipeline.faces.schedule import Schedule
 
 NO_PICTURES: Mapping[str, str] = {}
 # The first is a copy of the second and the second of the third, but the first not of the third.
@@ -62,9 +62,9 @@ def run(
         rng = random.Random(seed)
         images = ledger(listed, done, pictures)
 
-        async def load(ids: Sequence[str]) -> Mapping[str, Listed]:
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
             await asyncio.sleep(0)
-            return {one: Listed(images[one]) for one in ids}
+            return {one: images[one] for one in ids}
 
         def commit(image: str) -> None:
             """What was settled is what the catalog says from then on."""
@@ -184,8 +184,8 @@ def test_closing_ends_those_who_wait() -> None:
     async def go() -> list[object]:
         images = ledger({"p": ["a"]})
 
-        async def load(ids: Sequence[str]) -> Mapping[str, Listed]:
-            return {one: Listed(images[one]) for one in ids}
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+            return {one: images[one] for one in ids}
 
         schedule = Schedule([("p", 1)], load, 10)
         assert await schedule.take() is not None
