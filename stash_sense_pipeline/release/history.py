@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.held import COMPARED, Held, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
-from stash_sense_pipeline.release.versions import latest_release, published_versions, report_directory
+from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,7 @@ def prune_releases(releases: Path, keep: int) -> tuple[str, ...]:
     old = [v for v in published_versions(releases)[:-keep] if latest is None or v != latest.name]
     with disk_errors(f"remove old releases from {releases}"):
         for version in old:
-            # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
-            (releases / zip_name(version)).unlink()
-            shutil.rmtree(releases / version)
-            shutil.rmtree(report_directory(releases, version), ignore_errors=True)
+            remove_release(releases, version)
     return tuple(old)
 
 

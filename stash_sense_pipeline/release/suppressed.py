@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sqlite3
 import tempfile
 import zipfile
@@ -23,7 +22,7 @@ from stash_sense_pipeline.privacy.face_templates import Templates, load_template
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import INDEX_FILES, PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.verify import CheckResult
-from stash_sense_pipeline.release.versions import latest_release, published_versions, report_directory
+from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
 
 # A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.
 _UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
@@ -192,7 +191,7 @@ def revoked_releases(
         is_latest = latest is not None and latest.name == version
         removed = delete and not is_latest
         if removed:
-            _remove(releases, version)
+            remove_release(releases, version)
         found.append(RevokedRelease(version, held.records, held.urls, is_latest, removed))
     return tuple(found)
 
@@ -216,18 +215,6 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
             if name == PERFORMERS_DB or name.endswith(".json"):
                 archive.extract(name, unpacked)
         yield Path(unpacked)
-
-
-def _remove(releases: Path, version: str) -> None:
-    """Also what lies beside a release and begins with its version: reports and data cards."""
-    (releases / zip_name(version)).unlink(missing_ok=True)
-    for path in releases.glob(f"{version}.*"):
-        # 2026.01.02.1.report.md is of the second release of that day.
-        of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
-        if path.is_file() and not path.is_symlink() and not of_another:
-            path.unlink()
-    shutil.rmtree(report_directory(releases, version), ignore_errors=True)
-    shutil.rmtree(releases / version, ignore_errors=True)
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date, datetime
 from pathlib import Path
 
@@ -25,6 +26,20 @@ def is_version(text: str) -> bool:
 def report_directory(releases: Path, version: str) -> Path:
     """Where the quality report of a version lies: `<version>.report` beside the release."""
     return releases / f"{version}.report"
+
+
+def remove_release(releases: Path, version: str) -> None:
+    """Removes a release with all that lies beside it and begins with its version: zip, report, data card."""
+    # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
+    (releases / zip_name(version)).unlink(missing_ok=True)
+    for path in releases.glob(f"{version}.*"):
+        # 2026.01.02.1.datacard.md is of the second release of that day.
+        of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
+        if path.is_file() and not path.is_symlink() and not of_another:
+            path.unlink()
+    for directory in (report_directory(releases, version), releases / version):
+        if directory.is_dir():
+            shutil.rmtree(directory)
 
 
 def published_versions(releases: Path) -> tuple[str, ...]:

@@ -108,9 +108,12 @@ def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None
     (releases / "latest").unlink()
     (releases / "latest").symlink_to("2026.02.19")
     assert prune_releases(releases, 2) == ()
+    for version in ("2026.02.18", "2026.02.19"):
+        (releases / f"{version}.datacard.md").touch()
     assert prune_releases(releases, 1) == ("2026.02.18",)
     assert {path.name for path in releases.iterdir()} == {
         "2026.02.19",
+        "2026.02.19.datacard.md",
         "2026.02.19.report",
         "latest",
         "stash-sense-data-v2026.02.19.zip",
