@@ -27,7 +27,10 @@ from stash_sense_pipeline.shipped_files import shipped_file
 
 PROJECT = shipped_file("workspace.yaml").parent
 FETCHES = CollectLimits().fetches
-BEFORE = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def handlers() -> list[object]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -45,22 +48,23 @@ def test_the_first_signal_acts_and_the_second_does_what_it_did_before(number: si
 
 
 def test_nothing_changes_for_who_is_not_interrupted() -> None:
+    before = handlers()
     with on_interrupt(lambda: None):
-        pass
-    assert {number: signal.getsignal(number) for number in BEFORE} == BEFORE
+        assert handlers() != before
+    assert handlers() == before
 
 
 def test_a_thread_leaves_the_signals_alone() -> None:
-    seen = []
+    before, seen = handlers(), []
 
     def work() -> None:
         with on_interrupt(lambda: None):
-            seen.append({number: signal.getsignal(number) for number in BEFORE})
+            seen.append(handlers())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [BEFORE]
+    assert seen == [before]
 
 
 def program(name: str, *arguments: str) -> list[str]:
