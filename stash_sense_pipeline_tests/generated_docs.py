@@ -74,7 +74,7 @@ def _commands() -> Iterator[str]:
     for path, command in _walk(main, "stash-sense"):
         if isinstance(command, click.Group):
             continue
-        context = click.Context(command, info_name=path, max_content_width=100)
+        context = click.Context(command, info_name=path, max_content_width=100, **main.context_settings)
         yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```\n"
         example = examples / f"{path.replace('stash-sense ', '').replace(' ', '-')}.txt"
         if example.exists():
