@@ -63,7 +63,7 @@ class StoringBehind:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._flush()
+        await self.flush()
         await self._finished()
 
     async def put(self, records: Sequence[PerformerRecord]) -> None:
@@ -71,9 +71,10 @@ class StoringBehind:
         self._waiting += records
         due = time.monotonic() - self._since >= _BATCH_SECONDS
         if due or len(self._waiting) >= _BATCH_RECORDS:
-            await self._flush()
+            await self.flush()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Begins to store what is left; leaving the context waits for it."""
         await self._finished()
         batch, self._waiting = self._waiting, []
         self._since = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -28,6 +29,7 @@ _HEAD_PASSES = 5
 _LOOKED_UP = 100
 _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSEEN = object()
+_Held = Mapping[str, performers.HeldRecord]
 
 
 class StashBoxSync:
@@ -66,9 +68,9 @@ class StashBoxSync:
         self._watermark = self._edits_watermark = self._newest(self._watermark, head.rows)
         if await self._mirror.read(performers.has_read_records):
             await self._compare("ASC")
+            await self._compare("DESC")
         else:
-            await self._read_all("ASC")
-        await self._compare("DESC")
+            await self._read_all()
         await self._complete(("ASC", "DESC"))
         return await self._finish_sweep(backfilled_at=self._now)
 
@@ -112,26 +114,41 @@ class StashBoxSync:
 
     # --- enumeration ------------------------------------------------------------------------------
 
-    async def _read_all(self, direction: Direction) -> None:
-        async with (
-            StoringBehind(self._store) as storing,
-            aclosing(self._connector.records(direction)) as pages,
-        ):
-            async for page in pages:
-                await storing.put(page.rows)
-                self.listed.update((record.source_id, record.updated_at) for record in page.rows)
-                self._note(page)
+    async def _read_all(self) -> None:
+        """Reads all records in one direction and lists them in the other; what that shows besides is read too."""
+        async with StoringBehind(self._store) as storing:
+            async with aclosing(self._connector.records("ASC")) as pages:
+                async for page in pages:
+                    await storing.put(page.rows)
+                    self.listed.update((record.source_id, record.updated_at) for record in page.rows)
+                    self._note(page)
+            await storing.flush()
+            wanted = await self._list_different("DESC")
+        await self._look_up(await self._read_dense_pages("DESC", wanted))
 
     async def _compare(self, direction: Direction) -> None:
         """Lists everything, and reads again what differs from the catalog, or from an earlier list of this run."""
+        wanted = await self._list_different(direction)
+        await self._look_up(await self._read_dense_pages(direction, wanted))
+
+    async def _list_different(self, direction: Direction) -> dict[str, int]:
+        """The ids of all listed performers that must be read, each with its position in the list."""
+        if self.listed:
+            return await self._list(direction, None)
+        # For a whole list one query is cheaper than one a page; the server works on the first ones meanwhile.
+        held = asyncio.create_task(self._mirror.read(performers.held_records))
+        try:
+            return await self._list(direction, held)
+        finally:
+            await asyncio.gather(held, return_exceptions=True)
+
+    async def _list(self, direction: Direction, held: asyncio.Task[_Held] | None) -> dict[str, int]:
         wanted: dict[str, int] = {}
         position = 0
-        # For a whole list one query is cheaper than one a page.
-        held = None if self.listed else await self._mirror.read(performers.held_records)
         async with aclosing(self._connector.listing(direction, brief=bool(self.listed))) as pages:
             async for page in pages:
                 news = [row for row in page.rows if self.listed.get(row.source_id, _UNSEEN) != row.updated]
-                different = await self._different(news, held)
+                different = await self._different(news, await held if held is not None else None)
                 for row in page.rows:
                     self.listed[row.source_id] = row.updated
                     self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
@@ -139,16 +156,14 @@ class StashBoxSync:
                         wanted[row.source_id] = position
                     position += 1
                 self._note(page)
-        await self._look_up(await self._read_dense_pages(direction, wanted))
+        return wanted
 
     def _note(self, page: Page[Any]) -> None:
         self._count = page.count
         self._unread.update(page.unreadable)
         self._progress("records", len(self.listed), page.count)
 
-    async def _different(
-        self, rows: Sequence[Listed], held: Mapping[str, performers.HeldRecord] | None
-    ) -> set[str]:
+    async def _different(self, rows: Sequence[Listed], held: _Held | None) -> set[str]:
         """The ids of rows that say something else than the catalog; `held` is what it has, if that was read before."""
         if held is None:
             held = await self._mirror.read(performers.held_records, [row.source_id for row in rows])

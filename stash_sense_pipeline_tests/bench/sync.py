@@ -32,8 +32,8 @@ _KIB = 1024
 def rows() -> Iterator[Row]:
     """Rows a second, requests and peak memory of a backfill, an unchanged day, an increment and a sweep.
 
-    Server, sync and bare loop are one process each. The bare loop runs before and after the backfill; the
-    faster one counts.
+    Server, sync and bare loop are one process each. Bare loop and backfill run twice, in turn; the
+    faster one of each counts.
     """
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -51,6 +51,8 @@ def _rows_of_a_real_schema(home: Path, endpoint: str, key: str) -> Iterator[Row]
     bare = _bare(endpoint, key, home / "questions.json")
     backfill = _refresh(home / "catalog.db", endpoint, key)
     bare = min(bare, _bare(endpoint, key, home / "questions.json"))
+    again = _refresh(home / "again.db", endpoint, key)
+    backfill = min(backfill, again, key=lambda run: float(run["seconds"]))
     sweep = _refresh(home / "catalog.db", endpoint, key, mode="full_sweep")
     _change(endpoint, _CHANGES)
     increment = _refresh(home / "catalog.db", endpoint, key)
