@@ -334,7 +334,8 @@ class _DemoBuilder:
                 disambiguation=person.disambiguation if box.name == "stashdb" else None,
                 **self._columns(box.name, person),
             )
-            aliases = {person.name, *person.other_names} - {row.name}
+            # In a fixed order: a set's own differs between processes.
+            aliases = sorted({person.name, *person.other_names} - {row.name})
             kept = sorted((name for name in aliases if self._random.random() < 0.8), key=str.encode)
             images = [box.upload(picture) for picture in self._pictures(box.name, person)]
             if images and self._random.random() < 0.02:
