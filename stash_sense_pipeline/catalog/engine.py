@@ -19,7 +19,7 @@ from stash_sense_pipeline.errors import CatalogError
 
 _BUSY_TIMEOUT_MS = 30_000
 # The pages that a batch of a large source touches: with fewer they are written more than once.
-_CACHE_KIB = 131_072
+_CACHE_KIB = 98_304
 # 40 MB of write-ahead log: a page that several transactions change is then written into the file once.
 _WAL_PAGES = 10_000
 # Above this size only the header and the schema are read at opening; a backup or a release checks it all.

@@ -22,7 +22,7 @@ from stash_sense_pipeline.sources.records import PerformerRecord
 
 # One transaction: ids are random, so each page of an index is written once a batch. What a kill can lose is
 # three seconds of reading.
-_BATCH_RECORDS = 8000
+_BATCH_RECORDS = 5000
 _BATCH_SECONDS = 3.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
