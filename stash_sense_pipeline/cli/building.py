@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of
+from stash_sense_pipeline.cli.common import check_port, environment_of
 from stash_sense_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -87,19 +87,19 @@ def demo(data_dir: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def ui(data_dir: Path, port: int) -> None:
     """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
-    from stash_sense_pipeline.orchestration.instance import prepare_home
+    from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home
     from stash_sense_pipeline.orchestration.ui import serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
-    from stash_sense_pipeline.shipped_files import shipped_file
 
     if not (data_dir / "catalog.db").exists():
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
+    check_port("127.0.0.1", port)
     with demo_world(data_dir.resolve()) as variables:
         home = prepare_home(data_dir.resolve() / "dagster")
-        click.echo(f"Dagster UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
         own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
         environment = {**own, **variables, "DAGSTER_HOME": str(home)}
-        sys.exit(serve_ui(shipped_file("workspace.yaml"), "127.0.0.1", port, environment))
+        with only_daemon(home) as held:
+            sys.exit(serve_ui(home, "127.0.0.1", port, environment, click.echo, kept_open=[held]))
 
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:

@@ -1,8 +1,9 @@
-"""What the commands share: the environment they run in, a release by its version, a table of lines."""
+"""What the commands share: the environment they run in, a release by its version, a free port, a table of lines."""
 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,3 +44,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises ConfigurationError unless this process could listen there."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as error:
+        raise ConfigurationError(
+            f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port"
+        ) from error

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.cli.common import check_port, environment_of
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.settings import Environment
 
 
 @click.command()
 def prepare() -> None:
     """Make everything ready that the services need: directories, sources.yaml, databases, pool limits. Repeatable."""
-    from stash_sense_pipeline.orchestration.instance import open_instance
-    from stash_sense_pipeline.orchestration.preparing import gpu_count
-    from stash_sense_pipeline.orchestration.preparing import prepare as make_ready
-
     environment = environment_of(os.environ)
-    home = _home(environment.data_dir)
-    make_ready(environment, lambda: open_instance(home), gpu_count(os.environ), click.echo)
+    _make_ready(environment, _home(environment.data_dir))
 
 
 @click.command()
@@ -33,30 +30,29 @@ def prepare() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
     """Run the Dagster UI, the schedules and the sensors on this machine until SIGINT or SIGTERM: no container, no server."""
-    from stash_sense_pipeline.orchestration.instance import only_daemon, open_instance, prepare_home
-    from stash_sense_pipeline.orchestration.preparing import gpu_count
-    from stash_sense_pipeline.orchestration.preparing import prepare as make_ready
+    from stash_sense_pipeline.orchestration.home import check_writable, only_daemon, prepare_home
     from stash_sense_pipeline.orchestration.ui import serve_ui
-    from stash_sense_pipeline.shipped_files import shipped_file
 
-    _check_port(host, port)
+    check_port(host, port)
     environment = environment_of(os.environ)
-    home = _home(environment.data_dir)
-    make_ready(environment, lambda: open_instance(home), gpu_count(os.environ), click.echo)
-    with only_daemon(prepare_home(home)):
-        click.echo(f"Dagster UI: http://{host}:{port}  (Ctrl-C ends it)")
-        # The code is loaded from another directory: what was relative to this one is said in full.
-        variables = {
-            **os.environ,
-            "DAGSTER_HOME": str(home),
-            "DATA_DIR": str(environment.data_dir),
-            "STASH_SENSE_SOURCES": str(environment.sources_file),
-            "STASH_SENSE_CATALOG_URL": environment.catalog_url,
-            "STASH_SENSE_MODEL_PACK": environment.model_pack,
-            "STASH_SENSE_OVERRIDES": str(environment.overrides_file),
-            "STASH_SENSE_SUPPRESSIONS": str(environment.suppressions_file),
-        }
-        sys.exit(serve_ui(shipped_file("workspace.yaml"), host, port, variables))
+    check_writable(environment.data_dir)
+    home = prepare_home(_home(environment.data_dir))
+    # The code is loaded from another directory: what was relative to this one is said in full.
+    variables = {
+        **os.environ,
+        "DAGSTER_HOME": str(home),
+        "DATA_DIR": str(environment.data_dir),
+        "STASH_SENSE_SOURCES": str(environment.sources_file),
+        "STASH_SENSE_CATALOG_URL": environment.catalog_url,
+        "STASH_SENSE_MODEL_PACK": environment.model_pack,
+        "STASH_SENSE_OVERRIDES": str(environment.overrides_file),
+        "STASH_SENSE_SUPPRESSIONS": str(environment.suppressions_file),
+    }
+    with only_daemon(home) as held:
+        ended = serve_ui(
+            home, host, port, variables, click.echo, lambda: _make_ready(environment, home), [held]
+        )
+    sys.exit(ended)
 
 
 @click.command()
@@ -94,16 +90,12 @@ def restore(file: Path) -> None:
     click.echo("the next publish makes the release anew: stash-sense build, or the job publish")
 
 
+def _make_ready(environment: Environment, home: Path) -> None:
+    from stash_sense_pipeline.orchestration.instance import open_instance
+    from stash_sense_pipeline.orchestration.preparing import gpu_count, prepare
+
+    prepare(environment, lambda: open_instance(home), gpu_count(os.environ), click.echo)
+
+
 def _home(data_dir: Path) -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or data_dir / "dagster").absolute()
-
-
-def _check_port(host: str, port: int) -> None:
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        raise ConfigurationError(
-            f"port {port} of {host} cannot be used ({error.strerror}); choose another with --port"
-        ) from error

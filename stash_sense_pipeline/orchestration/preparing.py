@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
@@ -12,6 +10,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.orchestration.home import check_writable
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.settings import Environment, load_settings
 from stash_sense_pipeline.shipped_files import shipped_file
@@ -47,21 +46,6 @@ def prepare(
         instance.upgrade(lambda _: None)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
     say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
-
-
-def check_writable(directory: Path) -> None:
-    """Raises ConfigurationError, saying who may not write, unless a file can be made in `directory`; makes it if needed."""
-    probe = directory / f".writable.{os.getpid()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        user = f"{os.geteuid()}:{os.getegid()}"
-        raise ConfigurationError(
-            f"DATA_DIR: {directory} cannot be written by user {user} ({error.strerror}); "
-            f"give it to that user, as in `chown -R {user} {directory}`"
-        ) from error
 
 
 def gpu_count(variables: Mapping[str, str]) -> int:

@@ -1,50 +1,184 @@
-"""Running the Dagster UI and daemon as a child of this process, until somebody ends it."""
+"""Running the Dagster UI, its code server and the daemon as children of this process, until somebody ends it.
+
+`dagster dev` starts them one after the other, which takes twice as long, and ends when the daemon or the UI is killed.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-_STOP_SECONDS = 30.0
+import yaml
+
+_LOOK_SECONDS = 0.2
+# A program that ends sooner after its start would do so again.
+_SOON_SECONDS = 20.0
+_STOP_SECONDS = 60.0
+_LOCATION = "stash_sense"
 
 
-def serve_ui(workspace: Path, host: str, port: int, environment: Mapping[str, str]) -> int:
-    """Runs `dagster dev` on an address of this machine until it ends or we get SIGINT or SIGTERM; returns its exit code.
+@dataclass
+class _Service:
+    """A program in a process group of its own: a signal reaches it once, and with it the runs that it started."""
 
-    An interruption is passed on and waited for, and counts as a normal end.
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    kept_open: Sequence[int] = ()
+    process: subprocess.Popen[bytes] | None = None
+    started: float = field(default=0.0)
+
+    def start(self) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *self.command],
+            env=dict(self.environment),
+            cwd=self.directory,
+            pass_fds=tuple(self.kept_open),
+            start_new_session=True,
+        )
+
+    def ended(self) -> int | None:
+        """Its exit code; None while it runs, and before it was started."""
+        return self.process.poll() if self.process is not None else None
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                return
+
+
+def serve_ui(
+    home: Path,
+    host: str,
+    port: int,
+    environment: Mapping[str, str],
+    say: Callable[[str], None],
+    prepare: Callable[[], None] = lambda: None,
+    kept_open: Sequence[int] = (),
+) -> int:
+    """Runs the UI of the DAGSTER_HOME `home` on an address of this machine until SIGINT or SIGTERM; returns an exit code.
+
+    An interruption is passed on, also to runs, and waited for: a normal end, 0. A program that is killed is started
+    again; when one ends again at once, everything ends with 1. `say` gets a line for each of these. `prepare` is called
+    before any of them does more than load itself, and what it raises is passed on. The daemon inherits the file
+    descriptors `kept_open`.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "dev",
-        "-w",
-        workspace.name,
-        "-h",
-        host,
-        "-p",
-        str(port),
-    ]
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     # Also where a shell started us in the background, with SIGINT ignored: children would inherit that.
     handled = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    child = subprocess.Popen(command, env=dict(environment), cwd=workspace.parent)
+    services: list[_Service] = []
     try:
-        return child.wait()
+        with tempfile.TemporaryDirectory(prefix="stash-sense-") as directory:
+            services += _services(home, Path(directory), host, port, environment, kept_open)
+            try:
+                return _watch(services, host, port, say, prepare)
+            finally:
+                _stop(services)
     except KeyboardInterrupt:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(_STOP_SECONDS)
-        except (subprocess.TimeoutExpired, KeyboardInterrupt):
-            child.kill()
         return 0
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
+
+
+def _services(
+    home: Path,
+    directory: Path,
+    host: str,
+    port: int,
+    environment: Mapping[str, str],
+    kept_open: Sequence[int],
+) -> list[_Service]:
+    """Webserver, code server and daemon, in the order of their start, not started."""
+    place, workspace = directory / "code.sock", directory / "workspace.yaml"
+    server = {"socket": str(place), "location_name": _LOCATION}
+    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
+    code = ["dagster", "code-server", "start", "--socket", str(place), "--location-name", _LOCATION]
+    code += ["-m", "stash_sense_pipeline.definitions", "--log-level", "warning"]
+    web = ["stash_sense_pipeline.orchestration.webserver", str(place), "-w", str(workspace)]
+    web += ["-h", host, "-p", str(port), "--dagster-log-level", "warning"]
+    daemon = ["dagster._daemon", "run", "-w", str(workspace)]
+    return [
+        _Service("the webserver", web, environment, home),
+        _Service("the code server", code, environment, home),
+        _Service("the daemon", daemon, environment, home, kept_open),
+    ]
+
+
+def _watch(
+    services: Sequence[_Service],
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    prepare: Callable[[], None],
+) -> int:
+    """Returns when a program cannot be kept running."""
+    web, code_server, daemon = services
+    # It takes longest to load, and then waits for the code server.
+    web.start()
+    try:
+        prepare()
+    except BaseException:
+        # In the middle of loading it could only end with a traceback.
+        web.signal(signal.SIGKILL)
+        raise
+    code_server.start()
+    while True:
+        time.sleep(_LOOK_SECONDS)
+        # It would take the processor from those that somebody waits for.
+        if daemon.process is None and _answers(host, port):
+            say(f"Dagster UI: http://{host}:{port}  (Ctrl-C ends it)")
+            daemon.start()
+        for service in services:
+            code = service.ended()
+            if code is None:
+                continue
+            lived = time.monotonic() - service.started
+            if lived < _SOON_SECONDS:
+                say(
+                    f"{service.name} ended {lived:.0f} s after its start (exit code {code}); everything is ended"
+                )
+                return 1
+            say(f"{service.name} ended by itself (exit code {code}); it is started again")
+            service.signal(signal.SIGINT)
+            service.start()
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _stop(services: Sequence[_Service]) -> None:
+    """Asks all to end, gives them the time for a batch, and ends what is left."""
+    for service in reversed(services):
+        service.signal(signal.SIGINT)
+    give_up = time.monotonic() + _STOP_SECONDS
+    try:
+        for service in services:
+            if service.process is not None:
+                service.process.wait(max(0.1, give_up - time.monotonic()))
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        pass
+    finally:
+        for service in services:
+            service.signal(signal.SIGKILL)

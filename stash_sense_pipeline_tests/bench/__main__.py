@@ -35,7 +35,11 @@ BENCHMARKS = {
 # Pieces of what is above, to be measured by themselves.
 PARTS = {
     f"{name}.{part}": rows
-    for name, parts in (("faces", faces.PARTS), ("identity", identity.PARTS))
+    for name, parts in (
+        ("faces", faces.PARTS),
+        ("identity", identity.PARTS),
+        ("operations", operations.PARTS),
+    )
     for part, rows in parts.items()
 }
 

@@ -68,6 +68,7 @@ def test_both_settings_have_the_same_limits() -> None:
     assert ours["concurrency"] == containers["concurrency"]
     assert ours["run_retries"] == containers["run_retries"]
     assert ours["retention"] == containers["retention"]
+    assert ours["run_queue"] == containers["run_queue"]
     assert ours["run_monitoring"].keys() == containers["run_monitoring"].keys()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from stash_sense_pipeline.orchestration.instance import open_instance, prepare_home
+from stash_sense_pipeline.orchestration.home import prepare_home
+from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG
 from stash_sense_pipeline.shipped_files import shipped_file
 

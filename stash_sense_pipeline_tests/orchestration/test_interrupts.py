@@ -18,7 +18,8 @@ import yaml
 from stash_sense_pipeline.catalog.engine import open_catalog, reading
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.faces.collect import CollectLimits
-from stash_sense_pipeline.orchestration.instance import open_instance, prepare_home
+from stash_sense_pipeline.orchestration.home import prepare_home
+from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.orchestration.instance import only_daemon, prepare_home
+from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home
 
 pytestmark = pytest.mark.slow
 

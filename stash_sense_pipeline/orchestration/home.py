@@ -1,0 +1,63 @@
+"""The directories that services write to: may they, the dagster.yaml of DAGSTER_HOME, and the place of its one daemon.
+
+Imports no Dagster, which takes seconds.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.shipped_files import shipped_file
+
+
+def check_writable(directory: Path) -> None:
+    """Raises ConfigurationError, saying who may not write, unless a file can be made in `directory`; makes it if needed."""
+    probe = directory / f".writable.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        user = f"{os.geteuid()}:{os.getegid()}"
+        raise ConfigurationError(
+            f"DATA_DIR: {directory} cannot be written by user {user} ({error.strerror}); "
+            f"give it to that user, as in `chown -R {user} {directory}`"
+        ) from error
+
+
+def prepare_home(home: Path) -> Path:
+    """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        write_atomically(settings, shipped_file("dagster.yaml").read_text())
+    return home.resolve()
+
+
+@contextmanager
+def only_daemon(home: Path) -> Iterator[int]:
+    """Holds the place of the one daemon of `home` while the block runs, and yields the file descriptor that holds it.
+
+    A process that inherits the descriptor holds the place as well, also when this one is killed. Raises
+    ConfigurationError, with the holder's process number, where there is one already: two of them would launch
+    everything twice.
+    """
+    lock = home / "daemon.lock"
+    with lock.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"process {lock.read_text().strip() or 'unknown'} already serves {home}; end it first, or give this one "
+                "its own DATA_DIR"
+            ) from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield stream.fileno()
