@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import html
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -68,7 +70,18 @@ class ReleasedFace(NamedTuple):
     created_at: datetime
 
 
+# What users would see of a face: all but its time and its record.
+_news = attrgetter("face_id", "performer_id", "source", "image_url", "quality", "yaw")
 _known = attrgetter(*_FIRST_KNOWN)
+_RECORD_COLUMNS = (
+    "source",
+    "source_id",
+    "name",
+    *_FIRST_KNOWN,
+    "updated_at",
+    "first_seen_at",
+    "changed_at",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +160,7 @@ class ReleaseContent:
         state = hashlib.sha256()
         for start in range(0, len(self.faces), _FACES_A_DIGEST):
             faces = self.faces[start : start + _FACES_A_DIGEST]
-            state.update(
-                _canonical(
-                    [(f.face_id, f.performer_id, f.source, f.image_url, f.quality, f.yaw) for f in faces]
-                )
-            )
+            state.update(_canonical([_news(face) for face in faces]))
         for performer in self.performers:
             ids = [(box.source, box.source_id) for box in performer.stash_box_ids]
             aliases = [(alias, source) for alias, source, _ in performer.aliases]
@@ -174,9 +183,28 @@ def read_content(
     Without `profile_key` no external URLs are given. Raises ReleaseError when there are no faces, when a face belongs
     to a person without a live stash-box record, or when a person has no name.
     """
+    with _growing_only():
+        return _read_content(connection, hosts, profile_key)
+
+
+@contextmanager
+def _growing_only() -> Iterator[None]:
+    """While nearly all that is made is kept, looking for garbage among it takes a quarter of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read_content(
+    connection: sa.Connection, hosts: Mapping[str, str], profile_key: ProfileKey | None
+) -> ReleaseContent:
     order = read_face_order(connection)
     released = _read_faces(connection)
-    members = _read_members(connection)
+    members = _read_members(connection, hosts)
     _check_owners(connection, released, members, hosts)
     aliases = _read_strings(connection, performer_aliases.c.alias)
     urls = _read_urls(connection, members, hosts, profile_key)
@@ -192,7 +220,7 @@ def read_content(
         _performer(
             connection,
             performer_id,
-            sorted(members[performer_id], key=lambda row: (endpoint_rank(row.source, hosts), row.source_id)),
+            members[performer_id],
             own_faces,
             created[performer_id],
             hosts,
@@ -228,7 +256,7 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
         )
         .order_by(trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id)
     )
-    return tuple(ReleasedFace._make(row) for row in connection.execute(query).all())
+    return tuple(map(ReleasedFace._make, connection.execute(query).all()))
 
 
 def _trusted_performers() -> sa.Select[tuple[int]]:
@@ -239,9 +267,9 @@ def _members_with_faces() -> sa.ColumnElement[bool]:
     return identity_members.c.performer_id.in_(_trusted_performers())
 
 
-def _read_members(connection: sa.Connection) -> dict[int, list[sa.Row[Any]]]:
-    """Live records of every performer with faces."""
-    columns = [column for column in source_performers.c if column.name != "raw"]
+def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[int, list[sa.Row[Any]]]:
+    """Live records of every performer with faces, by priority of their sources."""
+    columns = [source_performers.c[name] for name in _RECORD_COLUMNS]
     query = (
         sa.select(identity_members.c.performer_id, *columns)
         .join(
@@ -254,6 +282,9 @@ def _read_members(connection: sa.Connection) -> dict[int, list[sa.Row[Any]]]:
     found: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in connection.execute(query).all():
         found[row.performer_id].append(row)
+    for rows in found.values():
+        if len(rows) > 1:
+            rows.sort(key=lambda row: (endpoint_rank(row.source, hosts), row.source_id))
     return found
 
 
@@ -311,7 +342,7 @@ def _read_urls(
     listed = _read_strings(connection, performer_urls.c.url)
     by_key: dict[tuple[str, str], dict[int, ExternalUrl]] = defaultdict(dict)
     for performer_id, rows in sorted(members.items()):
-        for row in sorted(rows, key=lambda row: (endpoint_rank(row.source, hosts), row.source_id)):
+        for row in rows:
             for url in listed.get((row.source, row.source_id), ()):
                 key = profile_key(url)
                 if key is not None:
@@ -383,7 +414,7 @@ def _performer(
 
 def _clean(text: str) -> str:
     """Some sources deliver HTML entities in names; people read these."""
-    return html.unescape(text).strip()
+    return (html.unescape(text) if "&" in text else text).strip()
 
 
 def _first_known(rows: Sequence[sa.Row[Any]]) -> dict[str, str | int | None]:
@@ -407,18 +438,18 @@ def _aliases(
     Only what a stash-box lists or a second source has: one site alone may take a legal name for a stage name.
     """
     found: dict[str, tuple[str, str, datetime]] = {}
-    said_by: dict[str, set[str]] = defaultdict(set)
+    first_said_by: dict[str, str] = {}
+    believed: set[str] = set()
     for row in rows:
-        for text in (row.name or "", *aliases.get((row.source, row.source_id), ())):
+        source = row.source
+        for text in (row.name or "", *aliases.get((source, row.source_id), ())):
             alias = _clean(text)
-            said_by[alias.casefold()].add(row.source)
+            folded = alias.casefold()
+            if source in hosts or first_said_by.setdefault(folded, source) != source:
+                believed.add(folded)
             if alias and alias != name:
-                found.setdefault(alias, (alias, row.source, row.first_seen_at))
-    return tuple(
-        found[alias]
-        for alias in sorted(found)
-        if len(said_by[alias.casefold()]) > 1 or not said_by[alias.casefold()].isdisjoint(hosts)
-    )
+                found.setdefault(alias, (alias, source, row.first_seen_at))
+    return tuple(found[alias] for alias in sorted(found) if alias.casefold() in believed)
 
 
 def _image_url(

@@ -22,7 +22,6 @@ from stash_sense_pipeline.release.quality import (
     ReleaseVectors,
     exact_neighbours,
     fused_distances,
-    load_unit_vectors,
     sample_positions,
 )
 from stash_sense_pipeline.release.verify import CheckResult
@@ -65,15 +64,15 @@ class GroupError:
 
 
 def write_data_card(
-    engine: sa.Engine, release: Path, models: Sequence[str], checks: Sequence[CheckResult]
+    engine: sa.Engine, release: Path, vectors: ReleaseVectors, checks: Sequence[CheckResult]
 ) -> Path:
     """Writes `<version>.datacard.md` beside a published release and returns its path.
 
-    Beside it and not inside: the files of a release are those of the sidecar's contract. Reads all vectors of the
-    catalog, which must still be those of the release. Raises ReleaseError as load_unit_vectors.
+    Beside it and not inside: the files of a release are those of the sidecar's contract. `vectors` are those that it
+    was proven with.
     """
     people = _people(release)
-    errors = group_errors(load_unit_vectors(engine, models), people)
+    errors = group_errors(vectors, people)
     path = release.parent / f"{release.name}.datacard.md"
     lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
     write_atomically(path, "\n".join(lines) + "\n")

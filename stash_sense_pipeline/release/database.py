@@ -204,7 +204,8 @@ def stage_performers_db(
 
 def iso_time(moment: datetime) -> str:
     """`2026-01-31T04:05:06Z`, the form of all instants in a release."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    # Not strftime, which takes ten times as long and is asked a few hundred thousand times.
+    return f"{moment.isoformat(timespec='seconds').partition('+')[0]}Z"
 
 
 def _write(content: ReleaseContent, path: Path) -> None:

@@ -28,7 +28,6 @@ from stash_sense_pipeline.release.quality import (
     index_content_check,
     index_recall,
     load_index,
-    load_unit_vectors,
     people_by_faces,
     recall_checks,
     self_retrieval_check,
@@ -71,9 +70,9 @@ class Proof:
 def prove_release(
     engine: sa.Engine,
     release: Path,
+    vectors: ReleaseVectors,
     *,
     pack: ModelPack,
-    models: tuple[str, ...],
     storage: str,
     limits: Limits,
     suppressions: Suppressions,
@@ -81,8 +80,8 @@ def prove_release(
 ) -> Proof:
     """Checks a staged release against the catalog it was built from, and against the `previous` one if there is one.
 
-    Holds the vectors of all models and one index in memory. Raises ReleaseError when the catalog's vectors are
-    unusable, as read_vectors does, or the previous release cannot be read.
+    `vectors` are the catalog's, of each model that the release has an index of; one index more is held in memory.
+    Raises ReleaseError when the previous release cannot be read.
     """
     checks = [deleted_check(engine, release)]
     if previous is not None:
@@ -90,25 +89,24 @@ def prove_release(
         checks.append(shrink_check(losses, allowed=limits.shrink, accepted=limits.accept_shrink))
     else:
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
-    vectors = load_unit_vectors(engine, models)
     checks.append(one_pack_check(vectors, pack))
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
-    for model in models:
+    for model, unit in vectors.unit.items():
         index = load_index(release / INDEX_FILES[model])
-        checks.append(index_content_check(model, index, vectors.unit[model], storage))
+        checks.append(index_content_check(model, index, unit, storage))
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
-        recall.append(index_recall(model, index, vectors.unit[model]))
+        answers[model] = ask_index(index, unit)
+        # A gigabyte: the next one is loaded after it is gone.
+        del index
+        recall.append(index_recall(model, answers[model], unit))
         checks += recall_checks(
             recall[-1],
             limits.recall_at_1,
             limits.recall_at_100,
             far_blocks=limits.recall_at_100_blocks,
         )
-        answers[model] = ask_index(index, vectors.unit[model])
-        # A gigabyte: the next one is loaded after it is gone.
-        del index
     owners = json.loads((release / FACES_JSON).read_bytes())
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
     held_out = held_out_retrieval(vectors)
@@ -130,8 +128,9 @@ def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:
     """Every vector was made by the pack in use: a release never mixes models."""
     strangers = [
         model
-        for model, made_by in vectors.made_by.items()
-        if model not in pack.embedders or made_by != (pack.name, pack.embedders[model].digest)
+        for model, facts in vectors.facts.items()
+        if model not in pack.embedders
+        or (facts.pack, facts.model_digest) != (pack.name, pack.embedders[model].digest)
     ]
     numbers = {"faces": len(vectors.order), "models": len(vectors.unit)}
     if strangers:

@@ -33,8 +33,9 @@ from stash_sense_pipeline.release.history import ReleaseDiff, diff_releases
 from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
-from stash_sense_pipeline.release.order import read_face_order, read_facts
+from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_facts
 from stash_sense_pipeline.release.proof import Figures, Limits, prove_release
+from stash_sense_pipeline.release.quality import ReleaseVectors, read_unit_vectors
 from stash_sense_pipeline.release.report import read_checks, write_report
 from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
 from stash_sense_pipeline.release.suppressed import (
@@ -91,6 +92,8 @@ class ReleaseReport:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     figures: Figures | None = None
     diff: ReleaseDiff | None = None
+    # What it was proven with, for whom it saves another reading.
+    vectors: ReleaseVectors | None = None
 
 
 class ReleaseRefusedError(ReleaseError):
@@ -133,24 +136,38 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
 
     Raises ReleaseError where a build would, so a catalog that cannot be released is known before anything is built.
     """
-    indices: dict[str, str] = {}
     with reading(engine) as connection:
-        content = read_content(connection, spec.hosts, spec.profile_key)
+        content = read_content(connection, spec.hosts, spec.profile_key).digest
         order = read_face_order(connection)
-        for model in spec.models:
-            facts = read_facts(connection, order, model)
-            _check_pack(spec.pack, model, facts.pack, facts.model_digest)
-            indices[model] = index_digest(facts.digest, spec.index)
+        facts = {model: read_facts(connection, order, model) for model in spec.models}
+    return _input(spec, order, content, facts)
+
+
+def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
+    """read_input, and the unit vectors of the same reading: they are read once for digest and proof."""
+    with reading(engine) as connection:
+        content = read_content(connection, spec.hosts, spec.profile_key).digest
+        order = read_face_order(connection)
+        vectors = read_unit_vectors(connection, order, spec.models)
+    return _input(spec, order, content, vectors.facts), vectors
+
+
+def _input(
+    spec: ReleaseSpec, order: FaceOrder, content: str, facts: Mapping[str, VectorFacts]
+) -> ReleaseInput:
+    for model, of_model in facts.items():
+        _check_pack(spec.pack, model, of_model.pack, of_model.model_digest)
+    indices = {model: index_digest(of_model.digest, spec.index) for model, of_model in facts.items()}
     state = {
         "format": RELEASE_FORMAT,
         "order": order.digest,
-        "content": content.digest,
+        "content": content,
         "indices": indices,
         "hosts": dict(spec.hosts),
         "detector": spec.pack.detector.digest,
     }
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-    return ReleaseInput(f"sha256:{digest}", order.digest, content.digest, indices)
+    return ReleaseInput(f"sha256:{digest}", order.digest, content, indices)
 
 
 def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
@@ -254,18 +271,15 @@ def publish_staged(
     staging: Staging,
     spec: ReleaseSpec,
     on: date,
-    *,
-    now: ReleaseInput | None = None,
 ) -> ReleaseReport:
     """Publishes what the index and database steps have staged, or recognises that nothing has changed.
 
-    Assembles, verifies, proves the indices against the catalog, promotes. `now` is the input that the parts must have
-    been staged from, by default the catalog as it is. After an error the published releases are as they were, and
-    the staged parts are still there.
+    Assembles, verifies, proves the indices against the catalog, promotes. The parts must have been staged from the
+    catalog as it is. After an error the published releases are as they were, and the staged parts are still there.
     """
     begun = time.monotonic()
     releases = data_dir / "releases"
-    now = now or read_input(engine, spec)
+    now, vectors = read_input_and_vectors(engine, spec)
     unchanged = unchanged_release(releases, now.digest)
     if unchanged is not None:
         staging.discard()
@@ -279,8 +293,8 @@ def publish_staged(
     proof = prove_release(
         engine,
         staging.release,
+        vectors,
         pack=spec.pack,
-        models=spec.models,
         storage=spec.index.storage,
         limits=spec.limits,
         suppressions=spec.suppressions,
@@ -296,7 +310,12 @@ def publish_staged(
     write_report(staging.report, staging.release, assembled.version, proof.figures, assembled.checks, diff)
     report = promote_release(assembled, releases)
     return replace(
-        report, indices=indices, figures=proof.figures, diff=diff, seconds=time.monotonic() - begun
+        report,
+        indices=indices,
+        figures=proof.figures,
+        diff=diff,
+        vectors=vectors,
+        seconds=time.monotonic() - begun,
     )
 
 
@@ -314,8 +333,7 @@ def publish_release(
     On any error the staging directory of `run` is removed and the published releases are as they were.
     """
     releases = data_dir / "releases"
-    now = read_input(engine, spec)
-    unchanged = unchanged_release(releases, now.digest)
+    unchanged = unchanged_release(releases, read_input(engine, spec).digest)
     if unchanged is not None:
         return unchanged
     staging = open_staging(data_dir, run)
@@ -330,7 +348,7 @@ def publish_release(
             progress=progress and (lambda _: progress),
         )
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
-        return publish_staged(engine, data_dir, staging, spec, on, now=now)
+        return publish_staged(engine, data_dir, staging, spec, on)
     finally:
         staging.discard()
 

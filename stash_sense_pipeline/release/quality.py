@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from stash_sense_pipeline.release.contract import (
     SIDECAR_MISSING_DISTANCE,
     SIDECAR_WEIGHT,
 )
-from stash_sense_pipeline.release.order import FaceOrder, read_face_order, read_vectors
+from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_vectors
 from stash_sense_pipeline.release.verify import CheckResult, Severity
 
 Floats = NDArray[np.float32]
@@ -42,12 +41,12 @@ FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
 class ReleaseVectors:
     """Unit vectors (n, dim) of each embedder in release order, and the faces and performers they belong to.
 
-    `made_by`: pack and model digest of each embedder.
+    `facts`: of the raw vectors that they were made from.
     """
 
     order: FaceOrder
     unit: Mapping[str, Floats]
-    made_by: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    facts: Mapping[str, VectorFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,15 @@ class RecallReport:
     itself: float
     k: int
     queries: int
-    seconds_exact: float
-    seconds_index: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an index says to sampled faces: their positions (q,), and neighbours and distances (q, k) as sidecar_query."""
+
+    positions: Positions
+    ids: Positions
+    distances: Floats
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,16 @@ class HeldOutBucket:
 def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVectors:
     """Vectors of all trusted faces, normalised; 2 KB a face and model. ReleaseError as read_vectors."""
     with reading(engine) as connection:
-        order = read_face_order(connection)
-        read = {model: read_vectors(connection, order, model) for model in models}
+        return read_unit_vectors(connection, read_face_order(connection), models)
+
+
+def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Sequence[str]) -> ReleaseVectors:
+    """Like load_unit_vectors, inside a transaction of the caller's, in its order."""
+    read = {model: read_vectors(connection, order, model) for model in models}
     return ReleaseVectors(
         order,
         {model: normalised(found.vectors) for model, found in read.items()},
-        {model: (found.pack, found.model_digest) for model, found in read.items()},
+        {model: found.facts for model, found in read.items()},
     )
 
 
@@ -164,18 +174,18 @@ def load_index(path: Path) -> Any:
         return voyager.Index.load(stream)
 
 
-def index_recall(
-    model: str, index: Any, unit: Floats, *, sample: int = 1000, k: int = SIDECAR_K, threads: int = 1
-) -> RecallReport:
-    """Compares a loaded index, queried as the sidecar does, with exact search over `unit` (n, dim) in release order."""
+def ask_index(index: Any, unit: Floats, *, sample: int = 1000, threads: int = 1) -> Answers:
+    """Asks a loaded index for sampled stored faces as the sidecar asks; `unit` (n, dim) in release order."""
     positions = sample_positions(len(unit), sample)
+    return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
+
+
+def index_recall(model: str, answers: Answers, unit: Floats) -> RecallReport:
+    """Compares what an index answered with exact search over `unit` (n, dim) in release order."""
+    positions, returned = answers.positions, answers.ids
     queries = np.ascontiguousarray(unit[positions])
-    k = min(k, len(unit))
-    begun = time.monotonic()
+    k = returned.shape[1]
     _, exact = exact_neighbours(queries, unit, k)
-    exact_done = time.monotonic()
-    returned, _ = sidecar_query(index, queries, k, threads)
-    index_done = time.monotonic()
     # Scored with the real vectors: an 8-bit index ranks by rounded ones.
     scores = _scores(queries, unit, returned)
     found = scores >= exact[:, -1:] - _TIE
@@ -197,8 +207,6 @@ def index_recall(
         itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - _TIE))),
         k=k,
         queries=len(queries),
-        seconds_exact=exact_done - begun,
-        seconds_index=index_done - exact_done,
     )
 
 
@@ -300,21 +308,6 @@ def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats
         (sum(SIDECAR_WEIGHT * by_model.get(model, SIDECAR_MISSING_DISTANCE) for model in ids), position)
         for position, by_model in seen.items()
     )
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What an index says to sampled faces: their positions (q,), and neighbours and distances (q, k) as sidecar_query."""
-
-    positions: Positions
-    ids: Positions
-    distances: Floats
-
-
-def ask_index(index: Any, unit: Floats, *, sample: int = 500) -> Answers:
-    """Asks a loaded index for sampled stored faces as the sidecar asks; `unit` (n, dim) in release order."""
-    positions = sample_positions(len(unit), sample)
-    return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit))))
 
 
 def self_retrieval_check(

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from stash_sense_pipeline.release.index import IndexParams, Storage, write_index
-from stash_sense_pipeline.release.quality import index_recall, load_index, normalised
+from stash_sense_pipeline.release.quality import ask_index, index_recall, load_index, normalised
 
 PHOTOS_EACH = 3.4
 
@@ -51,7 +51,7 @@ def row(vectors: np.ndarray, m: int, ef_construction: int, storage: Storage, thr
         begun = time.monotonic()
         write_index([vectors], vectors.shape, params, path)
         seconds = time.monotonic() - begun
-        report = index_recall("a", load_index(path), vectors, threads=threads)
+        report = index_recall("a", ask_index(load_index(path), vectors, threads=threads), vectors)
         size = path.stat().st_size / len(vectors)
     return (
         f"{len(vectors):>7} {m:>4} {ef_construction:>4} {storage.value:<8} {seconds:>7.0f} s {size:>6.0f} B "

@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog, writing
 from stash_sense_pipeline.release.data_card import group_errors, write_data_card
 from stash_sense_pipeline.release.order import FaceOrder
 from stash_sense_pipeline.release.publish import ReleaseReport
-from stash_sense_pipeline.release.quality import ReleaseVectors
+from stash_sense_pipeline.release.quality import ReleaseVectors, load_unit_vectors
 
 
 def test_a_card_tells_sources_counts_groups_and_limits(world: tuple[Path, ReleaseReport], data: Path) -> None:
@@ -24,7 +24,7 @@ def test_a_card_tells_sources_counts_groups_and_limits(world: tuple[Path, Releas
         row = {"source": "stashdb", "id_hash": "x", "checked_at": report_time(), "reason": "under_18"}
         connection.execute(sa.insert(schema.withheld_records).values(**row))
     release = data / "releases" / report.version
-    path = write_data_card(engine, release, ("facenet", "arcface"), report.checks)
+    path = write_data_card(engine, release, load_unit_vectors(engine, ("facenet", "arcface")), report.checks)
     engine.dispose()
     card = path.read_text()
     assert path == data / "releases" / f"{report.version}.datacard.md"

@@ -64,7 +64,9 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
         index = voyager.Index(voyager.Space.Cosine, 512, M=m, ef_construction=ef)
         index.add_items(vectors, ids=list(range(2000)), num_threads=1)
         index.save(str(tmp_path / "a.voy"))
-        reports[m] = index_recall("facenet", load_index(tmp_path / "a.voy"), vectors, sample=200)
+        reports[m] = index_recall(
+            "facenet", ask_index(load_index(tmp_path / "a.voy"), vectors, sample=200), vectors
+        )
     assert reports[4].at_k < 0.7 < reports[32].at_k
     checks = recall_checks(reports[4], 0.99, 0.99)
     assert [check.name.removeprefix("facenet_") for check in checks] == [
@@ -93,7 +95,7 @@ def test_what_is_in_reach_is_what_the_sidecar_can_answer_with() -> None:
             ids = np.argsort(-similar, axis=1)[:, :k]
             return ids, 1 - np.take_along_axis(similar, ids, axis=1)
 
-    report = index_recall("facenet", Forgetful(), vectors)
+    report = index_recall("facenet", ask_index(Forgetful(), vectors), vectors)
     # 390 faces lose one of nine others, and the 40 that are forgotten ask for nine that are all there.
     assert report.in_reach == pytest.approx(1 - 360 / 3600)
     assert not recall_checks(report, 0.5, 0.99)[1].passed
@@ -102,7 +104,9 @@ def test_what_is_in_reach_is_what_the_sidecar_can_answer_with() -> None:
 def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:
     data, report = world
     vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet",))
-    measured = index_recall("facenet", load_index(report.path / "face_facenet.voy"), vectors.unit["facenet"])
+    facenet = vectors.unit["facenet"]
+    answers = ask_index(load_index(report.path / "face_facenet.voy"), facenet)
+    measured = index_recall("facenet", answers, facenet)
     assert (measured.at_1, measured.at_k, measured.itself, measured.queries) == (1.0, 1.0, 1.0, 160)
 
 

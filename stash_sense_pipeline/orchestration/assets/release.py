@@ -115,9 +115,8 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
             except ReleaseRefusedError as refused:
                 yield from release_check_results(refused.checks)
                 raise
-            if report.changed:
-                models = [index.model for index in report.indices]
-                write_data_card(catalog.engine, report.path, models, report.checks)
+            if report.vectors is not None:
+                write_data_card(catalog.engine, report.path, report.vectors, report.checks)
         context.log.info(
             "release %s: %s",
             report.version,
