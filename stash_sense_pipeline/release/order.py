@@ -6,6 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
@@ -139,7 +140,7 @@ def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: i
     ids = order.face_ids[start : start + _ROWS_A_BLOCK]
     # By primary key, in any order: sorting by release position would carry every blob through the sorter. The numbers
     # are in the text of the query, where thousands of them cost a tenth of what as many parameters cost.
-    listed = sa.literal_column(f"({','.join(map(str, ids.tolist()))})")
+    listed: sa.ColumnElement[Any] = sa.literal_column(f"({','.join(map(str, ids.tolist()))})")
     query = sa.select(
         embeddings.c.face_id, embeddings.c.vector, embeddings.c.pack, embeddings.c.model_digest
     ).where(embeddings.c.model == model, embeddings.c.face_id.op("IN")(listed))
