@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
@@ -22,11 +23,9 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
-RecordKey = tuple[str, str]
-
 _BATCH = 5_000
-# Below SQLite's bound on parameters, two a record.
-_IN_LIST = 400
+# Below SQLite's bound on parameters.
+_IN_LIST = 800
 
 
 class RecordRow(NamedTuple):
@@ -117,11 +116,10 @@ def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]
     """Records that their source has merged into one of these, directly."""
     table = source_performers.c
     query = sa.select(table.source, table.source_id)
-    target = sa.tuple_(table.source, table.merged_into)
     return [
         (source, source_id)
-        for batch in batched(sorted(survivors), _IN_LIST)
-        for source, source_id in connection.execute(query.where(target.in_(batch)))
+        for some in of_records(table.source, table.merged_into, survivors)
+        for source, source_id in connection.execute(query.where(some))
     ]
 
 
@@ -224,12 +222,11 @@ def read_evidence(
     if about is None:
         rows = list(connection.execute(query))
     else:
-        first, second = (sa.tuple_(table[f"source_{s}"], table[f"source_id_{s}"]) for s in "ab")
         rows = [
             row
-            for batch in batched(sorted(about), _IN_LIST)
-            for side in (first, second)
-            for row in connection.execute(query.where(side.in_(batch)))
+            for side in "ab"
+            for some in of_records(table[f"source_{side}"], table[f"source_id_{side}"], about)
+            for row in connection.execute(query.where(some))
         ]
     return {EvidenceKey(*row[:6]): EvidenceState(*row[6:]) for row in rows}
 
@@ -465,9 +462,8 @@ def _of_records(
     if wanted is None:
         yield from connection.execute(query)
         return
-    key = sa.tuple_(columns["source"], columns["source_id"])
-    for batch in batched(sorted(wanted), _IN_LIST):
-        yield from connection.execute(query.where(key.in_(batch)))
+    for some in of_records(columns["source"], columns["source_id"], wanted):
+        yield from connection.execute(query.where(some))
 
 
 def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     identity_hubs,
-    identity_keys,
     identity_records,
     identity_runs,
     performer_images,
@@ -21,11 +24,10 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.templates import own_faces
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
-RecordKey = tuple[str, str]
+Digests = NDArray[np.int64]
 
-_BATCH = 5_000
-# Below SQLite's bound on parameters, two a record.
-_IN_LIST = 400
+# Below SQLite's bound on parameters.
+_IN_LIST = 800
 
 
 class State(NamedTuple):
@@ -33,6 +35,34 @@ class State(NamedTuple):
 
     seen: str
     pictures: str | None
+
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """Which records were found by which keys, of all records: small enough to be read anew for every run.
+
+    `digests`, ascending, and `owners`, places in `records`, are one row for each key of each record.
+    """
+
+    records: Sequence[RecordKey]
+    digests: Digests
+    owners: NDArray[np.int64]
+
+    def holders(self, digests: Iterable[int]) -> dict[int, set[RecordKey]]:
+        """The records that were found by each of these keys; a key of no record is left out."""
+        asked = np.array(sorted(set(digests)), dtype=np.int64)
+        first, last = (np.searchsorted(self.digests, asked, side=side) for side in ("left", "right"))
+        rows = zip(asked.tolist(), first.tolist(), last.tolist(), strict=True)
+        return {
+            digest: {self.records[owner] for owner in self.owners[begin:end].tolist()}
+            for digest, begin, end in rows
+            if begin < end
+        }
+
+    def digests_of(self, wanted: Collection[RecordKey]) -> set[int]:
+        """The keys that these records were found by."""
+        places = [place for place, key in enumerate(self.records) if key in wanted]
+        return set(self.digests[np.isin(self.owners, places)].tolist())
 
 
 class Run(NamedTuple):
@@ -81,9 +111,9 @@ def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[Record
     old = {(source, source_id): text for source, source_id, text in connection.execute(before).all()}
     now = _pictures(connection, models)
     others = {key for key in old.keys() | now.keys() if old.get(key) != now.get(key)} - changed.keys()
-    key = sa.tuple_(record.source, record.source_id)
-    for batch in batched(sorted(others), _IN_LIST):
-        rows = connection.execute(sa.select(record.source, record.source_id, _seen()).where(key.in_(batch)))
+    states = sa.select(record.source, record.source_id, _seen())
+    for some in of_records(record.source, record.source_id, others):
+        rows = connection.execute(states.where(some))
         changed.update({(source, source_id): seen for source, source_id, seen in rows.all()})
     return {key: State(seen, now.get(key)) for key, seen in changed.items()}
 
@@ -95,21 +125,6 @@ def count_records(connection: sa.Connection) -> tuple[int, int]:
         connection.scalar(count.select_from(source_performers)) or 0,
         connection.scalar(count.select_from(identity_records)) or 0,
     )
-
-
-def numbers_of(connection: sa.Connection, wanted: Collection[RecordKey] | None) -> dict[RecordKey, int]:
-    """The numbers of the wanted records, or of all, that a run has seen."""
-    table = identity_records.c
-    query = sa.select(table.source, table.source_id, table.number)
-    key = sa.tuple_(table.source, table.source_id)
-    parts = (
-        [query] if wanted is None else [query.where(key.in_(b)) for b in batched(sorted(wanted), _IN_LIST)]
-    )
-    return {
-        (source, source_id): number
-        for part in parts
-        for source, source_id, number in connection.execute(part).all()
-    }
 
 
 def _seen() -> sa.ColumnElement[str]:
@@ -148,39 +163,18 @@ def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[Reco
     return found
 
 
-def holders(connection: sa.Connection, digests: Iterable[int]) -> dict[int, set[RecordKey]]:
-    """Records that were found by each of these keys."""
-    keys, records = identity_keys.c, identity_records.c
-    query = sa.select(keys.digest, records.source, records.source_id).join(
-        identity_records, records.number == keys.number
+def read_keys(connection: sa.Connection) -> KeyIndex:
+    """The keys of all records that a run has seen."""
+    table = identity_records.c
+    query = sa.select(table.source, table.source_id, table.key_digests).order_by(
+        table.source, table.source_id
     )
-    found: dict[int, set[RecordKey]] = defaultdict(set)
-    for batch in batched(sorted(digests), _IN_LIST):
-        for digest, source, source_id in connection.execute(query.where(keys.digest.in_(batch))):
-            found[digest].add((source, source_id))
-    return found
-
-
-def digests_of(connection: sa.Connection, numbers: Iterable[int]) -> set[int]:
-    """The keys that these records were found by."""
-    table = identity_keys.c
-    found: set[int] = set()
-    for batch in batched(sorted(numbers), _IN_LIST):
-        found.update(connection.execute(sa.select(table.digest).where(table.number.in_(batch))).scalars())
-    return found
-
-
-def holders_of_hub(connection: sa.Connection, digest: int, most: int) -> list[RecordKey]:
-    """Some of the records on a hub, in order."""
-    keys, records = identity_keys.c, identity_records.c
-    query = (
-        sa.select(records.source, records.source_id)
-        .join(identity_keys, records.number == keys.number)
-        .where(keys.digest == digest)
-        .order_by(records.source, records.source_id)
-        .limit(most)
-    )
-    return [(source, source_id) for source, source_id in connection.execute(query)]
+    rows = connection.execute(query).all()
+    records = [(source, source_id) for source, source_id, _ in rows]
+    digests = np.frombuffer(b"".join(keys for _, _, keys in rows), dtype="<i8").astype(np.int64)
+    owners = np.repeat(np.arange(len(rows)), [len(keys) // digests.itemsize for _, _, keys in rows])
+    order = np.argsort(digests, kind="stable")
+    return KeyIndex(records, digests[order], owners[order])
 
 
 def read_hubs(connection: sa.Connection) -> list[tuple[int, str, int]]:
@@ -220,40 +214,35 @@ def store_hubs(
 
 def store_seen(
     connection: sa.Connection,
-    now: Mapping[RecordKey, State],
-    keys: Mapping[RecordKey, Collection[int]],
+    states: Mapping[RecordKey, State],
+    keys: Mapping[RecordKey, Iterable[int]],
     *,
     everything: bool,
 ) -> int:
-    """Stores what a run saw: states of records, and the keys of the records in `keys`. Gives the records written.
+    """Stores what a run saw: states of records, and the digests of the keys that they were found by.
 
-    `everything`: these are all records, and all stored keys are replaced where a state is new. A record in `now`
-    that is not in `keys` has none.
+    A record in `states` alone has no keys; one in `keys` alone is in the state in which it was seen before. With
+    `everything` these are all records. Gives the records written.
     """
     table = identity_records
-    columns = ("number", "source", "source_id", "seen", "pictures")
-    numbers = numbers_of(connection, None if everything else now.keys() | keys.keys())
-    if everything:
-        query = sa.select(*(table.c[name] for name in columns[1:]))
-        stored = {(row[0], row[1]): State(*row[2:]) for row in connection.execute(query).all()}
-        if stored == now:
-            return 0
-    new = sorted(key for key in now if key not in numbers)
-    update = table.update().where(table.c.number == sa.bindparam("which"))
-    changed = [{"which": numbers[key], **state._asdict()} for key, state in now.items() if key in numbers]
-    for batch in batched(changed, _BATCH):
-        connection.execute(update, batch)
-    if everything:
-        connection.execute(identity_keys.delete())
-    else:
-        for gone in batched(sorted(numbers.values()), _IN_LIST):
-            connection.execute(identity_keys.delete().where(identity_keys.c.number.in_(gone)))
-    first = (connection.scalar(sa.select(sa.func.max(table.c.number))) or 0) + 1
-    numbers.update({key: first + place for place, key in enumerate(new)})
-    insert_many(connection, table, columns, [(numbers[key], *key, *now[key]) for key in new])
-    rows = sorted((digest, numbers[key]) for key, held in keys.items() for digest in set(held))
-    insert_many(connection, identity_keys, ("digest", "number"), rows)
-    return len(now)
+    columns = ("source", "source_id", *State._fields, "key_digests")
+    query, place = sa.select(*(table.c[name] for name in columns)), (table.c.source, table.c.source_id)
+    asked = states.keys() | keys.keys()
+    parts = [query] if everything else map(query.where, of_records(*place, asked))
+    stored = {(row[0], row[1]): tuple(row[2:]) for part in parts for row in connection.execute(part).all()}
+    rows = [
+        (*key, *(states.get(key) or stored[key][:2]), _packed(keys.get(key, ()))) for key in sorted(asked)
+    ]
+    different = [row for row in rows if stored.get((row[0], row[1])) != row[2:]]
+    for some in of_records(*place, [(row[0], row[1]) for row in different if (row[0], row[1]) in stored]):
+        connection.execute(table.delete().where(some))
+    insert_many(connection, table, columns, different)
+    return len(different)
+
+
+def _packed(digests: Iterable[int]) -> bytes:
+    ordered = sorted(set(digests))
+    return struct.pack(f"<{len(ordered)}q", *ordered)
 
 
 def _text(time: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:

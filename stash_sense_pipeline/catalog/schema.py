@@ -279,25 +279,17 @@ identity_runs = sa.Table(
 identity_records = sa.Table(
     "identity_records",
     metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
     sa.Column("seen", sa.Text, nullable=False, comment="which state of the record identity last saw"),
     sa.Column("pictures", sa.Text, comment="which pictures and faces it had then"),
-    sa.UniqueConstraint("source", "source_id"),
-    _of_performer(),
-)
-
-identity_keys = sa.Table(
-    "identity_keys",
-    metadata,
-    sa.Column("digest", sa.BigInteger, primary_key=True, comment="64 bits of a page, name, date or picture"),
     sa.Column(
-        "number",
-        sa.ForeignKey("identity_records.number", ondelete="CASCADE"),
-        primary_key=True,
-        index=True,
+        "key_digests",
+        sa.LargeBinary,
+        nullable=False,
+        comment="what it was found by: 64 bits of each page, name, date and picture, ascending little-endian int64",
     ),
+    _of_performer(),
     sqlite_with_rowid=False,
 )
 

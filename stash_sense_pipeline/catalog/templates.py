@@ -9,6 +9,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_templates,
@@ -16,10 +17,7 @@ from stash_sense_pipeline.catalog.schema import (
     performer_images,
     source_images,
 )
-from stash_sense_pipeline.catalog.upsert import batched, upsert
-
-RecordKey = tuple[str, str]
-_IN_LIST = 400
+from stash_sense_pipeline.catalog.upsert import upsert
 
 
 class OwnFace(NamedTuple):
@@ -81,9 +79,8 @@ def read_own_faces(
     if records is None:
         return [OwnFace._make(row) for row in connection.execute(query)]
     found: list[OwnFace] = []
-    for batch in batched(sorted(records), _IN_LIST):
-        some = query.where(sa.tuple_(shown.source, shown.source_id).in_(batch))
-        found += [OwnFace._make(row) for row in connection.execute(some)]
+    for some in of_records(shown.source, shown.source_id, records):
+        found += [OwnFace._make(row) for row in connection.execute(query.where(some))]
     return found
 
 
@@ -103,10 +100,7 @@ def read_templates(
         .where(table.models == models)
         .order_by(table.source, table.source_id)
     )
-    key = sa.tuple_(table.source, table.source_id)
-    parts = (
-        [query] if wanted is None else [query.where(key.in_(b)) for b in batched(sorted(wanted), _IN_LIST)]
-    )
+    parts = [query] if wanted is None else map(query.where, of_records(table.source, table.source_id, wanted))
     return {
         (source, source_id): Template(count, np.frombuffer(vector, dtype="<f2"))
         for part in parts
@@ -123,8 +117,8 @@ def store_templates(
     """Makes the stored templates of the records `asked` (all of them for None) equal to `found`. Gives the rows written."""
     table = face_templates
     columns = (table.c.source, table.c.source_id, table.c.faces, table.c.models, table.c.vector)
-    query, key = sa.select(*columns), sa.tuple_(table.c.source, table.c.source_id)
-    parts = [query] if asked is None else [query.where(key.in_(b)) for b in batched(sorted(asked), _IN_LIST)]
+    query, key = sa.select(*columns), (table.c.source, table.c.source_id)
+    parts = [query] if asked is None else map(query.where, of_records(*key, asked))
     stored = {
         (source, source_id): tuple(facts)
         for part in parts
@@ -133,8 +127,8 @@ def store_templates(
     wanted = {
         record: (row.faces, models, row.vector.astype("<f2").tobytes()) for record, row in found.items()
     }
-    for batch in batched(sorted(stored.keys() - wanted.keys()), _IN_LIST):
-        connection.execute(table.delete().where(key.in_(batch)))
+    for some in of_records(*key, stored.keys() - wanted.keys()):
+        connection.execute(table.delete().where(some))
     rows = [
         {"source": record[0], "source_id": record[1], "faces": row[0], "models": row[1], "vector": row[2]}
         for record, row in sorted(wanted.items())

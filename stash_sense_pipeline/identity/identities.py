@@ -205,7 +205,7 @@ def _store(connection: sa.Connection, rules: Rules, computed: _Computed, now: da
     events, touched = store_identities(
         connection, records, groups, store.read_members(connection), computed.findings.evidence, now
     )
-    keys = {key: [digest(text) for text in held] for key, held in computed.candidates.keys.items()}
+    keys = {key: map(digest, held) for key, held in computed.candidates.keys.items()}
     written += touched + runs.store_seen(connection, computed.states, keys, everything=True)
     hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in computed.findings.hubs}
     written += runs.store_hubs(connection, hubs, None)

@@ -143,6 +143,7 @@ class _World:
     def __init__(self, connection: sa.Connection, boxes: StashBoxes) -> None:
         self.connection = connection
         self.boxes = boxes
+        self.index = runs.read_keys(connection)
         self.records: dict[RecordKey, Record] = {}
         self._asked: set[RecordKey] = set()
 
@@ -163,7 +164,7 @@ class _World:
     def load_merged_into(self, keys: Iterable[RecordKey]) -> set[RecordKey]:
         """All that was merged into these records, directly or in a chain, is loaded too. Gives all of them together."""
         found = set(keys)
-        news = {key for key in found if key[0] in self.boxes.sources}
+        news = set(found)
         while news:
             news = set(store.read_merged_into(self.connection, news)) - found
             found |= news
@@ -222,7 +223,7 @@ def _recompute(
     world.load(key for row in (*overrides.must_link, *overrides.cannot_link) for key in (row.a, row.b))
     resolved = resolve_overrides(overrides, world.records)
     held = world.keys_of(dirty)
-    old = runs.digests_of(world.connection, runs.numbers_of(world.connection, dirty).values())
+    old = world.index.digests_of(dirty)
     live = set(held)
     live |= _sharing(world, dirty, held, old)
     live |= {side for pair in resolved.must_link if dirty & set(pair) for side in pair}
@@ -262,10 +263,7 @@ def _with_kin(world: _World, changed: Collection[RecordKey]) -> set[RecordKey]:
         if source in world.boxes.sources
     }
     owners = {
-        key
-        for number, keys in runs.holders(world.connection, own).items()
-        for key in keys
-        if key[0] == own[number]
+        key for number, keys in world.index.holders(own).items() for key in keys if key[0] == own[number]
     }
     world.load(owners)
     survivors = {survivor(world.records, key) for key in changed} - {None}
@@ -288,11 +286,11 @@ def _sharing(
             else:
                 new.add(digest(text))
     found: set[RecordKey] = set()
-    for keys in runs.holders(world.connection, old | new).values():
+    for keys in world.index.holders(old | new).values():
         others = keys - dirty
         if not is_hub(others, world.boxes):
             found |= others
-    born = runs.holders(world.connection, dates)
+    born = world.index.holders(dates)
     world.load(key for keys in born.values() for key in keys)
     folded = FoldedNames(world.records)
     for number, keys in born.items():
@@ -317,9 +315,7 @@ def _candidates(
     """Candidate pairs among the live records, and the digests of all their keys."""
     inside = {key: world.records[key] for key in world.load_merged_into(live) if key in world.records}
     texts = {digest(text): text for held in world.keys_of(live).values() for text in held}
-    elsewhere = {
-        texts[number]: keys - live - dirty for number, keys in runs.holders(world.connection, texts).items()
-    }
+    elsewhere = {texts[number]: keys - live - dirty for number, keys in world.index.holders(texts).items()}
     pairs = [(a, b) for a, b in must_link if a in live and b in live]
     return find_candidates(inside, world.boxes, pairs, rules.weights, elsewhere), set(texts)
 
@@ -352,7 +348,7 @@ def _opinions(
 def _hubs_left(world: _World, digests: set[int], dirty: set[RecordKey]) -> dict[int, tuple[str, int]]:
     """Those of the keys, which no dirty record holds any longer, that are hubs all the same."""
     keys = {number: key for number, key, _ in runs.read_hubs(world.connection) if number in digests}
-    left = {number: found - dirty for number, found in runs.holders(world.connection, keys).items()}
+    left = {number: found - dirty for number, found in world.index.holders(keys).items()}
     return {
         number: (keys[number], len(found)) for number, found in left.items() if is_hub(found, world.boxes)
     }

@@ -94,9 +94,11 @@ def _collisions(connection: sa.Connection) -> list[Finding]:
 
 
 def _hubs(connection: sa.Connection) -> list[Finding]:
+    hubs = runs.read_hubs(connection)
+    holders = runs.read_keys(connection).holders(digest for digest, _, _ in hubs)
     found: list[Finding] = []
-    for digest, key, count in runs.read_hubs(connection):
-        some = runs.holders_of_hub(connection, digest, _HOLDERS_SHOWN)
+    for digest, key, count in hubs:
+        some = sorted(holders.get(digest, ()))[:_HOLDERS_SHOWN]
         about = ", ".join(f"{source}:{source_id}" for source, source_id in some)
         more = f" and {count - len(some)} more" if count > len(some) else ""
         found.append(Finding("hub", about + more, key, f"{count} records", float(count)))

@@ -177,15 +177,11 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "detail": _own("counts, and the thresholds of faces with what they rest on"),
     },
     "identity_records": {
-        "number": _own("a short name for a record"),
         "source": _SOURCE,
         "source_id": _RECORD,
         "seen": _own("whether the record changed since identity last saw it"),
         "pictures": _own("whether its pictures and faces changed since identity last saw them"),
-    },
-    "identity_keys": {
-        "digest": _own("which records share a page, name, date or picture, without holding it again"),
-        "number": _own("the record"),
+        "key_digests": _own("which records share a page, name, date or picture, without holding it again"),
     },
     "identity_hubs": {
         "digest": _own("a page on too many records to prove anything"),
