@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from stash_sense_pipeline.catalog.schema import source_performers
+from stash_sense_pipeline.catalog.schema import metadata, source_performers
 from stash_sense_pipeline.errors import CatalogError
 
 _BUSY_TIMEOUT_MS = 30_000
@@ -116,6 +116,50 @@ def vacuum(engine: sa.Engine, tables: Iterable[str]) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         for table in sorted(set(tables)):
             connection.exec_driver_sql(f'VACUUM "{table}"')
+
+
+def rewrite(engine: sa.Engine) -> bool:
+    """Has PostgreSQL write all tables anew, so that no page of its files keeps bytes of deleted rows, and fill its
+    write-ahead log with something else. Nothing on SQLite, where nothing is left to do.
+
+    Each table is locked while it is written, for minutes where it is large. False when the log stays because only a
+    superuser may touch it. Raises CatalogError when another process does not let go of a table.
+    """
+    if engine.dialect.name != "postgresql":
+        return True
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql(f"SET lock_timeout = {_BUSY_TIMEOUT_MS}")
+        try:
+            for table in (*metadata.sorted_tables, "pg_catalog.pg_statistic"):
+                # The statistics of a column hold some of its values.
+                connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {table}")
+        except sa.exc.OperationalError as error:
+            raise CatalogError(f"a table cannot be rewritten while it is in use: {_reason(error)}") from error
+        finally:
+            connection.exec_driver_sql("RESET lock_timeout")
+        try:
+            _fill_log(connection)
+        except sa.exc.ProgrammingError:
+            return False
+    return True
+
+
+def _fill_log(connection: sa.Connection) -> None:
+    """Old segments of the log are kept and used again: all are retired, then each is filled.
+
+    A checkpoint also unlinks the files that rewritten tables were in.
+    """
+
+    def next_segment() -> None:
+        connection.exec_driver_sql("SELECT pg_logical_emit_message(false, '', '')")
+        # What is left of the segment is filled with zeros.
+        connection.exec_driver_sql("SELECT pg_switch_wal()")
+
+    next_segment()
+    connection.exec_driver_sql("CHECKPOINT")
+    for _ in range(connection.exec_driver_sql("SELECT count(*) FROM pg_ls_waldir()").scalar_one()):
+        next_segment()
+    connection.exec_driver_sql("CHECKPOINT")
 
 
 def _parse(url: str) -> sa.URL:

@@ -39,6 +39,7 @@ PARTS = {
         ("faces", faces.PARTS),
         ("identity", identity.PARTS),
         ("operations", operations.PARTS),
+        ("privacy", privacy.PARTS),
     )
     for part, rows in parts.items()
 }

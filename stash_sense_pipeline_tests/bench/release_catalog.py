@@ -18,11 +18,13 @@ _AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 _ROWS_A_BATCH = 5_000
 
 
-def fill(path: Path, faces: int) -> sa.Engine:
-    """A catalog at `path` with `faces` trusted faces of people with 3.4 on average, each with two vectors."""
+def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
+    """A catalog at `path` with `faces` trusted faces, each with two vectors, of people with 3.4 on average or with one."""
     engine = open_catalog(f"sqlite:///{path}")
     rng = np.random.default_rng(3)
     owners = np.sort(rng.integers(0, max(1, int(faces / PHOTOS_EACH)), faces))
+    if people_with_one:
+        owners = np.arange(faces)
     people, owner = np.unique(owners, return_inverse=True)
     _insert(engine, _people(len(people)))
     vectors = {model: manifold(faces, seed) for seed, model in enumerate(DIGESTS, start=1)}

@@ -1,4 +1,5 @@
 import hashlib
+import random
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, rewrite, writing
+from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.suppression import load_suppressions
@@ -322,6 +324,86 @@ def test_no_byte_of_the_person_is_left_in_the_files(tmp_path):
     assert [needle for needle in needles if needle in written] == []
     assert b"Name-of-berta" in written
     engine.dispose()
+
+
+@pytest.mark.postgres
+def test_no_byte_of_the_person_is_left_in_the_files_of_a_server(postgres_catalog_url):
+    """Tables, indices, TOAST, statistics and write-ahead log of a real PostgreSQL."""
+    engine = open_catalog(postgres_catalog_url)
+    vector = random.Random(7).randbytes(
+        6000
+    )  # so long and irregular that it is stored apart, as a real one is
+    with writing(engine) as connection:
+        world = Writer(connection)
+        for number in range(300):
+            world.record("boxc", f"other{number}", urls=[f"https://others.example/{number}/{'x' * 200}"])
+        world.record("boxa", "zoquelda", urls=["https://www.freeones.com/zoquelda-example"])
+        world.identity(("boxa", "zoquelda"))
+        [face_id] = world.image("boxa", "zoquelda1", "zoquelda")
+        of_face = schema.embeddings.c.face_id == face_id
+        connection.execute(sa.update(schema.embeddings).where(of_face).values(vector=vector))
+    server(engine, "ANALYZE", "CHECKPOINT")
+    needles = [
+        b"Name-of-zoquelda",
+        b"alias-of-zoquelda",
+        b"raw-of-zoquelda",
+        b"crop-of-zoquelda",
+        b"zoquelda-example",
+    ]
+    needles += [b"images/zoquelda1", b"log-of-zoquelda", vector[100:164], bytes_of("boxa/zoquelda1").encode()]
+    assert sorted(places_of(engine, needles)) == sorted(needles)
+    suppress(engine, "boxa:zoquelda")
+    assert erase(engine).records == 1
+    server(engine, "CHECKPOINT")
+    assert places_of(engine, needles), "a VACUUM is enough by now: rewriting is not needed any more"
+    assert rewrite(engine)
+    assert places_of(engine, [*needles, b"zoquelda"]) == {}
+    assert b"Name-of-other7" in places_of(engine, [b"Name-of-other7"])
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_who_is_no_superuser_is_told_that_the_log_stays(postgres_catalog_url):
+    engine = open_catalog(postgres_catalog_url)
+    database = engine.url.database
+    role = f"owner_{database}"
+    server(engine, f"CREATE ROLE {role} LOGIN", f"ALTER DATABASE {database} OWNER TO {role}")
+    for table in schema.metadata.sorted_tables:
+        server(engine, f"ALTER TABLE {table} OWNER TO {role}")
+    engine.dispose()
+    owner = sa.create_engine(engine.url.set(username=role))
+    assert not rewrite(owner)
+    owner.dispose()
+
+
+@pytest.mark.postgres
+def test_a_table_in_use_is_one_clear_line(postgres_catalog_url, monkeypatch):
+    monkeypatch.setattr("stash_sense_pipeline.catalog.engine._BUSY_TIMEOUT_MS", 100)
+    engine = open_catalog(postgres_catalog_url)
+    with reading(engine) as connection:
+        connection.execute(sa.select(schema.faces)).all()
+        with pytest.raises(CatalogError, match="a table cannot be rewritten while it is in use"):
+            rewrite(engine)
+    engine.dispose()
+
+
+def server(engine, *commands):
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        for command in commands:
+            connection.exec_driver_sql(command)
+
+
+def places_of(engine, needles):
+    """Each of the needles that is in a file of the server, with the files."""
+    with engine.connect() as connection:
+        directory = Path(connection.exec_driver_sql("SHOW data_directory").scalar_one())
+    places = {}
+    for path in sorted(directory.rglob("*")):
+        data = path.read_bytes() if path.is_file() else b""
+        for needle in needles:
+            if needle in data:
+                places.setdefault(needle, []).append(str(path.relative_to(directory)))
+    return places
 
 
 def content_of(directory: Path) -> bytes:
