@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -285,6 +285,30 @@ def reopen_rejections(connection: sa.Connection, source: str, group: JudgedAlike
             source_images.c.reason == group.reason,
         ),
     )
+
+
+def reopen_given_up(
+    connection: sa.Connection, source: str, max_attempts: int, spoiled: Collection[str], now: datetime
+) -> int:
+    """Makes images due again that were given up after fewer than `max_attempts`; returns how many.
+
+    `spoiled` are the reasons for which an image is rejected only because it came so too often.
+    """
+    given_up = sa.or_(
+        sa.and_(source_images.c.state == ImageState.FAILED, source_images.c.next_attempt_at.is_(None)),
+        sa.and_(source_images.c.state == ImageState.REJECTED, source_images.c.reason.in_(spoiled)),
+    )
+    result = connection.execute(
+        sa.update(source_images)
+        .where(
+            source_images.c.source == source,
+            given_up,
+            source_images.c.attempts > 0,
+            source_images.c.attempts < max_attempts,
+        )
+        .values(state=ImageState.FAILED, next_attempt_at=now)
+    )
+    return result.rowcount
 
 
 def reopen_other_detectors(connection: sa.Connection, source: str, detector_digest: str) -> int:

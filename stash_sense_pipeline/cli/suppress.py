@@ -91,14 +91,23 @@ def suppress_list() -> None:
     is_flag=True,
     help="Search the whole catalog for every key again, not only for new ones.",
 )
-def suppress_apply(search_all: bool) -> None:
+@click.option(
+    "--rewrite",
+    is_flag=True,
+    help="On PostgreSQL, also write all tables anew and fill the server's log, so that no deleted byte stays in its"
+    " files. Locks each table meanwhile: while no run is at work.",
+)
+def suppress_apply(search_all: bool, rewrite: bool) -> None:
     """Take the suppression file over and erase everything of these people. Doing it again changes nothing."""
+    from stash_sense_pipeline.catalog import engine as catalog
     from stash_sense_pipeline.privacy.current import enforce_suppressions
 
     with _opened() as (engine, environment, settings):
         erased, traces = enforce_suppressions(
             engine, environment, settings.names, datetime.now(UTC), search_all=search_all
         )
+        keeps_bytes = engine.dialect.name == "postgresql" and not rewrite
+        log_emptied = catalog.rewrite(engine) if rewrite else True
     counts = {
         "records": erased.records,
         "identities": erased.identities,
@@ -118,6 +127,17 @@ def suppress_apply(search_all: bool) -> None:
         click.echo(
             "another process is reading the catalog: deleted bytes stay in catalog.db-wal until it is done;"
             " run suppress apply again then",
+            err=True,
+        )
+    if not log_emptied:
+        click.echo(
+            "the tables are written anew, but only a superuser of the server may empty its log: run this as one, or"
+            " wait until its old segments are used again",
+            err=True,
+        )
+    if not erased.is_empty and keeps_bytes:
+        click.echo(
+            "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work",
             err=True,
         )
     if not erased.is_empty:

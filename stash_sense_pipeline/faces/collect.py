@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
@@ -270,7 +270,14 @@ class _Run:
 
     def _prepare(self) -> tuple[Reopened, list[tuple[str, int]]]:
         with storing(self._engine) as connection:
-            reopened = reopen_images(connection, self._source.name, self._pack, self._rules)
+            reopened = reopen_images(
+                connection,
+                self._source.name,
+                self._pack,
+                self._rules,
+                self._limits.max_attempts,
+                self._clock(),
+            )
         with reading(self._engine) as connection:
             complete_at = self._settings.completeness_threshold
             waiting = waiting_performers(connection, self._source.name, self._clock(), complete_at)
@@ -459,8 +466,10 @@ class _Run:
             face = self._examine(data)
         except Rejected as rejected:
             reason = rejected.reason
-            if reason in SPOILED and image.ledger.attempts + 1 < self._limits.max_attempts:
-                return self._failed(image, reason, digest)
+            if reason in SPOILED:
+                verdict = self._failed(image, reason, digest)
+                given_up = verdict.next_attempt_at is None
+                return replace(verdict, state=ImageState.REJECTED, judged=True) if given_up else verdict
             seen = detector if reason in SEEN else None
             return _Verdict(image, ImageState.REJECTED, reason, digest, None, seen, judged=True)
         if self._shows_suppressed(face):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import images
 from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.reasons import Reason
+from stash_sense_pipeline.faces.reasons import SPOILED, Reason
 from stash_sense_pipeline.faces.rules import Rules
 
 
@@ -19,11 +20,12 @@ class Reopened:
     other_detector: int = 0
     crop_dropped: int = 0
     looser_rules: int = 0
+    more_attempts: int = 0
 
     @property
     def images(self) -> int:
         """All of them."""
-        return self.other_detector + self.crop_dropped + self.looser_rules
+        return self.other_detector + self.crop_dropped + self.looser_rules + self.more_attempts
 
 
 def reopen_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Reopened:
@@ -38,13 +40,19 @@ def reopen_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> 
     )
 
 
-def reopen_images(connection: sa.Connection, source: str, pack: ModelPack, rules: Rules) -> Reopened:
-    """Makes images of one source pending again: those for the pack, and rejected ones that looser rules may
-    accept.
+def reopen_images(
+    connection: sa.Connection, source: str, pack: ModelPack, rules: Rules, max_attempts: int, now: datetime
+) -> Reopened:
+    """Makes images of one source pending again: those for the pack, rejected ones that looser rules may accept, and
+    those that were given up after fewer attempts than there may be now.
     """
     for_pack = reopen_for_pack(connection, source, pack)
     looser = 0
     for group in images.rejections(connection, source):
         if group.judged_by != rules.text and Reason(group.reason) in rules.reopens(group.judged_by):
             looser += images.reopen_rejections(connection, source, group)
-    return Reopened(for_pack.other_detector, for_pack.crop_dropped, looser)
+    return replace(
+        for_pack,
+        looser_rules=looser,
+        more_attempts=images.reopen_given_up(connection, source, max_attempts, SPOILED, now),
+    )

@@ -30,9 +30,9 @@ class Clock:
 class EvenLimiter:
     """Lets one request go every `60 / rate` seconds, first come first served.
 
-    Time that nobody used is not saved up, so there are no bursts. Only what a timer was late is made up for, up to two
-    milliseconds or a tenth of the interval, the smaller of both (`slack`): in any window of t seconds at most
-    `(t + slack) * rate / 60 + 1` go.
+    Time that nobody used is not saved up, so there are no bursts. Only half of what a timer was late is made up for, up
+    to two milliseconds or a tenth of the interval, the smaller of both (`slack`): in any window of t seconds at most
+    `(t + slack) * rate / 60 + 1` go, and over time never more than the rate.
     """
 
     def __init__(self, rate: float, clock: Clock) -> None:
@@ -51,7 +51,8 @@ class EvenLimiter:
             while (delay := self._next - self._clock.monotonic()) > 0:
                 await self._clock.sleep(delay)
             self._last = self._clock.monotonic()
-            self._next = max(self._next + self._interval, self._last + self._interval - self.slack)
+            made_up = min(self.slack, (self._last - self._next) / 2)
+            self._next = self._last + self._interval - made_up
 
     def pause(self, seconds: float) -> None:
         """Lets nothing go for at least so long from now, also those who wait already."""

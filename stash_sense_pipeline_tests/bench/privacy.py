@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.schema import suppressions
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression import (
@@ -49,17 +52,26 @@ def rows() -> Iterator[Row]:
 
 
 def publish() -> Iterator[Row]:
-    """A whole publish of 110,000 people with a face each, without suppressions and with 10,000 that were never applied."""
+    """Whole publishes without suppressions and with some that were never applied, a fifth of 110,000 people and of 10,000
+    suppressions: what is added grows as these numbers do, a publish faster.
+    """
+    people, suppressed = PEOPLE // 5, SUPPRESSED // 5
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory)
-        engine = fill(data / "catalog.db", PEOPLE, people_with_one=True)
-        without = _timed(lambda: _publish(engine, data / "without"))
-        _suppress_many(engine, "stashdb", applied_at=None)
-        listed = _timed(lambda: _publish(engine, data / "with"))
-        engine.dispose()
-        yield Row(f"publish of {PEOPLE:,} people, hasty graphs", without, "s")
-        yield Row(f"the same with {SUPPRESSED:,} suppressions", listed, "s")
-        yield Row("10,000 suppressions add to a publish", (listed / without - 1) * 100, "%", 5)
+        engine = fill(data / "catalog.db", people, people_with_one=True)
+        listed = open_catalog(f"sqlite:///{shutil.copy(data / 'catalog.db', data / 'listed.db')}")
+        small = fill(data / "small.db", 500, people_with_one=True)
+        _publish(small, data / "warm")
+        without, added = [], []
+        for turn in range(2):
+            without.append(_timed(partial(_publish, engine, data / f"without{turn}")))
+            _suppress_many(listed, "stashdb", suppressed, applied_at=None)
+            added.append(_timed(partial(_publish, listed, data / f"with{turn}")))
+        for each in (engine, listed, small):
+            each.dispose()
+        yield Row(f"publish of {people:,} people, hasty graphs", min(without), "s")
+        yield Row(f"the same with {suppressed:,} suppressions", min(added), "s")
+        yield Row("suppressions add to a publish", (min(added) / min(without) - 1) * 100, "%", 5)
 
 
 def erasure() -> Iterator[Row]:
@@ -71,7 +83,7 @@ def erasure() -> Iterator[Row]:
         page = "https://www.freeones.com/person-4711"
         yield Row("erasure by a profile URL, 400,000 faces", _erasure(engine, page), "s", 10)
         yield Row("nothing new to erase", _timed(lambda: _erase(engine)), "s", 1)
-        _suppress_many(engine, "boxa", applied_at=NOW)
+        _suppress_many(engine, "boxa", SUPPRESSED, applied_at=NOW)
         added = _timed(lambda: _erase(engine))
         release = _release(Path(directory))
         listed = load_suppressions(engine, KEY)
@@ -117,14 +129,15 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - begun
 
 
-def _suppress_many(engine: sa.Engine, source: str, *, applied_at: datetime | None) -> None:
-    """Ten thousand who are not in the catalog (any more), each with pages, as after years of requests."""
+def _suppress_many(engine: sa.Engine, source: str, count: int, *, applied_at: datetime | None) -> None:
+    """People who are not in the catalog (any more), each with pages, as after years of requests; in place of any before."""
     listed = []
-    for number in range(SUPPRESSED):
+    for number in range(count):
         digests = [(RECORD, record_hash(KEY, source, f"gone-{number}"))]
         digests += [(URL, digest) for digest in url_hashes(KEY, f"https://www.freeones.com/gone-{number}")]
         listed += [HashRow(kind, digest, "asked", NOW, 0, applied_at) for kind, digest in digests]
     with writing(engine) as connection:
+        connection.execute(sa.delete(suppressions))
         store_hashes(connection, KEY, listed)
 
 

@@ -445,6 +445,22 @@ def test_spoiled_bytes_are_not_an_answer_until_they_repeat(lite: World, body: by
     assert lite.states()["a"] == ("rejected", reason)
 
 
+def test_more_attempts_reopen_what_was_given_up(lite: World) -> None:
+    lite.serve(failing=portrait(1), spoiled=b"<html>", none=png(picture([], 1)))
+    lite.server.statuses["failing"] = 500
+    lite.list({"p": ["failing", "spoiled", "none"]})
+    lite.limits = replace(QUICK, max_attempts=1)
+    report = lite.collect()
+    assert (report.failed, report.rejected) == ({"timeout": 1}, {"html": 1, "no_face": 1})
+    lite.now += timedelta(days=1000)
+    assert lite.collect().processed == 0
+    lite.limits = replace(QUICK, max_attempts=3)
+    report = lite.collect()
+    assert (report.reopened.more_attempts, report.failed) == (2, {"timeout": 1, "html": 1})
+    assert {image.attempts for image in lite.images().values() if image.state == "failed"} == {2}
+    assert lite.collect().reopened.images == 0, "they wait for their time"
+
+
 def test_spoiled_bytes_that_recover_are_used(lite: World) -> None:
     lite.serve(a=b"<html>")
     lite.list({"p": ["a"]})

@@ -162,6 +162,7 @@ def _say_reopened(context: dg.AssetExecutionContext, source: str, reopened: "Reo
         "another detector looked at them": reopened.other_detector,
         "their face lacks a vector of this pack and has no crop to make it of": reopened.crop_dropped,
         "the limits and filters that refused them are looser now": reopened.looser_rules,
+        "they were given up after fewer attempts": reopened.more_attempts,
     }
     for reason, images in reasons.items():
         if images:
