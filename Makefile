@@ -59,6 +59,6 @@ docs: setup
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# The README's pictures, from the same browser test that checks the UI.
+# The pictures of the README and the documentation, from the same browser test that checks the UI.
 screenshots: setup
-	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_demo.py -m browser
+	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_ui.py

@@ -125,14 +125,21 @@ def one_line_failures() -> Iterator[None]:
 
 
 def numbers(report: Any) -> dict[str, Any]:
-    """The numeric fields of a report (a dataclass) as metadata, each with a history plot; mappings of counts as tables."""
+    """The numeric fields of a report (a dataclass) as metadata, each with a history plot, fractions to a thousandth.
+
+    A mapping of counts is one table, and its sum under `<field>_total`, because only numbers are plotted.
+    """
     metadata: dict[str, Any] = {}
     for field in dataclasses.fields(report):
         value = getattr(report, field.name)
-        if isinstance(value, int | float):
+        if isinstance(value, float):
+            metadata[field.name] = round(value, 3)
+        elif isinstance(value, int):
             metadata[field.name] = value
         elif isinstance(value, Mapping):
             metadata[field.name] = dg.MetadataValue.json({str(key): value[key] for key in sorted(value)})
+            if all(isinstance(count, int) for count in value.values()):
+                metadata[f"{field.name}_total"] = sum(value.values())
     return metadata
 
 

@@ -24,7 +24,7 @@ _PACKAGES = "python3,python3-venv,ca-certificates,postgresql"
 def missing() -> str | None:
     """Why no engine can run here; None when one can."""
     if not os.environ.get("STASH_SENSE_DOCKER_TESTS"):
-        return "takes ten minutes and two cores for itself: set STASH_SENSE_DOCKER_TESTS=1"
+        return "takes minutes and two cores for itself: set STASH_SENSE_DOCKER_TESTS=1, as .ci/run does"
     if os.geteuid() != 0:
         return "only root can start a Docker engine"
     if Path("/var/run/docker.sock").exists():
@@ -35,6 +35,10 @@ def missing() -> str | None:
     if sys.platform != "linux" or not os.access("/sys/fs/cgroup", os.W_OK):
         return "control groups cannot be written"
     return None
+
+
+class NoEngineError(Exception):
+    """No engine, or no container on it, could be started here; the text says why."""
 
 
 class Engine:
@@ -78,7 +82,10 @@ class Engine:
 
 @contextmanager
 def running_engine(directory: Path) -> Iterator[Engine]:
-    """Starts dockerd with everything it writes under `directory`, and ends it with all its containers."""
+    """Starts dockerd with everything it writes under `directory`, and ends it with all its containers.
+
+    Raises NoEngineError when that, or a first container, does not succeed within a minute.
+    """
     engine = Engine(directory)
     log = (directory / "dockerd.log").open("wb")
     command = ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec"]
@@ -88,10 +95,11 @@ def running_engine(directory: Path) -> Iterator[Engine]:
     try:
         give_up = time.monotonic() + 60
         while engine.run("docker", "info", check=False).returncode:
-            said = (directory / "dockerd.log").read_text()[-2000:]
-            assert server.poll() is None, said
-            assert time.monotonic() < give_up, said
+            if server.poll() is not None or time.monotonic() > give_up:
+                lines = (directory / "dockerd.log").read_text().splitlines() or ["it said nothing"]
+                raise NoEngineError(f"dockerd does not start: {lines[-1]}")
             time.sleep(0.5)
+        _run_a_container(engine)
         yield engine
     finally:
         engine.remove_containers()
@@ -102,12 +110,41 @@ def running_engine(directory: Path) -> Iterator[Engine]:
             log.close()
 
 
+def _run_a_container(engine: Engine) -> None:
+    """The smallest there is: the engine's own init, a static program, printing its version."""
+    program = shutil.which("docker-init")
+    if program is None:
+        raise NoEngineError("no docker-init, which every container here is started with")
+    place = Path(program).resolve()
+    image = f"tar -C {place.parent} -c {place.name} | docker import - stash-sense-probe:local"
+    container = [
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "stash-sense-probe:local",
+        f"/{place.name}",
+        "--version",
+    ]
+    for command in (["bash", "-c", image], container):
+        try:
+            result = engine.run(*command, timeout=60, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise NoEngineError(f"no container starts: {command[1]} hangs") from error
+        if result.returncode:
+            raise NoEngineError(f"no container starts: {result.stderr.strip()[-500:]}")
+
+
 def make_base(engine: Engine, directory: Path) -> None:
-    """A small Debian with Python and PostgreSQL, from the packages that this machine can reach."""
+    """A small Debian with Python and PostgreSQL, from the packages that this machine can reach; NoEngineError if none."""
     if engine.docker("images", "-q", BASE):
         return
     root = directory / "rootfs"
-    engine.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root))
+    command = ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", str(root)]
+    made = engine.run(*command, check=False)
+    if made.returncode:
+        raise NoEngineError(f"no base image can be made: debootstrap says {made.stdout.strip()[-300:]}")
     for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
         # What makes the package index reachable from here makes it reachable from a build.
         if Path(path).exists():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +14,36 @@ import pytest
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.settings import Environment, Settings, load_settings, read_environment
 from stash_sense_pipeline.shipped_files import shipped_file
+
+PROGRAM = Path(sys.executable).with_name("stash-sense")
+
+
+def run_demo(directory: Path) -> str:
+    """Runs the demo as a user does, and returns what it printed."""
+    result = subprocess.run(
+        [PROGRAM, "demo", "--data-dir", directory],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=800,
+        cwd=directory.parent,
+        # Somebody's own set-up in the same shell must stay untouched.
+        env={
+            **os.environ,
+            "STASH_SENSE_CATALOG_URL": "sqlite:////nowhere/catalog.db",
+            "DAGSTER_HOME": "/nowhere",
+        },
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stderr == ""
+    return result.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory of a demo that ran once, and what it printed."""
+    directory = tmp_path_factory.mktemp("demo") / "data"
+    return directory, run_demo(directory)
 
 
 def environment_at(directory: Path, **variables: str) -> Environment:

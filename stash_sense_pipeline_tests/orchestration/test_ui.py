@@ -1,0 +1,235 @@
+"""The Dagster UI on the demo's data in a real browser: what an operator sees there, and the pictures of the docs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from stash_sense_pipeline.orchestration.names import Group
+from stash_sense_pipeline.orchestration.release_checks import RELEASE_CHECKS
+from stash_sense_pipeline.sandbox.demo import SITES
+from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
+from stash_sense_pipeline_tests.postgres import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(900)]
+
+# `make screenshots` sets it: where the pictures of the documentation go.
+SCREENSHOTS = os.environ.get("STASH_SENSE_SCREENSHOTS")
+SOURCES = ("stashdb", "theporndb", "pmvstash", "javstash", "fansdb", *SITES)
+# The UI writes the kinds that it knows in its own way.
+SHOWN_KINDS = {"python": "Python", "table": "Table", "sqlite": "SQLite", "numpy": "NumPy", "github": "GitHub"}
+
+
+@pytest.fixture(scope="module")
+def ui(demo: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of the Dagster UI on the demo's data, as `make ui` starts it."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("ui") / "log"
+    with log.open("wb") as stream:
+        server = subprocess.Popen(
+            [PROGRAM, "ui", "--data-dir", demo[0], "--port", str(port)],
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _await(f"{address}/server_info", server, log)
+        yield address
+    finally:
+        server.send_signal(signal.SIGINT)
+        try:
+            assert server.wait(timeout=90) == 0, log.read_text()[-3000:]
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def _await(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    give_up = time.monotonic() + 180
+    while time.monotonic() < give_up:
+        assert server.poll() is None, log.read_text()[-3000:]
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+        else:
+            return
+    raise AssertionError(f"the UI did not come up\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="module")
+def tab(ui: str) -> Iterator[tuple[Page, list[str]]]:
+    """A tab of a real Chromium, and the complaints of its console, its scripts and its requests."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine (apt-get install chromium)")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=[*flags, "--disable-quic"])
+        page = browser.new_page(viewport={"width": 1400, "height": 900}, base_url=ui)
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
+        page.on(
+            "console",
+            lambda message: (
+                complaints.append(f"console: {message.text}") if message.type == "error" else None
+            ),
+        )
+        page.on(
+            "response",
+            lambda answer: (
+                complaints.append(f"{answer.status}: {answer.url}") if answer.status >= 400 else None
+            ),
+        )
+        yield page, complaints
+        browser.close()
+
+
+@pytest.fixture
+def page(tab: tuple[Page, list[str]]) -> Iterator[Page]:
+    """The tab; whatever it complains about fails the test at which it does."""
+    opened, complaints = tab
+    complaints.clear()
+    yield opened
+    assert complaints == []
+
+
+def go(page: Page, path: str) -> None:
+    """Opens a page. It polls for ever, so only its beginning is waited for."""
+    page.goto(path, wait_until="domcontentloaded")
+
+
+def shows(page: Page, *texts: str) -> None:
+    """Waits until the page shows each of these, in full."""
+    for text in texts:
+        page.get_by_text(text, exact=True).first.wait_for()
+
+
+def picture(page: Page, name: str, height: int = 900) -> None:
+    """A screenshot for the documentation, where one is asked for."""
+    if SCREENSHOTS:
+        page.set_viewport_size({"width": 1400, "height": height})
+        page.wait_for_timeout(3000)
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+        page.set_viewport_size({"width": 1400, "height": 900})
+
+
+def test_the_lineage_page_shows_the_groups_in_the_order_of_the_flow(page: Page) -> None:
+    go(page, "/asset-groups")
+    left = []
+    for group in Group:
+        box = page.get_by_text(group.value, exact=True).last
+        box.wait_for()
+        place = box.bounding_box()
+        assert place is not None
+        left.append((place["x"] + place["y"], group))
+    assert [group for _, group in sorted(left)] == list(Group)
+    picture(page, "lineage", height=420)
+
+
+def test_every_asset_is_described_owned_and_has_its_kinds_and_columns(
+    page: Page, definitions: dg.Definitions
+) -> None:
+    specs = [spec for spec in definitions.resolve_all_asset_specs() if spec.key.path != ["github_release"]]
+    assert len(specs) >= 8
+    for spec in specs:
+        go(page, f"/assets/{spec.key.to_user_string()}")
+        assert spec.description
+        first = re.split(r"(?<=[.:]) |\n", spec.description)[0]
+        page.get_by_text(first).first.wait_for()
+        shows(page, "Definition", "Owners", "stash-sense", "Columns", "Column name", "Metadata")
+        shows(page, *(SHOWN_KINDS.get(kind, kind) for kind in spec.kinds))
+        assert spec.group_name
+        shows(page, spec.group_name)
+
+
+def test_the_partitions_page_shows_every_source_and_its_state(page: Page) -> None:
+    go(page, "/assets/face_embeddings?view=partitions")
+    shows(page, *SOURCES)
+    shows(page, f"Materialized ({len(SOURCES)})", "Missing (0)", "Failed (0)")
+    picture(page, "partitions", height=700)
+
+
+@pytest.mark.parametrize(
+    ("asset", "plotted"),
+    [
+        ("performer_table", ["added", "live", "requests", "seconds"]),
+        ("aligned_faces", ["faces", "performers", "done", "rejected_total", "failed_total", "seconds"]),
+        ("identity_graph", ["seconds"]),
+        ("release", ["faces", "performers", "checks_failed", "seconds"]),
+    ],
+)
+def test_numbers_are_plotted_over_the_runs(page: Page, asset: str, plotted: list[str]) -> None:
+    go(page, f"/assets/{asset}")
+    page.get_by_text("Plots", exact=True).first.click()
+    page.locator("canvas").first.wait_for()
+    shows(page, *plotted)
+    if asset == "release":
+        page.locator("canvas").first.scroll_into_view_if_needed()
+        picture(page, "plots")
+
+
+def test_the_checks_of_a_release_show_their_numbers(page: Page) -> None:
+    go(page, "/assets/release?view=checks&checkDetail=recall_at_1")
+    shows(page, *(check.name for check in RELEASE_CHECKS))
+    shows(page, f"Checks ({len(RELEASE_CHECKS)})", "Each index finds the true nearest face.", "Passed")
+    shows(page, "facenet_recall_at_1", "arcface_recall_at_1", "This is a blocking asset check.")
+    page.locator("canvas").first.wait_for()
+    picture(page, "checks")
+
+
+def test_what_waits_to_be_read_shows_how_old_each_source_is(page: Page) -> None:
+    go(page, "/assets/identity_graph?view=checks&checkDetail=sources_fresh")
+    shows(page, "sources_fresh", "stale", "limit_hours")
+
+
+def test_the_quality_report_can_be_read(page: Page) -> None:
+    go(page, "/assets/release?view=events")
+    page.get_by_text("[Show Markdown]").first.click()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_text("People by number of faces").wait_for()
+    for title in ("Faces by source", "Recall of the indices, against exact search"):
+        dialog.get_by_text(title).wait_for()
+    assert dialog.locator("table").count() >= 4, "tables are drawn, not written with bars"
+    dialog.get_by_text("People by number of faces").scroll_into_view_if_needed()
+    picture(page, "quality")
+
+
+def test_schedules_and_sensors_say_what_they_do(page: Page, definitions: dg.Definitions) -> None:
+    go(page, "/automation")
+    kinds = {"schedules": definitions.schedules or [], "sensors": definitions.sensors or []}
+    shows(page, *(each.name for found in kinds.values() for each in found))
+    picture(page, "automation", height=620)
+    for kind, found in kinds.items():
+        for each in found:
+            assert each.description
+            go(page, f"/locations/stash_sense/{kind}/{each.name}")
+            shows(page, each.description)
+
+
+def test_runs_say_which_source_they_were_for(page: Page) -> None:
+    go(page, "/runs")
+    shows(page, "publish", "embed_faces", "refresh_source")
+    page.get_by_text("stashdb").first.wait_for()
+
+
+def test_the_daemon_is_alive_and_the_pool_of_the_gpu_has_its_limit(page: Page) -> None:
+    go(page, "/deployment/daemons")
+    shows(page, "Scheduler", "Sensors", "Run queue")
+    page.get_by_text("Running", exact=True).first.wait_for()
+    go(page, "/deployment/concurrency")
+    shows(page, "gpu")
