@@ -45,7 +45,7 @@ class Fault:
 
     It applies to requests of `box` (None: any) whose path begins with `path` and whose body or query string
     contains `containing`. The first `skip` of them pass; of the rest every `every`-th goes wrong, `times` in
-    all (None: without end). `retry_after` is sent as it is: seconds or an HTTP date.
+    all (None: without end). `retry_after` is sent as it is: seconds or an HTTP date. So is `location`, with a redirect.
     """
 
     kind: FaultKind
@@ -57,6 +57,7 @@ class Fault:
     every: int = 1
     status: int = 503
     retry_after: str | None = None
+    location: str | None = None
     seconds: float = 30.0
     share: float = 0.5
     body: bytes | None = None
@@ -183,7 +184,8 @@ class FaultyServer:
                 await reply.whole(504, _page(504))
             return
         if fault.kind is FaultKind.STATUS:
-            extra = {"retry-after": fault.retry_after} if fault.retry_after is not None else {}
+            told = {"retry-after": fault.retry_after, "location": fault.location}
+            extra = {name: value for name, value in told.items() if value is not None}
             page = _page(fault.status) if fault.body is None else fault.body
             await reply.whole(fault.status, page, {"content-type": fault.content_type, **extra})
             return

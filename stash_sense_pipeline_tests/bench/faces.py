@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -26,7 +27,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog, reading
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
-from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
+from stash_sense_pipeline.faces.collect import CollectReport, ImageClient, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.embed import Embedder
@@ -110,18 +111,18 @@ def embedding() -> Iterator[Row]:
 
 
 def memory() -> Iterator[Row]:
-    """The worker's peak with a short and a long queue. A detector of the true size would take half an hour for the long
-    one: there a tiny one looks at every image, also after the short one for comparison.
+    """The worker's peak with a short and a long queue.
+
+    Over HTTP and with a detector of the true size the long one would take half an hour: it gets its files from inside
+    the process, and a tiny detector looks at each of them. So does the short one, for comparison.
     """
     with _home() as (home, pack), _served(0) as server:
-        tiny = _pack(home / "tiny", widths=((2, 2, 4), (2, 2, 4)), ballast=0)
-        for name, nets, images in (
-            ("", pack, 1000),
-            (", tiny nets", tiny, 1000),
-            (", tiny nets", tiny, 50_000),
-        ):
-            peak = _in_a_process(_peak_of, home, server.port, nets.directory, images)
-            yield Row(f"faces: peak memory with {images:,} images{name}", peak, "MiB", 1024)
+        peak = _in_a_process(_peak_of, home, server.port, pack.directory, 1000)
+        yield Row("faces: peak memory with 1,000 images", peak, "MiB", 1024)
+        tiny = _pack(home / "tiny", widths=((2, 2, 4), (2, 2, 4)), ballast=0, input_size=320)
+        for images in (1000, 50_000):
+            peak = _in_a_process(_peak_of, home, None, tiny.directory, images)
+            yield Row(f"faces: peak memory with {images:,} images, tiny nets", peak, "MiB", 1024)
 
 
 PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
@@ -153,17 +154,21 @@ def _pack(
     directory: Path,
     widths: tuple[tuple[int, int, int], tuple[int, int, int]] = ((160, 320, 512), (256, 640, 1024)),
     ballast: int = 36,
+    input_size: int = 640,
 ) -> ModelPack:
     directory.mkdir()
     marker_detector(directory / "detector.onnx", ballast=ballast)
     random_embedder(directory / "facenet.onnx", 1, size=160, layout="nhwc", widths=widths[0])
     random_embedder(directory / "arcface.onnx", 2, size=112, layout="nhwc", widths=widths[1])
     describe_pack(directory)
+    description = directory / "pack.yaml"
+    description.write_text(description.read_text().replace("input_size: 640", f"input_size: {input_size}"))
     return load_pack(str(directory), directory)
 
 
-def _pictures() -> list[bytes]:
-    portraits = [picture([(8, 8, 0.97, 200)], seed) for seed in range(_PICTURES)]
+def _pictures(side: int = 640) -> list[bytes]:
+    middle = side // 80
+    portraits = [picture([(middle, middle, 0.97, 200)], seed, size=(side, side)) for seed in range(_PICTURES)]
     return [cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]))[1].tobytes() for image in portraits]
 
 
@@ -175,15 +180,25 @@ def _body(pictures: list[bytes], number: int) -> bytes:
 class _AnyNumber(dict[str, bytes]):
     """The file of `i<number>`, made when it is asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = 640) -> None:
         super().__init__()
-        self._pictures = _pictures()
+        self._pictures = _pictures(side)
 
     def __contains__(self, image_id: object) -> bool:
         return True
 
     def get(self, image_id: str, _: Any = None) -> Any:
         return _body(self._pictures, int(image_id[1:]))
+
+
+class _FromHere:
+    """An ImageClient without a network: small files, each another one."""
+
+    def __init__(self) -> None:
+        self._bodies = _AnyNumber(side=320)
+
+    async def get(self, url: str, *, headers: Mapping[str, str], max_bytes: int) -> SimpleNamespace:
+        return SimpleNamespace(content=self._bodies.get(url.split("?")[0].rsplit("/", 1)[-1]))
 
 
 def _serve(latency: float, port: Any) -> None:
@@ -211,9 +226,14 @@ def _served(latency: float) -> Iterator[ImageServer]:
 
 
 def _collect(
-    home: Path, server: ImageServer, pack: ModelPack, images: int, rate: float | None = None
+    home: Path,
+    server: ImageServer,
+    pack: ModelPack,
+    images: int,
+    rate: float | None = None,
+    client: ImageClient | None = None,
 ) -> CollectReport:
-    """Collects from a fresh catalog; `rate` in images a second."""
+    """Collects from a fresh catalog; `rate` in images a second. With a `client` nobody asks the server."""
     for old in home.glob("catalog.db*"):
         old.unlink()
     engine = open_catalog(f"sqlite:///{home / 'catalog.db'}")
@@ -221,9 +241,10 @@ def _collect(
     list_performers(engine, server, {f"p{name}": [name] for name in names})
 
     async def go() -> CollectReport:
-        async with polite_client(server, rate=rate * 60 if rate else _UNLIMITED) as client:
+        async with polite_client(server, rate=rate * 60 if rate else _UNLIMITED) as polite:
+            asked = client or polite
             return await collect_faces(
-                engine, box(server), pack, client, image_request, GlobalSettings(), NO_SUPPRESSIONS
+                engine, box(server), pack, asked, image_request, GlobalSettings(), NO_SUPPRESSIONS
             )
 
     report = asyncio.run(go())
@@ -252,11 +273,12 @@ def _multiply_crops(catalog: Path, count: int) -> None:
     engine.dispose()
 
 
-def _peak_of(home: Path, port: int, pack_directory: Path, images: int) -> float:
-    """MiB that this process has needed at most when it has collected so many images."""
+def _peak_of(home: Path, port: int | None, pack_directory: Path, images: int) -> float:
+    """MiB that this process has needed at most when it has collected so many images, from a server or from itself."""
     server = ImageServer()
-    server.port = port
-    _collect(home, server, load_pack(str(pack_directory), pack_directory), images)
+    server.port = port or 1
+    pack = load_pack(str(pack_directory), pack_directory)
+    _collect(home, server, pack, images, client=None if port else _FromHere())
     # Not getrusage: its maximum also counts the parent, from which a process is forked.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,17 +17,35 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.errors import Outcome
-from stash_sense_pipeline.privacy.suppression import Suppressions, url_hashes
+from stash_sense_pipeline.faces.collect import collect_faces
+from stash_sense_pipeline.faces.embed_waiting import embed_waiting
+from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.identity.identities import rebuild_identities
+from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.trusted import choose_trusted_faces
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, url_hashes
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.images import Kind
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.sites.model import Behaviour
 from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline.settings import GlobalSettings, StashBoxSettings
+from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline_tests.sources.conftest import refresh_from
-from stash_sense_pipeline_tests.sources.sites import BY_NAME, NOW, enrich_from
+from stash_sense_pipeline_tests.sources.sites import (
+    BY_NAME,
+    IMPATIENT,
+    NOW,
+    boxes_of,
+    enrich_from,
+    site_settings,
+)
 
 pytestmark = pytest.mark.slow
 
+# Numbers of people whom no stash-box knows: namesakes of those they do.
+STRANGERS = 50_000
 SITES = tuple(World.empty().sites)
 LISTED = tuple(name for name in SITES if name not in BY_NAME)
 
@@ -386,6 +405,22 @@ BAD: dict[str, tuple[Fault, str]] = {
     "server error": (Fault(FaultKind.STATUS, status=500, times=None), "timeout"),
     "refused": (Fault(FaultKind.STATUS, status=403, times=None), "blocked"),
     "too many": (Fault(FaultKind.STATUS, status=429, times=None), "rate_limited"),
+    "endless redirects": (
+        Fault(FaultKind.STATUS, status=302, location="/babe/Round_And_Round", times=None),
+        "disallowed",
+    ),
+    "redirect off the host": (
+        Fault(FaultKind.STATUS, status=301, location="https://elsewhere.example/babe/Quib", times=None),
+        "disallowed",
+    ),
+    "redirect into the private network": (
+        Fault(FaultKind.STATUS, status=302, location="http://10.0.0.1/babe/Quib", times=None),
+        "disallowed",
+    ),
+    "redirect to nowhere": (
+        Fault(FaultKind.STATUS, status=302, location="mailto:nobody", times=None),
+        "disallowed",
+    ),
 }
 
 
@@ -430,6 +465,88 @@ def test_one_bad_page_does_not_keep_the_others(servers, catalog, what):
     enrich_from(servers, catalog, "babepedia")
     assert len(live(catalog, "babepedia")) == 11
     assert len(servers.traffic.requests("babepedia", "/babe/")) <= 2
+
+
+def test_a_redirect_to_the_search_is_no_profile(servers, catalog):
+    """Nothing of the page that it leads to is stored, and a stored record does not go at the first sight of it."""
+    enrich_from(servers, catalog, "babepedia")
+    before = live(catalog, "babepedia")
+    servers.traffic.inject(
+        Fault(
+            FaultKind.STATUS,
+            box="babepedia",
+            path="/babe/",
+            status=302,
+            location="/found?term=quib",
+            times=None,
+        )
+    )
+    page = b"<html><h1>Found</h1><a class=img href=/pics/Quib.jpg>Quib</a></html>"
+    servers.traffic.inject(Fault(FaultKind.BODY, box="babepedia", path="/found", body=page, times=None))
+    report = enrich_from(servers, catalog, "babepedia", now=NOW + timedelta(days=31))
+    assert set(report.outcomes) == {"not_found"}
+    assert live(catalog, "babepedia") == before
+    images = rows(catalog, "SELECT count(*) FROM source_images WHERE url LIKE '%/pics/Quib.jpg'")
+    assert images == [(0,)]
+
+
+def test_faces_reject_the_page_of_a_namesake(servers, catalog):
+    """A stash-box links to the page of somebody of the same name: only real networks on real pictures can tell."""
+    site = servers.world.sites["thenude"]
+    namesake = next(page for page in site.pages.values() if page.person >= STRANGERS)
+    owner = next(page for page in site.pages.values() if page.person == namesake.person - STRANGERS)
+    with catalog.begin() as connection:
+        wrong = sa.text("UPDATE performer_urls SET url=:wrong WHERE url=:right")
+        changed = connection.execute(wrong, {"wrong": site.url(namesake), "right": site.url(owner)})
+        assert changed.rowcount > 0
+    enrich_from(servers, catalog, "thenude")
+    assert namesake.key in live(catalog, "thenude"), "by name and link alone she is the same person"
+    pack = load_pack(str(DEMO_PACK), DEMO_PACK)
+    trust = {"stashdb": "high", "thenude": "medium"}
+    for name in trust:
+        asyncio.run(collect(servers, catalog, name, pack))
+        embed_waiting(catalog, name, pack)
+    rebuild_identities(catalog, boxes_of(servers), Overrides(), NOW, models=pack.digests)
+
+    def choose():
+        return choose_trusted_faces(
+            catalog,
+            max_faces_per_performer=10,
+            source_caps=dict.fromkeys(trust, 5),
+            trust=trust,
+            models=pack.digests,
+            sites=["thenude"],
+        )
+
+    report = choose()
+    assert report.rejected == {"thenude": 1}
+    [(source_id, faces, references, distance, agreement)] = rows(
+        catalog, "SELECT source_id, faces, reference_faces, distance, agreement FROM site_rejections"
+    )
+    assert (source_id, faces) == (namesake.key, 2)
+    assert references >= 1
+    assert distance > agreement
+    assert namesake.key not in live(catalog, "thenude")
+    assert len(live(catalog, "thenude")) >= 9, "everybody else agrees"
+    # The next visits do not bring her back.
+    enrich_from(servers, catalog, "thenude", now=NOW + timedelta(days=40))
+    assert namesake.key not in live(catalog, "thenude")
+    assert choose().rejected == {}
+
+
+async def collect(servers, engine, name, pack):
+    url = servers.url(name) if name in SITES else servers.endpoint(name)
+    settings = site_settings(name, url, max_faces=4, trust_level="medium")
+    if name not in SITES:
+        settings = StashBoxSettings(
+            name=name, url=url, host=f"{name}.test", rate_limit=600_000.0, max_faces=4
+        )
+    async with PoliteClient(name, url, rate=600_000.0, patience=IMPATIENT) as client:
+        report = await collect_faces(
+            engine, settings, pack, client, lambda image: (image, {}), GlobalSettings(), NO_SUPPRESSIONS
+        )
+    assert report.outcome is None, report.message
+    assert report.faces > 0
 
 
 def test_ten_sites_at_once_keep_ten_paces(servers, catalog):
