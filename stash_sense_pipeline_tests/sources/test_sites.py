@@ -249,6 +249,10 @@ def test_hits_of_a_search(name):
         ("Zoë", "text/html; charset=ISO-8859-1", "Zoë"),
         ("<meta charset='shift_jis'>見本".encode("shift_jis"), "text/html", "<meta charset='shift_jis'>見本"),
         ("Zoë", "text/html; charset=no-such-thing", "Zoë"),
+        # Names of codecs that read no page.
+        ("Zoë", "text/html; charset=undefined", "Zoë"),
+        ("Zoë", "text/html; charset=base64", "Zoë"),
+        ("Zoë..", "text/html; charset=idna", "Zoë.."),
         ("Zoë".encode("cp1252"), "text/html; charset=utf-8", None),
     ],
 )

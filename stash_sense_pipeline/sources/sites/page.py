@@ -54,7 +54,7 @@ class Page:
         for name in dict.fromkeys([*names, "utf-8", *eight_bit]):
             try:
                 return self.body.decode("cp1252" if name in eight_bit else name)
-            except (UnicodeDecodeError, LookupError):
+            except (UnicodeError, LookupError):
                 continue
         raise SourceError(
             self.source, Outcome.PARSE_ERROR, "a page is not in the character set that it names"
