@@ -16,15 +16,16 @@ from stash_sense_pipeline.release.staging import disk_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _BLOCK = 1024 * 1024
+_LEVEL = 1
 
 
 def write_zip(release: Path, path: Path) -> None:
     """Packs the files of `release` at the root of `path`. Same files, same bytes: names sorted, fixed times and modes.
 
-    Vectors do not compress, so indices are stored and the rest is deflated.
+    Vectors do not compress, so indices are stored and the rest is deflated, lightly: it is a tenth of the whole.
     """
     with disk_errors(f"write {path}"), replacing(path) as temporary:
-        with zipfile.ZipFile(temporary, "w", allowZip64=True) as archive:
+        with zipfile.ZipFile(temporary, "w", allowZip64=True, compresslevel=_LEVEL) as archive:
             for member in sorted(release.iterdir()):
                 info = zipfile.ZipInfo(member.name, _EPOCH)
                 info.create_system = 3

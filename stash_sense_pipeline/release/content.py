@@ -29,7 +29,7 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
 )
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.release.contract import endpoint_rank
+from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
 from stash_sense_pipeline.release.order import FaceOrder, read_face_order
 
 # Maps a profile URL to (site, id on that site), or None when the URL names nobody.
@@ -40,21 +40,6 @@ _Record = tuple[str, str]
 # Made once: json.dumps with options makes one a call, which takes longer than its work.
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 _FACES_A_DIGEST = 1_000
-
-# Fields of a performer that are taken from the first record, by priority of its source, that has them.
-_FIRST_KNOWN = (
-    "disambiguation",
-    "gender",
-    "country",
-    "ethnicity",
-    "birth_date",
-    "death_date",
-    "height_cm",
-    "eye_color",
-    "hair_color",
-    "career_start_year",
-    "career_end_year",
-)
 
 
 class ReleasedFace(NamedTuple):
@@ -72,12 +57,13 @@ class ReleasedFace(NamedTuple):
 
 # What users would see of a face: all but its time and its record.
 _news = attrgetter("face_id", "performer_id", "source", "image_url", "quality", "yaw")
-_known = attrgetter(*_FIRST_KNOWN)
+# Taken from the first record, by priority of its source, that has them.
+_known = attrgetter(*PERSONAL_FIELDS)
 _RECORD_COLUMNS = (
     "source",
     "source_id",
     "name",
-    *_FIRST_KNOWN,
+    *PERSONAL_FIELDS,
     "updated_at",
     "first_seen_at",
     "changed_at",
@@ -202,7 +188,6 @@ def _growing_only() -> Iterator[None]:
 def _read_content(
     connection: sa.Connection, hosts: Mapping[str, str], profile_key: ProfileKey | None
 ) -> ReleaseContent:
-    order = read_face_order(connection)
     released = _read_faces(connection)
     members = _read_members(connection, hosts)
     _check_owners(connection, released, members, hosts)
@@ -230,8 +215,6 @@ def _read_content(
         )
         for performer_id, own_faces in sorted(by_performer.items())
     )
-    if len(released) != len(order):
-        raise ReleaseError("some trusted faces have lost their image record; run trusted_faces again")
     changes = [moment for performer in performers for moment in (performer.created_at, performer.updated_at)]
     newest = max(*changes, *(face.created_at for face in released))
     return ReleaseContent(released, performers, newest)
@@ -256,7 +239,16 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
         )
         .order_by(trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id)
     )
-    return tuple(map(ReleasedFace._make, connection.execute(query).all()))
+    released = tuple(map(ReleasedFace._make, connection.execute(query).all()))
+    if not released:
+        # Also where nothing is trusted: that says what to do.
+        read_face_order(connection)
+    if (
+        len(released)
+        != connection.execute(sa.select(sa.func.count()).select_from(trusted_faces)).scalar_one()
+    ):
+        raise ReleaseError("some trusted faces have lost their image record; run trusted_faces again")
+    return released
 
 
 def _trusted_performers() -> sa.Select[tuple[int]]:
@@ -418,10 +410,10 @@ def _clean(text: str) -> str:
 
 
 def _first_known(rows: Sequence[sa.Row[Any]]) -> dict[str, str | int | None]:
-    """The fields of _FIRST_KNOWN, each from the first record that has it."""
-    fields: dict[str, str | int | None] = dict.fromkeys(_FIRST_KNOWN)
+    """The fields of PERSONAL_FIELDS, each from the first record that has it."""
+    fields: dict[str, str | int | None] = dict.fromkeys(PERSONAL_FIELDS)
     for row in reversed(rows):
-        for field, value in zip(_FIRST_KNOWN, _known(row), strict=True):
+        for field, value in zip(PERSONAL_FIELDS, _known(row), strict=True):
             if value is not None and value != "":
                 fields[field] = _clean(value) if isinstance(value, str) else int(value)
     return fields

@@ -40,6 +40,21 @@ SIDECAR_WEIGHT = 0.5
 SIDECAR_MISSING_DISTANCE = 0.5
 SIDECAR_MAX_DISTANCE = 0.5
 
+# The columns of performers.db that say something about a person and come from a source's record.
+PERSONAL_FIELDS = (
+    "disambiguation",
+    "gender",
+    "country",
+    "ethnicity",
+    "birth_date",
+    "death_date",
+    "height_cm",
+    "eye_color",
+    "hair_color",
+    "career_start_year",
+    "career_end_year",
+)
+
 SCHEMA_VERSION = 9
 RELEASE_FORMAT = 1
 # GitHub refuses release assets of this size or more.

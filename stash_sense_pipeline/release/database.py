@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.release.content import ProfileKey, ReleaseContent, read_content
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, SCHEMA_VERSION
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
 from stash_sense_pipeline.release.staging import Staging, disk_errors
 
 # The readers unpack `SELECT *` of the first four tables into fixed fields: one column more or less breaks them.
@@ -169,7 +169,7 @@ def build_performers_db(
 
     The same catalog gives the same bytes: all times come from its rows. Tables of the contract that we do not fill
     (tattoos, body proportions) are there and empty. Raises ReleaseError as read_content does, or when the file
-    cannot be written or does not pass SQLite's checks; `path` is then as it was.
+    cannot be written; `path` is then as it was. SQLite's own checks of the file are made where the release is verified.
     """
     begun = time.monotonic()
     with reading(engine) as connection:
@@ -219,131 +219,129 @@ def _write(content: ReleaseContent, path: Path) -> None:
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA foreign_keys = OFF")
+            connection.execute("PRAGMA cache_size = -65536")
             connection.executescript(_SCHEMA)
             connection.execute("BEGIN")
-            for table, rows in _tables(content):
-                _insert(connection, table, rows)
+            for table, columns, rows in _tables(content):
+                _insert(connection, table, columns, rows)
             connection.execute("COMMIT")
             connection.executescript(_INDEXES)
             connection.execute("VACUUM INTO ?", (str(path),))
-        _check(path)
     except sqlite3.Error as error:
         raise ReleaseError(f"cannot write {PERFORMERS_DB}: {error}") from error
     finally:
         scratch.unlink(missing_ok=True)
 
 
-def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-    rows = iter(rows)
-    first = next(rows, None)
-    if first is None:
-        return
-    columns = ", ".join(first)
-    values = ", ".join(f":{name}" for name in first)
-    statement = f"INSERT INTO {table} ({columns}) VALUES ({values})"
-    connection.execute(statement, first)
-    connection.executemany(statement, rows)
+def _insert(
+    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
+) -> None:
+    # By place, which is twice as fast as by name.
+    values = ", ".join("?" * len(columns))
+    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})", rows)
 
 
-def _tables(content: ReleaseContent) -> Iterator[tuple[str, Iterable[Mapping[str, Any]]]]:
-    yield "schema_version", [{"version": SCHEMA_VERSION}]
+def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Iterable[tuple[Any, ...]]]]:
+    """Name, columns and rows of each table that is filled."""
+    people = content.performers
+    yield "schema_version", ("version",), [(SCHEMA_VERSION,)]
     yield (
         "performers",
         (
-            {
-                "id": performer.performer_id,
-                "canonical_name": performer.name,
-                **performer.fields,
-                "stashdb_updated_at": performer.stashdb_updated_at and iso_time(performer.stashdb_updated_at),
-                "face_count": performer.face_count,
-                "image_url": performer.image_url,
-                "created_at": iso_time(performer.created_at),
-                "updated_at": iso_time(performer.updated_at),
-            }
-            for performer in content.performers
+            "id",
+            "canonical_name",
+            *PERSONAL_FIELDS,
+            "stashdb_updated_at",
+            "face_count",
+            "image_url",
+            "created_at",
+            "updated_at",
+        ),
+        (
+            (
+                person.performer_id,
+                person.name,
+                *(person.fields[field] for field in PERSONAL_FIELDS),
+                person.stashdb_updated_at and iso_time(person.stashdb_updated_at),
+                person.face_count,
+                person.image_url,
+                iso_time(person.created_at),
+                iso_time(person.updated_at),
+            )
+            for person in people
         ),
     )
     yield (
         "stashbox_ids",
+        ("performer_id", "endpoint", "stashbox_performer_id", "created_at"),
         (
-            {
-                "performer_id": performer.performer_id,
-                "endpoint": box.source,
-                "stashbox_performer_id": box.source_id,
-                "created_at": iso_time(box.created_at),
-            }
-            for performer in content.performers
-            for box in performer.stash_box_ids
+            (person.performer_id, box.source, box.source_id, iso_time(box.created_at))
+            for person in people
+            for box in person.stash_box_ids
         ),
     )
     yield (
         "aliases",
+        ("performer_id", "alias", "source_endpoint", "created_at"),
         (
-            {
-                "performer_id": performer.performer_id,
-                "alias": alias,
-                "source_endpoint": source,
-                "created_at": iso_time(created_at),
-            }
-            for performer in content.performers
-            for alias, source, created_at in performer.aliases
+            (person.performer_id, alias, source, iso_time(created_at))
+            for person in people
+            for alias, source, created_at in person.aliases
         ),
     )
     yield (
         "faces",
         (
-            {
-                "id": face.face_id,
-                "performer_id": face.performer_id,
-                "facenet_index": position,
-                "arcface_index": position,
-                "image_url": face.image_url,
-                "source_endpoint": face.source,
-                "quality_score": face.quality,
-                "created_at": iso_time(face.created_at),
-                "pruned": 0,
-                "yaw": face.yaw,
-            }
+            "id",
+            "performer_id",
+            "facenet_index",
+            "arcface_index",
+            "image_url",
+            "source_endpoint",
+            "quality_score",
+            "created_at",
+            "pruned",
+            "yaw",
+        ),
+        (
+            (
+                face.face_id,
+                face.performer_id,
+                position,
+                position,
+                face.image_url,
+                face.source,
+                face.quality,
+                iso_time(face.created_at),
+                0,
+                face.yaw,
+            )
             for position, face in enumerate(content.faces)
         ),
     )
     yield (
         "external_urls",
         (
-            {
-                "performer_id": performer.performer_id,
-                "site": url.site,
-                "url": url.url,
-                "normalized_id": url.key,
-                "source_endpoint": url.source,
-                "confidence": 1.0,
-                "created_at": iso_time(url.created_at),
-            }
-            for performer in content.performers
-            for url in performer.urls
+            "performer_id",
+            "site",
+            "url",
+            "normalized_id",
+            "source_endpoint",
+            "confidence",
+            "created_at",
+        ),
+        (
+            (person.performer_id, url.site, url.url, url.key, url.source, 1.0, iso_time(url.created_at))
+            for person in people
+            for url in person.urls
         ),
     )
     yield (
         "merged_ids",
+        ("performer_id", "merged_stashbox_id", "endpoint", "merged_at"),
         (
-            {
-                "performer_id": performer.performer_id,
-                "merged_stashbox_id": merged.source_id,
-                "endpoint": merged.source,
-                "merged_at": merged.merged_at and iso_time(merged.merged_at),
-            }
-            for performer in content.performers
-            for merged in performer.merged_ids
+            (person.performer_id, gone.source_id, gone.source, gone.merged_at and iso_time(gone.merged_at))
+            for person in people
+            for gone in person.merged_ids
         ),
     )
-
-
-def _check(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        mode = connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
-        orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
-    if verdict != "ok" or mode != "delete" or orphan is not None:
-        raise ReleaseError(
-            f"{PERFORMERS_DB} came out wrong (integrity {verdict}, journal {mode}, orphan row {orphan}); publish again"
-        )

@@ -10,24 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS
 from stash_sense_pipeline.release.manifest import read_manifest
 
-COMPARED = (
-    "canonical_name",
-    "disambiguation",
-    "gender",
-    "country",
-    "ethnicity",
-    "birth_date",
-    "death_date",
-    "height_cm",
-    "eye_color",
-    "hair_color",
-    "career_start_year",
-    "career_end_year",
-    "image_url",
-)
+COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,17 @@ def _opened(release: Path) -> Iterator[sqlite3.Connection]:
         raise ReleaseError(f"cannot read {path}: {error}") from error
 
 
+def read_owners(release: Path) -> dict[tuple[str, str], int]:
+    """The performer of each stash-box record (source, id there); ReleaseError when the database cannot be read."""
+    with _opened(release) as connection:
+        return _owners(connection)
+
+
+def _owners(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
+    rows = connection.execute("SELECT endpoint, stashbox_performer_id, performer_id FROM stashbox_ids")
+    return {(row[0], row[1]): row[2] for row in rows}
+
+
 def read_held(release: Path) -> Held:
     """Reads a release directory; ReleaseError when its manifest or its database cannot be read."""
     manifest = read_manifest(release)
@@ -67,13 +64,9 @@ def read_held(release: Path) -> Held:
         columns = ", ".join(COMPARED)
         people = {row["id"]: dict(row) for row in connection.execute(f"SELECT id, {columns} FROM performers")}
         records: dict[int, set[tuple[str, str]]] = defaultdict(set)
-        owner: dict[tuple[str, str], int] = {}
-        for row in connection.execute(
-            "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
-        ):
-            record = (row[1], row[2])
-            records[row[0]].add(record)
-            owner[record] = row[0]
+        owner = _owners(connection)
+        for record, performer_id in owner.items():
+            records[performer_id].add(record)
         aliases: dict[int, set[str]] = defaultdict(set)
         for row in connection.execute("SELECT performer_id, alias FROM aliases"):
             aliases[row[0]].add(row[1])

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.release.held import Held, read_held
+from stash_sense_pipeline.release.held import Held, read_held, read_owners
 from stash_sense_pipeline.release.verify import CheckResult
 
 Record = tuple[str, str]
@@ -97,18 +97,18 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
 
 def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
     """Nobody in performers.db goes by a record that its source has deleted or merged away."""
-    held = read_held(release)
+    owner = read_owners(release)
     gone = _deleted_upstream(engine)
-    wrong = sorted(gone & held.owner.keys())
-    numbers = {"records": len(held.owner), "deleted": len(wrong)}
+    wrong = sorted(gone & owner.keys())
+    numbers = {"records": len(owner), "deleted": len(wrong)}
     if wrong:
         return CheckResult(
             "nobody_deleted",
             False,
-            f"{len(wrong)} records were deleted by their source, first of performer {held.owner[wrong[0]]}; publish again",
+            f"{len(wrong)} records were deleted by their source, first of performer {owner[wrong[0]]}; publish again",
             numbers=numbers,
         )
-    return CheckResult("nobody_deleted", True, f"all {len(held.owner)} records are live", numbers=numbers)
+    return CheckResult("nobody_deleted", True, f"all {len(owner)} records are live", numbers=numbers)
 
 
 def _came_together(old: Held, new: Held, performer: int) -> bool:

@@ -53,7 +53,7 @@ class VectorFacts:
 
 @dataclass(frozen=True)
 class FaceVectors:
-    """Raw float32 vectors (n, dim) of one embedder in release order, and the facts about them."""
+    """Float32 vectors (n, dim) of one embedder in release order, and the facts about them as they are stored."""
 
     vectors: NDArray[np.float32]
     facts: VectorFacts
@@ -61,10 +61,11 @@ class FaceVectors:
 
 @dataclass(frozen=True)
 class VectorBlock:
-    """Raw float32 vectors (rows, dim) of the faces from position `start` on, and the model that made them."""
+    """Raw float32 vectors (rows, dim) of the faces from position `start` on, their lengths (rows,), and their model."""
 
     start: int
     vectors: NDArray[np.float32]
+    lengths: NDArray[np.float32]
     pack: str
     model_digest: str
 
@@ -89,8 +90,10 @@ def read_face_order(connection: sa.Connection) -> FaceOrder:
     return FaceOrder(np.array(face_ids, dtype=np.int64), np.array(performer_ids, dtype=np.int64))
 
 
-def read_vectors(connection: sa.Connection, order: FaceOrder, model: str) -> FaceVectors:
-    """All vectors of embedder `model` in release order.
+def read_vectors(
+    connection: sa.Connection, order: FaceOrder, model: str, *, unit: bool = False
+) -> FaceVectors:
+    """All vectors of embedder `model` in release order, with `unit` scaled to length 1.
 
     Raises ReleaseError when a face has none, when they were made by more than one pack or model file, differ in
     length, or are not finite or zero (Voyager would take those in silently).
@@ -100,7 +103,8 @@ def read_vectors(connection: sa.Connection, order: FaceOrder, model: str) -> Fac
     def keep(block: VectorBlock) -> None:
         if not taken:
             taken.append(np.empty((len(order), block.vectors.shape[1]), dtype=np.float32))
-        taken[0][block.start : block.start + len(block.vectors)] = block.vectors
+        place = taken[0][block.start : block.start + len(block.vectors)]
+        np.divide(block.vectors, block.lengths[:, None] if unit else 1, out=place)
 
     facts = read_facts(connection, order, model, keep)
     return FaceVectors(taken[0], facts)
@@ -161,9 +165,9 @@ def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: i
     # A bytearray, because Voyager takes writable arrays only.
     joined = bytearray().join(map(vector_of.__getitem__, ids.tolist()))
     vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1)
-    _check_usable(vectors, ids, model)
+    lengths = _usable_lengths(vectors, ids, model)
     ((pack, model_digest),) = makers
-    return VectorBlock(start, vectors, pack, model_digest)
+    return VectorBlock(start, vectors, lengths, pack, model_digest)
 
 
 def _blocks_after(
@@ -202,7 +206,9 @@ def _mixture(model: str, makers: set[tuple[str, str]]) -> str:
     return f"the {model} embeddings come from {what}; a release holds one model's vectors only: embed all faces again"
 
 
-def _check_usable(vectors: NDArray[np.float32], face_ids: NDArray[np.int64], model: str) -> None:
+def _usable_lengths(
+    vectors: NDArray[np.float32], face_ids: NDArray[np.int64], model: str
+) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     wrong = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
@@ -210,3 +216,4 @@ def _check_usable(vectors: NDArray[np.float32], face_ids: NDArray[np.int64], mod
         raise ReleaseError(
             f"the {model} vector of face {face_ids[wrong[0]]} is not finite or is zero; embed that face again"
         )
+    return np.asarray(norms, dtype=np.float32)

@@ -33,7 +33,7 @@ from stash_sense_pipeline.release.history import ReleaseDiff, diff_releases
 from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
-from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_facts
+from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_facts
 from stash_sense_pipeline.release.proof import Figures, Limits, prove_release
 from stash_sense_pipeline.release.quality import ReleaseVectors, read_unit_vectors
 from stash_sense_pipeline.release.report import read_checks, write_report
@@ -137,19 +137,21 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
     Raises ReleaseError where a build would, so a catalog that cannot be released is known before anything is built.
     """
     with reading(engine) as connection:
-        content = read_content(connection, spec.hosts, spec.profile_key).digest
-        order = read_face_order(connection)
+        content = read_content(connection, spec.hosts, spec.profile_key)
+        order = content.order
         facts = {model: read_facts(connection, order, model) for model in spec.models}
-    return _input(spec, order, content, facts)
+    return _input(spec, order, content.digest, facts)
 
 
 def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
     """read_input, and the unit vectors of the same reading: they are read once for digest and proof."""
     with reading(engine) as connection:
-        content = read_content(connection, spec.hosts, spec.profile_key).digest
-        order = read_face_order(connection)
+        content = read_content(connection, spec.hosts, spec.profile_key)
+        order, digest = content.order, content.digest
+        # Two gigabytes come now.
+        del content
         vectors = read_unit_vectors(connection, order, spec.models)
-    return _input(spec, order, content, vectors.facts), vectors
+    return _input(spec, order, digest, vectors.facts), vectors
 
 
 def _input(

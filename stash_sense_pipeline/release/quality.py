@@ -100,18 +100,23 @@ def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVector
 
 def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Sequence[str]) -> ReleaseVectors:
     """Like load_unit_vectors, inside a transaction of the caller's, in its order."""
-    read = {model: read_vectors(connection, order, model) for model in models}
+    read = {model: read_vectors(connection, order, model, unit=True) for model in models}
     return ReleaseVectors(
         order,
-        {model: normalised(found.vectors) for model, found in read.items()},
+        {model: found.vectors for model, found in read.items()},
         {model: found.facts for model, found in read.items()},
     )
 
 
 def normalised(vectors: Floats) -> Floats:
     """Rows scaled to length 1, in place."""
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= lengths(vectors)[:, None]
     return vectors
+
+
+def lengths(vectors: Floats) -> Floats:
+    """The length of each row, without a copy of all of them as numpy.linalg.norm makes."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), dtype=np.float32)
 
 
 def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
@@ -282,8 +287,8 @@ def index_content_check(model: str, index: Any, unit: Floats, storage: str) -> C
     furthest = 0.0
     for start in range(0, len(unit), _ROWS_A_BLOCK):
         stop = min(start + _ROWS_A_BLOCK, len(unit))
-        stored = normalised(index.get_vectors(range(start, stop)))
-        distance = 1 - np.einsum("ij,ij->i", stored, unit[start:stop])
+        stored = index.get_vectors(range(start, stop))
+        distance = 1 - np.einsum("ij,ij->i", stored, unit[start:stop]) / lengths(stored)
         wrong = np.flatnonzero(~(distance <= _ROUNDING[storage]))
         if len(wrong):
             return CheckResult(

@@ -81,16 +81,21 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
                 pair = ", ".join(_ID_COLUMNS[name])
                 records.update(connection.execute(f"SELECT {pair} FROM {name}"))
             for column in columns:
-                found = connection.execute(f'SELECT DISTINCT "{column}" FROM "{name}"')
+                found = connection.execute(f'SELECT "{column}" FROM "{name}"')
                 texts.update(text for (text,) in found if isinstance(text, str))
     for path in sorted(release.glob("*.json")):
         texts.update(_texts(json.loads(path.read_bytes())))
     sources = {host: source for source, host in hosts.items()}
+    urls: set[str] = set()
     for text in texts:
-        universal = _UNIVERSAL_ID.fullmatch(text)
-        if universal is not None and universal[1] in sources:
-            records.add((sources[universal[1]], universal[2]))
-    urls = {text for text in texts if _ADDRESS.fullmatch(text)}
+        # Most texts are names: what cannot be either is not matched against both.
+        if "/" in text:
+            if _ADDRESS.fullmatch(text):
+                urls.add(text)
+        elif ":" in text:
+            universal = _UNIVERSAL_ID.fullmatch(text)
+            if universal is not None and universal[1] in sources:
+                records.add((sources[universal[1]], universal[2]))
     return HeldKeys(
         records=sum(suppressions.covers_record(*record) for record in records),
         urls=sum(map(suppressions.covers_url, urls)) if suppressions.urls else 0,
@@ -218,15 +223,16 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield key
-            yield from _texts(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _texts(item)
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            waiting += item
+            waiting += item.values()
+        elif isinstance(item, list):
+            waiting += item
 
 
 def _near(release: Path, templates: Templates, digests: Mapping[str, str]) -> tuple[int, int]:

@@ -45,6 +45,7 @@ from stash_sense_pipeline.release.contract import (
     TATTOO_INDEX,
     TATTOO_JSON,
     UNIVERSAL_ID_FORM,
+    endpoint_rank,
     zip_name,
 )
 from stash_sense_pipeline.release.manifest import read_manifest
@@ -132,6 +133,8 @@ _NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
     "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
 }
 
+_TIME_COLUMNS = frozenset({"created_at", "updated_at", "stashdb_updated_at", "merged_at"})
+_TIME_GLOB = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-5][0-9]*"
 _VECTORS_A_BLOCK = 20_000
 _SQLITE_MAGIC = b"SQLite format 3\x00"
 # 8-bit storage rounds every number, so its unit vectors are a little off.
@@ -477,7 +480,7 @@ def _vectors(index: Any, file: VoyagerFile) -> str:
     for start in range(0, file.count, _VECTORS_A_BLOCK):
         block = index.get_vectors(range(start, min(start + _VECTORS_A_BLOCK, file.count)))
         with np.errstate(over="ignore", invalid="ignore"):
-            norms = np.linalg.norm(block, axis=1)
+            norms = np.sqrt(np.einsum("ij,ij->i", block, block))
         wrong = np.flatnonzero(~(np.abs(norms - 1) <= tolerance))
         if len(wrong):
             raise ValueError(
@@ -587,6 +590,7 @@ def _check_database(checks: _Checks, release: _Release) -> None:
     checks.run("database_endpoints", _endpoints, release)
     checks.run("database_image_urls", _database_image_urls, release)
     checks.run("database_dates", _dates, release)
+    checks.run("database_times", _times, release)
 
 
 def _journal_mode(release: _Release) -> str:
@@ -686,6 +690,7 @@ def _owners(release: _Release) -> str:
             "SELECT facenet_index, performer_id FROM faces ORDER BY facenet_index"
         ).fetchall()
         records = _records(connection)
+    rank = {endpoint: endpoint_rank(endpoint, {}) for own in records.values() for endpoint, _ in own}
     owner: dict[str, int] = {}
     for position, performer_id in rows:
         uid = release.faces[position]
@@ -696,16 +701,13 @@ def _owners(release: _Release) -> str:
     hosts: dict[str, str] = {}
     for uid, performer_id in owner.items():
         host, _, record = uid.partition(":")
-        endpoints = [endpoint for endpoint, own in records[performer_id] if own == record]
+        own = records[performer_id]
+        endpoints = [endpoint for endpoint, its in own if its == record]
         if not endpoints:
             raise ValueError(f"face of {uid}, but performer {performer_id} has no such record")
-        best = [
-            name
-            for name in ENDPOINT_PRIORITY
-            if any(name == endpoint for endpoint, _ in records[performer_id])
-        ]
-        if best and best[0] not in endpoints:
-            raise ValueError(f"{uid} is not named after the record of {best[0]}, which has priority")
+        best = min((rank[endpoint], endpoint) for endpoint, _ in own)[1]
+        if best in ENDPOINT_PRIORITY and best not in endpoints:
+            raise ValueError(f"{uid} is not named after the record of {best}, which has priority")
         if len(endpoints) == 1 and hosts.setdefault(endpoints[0], host) != host:
             raise ValueError(f"endpoint {endpoints[0]} has the hosts {hosts[endpoints[0]]} and {host}")
     return f"{len(owner)} performers own their positions of {FACES_JSON}"
@@ -756,6 +758,23 @@ def _dates(release: _Release) -> str:
             if text is not None and (not isinstance(text, str) or DATE_FORM.fullmatch(text) is None):
                 raise ValueError(f"performer {number}: {text!r:.40} is not YYYY, YYYY-MM or YYYY-MM-DD")
     return "ISO 8601"
+
+
+def _times(release: _Release) -> str:
+    """Every instant is a date and a time of day, with a `T` as ours have or a space as SQLite writes them."""
+    shown = 0
+    with release.database() as connection:
+        for table in (*_EXACT_COLUMNS, *_NEEDED_COLUMNS):
+            for column in sorted(_TIME_COLUMNS & _columns(connection, table)):
+                # datetime() alone would take a Julian day or the word `now`.
+                query = (
+                    f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL AND (typeof({column}) != 'text' "
+                    f"OR {column} NOT GLOB ? OR datetime({column}) IS NULL)"
+                )
+                wrong = connection.execute(query, (_TIME_GLOB,)).fetchall()
+                _wrong([f"{row[0]!r:.40}" for row in wrong], f"not an ISO 8601 time in {table}.{column}")
+                shown += 1
+    return f"ISO 8601 in {shown} columns"
 
 
 # --- optional files -------------------------------------------------------------------------------------------------

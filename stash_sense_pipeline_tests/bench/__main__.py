@@ -40,6 +40,7 @@ PARTS = {
         ("identity", identity.PARTS),
         ("operations", operations.PARTS),
         ("privacy", privacy.PARTS),
+        ("release", release.PARTS),
     )
     for part, rows in parts.items()
 }

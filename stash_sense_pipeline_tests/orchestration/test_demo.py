@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
 from contextlib import closing
 from itertools import combinations
 from pathlib import Path
@@ -12,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from stash_sense_pipeline.release.verify import failures, verify_release
-from stash_sense_pipeline.sandbox.demo import PEOPLE, SEED, SITES
+from stash_sense_pipeline.sandbox.demo import PEOPLE, SEED, SITES, demo_world
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline_tests.orchestration.conftest import run_demo
+from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -119,3 +121,22 @@ def test_a_second_demo_says_that_nothing_changed(demo: tuple[Path, str]) -> None
     said = run_demo(directory)
     assert "nothing changed since it was made" in said
     assert {path: path.stat().st_mtime_ns for path in (directory / "releases").rglob("*")} == before
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="one core builds the same bytes either way")
+def test_a_fast_index_is_said_to_be_one(tmp_path: Path) -> None:
+    with demo_world(tmp_path / "data") as variables:
+        done = subprocess.run(
+            [PROGRAM, "build", "--fast-index", "--sources", "stashdb"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=800,
+            env={**os.environ, **variables},
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    latest = tmp_path / "data" / "releases" / "latest"
+    manifest = json.loads((latest / "manifest.json").read_text())
+    assert manifest["reproducible"] is False
+    assert {made["threads"] for made in manifest["indices"].values()} == {os.cpu_count()}
+    assert failures(verify_release(latest.resolve())) == ()

@@ -18,7 +18,9 @@ from stash_sense_pipeline.faces import packs
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.release.verify import failures, verify_release
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.settings import GithubSettings, Settings
+from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
+from stash_sense_pipeline_tests.release.sidecar import Updater
 from stash_sense_pipeline_tests.release.worlds import BEGIN, PACK, make_catalog
 
 from .conftest import environment_at
@@ -101,6 +103,44 @@ def test_a_check_that_forbids_publishing_is_recorded_by_itself(
         built = accepted.asset_materializations_for_node("indices")
         assert [event.metadata["reused"].value for event in built] == [True, True]
     engine.dispose()
+
+
+def test_the_release_reaches_a_sidecar_through_github(
+    settings: Settings, pack: ModelPack, tmp_path: Path
+) -> None:
+    """The asset as the publish job runs it, against the stand-in of the API, and the updater of a sidecar after it."""
+    make_catalog(tmp_path / "catalog.db").dispose()
+    with github() as hub, dg.DagsterInstance.ephemeral() as instance:
+        to = GithubSettings(repository=REPOSITORY, upload=True, api=hub.url)
+        export = settings.export.model_copy(update={"github": to})
+        definitions = build_defs(
+            settings=settings.model_copy(update={"export": export}),
+            environment=environment_at(tmp_path, GITHUB_TOKEN=TOKEN),
+        )
+        keys = [
+            names.index_key("facenet"),
+            names.index_key("arcface"),
+            names.PERFORMERS_DB,
+            names.RELEASE,
+            names.GITHUB_RELEASE,
+        ]
+        job = definitions.resolve_job_def(names.PUBLISH_JOB)
+        result = job.execute_in_process(instance=instance, asset_selection=keys)
+        latest = (tmp_path / "releases" / "latest").resolve()
+        archive = latest.parent / f"stash-sense-data-v{latest.name}.zip"
+        (published,) = hub.releases
+        assert (published["tag_name"], published["draft"]) == (f"v{latest.name}", False)
+        assert [asset["name"] for asset in published["assets"]] == [archive.name]
+        assert hub.content[published["assets"][0]["id"]] == archive.read_bytes()
+        (event,) = result.asset_materializations_for_node("github_release")
+        assert event.metadata["version"].value == latest.name
+        assert TOKEN not in str(event.metadata)
+        sidecar = tmp_path / "sidecar"
+        sidecar.mkdir()
+        updater = Updater(sidecar, f"{hub.url}/repos/{REPOSITORY}/releases")
+        assert updater.update() == latest.name
+        assert updater.update() is None
+        assert failures(verify_release(sidecar)) == ()
 
 
 def test_adaface_is_in_the_release_when_it_is_wanted_and_there(

@@ -13,12 +13,15 @@ import pytest
 
 from stash_sense_pipeline.release.verify import failures, verify_release
 
+from .test_publish import STEPS
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs to mount"),
 ]
 
-# Mounts a small file system of its own, copies the data there, makes it read-only or fills it, and publishes a change.
+# Mounts a small file system of its own, copies the data there, fills it or makes it read-only (at once, or when a step
+# of the publish begins), and publishes a change.
 _CHILD = """
 import json, os, shutil, subprocess, sys
 from pathlib import Path
@@ -44,7 +47,18 @@ engine = open_catalog(f"sqlite:///{source / 'catalog.db'}")
 with writing(engine) as connection:
     face = schema.trusted_faces.c.face_id == 5
     connection.execute(sa.delete(schema.trusted_faces).where(face))
-if free < 0:
+step = sys.argv[4]
+if step:
+    from stash_sense_pipeline.release import publish
+
+    real = getattr(publish, step)
+
+    def from_here(*arguments, **options):
+        mount("-o", "remount,ro", str(place))
+        return real(*arguments, **options)
+
+    setattr(publish, step, from_here)
+elif free < 0:
     mount("-o", "remount,ro", str(place))
 else:
     room = os.statvfs(place)
@@ -65,17 +79,16 @@ print(json.dumps({"said": said, "staging": staging}))
 """
 
 
-@pytest.mark.parametrize("free", [-1, 0, 100_000, 500_000])
-def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
+def publish(data: Path, tmp_path: Path, free: int, step: str = "") -> list[str]:
+    """Publishes on the small disk, which must be refused in one line without a trace; what is left in staging."""
     place = tmp_path / "small"
     place.mkdir()
-    child = ["unshare", "-m", sys.executable, "-c", _CHILD, str(data), str(place), str(free)]
+    child = ["unshare", "-m", sys.executable, "-c", _CHILD, str(data), str(place), str(free), step]
     done = subprocess.run(child, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["said"].startswith("ReleaseError cannot "), told
     assert "\n" not in told["said"]
-    assert told["staging"] == []
     releases = data / "releases"
     assert sorted(path.name for path in releases.iterdir()) == [
         "2026.02.18",
@@ -85,3 +98,15 @@ def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
     ]
     assert failures(verify_release(releases / "latest")) == ()
     assert failures(verify_release(releases / "stash-sense-data-v2026.02.18.zip")) == ()
+    return list(told["staging"])
+
+
+@pytest.mark.parametrize("free", [-1, 0, 100_000, 500_000])
+def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
+    assert publish(data, tmp_path, free) == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_disk_that_becomes_read_only_at_any_step(data: Path, tmp_path: Path, step: str) -> None:
+    """What was staged before stays, because nothing can be removed there; the next publish clears it."""
+    assert publish(data, tmp_path, -1, step) == ["run"]

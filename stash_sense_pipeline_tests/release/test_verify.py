@@ -271,6 +271,15 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"database_image_urls"},
     ),
     "odd date": (sql("UPDATE performers SET birth_date = '1.2.1990' WHERE id = 5"), {"database_dates"}),
+    "time of a face in words": (
+        sql("UPDATE faces SET created_at = 'last Monday' WHERE facenet_index = 3"),
+        {"database_times"},
+    ),
+    "time of a performer without a day": (
+        sql("UPDATE performers SET updated_at = '2026-13-40T10:00:00Z' WHERE id = 5"),
+        {"database_times"},
+    ),
+    "time as a number": (sql("UPDATE aliases SET created_at = 2460000.5 WHERE id = 1"), {"database_times"}),
     "half of the tattoo files": (
         lambda release: (release / "tattoo_embeddings.json").write_text("[]"),
         {"tattoo_files"},
@@ -356,6 +365,12 @@ def zipped(release: Path, path: Path, prefix: str = "") -> Path:
         for member in release.iterdir():
             archive.write(member, prefix + member.name)
     return path
+
+
+def test_times_as_sqlite_writes_them_pass(copy: Path) -> None:
+    sql("UPDATE faces SET created_at = datetime('now')", "UPDATE aliases SET created_at = NULL")(copy)
+    reseal(copy)
+    assert failed(copy) == set()
 
 
 def test_our_zip_passes(world: tuple[Path, ReleaseReport]) -> None:
