@@ -152,8 +152,8 @@ class GlobalSettings(_Model):
 class IndexSettings(_Model):
     """How the Voyager indices of a release are built; docs/release.md has the measurements behind the defaults."""
 
-    m: int = Field(default=64, ge=4, le=512, description="a whole number of links from 4 to 512")
-    ef_construction: int = Field(default=400, ge=10, le=5000, description="a whole number from 10 to 5000")
+    m: int = Field(default=96, ge=4, le=512, description="a whole number of links from 4 to 512")
+    ef_construction: int = Field(default=600, ge=10, le=5000, description="a whole number from 10 to 5000")
     storage: Literal["float32", "e4m3", "float8"] = Field(
         default="float32", description="one of float32, e4m3, float8"
     )
@@ -181,7 +181,10 @@ class ExportSettings(_Model):
     )
     min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
     min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
-    recall_at_100_blocks: bool = Field(default=False, description=_A_FLAG)
+    recall_at_100_blocks: bool = Field(
+        default=True,
+        description=f"{_A_FLAG}; false only warns about neighbours beyond the sidecar's distance",
+    )
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
     github: GithubSettings = Field(default=GithubSettings(), description="a mapping")

@@ -54,8 +54,8 @@ class IndexParams:
     Only `threads=1` gives the same bytes in every run.
     """
 
-    m: int = 64
-    ef_construction: int = 400
+    m: int = 96
+    ef_construction: int = 600
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1

@@ -41,7 +41,7 @@ class Limits:
 
     recall_at_1: float = 0.99
     recall_at_100: float = 0.99
-    recall_at_100_blocks: bool = False
+    recall_at_100_blocks: bool = True
     self_retrieval: float = 0.99
     shrink: float = 0.02
     accept_shrink: bool = False

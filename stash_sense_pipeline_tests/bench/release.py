@@ -36,7 +36,7 @@ from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.release.worlds import HOSTS, SPEC
 
 FACES = 100_000
-_INDEXED = 10_000
+_INDEXED = 5_000
 _TURNS = 4
 _QUERIES = 1_000
 _DAY = date(2026, 2, 18)
