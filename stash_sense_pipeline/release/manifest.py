@@ -56,8 +56,12 @@ def write_manifest(release: Path, facts: ManifestFacts) -> dict[str, Any]:
     return manifest
 
 
+class NewerReleaseError(ReleaseError):
+    """A release of a format that this program does not know yet, so that it can judge nothing in it."""
+
+
 def read_manifest(release: Path) -> dict[str, Any]:
-    """manifest.json of a release directory; ReleaseError when it is not there or is no JSON object."""
+    """manifest.json of a release directory; ReleaseError when it is not there or is no JSON object, or of a newer format."""
     path = release / MANIFEST
     try:
         manifest = json.loads(path.read_bytes())
@@ -67,7 +71,9 @@ def read_manifest(release: Path) -> dict[str, Any]:
         raise ReleaseError(f"{path} is not a JSON object")
     newest = manifest.get("format", RELEASE_FORMAT)
     if not isinstance(newest, int) or newest > RELEASE_FORMAT:
-        raise ReleaseError(f"{path} was written by a newer program (format {newest}); upgrade stash-sense")
+        raise NewerReleaseError(
+            f"{path} was written by a newer program (format {newest}); upgrade stash-sense"
+        )
     return manifest
 
 

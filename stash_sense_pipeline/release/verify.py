@@ -48,7 +48,7 @@ from stash_sense_pipeline.release.contract import (
     endpoint_rank,
     zip_name,
 )
-from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.manifest import NewerReleaseError, read_manifest
 from stash_sense_pipeline.release.versions import is_version
 from stash_sense_pipeline.release.voyager_file import VoyagerFile, read_voyager_file
 
@@ -166,7 +166,9 @@ def verify_release(path: Path) -> tuple[CheckResult, ...]:
     directory, which needs room for it.
     """
     checks = _Checks()
-    if path.is_dir():
+    if not path.exists():
+        checks.add("archive", False, f"there is no {path}")
+    elif path.is_dir():
         _check_release(checks, _Release(path), path.name)
         checks.run(
             "size", _size, sum(member.stat().st_size for member in _files(path)), severity=Severity.WARNING
@@ -325,6 +327,14 @@ class _Release:
 
 
 def _check_release(checks: _Checks, release: _Release, name: str) -> None:
+    try:
+        _ = release.manifest
+    except NewerReleaseError as error:
+        checks.add("manifest", False, _one_line(error))
+        return
+    except _DAMAGE:
+        # The checks below say what is wrong with it.
+        pass
     checks.run("required_files", _required_files, release)
     checks.run("no_other_files", _no_other_files, release)
     checks.run("manifest", _manifest, release)
