@@ -73,11 +73,15 @@ def insert_many(
     convert = [table.c[name].type.bind_processor(connection.dialect) for name in columns]
     special = [(place, process) for place, process in enumerate(convert) if process is not None]
     for batch in batched(rows, _MANY):
-        values = [list(row) for row in batch]
-        for row in values:
-            for place, process in special:
-                row[place] = process(row[place])
-        connection.exec_driver_sql(statement, [tuple(row) for row in values])
+        columns_of_batch: list[Sequence[Any]] = list(zip(*batch, strict=True))
+        for place, process in special:
+            values = columns_of_batch[place]
+            # Often one time for all of them.
+            same = all(value is values[0] for value in values)
+            columns_of_batch[place] = (
+                [process(values[0])] * len(values) if same else list(map(process, values))
+            )
+        connection.exec_driver_sql(statement, list(zip(*columns_of_batch, strict=True)))
 
 
 def _insert_in_one(

@@ -137,7 +137,7 @@ NO_FACES = Faces()
 
 @dataclass(frozen=True)
 class Findings:
-    """All evidence, sorted, and the keys that were left out as hubs."""
+    """All evidence, sorted by its pair, kind and key, and the keys that were left out as hubs."""
 
     evidence: tuple[Evidence, ...]
     hubs: tuple[Hub, ...]
@@ -305,30 +305,45 @@ def _namesakes(known: Sequence[RecordKey], folded: FoldedNames) -> Iterator[Pair
 def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WEIGHTS) -> Findings:
     """Every row of evidence on the candidate pairs and on those that the faces add, and the sources' own merges."""
     records = candidates.records
-    evidence: list[Evidence] = []
-    for key, record in records.items():
-        target = None if record.live else survivor(records, key)
-        if target is not None:
-            evidence.append(Evidence(Kind.MERGE, min(key, target), max(key, target), "", weights.merge))
+    merges = {
+        (min(key, target), max(key, target))
+        for key, record in records.items()
+        if not record.live and (target := survivor(records, key)) is not None
+    }
     pairs = candidates.shared.keys() | faces.alike.keys()
     pages = _pages_compared(candidates, {key for pair in pairs for key in pair})
-    for a, b in pairs:
-        rows = _images_counted(candidates.shared.get((a, b), ()))
-        evidence += rows
-        if a[0] == b[0]:
-            continue
-        opinion = faces.opinion((a, b))
-        linked = any(row.kind == Kind.CROSS_LINK for row in rows)
-        alike = False
-        if opinion is not None:
-            weight = float(getattr(weights, opinion.how))
-            # The same picture on both is alike anyhow.
-            weight = min(weight, 0.0) if any(row.kind == Kind.IMAGE for row in rows) else weight
-            evidence.append(Evidence(Kind.FACE, a, b, opinion.text, weight))
-            alike = weight > 0
-        evidence += _agreement(records[a], records[b], candidates.folded, pages, linked, alike, weights)
-    evidence.sort()
+    evidence: list[Evidence] = []
+    for pair in sorted(pairs | merges):
+        if pair in merges:
+            evidence.append(Evidence(Kind.MERGE, *pair, "", weights.merge))
+        else:
+            evidence += sorted(_about(pair, candidates, faces, pages, weights))
     return Findings(tuple(evidence), candidates.hubs)
+
+
+def _about(
+    pair: Pair,
+    candidates: Candidates,
+    faces: Faces,
+    pages: Mapping[RecordKey, frozenset[str]],
+    weights: Weights,
+) -> list[Evidence]:
+    """All rows on one pair of live records."""
+    a, b = pair
+    rows = _images_counted(candidates.shared.get(pair, ()))
+    if a[0] == b[0]:
+        return rows
+    opinion = faces.opinion(pair)
+    linked = any(row.kind == Kind.CROSS_LINK for row in rows)
+    alike = False
+    if opinion is not None:
+        weight = float(getattr(weights, opinion.how))
+        # The same picture on both is alike anyhow.
+        weight = min(weight, 0.0) if any(row.kind == Kind.IMAGE for row in rows) else weight
+        rows.append(Evidence(Kind.FACE, a, b, opinion.text, weight))
+        alike = weight > 0
+    records = candidates.records
+    return rows + _agreement(records[a], records[b], candidates.folded, pages, linked, alike, weights)
 
 
 def _images_counted(rows: Sequence[Evidence]) -> list[Evidence]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Final, NamedTuple
 
 from stash_sense_pipeline.identity.comparing import (
@@ -59,31 +60,32 @@ def connect(
     with a record of the same source. The result depends on the sets given, not on their order.
     """
     decisions: dict[tuple[RecordKey, RecordKey], Decision] = {}
-    scores: dict[tuple[RecordKey, RecordKey], float] = defaultdict(float)
+    weighed: dict[tuple[RecordKey, RecordKey], list[float]] = defaultdict(list)
     overridden: set[tuple[RecordKey, RecordKey]] = set()
-    for row in sorted(evidence):
-        pair = (row.a, row.b)
-        if row.kind == Kind.MERGE:
-            decisions[pair] = Decision(Verdict.LINKED)
+    for kind, a, b, _, weight in evidence:
+        if kind == Kind.MERGE:
+            decisions[a, b] = Decision(Verdict.LINKED)
             continue
-        scores[pair] += row.weight
-        if row.kind == Kind.OVERRIDE:
-            overridden.add(pair)
+        weighed[a, b].append(weight)
+        if kind == Kind.OVERRIDE:
+            overridden.add((a, b))
+    # fsum does not depend on the order.
+    scores = {pair: round(fsum(rows), 3) for pair, rows in weighed.items()}
     keys = sorted(key for key, record in records.items() if record.live)
     forest = _Forest(keys, records, cannot_link)
     ambiguous = _ambiguous(scores, weights.link)
     weak: list[tuple[RecordKey, RecordKey]] = []
-    for pair, score in sorted(scores.items(), key=lambda item: (-round(item[1], 3), item[0])):
+    for pair, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
         if pair in overridden:
             decisions[pair] = forest.join(pair, settled=True)
-        elif round(score, 3) < weights.link or pair in ambiguous:
+        elif score < weights.link or pair in ambiguous:
             weak.append(pair)
         else:
             decisions[pair] = forest.join(pair)
     for pair in weak:
         if forest.together(pair):
             decisions[pair] = Decision(Verdict.REDUNDANT)
-        elif pair in ambiguous and round(scores[pair], 3) >= weights.link:
+        elif pair in ambiguous and scores[pair] >= weights.link:
             rival = ":".join(ambiguous[pair])
             decisions[pair] = Decision(Verdict.REFUSED, f"ambiguous: {rival} matches as well")
         else:
@@ -96,21 +98,22 @@ def _ambiguous(
     scores: Mapping[tuple[RecordKey, RecordKey], float], link: float
 ) -> dict[tuple[RecordKey, RecordKey], RecordKey]:
     """Pairs for which another record of the same source is about as good a partner, with that record."""
-    rivals: dict[tuple[RecordKey, str], list[tuple[float, RecordKey]]] = defaultdict(list)
+    partners: dict[tuple[RecordKey, str], list[RecordKey]] = defaultdict(list)
     for (a, b), score in scores.items():
         if a[0] != b[0] and score >= link - AMBIGUOUS_MARGIN:
-            rivals[a, b[0]].append((score, b))
-            rivals[b, a[0]].append((score, a))
+            partners[a, b[0]].append(b)
+            partners[b, a[0]].append(a)
     found: dict[tuple[RecordKey, RecordKey], RecordKey] = {}
-    for (key, _), partners in sorted(rivals.items()):
-        if len(partners) < 2:
+    for key, rivals in sorted((key, rivals) for (key, _), rivals in partners.items() if len(rivals) > 1):
+        pairs = {rival: (key, rival) if key < rival else (rival, key) for rival in rivals}
+        rivals.sort(key=lambda rival: (-scores[pairs[rival]], rival))
+        first, second = rivals[:2]
+        best = scores[pairs[first]]
+        if best - scores[pairs[second]] >= AMBIGUOUS_MARGIN:
             continue
-        partners.sort(key=lambda partner: (-round(partner[0], 3), partner[1]))
-        best = partners[0][0]
-        for score, partner in partners:
-            if best - score < AMBIGUOUS_MARGIN and best - partners[1][0] < AMBIGUOUS_MARGIN:
-                rival = partners[0][1] if partner != partners[0][1] else partners[1][1]
-                found.setdefault((key, partner) if key < partner else (partner, key), rival)
+        for rival in rivals:
+            if best - scores[pairs[rival]] < AMBIGUOUS_MARGIN:
+                found.setdefault(pairs[rival], second if rival == first else first)
     return found
 
 
