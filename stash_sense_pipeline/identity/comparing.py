@@ -47,13 +47,17 @@ class Record:
 
 def fold_name(name: str) -> str:
     """A name without case, accents, punctuation and order of its words: `Zöe SAMPLE-O'Test` is `otest sample zoe`."""
+    return " ".join(sorted(_folded_words(name)))
+
+
+def _folded_words(name: str) -> list[str]:
     text = name
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.casefold())
         # Only the accents of Latin, Greek and Cyrillic: the marks of Japanese kana make other letters.
         text = unicodedata.normalize("NFC", "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f"))
     words = re.sub(r"['’`.]", "", text.casefold())
-    return " ".join(sorted(re.sub(r"[\W_]+", " ", words).split()))
+    return re.sub(r"[\W_]+", " ", words).split()
 
 
 def birth_interval(date: str | None) -> tuple[int, int] | None:
@@ -96,6 +100,27 @@ class FoldedNames:
             self._aliases[key] = known
         return known
 
+    def several_in_common(self, a: RecordKey, b: RecordKey) -> list[str]:
+        """Names of more than one word that both have, as main name or alias, if they are two or more."""
+        if not self.aliases(a) or not self.aliases(b):
+            return []
+        names_a, names_b = ({self.main(key), *self.aliases(key)} for key in (a, b))
+        names = sorted(name for name in names_a & names_b if " " in name)
+        return names if len(names) > 1 else []
+
+    def similar(self, a: RecordKey, b: RecordKey) -> bool:
+        """Is a main name of one like a name of the other, but for a slip of the typist?"""
+        first, second = self._records[a], self._records[b]
+        pairs = [
+            *((first.name, name) for name in (second.name, *second.aliases)),
+            *((second.name, name) for name in first.aliases),
+        ]
+        return any(_similar(self._letters(x), self._letters(y)) for x, y in pairs if x and y)
+
+    def _letters(self, name: str) -> str:
+        """The words in the order in which they were written, without the spaces between."""
+        return "".join(_folded_words(name))
+
     def words(self, key: RecordKey) -> set[str]:
         """All words of all names."""
         return {word for name in (self.main(key), *self.aliases(key)) for word in name.split()}
@@ -120,12 +145,17 @@ def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str
     common = aliases_a & aliases_b
     if common:
         return "alias_in_common", max(common, key=lambda name: (name.count(" "), name))
-    if main_a and main_b and _similar(main_a, main_b):
+    if main_a and main_b and (_similar(main_a, main_b) or folded.similar(a, b)):
         return "name_similar", f"{main_a} ~ {main_b}"
     return None
 
 
 def _similar(a: str, b: str) -> bool:
+    """One letter more, less or other, or two exchanged; in longer names some more."""
+    if min(len(a), len(b)) < 4 or abs(len(a) - len(b)) > 3:
+        return False
+    if _one_slip(a, b):
+        return True
     matcher = SequenceMatcher(None, a, b, autojunk=False)
     return (
         min(len(a), len(b)) >= 6
@@ -133,6 +163,16 @@ def _similar(a: str, b: str) -> bool:
         and matcher.quick_ratio() >= SIMILAR_NAMES
         and max(matcher.ratio(), SequenceMatcher(None, b, a, autojunk=False).ratio()) >= SIMILAR_NAMES
     )
+
+
+def _one_slip(a: str, b: str) -> bool:
+    if len(a) > len(b):
+        a, b = b, a
+    begin = next((place for place, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a))
+    rest_a, rest_b = a[begin:], b[begin:]
+    if len(a) < len(b):
+        return rest_a == rest_b[1:]
+    return rest_a[1:] == rest_b[1:] or (rest_a[:2] == rest_b[1::-1] and rest_a[2:] == rest_b[2:])
 
 
 def birth_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:

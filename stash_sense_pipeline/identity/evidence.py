@@ -66,6 +66,8 @@ class Weights:
     name_in_aliases: float = 1.5
     alias_in_common: float = 1.0
     name_similar: float = 0.8
+    # A further name of two words or more that both have: stage names are chosen, two equal ones are no chance.
+    further_name: float = 1.0
     # A single word is a first name: many have it.
     single_word: float = -0.8
     name_differs: float = -1.5
@@ -76,7 +78,7 @@ class Weights:
     birth_date_nearly_equal: float = 0.5
     birth_date_differs: float = -1.0
     country_equal: float = 0.4
-    country_differs: float = -0.7
+    country_differs: float = -0.9
     # Different pages on a site where a person has one; counted for at most two sites.
     other_page: float = -1.5
     # Names that do not agree, and pages that only one record lists: then one shared page is not enough. A link to the
@@ -86,8 +88,8 @@ class Weights:
     # Below `link`, so that it takes a name or a page beside them; less where a record has a single face.
     face: float = 2.4
     face_single: float = 1.4
-    # Nearly as alike: shown to a person, and no proof.
-    face_borderline: float = 0.0
+    # Nearly as alike, and each other's nearest all the same: enough beside a whole name, and else shown to a person.
+    face_borderline: float = 0.8
     # Two or more faces on both sides that no model finds alike: true of one in 200 pairs of one person.
     face_differs: float = -2.5
     link: float = 2.5
@@ -171,12 +173,12 @@ class Candidates:
 
     def strangers(self, a: RecordKey, b: RecordKey) -> bool:
         """Do two records share nothing by which they could be one person twice, or twins?"""
-        dates = self.records[a].birth_date, self.records[b].birth_date
         if not set(self.keys[a]).isdisjoint(self.keys[b]):
             return False
-        if None in dates:
+        born = birth_agreement(self.records[a].birth_date, self.records[b].birth_date)
+        if born is None:
             return self.folded.words(a).isdisjoint(self.folded.words(b))
-        return dates[0] != dates[1]
+        return born[0] == "birth_date_differs"
 
 
 def find_evidence(
@@ -268,7 +270,7 @@ def _share(
     folded: FoldedNames,
     weights: Weights,
 ) -> None:
-    """Pairs that share a birth date and a name, a whole name that no source has twice, or a picture.
+    """Pairs that share a birth date and a name, a name beside another one or unique in each source, or a picture.
 
     A picture on two records of one source is of two people, or of nobody.
     """
@@ -276,14 +278,15 @@ def _share(
         for pair in _namesakes(known, folded):
             shared.setdefault(pair, [])
         return
-    if len({source for source, _ in everybody}) < len(everybody):
-        return
+    unique = len({source for source, _ in everybody}) == len(everybody)
     for a, b in combinations(known, 2):
         if sort == Sort.IMAGE:
-            shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, weights.image))
-        else:
+            if unique:
+                shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, weights.image))
+        elif a[0] != b[0]:
             born = birth_agreement(records[a].birth_date, records[b].birth_date)
-            if born is not None and float(getattr(weights, born[0])) > 0:
+            same_time = born is not None and float(getattr(weights, born[0])) > 0
+            if (unique and same_time) or folded.several_in_common(a, b):
                 shared.setdefault((a, b), [])
 
 
@@ -418,7 +421,9 @@ def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> t
         return "names differ", weights.name_differs
     how, name = agreement
     weight = float(getattr(weights, how)) + (weights.single_word if " " not in name else 0.0)
-    return f"{how.replace('_', ' ')} ({name})", weight
+    text = f"{how.replace('_', ' ')} ({name})"
+    further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
+    return (f"{text} and {further[0]}", weight + weights.further_name) if further else (text, weight)
 
 
 def _other_pages(a: frozenset[str], b: frozenset[str], weights: Weights) -> list[tuple[str, float]]:

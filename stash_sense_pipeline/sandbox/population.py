@@ -24,6 +24,11 @@ class Rates:
 
     `presence`: chance of a person to be in each box. `listed`: chance that a record lists a page that its person has.
     `swapped`: URLs of a record that are somebody else's; the poison of the evaluation is added to it.
+    `stale`: pages listed under an address that the person has left. `studio_pages`: records with the page of a
+    studio about them, which is of no known site. `equal_homonyms`: people with name and birth date of somebody else.
+    `transitions`: people whose older records have another gender. `merged_records`: records with a second one that
+    their source has merged into them, and which others still link to. `shared_images`: chance that a record shows its
+    person's widest known picture, byte by byte.
     """
 
     presence: Mapping[str, float] = field(
@@ -44,13 +49,21 @@ class Rates:
     gender_known: float = 0.95
     gender_wrong: float = 0.002
     swapped: float = 0.004
+    stale: float = 0.02
     studio_links: float = 0.02
+    studio_pages: float = 0.45
     twins: float = 0.003
+    equal_homonyms: float = 0.001
+    transitions: float = 0.004
+    merged_records: float = 0.02
+    shared_images: float = 0.15
+    wrong_images: float = 0.002
+    placeholder_images: float = 0.01
 
 
 @dataclass(frozen=True)
 class Population:
-    """Records, and the number of the person behind each."""
+    """Records, and the number of the person behind each live one."""
 
     records: Mapping[RecordKey, Record]
     truth: Mapping[RecordKey, int]
@@ -133,6 +146,8 @@ class _Person:
     country: str
     pages: list[tuple[str, ...]]
     identifiers: dict[str, str] = field(default_factory=dict)
+    former_identifiers: dict[str, str] = field(default_factory=dict)
+    former_gender: str | None = None
 
 
 def make_population(
@@ -147,21 +162,23 @@ def make_population(
     first = _words(rng, 900, 2)
     last = _words(rng, 2500, 3)
     crowd = [_person(rng, number, first, last, rates) for number in range(people)]
-    for person in crowd:
-        if rng.random() < rates.twins:
-            twin = rng.choice(crowd)
-            twin.birth_date, twin.country = person.birth_date, person.country
-            twin.name = f"{twin.name.split()[0]} {person.name.split()[-1]}"
+    _make_special(rng, crowd, rates)
     studios = [f"https://twitter.com/studio{number}" for number in range(max(1, people // 400))]
     records: dict[RecordKey, Record] = {}
     truth: dict[RecordKey, int] = {}
     for person in crowd:
         boxes = [box for box, chance in rates.presence.items() if rng.random() < chance] or ["stashdb"]
-        person.identifiers = {box: str(uuid.UUID(int=rng.getrandbits(128), version=4)) for box in boxes}
+        person.identifiers = {box: _uuid(rng) for box in boxes}
+        person.former_identifiers = {box: _uuid(rng) for box in boxes if rng.random() < rates.merged_records}
         for box in boxes:
             record = _record(rng, person, box, rates, studios)
             records[record.key] = record
             truth[record.key] = person.number
+            if box in person.former_identifiers:
+                old = Record(
+                    box, person.former_identifiers[box], person.name, live=False, merged_into=record.source_id
+                )
+                records[old.key] = old
     return Population(_swap_urls(rng, records, rates.swapped + poisoned), truth)
 
 
@@ -180,6 +197,25 @@ def score(truth: Mapping[RecordKey, int], groups: Iterable[Sequence[RecordKey]])
         right += same
         wrong += len(group) * (len(group) - 1) // 2 - same
     return Score(right, wrong, together - right)
+
+
+def _uuid(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+
+
+def _make_special(rng: random.Random, crowd: Sequence[_Person], rates: Rates) -> None:
+    """Twins, people with another's name and birth date, and people who changed their gender."""
+    for person in crowd:
+        if rng.random() < rates.twins:
+            twin = rng.choice(crowd)
+            twin.birth_date, twin.country = person.birth_date, person.country
+            twin.name = f"{twin.name.split()[0]} {person.name.split()[-1]}"
+        if rng.random() < rates.equal_homonyms:
+            other = rng.choice(crowd)
+            other.name, other.birth_date = person.name, person.birth_date
+        if rng.random() < rates.transitions:
+            now, before = rng.choice((("TRANSGENDER_FEMALE", "MALE"), ("TRANSGENDER_MALE", "FEMALE")))
+            person.gender, person.former_gender = now, before
 
 
 def _words(rng: random.Random, count: int, syllables: int) -> list[str]:
@@ -226,9 +262,22 @@ def _record(rng: random.Random, person: _Person, box: str, rates: Rates, studios
     if rng.random() < rates.misspelt:
         shown = _misspell(rng, shown)
     urls = [rng.choice(forms) for forms in person.pages if rng.random() < rates.listed]
+    # People have numbers of their own up to here, so that nobody has the old address now.
+    urls = [
+        url.replace(str(person.number), f"{person.number}{rng.randint(5, 9)}000000")
+        if rng.random() < rates.stale
+        else url
+        for url in urls
+    ]
     for other, identifier in person.identifiers.items():
         if other != box and rng.random() < rates.cross_linked:
-            urls.append(f"https://{HOSTS[other]}/performers/{identifier}")
+            former = person.former_identifiers.get(other, identifier)
+            linked = former if rng.random() < 0.5 else identifier
+            urls.append(f"https://{HOSTS[other]}/performers/{linked}")
+    if rng.random() < rates.studio_pages:
+        urls.append(
+            f"https://studio{rng.randint(1, 300)}.example/models/{person.number}-{rng.randint(1, 99)}"
+        )
     if rng.random() < rates.studio_links:
         urls.append(rng.choice(studios))
     if rng.random() < 0.05:
@@ -237,12 +286,27 @@ def _record(rng: random.Random, person: _Person, box: str, rates: Rates, studios
         source=box,
         source_id=person.identifiers[box],
         name=shown,
-        gender=_gender(rng, person.gender, rates),
+        gender=_gender(rng, _gender_then(rng, person), rates),
         birth_date=_birth_date(rng, person.birth_date, rates),
         country=_country(rng, person.country, rates),
         aliases=tuple(sorted(set(aliases))),
         urls=tuple(sorted(set(urls))),
+        images=_images(rng, person.number, rates),
     )
+
+
+def _gender_then(rng: random.Random, person: _Person) -> str:
+    return person.former_gender if person.former_gender and rng.random() < 0.3 else person.gender
+
+
+def _images(rng: random.Random, person: int, rates: Rates) -> tuple[str, ...]:
+    """Names of pictures in the place of their SHA-256; only those that more than one record may show."""
+    found = {f"picture {person}"} if rng.random() < rates.shared_images else set()
+    if rng.random() < rates.wrong_images:
+        found.add(f"picture {rng.randint(0, 2 * person)}")
+    if rng.random() < rates.placeholder_images:
+        found.add(f"placeholder {rng.randint(1, 3)}")
+    return tuple(sorted(found))
 
 
 def _gender(rng: random.Random, gender: str, rates: Rates) -> str | None:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from stash_sense_pipeline.identity.comparing import Record, birth_interval, fold_name
-from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_evidence
+from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_candidates, find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
-from stash_sense_pipeline.identity.keys import MAX_STASH_BOX_HOLDERS
+from stash_sense_pipeline.identity.keys import MAX_STASH_BOX_HOLDERS, StashBoxes
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population
 
 X = "https://x.com/sample_person"
@@ -223,3 +223,38 @@ def test_birth_intervals() -> None:
     year, month, day = (birth_interval(date) for date in ("1990", "1990-05", "1990-05-07"))
     assert year[0] < month[0] < day[0] == day[1] < month[1] < year[1]
     assert birth_interval("1990-01-01") == year
+
+
+def test_two_whole_names_in_common_are_no_chance() -> None:
+    ours = Record("stashdb", "a", "Sample Person", aliases=("Other Test",))
+    assert together(ours, Record("fansdb", "b", "Other Test", aliases=("Sample Person",))) == set()
+    assert together(ours, Record("fansdb", "b", "Sample Person", aliases=("Other Test",))) == BOTH
+    assert together(ours, Record("fansdb", "b", "Sample Person", aliases=("Other",))) == set()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("Sample Person", "ample Person", True),
+        ("Sample Person", "Zample Person", True),
+        ("Sample Person", "SamplePerson", True),
+        ("Sample Person", "Smaple Person", True),
+        ("Marten", "Maren", True),
+        ("Ann", "Anna", False),
+        ("Sample Person", "Simple Reason", False),
+    ],
+)
+def test_a_slip_of_the_typist_is_no_other_name(one: str, other: str, alike: bool) -> None:
+    assert (together(*pair(a_name=one, b_name=other, b_urls=(X, IAFD))) == BOTH) == alike
+
+
+def test_dates_that_do_not_contradict_are_not_of_strangers() -> None:
+    """Else twins with a partial date in one record would raise the thresholds of faces for everybody."""
+    known = population(
+        Record("stashdb", "a", "One Twin", birth_date="1990-05-06"),
+        Record("stashdb", "b", "Other Twin", birth_date="1990"),
+        Record("stashdb", "c", "Third Person", birth_date="1971-02-03"),
+    )
+    candidates = find_candidates(known, StashBoxes.of(HOSTS))
+    assert not candidates.strangers(("stashdb", "a"), ("stashdb", "b"))
+    assert candidates.strangers(("stashdb", "a"), ("stashdb", "c"))
