@@ -55,6 +55,13 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
     return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people))
 
 
+def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) -> list[str]:
+    """Of what a stored record lists, the pages that no record of another identity lists as well."""
+    listers = records_listing(connection, list(identifying_pages(urls).values()))
+    kin = with_kin(connection, {record})
+    return [url for url, who in listers.items() if not _judged(connection, who - kin)]
+
+
 def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Record]:
     """The records and all that are the same person, by upstream merges or by our identities."""
     performers, members, others = source_performers, identity_members, identity_members.alias()

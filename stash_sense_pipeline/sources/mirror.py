@@ -16,6 +16,7 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_records
+from stash_sense_pipeline.privacy.kin import own_pages
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
@@ -218,8 +219,13 @@ class Mirror:
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Withheld]]
     ) -> None:
         now = self._clock.now()
-        met = [(record.source_id, record.urls) for record, why in withheld if why.is_near]
-        remember_met(connection, self._refusals, self.source, met, now)
+        met = {record.source_id: record.urls for record, why in withheld if why.is_near}
+        # Of a record that was somebody's until now it is known which pages are others' too: these refuse nobody.
+        own = {
+            source_id: own_pages(connection, (self.source, source_id), met[source_id])
+            for source_id in performers.liveness(connection, self.source, list(met))
+        }
+        remember_met(connection, self._refusals, self.source, list({**met, **own}.items()), now)
         people = [record.source_id for record, why in withheld if why.is_person]
         stored = performers.liveness(connection, self.source, people)
         self._erase(connection, stored)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from stash_sense_pipeline.catalog import performers, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import load_overrides
+from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression import load_suppressions
@@ -255,3 +255,25 @@ def test_the_straight_way() -> None:
         assert "zqclara" in machine._everything()
     finally:
         machine.teardown()
+
+
+def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine) -> None:
+    """Only the person that the suppressed record was merged into leaves, not a third one who lists a page of hers."""
+    shared = ("https://www.freeones.com/zq-shared",)
+    survivor = PerformerRecord(source_id="wim", name="Wim Zq", urls=shared, birth_date="1980")
+    third = PerformerRecord(source_id="xylo", name="Xylo Zq", urls=shared, birth_date="1980")
+    leaver = PerformerRecord(source_id="anna", name="Anna Zq", birth_date="1980")
+
+    def sync(*records: PerformerRecord) -> None:
+        mirror = Mirror(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW))
+        asyncio.run(mirror.store(records))
+        rebuild_identities(catalog, {"boxa": "boxa.example"}, Overrides(), NOW)
+
+    sync(survivor, third, leaver)
+    with writing(catalog) as connection:
+        add_suppressions(connection, KEY, [SuppressionEntry("boxa:anna", "asked", NOW.date())])
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    sync(replace(survivor, merged_ids=("anna",)), third)
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    with reading(catalog) as connection:
+        assert connection.scalars(sa.select(schema.source_performers.c.source_id)).all() == ["xylo"]
