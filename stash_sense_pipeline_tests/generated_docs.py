@@ -69,7 +69,8 @@ def pages() -> dict[Path, str]:
 def _commands() -> Iterator[str]:
     yield f"# Commands\n\n{_MADE}\n"
     yield "Exit codes: 0 done, 1 failed, 2 usage or configuration. An error is one line that says what to do; "
-    yield "`stash-sense --debug COMMAND` shows the traceback.\n"
+    yield "`stash-sense --debug COMMAND` shows the traceback. "
+    yield "Below the help of a command is its output on the data of the demo.\n"
     examples = DOCS / "examples"
     for path, command in _walk(main, "stash-sense"):
         if isinstance(command, click.Group):

@@ -30,11 +30,14 @@ def prepare() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
     """Run the Dagster UI, the schedules and the sensors on this machine until SIGINT or SIGTERM: no container, no server."""
+    from stash_sense_pipeline.faces.inference import Device, require_device
     from stash_sense_pipeline.orchestration.home import check_writable, only_daemon, prepare_home
     from stash_sense_pipeline.orchestration.ui import serve_ui
 
     check_port(host, port)
     environment = environment_of(os.environ)
+    if environment.executor == "in_process":
+        require_device(Device(environment.device))
     check_writable(environment.data_dir)
     home = prepare_home(_home(environment.data_dir))
     # The code is loaded from another directory: what was relative to this one is said in full.

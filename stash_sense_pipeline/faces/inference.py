@@ -69,13 +69,22 @@ def running(path: Path) -> Iterator[None]:
         raise ModelPackError(f"{path}: ONNX Runtime cannot run it as pack.yaml says: {reason}") from error
 
 
+def require_device(device: Device) -> None:
+    """Raises DeviceError when the installed ONNX Runtime cannot know the device: worth saying before hours of fetching."""
+    if device is Device.CPU:
+        return
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        raise DeviceError(_no_cuda("the installed ONNX Runtime is the one for CPUs"))
+
+
 def _providers(device: Device) -> list[Any]:
     import onnxruntime
 
     if device is Device.CPU:
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise DeviceError(_no_cuda("the installed ONNX Runtime is the one for CPUs"))
+    require_device(device)
     # The CUDA libraries of the `gpu` extra are Python packages, which the loader does not find by itself.
     onnxruntime.preload_dlls()
     return [("CUDAExecutionProvider", _CUDA_OPTIONS), "CPUExecutionProvider"]

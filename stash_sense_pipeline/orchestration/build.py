@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.faces.inference import Device, require_device
 from stash_sense_pipeline.faces.packs import load_pack
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import unusable
@@ -71,7 +72,8 @@ def build(
 
     A source without a key is skipped and one that fails does not stop the others; `announce` is called after each part.
     Nothing is published when no source could be refreshed. Raises ConfigurationError when no source is left to ask, and
-    ModelPackError when faces are wanted and the pack is not there: nothing has been asked or written then.
+    ModelPackError or DeviceError when faces are wanted and the pack or the GPU is not there: nothing has been asked or
+    written then.
     """
     chosen = apply_overrides(settings, overrides)
     problems = {source.name: unusable(chosen, environment, source.name) for source in chosen.enabled}
@@ -81,6 +83,7 @@ def build(
     if overrides.faces:
         # Said now, and not after hours of fetching.
         load_pack(environment.model_pack, environment.models_dir)
+        require_device(Device(environment.device))
     parts: list[PartResult] = []
 
     def add(part: PartResult) -> None:

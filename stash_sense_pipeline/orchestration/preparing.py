@@ -43,9 +43,17 @@ def prepare(
     open_catalog(environment.catalog_url).dispose()
     say(f"catalog {shown}: ready")
     with open_instance() as instance:
-        instance.upgrade(lambda _: None)
+        _upgrade_if_older(instance)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
     say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
+
+
+def _upgrade_if_older(instance: dg.DagsterInstance) -> None:
+    """Migrates the run history after an update of Dagster, and only then: SQLite has a database for each run to open."""
+    storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
+    versions = [storage.alembic_version() for storage in storages if storage is not None]
+    if any(version is None or version[0] != version[1] for version in versions):
+        instance.upgrade(lambda _: None)
 
 
 def gpu_count(variables: Mapping[str, str]) -> int:

@@ -29,7 +29,7 @@ def missing() -> str | None:
         return "only root can start a Docker engine"
     if Path("/var/run/docker.sock").exists():
         return "a Docker engine runs here already, and a second one would share its bridge"
-    for program in ("dockerd", "docker", "docker-compose", "debootstrap"):
+    for program in ("dockerd", "docker", "docker-compose", "debootstrap", "setpriv"):
         if shutil.which(program) is None:
             return f"no {program} (apt-get install docker.io docker-compose debootstrap)"
     if sys.platform != "linux" or not os.access("/sys/fs/cgroup", os.W_OK):
@@ -88,7 +88,9 @@ def running_engine(directory: Path) -> Iterator[Engine]:
     """
     engine = Engine(directory)
     log = (directory / "dockerd.log").open("wb")
-    command = ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec"]
+    # When the tests are killed it ends as well, and its containers with it.
+    command: list[str | Path] = ["setpriv", "--pdeathsig", "TERM"]
+    command += ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec"]
     command += ["-H", f"unix://{engine.socket}", "--pidfile", directory / "dockerd.pid"]
     command += ["--bip", f"{BRIDGE}/24"]
     server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)

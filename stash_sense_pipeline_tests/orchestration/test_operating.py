@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.shipped_files import shipped_file
+from stash_sense_pipeline_tests.postgres import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +40,18 @@ def runs(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedP
     )  # fmt: skip
 
 
+# Becomes another user when everything is loaded, because that user may not read root's Python.
+_AS_NOBODY = """
+import os
+from stash_sense_pipeline import cli, settings
+from stash_sense_pipeline.orchestration import instance, preparing
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+cli.main()
+"""
+
+
 def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
     """The one line on standard error of a command that ended so."""
     assert result.returncode == code, result.stdout + result.stderr
@@ -44,7 +61,7 @@ def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 
 @pytest.fixture
-def free_port() -> Iterator[int]:
+def taken_port() -> Iterator[int]:
     """A port that somebody listens on while the test runs."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -84,18 +101,64 @@ def test_a_volume_that_cannot_be_written(tmp_path: Path) -> None:
     assert "chown -R" in said
 
 
-def test_a_port_that_is_taken(tmp_path: Path, free_port: int) -> None:
-    said = one_line(runs(tmp_path, "serve", "--port", str(free_port)), 2)
-    assert f"port {free_port} of 127.0.0.1 cannot be used" in said
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_volume_that_belongs_to_somebody_else() -> None:
+    # Not in pytest's own directory, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        home.chmod(0o755)
+        (home / "data").mkdir(mode=0o755)
+        result = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, "prepare"],
+            env={**os.environ, "DATA_DIR": str(home / "data")},
+            capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+    said = one_line(result, 2)
+    assert f"{home / 'data'} cannot be written by user 65534:65534 (Permission denied)" in said
+    assert f"chown -R 65534:65534 {home / 'data'}" in said
+
+
+@pytest.mark.parametrize("command", [["serve"], ["build"]])
+def test_a_gpu_that_is_asked_for_and_not_there(tmp_path: Path, command: list[str]) -> None:
+    sources = "stash_boxes:\n  private: {enabled: true, url: http://127.0.0.1:9/graphql}\n"
+    (tmp_path / "sources.yaml").write_text(f"global: {{user_agent_contact: a@b.invalid}}\n{sources}")
+    said = one_line(
+        runs(
+            tmp_path,
+            *command,
+            STASH_SENSE_DEVICE="cuda",
+            PRIVATE_API_KEY="key",
+            STASH_SENSE_MODEL_PACK=str(DEMO_PACK),
+        ),
+        1,
+    )
+    assert "CUDA was asked for and is not there" in said
+    assert "choose the device cpu" in said
+
+
+def test_a_build_without_any_key(tmp_path: Path) -> None:
+    shutil.copyfile(shipped_file("sources.yaml"), tmp_path / "sources.yaml")
+    result = runs(tmp_path, "build")
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert "stashdb: no key; set STASHDB_API_KEY or STASHDB_API_KEY_FILE" in last
+
+
+def test_a_database_server_that_is_not_there_when_served(tmp_path: Path) -> None:
+    url = "postgresql+psycopg2://stash:hunter2@127.0.0.1:9/catalog"
+    said = one_line(runs(tmp_path, "serve", "--port", str(free_port()), STASH_SENSE_CATALOG_URL=url), 1)
+    assert "cannot open the catalog postgresql+psycopg2://stash:***@127.0.0.1:9/catalog" in said
+
+
+def test_a_port_that_is_taken(tmp_path: Path, taken_port: int) -> None:
+    said = one_line(runs(tmp_path, "serve", "--port", str(taken_port)), 2)
+    assert f"port {taken_port} of 127.0.0.1 cannot be used" in said
     assert "--port" in said
 
 
 def test_a_second_daemon_on_the_same_data(tmp_path: Path) -> None:
     with only_daemon(prepare_home(tmp_path / "data" / "dagster")):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        said = one_line(runs(tmp_path, "serve", "--port", str(port)), 2)
+        said = one_line(runs(tmp_path, "serve", "--port", str(free_port())), 2)
     assert f"process {os.getpid()} already serves" in said
 
 
