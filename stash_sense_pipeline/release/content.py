@@ -39,7 +39,7 @@ _Record = tuple[str, str]
 
 # Made once: json.dumps with options makes one a call, which takes longer than its work.
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-_FACES_A_DIGEST = 1_000
+_FACES_A_DIGEST, _PERFORMERS_A_DIGEST = 1_000, 300
 
 
 class ReleasedFace(NamedTuple):
@@ -147,14 +147,19 @@ class ReleaseContent:
         for start in range(0, len(self.faces), _FACES_A_DIGEST):
             faces = self.faces[start : start + _FACES_A_DIGEST]
             state.update(_canonical([_news(face) for face in faces]))
-        for performer in self.performers:
-            ids = [(box.source, box.source_id) for box in performer.stash_box_ids]
-            aliases = [(alias, source) for alias, source, _ in performer.aliases]
-            urls = [(url.site, url.key, url.url, url.source) for url in performer.urls]
-            merged = [(gone.source, gone.source_id) for gone in performer.merged_ids]
-            seen = (performer.performer_id, performer.name, dict(performer.fields), performer.image_url)
-            state.update(_canonical((seen, ids, aliases, urls, merged)))
+        for start in range(0, len(self.performers), _PERFORMERS_A_DIGEST):
+            performers = self.performers[start : start + _PERFORMERS_A_DIGEST]
+            state.update(_canonical([_seen(performer) for performer in performers]))
         return state.hexdigest()
+
+
+def _seen(performer: ReleasedPerformer) -> tuple[Any, ...]:
+    ids = [(box.source, box.source_id) for box in performer.stash_box_ids]
+    aliases = [(alias, source) for alias, source, _ in performer.aliases]
+    urls = [(url.site, url.key, url.url, url.source) for url in performer.urls]
+    merged = [(gone.source, gone.source_id) for gone in performer.merged_ids]
+    person = (performer.performer_id, performer.name, performer.fields, performer.image_url)
+    return person, ids, aliases, urls, merged
 
 
 def _canonical(value: Any) -> bytes:

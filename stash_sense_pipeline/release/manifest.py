@@ -34,8 +34,15 @@ class ManifestFacts:
     indices: Mapping[str, Mapping[str, Any]]
 
 
-def write_manifest(release: Path, facts: ManifestFacts) -> dict[str, Any]:
-    """Hashes every file in `release`, writes manifest.json there, and returns its content."""
+def write_manifest(
+    release: Path, facts: ManifestFacts, known: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Writes manifest.json with the SHA-256 of every file in `release`, and returns its content.
+
+    `known` has hashes by file name from when the files were written; the others are made here. The verification reads
+    every file again and compares.
+    """
+    hashes = dict(known or {})
     with disk_errors(f"write the manifest of {release}"):
         files = sorted(path for path in release.iterdir() if path.name != MANIFEST)
         manifest = {
@@ -45,7 +52,9 @@ def write_manifest(release: Path, facts: ManifestFacts) -> dict[str, Any]:
             "performer_count": facts.performer_count,
             "face_count": facts.face_count,
             "sources": sorted(facts.sources),
-            "checksums": {path.name: f"sha256:{sha256_file(path)}" for path in files},
+            "checksums": {
+                path.name: f"sha256:{hashes.get(path.name) or sha256_file(path)}" for path in files
+            },
             "models": _models(facts.pack),
             "indices": {name: dict(made) for name, made in facts.indices.items()},
             "reproducible": all(made["reproducible"] for made in facts.indices.values()),

@@ -223,7 +223,8 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         pack=spec.pack,
         indices={index.model: _provenance(index) for index in indices},
     )
-    manifest = write_manifest(staging.release, facts)
+    known = {index.file: index.sha256 for index in indices} | {PERFORMERS_DB: database.sha256}
+    manifest = write_manifest(staging.release, facts, known)
     checks = (
         *verify_release(staging.release),
         check_suppressed(staging.release, spec.suppressions, spec.hosts),
