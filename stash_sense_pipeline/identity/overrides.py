@@ -65,9 +65,10 @@ def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record])
     """Follows the sources' own merges to the live records that the pairs are about now.
 
     Raises ConfigurationError, naming file and line, for a record that the catalog has never seen, for a must_link
-    chain that holds two live records of one source, and for one that a cannot_link contradicts.
+    chain that holds two live records of one source or comes back to where it began, and for one that a cannot_link
+    contradicts.
     """
-    problems: list[tuple[int, str]] = []
+    problems = _cycles(overrides.must_link)
     must = _resolve("must_link", overrides.must_link, records, problems)
     cannot = _resolve("cannot_link", overrides.cannot_link, records, problems)
     leader: dict[RecordKey, RecordKey] = {}
@@ -103,6 +104,21 @@ def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record])
     return ResolvedOverrides(
         tuple(sorted({(a, b) for a, b, _ in must})), tuple(sorted({(a, b) for a, b, _ in cannot}))
     )
+
+
+def _cycles(pairs: tuple[Override, ...]) -> list[tuple[int, str]]:
+    """Lines that say again what lines before them say together, as written: the sources' own merges are not counted."""
+    group: dict[RecordKey, set[RecordKey]] = {}
+    problems: list[tuple[int, str]] = []
+    for pair in pairs:
+        ours, theirs = group.get(pair.a, {pair.a}), group.get(pair.b, {pair.b})
+        if pair.b in ours:
+            text = f"must_link {_text(pair.a)}, {_text(pair.b)} closes a cycle: the lines before say so; remove it"
+            problems.append((pair.line, text))
+            continue
+        joined = ours | theirs
+        group.update(dict.fromkeys(joined, joined))
+    return problems
 
 
 def _resolve(

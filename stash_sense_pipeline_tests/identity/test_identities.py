@@ -272,6 +272,10 @@ def test_must_link_and_cannot_link(catalog: sa.Engine, tmp_path: Path) -> None:
         ("must_link:\n- [stashdb:a, nowhere:9]\n", ":2: must_link names nowhere:9"),
         ("cannot_link:\n\n- [stashdb:a, stashdb:nobody]\n", ":3: cannot_link names stashdb:nobody"),
         (
+            "must_link:\n- [stashdb:a, fansdb:b]\n- [fansdb:b, pmvstash:c]\n- [pmvstash:c, stashdb:a]\n",
+            ":4: must_link pmvstash:c, stashdb:a closes a cycle",
+        ),
+        (
             "must_link:\n- [stashdb:a, fansdb:b]\n- [fansdb:b, stashdb:z]\n",
             ":3: must_link would make stashdb:a and stashdb:z one person",
         ),
