@@ -106,7 +106,8 @@ def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
     assert publish(data, tmp_path, free) == []
 
 
-@pytest.mark.parametrize("step", STEPS)
+# When `latest` is to be moved, the new release is there whole, and the next run moves it: test_publish.py kills it there.
+@pytest.mark.parametrize("step", [step for step in STEPS if step != "_point_latest"])
 def test_a_disk_that_becomes_read_only_at_any_step(data: Path, tmp_path: Path, step: str) -> None:
     """What was staged before stays, because nothing can be removed there; the next publish clears it."""
     assert publish(data, tmp_path, -1, step) == ["run"]
