@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -20,9 +25,13 @@ from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_ite
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
-from stash_sense_pipeline.catalog.schema import identities
+from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
+from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.shipped_files import shipped_file
 
 LOG = logging.getLogger(__name__)
@@ -116,3 +125,71 @@ def test_a_database_server_that_restarts_is_asked_again(postgres_catalog_url: st
         interrupted()
     assert count() == 1
     engine.dispose()
+
+
+# --- a build while its ground shakes -------------------------------------------------------------------------------
+
+
+def building(home: Path, servers: SandboxServers, **variables: str) -> subprocess.Popen[str]:
+    """`stash-sense build` of one source, in a process of its own."""
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
+    settings |= {
+        "DATA_DIR": str(home / "data"),
+        "STASH_SENSE_SOURCES": str(home / "sources.yaml"),
+        "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+        "DAGSTER_HOME": str(prepare_home(home / "dagster")),
+        **servers.environment(),
+        **variables,
+    }
+    command = [Path(sys.executable).with_name("stash-sense"), "build", "--sources", "stashdb"]
+    return subprocess.Popen(
+        command, env=settings, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
+    """Exit code, what it printed, and the lines of its complaint, without the note on the contact."""
+    said, complaint = process.communicate(timeout=500)
+    lines = [line for line in complaint.splitlines() if "user_agent_contact" not in line]
+    return process.returncode, said, lines
+
+
+def assert_whole(url: str) -> None:
+    """Each image that is done has its one face, and each face all its vectors."""
+    engine = open_catalog(url)
+    with reading(engine) as connection:
+        states = Counter(connection.scalars(sa.select(source_images.c.state)))
+        found = connection.scalar(sa.select(sa.func.count()).select_from(faces))
+        vectors = connection.scalar(sa.select(sa.func.count()).select_from(embeddings))
+    engine.dispose()
+    assert found
+    assert states["done"] == found
+    assert vectors == 2 * found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount")
+def test_a_volume_that_is_full_costs_a_batch(tmp_path: Path) -> None:
+    """A small file system that really fills up while a source is read; then it gets larger."""
+    volume = tmp_path / "data"
+    volume.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(volume)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        with SandboxServers(World.demo(seed=6, people=60)) as servers:
+            (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers)))
+            code, said, complaint = ended(building(tmp_path, servers))
+            assert code == 1, said
+            assert len(complaint) == 1, complaint
+            assert "full" in complaint[0]
+            more = ["mount", "-o", "remount,size=200m", str(volume)]
+            subprocess.run(more, check=True, capture_output=True)
+            code, said, complaint = ended(building(tmp_path, servers))
+            assert (code, complaint) == (0, []), said
+        with closing(sqlite3.connect(volume / "catalog.db")) as catalog:
+            assert catalog.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert_whole(f"sqlite:///{volume / 'catalog.db'}")
+    finally:
+        subprocess.run(["umount", str(volume)], check=True, capture_output=True)
