@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     withheld_records,
 )
-from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.catalog.upsert import batched, upsert, upsert_values
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.records import PerformerRecord
@@ -105,10 +105,11 @@ def store_records(
             changed.append(record)
         elif row.updated_at != record.updated_at:
             bumped.append(record)
-    upsert(
+    upsert_values(
         connection,
         source_performers,
-        [_row(source, record, now) for record in changed],
+        _COLUMNS,
+        [_values(source, record, now) for record in changed],
         keep=frozenset({"first_seen_at"}),
     )
     _set_updated(connection, source, bumped)
@@ -136,7 +137,8 @@ def seed_records(
     unknown = _unknown(connection, source, latest, hashed)
     fresh = [record for source_id, record in latest.items() if source_id in unknown]
     hearsay = {"content_hash": None, "created_at": None, "updated_at": None}
-    upsert(connection, source_performers, [{**_row(source, record, now), **hearsay} for record in fresh])
+    rows = [dict(zip(_COLUMNS, _values(source, record, now), strict=True)) | hearsay for record in fresh]
+    upsert(connection, source_performers, rows)
     _store_links(connection, source, performer_aliases.c.alias, [], _pairs(fresh, _aliases))
     _store_links(connection, source, performer_urls.c.url, [], _pairs(fresh, _urls))
     return len(fresh)
@@ -284,16 +286,25 @@ def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
     return connection.execute(sa.delete(source_images).where(orphaned)).rowcount
 
 
+def live_besides(connection: sa.Connection, source: str, listed: Collection[str]) -> tuple[int, list[str]]:
+    """How many records are live, and those of them that are not `listed`, in the order of their ids."""
+    table, live, besides = source_performers, 0, []
+    query = sa.select(table.c.source_id).where(table.c.source == source, table.c.deleted_at.is_(None))
+    for source_id in connection.scalars(query.order_by(table.c.source_id)):
+        live += 1
+        if source_id not in listed:
+            besides.append(source_id)
+    return live, besides
+
+
 def live_versions(
-    connection: sa.Connection, source: str, source_ids: Collection[str] | None = None
+    connection: sa.Connection, source: str, source_ids: Collection[str]
 ) -> dict[str, datetime | None]:
-    """The source's own time of last change of each live record, of all or of those named."""
+    """The source's own time of last change of each of these records that is live."""
     table = source_performers
     query = sa.select(table.c.source_id, table.c.updated_at).where(
         table.c.source == source, table.c.deleted_at.is_(None)
     )
-    if source_ids is None:
-        return dict(map(tuple, connection.execute(query).all()))
     return {
         source_id: updated
         for batch in batched(list(source_ids), _IN_LIST)
@@ -417,31 +428,40 @@ _FORGOTTEN: Mapping[str, Any] = {
 } | {"raw": {}}
 
 
-def _row(source: str, record: PerformerRecord, now: datetime) -> dict[str, Any]:
-    return {
-        "source": source,
-        "source_id": record.source_id,
-        "name": record.name,
-        "disambiguation": record.disambiguation,
-        "gender": record.gender,
-        "birth_date": record.birth_date,
-        "death_date": record.death_date,
-        "country": record.country,
-        "ethnicity": record.ethnicity,
-        "eye_color": record.eye_color,
-        "hair_color": record.hair_color,
-        "height_cm": record.height_cm,
-        "career_start_year": record.career_start_year,
-        "career_end_year": record.career_end_year,
-        "created_at": record.created_at,
-        "updated_at": record.updated_at,
-        "deleted_at": None,
-        "merged_into": None,
-        "content_hash": record.content_hash,
-        "raw": dict(record.raw),
-        "first_seen_at": now,
-        "changed_at": now,
-    }
+# What a live record is written with, in the order of _values.
+_COLUMNS = (
+    *("source", "source_id", "name", "disambiguation", "gender", "birth_date", "death_date", "country"),
+    *("ethnicity", "eye_color", "hair_color", "height_cm", "career_start_year", "career_end_year"),
+    *("created_at", "updated_at", "deleted_at", "merged_into", "content_hash", "raw"),
+    *("first_seen_at", "changed_at"),
+)
+
+
+def _values(source: str, record: PerformerRecord, now: datetime) -> tuple[Any, ...]:
+    return (
+        source,
+        record.source_id,
+        record.name,
+        record.disambiguation,
+        record.gender,
+        record.birth_date,
+        record.death_date,
+        record.country,
+        record.ethnicity,
+        record.eye_color,
+        record.hair_color,
+        record.height_cm,
+        record.career_start_year,
+        record.career_end_year,
+        record.created_at,
+        record.updated_at,
+        None,
+        None,
+        record.content_hash,
+        dict(record.raw),
+        now,
+        now,
+    )
 
 
 def _stored(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, Any]:
@@ -486,20 +506,21 @@ def _source_id(record: PerformerRecord) -> str:
     return record.source_id
 
 
-def _aliases(record: PerformerRecord) -> Iterator[str]:
-    yield from record.aliases
+def _aliases(record: PerformerRecord) -> Iterable[str]:
+    return record.aliases
 
 
-def _urls(record: PerformerRecord) -> Iterator[str]:
-    yield from record.urls
+def _urls(record: PerformerRecord) -> Iterable[str]:
+    return record.urls
 
 
-def _image_ids(record: PerformerRecord) -> Iterator[str]:
-    for image in record.images:
-        yield image.image_id
+def _image_ids(record: PerformerRecord) -> Iterable[str]:
+    return [image.image_id for image in record.images]
 
 
-def _pairs(records: Sequence[PerformerRecord], values: Any) -> dict[str, set[str]]:
+def _pairs(
+    records: Sequence[PerformerRecord], values: Callable[[PerformerRecord], Iterable[str]]
+) -> dict[str, set[str]]:
     return {record.source_id: set(values(record)) for record in records}
 
 
@@ -516,28 +537,32 @@ def _store_links(
     """
     table = column.table
     assert isinstance(table, sa.Table)
-    present: set[tuple[str, str]] = set()
+    present: dict[str, set[str]] = {source_id: set() for source_id in known}
     for batch in batched(known, _IN_LIST):
         query = sa.select(table.c.source_id, column).where(
             table.c.source == source, table.c.source_id.in_(batch)
         )
-        present.update((source_id, value) for source_id, value in connection.execute(query))
-    pairs = {(source_id, value) for source_id, values in wanted.items() for value in values}
-    stale, fresh = sorted(present - pairs), sorted(pairs - present)
+        for source_id, value in connection.execute(query):
+            present[source_id].add(value)
+    nothing: frozenset[str] = frozenset()
+    stale = [
+        {"of": source_id, "stale": value}
+        for source_id, values in present.items()
+        for value in sorted(values - wanted.get(source_id, nothing))
+    ]
     if stale:
         where = (
             (table.c.source == source)
             & (table.c.source_id == sa.bindparam("of"))
             & (column == sa.bindparam("stale"))
         )
-        connection.execute(
-            sa.delete(table).where(where), [{"of": source_id, "stale": value} for source_id, value in stale]
-        )
-    upsert(
-        connection,
-        table,
-        [{"source": source, "source_id": source_id, column.name: value} for source_id, value in fresh],
-    )
+        connection.execute(sa.delete(table).where(where), stale)
+    fresh = [
+        (source, source_id, value)
+        for source_id, values in wanted.items()
+        for value in sorted(values - present.get(source_id, nothing))
+    ]
+    upsert_values(connection, table, ("source", "source_id", column.name), fresh)
 
 
 def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
@@ -554,17 +579,10 @@ def _store_images(connection: sa.Connection, source: str, records: Sequence[Perf
         )
     }
     rows = [
-        {
-            "source": source,
-            "image_id": image.image_id,
-            "url": image.url,
-            "width": image.width,
-            "height": image.height,
-            "state": _PENDING,
-            "attempts": 0,
-        }
-        for _, image in sorted(wanted.items())
-        if stored.get(image.image_id) != (image.url, image.width, image.height)
+        (source, image_id, image.url, image.width, image.height, _PENDING, 0)
+        for image_id, image in sorted(wanted.items())
+        if stored.get(image_id) != (image.url, image.width, image.height)
     ]
-    upsert(connection, table, rows, keep=frozenset({"state", "attempts"}))
-    return sum(row["image_id"] not in stored for row in rows)
+    names = ("source", "image_id", "url", "width", "height", "state", "attempts")
+    upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts"}))
+    return len(wanted) - len(stored)

@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+_WITHOUT_ZONE = len("2026-01-31T04:05:06.000007")
+
 
 class UtcTime(TypeDecorator[datetime]):
     """An instant, stored as ISO 8601 text in UTC of one width: the order of texts is the order of times.
@@ -27,7 +29,7 @@ class UtcTime(TypeDecorator[datetime]):
             raise ValueError(f"a time without a zone cannot be stored: {value!r}")
         # strftime does not pad years before 1000.
         moment = value if value.tzinfo is UTC else value.astimezone(UTC)
-        return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+        return moment.isoformat(timespec="microseconds")[:_WITHOUT_ZONE] + "Z"
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         """Text to aware datetime in UTC."""

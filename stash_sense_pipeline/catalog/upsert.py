@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -13,7 +14,6 @@ T = TypeVar("T")
 
 # psycopg2 makes one statement of this many rows.
 _ROWS_A_STATEMENT = 500
-_MANY = 10_000
 # SQLite allows 32,766 bound parameters in a statement.
 _SQLITE_PARAMETERS = 30_000
 
@@ -43,71 +43,87 @@ def upsert(
         raise ValueError(f"upsert into {table.name} without primary key column {missing[0]}")
     if any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"upsert into {table.name}: rows of different columns")
-    changed = [name for name in rows[0] if name not in keys and name not in keep]
-    on_sqlite = connection.dialect.name == "sqlite"
-    statement = (sqlite.insert if on_sqlite else postgresql.insert)(table)
+    names = list(rows[0])
+    upsert_values(connection, table, names, _tuples(names, rows), keep=keep)
+
+
+def upsert_values(
+    connection: sa.Connection,
+    table: sa.Table,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    keep: frozenset[str] = frozenset(),
+) -> None:
+    """`upsert` of rows of values in the order of the columns `names`."""
+    keys = [column.name for column in table.primary_key]
+    changed = [name for name in names if name not in keys and name not in keep]
+    statement = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
     if changed:
         statement = statement.on_conflict_do_update(
             index_elements=keys, set_={name: statement.excluded[name] for name in changed}
         )
     else:
         statement = statement.on_conflict_do_nothing(index_elements=keys)
-    if on_sqlite:
-        _insert_in_one(connection, table, statement, rows)
-        return
-    for batch in batched(rows, _ROWS_A_STATEMENT):
-        connection.execute(statement, [dict(row) for row in batch])
+    _execute(connection, table, statement, names, rows)
 
 
 def insert_many(
     connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Inserts rows of values in the order of `columns`: some hundred thousand a second."""
-    if connection.dialect.name != "sqlite":
-        for batch in batched(rows, _MANY):
-            connection.execute(table.insert(), [dict(zip(columns, row, strict=True)) for row in batch])
-        return
-    # SQLAlchemy would spend more time on the parameters than SQLite on the rows.
-    names, marks = ", ".join(columns), ", ".join("?" for _ in columns)
-    statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"
-    convert = [table.c[name].type.bind_processor(connection.dialect) for name in columns]
-    special = [(place, process) for place, process in enumerate(convert) if process is not None]
-    for batch in batched(rows, _MANY):
-        columns_of_batch: list[Sequence[Any]] = list(zip(*batch, strict=True))
-        for place, process in special:
-            values = columns_of_batch[place]
-            # Often one time for all of them.
-            same = all(value is values[0] for value in values)
-            columns_of_batch[place] = (
-                [process(values[0])] * len(values) if same else list(map(process, values))
-            )
-        connection.exec_driver_sql(statement, list(zip(*columns_of_batch, strict=True)))
+    _execute(connection, table, sa.insert(table), columns, rows)
 
 
-def _insert_in_one(
-    connection: sa.Connection, table: sa.Table, statement: sa.Insert, rows: Sequence[Mapping[str, Any]]
+def _tuples(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    if len(names) == 1:
+        return [(row[names[0]],) for row in rows]
+    return list(map(itemgetter(*names), rows))
+
+
+def _execute(
+    connection: sa.Connection,
+    table: sa.Table,
+    statement: sa.Insert,
+    names: Sequence[str],
+    rows: Sequence[Sequence[Any]],
 ) -> None:
-    """Executes an insert with many rows a statement.
+    """Executes an insert of rows, many a statement.
 
-    Python's driver would otherwise let go of the interpreter lock and take it back for every row, which halves
-    the speed of a sync that reads pages meanwhile.
+    SQLAlchemy would spend more time on the parameters than SQLite on the rows; and with a statement a row, Python's
+    driver lets go of the interpreter lock and takes it back for every one of them, which halves the speed of a sync
+    that reads pages meanwhile.
     """
-    dialect = connection.dialect
+    if not rows:
+        return
+    if connection.dialect.name != "sqlite":
+        for batch in batched(rows, _ROWS_A_STATEMENT):
+            connection.execute(statement, [dict(zip(names, row, strict=True)) for row in batch])
+        return
     defaults = {
         column.name: column.default.arg
         for column in table.columns
-        if isinstance(column.default, sa.ColumnDefault) and column.name not in rows[0]
+        if isinstance(column.default, sa.ColumnDefault) and column.name not in names
     }
+    given = dict(zip(names, zip(*rows, strict=True), strict=True))
+    given |= {name: (value,) * len(rows) for name, value in defaults.items()}
     # The order of the table is the one in which SQLAlchemy writes them down.
-    names = [column.name for column in table.columns if column.name in rows[0] or column.name in defaults]
-    one = str(statement.values({name: sa.bindparam(name) for name in names}).compile(dialect=dialect))
-    group = f"({', '.join('?' * len(names))})"
+    columns = [column for column in table.columns if column.name in given]
+    binds: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in columns}
+    one = str(statement.values(binds).compile(dialect=connection.dialect))
+    group = f"({', '.join('?' * len(columns))})"
     assert one.count(group) == 1, one
-    columns = []
-    for name in names:
-        values = [defaults[name]] * len(rows) if name in defaults else [row[name] for row in rows]
-        process = table.c[name].type.dialect_impl(dialect).bind_processor(dialect)
-        columns.append(values if process is None else list(map(process, values)))
-    for batch in batched(list(zip(*columns, strict=True)), _SQLITE_PARAMETERS // len(names)):
+    stored = [_stored_form(column, given[column.name], connection.dialect) for column in columns]
+    for batch in batched(list(zip(*stored, strict=True)), _SQLITE_PARAMETERS // len(columns)):
         many = one.replace(group, ", ".join([group] * len(batch)))
         connection.exec_driver_sql(many, tuple(chain.from_iterable(batch)))
+
+
+def _stored_form(column: sa.Column[Any], values: Sequence[Any], dialect: sa.Dialect) -> Sequence[Any]:
+    """The values as the driver takes them."""
+    convert = column.type.dialect_impl(dialect).bind_processor(dialect)
+    if convert is None:
+        return values
+    if values.count(values[0]) == len(values):
+        return [convert(values[0])] * len(values)
+    return list(map(convert, values))

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_UNDER_WAY = 4
+_UNDER_WAY = 6
 
 
 async def in_order(

@@ -21,9 +21,11 @@ from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, rememb
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
 
-# One transaction: ids are random, so each page of an index is written once a batch. What a kill can lose is
-# three seconds of reading.
-_BATCH_RECORDS = 5000
+# A batch is one transaction, begun when the one before is through and there is enough; it takes all that came
+# meanwhile. Ids are random, so that each page of an index is written once a batch, and large ones are cheaper. What a
+# kill can lose is the batch that is being stored, and three seconds of reading.
+_LEAST_RECORDS = 2000
+_MOST_RECORDS = 8000
 _BATCH_SECONDS = 3.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
@@ -68,15 +70,22 @@ class StoringBehind:
         await self._finished()
 
     async def put(self, records: Sequence[PerformerRecord]) -> None:
-        """Adds records; waits only when two batches are due."""
+        """Adds records; waits only when a batch is being stored and the next one is full."""
         self._waiting += records
+        if self._under_way is not None:
+            if not self._under_way.done() and len(self._waiting) < _MOST_RECORDS:
+                return
+            await self._finished()
         due = time.monotonic() - self._since >= _BATCH_SECONDS
-        if due or len(self._waiting) >= _BATCH_RECORDS:
-            await self.flush()
+        if due or len(self._waiting) >= _LEAST_RECORDS:
+            self._begin()
 
     async def flush(self) -> None:
         """Begins to store what is left; leaving the context waits for it."""
         await self._finished()
+        self._begin()
+
+    def _begin(self) -> None:
         batch, self._waiting = self._waiting, []
         self._since = time.monotonic()
         if batch:

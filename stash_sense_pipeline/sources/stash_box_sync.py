@@ -359,8 +359,8 @@ class StashBoxSync:
         """
         hearsay = await self._mirror.read(performers.unread_records)
         await self._look_up(sorted(hearsay.difference(self.listed)))
-        live = await self._mirror.read(performers.live_versions)
-        verdict = judge_missing(self._rules, live, self.listed, self._state.detail.get("missing", {}))
+        live, missing = await self._mirror.read(performers.live_besides, self.listed)
+        verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
         outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
         return outcome, verdict.message, dict(verdict.refused)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -43,19 +43,19 @@ class Verdict:
     message: str | None
 
 
-def judge_missing(
-    rules: SyncRules, live: Collection[str], listed: Collection[str], before: Mapping[str, Any]
-) -> Verdict:
-    """Judges live records that a whole list of the source lacked. `before` is what the last sweep refused."""
-    missing = sorted(set(live).difference(listed))
-    allowed = rules.allowed_missing(len(live))
+def judge_missing(rules: SyncRules, live: int, missing: Sequence[str], before: Mapping[str, Any]) -> Verdict:
+    """Judges `missing`, those of `live` records that a whole list of the source lacked, in their order.
+
+    `before` is what the last sweep refused.
+    """
+    allowed = rules.allowed_missing(live)
     suspected = frozenset(before.get("ids", ()))
     fresh = [source_id for source_id in missing if source_id not in suspected]
     if len(fresh) <= allowed:
         return Verdict(tuple(missing), {}, None)
     message = (
-        f"{len(fresh)} of {len(live)} performers are missing from the source's list, more than {allowed}; "
+        f"{len(fresh)} of {live} performers are missing from the source's list, more than {allowed}; "
         "they stay until a second sweep agrees"
     )
-    refused = {"ids": fresh, "count": len(fresh), "live": len(live), "allowed": allowed}
+    refused = {"ids": fresh, "count": len(fresh), "live": live, "allowed": allowed}
     return Verdict(tuple(sorted(suspected.intersection(missing))), refused, message)

@@ -69,8 +69,8 @@ class ThePornDbSync:
         async with aclosing(self._connector.everyone()) as pages:
             async for records in pages:
                 await self._store(records)
-        live = await self._mirror.read(performers.live_versions)
-        verdict = judge_missing(self._rules, live, self.listed, self._state.detail.get("missing", {}))
+        live, missing = await self._mirror.read(performers.live_besides, self.listed)
+        verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
         detail = {key: value for key, value in self._state.detail.items() if key != "missing"}
         if verdict.refused:

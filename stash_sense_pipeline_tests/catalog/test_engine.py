@@ -115,8 +115,9 @@ def filled_catalog(path):
 
 
 def overwrite_middle(data):
-    middle = len(data) // 2 // 4096 * 4096
-    return data[:middle] + b"\xaa" * 8192 + data[middle + 8192 :]
+    page = int.from_bytes(data[16:18], "big")
+    middle = len(data) // 2 // page * page
+    return data[:middle] + b"\xaa" * 2 * page + data[middle + 2 * page :]
 
 
 DAMAGES = {

@@ -244,7 +244,8 @@ def test_what_a_sync_asks(any_catalog):
     bury(any_catalog, {"3": None})
     with reading(any_catalog) as connection:
         ask = connection, "box"
-        assert performers.live_versions(*ask) == {"1": UPDATED, "2": LATER}
+        assert performers.live_besides(*ask, {}) == (2, ["1", "2"])
+        assert performers.live_besides(*ask, {"1": UPDATED, "9": None}) == (2, ["2"])
         assert performers.live_versions(*ask, ["2", "3", "5"]) == {"2": LATER}
         assert performers.liveness(*ask, ["1", "3", "5"]) == {"1": True, "3": False}
         assert {

@@ -169,10 +169,8 @@ class Leaving(RuleBasedStateMachine):
         gone = {key: target for (source, key), target in self.upstream.gone.items() if source == box}
         await mirror.store(live)
         with reading(self.engine) as connection:
-            held = performers.live_versions(connection, box)
-        listed = {record.source_id for record in live}
-        absent = {key: gone.get(key) for key in held if key not in listed}
-        await mirror.bury({**gone, **absent})
+            _, absent = performers.live_besides(connection, box, {record.source_id for record in live})
+        await mirror.bury({**gone, **{key: gone.get(key) for key in absent}})
         await mirror.remove_orphaned_images()
 
     def _collect(self, box: str) -> None:

@@ -260,7 +260,7 @@ def test_merged_ids_become_tombstones_that_lead_on(any_catalog, old):
     with reading(any_catalog) as connection:
         assert performers.tombstones(connection, "stashdb") == {uid(11): uid(1)}
         assert performers.tombstones(connection, "mine") == {uid(12): None}
-        assert set(performers.live_versions(connection, "stashdb")) == {uid(1), uid(2)}
+        assert performers.live_besides(connection, "stashdb", ()) == (2, [uid(1), uid(2)])
 
 
 def test_performers_json_makes_records_and_progress_adds_faces(any_catalog, old):
