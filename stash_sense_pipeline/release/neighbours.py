@@ -17,9 +17,9 @@ from stash_sense_pipeline.release.order import FaceOrder
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
-# A block of similarities is 128 MB.
+# A block of similarities is 32 MB.
 _FACES_A_BLOCK = 2_048
-_PEOPLE_A_BLOCK = 16_384
+_PEOPLE_A_BLOCK = 4_096
 _SOMEBODY_ELSE_ONLY = -2.0
 # Tenths of a cosine are too coarse to see a tail, thousandths are noise.
 BINS = np.round(np.linspace(-1, 1, 101), 2)

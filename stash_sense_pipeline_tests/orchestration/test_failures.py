@@ -33,6 +33,7 @@ from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.shipped_files import shipped_file
+from stash_sense_pipeline_tests.postgres import running_server, server_program
 
 LOG = logging.getLogger(__name__)
 
@@ -154,6 +155,14 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     return process.returncode, said, lines
 
 
+def await_images(servers: SandboxServers, count: int, process: subprocess.Popen[str]) -> None:
+    give_up = time.monotonic() + 400
+    while len(servers.traffic.requests("stashdb", "/images/")) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
 def assert_whole(url: str) -> None:
     """Each image that is done has its one face, and each face all its vectors."""
     engine = open_catalog(url)
@@ -165,6 +174,32 @@ def assert_whole(url: str) -> None:
     assert found
     assert states["done"] == found
     assert vectors == 2 * found
+
+
+@pytest.mark.slow
+@pytest.mark.postgres
+@pytest.mark.timeout(1200)
+def test_a_database_server_that_restarts_under_a_build_costs_a_batch(tmp_path: Path) -> None:
+    program = server_program()
+    if program is None:
+        pytest.skip("no PostgreSQL server program under /usr/lib/postgresql (apt-get install postgresql)")
+    with (
+        running_server(program) as server,
+        server.database() as url,
+        SandboxServers(World.demo(seed=6, people=60)) as servers,
+    ):
+        (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers, rate_limit=1200)))
+        first = building(tmp_path, servers, STASH_SENSE_CATALOG_URL=url)
+        await_images(servers, 40, first)
+        server.stop()
+        server.start()
+        code, said, complaint = ended(first)
+        assert code == 1, said
+        assert len(complaint) == 1, complaint
+        assert complaint[0].startswith("stashdb")
+        code, said, complaint = ended(building(tmp_path, servers, STASH_SENSE_CATALOG_URL=url))
+        assert (code, complaint) == (0, []), said
+        assert_whole(url)
 
 
 @pytest.mark.slow
