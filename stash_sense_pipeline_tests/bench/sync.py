@@ -1,7 +1,10 @@
 """Syncs of a stash-box with 110,000 performers, against a bare httpx loop that asks the very same questions.
 
-The server executes the schema with graphql-core. Without that cost per field, which no stash-box is spared, a bare
-loop is bound by this machine's loopback; the ratio to that is shown too, and has no bound.
+Two servers. One executes the schema with graphql-core, field by field: what no stash-box is spared. A bare loop asks it
+as fast as it can answer, and so nearly does a backfill; how much faster a sweep is then only tells how many fields it
+asks for. The other one answers at the speed of loopback: there a sync itself is the limit, and a bare loop does nothing.
+Both ratios are shown for both; each has its bound where it says something about us. Under a rate limit, as in real
+life, a sweep is as much faster as it has fewer requests.
 """
 
 from __future__ import annotations
@@ -40,9 +43,11 @@ def rows() -> Iterator[Row]:
         with _served() as (endpoint, key):
             fast = _refresh(home / "fast.db", endpoint, key, questions=home / "questions.json")
             bare_fast = _bare(endpoint, key, home / "questions.json")
-        yield Row(
-            "sync: backfill / bare loop, server at the speed of loopback", bare_fast / fast["seconds"], "x"
-        )
+            fast_sweep = _refresh(home / "fast.db", endpoint, key, mode="full_sweep")
+        quick = "server at the speed of loopback"
+        yield Row(f"sync: backfill / bare loop, {quick}", bare_fast / fast["seconds"], "x")
+        faster = _ratio(fast, fast_sweep, "seconds")
+        yield Row(f"sync: sweep, times faster than a backfill, {quick}", faster, "x", 5, at_least=True)
         with _served("--graphql-core") as (endpoint, key):
             yield from _rows_of_a_real_schema(home, endpoint, key)
 
@@ -71,11 +76,13 @@ def _rows_of_a_real_schema(home: Path, endpoint: str, key: str) -> Iterator[Row]
     yield Row("sync: requests of an unchanged day", unchanged["requests"], "", 3)
     yield Row("sync: seconds of an unchanged day", unchanged["seconds"], "s")
     yield Row("sync: requests of a sweep", sweep["requests"], "")
-    yield Row("sync: sweep, times faster than a backfill", _ratio(backfill, sweep), "x", 5, at_least=True)
+    fewer = _ratio(backfill, sweep, "requests")
+    yield Row("sync: sweep, times fewer requests than a backfill", fewer, "x", 5, at_least=True)
+    yield Row("sync: sweep, times faster than a backfill", _ratio(backfill, sweep, "seconds"), "x")
 
 
-def _ratio(slow: dict[str, Any], fast: dict[str, Any]) -> float:
-    return float(slow["seconds"] / fast["seconds"])
+def _ratio(large: dict[str, Any], small: dict[str, Any], what: str) -> float:
+    return float(large[what] / small[what])
 
 
 @contextmanager
