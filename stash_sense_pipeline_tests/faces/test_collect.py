@@ -703,7 +703,7 @@ def test_a_catalog_that_takes_nothing_is_one_clear_line(lite: World) -> None:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
 
     def full(connection: Any, record: Any) -> None:
-        connection.execute(f"PRAGMA max_page_count={pages + 100}")
+        connection.execute(f"PRAGMA max_page_count={pages + 25}")
 
     lite.catalog.dispose()
     sa.event.listen(lite.catalog, "connect", full)
