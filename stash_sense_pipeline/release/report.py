@@ -28,7 +28,8 @@ from stash_sense_pipeline.release.verify import CheckResult, Severity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT, CHECKS = "report.md", "checks.json"
+# The report for people, the one without names for the UI, and what the checks found.
+REPORT, QUALITY, CHECKS = "report.md", "quality.md", "checks.json"
 _FACES_PLOT, _SIMILARITY_PLOT = "faces.png", "similarity.png"
 
 
@@ -40,7 +41,7 @@ def write_report(
     checks: Sequence[CheckResult],
     diff: ReleaseDiff | None,
 ) -> None:
-    """Writes report.md, its plots and checks.json into `directory`: the same figures give the same bytes.
+    """Writes report.md, its plots, quality.md and checks.json into `directory`: the same figures give the same bytes.
 
     `release` gives the names. Raises ReleaseError when it cannot be read or the disk refuses.
     """
@@ -55,6 +56,7 @@ def write_report(
             lines += _figure_lines(figures, names, plots=True)
         lines += ["", "# What changed", "", describe_diff(diff) if diff else "This is the first release.", ""]
         write_atomically(directory / REPORT, "\n".join(lines))
+        write_atomically(directory / QUALITY, nameless_report(figures, diff))
 
 
 def read_checks(directory: Path) -> tuple[CheckResult, ...]:
@@ -64,6 +66,12 @@ def read_checks(directory: Path) -> tuple[CheckResult, ...]:
         return tuple(CheckResult(**{**row, "severity": Severity(row["severity"])}) for row in rows)
     except (OSError, ValueError, TypeError, KeyError):
         return ()
+
+
+def read_quality(directory: Path) -> str | None:
+    """The nameless report that write_report left; None where it left none."""
+    path = directory / QUALITY
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:

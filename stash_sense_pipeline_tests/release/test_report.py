@@ -15,7 +15,7 @@ from stash_sense_pipeline.release.neighbours import BINS, crowd, spread
 from stash_sense_pipeline.release.order import FaceOrder
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
 from stash_sense_pipeline.release.quality import normalised
-from stash_sense_pipeline.release.report import nameless_report, read_checks, write_report
+from stash_sense_pipeline.release.report import nameless_report, read_checks, read_quality, write_report
 
 from .conftest import DAY
 from .worlds import SPEC, make_catalog
@@ -89,6 +89,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     directory = data / "releases" / f"{report.version}.report"
     assert {path.name for path in directory.iterdir()} == {
         "report.md",
+        "quality.md",
         "checks.json",
         "faces.png",
         "similarity.png",
@@ -121,6 +122,8 @@ def test_the_report_for_the_run_history_names_nobody(world: World) -> None:
     data, report = world
     assert report.figures is not None
     text = nameless_report(report.figures, None)
+    assert read_quality(data / "releases" / f"{report.version}.report") == text
+    assert read_quality(data) is None
     assert "Most confusable people" in text
     assert "Someone" not in text
     assert "Person" not in text

@@ -91,9 +91,10 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         from stash_sense_pipeline.privacy.current import current_suppressions
         from stash_sense_pipeline.release.data_card import write_data_card
         from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
-        from stash_sense_pipeline.release.report import nameless_report
+        from stash_sense_pipeline.release.report import read_quality
         from stash_sense_pipeline.release.spec import release_spec
         from stash_sense_pipeline.release.staging import open_staging
+        from stash_sense_pipeline.release.versions import report_directory
 
         with one_line_failures():
             try:
@@ -117,6 +118,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
                 raise
             if report.vectors is not None:
                 write_data_card(catalog.engine, report.path, report.vectors, report.checks)
+            quality = read_quality(report_directory(environment.releases_dir, report.version))
         context.log.info(
             "release %s: %s",
             report.version,
@@ -133,11 +135,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
                 "zip": dg.MetadataValue.path(str(report.archive)),
                 "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
                 "manifest": dg.MetadataValue.json(dict(report.manifest)),
-                **(
-                    {"quality": dg.MetadataValue.md(nameless_report(report.figures, report.diff))}
-                    if report.changed
-                    else {}
-                ),
+                **({"quality": dg.MetadataValue.md(quality)} if quality is not None else {}),
             },
             check_results=list(release_check_results(report.checks)),
         )
