@@ -14,8 +14,8 @@ T = TypeVar("T")
 
 # psycopg2 makes one statement of this many rows.
 _ROWS_A_STATEMENT = 500
-# SQLite allows 32,766 bound parameters in a statement.
-_SQLITE_PARAMETERS = 30_000
+# SQLite allows 32,766 bound parameters in a statement; a prepared one holds about a hundred bytes for each.
+_SQLITE_PARAMETERS = 10_000
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -114,9 +114,22 @@ def _execute(
     group = f"({', '.join('?' * len(columns))})"
     assert one.count(group) == 1, one
     stored = [_stored_form(column, given[column.name], connection.dialect) for column in columns]
-    for batch in batched(list(zip(*stored, strict=True)), _SQLITE_PARAMETERS // len(columns)):
+    for batch in _portions(list(zip(*stored, strict=True)), _SQLITE_PARAMETERS // len(columns)):
         many = one.replace(group, ", ".join([group] * len(batch)))
         connection.exec_driver_sql(many, tuple(chain.from_iterable(batch)))
+
+
+def _portions(rows: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of `most` rows, then of a half, a quarter and so on.
+
+    Only so are there few statements of different lengths: the driver keeps the last 128 of them prepared.
+    """
+    start, size = 0, most
+    while start < len(rows):
+        while size > len(rows) - start:
+            size //= 2
+        yield rows[start : start + size]
+        start += size
 
 
 def _stored_form(column: sa.Column[Any], values: Sequence[Any], dialect: sa.Dialect) -> Sequence[Any]:

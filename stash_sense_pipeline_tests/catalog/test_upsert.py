@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     sync_state,
 )
-from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.catalog.upsert import _portions, batched, upsert
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -109,3 +109,10 @@ def test_batches_are_the_whole_in_order(items, size):
     assert [item for batch in batches for item in batch] == items
     assert all(len(batch) == size for batch in batches[:-1])
     assert all(0 < len(batch) <= size for batch in batches)
+
+
+@given(st.lists(st.integers(), max_size=300), st.integers(1, 50))
+def test_portions_are_the_whole_in_order_and_of_few_lengths(items, most):
+    portions = list(_portions(items, most))
+    assert [item for portion in portions for item in portion] == items
+    assert {len(portion) for portion in portions} <= {most >> halved for halved in range(6)} - {0}
