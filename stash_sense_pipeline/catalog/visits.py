@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_aliases,
@@ -22,8 +23,6 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
 _IN_LIST = 500
-
-RecordKey = tuple[str, str]
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import trusted as store
+from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.site_records import (
-    RecordKey,
     Rejection,
     reject_records,
     unproven_records,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import html
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import attrgetter
@@ -28,6 +26,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
+from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
 from stash_sense_pipeline.release.order import FaceOrder, read_face_order
@@ -174,20 +173,8 @@ def read_content(
     Without `profile_key` no external URLs are given. Raises ReleaseError when there are no faces, when a face belongs
     to a person without a live stash-box record, or when a person has no name.
     """
-    with _growing_only():
+    with collector_paused():
         return _read_content(connection, hosts, profile_key)
-
-
-@contextmanager
-def _growing_only() -> Iterator[None]:
-    """While nearly all that is made is kept, looking for garbage among it takes a quarter of the time."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _read_content(

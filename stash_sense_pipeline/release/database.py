@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.release.content import ProfileKey, ReleaseContent, read_content
@@ -174,7 +175,7 @@ def build_performers_db(
     begun = time.monotonic()
     with reading(engine) as connection:
         content = read_content(connection, hosts, profile_key)
-    with disk_errors(f"write {path}"), replacing(path) as temporary:
+    with disk_errors(f"write {path}"), replacing(path) as temporary, collector_paused():
         _write(content, temporary)
     return DatabaseReport(
         performers=len(content.performers),

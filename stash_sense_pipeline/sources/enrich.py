@@ -12,11 +12,12 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers, visits
+from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.site_records import rejected_since
 from stash_sense_pipeline.catalog.sync import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.catalog.visits import Held, Known, RecordKey, Visited
+from stash_sense_pipeline.catalog.visits import Held, Known, Visited
 from stash_sense_pipeline.errors import (
     CircuitOpenError,
     HttpStatusError,
