@@ -8,10 +8,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
+from stash_sense_pipeline_tests.postgres import running_server, server_program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -38,19 +40,54 @@ def command(data: Path, *words: str | Path, program: Path = PROGRAM, **variables
     return result.stdout
 
 
-def test_an_empty_machine_publishes_the_same_bytes(demo: tuple[Path, str], tmp_path: Path) -> None:
-    lost, found = demo[0], tmp_path / "found"
-    said = command(lost, "backup", tmp_path / "backup.zip")
-    assert "catalog.db, sources.yaml, suppression.key" in said
-    found.mkdir()
-    said = command(found, "restore", tmp_path / "backup.zip")
+def published_after_restoring(archive: Path, machine: Path, **variables: str) -> dict[str, str]:
+    """Digests of the release that an empty machine publishes from a backup; `variables` say where its catalog is."""
+    machine.mkdir()
+    said = command(machine, "restore", archive, **variables)
     assert said.startswith("restored ")
-    home = found / "dagster"
-    command(found, "prepare")
-    command(found, *PUBLISH, program=PROGRAM.with_name("dagster"), DAGSTER_HOME=str(home))
-    before, after = (digests((data / "releases" / "latest").resolve()) for data in (lost, found))
-    assert len(before) >= 6
-    assert after.keys() == before.keys()
-    differing = {name for name in before if before[name] != after[name]}
-    # It says when it was made.
-    assert differing <= {"manifest.json"}
+    command(machine, "prepare", **variables)
+    home = str(machine / "dagster")
+    command(machine, *PUBLISH, program=PROGRAM.with_name("dagster"), DAGSTER_HOME=home, **variables)
+    return digests((machine / "releases" / "latest").resolve())
+
+
+def assert_same_release(lost: dict[str, str], found: dict[str, str]) -> None:
+    assert len(lost) >= 6
+    assert found.keys() == lost.keys()
+    # The manifest says when it was made.
+    assert {name for name in lost if lost[name] != found[name]} <= {"manifest.json"}
+
+
+@pytest.fixture
+def lost_release(demo: tuple[Path, str]) -> dict[str, str]:
+    return digests((demo[0] / "releases" / "latest").resolve())
+
+
+def test_an_empty_machine_publishes_the_same_bytes(
+    demo: tuple[Path, str], lost_release: dict[str, str], tmp_path: Path
+) -> None:
+    said = command(demo[0], "backup", tmp_path / "backup.zip")
+    assert "catalog.db, sources.yaml, suppression.key" in said
+    assert_same_release(lost_release, published_after_restoring(tmp_path / "backup.zip", tmp_path / "found"))
+
+
+@pytest.mark.postgres
+def test_a_backup_moves_to_postgresql_from_there_to_another_server_and_back_with_the_same_bytes(
+    demo: tuple[Path, str], lost_release: dict[str, str], tmp_path: Path
+) -> None:
+    """A laptop's catalog, then a server's that is lost as well, then a laptop's again."""
+    program = server_program()
+    if program is None:
+        pytest.skip("no PostgreSQL server program under /usr/lib/postgresql (apt-get install postgresql)")
+    archive = tmp_path / "laptop.zip"
+    command(demo[0], "backup", archive)
+    for name in ("first", "second"):
+        # Each server is gone before the next one is there.
+        with running_server(program) as server:
+            url = sa.make_url(server.url).set(database="catalog").render_as_string(hide_password=False)
+            machine = tmp_path / name
+            found = published_after_restoring(archive, machine, STASH_SENSE_CATALOG_URL=url)
+            assert_same_release(lost_release, found)
+            archive = tmp_path / f"{name}.zip"
+            command(machine, "backup", archive, STASH_SENSE_CATALOG_URL=url)
+    assert_same_release(lost_release, published_after_restoring(archive, tmp_path / "last"))
