@@ -41,10 +41,18 @@ class StoreCounts:
 
 
 class HeldRecord(NamedTuple):
-    """What a sync compares of a live record: the source's time of its last change, and the ids of its images."""
+    """What a sync compares of a live record: the source's time of its last change, and the ids of its images.
+
+    `listed` is these ids in one text: a sweep reads all records at once, and compares one page after the other.
+    """
 
     updated_at: datetime | None
-    image_ids: frozenset[str]
+    listed: str | None
+
+    @property
+    def image_ids(self) -> frozenset[str]:
+        """The ids of its images."""
+        return frozenset(self.listed.split(_SEPARATOR) if self.listed is not None else ())
 
 
 @dataclass(frozen=True)
@@ -288,13 +296,10 @@ def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
 
 def live_besides(connection: sa.Connection, source: str, listed: Collection[str]) -> tuple[int, list[str]]:
     """How many records are live, and those of them that are not `listed`, in the order of their ids."""
-    table, live, besides = source_performers, 0, []
+    table = source_performers
     query = sa.select(table.c.source_id).where(table.c.source == source, table.c.deleted_at.is_(None))
-    for source_id in connection.scalars(query.order_by(table.c.source_id)):
-        live += 1
-        if source_id not in listed:
-            besides.append(source_id)
-    return live, besides
+    live = set(connection.scalars(query).all())
+    return len(live), sorted(live.difference(listed))
 
 
 def live_versions(
@@ -364,7 +369,7 @@ def held_records(
         else [query.where(table.c.source_id.in_(batch)) for batch in batched(list(source_ids), _IN_LIST)]
     )
     return {
-        source_id: HeldRecord(updated, frozenset(listed.split(_SEPARATOR) if listed is not None else ()))
+        source_id: HeldRecord(updated, listed)
         for each in queries
         for source_id, updated, listed in connection.execute(each).all()
     }

@@ -6,6 +6,7 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_WITHOUT_ZONE = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
 # Uneven, so that some stamps end in zeros of which the servers drop the last ones.
 _STEPS = (1_234_567, 500_000, 2_000_000, 765_430, 1_000_003)
@@ -23,9 +24,8 @@ def from_micros(micros: int) -> datetime:
 
 def rfc3339(micros: int) -> str:
     """A moment as Go writes RFC3339Nano: UTC with Z, and no trailing zeros in the fraction."""
-    seconds, fraction = divmod(micros, 1_000_000)
-    text = (_EPOCH + timedelta(seconds=seconds)).isoformat()[:19]
-    return f"{text}.{fraction:06d}".rstrip("0") + "Z" if fraction else text + "Z"
+    text = (_EPOCH_WITHOUT_ZONE + timedelta(microseconds=micros)).isoformat()
+    return f"{text.rstrip('0') if micros % 1_000_000 else text}Z"
 
 
 def parse_rfc3339(text: str) -> int:

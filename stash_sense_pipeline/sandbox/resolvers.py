@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import GraphQLError, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema, GraphQLUnionType
 
@@ -30,8 +30,7 @@ class Context:
     number: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class PerformerView:
+class PerformerView(NamedTuple):
     """A performer's row and what later statements found to it."""
 
     row: PerformerRow
@@ -63,12 +62,9 @@ class _LinkView:
     site: Site
 
 
-@dataclass(frozen=True, slots=True)
-class _ImageView:
-    id: str
-    url: str
-    width: int
-    height: int
+class _ImageView(NamedTuple):
+    row: ImageRow
+    directory: str
 
 
 # Fields of a performer
@@ -81,8 +77,8 @@ def _images(view: PerformerView) -> list[_ImageView]:
     if context.number % 2:
         rows.reverse()
     rows.sort(key=_image_order)
-    prefix = f"{context.base_url}/images/"
-    return [_ImageView(row.id, prefix + row.id, row.width, row.height) for row in rows]
+    directory = f"{context.base_url}/images/"
+    return [_ImageView(row, directory) for row in rows]
 
 
 def _image_order(row: ImageRow) -> tuple[float, int]:
@@ -176,7 +172,10 @@ GETTERS: Mapping[str, Mapping[str, Getter]] = {
     "FuzzyDate": _items("date", "accuracy"),
     "Measurements": _items("cup_size", "band_size", "waist", "hip"),
     "BodyModification": _attributes("location", "description"),
-    "Image": _attributes("id", "url", "width", "height"),
+    "Image": {
+        **_attributes("id", "width", "height", prefix="row."),
+        "url": lambda view: view.directory + view.row.id,
+    },
     "URL": {**_attributes("url", "site"), "type": lambda link: link.site.name.upper()},
     "Site": {
         **_attributes("id", "name", "url"),

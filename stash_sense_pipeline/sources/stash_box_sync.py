@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -135,7 +136,7 @@ class StashBoxSync:
         """The ids of all listed performers that must be read, each with its position in the list."""
         if self.listed:
             return await self._list(direction, None)
-        # For a whole list one query is cheaper than one a page; the server works on the first ones meanwhile.
+        # For a whole list one query is cheaper than one a page; the server goes on listing meanwhile.
         held = asyncio.create_task(self._mirror.read(performers.held_records))
         try:
             return await self._list(direction, held)
@@ -144,19 +145,34 @@ class StashBoxSync:
 
     async def _list(self, direction: Direction, held: asyncio.Task[_Held] | None) -> dict[str, int]:
         wanted: dict[str, int] = {}
-        position = 0
+        positions = itertools.count()
+        waiting: list[Page[Listed]] = []
         async with aclosing(self._connector.listing(direction, brief=bool(self.listed))) as pages:
             async for page in pages:
-                news = [row for row in page.rows if self.listed.get(row.source_id, _UNSEEN) != row.updated]
-                different = await self._different(news, await held if held is not None else None)
-                for row in page.rows:
-                    self.listed[row.source_id] = row.updated
-                    self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
-                    if row.source_id in different:
-                        wanted[row.source_id] = position
-                    position += 1
-                self._note(page)
+                waiting.append(page)
+                if held is None or held.done():
+                    await self._sift(waiting, held, positions, wanted)
+                    waiting = []
+        await self._sift(waiting, held, positions, wanted)
         return wanted
+
+    async def _sift(
+        self,
+        pages: Iterable[Page[Listed]],
+        held: asyncio.Task[_Held] | None,
+        positions: Iterator[int],
+        wanted: dict[str, int],
+    ) -> None:
+        """Notes what pages list, and adds to `wanted` what must be read."""
+        for page in pages:
+            news = [row for row in page.rows if self.listed.get(row.source_id, _UNSEEN) != row.updated]
+            different = await self._different(news, await held if held is not None else None)
+            for row, position in zip(page.rows, positions, strict=False):
+                self.listed[row.source_id] = row.updated
+                self._survivors.update(dict.fromkeys(row.merged_ids, row.source_id))
+                if row.source_id in different:
+                    wanted[row.source_id] = position
+            self._note(page)
 
     def _note(self, page: Page[Any]) -> None:
         self._count = page.count

@@ -50,9 +50,9 @@ def test_it_is_made_quickly_and_without_drawing_anything(monkeypatch):
         raise AssertionError("a picture was drawn")
 
     monkeypatch.setattr("stash_sense_pipeline.sandbox.images._render", refuse)
-    started = time.perf_counter()
+    started = time.thread_time()  # other work on the machine must not fail the test
     World.demo()
-    assert time.perf_counter() - started < 1.0
+    assert time.thread_time() - started < 1.0
 
 
 def test_five_sources_share_people_of_whom_each_is_somewhere(world):

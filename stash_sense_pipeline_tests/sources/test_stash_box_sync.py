@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog import performers, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.sync import SyncState, load_state
 from stash_sense_pipeline.errors import Outcome
@@ -403,6 +403,31 @@ def test_a_destroyed_image_waits_for_the_sweep(refresh, catalog, box):
     refresh("full_sweep")
     assert differences(catalog, box) == []
     assert len(images(catalog)) == 5
+
+
+def test_a_sweep_lists_on_while_the_catalog_is_still_being_read(
+    refresh, catalog, box, fresh_sandbox, monkeypatch
+):
+    keys = fill(box, 200, images_each=2)
+    refresh()
+    box.destroy_image(box.joins[keys[7]].images[0])
+    box.hard_delete(keys[150])
+    read, asked = performers.held_records, fresh_sandbox.traffic.requests
+    before = len(asked("stashdb"))
+    listed_meanwhile = []
+
+    def read_late(connection: sa.Connection, source: str, *of: Any) -> Any:
+        held = read(connection, source, *of)
+        until = time.monotonic() + 10
+        while len(asked("stashdb")) < before + 14 and time.monotonic() < until:
+            time.sleep(0.01)
+        listed_meanwhile.append(len(asked("stashdb")) - before)
+        return held
+
+    monkeypatch.setattr(performers, "held_records", read_late)
+    refresh("full_sweep", adjust=small_pages)
+    assert listed_meanwhile[0] >= 14  # of 200 / 15 pages and the description
+    assert differences(catalog, box) == []
 
 
 def test_who_comes_back_is_live_again(refresh, catalog, box):
