@@ -58,8 +58,10 @@ RUN /opt/uv/bin/uv pip sync --quiet --require-hashes image-gpu.txt \
  && find /opt/venv -type d -name tests -path '*-packages/*' -prune -exec rm -rf {} + \
  && python3 -m compileall -q -j 0 /opt/venv
 
+# CUDA and cuDNN are locked packages like the rest, so any base serves; the driver comes from the host. Which GPU a
+# container sees is said when it is started: by NVIDIA_VISIBLE_DEVICES in here, every one would see them all.
 FROM system AS gpu
-ENV STASH_SENSE_DEVICE=cuda NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+ENV STASH_SENSE_DEVICE=cuda NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/code
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/

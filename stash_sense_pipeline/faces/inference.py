@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,8 @@ class Device(StrEnum):
 # two.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 _WARNINGS_ONLY_WHEN_FATAL = 4
+_INSTALL = "install the `gpu` extra instead of `cpu`, or take the image built with --target gpu"
+_DRIVER = "install driver 580 or newer, start a container with a GPU (NVIDIA container toolkit, --gpus all)"
 
 
 def open_session(path: Path, device: Device, threads: int) -> onnxruntime.InferenceSession:
@@ -51,7 +55,7 @@ def open_session(path: Path, device: Device, threads: int) -> onnxruntime.Infere
         reason = str(error).split("\n")[0]
         raise ModelPackError(f"{path}: ONNX Runtime cannot load it: {reason}") from error
     if device is Device.CUDA and "CUDAExecutionProvider" not in session.get_providers():
-        raise DeviceError(_no_cuda("ONNX Runtime could not start it"))
+        raise DeviceError(_no_cuda("ONNX Runtime could not start it", "see that the driver is 580 or newer"))
     taken = [(one.name, one.type) for one in session.get_inputs()]
     if [kind for _, kind in taken] != ["tensor(float)"]:
         inputs = ", ".join(f"{name} {kind}" for name, kind in taken)
@@ -69,32 +73,52 @@ def running(path: Path) -> Iterator[None]:
         raise ModelPackError(f"{path}: ONNX Runtime cannot run it as pack.yaml says: {reason}") from error
 
 
-def require_device(device: Device) -> None:
-    """Raises DeviceError when the installed ONNX Runtime cannot know the device: worth saying before hours of fetching."""
+def require_runtime(device: Device) -> None:
+    """Raises DeviceError when the installed ONNX Runtime, or a library of CUDA that it needs, is not the device's.
+
+    It needs no GPU: what prepares a deployment may run where there is none.
+    """
     if device is Device.CPU:
         return
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        raise DeviceError(_no_cuda("the installed ONNX Runtime is the one for CPUs"))
+        raise DeviceError(_no_cuda("the installed ONNX Runtime is the one for CPUs", _INSTALL))
+    # The CUDA libraries of the `gpu` extra are Python packages, which the loader does not find by itself. What
+    # it cannot load it only prints.
+    with redirect_stdout(io.StringIO()) as printed:
+        onnxruntime.preload_dlls()
+    failed = [line for line in printed.getvalue().splitlines() if line.startswith("Failed to load ")]
+    if failed:
+        raise DeviceError(_no_cuda(failed[-1].replace("Failed to load", "cannot load"), _INSTALL))
+
+
+def require_device(device: Device) -> None:
+    """Raises DeviceError when nothing can run on the device here: worth saying before hours of fetching."""
+    require_runtime(device)
+    if device is Device.CPU:
+        return
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise DeviceError(_no_cuda("there is no NVIDIA driver (libcuda.so.1)", _DRIVER)) from error
+    code = driver.cuInit(0)
+    if code:
+        text = ctypes.c_char_p()
+        driver.cuGetErrorString(code, ctypes.byref(text))
+        said = (text.value or f"error {code}".encode()).decode()
+        raise DeviceError(_no_cuda(f"the NVIDIA driver says: {said}", _DRIVER))
 
 
 def _providers(device: Device) -> list[Any]:
-    import onnxruntime
-
     if device is Device.CPU:
         return ["CPUExecutionProvider"]
     require_device(device)
-    # The CUDA libraries of the `gpu` extra are Python packages, which the loader does not find by itself.
-    onnxruntime.preload_dlls()
     return [("CUDAExecutionProvider", _CUDA_OPTIONS), "CPUExecutionProvider"]
 
 
-def _no_cuda(reason: str) -> str:
-    return (
-        f"CUDA was asked for and is not there: {reason};"
-        " install the `gpu` extra instead of `cpu` on a machine with an NVIDIA GPU, or choose the device cpu"
-    )
+def _no_cuda(reason: str, advice: str) -> str:
+    return f"CUDA was asked for and is not there: {reason}; {advice}, or choose the device cpu"
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

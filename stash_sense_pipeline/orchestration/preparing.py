@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import dagster as dg
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.faces.inference import Device, require_runtime
 from stash_sense_pipeline.files import write_atomically
 from stash_sense_pipeline.orchestration.home import check_writable
 from stash_sense_pipeline.orchestration.names import GPU_POOL
@@ -24,20 +27,25 @@ def prepare(
     gpus: int,
     say: Callable[[str], None],
 ) -> None:
-    """Checks and makes ready, and says a line for each: data directory, sources.yaml, catalog, run history, pool.
+    """Checks and makes ready, and says a line for each: data directory, sources.yaml, device, catalog, run history, pool.
 
-    Doing it again changes nothing. Raises ConfigurationError or CatalogError with what is wrong.
+    Doing it again changes nothing. Raises ConfigurationError, DeviceError or CatalogError with what is wrong. Whether a GPU
+    is here is not asked: the runs that need one may get it elsewhere.
     """
     check_writable(environment.data_dir)
     say(f"data directory {environment.data_dir}: can be written")
-    if not environment.sources_file.exists():
-        write_atomically(environment.sources_file, shipped_file("sources.yaml").read_text())
+    if _write_if_missing(environment.sources_file):
         say(f"{environment.sources_file}: written; look through it")
     settings = load_settings(environment.sources_file)
     say(f"{environment.sources_file}: {len(settings.enabled)} of {len(settings.sources)} sources are enabled")
     for source in settings.enabled:
         # A key file that cannot be read is better found now than in a run at night.
         environment.api_key(source.name)
+    device = Device(environment.device)
+    if device is Device.CUDA and environment.executor == "in_process":
+        # Runs get the image that this is.
+        require_runtime(device)
+        say("device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed")
     shown = sa.make_url(environment.catalog_url).render_as_string(hide_password=True)
     create_database(environment.catalog_url)
     open_catalog(environment.catalog_url).dispose()
@@ -46,6 +54,20 @@ def prepare(
         _upgrade_if_older(instance)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
     say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
+
+
+def _write_if_missing(sources_file: Path) -> bool:
+    """Puts the shipped sources.yaml there, if nothing is; says whether it did."""
+    try:
+        if sources_file.exists():
+            return False
+        write_atomically(sources_file, shipped_file("sources.yaml").read_text())
+    except OSError as error:
+        user = f"{os.geteuid()}:{os.getegid()}"
+        raise ConfigurationError(
+            f"STASH_SENSE_SOURCES: {sources_file} can neither be read nor written by user {user} ({error.strerror})"
+        ) from error
+    return True
 
 
 def _upgrade_if_older(instance: dg.DagsterInstance) -> None:

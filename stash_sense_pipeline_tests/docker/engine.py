@@ -15,6 +15,7 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent.parent
 BASE = "stash-sense-test-base:local"
 IMAGE = "stash-sense-pipeline:test"
+GPU_IMAGE = "stash-sense-pipeline:test-gpu"
 POSTGRES = "stash-sense-test-postgres:local"
 # Address of this machine for containers of any network.
 BRIDGE = "172.30.77.1"
@@ -159,9 +160,16 @@ def make_base(engine: Engine, directory: Path) -> None:
     shutil.rmtree(root)
 
 
+_FROM_BASE = ("--network", "host", "--build-arg", f"BASE_IMAGE={BASE}")
+
+
 def build_images(engine: Engine) -> None:
     """Our image from our Dockerfile, and a stand-in for PostgreSQL's."""
-    arguments = ["--network", "host", "--build-arg", f"BASE_IMAGE={BASE}"]
-    engine.docker("build", *arguments, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
+    engine.docker("build", *_FROM_BASE, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
     here = Path(__file__).parent
-    engine.docker("build", *arguments, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))
+    engine.docker("build", *_FROM_BASE, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))
+
+
+def build_gpu_image(engine: Engine) -> None:
+    """Our image with CUDA from our Dockerfile: downloads 2 GB, and wants 10 GB of disk meanwhile."""
+    engine.docker("build", *_FROM_BASE, "--target", "gpu", "-t", GPU_IMAGE, ".", timeout=1800)

@@ -118,7 +118,31 @@ def test_a_volume_that_belongs_to_somebody_else() -> None:
     assert f"chown -R 65534:65534 {home / 'data'}" in said
 
 
-@pytest.mark.parametrize("command", [["serve"], ["build"]])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_sources_file_that_may_not_be_reached(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        home = Path(directory)
+        home.chmod(0o755)
+        (home / "data").mkdir()
+        os.chown(home / "data", 65534, 65534)
+        (home / "closed").mkdir(mode=0o700)
+        result = subprocess.run(
+            [sys.executable, "-c", _AS_NOBODY, "prepare"],
+            env={
+                **os.environ,
+                "DATA_DIR": str(home / "data"),
+                "STASH_SENSE_SOURCES": str(home / "closed" / "sources.yaml"),
+            },
+            capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+        said = one_line(result, 2)
+        assert (
+            f"{home / 'closed' / 'sources.yaml'} can neither be read nor written by user 65534:65534" in said
+        )
+        assert "(Permission denied)" in said
+
+
+@pytest.mark.parametrize("command", [["prepare"], ["serve"], ["build"]])
 def test_a_gpu_that_is_asked_for_and_not_there(tmp_path: Path, command: list[str]) -> None:
     sources = "stash_boxes:\n  private: {enabled: true, url: http://127.0.0.1:9/graphql}\n"
     (tmp_path / "sources.yaml").write_text(f"global: {{user_agent_contact: a@b.invalid}}\n{sources}")
