@@ -297,9 +297,13 @@ def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
 def live_besides(connection: sa.Connection, source: str, listed: Collection[str]) -> tuple[int, list[str]]:
     """How many records are live, and those of them that are not `listed`, in the order of their ids."""
     table = source_performers
-    query = sa.select(table.c.source_id).where(table.c.source == source, table.c.deleted_at.is_(None))
-    live = set(connection.scalars(query).all())
-    return len(live), sorted(live.difference(listed))
+    # One text of all: reading rows costs more.
+    ids = sa.select(sa.func.aggregate_strings(table.c.source_id, _SEPARATOR)).where(
+        table.c.source == source, table.c.deleted_at.is_(None)
+    )
+    together = connection.scalar(ids)
+    live = together.split(_SEPARATOR) if together is not None else []
+    return len(live), sorted(set(live).difference(listed))
 
 
 def live_versions(
