@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo ui setup test test-fast lint bench docs screenshots clean
+.PHONY: demo ui setup test test-fast lint bench docs examples screenshots clean
 
 demo: setup
 	@$(BIN)/stash-sense demo --data-dir $(DEMO_DIR)
@@ -55,6 +55,10 @@ bench: setup
 docs: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.generated_docs
 	$(BIN)/mkdocs build -q
+
+# docs/examples, which the page of commands shows: every command is run on the data of a demo. `make docs` after it.
+examples: setup
+	$(BIN)/python -m stash_sense_pipeline_tests.documented_commands
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -29,6 +29,17 @@ def test_made_pages_are_current(page: str) -> None:
     assert (DOCS / page).read_text() == made, "run `make docs`"
 
 
+def test_every_command_is_shown_with_its_output() -> None:
+    """That each is what the command prints now is for test_documented_commands."""
+    sections = re.split(r"^## (?=stash-sense)", (DOCS / "commands.md").read_text(), flags=re.MULTILINE)[1:]
+    assert [section.split("\n")[0] for section in sections if "```console" not in section] == []
+
+
+def test_the_readme_shows_the_same_demo() -> None:
+    printed = (DOCS / "examples" / "demo.txt").read_text().partition("\n")[2]
+    assert f"```\n{printed}```" in (PROJECT / "README.md").read_text()
+
+
 def test_every_variable_that_is_read_is_explained() -> None:
     read = set()
     for path in (PROJECT / "stash_sense_pipeline").rglob("*.py"):

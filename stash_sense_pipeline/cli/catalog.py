@@ -25,7 +25,7 @@ def status() -> None:
         rows = source_status(engine, [source.name for source in settings.sources])
     finally:
         engine.dispose()
-    print_table([vars(row) for row in rows])
+    print_table([vars(row) for row in rows], "no source is enabled, and the catalog holds none")
 
 
 @click.command("import-legacy")
@@ -52,7 +52,7 @@ def import_legacy_command(directory: Path) -> None:
     finally:
         engine.dispose()
     click.echo(f"read {', '.join(legacy.files)} in {directory}")
-    print_table([vars(source) for source in report.sources])
+    print_table([vars(source) for source in report.sources], "no source here is among those of sources.yaml")
     click.echo(f"performer ids kept: {report.performer_ids}")
     left_out = {
         "suppressed": report.suppressed,

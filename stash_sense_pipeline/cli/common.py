@@ -33,9 +33,10 @@ def release_directory(version: str) -> Path:
     return path.resolve()
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Prints rows under their columns' names; nothing for none."""
+def print_table(rows: list[dict[str, Any]], empty: str) -> None:
+    """Prints rows under their columns' names; `empty` when there are none."""
     if not rows:
+        click.echo(empty)
         return
     cells = [
         list(rows[0]),

@@ -21,7 +21,7 @@ def models_list() -> None:
 
     packs = list_packs(environment_of(os.environ).models_dir)
     shown = ("name", "known", "installed", "demo", "size", "problem")
-    print_table([{column: getattr(pack, column) for column in shown} for pack in packs])
+    print_table([{column: getattr(pack, column) for column in shown} for pack in packs], "no pack is known")
 
 
 @models.command("pull")

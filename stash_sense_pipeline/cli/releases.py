@@ -34,7 +34,8 @@ def releases_list() -> None:
     """List the releases with their counts, oldest first."""
     from stash_sense_pipeline.release.history import list_releases
 
-    print_table([vars(release) for release in list_releases(environment_of(os.environ).releases_dir)])
+    found = list_releases(environment_of(os.environ).releases_dir)
+    print_table([vars(release) for release in found], "no release has been published yet")
 
 
 @releases.command("diff")

@@ -81,7 +81,10 @@ def suppress_list() -> None:
             for row in listed_hashes(engine)
         )
     names = ("since", "kind", "reason", "applied")
-    print_table([{**dict(zip(names, row, strict=True)), "keys": count} for row, count in rows.items()])
+    print_table(
+        [{**dict(zip(names, row, strict=True)), "keys": count} for row, count in rows.items()],
+        "nobody is on the list",
+    )
 
 
 @suppress.command("apply")
@@ -152,7 +155,7 @@ def suppress_review() -> None:
 
     with _opened() as (engine, _, _), reading(engine) as connection:
         rows = withheld_for_review(connection)
-    print_table([row._asdict() for row in rows])
+    print_table([row._asdict() for row in rows], "no record is withheld")
 
 
 @click.command("revoke")
@@ -166,13 +169,11 @@ def revoke(delete: bool) -> None:
         suppressions = current_suppressions(engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
-    if not found:
-        click.echo("no release here holds a suppressed person")
-        return
-    print_table([vars(release) for release in found])
+    print_table([vars(release) for release in found], "no release here holds a suppressed person")
     if any(release.latest for release in found):
         click.echo("the latest release holds somebody: publish a new one, then revoke again", err=True)
-    click.echo("what was uploaded or given to others must be taken back there", err=True)
+    if found:
+        click.echo("what was uploaded or given to others must be taken back there", err=True)
 
 
 @contextmanager

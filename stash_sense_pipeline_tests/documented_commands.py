@@ -1,0 +1,207 @@
+"""Runs every command on the demo's data, as docs/commands.md shows it. `make examples` writes what they print.
+
+docs/examples has a file for each command; a test runs them again and compares, so that the page shows what the program
+says.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK, demo_world
+from stash_sense_pipeline_tests.generated_docs import DOCS
+from stash_sense_pipeline_tests.postgres import free_port
+from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
+
+EXAMPLES = DOCS / "examples"
+PROGRAM = Path(sys.executable).with_name("stash-sense")
+# What the page shows instead of the directories and ports of a test.
+SHOWN_DATA = "/srv/stash-sense"
+SHOWN_PORT = "3000"
+PERSON = "babepedia:xeskan_quaejiav"
+LEAVER = "fansdb:00528ed5-ac39-4428-be2e-3bbb21a10156"
+
+
+class Terminal:
+    """Runs commands in an empty directory, and keeps what a reader is to see of them by the name of their file."""
+
+    def __init__(self, directory: Path, data: Path) -> None:
+        self.directory, self.data = directory, data
+        self.seen: dict[str, str] = {}
+
+    def variables(self, data: Path, **more: str) -> dict[str, str]:
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("STASH_SENSE_", "DAGSTER_"))
+        }
+        ours = {
+            "DATA_DIR": str(data),
+            "STASH_SENSE_SOURCES": str(data / "sources.yaml"),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+        }
+        return {**kept, **ours, **more}
+
+    def run(
+        self,
+        name: str | None,
+        *words: str,
+        shown: str | None = None,
+        code: int = 0,
+        data: Path | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        """Runs a command, whose exit status must be `code`; `shown` is what the page has instead of its words."""
+        data = data or self.data
+        result = subprocess.run(
+            [PROGRAM, *words], env=self.variables(data, **(more or {})), cwd=self.directory,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=600,
+        )  # fmt: skip
+        assert result.returncode == code, f"{words}: {result.returncode}\n{result.stdout[-3000:]}"
+        if name:
+            self.keep(name, shown or " ".join(words), result.stdout.replace(str(data), SHOWN_DATA))
+
+    def serve(self, name: str, *words: str, shown: str, port: int) -> None:
+        """Runs a command that ends by SIGINT, until it has said where the UI is."""
+        command = [PROGRAM, *words, "--port", str(port)]
+        with subprocess.Popen(
+            command, env=self.variables(self.data), cwd=self.directory,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        ) as process:  # fmt: skip
+            too_long = threading.Timer(120, process.kill)
+            too_long.start()
+            assert process.stdout is not None
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith("Dagster UI:"):
+                    break
+            process.send_signal(signal.SIGINT)
+            ended = process.wait()
+            too_long.cancel()
+        said = "".join(lines)
+        assert ended == 0, said
+        self.keep(name, shown, said.replace(str(self.data), SHOWN_DATA).replace(str(port), SHOWN_PORT))
+
+    def keep(self, name: str, shown: str, said: str) -> None:
+        text = f"$ stash-sense {shown}\n{said}".replace(str(self.directory), "")
+        self.seen[name] = "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"
+
+
+def transcripts(demo: Path, demo_said: str, directory: Path) -> dict[str, str]:
+    """What every command prints: name of its file in docs/examples → text. Works on a copy of the demo's data."""
+    data = directory / "data"
+    shutil.copytree(demo, data, symlinks=True)
+    terminal = Terminal(directory, data)
+    terminal.keep("demo", "demo", demo_said.replace(str(demo), "data/demo"))
+    _looking(terminal)
+    _backup(terminal)
+    _models(terminal)
+    _releases(terminal)
+    _leaving(terminal)
+    _building(terminal)
+    port = free_port()
+    terminal.serve("serve", "serve", shown="serve", port=port)
+    terminal.serve("ui", "ui", "--data-dir", str(data), shown="ui", port=port)
+    return terminal.seen
+
+
+def _looking(terminal: Terminal) -> None:
+    terminal.run("prepare", "prepare")
+    terminal.run("status", "status")
+    terminal.run("identity-explain", "identity", "explain", PERSON)
+    latest = terminal.data / "releases" / "latest"
+    terminal.run("verify", "verify", str(latest), shown=f"verify {SHOWN_DATA}/releases/latest")
+    new = terminal.directory / "new"
+    terminal.run(None, "prepare", data=new)
+    # A release has the files of a predecessor's data directory.
+    shutil.copytree(latest.resolve(), terminal.directory / "predecessor")
+    terminal.run("import-legacy", "import-legacy", "./predecessor", data=new)
+
+
+def _backup(terminal: Terminal) -> None:
+    terminal.run("backup", "backup", "./backup.zip")
+    terminal.run("restore", "restore", "./backup.zip", data=terminal.directory / "restored")
+
+
+def _models(terminal: Terminal) -> None:
+    shutil.copytree(DEMO_PACK, terminal.data / "models" / "demo-synth-v1")
+    terminal.run("models-list", "models", "list")
+    terminal.run("models-check", "models", "check", "demo-synth-v1")
+    # Nothing is downloaded before the licence is accepted.
+    terminal.run("models-pull", "models", "pull", "stash-sense-v1", code=2)
+
+
+def _releases(terminal: Terminal) -> None:
+    terminal.run("releases-list", "releases", "list")
+    terminal.run("releases-install", "releases", "install", "latest", "--to", "./sidecar")
+    with github() as world:
+        sources = yaml.safe_load((terminal.data / "sources.yaml").read_text())
+        sources["export"] = {"github": {"repository": REPOSITORY, "api": world.url}}
+        path = terminal.directory / "sources.yaml"
+        path.write_text(yaml.safe_dump(sources))
+        more = {"STASH_SENSE_SOURCES": str(path), "GITHUB_TOKEN": TOKEN}
+        terminal.run("releases-upload", "releases", "upload", "latest", more=more)
+        terminal.seen["releases-upload"] = terminal.seen["releases-upload"].replace(
+            world.url, "https://github.com"
+        )
+
+
+def _leaving(terminal: Terminal) -> None:
+    terminal.run("suppress-review", "suppress", "review")
+    reason = ("--reason", "asked us")
+    terminal.run("suppress-add", "suppress", "add", LEAVER, *reason,
+                 shown=f'suppress add {LEAVER} --reason "asked us"')  # fmt: skip
+    terminal.run("suppress-list", "suppress", "list")
+    terminal.run("suppress-apply", "suppress", "apply")
+
+
+def _building(terminal: Terminal) -> None:
+    """A first build, and a later one that publishes a second version: somebody has left."""
+    before = (terminal.data / "releases" / "latest").resolve().name
+    with demo_world(terminal.data) as variables:
+        given = {name: variables[name] for name in variables if name != "DATA_DIR"}
+        two = ("--sources", "fansdb,babepedia")
+        terminal.run("build", "build", *two, data=terminal.directory / "fresh", more=given)
+        terminal.run(None, "build", *two, more=given)
+    after = (terminal.data / "releases" / "latest").resolve().name
+    assert after != before
+    terminal.run("releases-diff", "releases", "diff", before, after)
+    terminal.run("releases-revoke", "releases", "revoke")
+    terminal.run("releases-prune", "releases", "prune", "--keep", "1")
+
+
+_VARIES = re.compile(r"\d+")
+
+
+def comparable(text: str) -> list[str]:
+    """The words of a transcript, without what differs from run to run: numbers, times, and the widths of columns."""
+    return [" ".join(_VARIES.sub("#", line).split()) for line in text.splitlines()]
+
+
+@contextmanager
+def _demo() -> Iterator[tuple[Path, str]]:
+    with tempfile.TemporaryDirectory() as directory:
+        data = Path(directory) / "demo"
+        said = subprocess.run(
+            [PROGRAM, "demo", "--data-dir", data], capture_output=True, text=True, check=True
+        ).stdout
+        yield data, said
+
+
+if __name__ == "__main__":
+    with _demo() as (made, printed), tempfile.TemporaryDirectory() as place:
+        for stem, content in transcripts(made, printed, Path(place)).items():
+            (EXAMPLES / f"{stem}.txt").write_text(content)
