@@ -15,7 +15,8 @@ from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-_BLOCK = 1024 * 1024
+# Large, because whoever packs beside another thread waits for it after every block.
+_BLOCK = 16 * 1024 * 1024
 _LEVEL = 1
 
 

@@ -8,7 +8,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -36,6 +35,10 @@ ProfileKey = Callable[[str], tuple[str, str] | None]
 
 _Record = tuple[str, str]
 
+# Times as the catalog stores them, `2026-01-31T04:05:06.000007Z`: their order is that of the texts, and to read some
+# hundred thousand only to write them again is a tenth of the work.
+Instant = str
+
 # Made once: json.dumps with options makes one a call, which takes longer than its work.
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 _FACES_A_DIGEST, _PERFORMERS_A_DIGEST = 1_000, 300
@@ -51,67 +54,68 @@ class ReleasedFace(NamedTuple):
     image_url: str
     quality: float
     yaw: float
-    created_at: datetime
+    created_at: Instant
 
 
 # What users would see of a face: all but its time and its record.
 _news = attrgetter("face_id", "performer_id", "source", "image_url", "quality", "yaw")
-# Taken from the first record, by priority of its source, that has them.
-_known = attrgetter(*PERSONAL_FIELDS)
-_RECORD_COLUMNS = (
-    "source",
-    "source_id",
-    "name",
-    *PERSONAL_FIELDS,
-    "updated_at",
-    "first_seen_at",
-    "changed_at",
-)
 
 
-@dataclass(frozen=True, slots=True)
-class StashBoxId:
+class _Member(NamedTuple):
+    """A live record of a performer. `known` has the values of PERSONAL_FIELDS, of which the first record's count."""
+
+    performer_id: int
+    source: str
+    source_id: str
+    name: str | None
+    updated_at: Instant | None
+    first_seen_at: Instant
+    changed_at: Instant
+    known: tuple[str | int | None, ...]
+
+
+_BEFORE_KNOWN = len(_Member._fields) - 1
+
+
+class StashBoxId(NamedTuple):
     """A live stash-box record of a performer."""
 
     source: str
     source_id: str
-    created_at: datetime
+    created_at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class ExternalUrl:
+class ExternalUrl(NamedTuple):
     """A profile of a performer on a site, under its canonical key there."""
 
     site: str
     key: str
     url: str
     source: str
-    created_at: datetime
+    created_at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class MergedId:
+class MergedId(NamedTuple):
     """A record that its stash-box merged into one of the performer's records."""
 
     source: str
     source_id: str
-    merged_at: datetime | None
+    merged_at: Instant | None
 
 
-@dataclass(frozen=True, slots=True)
-class ReleasedPerformer:
+class ReleasedPerformer(NamedTuple):
     """A person with at least one trusted face. `fields` has the metadata columns of performers.db by name."""
 
     performer_id: int
     name: str
     fields: Mapping[str, str | int | None]
-    stashdb_updated_at: datetime | None
+    stashdb_updated_at: Instant | None
     face_count: int
     image_url: str
-    created_at: datetime
-    updated_at: datetime
+    created_at: Instant
+    updated_at: Instant
     stash_box_ids: tuple[StashBoxId, ...]
-    aliases: tuple[tuple[str, str, datetime], ...]
+    aliases: tuple[tuple[str, str, Instant], ...]
     urls: tuple[ExternalUrl, ...]
     merged_ids: tuple[MergedId, ...]
 
@@ -122,7 +126,7 @@ class ReleaseContent:
 
     faces: tuple[ReleasedFace, ...]
     performers: tuple[ReleasedPerformer, ...]
-    newest_change: datetime
+    newest_change: Instant
 
     @property
     def order(self) -> FaceOrder:
@@ -191,7 +195,7 @@ def _read_content(
         by_performer[face.performer_id].append(face)
     created = {
         row.performer_id: row.created_at
-        for row in connection.execute(sa.select(identities.c.performer_id, identities.c.created_at))
+        for row in connection.execute(sa.select(identities.c.performer_id, _instant(identities.c.created_at)))
     }
     performers = tuple(
         _performer(
@@ -222,7 +226,7 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
             source_images.c.url,
             faces.c.quality,
             faces.c.yaw,
-            faces.c.created_at,
+            _instant(faces.c.created_at),
         )
         .join(faces, faces.c.face_id == trusted_faces.c.face_id)
         .join(
@@ -243,6 +247,10 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
     return released
 
 
+def _instant(column: sa.Column[Any]) -> sa.Label[Instant]:
+    return sa.type_coerce(column, sa.Text).label(column.name)
+
+
 def _trusted_performers() -> sa.Select[tuple[int]]:
     return sa.select(trusted_faces.c.performer_id).distinct()
 
@@ -251,11 +259,20 @@ def _members_with_faces() -> sa.ColumnElement[bool]:
     return identity_members.c.performer_id.in_(_trusted_performers())
 
 
-def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[int, list[sa.Row[Any]]]:
+def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[int, list[_Member]]:
     """Live records of every performer with faces, by priority of their sources."""
-    columns = [source_performers.c[name] for name in _RECORD_COLUMNS]
+    columns = source_performers.c
     query = (
-        sa.select(identity_members.c.performer_id, *columns)
+        sa.select(
+            identity_members.c.performer_id,
+            columns.source,
+            columns.source_id,
+            columns.name,
+            _instant(columns.updated_at),
+            _instant(columns.first_seen_at),
+            _instant(columns.changed_at),
+            *(columns[name] for name in PERSONAL_FIELDS),
+        )
         .join(
             source_performers,
             (source_performers.c.source == identity_members.c.source)
@@ -263,9 +280,9 @@ def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[i
         )
         .where(_members_with_faces(), source_performers.c.deleted_at.is_(None))
     )
-    found: dict[int, list[sa.Row[Any]]] = defaultdict(list)
+    found: dict[int, list[_Member]] = defaultdict(list)
     for row in connection.execute(query).all():
-        found[row.performer_id].append(row)
+        found[row[0]].append(_Member._make((*row[:_BEFORE_KNOWN], row[_BEFORE_KNOWN:])))
     for rows in found.values():
         if len(rows) > 1:
             rows.sort(key=lambda row: (endpoint_rank(row.source, hosts), row.source_id))
@@ -275,7 +292,7 @@ def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[i
 def _check_owners(
     connection: sa.Connection,
     released: Sequence[ReleasedFace],
-    members: Mapping[int, Sequence[sa.Row[Any]]],
+    members: Mapping[int, Sequence[_Member]],
     hosts: Mapping[str, str],
 ) -> None:
     nameable = {number for number, rows in members.items() if any(row.source in hosts for row in rows)}
@@ -317,7 +334,7 @@ def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> dict[_Re
 
 def _read_urls(
     connection: sa.Connection,
-    members: Mapping[int, Sequence[sa.Row[Any]]],
+    members: Mapping[int, Sequence[_Member]],
     hosts: Mapping[str, str],
     profile_key: ProfileKey | None,
 ) -> dict[int, tuple[ExternalUrl, ...]]:
@@ -342,12 +359,12 @@ def _read_urls(
 
 
 def _read_merged(
-    connection: sa.Connection, members: Mapping[int, Sequence[sa.Row[Any]]], hosts: Mapping[str, str]
+    connection: sa.Connection, members: Mapping[int, Sequence[_Member]], hosts: Mapping[str, str]
 ) -> dict[int, tuple[MergedId, ...]]:
     columns = source_performers.c
-    query = sa.select(columns.source, columns.source_id, columns.merged_into, columns.deleted_at).where(
-        columns.merged_into.is_not(None), columns.source.in_(sorted(hosts))
-    )
+    query = sa.select(
+        columns.source, columns.source_id, columns.merged_into, _instant(columns.deleted_at)
+    ).where(columns.merged_into.is_not(None), columns.source.in_(sorted(hosts)))
     gone = {(row.source, row.source_id): row for row in connection.execute(query)}
     owner = {(row.source, row.source_id): number for number, rows in members.items() for row in rows}
     found: dict[int, list[MergedId]] = defaultdict(list)
@@ -366,9 +383,9 @@ def _read_merged(
 def _performer(
     connection: sa.Connection,
     performer_id: int,
-    rows: Sequence[sa.Row[Any]],
+    rows: Sequence[_Member],
     own_faces: Sequence[ReleasedFace],
-    created_at: datetime,
+    created_at: Instant,
     hosts: Mapping[str, str],
     aliases: Mapping[_Record, Sequence[str]],
     urls: tuple[ExternalUrl, ...],
@@ -401,11 +418,11 @@ def _clean(text: str) -> str:
     return (html.unescape(text) if "&" in text else text).strip()
 
 
-def _first_known(rows: Sequence[sa.Row[Any]]) -> dict[str, str | int | None]:
+def _first_known(rows: Sequence[_Member]) -> dict[str, str | int | None]:
     """The fields of PERSONAL_FIELDS, each from the first record that has it."""
     fields: dict[str, str | int | None] = dict.fromkeys(PERSONAL_FIELDS)
     for row in reversed(rows):
-        for field, value in zip(PERSONAL_FIELDS, _known(row), strict=True):
+        for field, value in zip(PERSONAL_FIELDS, row.known, strict=True):
             if value is not None and value != "":
                 fields[field] = _clean(value) if isinstance(value, str) else int(value)
     return fields
@@ -413,15 +430,15 @@ def _first_known(rows: Sequence[sa.Row[Any]]) -> dict[str, str | int | None]:
 
 def _aliases(
     name: str,
-    rows: Sequence[sa.Row[Any]],
+    rows: Sequence[_Member],
     aliases: Mapping[_Record, Sequence[str]],
     hosts: Mapping[str, str],
-) -> tuple[tuple[str, str, datetime], ...]:
+) -> tuple[tuple[str, str, Instant], ...]:
     """Aliases and other names of all records but the name itself, each with the best source that has it.
 
     Only what a stash-box lists or a second source has: one site alone may take a legal name for a stage name.
     """
-    found: dict[str, tuple[str, str, datetime]] = {}
+    found: dict[str, tuple[str, str, Instant]] = {}
     first_said_by: dict[str, str] = {}
     believed: set[str] = set()
     for row in rows:
@@ -436,9 +453,7 @@ def _aliases(
     return tuple(found[alias] for alias in sorted(found) if alias.casefold() in believed)
 
 
-def _image_url(
-    connection: sa.Connection, own_faces: Sequence[ReleasedFace], boxes: Sequence[sa.Row[Any]]
-) -> str:
+def _image_url(connection: sa.Connection, own_faces: Sequence[ReleasedFace], boxes: Sequence[_Member]) -> str:
     """Picture of the best face from the record that names the person, else from another stash-box, else any picture there.
 
     The sidecar asks a stash-box over the network, once a match, wherever this is missing.

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,11 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
-from stash_sense_pipeline.release.content import ProfileKey, ReleaseContent, read_content
+from stash_sense_pipeline.release.content import Instant, ProfileKey, ReleaseContent, read_content
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
 from stash_sense_pipeline.release.staging import Staging, disk_errors
 
+_TO_THE_SECOND = len("2026-01-31T04:05:06")
 # The readers unpack `SELECT *` of the first four tables into fixed fields: one column more or less breaks them.
 _SCHEMA = """
 CREATE TABLE schema_version (version INTEGER PRIMARY KEY);
@@ -203,10 +203,9 @@ def stage_performers_db(
     return report
 
 
-def iso_time(moment: datetime) -> str:
+def iso_time(moment: Instant) -> str:
     """`2026-01-31T04:05:06Z`, the form of all instants in a release."""
-    # Not strftime, which takes ten times as long and is asked a few hundred thousand times.
-    return f"{moment.isoformat(timespec='seconds').partition('+')[0]}Z"
+    return moment[:_TO_THE_SECOND] + "Z"
 
 
 def _write(content: ReleaseContent, path: Path) -> None:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 from stash_sense_pipeline.release.order import (
@@ -199,10 +200,11 @@ def stage_indices(
                 for built in done:
                     built.result()
             _pass_on(updates, tells)
-            return {model: built.result() for model, built in builds.items()}
         except BaseException:
             stop.set()
             raise
+    give_back_memory()
+    return {model: built.result() for model, built in builds.items()}
 
 
 def _pass_on(updates: SimpleQueue[tuple[str, str, int, int | None]], tells: Mapping[str, Progress]) -> None:

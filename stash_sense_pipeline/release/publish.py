@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -18,6 +19,7 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.files import fsync_directory, fsync_file
+from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import write_zip
@@ -150,6 +152,7 @@ def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[Releas
         order, digest = content.order, content.digest
         # Two gigabytes come now.
         del content
+        give_back_memory()
         vectors = read_unit_vectors(connection, order, spec.models)
     return _input(spec, order, digest, vectors.facts), vectors
 
@@ -232,8 +235,10 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
     return Assembled(staging, version, manifest, checks)
 
 
-def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
-    """Packs the zip, moves report, zip and release into `releases`, and points `latest` at it, in this order.
+def promote_release(
+    assembled: Assembled, releases: Path, figures: Figures | None, diff: ReleaseDiff | None
+) -> ReleaseReport:
+    """Writes the report and packs the zip, then moves report, zip and release into `releases`, and `latest` last.
 
     Each move is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
     Raises ReleaseError, with nothing published, when a check of severity error failed or the disk refuses.
@@ -247,14 +252,17 @@ def promote_release(assembled: Assembled, releases: Path) -> ReleaseReport:
         releases.mkdir(parents=True, exist_ok=True)
         if target.exists() or archive.exists():
             raise ReleaseError(f"{target} or its zip already exists; a published version is never replaced")
-        write_zip(staging.release, staged_archive)
+        # Drawing is Python's work and packing is not, so that they share two cores well.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            packed = beside.submit(write_zip, staging.release, staged_archive)
+            write_report(staging.report, staging.release, version, figures, assembled.checks, diff)
+            packed.result()
         for member in staging.release.iterdir():
             fsync_file(member)
         fsync_directory(staging.release)
-        if staging.report.is_dir():
-            report = report_directory(releases, version)
-            shutil.rmtree(report, ignore_errors=True)
-            staging.report.rename(report)
+        report = report_directory(releases, version)
+        shutil.rmtree(report, ignore_errors=True)
+        staging.report.rename(report)
         staged_archive.rename(archive)
         staging.release.rename(target)
         fsync_directory(releases)
@@ -310,8 +318,7 @@ def publish_staged(
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)
     diff = diff_releases(previous, staging.release) if previous is not None else None
-    write_report(staging.report, staging.release, assembled.version, proof.figures, assembled.checks, diff)
-    report = promote_release(assembled, releases)
+    report = promote_release(assembled, releases, proof.figures, diff)
     return replace(
         report,
         indices=indices,

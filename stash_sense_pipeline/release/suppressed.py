@@ -81,14 +81,14 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
                 pair = ", ".join(_ID_COLUMNS[name])
                 records.update(connection.execute(f"SELECT {pair} FROM {name}"))
             for column in columns:
-                found = connection.execute(f'SELECT "{column}" FROM "{name}"')
-                texts.update(text for (text,) in found if isinstance(text, str))
+                # Most texts are names. What has neither character is no key.
+                query = f"""SELECT "{column}" FROM "{name}" WHERE instr("{column}", '/') OR instr("{column}", ':')"""
+                texts.update(text for (text,) in connection.execute(query) if isinstance(text, str))
     for path in sorted(release.glob("*.json")):
         texts.update(_texts(json.loads(path.read_bytes())))
     sources = {host: source for source, host in hosts.items()}
     urls: set[str] = set()
     for text in texts:
-        # Most texts are names: what cannot be either is not matched against both.
         if "/" in text:
             if _ADDRESS.fullmatch(text):
                 urls.add(text)

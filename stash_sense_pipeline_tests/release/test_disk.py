@@ -23,11 +23,16 @@ pytestmark = [
 # Mounts a small file system of its own, copies the data there, fills it or makes it read-only (at once, or when a step
 # of the publish begins), and publishes a change.
 _CHILD = """
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 def mount(*arguments):
-    subprocess.run(["mount", *arguments], check=True)
+    # A file system is busy as long as a thread beside writes a file there.
+    for _ in range(50):
+        if subprocess.run(["mount", *arguments]).returncode == 0:
+            return
+        time.sleep(0.05)
+    raise SystemExit("cannot mount")
 
 source, place, free = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place))

@@ -270,9 +270,11 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
 
     def counting(rename: Callable[..., Any]) -> Callable[..., Any]:
         def renamed(*args: Any) -> Any:
-            if len(done) == renames:
-                die()
-            done.append(args)
+            # The report is written at the same time as the zip, and its files are put into place in staging.
+            if args[0].parent.name != "report":
+                if len(done) == renames:
+                    die()
+                done.append(args)
             return rename(*args)
 
         return renamed
