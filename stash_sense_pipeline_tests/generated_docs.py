@@ -52,6 +52,7 @@ VARIABLES = {
     "STASH_SENSE_SUPPRESSIONS": ("`$DATA_DIR/suppressions.yaml`", "people who are left out, for good"),
     "<NAME>_API_KEY": ("-", "key of a stash-box, its name in upper case: `STASHDB_API_KEY`"),
     "<NAME>_API_KEY_FILE": ("-", "path of a file that holds the key instead"),
+    "GITHUB_TOKEN": ("-", "for `releases upload`; or `GITHUB_TOKEN_FILE`, path of a file that holds it"),
     "FLARESOLVERR_URL": ("-", "fetcher for sites behind a challenge page; unset: those sites are skipped"),
     "CHROME_CDP_URL": ("-", "a Chrome for the sites that need one; unset: those sites are skipped"),
     "DAGSTER_HOME": (

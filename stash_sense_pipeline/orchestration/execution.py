@@ -31,9 +31,10 @@ from stash_sense_pipeline.orchestration.names import GPU_POOL
 
 GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}
 
-# What a run must know of its launcher's environment: our settings, the keys of any source, and Dagster's storage.
+# What a run must know of its launcher's environment: our settings, the keys of sources and of GitHub, Dagster's storage.
 _FORWARDED = re.compile(
-    r"DATA_DIR|STASH_SENSE_\w+|\w+_API_KEY(_FILE)?|FLARESOLVERR_URL|CHROME_CDP_URL|DAGSTER_(HOME|PG_\w+)"
+    r"DATA_DIR|STASH_SENSE_\w+|\w+_API_KEY(_FILE)?|GITHUB_TOKEN(_FILE)?|FLARESOLVERR_URL|CHROME_CDP_URL"
+    r"|DAGSTER_(HOME|PG_\w+)"
 )
 _DATA_DIRECTORY = "/data"
 _STOP_SECONDS = 60

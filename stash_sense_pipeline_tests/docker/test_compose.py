@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -80,6 +82,13 @@ class Deployment:
     def runs(self) -> list[dict[str, Any]]:
         query = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
         return list(graphql(query)["runsOrError"]["results"])
+
+    def status(self, run: str) -> str:
+        return next(str(one["status"]) for one in self.runs() if one["runId"] == run)
+
+    def kill(self, container: str) -> None:
+        """As a crash does: what the engine's own client kills is not started again."""
+        os.kill(int(self.engine.docker("inspect", "-f", "{{.State.Pid}}", container)), signal.SIGKILL)
 
     def await_success(self, wanted: list[str]) -> None:
         """Waits until these runs have ended; a failure shows what its container said."""
@@ -252,6 +261,40 @@ def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployme
     said = json.dumps(graphql(query, {"id": clicked}))
     assert "has no NVIDIA driver" in said
     assert "set STASH_SENSE_DEVICE=cpu" in said
+
+
+def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: Deployment) -> None:
+    killed = click_materialize("refresh_source", [], "stashdb")
+    wait_until(lambda: deployment.status(killed) == "STARTED", 120, "the run")
+    (container,) = deployment.engine.docker("ps", "-q", "--filter", f"label=dagster/run_id={killed}").split()
+    deployment.kill(container)
+    wait_until(lambda: deployment.status(killed) == "FAILURE", 120, "run monitoring")
+
+    def retries() -> list[str]:
+        parent = {"key": "dagster/parent_run_id", "value": killed}
+        return [run["runId"] for run in deployment.runs() if parent in run["tags"]]
+
+    deployment.await_success(wait_until(retries, 120, "the retry"))
+
+
+@pytest.mark.parametrize("service", ["code", "webserver", "daemon", "postgres"])
+def test_a_service_that_is_killed_is_started_again_and_work_goes_on(
+    deployment: Deployment, service: str
+) -> None:
+    """PostgreSQL without a word to its clients: they ask again, or end and are started again."""
+    before = deployment.state(service)["StartedAt"]
+    deployment.kill(deployment.compose("ps", "-q", service).strip())
+    wait_until(lambda: deployment.state(service)["StartedAt"] != before, 60, service)
+    deployment.await_healthy("postgres", "code", "webserver", "daemon")
+    deployment.await_success([wait_until(lambda: launched("publish"), 300, "the UI")])
+
+
+def launched(job: str) -> str | None:
+    """Clicks as one does who sees that the services are not back yet."""
+    try:
+        return click_materialize(job, [], None)
+    except (OSError, AssertionError):
+        return None
 
 
 def test_everything_stops_within_its_time_and_nothing_is_lost(deployment: Deployment) -> None:

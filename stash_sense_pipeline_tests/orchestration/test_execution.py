@@ -99,9 +99,10 @@ def test_a_run_knows_what_it_needs_and_no_more(
     assert "AWS_SECRET_ACCESS_KEY" not in names
     assert "PATH" not in names
     assert all("=" not in name for name in names), "values stay out of what is stored"
-    assert forwarded_variables(["X_API_KEY_FILE", "HOME", "DAGSTER_HOME", "DATA_DIR"]) == [
+    assert forwarded_variables(["X_API_KEY_FILE", "HOME", "GITHUB_TOKEN", "DAGSTER_HOME", "DATA_DIR"]) == [
         "DAGSTER_HOME",
         "DATA_DIR",
+        "GITHUB_TOKEN",
         "X_API_KEY_FILE",
     ]
 
