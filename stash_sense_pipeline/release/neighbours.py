@@ -21,6 +21,8 @@ Positions = NDArray[np.int64]
 _FACES_A_BLOCK = 2_048
 _PEOPLE_A_BLOCK = 4_096
 _SOMEBODY_ELSE_ONLY = -2.0
+# Pairs that are looked at one by one.
+_FEW = 1_000
 # Tenths of a cosine are too coarse to see a tail, thousandths are noise.
 BINS = np.round(np.linspace(-1, 1, 101), 2)
 _SAMPLED_FACES, _SAMPLED_OTHERS = 1_000, 10_000
@@ -68,21 +70,21 @@ def crowd(order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs
     stand for people, so that the work is faces times people; they are nearer to others than single faces are.
     """
     people, starts = np.unique(order.performer_ids, return_index=True)
-    means = {model: _means(unit[model], starts) for model in REQUIRED_MODELS}
+    means = _weighted_means(unit, starts)
     bounds = np.append(starts, len(order))
     near = np.zeros(len(order), dtype=np.int64)
     best = _Best(pairs)
     for first, last in _blocks_of_people(bounds):
         faces = slice(bounds[first], bounds[last])
         own = np.repeat(np.arange(first, last), np.diff(bounds[first : last + 1]))
+        both = np.concatenate([unit[model][faces] for model in REQUIRED_MODELS], axis=1)
         for begin in range(0, len(people), _PEOPLE_A_BLOCK):
-            others = slice(begin, begin + _PEOPLE_A_BLOCK)
-            similar = _fused(unit, means, faces, others)
+            # One minus the sidecar's fused distance, (faces, people).
+            similar = both @ means[begin : begin + _PEOPLE_A_BLOCK].T
             itself = (own >= begin) & (own < begin + similar.shape[1])
             similar[np.flatnonzero(itself), own[itself] - begin] = _SOMEBODY_ELSE_ONLY
             near[faces] += np.count_nonzero(similar >= 1 - SIDECAR_MAX_DISTANCE, axis=1)
-            nearest = np.maximum.reduceat(similar, bounds[first:last] - bounds[first], axis=0)
-            best.offer(nearest, first, begin)
+            best.offer(similar, own, begin)
     top = np.lexsort((order.face_ids, -near))[:hubs]
     return Crowd(
         pairs=tuple(
@@ -105,19 +107,25 @@ class _Best:
         self.size = size
         self.found: list[tuple[float, int, int]] = []
 
-    def offer(self, similar: Floats, first_row: int, first_column: int) -> None:
-        """Takes a block of similarities (people, people), of which the first row and column are these people."""
+    def offer(self, similar: Floats, own: Positions, first_column: int) -> None:
+        """Takes a block of similarities (faces, people): whose the faces are, sorted, and the first person's number."""
         floor = self.found[-1][0] if len(self.found) == self.size else _SOMEBODY_ELSE_ONLY
         flat = np.flatnonzero(similar > floor)
+        few = max(_FEW, 2 * self.size)
+        if len(flat) > few:
+            # Takes as long as the product itself, and is needed for the first blocks only.
+            owners, starts = np.unique(own, return_index=True)
+            similar, own = np.maximum.reduceat(similar, starts, axis=0), owners
+            flat = np.flatnonzero(similar > floor)
         values = similar.reshape(-1)[flat]
-        # Each pair can come twice, once from each side.
-        if len(flat) > 2 * self.size:
+        if len(flat) > few:
+            # Each pair can come twice, once from each side.
             kept = np.argpartition(-values, 2 * self.size)[: 2 * self.size]
             flat, values = flat[kept], values[kept]
         rows, columns = np.divmod(flat, similar.shape[1])
         pairs = {(one, other): value for value, one, other in self.found}
-        for value, row, column in zip(values.tolist(), rows.tolist(), columns.tolist(), strict=True):
-            one, other = sorted((row + first_row, column + first_column))
+        for value, owner, column in zip(values.tolist(), own[rows].tolist(), columns.tolist(), strict=True):
+            one, other = sorted((owner, column + first_column))
             pairs[one, other] = max(value, pairs.get((one, other), value))
         ranked = sorted((-value, one, other) for (one, other), value in pairs.items())[: self.size]
         self.found = [(-value, one, other) for value, one, other in ranked]
@@ -144,11 +152,16 @@ def _histogram(similarities: Floats) -> NDArray[np.int64]:
     return np.histogram(np.clip(similarities, -1, 1), BINS)[0]
 
 
-def _means(unit: Floats, starts: Positions) -> Floats:
-    """The mean direction of each person's faces, unit length."""
-    means = np.add.reduceat(unit, starts, axis=0)
-    # Two opposite vectors have no mean direction; then any finite one does.
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.float32(1e-6))
+def _weighted_means(unit: Mapping[str, Floats], starts: Positions) -> Floats:
+    """The mean direction of each person's faces in all models side by side, (people, dims), weighted as the sidecar does:
+    the product with a face's unit vectors side by side is one minus the fused distance.
+    """
+    ends = np.cumsum([unit[model].shape[1] for model in REQUIRED_MODELS])
+    means = np.empty((len(starts), int(ends[-1])), dtype=np.float32)
+    for model, part in zip(REQUIRED_MODELS, np.split(means, ends[:-1], axis=1), strict=True):
+        np.add.reduceat(unit[model], starts, axis=0, out=part)
+        # Two opposite vectors have no mean direction; then any finite one does.
+        part *= SIDECAR_WEIGHT / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.float32(1e-6))
     return means
 
 
@@ -160,14 +173,3 @@ def _blocks_of_people(bounds: Positions) -> Iterator[tuple[int, int]]:
         last = max(last, first + 1)
         yield first, last
         first = last
-
-
-def _fused(unit: Mapping[str, Floats], means: Mapping[str, Floats], faces: slice, people: slice) -> Floats:
-    """One minus the sidecar's fused distance, (faces, people)."""
-    total: Floats | None = None
-    for model in REQUIRED_MODELS:
-        part = unit[model][faces] @ means[model][people].T
-        total = part if total is None else np.add(total, part, out=total)
-    assert total is not None
-    total *= np.float32(SIDECAR_WEIGHT)
-    return total

@@ -40,14 +40,16 @@ def population(seed: int, faces_of: list[int], dim: int = 6) -> tuple[FaceOrder,
     st.lists(st.integers(1, 6), min_size=1, max_size=30),
     st.sampled_from([1, 5, 16_384]),
     st.sampled_from([2, 2_048]),
+    st.sampled_from([0, 1_000]),
 )
 def test_pairs_and_hubs_are_those_of_comparing_everybody(
-    seed: int, faces_of: list[int], people_block: int, face_block: int
+    seed: int, faces_of: list[int], people_block: int, face_block: int, few: int
 ) -> None:
     order, unit = population(seed, faces_of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.neighbours._PEOPLE_A_BLOCK", people_block)
         patch.setattr("stash_sense_pipeline.release.neighbours._FACES_A_BLOCK", face_block)
+        patch.setattr("stash_sense_pipeline.release.neighbours._FEW", few)
         found = crowd(order, unit, pairs=7, hubs=4)
     people = np.unique(order.performer_ids)
     similar = np.zeros((len(order), len(people)))
