@@ -39,7 +39,7 @@ from stash_sense_pipeline.privacy.face_templates import (
 from stash_sense_pipeline.privacy.kin import (
     Person,
     image_key,
-    key_batches,
+    of_keys,
     record_key,
     rows_of,
     whole_person,
@@ -190,12 +190,14 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Pict
     if not (sought.urls or sought.images or sought.pictures or sought.likenesses):
         return found
     columns = (table.c.source, table.c.image_id, table.c.url, table.c.sha256, table.c.picture_hash)
+    images = connection.execute(sa.select(*columns)).all()
+    copies = sought.covers_likenesses([image.picture_hash for image in images])
     return found | {
         (source, image_id)
-        for source, image_id, url, sha256, picture_hash in connection.execute(sa.select(*columns))
-        if sought.covers_picture(source, image_id, url)
+        for (source, image_id, url, sha256, _), is_a_copy in zip(images, copies.tolist(), strict=True)
+        if is_a_copy
+        or sought.covers_picture(source, image_id, url)
         or (sha256 is not None and sought.covers_image(sha256))
-        or (picture_hash is not None and sought.covers_likeness(picture_hash))
     }
 
 
@@ -261,8 +263,8 @@ def _take_out(
     }
     rows = _delete_everywhere(connection, belongings)
     _forget_mentions(connection, {source_id for _, source_id in person.records})
-    for batch in key_batches(performers):
-        retired = sa.update(identities).where(identities.c.performer_id.in_(batch))
+    for chosen in of_keys(identities.c.performer_id, performers):
+        retired = sa.update(identities).where(chosen)
         connection.execute(retired.values(retired_at=now, redirect_to=None))
     return ErasureReport(
         records=len(person.records),
@@ -369,9 +371,7 @@ def _delete_everywhere(
 def _delete(
     connection: sa.Connection, table: sa.Table, key: sa.ColumnElement[Any], keys: Collection[Any]
 ) -> int:
-    return sum(
-        connection.execute(sa.delete(table).where(key.in_(batch))).rowcount for batch in key_batches(keys)
-    )
+    return sum(connection.execute(sa.delete(table).where(chosen)).rowcount for chosen in of_keys(key, keys))
 
 
 def _forget_mentions(connection: sa.Connection, source_ids: set[str]) -> None:

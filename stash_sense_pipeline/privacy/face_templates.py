@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -28,6 +28,8 @@ Floats = NDArray[np.float32]
 _SMALLEST_RADIUS, _LARGEST_RADIUS = 0.25, 0.40
 _NONCE = 12
 _ROWS_A_BLOCK = 8_192
+# Of a product with some thousand people's templates: 40 MB a thousand people would be too much with all faces at once.
+_FACES_A_PRODUCT = 2_048
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,36 @@ class Templates:
         """
         count = len(next(iter(vectors.values()))) if vectors else 0
         refused = np.zeros(count, dtype=bool)
-        unit = {model: _unit(rows) for model, rows in vectors.items()}
-        for person in self.people.values():
-            both = [
-                1 - unit[model] @ template.vector <= template.radius
-                for model, template in person.items()
-                if model in unit
-            ]
-            if both:
-                refused |= np.logical_and.reduce(both)
+        for models, stacked in self._by_models(frozenset(vectors)).items():
+            for start in range(0, count, _FACES_A_PRODUCT):
+                rows = np.arange(start, min(start + _FACES_A_PRODUCT, count))
+                near: NDArray[np.bool_] | bool = True
+                for model, (means, radii) in zip(models, stacked, strict=True):
+                    near &= 1 - _unit(vectors[model][rows]) @ means.T <= radii
+                    # The other embedders are asked for the few whom this one finds.
+                    found = near.any(axis=1)
+                    rows, near = rows[found], near[found]
+                refused[rows] = True
         return refused
+
+    def _by_models(
+        self, present: frozenset[tuple[str, str]]
+    ) -> dict[tuple[tuple[str, str], ...], list[tuple[Floats, Floats]]]:
+        """Means (people, dim) and radii (people,) of each embedder, of the people who have just these of `present`."""
+        alike: dict[tuple[tuple[str, str], ...], list[Mapping[tuple[str, str], Template]]] = defaultdict(list)
+        for person in self.people.values():
+            alike[tuple(sorted(present & person.keys()))].append(person)
+        alike.pop((), None)
+        return {
+            models: [
+                (
+                    np.stack([person[model].vector for person in people]),
+                    np.array([person[model].radius for person in people], dtype=np.float32),
+                )
+                for model in models
+            ]
+            for models, people in alike.items()
+        }
 
 
 def keep_templates(
@@ -112,7 +134,7 @@ def faces_near(connection: sa.Connection, templates: Templates) -> set[int]:
         face_id
         for model in sorted({min(person) for person in templates.people.values()})
         for face_ids, vectors in _vectors(connection, model, None)
-        for face_id in np.asarray(face_ids)[_near_any(templates, model, vectors)].tolist()
+        for face_id in np.asarray(face_ids)[templates.near({model: vectors})].tolist()
     }
     found: set[int] = set()
     by_model = {
@@ -130,16 +152,6 @@ def faces_near(connection: sa.Connection, templates: Templates) -> set[int]:
     return found
 
 
-def _near_any(templates: Templates, model: tuple[str, str], vectors: Floats) -> NDArray[np.bool_]:
-    unit = _unit(vectors)
-    near = np.zeros(len(unit), dtype=bool)
-    for person in templates.people.values():
-        template = person.get(model)
-        if template is not None:
-            near |= 1 - unit @ template.vector <= template.radius
-    return near
-
-
 def _vectors(
     connection: sa.Connection, model: tuple[str, str], only: Collection[int] | None
 ) -> Iterator[tuple[list[int], Floats]]:
@@ -155,8 +167,10 @@ def _vectors(
         yield [row[0] for row in part], _stack(row[1] for row in part)
 
 
-def _stack(blobs: Iterator[bytes]) -> Floats:
-    return np.stack([np.frombuffer(blob, dtype="<f4") for blob in blobs])
+def _stack(blobs: Iterable[bytes]) -> Floats:
+    """Vectors of one model, all of one length."""
+    rows = list(blobs)
+    return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), -1)
 
 
 def _faces_of(connection: sa.Connection, records: Collection[Record]) -> dict[tuple[str, str], list[Floats]]:

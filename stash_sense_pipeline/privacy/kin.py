@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import identity_members, performer_urls, source_performers
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.privacy.lookup import Record, records_listing
@@ -99,14 +100,19 @@ def image_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
 def rows_of(
     connection: sa.Connection, query: sa.Select[Any], key: sa.ColumnElement[Any], keys: Collection[Any]
 ) -> Iterator[tuple[Any, ...]]:
-    """The rows of `query` whose `key` is one of `keys`."""
-    for batch in key_batches(keys):
-        yield from (tuple(row) for row in connection.execute(query.where(key.in_(batch))))
+    """The rows of `query` whose `key`, a column or a pair of two, is one of `keys`."""
+    for chosen in of_keys(key, keys):
+        yield from (tuple(row) for row in connection.execute(query.where(chosen)))
 
 
-def key_batches(keys: Collection[Any]) -> Iterator[Sequence[Any]]:
-    """Sorted keys in the portions that one statement takes."""
-    return batched(sorted(keys), _BATCH)
+def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """Conditions that together choose the rows whose `key`, a column or a pair of two, is one of `keys`."""
+    if isinstance(key, sa.Tuple):
+        source, identifier = key.clauses
+        yield from of_records(source, identifier, keys)
+        return
+    for batch in batched(sorted(keys), _BATCH):
+        yield key.in_(batch)
 
 
 def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:

@@ -300,7 +300,6 @@ def publish_staged(
     assembled = assemble_release(staging, next_version(releases, on), spec, now)
     _refuse_errors(assembled)
     previous = latest_release(releases)
-    digests = {report.model: report.model_digest for report in indices}
     proof = prove_release(
         engine,
         staging.release,
@@ -313,7 +312,7 @@ def publish_staged(
     )
     suppressed = (
         check_suppressed_images(engine, spec.suppressions),
-        check_refused_faces(engine, staging.release, spec.suppressions, digests),
+        check_refused_faces(engine, vectors, spec.suppressions),
     )
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)

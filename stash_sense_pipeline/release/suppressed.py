@@ -7,20 +7,20 @@ import re
 import sqlite3
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
-from stash_sense_pipeline.privacy.face_templates import Templates, load_templates
+from stash_sense_pipeline.privacy.face_templates import load_templates
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.release.contract import INDEX_FILES, PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.quality import ReleaseVectors
 from stash_sense_pipeline.release.verify import CheckResult
 from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
 
@@ -32,7 +32,6 @@ _ID_COLUMNS = {
     "stashbox_ids": ("endpoint", "stashbox_performer_id"),
     "merged_ids": ("endpoint", "merged_stashbox_id"),
 }
-_ROWS_A_BLOCK = 16_384
 
 
 @dataclass(frozen=True)
@@ -141,10 +140,10 @@ def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> Ch
     )
     with reading(engine) as connection:
         images = connection.execute(query).all()
+    copies = suppressions.covers_likenesses([look for _, look in images])
     covered = sum(
-        (digest is not None and suppressions.covers_image(digest))
-        or (look is not None and suppressions.covers_likeness(look))
-        for digest, look in images
+        is_a_copy or (digest is not None and suppressions.covers_image(digest))
+        for (digest, _), is_a_copy in zip(images, copies.tolist(), strict=True)
     )
     if covered:
         return CheckResult(
@@ -156,19 +155,21 @@ def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> Ch
 
 
 def check_refused_faces(
-    engine: sa.Engine, release: Path, suppressions: Suppressions, digests: Mapping[str, str]
+    engine: sa.Engine, vectors: ReleaseVectors, suppressions: Suppressions
 ) -> CheckResult:
     """One line: no vector of the indices is near a face that is refused, by every embedder that knows it.
 
-    `digests` are those of the networks whose vectors the indices hold, by name. Of a person whose face was not
-    kept for this, nothing is left to compare: that such vectors are absent is what the content checks prove,
-    each vector of an index being that of a face which is in the catalog now.
+    `vectors` are those of the release, of which the content checks prove that the indices hold them and nothing else.
+    Of a person whose face was not kept for this, nothing is left to compare: that such vectors are absent is what
+    these checks prove, each vector of an index being that of a face which is in the catalog now.
     """
     with reading(engine) as connection:
         templates = load_templates(connection, suppressions.key)
     if not len(templates):
         return CheckResult("refused_faces", True, "no face is refused")
-    near, count = _near(release, templates, digests)
+    count = len(vectors.order)
+    unit = {(model, vectors.facts[model].model_digest): rows for model, rows in vectors.unit.items()}
+    near = int(templates.near(unit).sum())
     if near:
         return CheckResult(
             "refused_faces",
@@ -233,22 +234,3 @@ def _texts(value: Any) -> Iterator[str]:
             waiting += item.values()
         elif isinstance(item, list):
             waiting += item
-
-
-def _near(release: Path, templates: Templates, digests: Mapping[str, str]) -> tuple[int, int]:
-    """How many faces of the indices are refused, of how many."""
-    import voyager
-
-    indices = {}
-    for model, digest in digests.items():
-        path = release / INDEX_FILES.get(model, "")
-        if path.is_file():
-            with path.open("rb") as stream:
-                indices[model, digest] = voyager.Index.load(stream)
-    count = max((index.num_elements for index in indices.values()), default=0)
-    near = 0
-    for start in range(0, count, _ROWS_A_BLOCK):
-        ids: Collection[int] = range(start, min(start + _ROWS_A_BLOCK, count))
-        vectors = {model: np.asarray(index.get_vectors(ids)) for model, index in indices.items()}
-        near += int(templates.near(vectors).sum())
-    return near, count

@@ -1,14 +1,16 @@
 import hashlib
+import hmac
 from datetime import UTC, date, datetime
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.errors import CatalogError, ConfigurationError
+from stash_sense_pipeline.privacy import suppression
 from stash_sense_pipeline.privacy.entries import ImportReport, add_suppressions, import_suppressions_file
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
@@ -207,7 +209,7 @@ def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
 
 
 def test_asking_an_empty_list_costs_no_hash(monkeypatch):
-    monkeypatch.setattr("hmac.digest", None)
+    monkeypatch.setattr(suppression, "_hash", None)
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")
     assert not Suppressions(KEY).covers_image(DIGEST)
@@ -225,3 +227,46 @@ def test_copies_of_a_picture_are_recognised_by_how_few_bits_differ(look, flipped
     listed = Suppressions(KEY, likenesses=frozenset({stored}))
     assert listed.covers_likeness(f"{copy:016x}") == (len(flipped) <= 6)
     assert stored != likeness(OTHER_KEY, f"{look:016x}")
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30),
+    st.lists(st.tuples(st.integers(0, 29), st.sets(st.integers(0, 63), max_size=9)), max_size=30),
+)
+def test_many_pictures_are_compared_as_one_by_one(listed, asked):
+    found = Suppressions(KEY, likenesses=frozenset(likeness(KEY, f"{look:016x}") for look in listed))
+    looks = [f"{listed[place % len(listed)] ^ sum(1 << bit for bit in bits):016x}" for place, bits in asked]
+    together = found.covers_likenesses([None, *looks])
+    assert together.tolist() == [False, *map(found.covers_likeness, looks)]
+    assert not Suppressions(KEY).covers_likenesses(looks).any()
+
+
+@given(st.binary(max_size=100), st.text())
+def test_the_hash_is_hmac(key, text):
+    expected = hmac.digest(key, f"record\0stashdb:{text.casefold()}".encode(), "sha256").hex()
+    assert record_hash(key, "stashdb", text) == expected
+
+
+_PARTS = [
+    *"./:?#@;+ é\n",
+    "http",
+    "https",
+    "://",
+    "www.",
+    "WWW.",
+    "a.example",
+    "b",
+    ":80",
+    "//",
+    "x",
+    "X=1",
+    "%41",
+]
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=12).map("".join) | st.text())
+@example("https://www.a.example./x")
+@example("https://www./x")
+@example("https://www.www.a.example//x//")
+def test_the_short_way_to_a_plain_url_gives_the_same(url):
+    assert suppression.plain_url(url) == suppression._plain_url(url)
