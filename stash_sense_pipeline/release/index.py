@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -39,8 +38,6 @@ from stash_sense_pipeline.release.order import (
 from stash_sense_pipeline.release.staging import Staging, disk_errors
 
 _SECONDS_BETWEEN_UPDATES = 0.2
-
-Turn = AbstractContextManager[Any]
 
 
 class Storage(StrEnum):
@@ -109,12 +106,11 @@ def build_index(
     *,
     reuse: Path | None = None,
     progress: Progress | None = None,
-    saving: Turn | None = None,
 ) -> IndexReport:
     """Writes the Cosine index of `model` over all trusted faces to `path`; position in face_order is the id.
 
     `reuse` is an earlier release: its file is taken over when it was built from the same vectors with the same
-    parameters. `progress` is told after each batch; for `saving` see write_index. Raises ReleaseError when the vectors
+    parameters. `progress` is told after each batch. Raises ReleaseError when the vectors
     cannot make an index (see read_vectors), changed during the build, or the file cannot be written; `path` is then
     as it was.
     """
@@ -128,7 +124,7 @@ def build_index(
         if not reused:
             with replacing(path) as temporary:
                 blocks = _same_blocks(engine, order, model, facts)
-                write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress, saving)
+                write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
         model=model,
@@ -178,7 +174,7 @@ def stage_indices(
 
     `progress` gives the one to tell about a model. When one build fails, the other ends at its next batch.
     """
-    stop, saving = threading.Event(), threading.Lock()
+    stop = threading.Event()
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
     def build(model: str) -> IndexReport:
@@ -187,7 +183,7 @@ def stage_indices(
                 raise ReleaseError(f"the build of the {model} index was stopped")
             updates.put((model, stage, done, total))
 
-        return stage_index(engine, model, staging, params, reuse=reuse, progress=told, saving=saving)
+        return stage_index(engine, model, staging, params, reuse=reuse, progress=told)
 
     tells = {model: progress(model) for model in models} if progress is not None else {}
     with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
@@ -222,7 +218,6 @@ def stage_index(
     *,
     reuse: Path | None = None,
     progress: Progress | None = None,
-    saving: Turn | None = None,
 ) -> IndexReport:
     """build_index into a staging directory under the contract's file name, with a note for assemble_release."""
     if model not in INDEX_FILES:
@@ -231,7 +226,7 @@ def stage_index(
         )
     path = staging.release / INDEX_FILES[model]
     report = _staged_before(engine, model, staging, params) or build_index(
-        engine, model, path, params, reuse=reuse, progress=progress, saving=saving
+        engine, model, path, params, reuse=reuse, progress=progress
     )
     staging.write_part(f"index-{model}", asdict(report))
     return report
@@ -261,12 +256,8 @@ def write_index(
     params: IndexParams,
     path: Path,
     progress: Progress | None = None,
-    saving: Turn | None = None,
 ) -> None:
-    """Builds the Cosine index over the rows of `blocks`, together of `shape`, with ids 0..n-1, and writes it to `path`.
-
-    To write it Voyager makes a copy of nearly all of it: `saving` is held meanwhile, one for all builds at a time.
-    """
+    """Builds the Cosine index over the rows of `blocks`, together of `shape`, with ids 0..n-1, and writes it to `path`."""
     import voyager
 
     storage = {
@@ -295,7 +286,7 @@ def write_index(
             f"Voyager holds {index.num_elements} of {count} vectors after the build; nothing was kept"
         )
     # Given a path, Voyager does not notice when the disk is full; writing through Python raises.
-    with saving or nullcontext(), path.open("wb") as stream:
+    with path.open("wb") as stream:
         index.save(stream)
 
 

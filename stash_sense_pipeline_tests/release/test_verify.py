@@ -18,6 +18,8 @@ import pytest
 import voyager
 
 from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.release import verify
+from stash_sense_pipeline.release.archive import write_zip
 from stash_sense_pipeline.release.contract import RELEASE_FORMAT
 from stash_sense_pipeline.release.publish import ReleaseReport
 from stash_sense_pipeline.release.verify import Severity, failures, verify_release
@@ -375,6 +377,30 @@ def test_times_as_sqlite_writes_them_pass(copy: Path) -> None:
 
 def test_our_zip_passes(world: tuple[Path, ReleaseReport]) -> None:
     assert failed(world[1].archive) == set()
+
+
+def test_a_zip_of_more_than_4_gib_can_be_read(
+    world: tuple[Path, ReleaseReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if 4 GiB were 100 kB: the larger members then have 64-bit sizes, which any reader takes."""
+    path = tmp_path / world[1].archive.name
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZIP64_LIMIT", 100_000)
+        write_zip(world[1].path, path)
+    assert path.read_bytes() != world[1].archive.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert archive.getinfo("face_facenet.voy").extract_version == zipfile.ZIP64_VERSION
+    assert failed(path) == set()
+
+
+def test_a_release_too_large_for_github_is_a_warning(
+    world: tuple[Path, ReleaseReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "ASSET_LIMIT_BYTES", 100_000)
+    for path in (world[1].path, world[1].archive):
+        (result,) = (result for result in verify_release(path) if not result.passed)
+        assert (result.name, result.severity) == ("size", Severity.WARNING)
+        assert "below 2 GiB only; fewer faces a performer or e4m3 storage" in result.detail
 
 
 def test_a_zip_with_a_folder_is_not_flat(copy: Path, tmp_path: Path) -> None:
