@@ -47,8 +47,14 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync_directory(path.parent)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes `content` to `path` through a temporary name, fsync and rename. Text is UTF-8."""
+def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
+    """Writes `content` to `path` through a temporary name, fsync and rename. Text is UTF-8.
+
+    `mode`: the rights of the file, from before its first byte is in it; by default those of any new file.
+    """
     data = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary:
+        if mode is not None:
+            temporary.touch(mode=0o600)
+            temporary.chmod(mode)
         temporary.write_bytes(data)

@@ -6,17 +6,18 @@ import logging
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 # A shorter value would blank ordinary words.
 _SHORTEST_SECRET = 6
 _NAMED = re.compile(
     r"""(?ix)
-    (\b(?:api[-_]?key|apikey|authorization|access[-_]?token|token|password|passwd|secret)\b["']?\s*[:=]\s*["']?)
-    (?:bearer\s+)?[^\s"',;&}]+
+    ((?:\b|_)(?:api[-_]?key|apikey|authorization|access[-_]?token|token|password|passwd|secret)\b["']?\s*[:=]\s*["']?)
+    (?:(?:bearer|basic|digest|token)\s+)?[^\s"',;&}]+
     """
 )
-_IN_ADDRESS = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)")
+_IN_ADDRESS = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://(?:[^\s/:@]*:)?)[^\s/:@][^\s/@]*(?=@)")
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[a-z0-9._~+/=-]{8,}")
 
 
@@ -28,12 +29,15 @@ class Redaction:
         self._secrets: set[str] = set()
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Adds values that must not be shown."""
-        self._secrets.update(secret for secret in secrets if len(secret) >= _SHORTEST_SECRET)
+        """Adds values that must not be shown, as they are and as they are written in a URL."""
+        for secret in secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                self._secrets.update((secret, quote(secret), quote(secret, safe=""), quote_plus(secret)))
 
     def redact(self, text: str) -> str:
         """The text with every secret replaced by ***."""
-        for secret in self._secrets:
+        # One may begin another, and the rest of that would stay.
+        for secret in sorted(self._secrets, key=len, reverse=True):
             text = text.replace(secret, HIDDEN)
         text = _NAMED.sub(rf"\1{HIDDEN}", text)
         text = _BEARER.sub(rf"\1{HIDDEN}", text)

@@ -108,10 +108,7 @@ def append_entry(path: Path, entry: SuppressionEntry) -> None:
         raise ConfigurationError(
             f"{path}: the entry cannot be added to the end; write the list as lines of `- `"
         )
-    fresh = not path.exists()
-    write_atomically(path, text)
-    if fresh:
-        path.chmod(0o600)
+    write_atomically(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o600)
 
 
 def read_suppressions_file(path: Path, sources: Collection[str]) -> tuple[SuppressionEntry, ...]:

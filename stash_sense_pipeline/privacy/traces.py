@@ -14,6 +14,7 @@ from stash_sense_pipeline.files import write_atomically
 # files of a published release are never changed, `releases revoke` removes it.
 _TEXT_DIRECTORIES = ("review", "reports", "logs")
 _TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html"})
+_BESIDE_RELEASES = ("*", "*.report/**/*")
 _STAGING = "staging"
 _ERASED = "(erased)"
 # A shorter one is in every line.
@@ -43,7 +44,8 @@ def erase_traces(data_dir: Path, texts: Sequence[str], *, staged: bool) -> Trace
 def _reports(data_dir: Path) -> Iterator[Path]:
     for name in _TEXT_DIRECTORIES:
         yield from (path for path in sorted((data_dir / name).rglob("*")) if _is_text(path))
-    yield from (path for path in sorted((data_dir / "releases").glob("*")) if _is_text(path))
+    for pattern in _BESIDE_RELEASES:
+        yield from (path for path in sorted((data_dir / "releases").glob(pattern)) if _is_text(path))
 
 
 def _is_text(path: Path) -> bool:
@@ -59,9 +61,7 @@ def _blank(path: Path, pattern: re.Pattern[str]) -> int:
         # Without the line it would not be JSON; it is made anew with the next run.
         path.unlink()
     elif hits:
-        mode = path.stat().st_mode & 0o777
-        write_atomically(path, "\n".join(lines) + "\n")
-        path.chmod(mode)
+        write_atomically(path, "\n".join(lines) + "\n", mode=path.stat().st_mode & 0o777)
     return len(hits)
 
 

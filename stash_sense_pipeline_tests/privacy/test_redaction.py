@@ -16,7 +16,7 @@ KEY = "k3y-of-a-stash-box-0123456789"
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
     before = logging.getLogRecordFactory()
-    keep_secrets_out_of_logs([KEY])
+    keep_secrets_out_of_logs([KEY, "a/secret+with signs", "short-k3y", "short-k3y-and-more"])
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     logger = logging.getLogger("some.library")
@@ -36,6 +36,11 @@ def logged() -> Iterator[io.StringIO]:
         ("GET /?api_key=abcdefgh&page=2", (), "GET /?api_key=***&page=2"),
         ("Authorization: Bearer abcdefghij", (), "Authorization: ***"),
         ("postgresql://me:pa55word@db/catalog", (), "postgresql://me:***@db/catalog"),
+        ("Authorization: Basic bWU6cGE1NXdvcmQ=", (), "Authorization: ***"),
+        ("STASHDB_API_KEY=abcdefgh is wrong", (), "STASHDB_API_KEY=*** is wrong"),
+        ("cloning https://ghp0123456789@git.example/a", (), "cloning https://***@git.example/a"),
+        ("GET /?q=a%2Fsecret%2Bwith%20signs", (), "GET /?q=***"),
+        ("short-k3y and short-k3y-and-more", (), "*** and ***"),
         ("stashdb: records 10/200", (), "stashdb: records 10/200"),
         ("%d faces of %s", (3, "stashdb"), "3 faces of stashdb"),
         ("the token bucket is empty", (), "the token bucket is empty"),

@@ -3,7 +3,11 @@ from datetime import date
 import pytest
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry, read_suppressions_file
+from stash_sense_pipeline.privacy.suppression_file import (
+    SuppressionEntry,
+    append_entry,
+    read_suppressions_file,
+)
 
 SOURCES = ("stashdb", "fansdb", "iafd")
 GOOD = """\
@@ -84,3 +88,13 @@ def test_all_mistakes_are_told_at_once(tmp_path):
         "7: 3: reason is missing",
         "8: 4.target: is there already in line 2",
     ]
+
+
+def test_the_list_stays_as_private_as_it_was(tmp_path):
+    path = tmp_path / "suppressions.yaml"
+    for number in range(2):
+        append_entry(path, SuppressionEntry(f"stashdb:{number}", "asked", date(2026, 11, 20)))
+        assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    append_entry(path, SuppressionEntry("stashdb:2", "asked", date(2026, 11, 20)))
+    assert path.stat().st_mode & 0o777 == 0o640
