@@ -218,6 +218,17 @@ def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment)
             assert not any("docker.sock" in bind for bind in host["Binds"])
 
 
+def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> None:
+    """Without daemon or socket, as the second host of docs/install.md."""
+    command = ["dagster", "asset", "materialize", "-m", "stash_sense_pipeline.definitions"]
+    command += ["--select", "face_embeddings", "--partition", "fansdb"]
+    said = deployment.compose("run", "--rm", "--no-deps", "-T", "code", *command)
+    assert "RUN_SUCCESS" in said
+    (newest, *_) = deployment.runs()
+    assert {"key": "dagster/partition", "value": "fansdb"} in newest["tags"]
+    assert newest["status"] == "SUCCESS"
+
+
 def test_what_a_run_printed_can_be_read_in_the_ui(deployment: Deployment) -> None:
     said = deployment.inside("webserver", "sh", "-c", "ls /data/dagster/storage | head")
     assert said.strip()
