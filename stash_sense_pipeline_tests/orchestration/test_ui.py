@@ -105,6 +105,7 @@ def page(tab: tuple[Page, list[str]]) -> Iterator[Page]:
     """The tab; whatever it complains about fails the test at which it does."""
     opened, complaints = tab
     complaints.clear()
+    opened.set_viewport_size({"width": 1400, "height": 900})
     yield opened
     assert complaints == []
 
