@@ -263,6 +263,7 @@ def _take_out(
     }
     rows = _delete_everywhere(connection, belongings)
     _forget_mentions(connection, {source_id for _, source_id in person.records})
+    _forget_links(connection, suppressions.key, person)
     for chosen in of_keys(identities.c.performer_id, performers):
         retired = sa.update(identities).where(chosen)
         connection.execute(retired.values(retired_at=now, redirect_to=None))
@@ -387,6 +388,18 @@ def _forget_mentions(connection: sa.Connection, source_ids: set[str]) -> None:
             kept = _without(detail, source_ids)
             of_source = sa.update(sync_state).where(sync_state.c.source == source)
             connection.execute(of_source.values(detail=kept))
+
+
+def _forget_links(connection: sa.Connection, key: bytes, person: Person) -> None:
+    """Deletes links of other people to the pages of these records on their stash-boxes: the ids are in them."""
+    table = performer_urls
+    theirs = {record_hash(key, *record) for record in (*person.records, *person.other_ids)}
+    columns = sa.select(table.c.source, table.c.source_id, table.c.url)
+    links = list(rows_of(connection, columns, record_key(table), person.other_listers))
+    for source, source_id, url in links:
+        if any(kind == RECORD and digest in theirs for kind, digest in url_digests(key, url)):
+            of_other = (table.c.source == source) & (table.c.source_id == source_id) & (table.c.url == url)
+            connection.execute(sa.delete(table).where(of_other))
 
 
 def _mentions(text: str, source_ids: set[str]) -> bool:

@@ -26,13 +26,14 @@ _BATCH = 400
 class Person:
     """Records that belong together, the pages that lead to them and to nobody else, and other ids of theirs.
 
-    `shared` pages are left out of `pages`: records of other people list them too.
+    `shared` pages are left out of `pages`: records of other people, the `other_listers`, list them too.
     """
 
     records: frozenset[Record]
     pages: tuple[str, ...]
     shared: int
     other_ids: tuple[Record, ...]
+    other_listers: frozenset[Record] = frozenset()
 
 
 def whole_person(connection: sa.Connection, records: Collection[Record]) -> Person:
@@ -53,7 +54,8 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
             break
         people = with_kin(connection, people | unjudged)
     own = tuple(sorted(url for url, who in listers.items() if who <= people))
-    return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people))
+    strangers = frozenset(record for who in listers.values() for record in who) - people
+    return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers)
 
 
 def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) -> list[str]:

@@ -463,3 +463,21 @@ def test_exactly_the_kin_of_the_suppressed_leave(data):
     assert report.records == len(gone)
     assert erase(engine) == ErasureReport(0, 0, 0, 0)
     engine.dispose()
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by record", "that lists it too"])
+def test_somebody_else_who_lists_the_page_of_the_record_stays_without_it(any_catalog, own):
+    uuid = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
+    page = f"https://stashdb.org/performers/{uuid}"
+    kept = "https://www.freeones.com/other-example"
+    with writing(any_catalog) as connection:
+        world = Writer(connection)
+        world.record("stashdb", uuid, urls=[page] if own else [])
+        world.record("fansdb", "other", urls=[f"http://StashDB.org/performers/{uuid.upper()}/", kept])
+        world.identity(("stashdb", uuid))
+        world.identity(("fansdb", "other"))
+    suppress(any_catalog, f"stashdb:{uuid}")
+    assert erase(any_catalog).records == 1
+    assert uuid not in repr(dump(any_catalog)).lower()
+    assert column(any_catalog, schema.performer_urls.c.url) == {kept}
+    assert column(any_catalog, schema.source_performers.c.source_id) == {"other"}
