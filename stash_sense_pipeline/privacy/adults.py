@@ -9,6 +9,8 @@ from datetime import date
 ADULT_AGE = 18
 UNDER_18, STARTED_UNDER_18, UNREADABLE_DATE = "under_18", "started_under_18", "unreadable_date"
 
+# A year before or after is a slip of the typist: 0010 for 2010.
+_FIRST_YEAR, _LAST_YEAR = 1800, 2999
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 
 
@@ -28,7 +30,7 @@ def why_no_adult(birth_date: str | None, career_start_year: int | None, on: date
     if birth_date is None:
         return None
     match = _DATE.fullmatch(birth_date.strip())
-    if match is None or int(match[1]) == 0:
+    if match is None or not _FIRST_YEAR <= int(match[1]) <= _LAST_YEAR:
         return UNREADABLE_DATE
     coming_of_age = _add_years(_latest_day(match), ADULT_AGE)
     if on < coming_of_age:

@@ -13,6 +13,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+_NO_DATE = re.compile(r"0000(?:-00(?:-00)?)?(?:[T ].*)?")
 _PARTIAL_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[ T].*)?")
 _SEPARATORS = re.compile(r"[\s\-/]+")
 _MONTHS = 12
@@ -131,6 +132,12 @@ def partial_date(text: str | None) -> str | None:
     if day is None or not 1 <= int(day) <= _DAYS:
         return f"{year}-{month}"
     return f"{year}-{month}-{day}"
+
+
+def birth_date(text: str | None) -> str | None:
+    """As partial_date, but what cannot be read stays as it is, for the check of adults to refuse; None for unknown."""
+    stated = (text or "").strip()
+    return partial_date(stated) or (None if not stated or _NO_DATE.fullmatch(stated) else stated)
 
 
 def instant(text: str) -> datetime | None:

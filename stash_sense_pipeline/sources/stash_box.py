@@ -18,6 +18,7 @@ from stash_sense_pipeline.sources.in_order import in_order
 from stash_sense_pipeline.sources.records import (
     ImageRecord,
     PerformerRecord,
+    birth_date,
     clean_text,
     clean_texts,
     enumeration,
@@ -461,7 +462,7 @@ class StashBoxConnector:
             disambiguation=optional_text(json.optional_text(row, "disambiguation", where)),
             aliases=clean_texts(json.texts(row, "aliases", where)),
             gender=enumeration(json.optional_text(row, "gender", where)),
-            birth_date=partial_date(json.optional_text(row, "birth_date", where)),
+            birth_date=birth_date(json.optional_text(row, "birth_date", where)),
             death_date=partial_date(json.optional_text(row, "death_date", where)),
             country=optional_text(json.optional_text(row, "country", where)),
             ethnicity=enumeration(json.optional_text(row, "ethnicity", where)),

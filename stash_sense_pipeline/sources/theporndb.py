@@ -20,6 +20,7 @@ from stash_sense_pipeline.sources.in_order import in_order
 from stash_sense_pipeline.sources.records import (
     ImageRecord,
     PerformerRecord,
+    birth_date,
     clean_raw,
     clean_text,
     clean_texts,
@@ -220,7 +221,7 @@ class ThePornDbConnector:
             disambiguation=optional_text(_loose_text(row.get("disambiguation"))),
             aliases=clean_texts([*_aliases(row, where), *_names_of(children, name)]),
             gender=_gender(extras.get("gender")),
-            birth_date=partial_date(_loose_text(extras.get("birthday"))),
+            birth_date=birth_date(_loose_text(extras.get("birthday"))),
             death_date=partial_date(_loose_text(extras.get("deathday"))),
             country=_country(extras.get("birthplace_code")),
             ethnicity=enumeration(_loose_text(extras.get("ethnicity"))),

@@ -35,6 +35,8 @@ DAYS = st.dates(date(1900, 1, 1), date(2040, 12, 31))
         ("unknown", None, False),
         ("", None, False),
         ("0000", None, False),
+        ("0010-05-17", None, False),  # 2010, mistyped
+        ("9999-12-31", None, False),
         ("1990-05-17", 2007, False),
         ("1990-05-17", 2008, False),  # may have been January, at 17
         ("1990-01-01", 2008, True),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stash_sense_pipeline.privacy.adults import is_adult
 from stash_sense_pipeline.sources.records import (
     ImageRecord,
     PerformerRecord,
+    birth_date,
     clean_text,
     clean_texts,
     enumeration,
@@ -115,6 +117,23 @@ def test_clean_texts_drops_empty_ones_and_repetitions():
 )
 def test_partial_dates(text, expected):
     assert partial_date(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1990-05-17T00:00:00Z", "1990-05-17"),
+        ("0000-00-00", None),
+        (" ", None),
+        (None, None),
+        ("2010/05/17", "2010/05/17"),
+        ("May 2010", "May 2010"),
+        ("20100517", "20100517"),
+    ],
+)
+def test_a_birth_date_that_cannot_be_read_is_not_taken_for_an_unknown_one(text, expected):
+    assert birth_date(text) == expected
+    assert is_adult(birth_date(text), None, date(2026, 11, 21)) == (expected in (None, "1990-05-17"))
 
 
 @pytest.mark.parametrize(
