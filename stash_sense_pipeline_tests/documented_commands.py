@@ -183,7 +183,8 @@ def _building(terminal: Terminal) -> None:
     terminal.run("releases-prune", "releases", "prune", "--keep", "1")
 
 
-_VARIES = re.compile(r"\d+")
+# A version has one part more on the day of another one, and the day may end between two commands.
+_VARIES = re.compile(r"\d+(?:\.\d+)*")
 
 
 def comparable(text: str) -> list[str]:
