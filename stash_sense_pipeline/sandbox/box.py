@@ -138,6 +138,11 @@ class ImageRow:
     width: int
     height: int
     picture: Picture
+    # How far from 2:3, and how high: the order in which a performer's images are shown.
+    shape: tuple[float, int] = dataclass_field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", (abs(self.width / max(self.height, 1) - 2 / 3), self.height))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from stash_sense_pipeline.sandbox.fast_execution import Getter, RootResolver
 from stash_sense_pipeline.sandbox.stash_box_schema import stash_box_schema
 
 _DEFAULT_PER_PAGE = 25
+_SHAPE = attrgetter("shape")
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,9 @@ def _images(view: PerformerView) -> list[_ImageView]:
     rows = [row for key in view.related.joins.images if (row := context.box.images.get(key)) is not None]
     if context.number % 2:
         rows.reverse()
-    rows.sort(key=_image_order)
+    rows.sort(key=_SHAPE)
     directory = f"{context.base_url}/images/"
     return [_ImageView(row, directory) for row in rows]
-
-
-def _image_order(row: ImageRow) -> tuple[float, int]:
-    return (abs(row.width / max(row.height, 1) - 2 / 3), row.height)
 
 
 def _links(view: PerformerView) -> list[_LinkView]:

@@ -161,7 +161,7 @@ class StashBoxConnector:
 
     details_a_request = 25
     records_a_page = 100
-    listed_a_page = 1000
+    listed_a_page = 2000
 
     def __init__(self, url: str, api_key: str, client: PoliteClient, source: str) -> None:
         """`url` is the address of the GraphQL endpoint."""

@@ -136,7 +136,9 @@ class StashBoxSync:
         """The ids of all listed performers that must be read, each with its position in the list."""
         if self.listed:
             return await self._list(direction, None)
-        # For a whole list one query is cheaper than one a page; the server goes on listing meanwhile.
+        # For a whole list one query is cheaper than one a page; the server goes on listing meanwhile. It is asked for its
+        # description first: the query would keep us from hearing the answer.
+        await self._connector.describe()
         held = asyncio.create_task(self._mirror.read(performers.held_records))
         try:
             return await self._list(direction, held)
@@ -361,6 +363,8 @@ class StashBoxSync:
     async def _settle_merges(self) -> None:
         """Buries what was merged into live performers; what we hold as live is asked for first."""
         losers = [key for key in self._survivors if key not in self.listed]
+        if not losers:
+            return
         live = await self._mirror.read(performers.live_versions, losers)
         buried = await self._mirror.read(performers.tombstones)
         repointed = [key for key in losers if key in buried and buried[key] != self._survivors[key]]
