@@ -40,5 +40,9 @@ def enforce_suppressions(
     of it: what is staged for a release, reports and logs. `search_all` as in erase_suppressed.
     """
     suppressions = current_suppressions(engine, environment, sources)
-    erased = erase_suppressed(engine, suppressions, now, search_all=search_all)
-    return erased, erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty)
+    traces: list[TraceReport] = []
+
+    def forget(erased: ErasureReport) -> None:
+        traces.append(erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty))
+
+    return erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget), traces[0]

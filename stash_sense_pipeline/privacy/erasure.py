@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -105,7 +105,12 @@ class ErasureReport:
 
 
 def erase_suppressed(
-    engine: sa.Engine, suppressions: Suppressions, now: datetime, *, search_all: bool = False
+    engine: sa.Engine,
+    suppressions: Suppressions,
+    now: datetime,
+    *,
+    search_all: bool = False,
+    before: Callable[[ErasureReport], None] = lambda report: None,
 ) -> ErasureReport:
     """Deletes all that the catalog holds of the people whom `suppressions` covers, in one transaction.
 
@@ -119,9 +124,13 @@ def erase_suppressed(
     Only what was never searched for is searched for, as whatever is stored later is compared before it is
     stored; `search_all` searches for everything again. On SQLite the old bytes are overwritten and the
     write-ahead log is emptied; on PostgreSQL the tables are vacuumed. Doing it again changes nothing.
+
+    `before` is called before the commit: what it removes by the names in the report must be gone first, since
+    after the commit, and a kill, nobody would know these names any more.
     """
     with writing(engine) as connection:
         report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+        before(report)
     return _overwritten(engine, report)
 
 

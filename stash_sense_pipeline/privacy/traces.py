@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +20,9 @@ _TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html"})
 _BESIDE_RELEASES = ("*", "*.report/**/*")
 _STAGING = "staging"
 _ERASED = "(erased)"
-# A shorter one is in every line.
+# A shorter one is in every line, where a name in another script may be one character.
 _SHORTEST = 3
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,45 @@ def erase_traces(data_dir: Path, texts: Sequence[str], *, staged: bool) -> Trace
     what is staged for a release. A line may speak of others as well: reports are made anew with the next run.
     """
     runs = _discard(data_dir / _STAGING) if staged else 0
-    wanted = [re.escape(text) for text in texts if len(text) >= _SHORTEST]
-    if not wanted:
+    if not texts:
         return TraceReport(runs)
-    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(wanted)})(?!\w)", re.IGNORECASE)
-    return TraceReport(runs, sum(_blank(path, pattern) for path in _reports(data_dir)))
+    speaks_of = _search_for(texts)
+    return TraceReport(runs, sum(_blank(path, speaks_of) for path in _reports(data_dir)))
+
+
+def _search_for(texts: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a line holds one of `texts` as whole words.
+
+    Each is looked for only in lines that have the rarest of its words: one pattern of the texts of ten thousand
+    people would take minutes a megabyte.
+    """
+    wanted = {_as_compared(text) for text in texts}
+    words_of = {
+        text: _WORD.findall(text)
+        for text in wanted
+        if text and (len(text) >= _SHORTEST or not text.isascii())
+    }
+    counts = Counter(word for words in words_of.values() for word in words)
+    by_word: defaultdict[str, list[str]] = defaultdict(list)
+    for text, words in words_of.items():
+        # One without a word is looked for in every line.
+        by_word[min(words, key=counts.__getitem__, default="")].append(text)
+
+    def speaks_of(line: str) -> bool:
+        compared = _as_compared(line)
+        return any(
+            re.search(rf"(?<!\w){re.escape(text)}(?!\w)", compared)
+            for word in {"", *_WORD.findall(compared)}
+            for text in by_word.get(word, ())
+        )
+
+    return speaks_of
+
+
+def _as_compared(text: str) -> str:
+    """Without case, and without what our reports do to a text: entities resolved, bars and quotes written otherwise."""
+    plain = html.unescape(text).replace("\\|", "/").replace("|", "/").replace('""', '"')
+    return " ".join(plain.split()).casefold()
 
 
 def _reports(data_dir: Path) -> Iterator[Path]:
@@ -52,9 +90,9 @@ def _is_text(path: Path) -> bool:
     return path.suffix in _TEXTS and path.is_file() and not path.is_symlink()
 
 
-def _blank(path: Path, pattern: re.Pattern[str]) -> int:
+def _blank(path: Path, speaks_of: Callable[[str], bool]) -> int:
     lines = path.read_text(errors="replace").splitlines()
-    hits = [number for number, line in enumerate(lines) if pattern.search(line)]
+    hits = [number for number, line in enumerate(lines) if speaks_of(line)]
     for number in hits:
         lines[number] = _ERASED
     if hits and path.suffix == ".json":
@@ -68,5 +106,10 @@ def _blank(path: Path, pattern: re.Pattern[str]) -> int:
 def _discard(staging: Path) -> int:
     runs = sorted(staging.iterdir()) if staging.is_dir() else []
     for run in runs:
-        shutil.rmtree(run)
+        gone = run.with_name(f".{run.name}.erased")
+        shutil.rmtree(gone, ignore_errors=True)
+        # At once, so that a publish which is at work there ends, and cannot write what is removed.
+        with suppress(FileNotFoundError):
+            run.rename(gone)
+            shutil.rmtree(gone)
     return len(runs)

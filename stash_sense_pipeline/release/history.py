@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.held import COMPARED, Held, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
+
+_ERASED = "(erased)"
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,13 @@ def prune_releases(releases: Path, keep: int) -> tuple[str, ...]:
     return tuple(old)
 
 
-def diff_releases(old: Path, new: Path) -> ReleaseDiff:
+def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESSIONS) -> ReleaseDiff:
     """Compares two release directories by permanent performer ids, their stash-box records, and face ids.
 
-    Raises ReleaseError when one of them cannot be read.
+    Who was in the old one and is suppressed now is counted like the others, and not named. Raises ReleaseError when one
+    of them cannot be read.
     """
-    before, after = read_held(old), read_held(new)
+    before, after = _without_names(read_held(old), suppressions), read_held(new)
     merged, split = _moves(before, after)
     told = {change.performer_id for change in (*merged, *split)}
     # Those who were merged away or who split off are told about under the other's entry.
@@ -147,6 +151,17 @@ def describe_diff(diff: ReleaseDiff, *, names: int = 20) -> str:
             if len(changes) > names:
                 lines.append(f"- and {len(changes) - names} more")
     return "\n".join([*lines, ""])
+
+
+def _without_names(held: Held, suppressions: Suppressions) -> Held:
+    """The same, where nobody who is suppressed has a name."""
+    people = {
+        performer_id: {**person, "canonical_name": _ERASED}
+        if any(suppressions.covers_record(*record) for record in held.records[performer_id])
+        else person
+        for performer_id, person in held.people.items()
+    }
+    return replace(held, people=people)
 
 
 def _moves(before: Held, after: Held) -> tuple[tuple[PerformerChange, ...], tuple[PerformerChange, ...]]:

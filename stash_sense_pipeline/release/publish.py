@@ -316,7 +316,7 @@ def publish_staged(
     )
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)
-    diff = diff_releases(previous, staging.release) if previous is not None else None
+    diff = diff_releases(previous, staging.release, spec.suppressions) if previous is not None else None
     report = promote_release(assembled, releases, proof.figures, diff)
     return replace(
         report,

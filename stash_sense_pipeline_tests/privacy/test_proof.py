@@ -19,6 +19,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.privacy import erasure
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.suppression import HashRow, image_hash, load_suppressions, store_hashes
 from stash_sense_pipeline.release.publish import publish_release
@@ -28,7 +29,8 @@ from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make
 FIRST, SECOND = date(2026, 2, 18), date(2026, 2, 19)
 # All of person number 1 of the world: one record, a tombstone merged into it, three pictures.
 PERSON = "stashdb:st-00001"
-STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/"]
+# The catalog has the name as its source writes it, with an entity, where a release and its reports resolve it.
+STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/", "Person & 1 (", "Person &amp; 1 ("]
 
 
 class Operator:
@@ -108,6 +110,8 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     assert len(needles) == len(STRINGS) + 12
     (operator.data / "review").mkdir()
     (operator.data / "review" / "conflicts.md").write_text("- st-00001 and st-00003\n- others\n")
+    (operator.data / "logs").mkdir()
+    (operator.data / "logs" / "run.log").write_text("kept Person & 1 (39)\nkept Person & 11 (29)\n")
     (operator.data / "staging" / "next" / "release").mkdir(parents=True)
     (operator.data / "staging" / "next" / "release" / "faces.json").write_text('["stashdb.org:st-00001"]')
     before = where_found(operator.data, needles)
@@ -120,8 +124,9 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     applied = operator.runs("suppress", "apply")
     assert applied.exit_code == 0, applied.output
     assert "erased: 2 records, 1 identities, 3 images, 3 faces" in applied.output
-    assert "1 lines of reports and logs, 1 staged releases" in applied.output
-    operator.publish(SECOND)
+    assert "3 lines of reports and logs, 1 staged releases" in applied.output
+    report = operator.publish(SECOND).with_name("2026.02.19.report") / "report.md"
+    assert "### 1 performers removed\n\n- (erased) (39)\n" in report.read_text()
     revoked = operator.runs("releases", "revoke", "--delete")
     assert revoked.exit_code == 0, revoked.output
     assert "2026.02.18" in revoked.output
@@ -132,6 +137,24 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     again = operator.runs("suppress", "apply")
     assert "erased: 0 records, 0 identities, 0 images, 0 faces, 0 rows in all" in again.output
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
+
+
+def test_who_is_killed_after_the_commit_has_no_names_left_in_reports(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (operator.data / "logs").mkdir()
+    (operator.data / "logs" / "run.log").write_text("kept Alias 1 of stashdb\n")
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+
+    def killed(*_: object) -> None:
+        raise SystemExit(137)
+
+    monkeypatch.setattr(erasure, "_overwritten", killed)
+    assert operator.runs("suppress", "apply").exit_code == 137
+    monkeypatch.undo()
+    # The catalog no longer knows the names, so that nothing could find them in the files now.
+    assert "erased: 0 records" in operator.runs("suppress", "apply").output
+    assert "Alias 1 of stashdb" not in (operator.data / "logs" / "run.log").read_text()
 
 
 def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,45 @@ def test_a_published_release_is_never_changed(tmp_path: Path) -> None:
     path.write_text('{"a": "Person One"}')
     assert erase_traces(tmp_path, ("Person One",), staged=False).lines == 0
     assert path.read_text() == '{"a": "Person One"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Person &amp; One", "- Person & One (7)"),
+        ("Person | One", "| Person / One (7) | 0.4 |"),
+        ("Person|One", r"| name Person\|One | weak |"),
+        ('Person "P" One', 'conflict,"+1.0 name Person ""P"" One",weak'),
+        ("PERSON  ONE", "name person one"),
+        ("葵", "- 葵 (7)"),
+        ("♥♥♥", "- ♥♥♥ (7)"),
+        ("https://people.example/one", "hub,https://people.example/one,6 records"),
+    ],
+)
+def test_a_name_is_found_as_a_report_writes_it(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "reports" / "a.md"
+    path.parent.mkdir()
+    path.write_text(f"{line}\n- Somebody Else (8)\n")
+    assert erase_traces(tmp_path, (text,), staged=False).lines == 1
+    assert path.read_text() == "(erased)\n- Somebody Else (8)\n"
+
+
+def test_the_texts_of_ten_thousand_people_are_looked_for_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "review" / "identity.csv"
+    path.parent.mkdir()
+    lines = [f"conflict,name person{number} of stay{number}" for number in range(2_000)]
+    path.write_text("\n".join([*lines, "name person7 gone"]) + "\n")
+    texts = [f"Person{number} gone" for number in range(100_000)]
+    begun = time.monotonic()
+    assert erase_traces(tmp_path, texts, staged=False).lines == 1
+    # Nearer to a second; as one pattern of all texts it is minutes.
+    assert time.monotonic() - begun < 15
+
+
+def test_a_publish_that_is_at_work_does_not_keep_what_is_staged(tmp_path: Path) -> None:
+    staged = tmp_path / "staging" / "next" / "release"
+    staged.mkdir(parents=True)
+    with (staged / "performers.db").open("w") as still_open:
+        assert erase_traces(tmp_path, (), staged=True).staged_runs == 1
+        still_open.write("Person One")
+    assert list((tmp_path / "staging").iterdir()) == []
