@@ -197,7 +197,8 @@ def _migrated_engine(url: sa.URL, shown: str) -> sa.Engine:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
+    # An error of the database would show the values of its statement, names and addresses, in logs and run history.
+    engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", hide_parameters=True)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)

@@ -335,6 +335,18 @@ def test_a_catalog_that_stays_locked_is_told_in_one_line(tmp_path, monkeypatch):
     engine.dispose()
 
 
+def test_an_error_of_the_database_names_nobody(catalog):
+    """A step that fails with it leaves its text in the run history."""
+    row = {"source": "s", "name": "Zq Person", "raw": {"about": "zq" * 100_000}}
+    rows = [{**row, "source_id": f"zqid{n}", "first_seen_at": NOW, "changed_at": NOW} for n in range(9)]
+    with catalog.connect() as connection:
+        connection.exec_driver_sql("PRAGMA max_page_count=1")
+        with pytest.raises(sa.exc.OperationalError) as failed:
+            connection.execute(sa.insert(schema.source_performers), rows)
+    assert "disk is full" in str(failed.value)
+    assert "zq" not in str(failed.value).casefold()
+
+
 def test_a_checkpoint_empties_the_log_unless_somebody_reads(catalog, tmp_path):
     add(catalog, "a")
     log = tmp_path / "catalog.db-wal"
