@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 
@@ -75,6 +75,7 @@ class ImageSuppressions(Protocol):
     def covers_url(self, url: str) -> bool: ...
     def covers_image(self, sha256_hex: str) -> bool: ...
     def covers_likeness(self, picture_hash: str) -> bool: ...
+    def refreshed(self, connection: sa.Connection) -> Self: ...
 
 
 @dataclass(frozen=True)
@@ -495,24 +496,41 @@ class _Run:
         batch, self._batch = self._batch, []
         if batch:
             # Once handed over a batch is committed, whatever becomes of the task that waits.
-            await asyncio.shield(self._in(self._catalog, lambda: self._commit(batch)))
-            for verdict in batch:
+            for verdict in await asyncio.shield(self._in(self._catalog, lambda: self._commit(batch))):
                 self._counts.add(verdict)
         if self._progress is not None:
             self._progress("images", self._counts.verdicts, None)
             self._progress("performers", self._schedule.finished, self._schedule.total)
 
-    def _commit(self, batch: Sequence[_Verdict]) -> None:
-        """Ledger, faces and crops of a batch in one transaction."""
+    def _commit(self, verdicts: Sequence[_Verdict]) -> Sequence[_Verdict]:
+        """Ledger, faces and crops of a batch in one transaction. Returns the verdicts as they hold then.
+
+        The suppression list is asked again inside the transaction: somebody may have been added while this run fetches.
+        """
         source, now = self._source.name, self._clock()
         with storing(self._engine) as connection:
-            listed = still_listed(connection, source, [verdict.image.image_id for verdict in batch])
-            batch = [verdict for verdict in batch if verdict.image.image_id in listed]
-            refused = [verdict.image.image_id for verdict in batch if verdict.state is ImageState.REJECTED]
-            forget_faces(connection, source, refused)
+            before, self._suppressions = self._suppressions, self._suppressions.refreshed(connection)
+            if self._suppressions is not before:
+                verdicts = [self._as_listed_now(verdict) for verdict in verdicts]
+            listed = still_listed(connection, source, [verdict.image.image_id for verdict in verdicts])
+            batch = [verdict for verdict in verdicts if verdict.image.image_id in listed]
+            # A picture that is taken down may have had a face before it was due again.
+            empty = (ImageState.REJECTED, ImageState.GONE)
+            forget_faces(
+                connection, source, [verdict.image.image_id for verdict in batch if verdict.state in empty]
+            )
             found = [(verdict.image.image_id, verdict.face) for verdict in batch if verdict.face is not None]
             store_faces(connection, source, found, now)
             record_outcomes(connection, source, [self._row(verdict, now) for verdict in batch])
+        return verdicts
+
+    def _as_listed_now(self, verdict: _Verdict) -> _Verdict:
+        covered = (
+            self._suppressions.covers_url(verdict.image.ledger.url)
+            or (verdict.sha256 is not None and self._suppressions.covers_image(verdict.sha256))
+            or self._shows_suppressed(verdict.face)
+        )
+        return _Verdict(verdict.image, ImageState.REJECTED, Reason.SUPPRESSED) if covered else verdict
 
     def _row(self, verdict: _Verdict, now: datetime) -> dict[str, Any]:
         return {

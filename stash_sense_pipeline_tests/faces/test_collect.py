@@ -34,7 +34,13 @@ from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression import (
+    NO_SUPPRESSIONS,
+    HashRow,
+    image_hash,
+    load_suppressions,
+    store_hashes,
+)
 from stash_sense_pipeline.settings import GlobalSettings, QualityFilters, SourceSettings
 from stash_sense_pipeline_tests.faces.nets import picture, write_pack
 from stash_sense_pipeline_tests.faces.world import (
@@ -47,6 +53,7 @@ from stash_sense_pipeline_tests.faces.world import (
     polite_client,
 )
 
+KEY = b"k" * 32
 QUICK = CollectLimits(batch_seconds=0.1)
 
 
@@ -322,6 +329,9 @@ class Suppress:
     def covers_likeness(self, picture_hash: str) -> bool:
         return picture_hash in self.looks
 
+    def refreshed(self, connection: sa.Connection) -> Suppress:
+        return self
+
 
 def test_nothing_of_a_suppressed_image_is_stored(lite: World) -> None:
     portraits(lite, {"p": ["by-bytes", "by-url", "free"], "gone": ["hers"]})
@@ -335,6 +345,39 @@ def test_nothing_of_a_suppressed_image_is_stored(lite: World) -> None:
     assert [image.sha256 for name, image in lite.images().items() if name != "free"] == [None] * 3
     assert [face.image_id for face in lite.rows(faces)] == ["free"]
     assert set(lite.server.requests) == {"by-bytes", "free"}
+
+
+def test_a_picture_that_is_suppressed_while_it_is_fetched_is_not_stored(lite: World) -> None:
+    portraits(lite, {"p": ["hers", "free"]})
+    digest = hashlib.sha256(lite.server.bodies["hers"]).hexdigest()
+    lite.suppressions = load_suppressions(lite.catalog, KEY)
+    lite.server.latency = 0.3
+
+    async def go() -> CollectReport:
+        task = asyncio.create_task(lite.collecting())
+        await asyncio.sleep(0.15)
+        with writing(lite.catalog) as connection:
+            store_hashes(connection, KEY, [HashRow("image", image_hash(KEY, digest), "asked", LONG_AGO)])
+        return await task
+
+    report = asyncio.run(go())
+    assert (report.done, report.rejected) == (1, {"suppressed": 1})
+    assert [face.image_id for face in lite.rows(faces)] == ["free"]
+    assert lite.images()["hers"].sha256 is None
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_a_picture_that_is_taken_down_leaves_no_face(
+    lite: World, other_embedders: ModelPack, status: int
+) -> None:
+    portraits(lite, {"p": ["a", "b"]})
+    lite.collect()
+    embed_waiting(lite.catalog, "boxed", lite.pack)
+    # Its vectors are of no use any more, so that it is fetched again.
+    lite.pack = other_embedders
+    lite.server.statuses["a"] = status
+    assert lite.collect().gone == 1
+    assert [face.image_id for face in lite.rows(faces)] == ["b"]
 
 
 def count_detections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
