@@ -113,6 +113,9 @@ async def refresh_source(
         last_message=message,
     )
     with writing(engine) as connection:
+        # Somebody may have been erased while this run held their id.
+        known = _without_suppressed(state.detail, source.name, suppressions.refreshed(connection))
+        state = replace(state, detail=known)
         save_state(connection, state)
         live = performers.count_records(connection, source.name).live
     tally = mirror.tally
@@ -139,6 +142,15 @@ async def refresh_source(
         server_version=state.server_version,
         missing=missing,
     )
+
+
+def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) -> Any:
+    """The progress of a source without ids of suppressed records: lists in it are of ids."""
+    if isinstance(detail, Mapping):
+        return {key: _without_suppressed(value, source, suppressions) for key, value in detail.items()}
+    if isinstance(detail, list | tuple):
+        return [source_id for source_id in detail if not suppressions.covers_record(source, source_id)]
+    return detail
 
 
 @contextmanager

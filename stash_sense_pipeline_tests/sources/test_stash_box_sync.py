@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
-from stash_sense_pipeline.catalog.sync import SyncState, load_state
+from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome
 from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash, url_hashes
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Link, Moment, Ties
@@ -669,6 +669,19 @@ def test_suppressed_people_are_not_stored_and_not_asked_for(refresh, catalog, bo
     box.merge([hidden], shown)
     refresh("full_sweep", suppressions=suppressions)
     assert rows(catalog).keys() == set()
+
+
+def test_the_progress_of_a_source_forgets_who_left_while_it_was_read(refresh, catalog, box):
+    """The run holds the ids since it began, and writes them at its end."""
+    left, other = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+    fill(box, 5)
+    refresh()
+    with writing(catalog) as connection:
+        state = load_state(connection, "stashdb")
+        missing = {"ids": [left, other], "count": 2, "live": 5, "allowed": 1}
+        save_state(connection, replace(state, detail={**state.detail, "missing": missing}))
+    refresh(suppressions=Suppressions(KEY, records=frozenset({record_hash(KEY, "stashdb", left)})))
+    assert state_of(catalog).detail["missing"]["ids"] == [other]
 
 
 def test_a_record_that_becomes_suppressed_is_deleted_when_it_is_read(refresh, catalog, box):
