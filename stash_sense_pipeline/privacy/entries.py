@@ -111,7 +111,9 @@ def _is_known(known: Suppressions, entry: SuppressionEntry) -> bool:
     opened = unsealed(entry.target)
     if opened is not None and opened[0] != key_fingerprint(known.key):
         return False
-    return all(known.has(kind, digest) for kind, digest in _own_hashes(known.key, entry.target))
+    own = _own_hashes(known.key, entry.target)
+    # Who was only met with somebody is named now.
+    return all(known.has(kind, digest) and digest not in known.met for kind, digest in own)
 
 
 def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:

@@ -29,6 +29,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     sync_state,
     trusted_faces,
+    withheld_records,
 )
 from stash_sense_pipeline.privacy.face_templates import (
     Templates,
@@ -180,6 +181,15 @@ def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Rec
             gone_there = merged_into is not None and sought.covers_record(source, merged_into)
             if gone_there or sought.covers_record(source, source_id):
                 covered.add((source, source_id))
+        # Who is withheld for a date waits for review by the id.
+        withheld = sa.select(withheld_records.c.source, withheld_records.c.source_id)
+        covered |= {
+            (source, source_id)
+            for source, source_id in connection.execute(
+                withheld.where(withheld_records.c.source_id.is_not(None))
+            )
+            if sought.covers_record(source, source_id)
+        }
     if sought.urls:
         links = sa.select(performer_urls.c.source, performer_urls.c.source_id, performer_urls.c.url)
         for source, source_id, url in connection.execute(links):

@@ -307,7 +307,8 @@ def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
 
 
 def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow]) -> int:
-    """Adds the rows that the catalog's list lacks; what is there stays as it is. Returns the number of new ones.
+    """Adds the rows that the catalog's list lacks, and returns how many are new. What is there stays as it is, but
+    for who was only met with somebody and is named now.
 
     Raises CatalogError when the list was made with another key.
     """
@@ -315,23 +316,44 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
         return 0
     table = schema.suppressions
     _load_check(connection, key)
-    present: set[Digest] = set()
+    present: dict[Digest, int] = {}
     hashes = sorted({row.key_hash for row in rows})
     for start in range(0, len(hashes), 500):
-        found = sa.select(table.c.kind, table.c.key_hash).where(
+        found = sa.select(table.c.kind, table.c.key_hash, table.c.degree).where(
             table.c.key_hash.in_(hashes[start : start + 500])
         )
-        present.update((kind, key_hash) for kind, key_hash in connection.execute(found))
+        present.update(((kind, key_hash), degree) for kind, key_hash, degree in connection.execute(found))
     new: dict[Digest, HashRow] = {}
     for row in sorted(rows, key=lambda row: row.degree):
-        if (row.kind, row.key_hash) not in present:
+        if row.degree < present.get((row.kind, row.key_hash), MET + 1):
             new.setdefault((row.kind, row.key_hash), row)
     if new:
         first = min(row.added_at for row in rows)
         check = HashRow(_KEY_CHECK, _hash(key, _KEY_CHECK, ""), "check", first, NAMED, first)
-        values = [row._asdict() for row in (check, *new.values())]
-        upsert(connection, table, values, keep=frozenset(values[0]) - {"kind", "key_hash"})
+        added = [row for place, row in new.items() if place not in present]
+        rows_to_add = [row._asdict() for row in (check, *added)]
+        upsert(connection, table, rows_to_add, keep=frozenset(HashRow._fields) - {"kind", "key_hash"})
+        _name(connection, [row for place, row in new.items() if place in present])
     return len(new)
+
+
+def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
+    """Makes rows of who was met the rows of who is named."""
+    if met:
+        table = schema.suppressions
+        which = (table.c.kind == sa.bindparam("of_kind")) & (table.c.key_hash == sa.bindparam("of_hash"))
+        names = [name for name in HashRow._fields if name not in ("kind", "key_hash")]
+        statement = (
+            sa.update(table).where(which).values({name: sa.bindparam(f"new_{name}") for name in names})
+        )
+        connection.execute(
+            statement,
+            [
+                {"of_kind": row.kind, "of_hash": row.key_hash}
+                | {f"new_{name}": getattr(row, name) for name in names}
+                for row in met
+            ],
+        )
 
 
 def mark_applied(connection: sa.Connection, now: datetime) -> None:

@@ -21,7 +21,15 @@ from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy import erasure
 from stash_sense_pipeline.privacy.keys import load_or_create_key
-from stash_sense_pipeline.privacy.suppression import HashRow, image_hash, load_suppressions, store_hashes
+from stash_sense_pipeline.privacy.suppression import (
+    MET,
+    NAMED,
+    HashRow,
+    image_hash,
+    load_suppressions,
+    record_hash,
+    store_hashes,
+)
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
@@ -137,6 +145,35 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     again = operator.runs("suppress", "apply")
     assert "erased: 0 records, 0 identities, 0 images, 0 faces, 0 rows in all" in again.output
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
+
+
+def test_who_waits_for_review_leaves_it_too(operator: Operator) -> None:
+    with writing(operator.engine) as connection:
+        row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN, "reason": "under_18"}
+        connection.execute(sa.insert(schema.withheld_records).values(**row, source_id="st-young"))
+    added = operator.runs("suppress", "add", "stashdb:st-young", "--reason", "asked", "--unseen")
+    assert added.exit_code == 0, added.output
+    assert "erased: 1 records" in operator.runs("suppress", "apply").output
+    assert operator.runs("suppress", "review").output == "no record is withheld\n"
+    assert where_found(operator.data, [b"st-young"]) == set()
+
+
+def test_who_was_only_met_with_somebody_can_be_named(operator: Operator) -> None:
+    """Refused already, but not remembered by the file, nor followed by its pages and merges."""
+    key = load_or_create_key(operator.data / "suppression.key")
+    with writing(operator.engine) as connection:
+        met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, MET, BEGIN)
+        store_hashes(connection, key, [met])
+    added = operator.runs("suppress", "add", "fansdb:met", "--reason", "asked by mail", "--unseen")
+    assert added.output.startswith("added to"), added.output
+    assert "asked by mail" in (operator.data / "suppressions.yaml").read_text()
+    assert load_suppressions(operator.engine, key).degree("fansdb", ["met"], ()) == NAMED
+    assert "waiting" in operator.runs("suppress", "list").output
+    again = operator.runs("suppress", "add", "fansdb:met", "--reason", "asked by mail", "--unseen")
+    assert "on the list already" in again.output
+    with writing(operator.engine) as connection:
+        assert store_hashes(connection, key, [met]) == 0
+    assert load_suppressions(operator.engine, key).degree("fansdb", ["met"], ()) == NAMED
 
 
 def test_who_is_killed_after_the_commit_has_no_names_left_in_reports(
