@@ -21,18 +21,24 @@ class Held:
     """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces.
 
     `people` has the columns of COMPARED by name; a record is (source, id there); a face is (face id, image URL).
+    `merged` has the performers whose records took in another, by that other record.
     """
 
     version: str
     people: dict[int, dict[str, object]]
     records: dict[int, set[tuple[str, str]]]
     owner: dict[tuple[str, str], int]
+    merged: dict[tuple[str, str], int]
     aliases: dict[int, set[str]]
     faces: dict[tuple[int, str], int]
 
     def name(self, performer_id: int) -> str:
         """The performer's name."""
         return str(self.people[performer_id]["canonical_name"])
+
+    def heir(self, record: tuple[str, str]) -> int | None:
+        """The performer who has this record, or a record that its stash-box merged it into."""
+        return self.owner.get(record, self.merged.get(record))
 
 
 @contextmanager
@@ -44,6 +50,12 @@ def _opened(release: Path) -> Iterator[sqlite3.Connection]:
             yield connection
     except sqlite3.Error as error:
         raise ReleaseError(f"cannot read {path}: {error}") from error
+
+
+def read_face_sources(release: Path) -> dict[int, str]:
+    """The source of each face by face id; ReleaseError when the database cannot be read."""
+    with _opened(release) as connection:
+        return {row[0]: row[1] for row in connection.execute("SELECT id, source_endpoint FROM faces")}
 
 
 def read_owners(release: Path) -> dict[tuple[str, str], int]:
@@ -67,6 +79,10 @@ def read_held(release: Path) -> Held:
         owner = _owners(connection)
         for record, performer_id in owner.items():
             records[performer_id].add(record)
+        merged = {
+            (row[0], row[1]): row[2]
+            for row in connection.execute("SELECT endpoint, merged_stashbox_id, performer_id FROM merged_ids")
+        }
         aliases: dict[int, set[str]] = defaultdict(set)
         for row in connection.execute("SELECT performer_id, alias FROM aliases"):
             aliases[row[0]].add(row[1])
@@ -74,4 +90,17 @@ def read_held(release: Path) -> Held:
             (row[0], row[1]): row[2]
             for row in connection.execute("SELECT id, coalesce(image_url, ''), performer_id FROM faces")
         }
-    return Held(str(manifest.get("version")), people, records, owner, aliases, faces)
+    return Held(str(manifest.get("version")), people, records, owner, merged, aliases, faces)
+
+
+def came_together(old: Held, new: Held) -> dict[int, set[int]]:
+    """Performers of `new` who hold what several performers of `old` held, and those. The other way round: who split.
+
+    What a stash-box merged counts as held by the performer of the record that is left.
+    """
+    into: dict[int, set[int]] = defaultdict(set)
+    for record in old.owner.keys() | old.merged.keys():
+        before, after = old.heir(record), new.heir(record)
+        if before is not None and after is not None:
+            into[after].add(before)
+    return {performer: olds for performer, olds in into.items() if len(olds) > 1}

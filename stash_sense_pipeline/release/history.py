@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.contract import zip_name
-from stash_sense_pipeline.release.held import COMPARED, Held, read_held
+from stash_sense_pipeline.release.held import COMPARED, Held, came_together, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
@@ -101,12 +100,12 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
     of them cannot be read.
     """
     before, after = _without_names(read_held(old), suppressions), read_held(new)
-    merged, split = _moves(before, after)
-    told = {change.performer_id for change in (*merged, *split)}
+    into, out_of = came_together(before, after), came_together(after, before)
+    merged, split = _moves(into, after, before), _moves(out_of, before, after)
+    told = into.keys() | out_of.keys()
     # Those who were merged away or who split off are told about under the other's entry.
-    kept_records = set(before.owner) & set(after.owner)
-    gone = [p for p in before.people.keys() - after.people.keys() if not before.records[p] & kept_records]
-    come = [p for p in after.people.keys() - before.people.keys() if not after.records[p] & kept_records]
+    gone = before.people.keys() - after.people.keys() - told.union(*into.values())
+    come = after.people.keys() - before.people.keys() - told.union(*out_of.values())
     changed = []
     for performer_id in sorted((before.people.keys() & after.people.keys()) - told):
         fields = _changed_fields(before, after, performer_id)
@@ -164,26 +163,11 @@ def _without_names(held: Held, suppressions: Suppressions) -> Held:
     return replace(held, people=people)
 
 
-def _moves(before: Held, after: Held) -> tuple[tuple[PerformerChange, ...], tuple[PerformerChange, ...]]:
-    """Performers that now hold records of several old ones, and old ones whose records are now several performers'."""
-    into: dict[int, set[int]] = defaultdict(set)
-    out_of: dict[int, set[int]] = defaultdict(set)
-    for record, old in before.owner.items():
-        new = after.owner.get(record)
-        if new is not None:
-            into[new].add(old)
-            out_of[old].add(new)
-    merged = tuple(
-        PerformerChange(new, after.name(new), tuple(f"{before.name(old)} ({old})" for old in sorted(olds)))
-        for new, olds in sorted(into.items())
-        if len(olds) > 1
+def _moves(whom: Mapping[int, set[int]], whose: Held, others: Held) -> tuple[PerformerChange, ...]:
+    return tuple(
+        PerformerChange(p, whose.name(p), tuple(f"{others.name(o)} ({o})" for o in sorted(of)))
+        for p, of in sorted(whom.items())
     )
-    split = tuple(
-        PerformerChange(old, before.name(old), tuple(f"{after.name(new)} ({new})" for new in sorted(news)))
-        for old, news in sorted(out_of.items())
-        if len(news) > 1
-    )
-    return merged, split
 
 
 def _changed_fields(before: Held, after: Held, performer_id: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.release.held import Held, read_held, read_owners
+from stash_sense_pipeline.release.held import came_together, read_face_sources, read_held, read_owners
 from stash_sense_pipeline.release.verify import CheckResult
 
 Record = tuple[str, str]
@@ -18,10 +18,14 @@ Record = tuple[str, str]
 
 @dataclass(frozen=True)
 class Losses:
-    """People and faces of two releases. Explained are those lost to deletion upstream, to a merge or a suppression."""
+    """People and faces of two releases. Explained are those lost to deletion upstream, to a merge or a suppression.
+
+    `performers_gone` counts who is not there any more, however many have come.
+    """
 
     performers_before: int
     performers: int
+    performers_gone: int
     faces_before: int
     faces: int
     explained_performers: int
@@ -31,37 +35,40 @@ class Losses:
 def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Suppressions) -> Losses:
     """Compares two release directories and asks the catalog and the suppression list why somebody is gone.
 
-    A performer is explained when each of their records was deleted or merged upstream, is suppressed, or belongs to
-    another performer now; a face, when its performer is, when its performer came together with another (their faces
-    share one limit), or when its picture is suppressed. Raises ReleaseError when a database cannot be read.
+    A face is explained when each record of its performer, or each at the source of the face, was deleted or merged
+    upstream, is suppressed, or belongs to another performer now; when its performer came together with another (their
+    faces share one limit); or when its picture is suppressed. A performer is explained when all faces lost are. Raises
+    ReleaseError when a database cannot be read.
     """
     old, new = read_held(before), read_held(after)
-    gone = _deleted_upstream(engine)
-    explained = {
-        performer
-        for performer in old.people.keys() - new.people.keys()
-        if all(
-            record in gone or record in new.owner or suppressions.covers_record(*record)
-            for record in old.records[performer]
-        )
-    }
-    merged = {
-        performer
-        for performer, records in old.records.items()
-        if any(_came_together(old, new, new.owner[record]) for record in records if record in new.owner)
-    }
+    deleted = _deleted_upstream(engine)
+    vanished = old.people.keys() - new.people.keys()
+    merged = set().union(*came_together(old, new).values())
     lost = [face for face in old.faces.items() if face[0] not in new.faces]
-    explained_faces = sum(
-        performer in explained or performer in merged or suppressions.covers_url(url)
-        for (_, url), performer in lost
-    )
+    sources = read_face_sources(before) if lost else {}
+
+    def ended(record: Record) -> bool:
+        return record in deleted or suppressions.covers_record(*record)
+
+    def explained(face_id: int, url: str, performer: int) -> bool:
+        records = old.records[performer]
+        at_source = [record for record in records if record[0] == sources[face_id]]
+        return (
+            performer in merged
+            or (performer in vanished and all(ended(record) or record in new.owner for record in records))
+            or (bool(at_source) and all(map(ended, at_source)))
+            or suppressions.covers_url(url)
+        )
+
+    unexplained = [owner for (face_id, url), owner in lost if not explained(face_id, url, owner)]
     return Losses(
         performers_before=len(old.people),
         performers=len(new.people),
+        performers_gone=len(vanished),
         faces_before=len(old.faces),
         faces=len(new.faces),
-        explained_performers=len(explained),
-        explained_faces=explained_faces,
+        explained_performers=len(vanished - set(unexplained)),
+        explained_faces=len(lost) - len(unexplained),
     )
 
 
@@ -70,20 +77,33 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
     numbers = {
         "performers_before": losses.performers_before,
         "performers": losses.performers,
+        "performers_gone": losses.performers_gone,
         "performers_explained": losses.explained_performers,
         "faces_before": losses.faces_before,
         "faces": losses.faces,
         "faces_explained": losses.explained_faces,
     }
-    for what, before, now, explained in (
-        ("performers", losses.performers_before, losses.performers, losses.explained_performers),
-        ("faces", losses.faces_before, losses.faces, losses.explained_faces),
+    # People by name: as many new ones make up for nobody. Faces by number: better photos take the place of others.
+    for what, before, now, gone, explained in (
+        (
+            "performers",
+            losses.performers_before,
+            losses.performers,
+            losses.performers_gone,
+            losses.explained_performers,
+        ),
+        (
+            "faces",
+            losses.faces_before,
+            losses.faces,
+            losses.faces_before - losses.faces,
+            losses.explained_faces,
+        ),
     ):
-        lost = before - now - explained
-        if lost > allowed * before:
+        if gone - explained > allowed * before:
             detail = (
-                f"{what} fell from {before} to {now}, of which {explained} is explained by deletions, merges and "
-                f"suppressions (limit {allowed:.0%})"
+                f"{gone} of {before} {what} are gone ({now} now), of which {explained} is explained by deletions, merges "
+                f"and suppressions (limit {allowed:.0%})"
             )
             advice = "" if accepted else "; look at the last refreshes, then build with --accept-shrink"
             return CheckResult("no_unexplained_shrink", accepted, detail + advice, numbers=numbers)
@@ -109,11 +129,6 @@ def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
             numbers=numbers,
         )
     return CheckResult("nobody_deleted", True, f"all {len(owner)} records are live", numbers=numbers)
-
-
-def _came_together(old: Held, new: Held, performer: int) -> bool:
-    """Does this performer of the new release hold records of several of the old one?"""
-    return len({old.owner[record] for record in new.records[performer] if record in old.owner}) > 1
 
 
 def _deleted_upstream(engine: sa.Engine) -> set[Record]:

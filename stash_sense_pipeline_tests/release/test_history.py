@@ -86,6 +86,43 @@ def test_backwards_the_diff_is_the_mirror_image(changed: tuple[Path, Path]) -> N
     assert (back.faces_added, back.faces_removed, back.faces_moved) == (4, 0, 5)
 
 
+def test_a_merge_by_the_stash_box_is_a_merge_and_its_undoing_a_split(data: Path) -> None:
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    people = schema.source_performers
+    with writing(engine) as connection:
+        # stashdb merges st-00001 (performer 39) into st-00003 (37), and 39 has no other record.
+        connection.execute(
+            sa.update(people)
+            .where(people.c.source_id == "st-00001")
+            .values(deleted_at=BEGIN, merged_into="st-00003")
+        )
+        faces = schema.trusted_faces
+        connection.execute(sa.delete(faces).where(faces.c.performer_id == 39))
+    old = data / "releases" / "2026.02.18"
+    spec = replace(SPEC, limits=Limits(accept_shrink=True))
+    new = publish_release(engine, data, "again", spec, DAY + timedelta(days=1)).path
+    diff = diff_releases(old, new)
+    (merged,) = diff.merged
+    assert (merged.performer_id, merged.detail) == (37, ("Person & 3 (37)", "Person & 1 (39)"))
+    assert (diff.removed, diff.added, diff.split) == ((), (), ())
+    back = diff_releases(new, old)
+    (split,) = back.split
+    assert (split.performer_id, split.detail) == (37, ("Person & 3 (37)", "Person & 1 (39)"))
+    assert (back.removed, back.added, back.merged) == ((), (), ())
+
+
+def test_nobody_who_got_another_id_is_passed_over_in_silence(data: Path) -> None:
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    with writing(engine) as connection:
+        connection.execute(sa.insert(schema.identities), {"performer_id": 41, "created_at": BEGIN})
+        give(connection, "st-00005", 41)
+    spec = replace(SPEC, limits=Limits(accept_shrink=True))
+    new = publish_release(engine, data, "again", spec, DAY + timedelta(days=1)).path
+    diff = diff_releases(data / "releases" / "2026.02.18", new)
+    assert [change.performer_id for change in diff.removed] == [35]
+    assert [change.performer_id for change in diff.added] == [41]
+
+
 def test_a_release_does_not_differ_from_itself(changed: tuple[Path, Path]) -> None:
     diff = diff_releases(changed[1], changed[1])
     assert diff.empty

@@ -71,22 +71,59 @@ def test_what_explains_a_loss(data: Path, reason: str) -> None:
     report = publish_release(engine, data, "again", spec, date(2026, 2, 19))
     assert report.changed
     losses = find_losses(engine, old, report.path, suppressions)
-    assert losses == Losses(40, 39, 160, 156, people, faces)
+    assert losses == Losses(40, 39, 1, 160, 156, people, faces)
     assert shrink_check(losses, allowed=0.02).passed is (people == 1)
 
 
 def test_a_shrink_needs_an_explanation() -> None:
     def check(people: int, faces: int, explained: tuple[int, int] = (0, 0), **options: bool) -> bool:
-        return shrink_check(Losses(1000, people, 4000, faces, *explained), allowed=0.02, **options).passed
+        losses = Losses(1000, people, 1000 - people, 4000, faces, *explained)
+        return shrink_check(losses, allowed=0.02, **options).passed
 
     assert check(985, 3950)
     assert not check(970, 4000)
     assert not check(1000, 3900)
     assert check(900, 3600, (90, 350))
     assert check(500, 100, accepted=True)
-    failed = shrink_check(Losses(1000, 970, 4000, 4000, 5, 0), allowed=0.02)
+    failed = shrink_check(Losses(1000, 970, 30, 4000, 4000, 5, 0), allowed=0.02)
     assert "--accept-shrink" in failed.detail
     assert failed.numbers["performers_explained"] == 5
+
+
+def test_new_people_do_not_make_up_for_those_who_are_gone() -> None:
+    failed = shrink_check(Losses(1000, 1500, 30, 4000, 6000, 5, 0), allowed=0.02)
+    assert not failed.passed
+    assert "30 of 1000 performers are gone (1500 now), of which 5 is explained" in failed.detail
+    assert shrink_check(Losses(1000, 1500, 25, 4000, 6000, 5, 0), allowed=0.02).passed
+
+
+@pytest.mark.parametrize("photos_elsewhere", [1, 0])
+def test_a_deleted_record_explains_its_faces_though_another_record_lives(
+    data: Path, photos_elsewhere: int
+) -> None:
+    """Performer 40 is on stashdb, which deletes them with the photos, and on fansdb."""
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    old = (data / "releases" / "latest").resolve()
+    faces = schema.trusted_faces
+    of_person = sa.select(faces.c.face_id).where(faces.c.performer_id == 40).limit(photos_elsewhere)
+    with writing(engine) as connection:
+        moved = {"source": "fansdb", "source_id": "fa-00000"}
+        connection.execute(
+            sa.update(faces).where(faces.c.face_id.in_(of_person.scalar_subquery())).values(moved)
+        )
+        connection.execute(
+            sa.delete(faces).where(faces.c.performer_id == 40, faces.c.source_id == "st-00000")
+        )
+        connection.execute(
+            sa.update(PERFORMERS).where(PERFORMERS.c.source_id == "st-00000").values(deleted_at=BEGIN)
+        )
+    report = publish_release(
+        engine, data, "again", replace(SPEC, limits=Limits(accept_shrink=True)), date(2026, 2, 19)
+    )
+    losses = find_losses(engine, old, report.path, NO_SUPPRESSIONS)
+    gone = 1 - photos_elsewhere
+    lost = 4 - photos_elsewhere
+    assert losses == Losses(40, 40 - gone, gone, 160, 160 - lost, gone, lost)
 
 
 def test_a_deleted_record_in_a_release_is_found(world: World, data: Path) -> None:
