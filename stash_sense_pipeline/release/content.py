@@ -391,7 +391,7 @@ def _performer(
     urls: tuple[ExternalUrl, ...],
     merged: tuple[MergedId, ...],
 ) -> ReleasedPerformer:
-    names = [_clean(row.name) for row in rows if row.name and row.name.strip()]
+    names = [name for row in rows if (name := _clean(row.name or ""))]
     if not names:
         raise ReleaseError(
             f"performer {performer_id} has faces but no name in any record; refresh its sources"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.contract import zip_name
+from stash_sense_pipeline.release.contract import MANIFEST, zip_name
 from stash_sense_pipeline.release.held import COMPARED, Held, came_together, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
@@ -67,6 +67,11 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
     found = []
     for version in published_versions(releases):
         manifest = read_manifest(releases / version)
+        missing = [key for key in ("created_at", "performer_count", "face_count") if key not in manifest]
+        if missing:
+            raise ReleaseError(
+                f"{releases / version / MANIFEST} has no {missing[0]}; `stash-sense verify {releases / version}` says more"
+            )
         found.append(
             ReleaseSummary(
                 version=version,

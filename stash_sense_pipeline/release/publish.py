@@ -22,7 +22,7 @@ from stash_sense_pipeline.files import fsync_directory, fsync_file
 from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.progress import Progress
-from stash_sense_pipeline.release.archive import write_zip
+from stash_sense_pipeline.release.archive import check_zip, write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
 from stash_sense_pipeline.release.contract import (
     PERFORMERS_DB,
@@ -142,23 +142,27 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
         content = read_content(connection, spec.hosts, spec.profile_key)
         order = content.order
         facts = {model: read_facts(connection, order, model) for model in spec.models}
-    return _input(spec, order, content.digest, facts)
+    return _input(spec, order, content.digest, content.sources, facts)
 
 
 def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
     """read_input, and the unit vectors of the same reading: they are read once for digest and proof."""
     with reading(engine) as connection:
         content = read_content(connection, spec.hosts, spec.profile_key)
-        order, digest = content.order, content.digest
+        order, digest, sources = content.order, content.digest, content.sources
         # Two gigabytes come now.
         del content
         give_back_memory()
         vectors = read_unit_vectors(connection, order, spec.models)
-    return _input(spec, order, digest, vectors.facts), vectors
+    return _input(spec, order, digest, sources, vectors.facts), vectors
 
 
 def _input(
-    spec: ReleaseSpec, order: FaceOrder, content: str, facts: Mapping[str, VectorFacts]
+    spec: ReleaseSpec,
+    order: FaceOrder,
+    content: str,
+    sources: Sequence[str],
+    facts: Mapping[str, VectorFacts],
 ) -> ReleaseInput:
     for model, of_model in facts.items():
         _check_pack(spec.pack, model, of_model.pack, of_model.model_digest)
@@ -168,7 +172,8 @@ def _input(
         "order": order.digest,
         "content": content,
         "indices": indices,
-        "hosts": dict(spec.hosts),
+        # A stash-box that gave nothing yet changes nothing for users.
+        "hosts": {source: spec.hosts[source] for source in sources if source in spec.hosts},
         "detector": spec.pack.detector.digest,
     }
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
@@ -176,25 +181,37 @@ def _input(
 
 
 def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
-    """The newest complete release, verified again, when it was built from the same input; else None.
+    """The newest release, verified again, when it was built from the same input; else None.
 
-    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now.
+    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now. A
+    zip that is damaged or gone is packed again, with the same bytes. Raises ReleaseError when the disk refuses.
     """
-    versions = published_versions(releases)
+    latest = latest_release(releases)
+    versions = sorted({*published_versions(releases), *([latest.name] if latest else [])})
     if not versions:
         return None
     newest = releases / versions[-1]
     manifest = read_manifest(newest)
     if manifest.get("input_digest") != digest:
         return None
-    if latest_release(releases) != newest.resolve():
-        _point_latest(releases, newest.name)
     verified = verify_release(newest)
+    with disk_errors(f"mend {newest}"):
+        if latest != newest.resolve():
+            _point_latest(releases, newest.name)
+        if not failures(verified):
+            _mend_zip(newest, releases / zip_name(newest.name))
     proven = {check.name for check in verified}
     kept = [
         check for check in read_checks(report_directory(releases, newest.name)) if check.name not in proven
     ]
     return replace(_report(newest, manifest, changed=False), checks=(*verified, *kept))
+
+
+def _mend_zip(release: Path, archive: Path) -> None:
+    try:
+        check_zip(archive, release)
+    except (ReleaseError, FileNotFoundError):
+        write_zip(release, archive)
 
 
 def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
@@ -363,8 +380,14 @@ def publish_release(
 
 
 def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str, ...]:
-    """Removes what interrupted runs left: other runs' staging directories, and release directories or zips without
-    their other half that `latest` does not show. Call it while no other publish runs. Returns the names removed."""
+    """Removes what interrupted runs left: other runs' staging directories, files that were half written, and release
+    directories or zips without their other half that `latest` does not show. Call it while no other publish runs.
+    Returns the names removed. Raises ReleaseError when the disk refuses."""
+    with disk_errors(f"clear what interrupted runs left in {data_dir}"):
+        return _clear_leftovers(data_dir, keep_run)
+
+
+def _clear_leftovers(data_dir: Path, keep_run: str | None) -> tuple[str, ...]:
     removed: list[str] = []
     staging, releases = data_dir / "staging", data_dir / "releases"
     if staging.is_dir():
@@ -373,6 +396,9 @@ def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str
                 shutil.rmtree(run, ignore_errors=True)
                 removed.append(f"staging/{run.name}")
     if releases.is_dir():
+        for path in sorted(releases.glob(".*.tmp")):
+            path.unlink()
+            removed.append(f"releases/{path.name}")
         whole = set(published_versions(releases))
         latest = latest_release(releases)
         kept = whole | ({latest.name} if latest else set())

@@ -60,7 +60,7 @@ def latest_release(releases: Path) -> Path | None:
     target = link.resolve()
     if not (target / MANIFEST).is_file():
         raise ReleaseError(
-            f"{link} points at {target.name}, which is no release; point it at one of this directory's"
+            f"{link} points at {target.name}, which is no release; point it at one of this directory's, or remove it"
         )
     return target
 

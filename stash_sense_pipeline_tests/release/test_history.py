@@ -163,3 +163,10 @@ def test_a_damaged_release_cannot_be_compared(changed: tuple[Path, Path]) -> Non
     (changed[0] / "performers.db").write_bytes(b"nothing")
     with pytest.raises(ReleaseError, match=r"cannot read .*performers\.db"):
         diff_releases(*changed)
+
+
+def test_a_manifest_without_its_counts_is_one_line(data: Path) -> None:
+    releases = data / "releases"
+    (releases / "2026.02.18" / "manifest.json").write_text("{}")
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; `stash-sense verify "):
+        list_releases(releases)

@@ -77,6 +77,45 @@ def test_times_alone_are_no_change(data: Path) -> None:
     assert not publish_release(engine, data, "again", SPEC, DAY).changed
 
 
+def test_a_stash_box_that_gave_nothing_yet_is_no_change(data: Path) -> None:
+    spec = replace(SPEC, hosts={**HOSTS, "newbox": "newbox.example"})
+    assert not publish_release(opened(data), data, "again", spec, date(2026, 3, 1)).changed
+    renamed = replace(SPEC, hosts={**HOSTS, "fansdb": "fansdb.example"})
+    assert publish_release(opened(data), data, "again", renamed, date(2026, 3, 1)).changed
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "a bit"])
+def test_a_zip_that_is_damaged_or_gone_is_packed_again_and_the_version_stays(data: Path, damage: str) -> None:
+    before = fingerprint(data / "releases")
+    path = data / "releases" / f"stash-sense-data-v{FIRST}.zip"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content[: -100 if damage == "cut" else None])
+    if damage == "gone":
+        path.unlink()
+    again = publish_release(opened(data), data, "again", SPEC, date(2026, 3, 1))
+    assert (again.changed, again.version) == (False, FIRST)
+    assert fingerprint(data / "releases") == before
+
+
+def test_a_latest_that_cannot_be_moved_is_one_line(data: Path) -> None:
+    latest = data / "releases" / "latest"
+    latest.unlink()
+    latest.mkdir()
+    with pytest.raises(ReleaseError, match=r"cannot mend .*2026\.02\.18: Is a directory"):
+        publish_release(opened(data), data, "again", SPEC, DAY)
+
+
+def test_a_name_that_is_only_a_space_in_html_is_no_name(data: Path) -> None:
+    """Performer 40 is `&nbsp;` on stashdb, and has a name on fansdb."""
+    engine = opened(data)
+    one = schema.source_performers.c.source_id == "st-00000"
+    with writing(engine) as connection:
+        connection.execute(sa.update(schema.source_performers).where(one).values(name="&nbsp;"))
+    report = publish_release(engine, data, "again", SPEC, DAY)
+    assert '"name":"Someone 0"' in (report.path / "performers.json").read_text()
+
+
 def test_a_change_makes_the_next_version_and_takes_unchanged_indices_over(data: Path) -> None:
     engine = opened(data)
     rename_somebody(engine)
