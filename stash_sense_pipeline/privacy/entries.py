@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time
+from itertools import chain
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,7 +19,13 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, rows_of, with_kin
-from stash_sense_pipeline.privacy.lookup import Picture, Record, pictures_at, records_listing
+from stash_sense_pipeline.privacy.lookup import (
+    Picture,
+    Record,
+    pictures_at,
+    records_called,
+    records_listing,
+)
 from stash_sense_pipeline.privacy.suppression import (
     PICTURE,
     RECORD,
@@ -32,6 +39,7 @@ from stash_sense_pipeline.privacy.suppression import (
     record_hash,
     store_hashes,
     target_hashes,
+    url_digests,
 )
 from stash_sense_pipeline.privacy.suppression_file import (
     SuppressionEntry,
@@ -40,6 +48,7 @@ from stash_sense_pipeline.privacy.suppression_file import (
     sealed_target,
     unsealed,
 )
+from stash_sense_pipeline.profile_urls import canonical_profile, site
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,7 @@ class ImportReport:
 class _Found:
     """What the targets of new entries are in the catalog."""
 
+    called: dict[Record, set[Record]]
     listers: dict[str, set[Record]]
     pictures: dict[str, set[Picture]]
     read_in_full: frozenset[str]
@@ -128,7 +138,9 @@ def _resolve(
     new = _new(known, entries)
     urls = [entry.target for entry in new if is_url(entry.target)]
     states = connection.execute(sa.select(sync_state.c.source).where(sync_state.c.backfilled_at.is_not(None)))
+    names = {target: name for entry in new if (name := _name_of(target := entry.target)) is not None}
     found = _Found(
+        records_called(connection, set(names.values())),
         records_listing(connection, urls),
         pictures_at(connection, urls),
         frozenset(source for (source,) in states),
@@ -153,17 +165,17 @@ def _hashes(
         if opened[0] != key_fingerprint(key):
             raise ConfigurationError("it was sealed with another suppression.key; restore that key")
         return own
-    if not is_url(target):
-        source, _, source_id = target.partition(":")
-        if (
-            not entry.unseen
-            and source in found.read_in_full
-            and not _has(connection, known, source, source_id)
-        ):
-            raise ConfigurationError(
-                f"{source} was read in full and has no such record; correct the id, or mark the entry unseen"
-            )
-        return own
+    name = _name_of(target)
+    if name is not None:
+        named = found.called[name]
+        if named or not is_url(target) or _has(connection, known, *name):
+            if not (
+                named or entry.unseen or name[0] not in found.read_in_full or _has(connection, known, *name)
+            ):
+                raise ConfigurationError(
+                    f"{name[0]} was read in full and has no such record; correct the id, or mark the entry unseen"
+                )
+            return _distinct(own, ((RECORD, record_hash(key, *record)) for record in sorted(named)))
     listers, pictures = found.listers[target], found.pictures[target]
     if not (listers or pictures or entry.unseen) and found.read_in_full:
         raise ConfigurationError(
@@ -172,7 +184,23 @@ def _hashes(
     _refuse_ambiguity(connection, listers)
     records = [(RECORD, record_hash(key, *record)) for record in sorted(listers)]
     images = [(PICTURE, picture_hash(key, *picture)) for picture in sorted(pictures)]
-    return (*own, *records, *images)
+    return _distinct(own, url_digests(key, target), records, images)
+
+
+def _distinct(*digests: Iterable[Digest]) -> tuple[Digest, ...]:
+    return tuple(dict.fromkeys(chain(*digests)))
+
+
+def _name_of(target: str) -> Record | None:
+    """The source and id that a target names, also by the page of a stash-box; None for another URL, or a sealed one."""
+    if unsealed(target) is not None:
+        return None
+    if not is_url(target):
+        source, _, source_id = target.partition(":")
+        return source, source_id
+    profile = canonical_profile(target)
+    place = site(profile.site) if profile is not None else None
+    return profile if profile is not None and place is not None and place.stash_box_host else None
 
 
 def _has(connection: sa.Connection, known: Suppressions, source: str, source_id: str) -> bool:

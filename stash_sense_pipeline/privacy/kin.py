@@ -12,7 +12,7 @@ from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import identity_members, performer_urls, source_performers
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.privacy.lookup import Record, records_listing
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages
 
 # A page on more records says nothing about who they are, as in identity.evidence.
@@ -137,9 +137,9 @@ def _judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
 
 
 def _other_ids(connection: sa.Connection, people: set[Record]) -> tuple[Record, ...]:
-    """What else the source calls these records: ThePornDB has a slug and a number beside the uuid."""
+    """What else the source calls these records."""
     table = source_performers
-    query = sa.select(table.c.source, table.c.raw["slug"].as_string(), table.c.raw["_id"].as_string())
+    query = sa.select(table.c.source, *(table.c.raw[name].as_string() for name in OTHER_IDS))
     return tuple(
         sorted(
             (source, other)

@@ -9,7 +9,8 @@ from itertools import islice
 import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
-from stash_sense_pipeline.catalog.schema import performer_urls, source_images
+from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.schema import performer_urls, source_images, source_performers
 from stash_sense_pipeline.privacy.suppression import plain_url
 
 # (source, source_id) and (source, image_id).
@@ -20,6 +21,8 @@ Picture = tuple[str, str]
 _MOST_FRAGMENTS = 60
 # Letters may be written in other ways in such URLs, so that no fragment need be in them.
 _SHORTEST = 3
+# Beside its uuid ThePornDB has a slug, of which its addresses are made, and a number.
+OTHER_IDS = ("slug", "_id")
 _ODD = r"[%+]|[^\x00-\x7f]"
 
 
@@ -38,6 +41,30 @@ def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[st
             for form in _forms(url):
                 for asked in wanted.get(form, ()):
                     found[asked].add((source, source_id))
+    return found
+
+
+def records_called(connection: sa.Connection, names: Collection[Record]) -> dict[Record, set[Record]]:
+    """For each (source, id), the records of that id, or those that the source calls so as well: see OTHER_IDS."""
+    table = source_performers
+    found: dict[Record, set[Record]] = {name: set() for name in names}
+    wanted: dict[Record, list[Record]] = {}
+    for asked in found:
+        for form in {asked[1], asked[1].casefold()}:
+            wanted.setdefault((asked[0], form), []).append(asked)
+    columns = sa.select(table.c.source, table.c.source_id)
+    for chosen in of_records(table.c.source, table.c.source_id, wanted):
+        for source, source_id in connection.execute(columns.where(chosen)):
+            for asked in wanted[source, source_id]:
+                found[asked].add((source, source_id))
+    unknown = {source for (source, _), records in found.items() if not records}
+    others = sa.select(
+        table.c.source, table.c.source_id, *(table.c.raw[name].as_string() for name in OTHER_IDS)
+    )
+    for source, source_id, *called in connection.execute(others.where(table.c.source.in_(unknown))):
+        for other in filter(None, called):
+            for asked in wanted.get((source, other.casefold()), ()):
+                found[asked].add((source, source_id))
     return found
 
 

@@ -378,9 +378,12 @@ def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
 
 
 def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...]:
-    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL."""
+    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL. The page of a stash-box's
+    record is that record, whoever else lists it.
+    """
     if is_url:
-        return url_digests(key, target)
+        digests = url_digests(key, target)
+        return tuple(each for each in digests if each[0] == RECORD) or digests
     source, _, source_id = target.partition(":")
     return ((RECORD, record_hash(key, source, source_id)),)
 

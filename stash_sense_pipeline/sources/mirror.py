@@ -17,6 +17,7 @@ from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_records
 from stash_sense_pipeline.privacy.kin import own_pages
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord
@@ -214,7 +215,9 @@ class Mirror:
         """Why a record must not be stored, None when it may be."""
         ids = (record.source_id, *record.merged_ids)
         by_id = self._refusals.degree(self.source, ids, ())
-        degree = by_id if by_id == NAMED else self._refusals.degree(self.source, ids, record.urls)
+        # A new record under the slug of an erased one is at the address of that.
+        others = [str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name)]
+        degree = by_id if by_id == NAMED else self._refusals.degree(self.source, (*ids, *others), record.urls)
         if degree is not None:
             self.tally.suppressed.add(record.source_id)
             return _Withheld(_SUPPRESSED, is_person=by_id == NAMED, is_near=degree == NAMED)

@@ -275,3 +275,22 @@ def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine
     erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
     with reading(catalog) as connection:
         assert connection.scalars(sa.select(schema.source_performers.c.source_id)).all() == ["xylo"]
+
+
+def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.Engine) -> None:
+    """ThePornDB makes its addresses of slugs: a record that was deleted and entered anew has another uuid there."""
+
+    def sync(*records: PerformerRecord) -> None:
+        mirror = Mirror(catalog, "theporndb", load_suppressions(catalog, KEY), Clock())
+        asyncio.run(mirror.store(records))
+
+    first = PerformerRecord("uuid-1", "Zq Anna", raw={"slug": "zq-anna", "_id": "11"})
+    sync(first, PerformerRecord("uuid-3", "Zq Berta", raw={"slug": "zq-berta", "_id": "33"}))
+    with writing(catalog) as connection:
+        add_suppressions(
+            connection, KEY, [SuppressionEntry("theporndb:uuid-1", "asked", date(2026, 11, 20), unseen=True)]
+        )
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    sync(replace(first, source_id="uuid-2", raw={"slug": "Zq-Anna", "_id": "22"}))
+    with reading(catalog) as connection:
+        assert set(connection.scalars(sa.select(schema.source_performers.c.source_id))) == {"uuid-3"}

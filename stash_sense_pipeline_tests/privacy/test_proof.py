@@ -226,6 +226,61 @@ def test_a_target_that_is_not_there_is_refused(operator: Operator, target: str, 
     assert operator.runs("suppress", "list").output == "nobody is on the list\n"
 
 
+UUIDS = {
+    "stashdb": "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0",
+    "theporndb": "1f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f1",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "whose"),
+    [
+        ("https://stashdb.org/performers/0F1E2D3C-4b5a-4978-8796-a5b4c3d2e1f0/", "stashdb"),
+        ("https://theporndb.net/performers/Zq-Anna", "theporndb"),
+        ("https://theporndb.net/performers/1f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f1", "theporndb"),
+        ("theporndb:zq-anna", "theporndb"),
+        ("theporndb:4711", "theporndb"),
+    ],
+)
+def test_a_record_is_found_by_its_own_page_and_by_all_that_its_source_calls_it(
+    operator: Operator, target: str, whose: str
+) -> None:
+    table = schema.source_performers
+    with writing(operator.engine) as connection:
+        connection.execute(sa.insert(schema.sync_state).values(source="theporndb", backfilled_at=BEGIN))
+        for source, source_id in UUIDS.items():
+            raw = {"slug": "zq-anna", "_id": "4711"} if source == "theporndb" else {}
+            row = {"source": source, "source_id": source_id, "name": f"Zq of {source}", "raw": raw}
+            connection.execute(sa.insert(table).values(**row, first_seen_at=BEGIN, changed_at=BEGIN))
+        # Somebody else's record links to the page by mistake: that is no second person of the page.
+        row = {"source": "stashdb", "source_id": "st-00003", "url": target}
+        connection.execute(sa.insert(schema.performer_urls).values(**row))
+        other = {"performer_id": 500, "created_at": BEGIN}
+        connection.execute(sa.insert(schema.identities).values(**other))
+        member = {"source": whose, "source_id": UUIDS[whose], "performer_id": 500}
+        connection.execute(sa.insert(schema.identity_members).values(**member))
+    added = operator.runs("suppress", "add", target, "--reason", "asked")
+    assert added.exit_code == 0, added.output
+    assert "on the list already" in operator.runs("suppress", "add", target, "--reason", "asked").output
+    assert "erased: 1 records, 1 identities" in operator.runs("suppress", "apply").output
+    with reading(operator.engine) as connection:
+        left = set(connection.scalars(sa.select(table.c.name).where(table.c.name.startswith("Zq"))))
+    assert left == {f"Zq of {source}" for source in UUIDS if source != whose}
+
+
+def test_the_page_of_a_record_that_is_not_there_is_refused(operator: Operator) -> None:
+    with writing(operator.engine) as connection:
+        connection.execute(sa.insert(schema.sync_state).values(source="theporndb", backfilled_at=BEGIN))
+    for page in (
+        "https://theporndb.net/performers/nobody",
+        f"https://fansdb.cc/performers/{UUIDS['stashdb']}",
+    ):
+        result = operator.runs("suppress", "add", page, "--reason", "asked")
+        assert "no record lists this URL and no image has it" in result.output
+        unseen = operator.runs("suppress", "add", page, "--reason", "asked", "--unseen")
+        assert unseen.exit_code == 0, unseen.output
+
+
 def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(operator: Operator) -> None:
     (operator.data / "suppressions.yaml").write_text(
         f"- {{target: '{PERSON}', reason: asked, date: 2026-11-20}}\n"
