@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,13 +32,17 @@ _ROWS = 2000
 
 @dataclass(frozen=True)
 class BackupReport:
-    """A backup that was written or restored: where, its names, rows of the catalog, bytes of the zip."""
+    """A backup that was written or restored: where, its names, rows of the catalog, bytes of the zip.
+
+    `kept` files were there already, other than the backup's, and stayed.
+    """
 
     path: Path
     made_at: datetime
     files: tuple[str, ...]
     rows: int
     size: int
+    kept: tuple[str, ...] = ()
 
 
 def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: datetime) -> BackupReport:
@@ -71,8 +75,11 @@ def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: 
     return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
 
 
-def restore_backup(path: Path, catalog_url: str, files: Mapping[str, Path]) -> BackupReport:
-    """Puts a backup's catalog where `catalog_url` points, which must be empty, and its files where `files` says.
+def restore_backup(
+    path: Path, catalog_url: str, files: Mapping[str, Path], *, stay: Collection[str] = ()
+) -> BackupReport:
+    """Puts a backup's catalog where `catalog_url` points, which must be empty, and its files where `files` says, for
+    their owner only. Those that are named in `stay` are left as they are where they are there already.
 
     Everything is verified before anything is written. Raises CatalogError for a damaged backup, and where there is a
     catalog with content, or one of the files, already.
@@ -81,12 +88,10 @@ def restore_backup(path: Path, catalog_url: str, files: Mapping[str, Path]) -> B
         unpacked = Path(directory)
         contents = _unpack(path, unpacked)
         names = [name for name in contents["sha256"] if name != _CATALOG]
-        for name in names:
-            if (
-                name in files
-                and files[name].exists()
-                and sha256_file(files[name]) != contents["sha256"][name]
-            ):
+        there = [name for name in names if name in files and files[name].exists()]
+        others = [name for name in there if sha256_file(files[name]) != contents["sha256"][name]]
+        for name in others:
+            if name not in stay:
                 raise CatalogError(
                     f"{files[name]} is there already, and is not the backup's; move it away first"
                 )
@@ -102,12 +107,14 @@ def restore_backup(path: Path, catalog_url: str, files: Mapping[str, Path]) -> B
         finally:
             source.dispose()
         for name in names:
-            if name in files:
+            if name in files and name not in others:
                 with replacing(files[name]) as temporary:
-                    shutil.copy2(unpacked / name, temporary)
+                    temporary.touch(mode=0o600)
+                    shutil.copyfile(unpacked / name, temporary)
         rows = _count(unpacked / _CATALOG)
     made_at = datetime.fromisoformat(contents["made_at"])
-    return BackupReport(path, made_at, tuple(contents["sha256"]), rows, path.stat().st_size)
+    restored = tuple(name for name in contents["sha256"] if name not in others)
+    return BackupReport(path, made_at, restored, rows, path.stat().st_size, tuple(others))
 
 
 def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:

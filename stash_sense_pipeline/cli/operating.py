@@ -86,10 +86,13 @@ def restore(file: Path) -> None:
     from stash_sense_pipeline.catalog.backup import restore_backup
 
     environment = environment_of(os.environ)
-    report = restore_backup(file, environment.catalog_url, environment.own_files)
+    # The list that is there knows who left since; those of the backup's are in its catalog.
+    report = restore_backup(file, environment.catalog_url, environment.own_files, stay={"suppressions.yaml"})
     click.echo(
         f"restored {report.rows} rows of the catalog, {', '.join(report.files)}, of {report.made_at:%Y-%m-%d %H:%M} UTC"
     )
+    for name in report.kept:
+        click.echo(f"kept your own {name}: it is another than the backup's, and holds from the next run")
     click.echo("the next publish makes the release anew: stash-sense build, or the job publish")
 
 

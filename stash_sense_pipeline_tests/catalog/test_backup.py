@@ -153,6 +153,22 @@ def test_nothing_that_is_there_is_overwritten(catalog: sa.Engine, tmp_path: Path
     assert (tmp_path / "sources.yaml").read_text() == "mine"
 
 
+def test_a_list_of_who_left_since_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
+    fill(catalog)
+    key, now_listed = tmp_path / "suppression.key", tmp_path / "suppressions.yaml"
+    key.write_text("key")
+    now_listed.write_text("[then]")
+    files = {"suppression.key": key, "suppressions.yaml": now_listed}
+    made = write_backup(catalog, files, tmp_path / "b.zip", NOW).path
+    now_listed.write_text("[then, since]")
+    key.unlink()
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    report = restore_backup(made, url, files, stay={"suppressions.yaml"})
+    assert (report.files, report.kept) == (("catalog.db", "suppression.key"), ("suppressions.yaml",))
+    assert now_listed.read_text() == "[then, since]"
+    assert key.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_damaged_backup_is_refused_before_anything_is_written(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     made = write_backup(catalog, {}, tmp_path / "b.zip", NOW).path
