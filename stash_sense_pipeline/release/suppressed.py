@@ -17,12 +17,13 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
+from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy.face_templates import load_templates
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.quality import ReleaseVectors
 from stash_sense_pipeline.release.verify import CheckResult
-from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
+from stash_sense_pipeline.release.versions import is_version, latest_release, remove_release
 
 # A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.
 _UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
@@ -186,12 +187,24 @@ def revoked_releases(
 ) -> tuple[RevokedRelease, ...]:
     """The published releases that hold suppressed people, oldest first; with `delete` they are removed here, with
     zip and reports, except the one that `latest` shows: publish a new one first.
+
+    Raises ReleaseError, before anything is removed, naming those that cannot be read: nobody knows who is in them.
     """
     latest = latest_release(releases)
+    holding: dict[str, HeldKeys] = {}
+    damaged: list[str] = []
+    for version in sorted({*_directories(releases), *_zips_alone(releases)}):
+        try:
+            with _directory(releases, version) as directory:
+                holding[version] = held_keys(directory, suppressions, hosts)
+        except (sqlite3.Error, ValueError, OSError, KeyError, zipfile.BadZipFile):
+            damaged.append(version)
+    if damaged:
+        raise ReleaseError(
+            f"{', '.join(damaged)} in {releases} cannot be read, so nobody knows who is in it; remove it"
+        )
     found = []
-    for version in sorted({*published_versions(releases), *_zips_alone(releases)}):
-        with _directory(releases, version) as directory:
-            held = held_keys(directory, suppressions, hosts)
+    for version, held in holding.items():
         if not held.any:
             continue
         is_latest = latest is not None and latest.name == version
@@ -200,6 +213,13 @@ def revoked_releases(
             remove_release(releases, version)
         found.append(RevokedRelease(version, held.records, held.urls, is_latest, removed))
     return tuple(found)
+
+
+def _directories(releases: Path) -> Iterator[str]:
+    """Also those that have lost their zip or their manifest, which no other command takes for releases."""
+    for path in releases.iterdir() if releases.is_dir() else ():
+        if is_version(path.name) and path.is_dir() and not path.is_symlink():
+            yield path.name
 
 
 def _zips_alone(releases: Path) -> Iterator[str]:

@@ -147,6 +147,32 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
 
 
+@pytest.mark.parametrize("lost", ["stash-sense-data-v2026.02.18.zip", "2026.02.18/manifest.json"])
+def test_half_a_release_is_revoked_too(operator: Operator, lost: str) -> None:
+    """Somebody may have removed the zip after its upload."""
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    operator.runs("suppress", "apply")
+    operator.publish(SECOND)
+    (operator.data / "releases" / lost).unlink()
+    revoked = operator.runs("releases", "revoke", "--delete")
+    assert revoked.output.splitlines()[1].split() == ["2026.02.18", "2", "3", "False", "True"]
+    assert not list((operator.data / "releases").glob("*2026.02.18*"))
+
+
+def test_a_release_that_cannot_be_read_is_one_clear_line(operator: Operator) -> None:
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    operator.runs("suppress", "apply")
+    operator.publish(SECOND)
+    broken = operator.data / "releases" / "2026.02.17"
+    broken.mkdir()
+    (broken / "performers.db").write_text("no database")
+    revoked = operator.runs("releases", "revoke", "--delete")
+    assert revoked.exit_code == 1
+    assert "2026.02.17 in" in revoked.output
+    assert "cannot be read, so nobody knows who is in it" in revoked.output
+    assert (operator.data / "releases" / "2026.02.18").is_dir()
+
+
 def test_who_waits_for_review_leaves_it_too(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN, "reason": "under_18"}
