@@ -334,6 +334,7 @@ def publish_staged(
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)
     diff = diff_releases(previous, staging.release, spec.suppressions) if previous is not None else None
+    _refuse_newly_suppressed(engine, staging.release, spec)
     report = promote_release(assembled, releases, proof.figures, diff)
     return replace(
         report,
@@ -343,6 +344,17 @@ def publish_staged(
         vectors=vectors,
         seconds=time.monotonic() - begun,
     )
+
+
+def _refuse_newly_suppressed(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> None:
+    """Refuses a release with somebody who was put on the list while it was made and proven, which takes minutes."""
+    with reading(engine) as connection:
+        listed = spec.suppressions.refreshed(connection)
+    if listed is spec.suppressions:
+        return
+    checks = (check_suppressed(release, listed, spec.hosts), check_suppressed_images(engine, listed))
+    if failures(checks):
+        raise ReleaseRefusedError(checks)
 
 
 def publish_release(

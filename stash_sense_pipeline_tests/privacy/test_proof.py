@@ -30,6 +30,8 @@ from stash_sense_pipeline.privacy.suppression import (
     record_hash,
     store_hashes,
 )
+from stash_sense_pipeline.release import publish
+from stash_sense_pipeline.release.proof import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
@@ -145,6 +147,26 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     again = operator.runs("suppress", "apply")
     assert "erased: 0 records, 0 identities, 0 images, 0 faces, 0 rows in all" in again.output
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
+
+
+def test_who_asks_to_leave_while_a_release_is_proven_is_not_in_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(operator.engine) as connection:
+        connection.execute(sa.update(schema.source_performers).values(country="IS"))
+
+    def proven(*arguments: object, **named: object) -> Proof:
+        proof = prove_release(*arguments, **named)
+        assert operator.runs("suppress", "add", PERSON, "--reason", "asked").exit_code == 0
+        return proof
+
+    monkeypatch.setattr(publish, "prove_release", proven)
+    with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"):
+        operator.publish(SECOND)
+    monkeypatch.undo()
+    assert not (operator.data / "releases" / "2026.02.19").exists()
+    operator.runs("suppress", "apply")
+    operator.publish(SECOND)
 
 
 @pytest.mark.parametrize("lost", ["stash-sense-data-v2026.02.18.zip", "2026.02.18/manifest.json"])
