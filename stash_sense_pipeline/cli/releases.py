@@ -45,7 +45,8 @@ def releases_diff(old: str, new: str) -> None:
     """Show which performers and faces came, went, changed, merged and split from one version to another."""
     from stash_sense_pipeline.release.history import describe_diff, diff_releases
 
-    click.echo(describe_diff(diff_releases(release_directory(old), release_directory(new))))
+    diff = diff_releases(release_directory(old), release_directory(new))
+    click.echo(describe_diff(diff, names=None))
 
 
 @releases.command("prune")

@@ -41,7 +41,7 @@ _PROOFS = (
     ),
     ReleaseCheck(
         "asset_size",
-        "The release is below GitHub's limit for an asset, 2 GiB.",
+        "The release is below nine tenths of GitHub's limit for an asset, 2 GiB.",
         _named("size"),
         blocking=False,
     ),

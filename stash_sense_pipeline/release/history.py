@@ -131,8 +131,8 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
     )
 
 
-def describe_diff(diff: ReleaseDiff, *, names: int = 20) -> str:
-    """The diff as Markdown, with up to `names` performers a section."""
+def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
+    """The diff as Markdown, with up to `names` performers a section, or all of them."""
     lines = [f"## {diff.old} → {diff.new}", ""]
     if diff.empty:
         return "\n".join([*lines, "Nothing changed.", ""])
@@ -152,7 +152,7 @@ def describe_diff(diff: ReleaseDiff, *, names: int = 20) -> str:
             for change in changes[:names]:
                 detail = f": {', '.join(change.detail)}" if change.detail else ""
                 lines.append(f"- {change.name} ({change.performer_id}){detail}")
-            if len(changes) > names:
+            if names is not None and len(changes) > names:
                 lines.append(f"- and {len(changes) - names} more")
     return "\n".join([*lines, ""])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import hashlib
 import json
 import re
@@ -17,7 +18,6 @@ _NO_DATE = re.compile(r"0000(?:-00(?:-00)?)?(?:[T ].*)?")
 _PARTIAL_DATE = re.compile(r"(\d{4})(?:-(\d{2})(?:-(\d{2}))?)?(?:[ T].*)?")
 _SEPARATORS = re.compile(r"[\s\-/]+")
 _MONTHS = 12
-_DAYS = 31
 # One text for one JSON value.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 # Go's zero time and other nonsense lie below; strftime does not pad such years.
@@ -129,7 +129,7 @@ def partial_date(text: str | None) -> str | None:
     year, month, day = match.groups()
     if month is None or not 1 <= int(month) <= _MONTHS:
         return year
-    if day is None or not 1 <= int(day) <= _DAYS:
+    if day is None or not 1 <= int(day) <= calendar.monthrange(int(year), int(month))[1]:
         return f"{year}-{month}"
     return f"{year}-{month}-{day}"
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from click.testing import CliRunner
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases
 from stash_sense_pipeline.release.proof import Limits
@@ -84,6 +86,17 @@ def test_backwards_the_diff_is_the_mirror_image(changed: tuple[Path, Path]) -> N
     assert [change.performer_id for change in back.split] == [33]
     assert [change.performer_id for change in back.merged] == [36]
     assert (back.faces_added, back.faces_removed, back.faces_moved) == (4, 0, 5)
+
+
+def test_the_command_names_everybody_and_the_report_some(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
+    with writing(engine) as connection:
+        connection.execute(sa.update(schema.source_performers).values(gender="MALE"))
+    report = publish_release(engine, data, "again", SPEC, DAY + timedelta(days=1))
+    assert "- and 20 more" in (data / "releases" / f"{report.version}.report" / "report.md").read_text()
+    monkeypatch.setenv("DATA_DIR", str(data))
+    said = CliRunner().invoke(main, ["releases", "diff", "2026.02.18", report.version])
+    assert said.output.count(": gender") == 40
 
 
 def test_a_merge_by_the_stash_box_is_a_merge_and_its_undoing_a_split(data: Path) -> None:

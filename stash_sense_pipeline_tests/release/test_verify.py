@@ -109,7 +109,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "no manifest": (
         lambda release: (release / "manifest.json").unlink(),
-        {"required_files", "manifest", "version", "checksums"},
+        {"required_files", "manifest", "version", "checksums", "json_order"},
     ),
     "a stray file": (lambda release: (release / "notes.txt").touch(), {"no_other_files"}),
     "a journal": (lambda release: (release / "performers.db-wal").touch(), {"no_other_files"}),
@@ -119,11 +119,11 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     ),
     "manifest is no JSON": (
         lambda release: (release / "manifest.json").write_text("{"),
-        {"manifest", "version", "checksums"},
+        {"manifest", "version", "checksums", "json_order"},
     ),
     "manifest is a list": (
         lambda release: (release / "manifest.json").write_text("[]"),
-        {"manifest", "version", "checksums"},
+        {"manifest", "version", "checksums", "json_order"},
     ),
     "newer manifest": (manifest(format=RELEASE_FORMAT + 1), {"manifest"}),
     "counts as text": (manifest(face_count="160"), {"manifest"}),
@@ -219,7 +219,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "person without a face": (
         edit(
             "performers.json",
-            lambda people: {**people, "stashdb.org:new": {**people["stashdb.org:st-00001"], "face_count": 1}},
+            lambda people: {**people, "stashdb.org:zz": {**people["stashdb.org:st-00001"], "face_count": 1}},
         ),
         {"closure", "manifest", "face_counts", "database_face_counts"},
     ),
@@ -271,6 +271,22 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "no image_url in the database": (
         sql("UPDATE performers SET image_url = NULL WHERE id = 5"),
         {"database_image_urls"},
+    ),
+    "date of no day": (
+        sql("UPDATE performers SET birth_date = '1990-02-30' WHERE id = 5"),
+        {"database_dates"},
+    ),
+    "date of no month": (
+        sql("UPDATE performers SET death_date = '1990-13' WHERE id = 5"),
+        {"database_dates"},
+    ),
+    "people not sorted": (
+        edit("performers.json", lambda people: dict(reversed(people.items()))),
+        {"json_order"},
+    ),
+    "manifest not sorted": (
+        edit("manifest.json", lambda content: dict(reversed(content.items()))),
+        {"json_order"},
     ),
     "odd date": (sql("UPDATE performers SET birth_date = '1.2.1990' WHERE id = 5"), {"database_dates"}),
     "time of a face in words": (
@@ -401,6 +417,15 @@ def test_a_release_too_large_for_github_is_a_warning(
         (result,) = (result for result in verify_release(path) if not result.passed)
         assert (result.name, result.severity) == ("size", Severity.WARNING)
         assert "below 2 GiB only; fewer faces a performer or e4m3 storage" in result.detail
+
+
+def test_a_release_that_is_nearly_too_large_is_a_warning_already(
+    world: tuple[Path, ReleaseReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = world[1].archive.stat().st_size
+    for limit, warns in ((size * 1.05, {"size"}), (size * 1.2, set())):
+        monkeypatch.setattr(verify, "ASSET_LIMIT_BYTES", limit)
+        assert failed(world[1].archive) == warns
 
 
 def test_a_zip_with_a_folder_is_not_flat(copy: Path, tmp_path: Path) -> None:
