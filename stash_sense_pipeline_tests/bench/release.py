@@ -2,8 +2,8 @@
 
 100,000 faces of two embedders; the indices of the rest are built in a hurry, because only their size counts there. The
 memory of a large release is estimated from two small ones, as it grows by the face. `release.large` measures it: a
-publish of 400,000 faces with every check takes the better part of an hour of two cores and 8 GB of disk, so it only
-runs when it is named.
+publish of 400,000 faces with every check takes half an hour or more of two cores and 8 GB of disk, so it only runs when
+it is named.
 """
 
 from __future__ import annotations
