@@ -122,7 +122,7 @@ def host_of(url: str) -> str:
     parts = httpx.URL(url)
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     if not parts.host or port is None:
-        raise ValueError(f"not a web address: {url}")
+        raise ValueError("not a web address")
     return f"{parts.host}:{port}"
 
 
@@ -231,7 +231,7 @@ class PoliteClient:
             target = httpx.URL(url)
             request = httpx.Request("GET", target.copy_merge_params(params) if params else target)
         except (httpx.InvalidURL, ValueError, TypeError) as error:
-            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
+            raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
         for _ in range(_MAX_REDIRECTS + 1):
             if gated and self._gate is not None:
                 await self._gate(self, str(request.url))
@@ -254,11 +254,11 @@ class PoliteClient:
         sent = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
         response = await self._send("POST", url, sent, body, max_bytes)
         if response.status in _REDIRECTS:
-            target = _shown(str(httpx.URL(url).join(response.headers.get("location", ""))))
+            target = _endpoint(str(httpx.URL(url).join(response.headers.get("location", ""))))
             raise SourceError(
                 self.source,
                 Outcome.DISALLOWED,
-                f"{_shown(url)} redirects to {target}; if that is right, make it the url of this source",
+                f"{_endpoint(url)} redirects to {target}; if that is right, make it the url of this source",
             )
         return response
 
@@ -298,7 +298,7 @@ class PoliteClient:
         try:
             host = host_of(url)
         except (httpx.InvalidURL, ValueError) as error:
-            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {url[:200]!r}") from error
+            raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
         circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
         limiter = self._limiters.of(host)
         conditional = not headers.keys().isdisjoint(_CONDITIONS)
@@ -372,7 +372,7 @@ class PoliteClient:
                     source=self.source,
                 )
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise SourceError(self.source, Outcome.DISALLOWED, f"not a web address: {_shown(url)}") from error
+            raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise SourceError(
                 self.source, Outcome.TIMEOUT, f"{_shown(url)} did not answer in time"
@@ -453,7 +453,8 @@ class PoliteClient:
         challenged = status in _CHALLENGED and _CHALLENGE_MARK in response.content
         if challenged or response.headers.get("cf-mitigated") == "challenge":
             outcome = Outcome.BLOCKED
-        message = f"{method} {_shown(response.url)} answered {status}"
+        asked = _endpoint(response.url) if method == "POST" else _shown(response.url)
+        message = f"{method} {asked} answered {status}"
         return HttpStatusError(self.source, outcome, message, status, response.content[:_BODY_SHOWN])
 
     def _delay(self, attempt: int, failure: SourceError, response: Response | None) -> float:
@@ -482,5 +483,10 @@ class PoliteClient:
 
 
 def _shown(url: str) -> str:
-    """The URL without its query, which may hold a signature."""
+    """Scheme and host: paths name people, and messages go into logs and the run history."""
+    return "/".join(url.split("?")[0].split("/")[:3])[:200]
+
+
+def _endpoint(url: str) -> str:
+    """The address of an interface that takes its questions in the body, without its query."""
     return url.split("?")[0][:200]

@@ -433,9 +433,10 @@ class StashBoxConnector:
             return Page(json.whole(result, "count", "queryPerformers"), read_rows)
 
     def _asked_for(self, source_id: str, row: Any) -> PerformerRecord:
-        record = self._record(row, f"performer {source_id}")
+        # No id: the message goes into the run history, which an erasure does not reach.
+        record = self._record(row, "a performer that was asked for")
         if record.source_id != source_id:
-            raise self._wrong(f"the server answered {record.source_id} when asked for {source_id}")
+            raise self._wrong("the server answered another performer than was asked for")
         return record
 
     def _listed(self, row: Any, where: str) -> Listed:

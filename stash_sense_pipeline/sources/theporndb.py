@@ -129,7 +129,7 @@ class ThePornDbConnector:
                 return None
             raise
         with json.reading(self.source):
-            return self._record(json.mapping(answer.get("data"), "data"), f"performer {identifier}")
+            return self._record(json.mapping(answer.get("data"), "data"), "a performer that was asked for")
 
     # --- asking -----------------------------------------------------------------------------------
 

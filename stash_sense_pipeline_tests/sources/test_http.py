@@ -492,3 +492,33 @@ def test_hosts_are_told_apart_by_port():
     assert host_of("http://a.example:8080") == "a.example:8080"
     with pytest.raises(ValueError, match="not a web address"):
         host_of("a.example")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer(404),
+        answer(403),
+        answer(429),
+        answer(500),
+        answer(302, Location="/performers/zq-anna"),
+        answer(301, Location="http://other.example/zq-anna.jpg"),
+        answer(body=b"x" * 2_000),
+        answer(body=b"no gzip at all", Content_Encoding="gzip"),
+        Raw(b"", silence=0.6),
+        Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nzq"),
+    ],
+)
+def test_no_failure_says_whose_page_it_was(served, said):
+    """Messages go into the run history, which outlives an erasure; the address of a page or picture may be a name."""
+    error: BaseException | None = served([said]).failure("/performers/zq-anna?zq-anna", max_bytes=1_000)
+    while error is not None:
+        assert "zq-anna" not in str(error)
+        error = error.__cause__
+
+
+def test_an_answer_that_is_no_json_does_not_say_whose_it_was(served):
+    response = served([answer(body=HTML)]).get("/performers/zq-anna")
+    with pytest.raises(SourceError, match="did not answer with JSON") as caught:
+        response.json()
+    assert "zq-anna" not in str(caught.value)
