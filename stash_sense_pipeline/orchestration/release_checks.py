@@ -100,7 +100,14 @@ def release_check_specs() -> list[dg.AssetCheckSpec]:
 
 
 def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCheckResult]:
-    """What each asset check says, with its numbers; a proof that was not reached says that it was not run."""
+    """What each asset check says, with its numbers; a proof that was not reached says that it was not run.
+
+    Of a release that was proven before, the proofs can be missing, when somebody removed its report: a warning.
+    """
+    refused = any(not result.passed and result.severity == "error" for result in results)
+    missing = (
+        "not run: an earlier check failed" if refused else "not known: the report of this release is gone"
+    )
     for check in RELEASE_CHECKS:
         own = [result for result in results if check.takes(result.name)]
         errors = any(not result.passed and result.severity == "error" for result in own)
@@ -111,8 +118,10 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
             asset_key=names.RELEASE,
             check_name=check.name,
             passed=passed and bool(own),
-            severity=dg.AssetCheckSeverity.ERROR if errors or not own else dg.AssetCheckSeverity.WARN,
-            description=None if own else "not run: an earlier check failed",
+            severity=dg.AssetCheckSeverity.ERROR
+            if errors or (refused and not own)
+            else dg.AssetCheckSeverity.WARN,
+            description=None if own else missing,
             metadata={**numbers, "lines": dg.MetadataValue.md(_table(own))},
         )
 

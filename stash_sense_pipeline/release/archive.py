@@ -43,9 +43,10 @@ def check_zip(path: Path, release: Path) -> None:
 
     Raises ReleaseError when the zip is damaged or does not hold exactly the files of the manifest of `release`.
     """
-    expected = {
-        name: text.removeprefix("sha256:") for name, text in read_manifest(release)["checksums"].items()
-    }
+    checksums = read_manifest(release).get("checksums")
+    if not isinstance(checksums, dict):
+        raise ReleaseError(f"{release / MANIFEST} has no checksums; `stash-sense verify {release}` says more")
+    expected = {name: str(text).removeprefix("sha256:") for name, text in checksums.items()}
     expected[MANIFEST] = sha256_file(release / MANIFEST)
     try:
         with zipfile.ZipFile(path) as archive:

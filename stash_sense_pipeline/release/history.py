@@ -72,6 +72,7 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
             raise ReleaseError(
                 f"{releases / version / MANIFEST} has no {missing[0]}; `stash-sense verify {releases / version}` says more"
             )
+        models = manifest.get("models")
         found.append(
             ReleaseSummary(
                 version=version,
@@ -79,7 +80,7 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
                 performers=manifest["performer_count"],
                 faces=manifest["face_count"],
                 archive_bytes=(releases / zip_name(version)).stat().st_size,
-                pack=manifest.get("models", {}).get("pack", "unknown"),
+                pack=str(models.get("pack", "unknown")) if isinstance(models, dict) else "unknown",
                 latest=latest is not None and latest.name == version,
             )
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,15 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         again = publish(settings, tmp_path, instance)
         assert again.success
         assert {name: check.passed for name, check in checks(again).items()} == dict.fromkeys(found, True)
+        # Who removes the report, which names people, has published nothing worse for it.
+        (report,) = (tmp_path / "releases").glob("*.report")
+        shutil.rmtree(report)
+        once_more = publish(settings, tmp_path, instance)
+        assert once_more.success
+        unknown = checks(once_more)["recall_at_1"]
+        assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
+        assert unknown.description == "not known: the report of this release is gone"
+        assert checks(once_more)["contract"].passed
 
 
 def test_a_check_that_forbids_publishing_is_recorded_by_itself(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,8 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.release.archive import check_zip
+from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases
 from stash_sense_pipeline.release.proof import Limits
 from stash_sense_pipeline.release.publish import publish_release
@@ -183,3 +186,12 @@ def test_a_manifest_without_its_counts_is_one_line(data: Path) -> None:
     (releases / "2026.02.18" / "manifest.json").write_text("{}")
     with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; `stash-sense verify "):
         list_releases(releases)
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no checksums; `stash-sense verify "):
+        check_zip(releases / zip_name("2026.02.18"), releases / "2026.02.18")
+
+
+def test_a_release_of_another_make_is_listed(data: Path) -> None:
+    releases = data / "releases"
+    path = releases / "2026.02.18" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "models": ["buffalo_sc"]}))
+    assert [release.pack for release in list_releases(releases)] == ["unknown"]
