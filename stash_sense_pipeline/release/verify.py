@@ -34,6 +34,7 @@ from stash_sense_pipeline.release.contract import (
     FACE_DIMENSIONS,
     FACES_JSON,
     INDEX_FILES,
+    KNOWN_HOSTS,
     MANIFEST,
     OPTIONAL_FILES,
     PERFORMERS_DB,
@@ -169,6 +170,14 @@ def verify_release(path: Path) -> tuple[CheckResult, ...]:
     directory, which needs room for it.
     """
     checks = _Checks()
+    try:
+        _verify(checks, path)
+    except OSError as error:
+        checks.add("archive", False, f"cannot read {path}: {error.strerror or error}")
+    return tuple(checks.results)
+
+
+def _verify(checks: _Checks, path: Path) -> None:
     if not path.exists():
         checks.add("archive", False, f"there is no {path}")
     elif path.is_dir():
@@ -183,7 +192,6 @@ def verify_release(path: Path) -> tuple[CheckResult, ...]:
                 _check_release(checks, _Release(directory), path.name)
         except _DAMAGE as error:
             checks.add("archive_content", False, f"cannot unpack: {_one_line(error)}")
-    return tuple(checks.results)
 
 
 def failures(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
@@ -626,6 +634,7 @@ def _check_database(checks: _Checks, release: _Release) -> None:
     checks.run("database_owners", _owners, release)
     checks.run("database_face_counts", _database_face_counts, release)
     checks.run("database_endpoints", _endpoints, release)
+    checks.run("database_hosts", _hosts, release, severity=Severity.WARNING)
     checks.run("database_image_urls", _database_image_urls, release)
     checks.run("database_dates", _dates, release)
     checks.run("database_times", _times, release)
@@ -778,6 +787,24 @@ def _endpoints(release: _Release) -> str:
         [name for name in names if not isinstance(name, str) or not name or "." in name], "not a short name"
     )
     return ", ".join(names)
+
+
+def _hosts(release: _Release) -> str:
+    """The sidecar opens pages and asks for pictures at the host of a universal id, so it must be the endpoint's own."""
+    with release.database() as connection:
+        records = _records(connection)
+    endpoints: dict[str, set[str]] = defaultdict(set)
+    for own in records.values():
+        for endpoint, record in own:
+            endpoints[record].add(endpoint)
+
+    def astray(uid: str) -> bool:
+        host, _, record = uid.partition(":")
+        of_record = endpoints[record]
+        return bool(of_record) and all(KNOWN_HOSTS.get(endpoint, host) != host for endpoint in of_record)
+
+    _wrong([uid for uid in release.performers if astray(uid)], "not the host of the stash-box")
+    return "each that of its stash-box"
 
 
 def _database_image_urls(release: _Release) -> str:

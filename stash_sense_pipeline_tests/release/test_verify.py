@@ -280,6 +280,15 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         sql("UPDATE performers SET death_date = '1990-13' WHERE id = 5"),
         {"database_dates"},
     ),
+    "host that is not the stash-box's": (
+        lambda release: [
+            edit(
+                name, lambda content: json.loads(json.dumps(content).replace("stashdb.org:", "stashdb.com:"))
+            )(release)
+            for name in ("faces.json", "performers.json")
+        ],
+        {"database_hosts"},
+    ),
     "people not sorted": (
         edit("performers.json", lambda people: dict(reversed(people.items()))),
         {"json_order"},
@@ -462,6 +471,18 @@ def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Pa
     content[200_000] ^= 1
     path.write_bytes(content)
     assert failed(path) == {"archive"}
+
+
+@pytest.mark.parametrize("what", ["a release", "a file in it"])
+def test_what_may_not_be_read_is_one_line(copy: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without rights: root may read everything."""
+
+    def forbidden(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir" if what == "a release" else "exists", forbidden)
+    path = copy if what == "a release" else copy / "performers.db"
+    assert any("Permission denied" in result.detail for result in failures(verify_release(path)))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
