@@ -63,6 +63,11 @@ class GroupError:
         return self.errors / self.queries if self.queries else 0.0
 
 
+def data_card_path(release: Path) -> Path:
+    """Where the data card of a published release lies."""
+    return release.parent / f"{release.name}.datacard.md"
+
+
 def write_data_card(
     engine: sa.Engine, release: Path, vectors: ReleaseVectors, checks: Sequence[CheckResult]
 ) -> Path:
@@ -73,7 +78,7 @@ def write_data_card(
     """
     people = _people(release)
     errors = group_errors(vectors, people)
-    path = release.parent / f"{release.name}.datacard.md"
+    path = data_card_path(release)
     lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
     write_atomically(path, "\n".join(lines) + "\n")
     return path

@@ -311,7 +311,7 @@ def publish_staged(
     unchanged = unchanged_release(releases, now.digest)
     if unchanged is not None:
         staging.discard()
-        return replace(unchanged, seconds=time.monotonic() - begun)
+        return replace(unchanged, vectors=vectors, seconds=time.monotonic() - begun)
     indices = _index_reports(staging, spec)
     clear_leftovers(data_dir, keep_run=staging.root.name)
     assembled = assemble_release(staging, next_version(releases, on), spec, now)

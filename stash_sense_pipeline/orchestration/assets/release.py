@@ -89,7 +89,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         """
         from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.privacy.current import current_suppressions
-        from stash_sense_pipeline.release.data_card import write_data_card
+        from stash_sense_pipeline.release.data_card import data_card_path, write_data_card
         from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
         from stash_sense_pipeline.release.report import read_quality
         from stash_sense_pipeline.release.spec import release_spec
@@ -116,7 +116,9 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
             except ReleaseRefusedError as refused:
                 yield from release_check_results(refused.checks)
                 raise
-            if report.vectors is not None:
+            # Also where the run that published was stopped before it.
+            wanted = report.changed or not data_card_path(report.path).exists()
+            if wanted and report.vectors is not None:
                 write_data_card(catalog.engine, report.path, report.vectors, report.checks)
             quality = read_quality(report_directory(environment.releases_dir, report.version))
         context.log.info(
