@@ -229,15 +229,6 @@ def bury_records(
     return BurialCounts(removed=len(dying) - merged, merged=merged)
 
 
-def forget_records(connection: sa.Connection, source: str, source_ids: Collection[str]) -> int:
-    """Deletes records, tombstones too, with all that hangs on them. Returns how many there were."""
-    table, deleted = source_performers, 0
-    for batch in batched(list(source_ids), _IN_LIST):
-        where = (table.c.source == source) & table.c.source_id.in_(batch)
-        deleted += connection.execute(sa.delete(table).where(where)).rowcount
-    return deleted
-
-
 def withhold_records(
     connection: sa.Connection, source: str, withheld: Sequence[WithheldRecord], now: datetime
 ) -> None:

@@ -143,6 +143,23 @@ def erase_records(
     _take_out(connection, suppressions, person, _images_to_erase(connection, suppressions, person), now)
 
 
+def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
+    """Deletes what there is of these records, and nothing of others that may be the same people: with them go images
+    that nobody else has. Nothing of it is remembered. Inside a transaction of the caller's.
+    """
+    if not records:
+        return
+    images = _images_of_nobody_else(connection, records)
+    belongings: Mapping[str, Collection[Any]] = {
+        "records": records,
+        "images": images,
+        "performers": (),
+        "faces": _faces_on(connection, images),
+    }
+    _delete_everywhere(connection, belongings)
+    _forget_mentions(connection, {source_id for _, source_id in records})
+
+
 def _erase(
     connection: sa.Connection, suppressions: Suppressions, now: datetime, *, search_all: bool
 ) -> ErasureReport:
@@ -225,19 +242,7 @@ def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, pers
 
     Whose face is on a shared image is known only if it is trusted for somebody; in doubt it is theirs.
     """
-    table = performer_images
-    theirs: set[Picture] = {
-        (source, image_id)
-        for source, image_id in rows_of(
-            connection, sa.select(table.c.source, table.c.image_id), record_key(table), person.records
-        )
-    }
-    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
-    shared = {
-        (source, image_id)
-        for source, image_id, source_id in rows_of(connection, owners, image_key(table), theirs)
-        if (source, source_id) not in person.records
-    }
+    theirs, shared = _own_and_shared(connection, person.records)
     trusted = trusted_faces
     on_images = (
         sa.select(faces.c.source, faces.c.image_id, trusted.c.source, trusted.c.source_id)
@@ -250,6 +255,37 @@ def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, pers
         if of_source is None or (of_source, of_id) in person.records
     }
     return theirs - shared | in_doubt
+
+
+def _images_of_nobody_else(connection: sa.Connection, records: Collection[Record]) -> set[Picture]:
+    theirs, shared = _own_and_shared(connection, records)
+    return theirs - shared
+
+
+def _own_and_shared(
+    connection: sa.Connection, records: Collection[Record]
+) -> tuple[set[Picture], set[Picture]]:
+    """The images of these records, and those of them that are others' too."""
+    table = performer_images
+    theirs: set[Picture] = {
+        (source, image_id)
+        for source, image_id in rows_of(
+            connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
+        )
+    }
+    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
+    shared = {
+        (source, image_id)
+        for source, image_id, source_id in rows_of(connection, owners, image_key(table), theirs)
+        if (source, source_id) not in records
+    }
+    return theirs, shared
+
+
+def _faces_on(connection: sa.Connection, images: Collection[Picture]) -> set[int]:
+    return {
+        face_id for (face_id,) in rows_of(connection, sa.select(faces.c.face_id), image_key(faces), images)
+    }
 
 
 def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[Picture]:
@@ -271,9 +307,7 @@ def _take_out(
     _remember(connection, suppressions, person, images, now)
     traces = _traces(connection, person, images)
     performers = _performer_ids(connection, person.records)
-    face_ids = {
-        face_id for (face_id,) in rows_of(connection, sa.select(faces.c.face_id), image_key(faces), images)
-    }
+    face_ids = _faces_on(connection, images)
     belongings: Mapping[str, Collection[Any]] = {
         "records": person.records,
         "images": images,

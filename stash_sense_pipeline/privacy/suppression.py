@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -495,6 +496,10 @@ def _plain_url(url: str) -> str:
     netloc, _, path = before.partition("/")
     host = netloc.rpartition("@")[2].lower().removeprefix("www.")
     host = re.sub(r"\.?(:80|:443)?$", "", host)
+    if not host.isascii():
+        # Some write the name in letters, others as it is asked for: xn--...
+        with suppress(UnicodeError):
+            host = host.encode("idna").decode()
     path = unicodedata.normalize("NFC", unquote(path)).strip("/")
     if query and (not path or _PROGRAM.search(path)):
         return f"{host}/{path}?{urlencode(sorted(parse_qsl(query, keep_blank_values=True)))}"

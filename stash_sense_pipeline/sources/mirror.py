@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
-from stash_sense_pipeline.privacy.erasure import erase_records
+from stash_sense_pipeline.privacy.erasure import erase_alone, erase_records
 from stash_sense_pipeline.privacy.kin import own_pages
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
@@ -239,9 +239,9 @@ class Mirror:
         }
         remember_met(connection, self._refusals, self.source, list({**met, **own}.items()), now)
         people = [record.source_id for record, why in withheld if why.is_person]
-        stored = performers.liveness(connection, self.source, people)
-        self._erase(connection, stored)
-        performers.forget_records(connection, self.source, [record.source_id for record, _ in withheld])
+        self._erase(connection, performers.liveness(connection, self.source, people))
+        refused = performers.liveness(connection, self.source, [record.source_id for record, _ in withheld])
+        erase_alone(connection, {(self.source, source_id) for source_id in refused})
         rows = [
             performers.WithheldRecord(
                 self._refusals.withheld_hash(self.source, record.source_id),

@@ -294,3 +294,41 @@ def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.En
     sync(replace(first, source_id="uuid-2", raw={"slug": "Zq-Anna", "_id": "22"}))
     with reading(catalog) as connection:
         assert set(connection.scalars(sa.select(schema.source_performers.c.source_id))) == {"uuid-3"}
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"urls": ("https://www.instagram.com/zqanna",)}, []),
+        ({"birth_date": "2020"}, ["withheld_records"]),
+    ],
+    ids=["lists a page of who left", "is of a child"],
+)
+def test_a_stored_record_that_is_refused_later_leaves_nothing(
+    change: dict[str, Any], where: list[str]
+) -> None:
+    """Also when the run that reads it does not come to its end, after which images without a record are removed."""
+    machine = Leaving()
+    machine.begin()
+    try:
+        image = ImageRecord("zqrosa-i1", "https://boxb.example/zqrosa-i1.jpg")
+        record = PerformerRecord("zqrosa-1", "Name zqrosa", images=(image,), birth_date="1980")
+        machine.upstream.records["boxb", "zqrosa-1"] = record
+        machine.upstream.pictures["boxb", "zqrosa-i1"] = 0
+        machine.a_release_is_made()
+        assert "zqrosa" in machine._everything()
+        with writing(machine.engine) as connection:
+            entry = SuppressionEntry("boxa:zqanna-1", "asked", date(2026, 11, 20))
+            add_suppressions(connection, KEY, [entry])
+        machine.suppressions_are_applied()
+        mirror = Mirror(machine.engine, "boxb", load_suppressions(machine.engine, KEY), Clock())
+        asyncio.run(mirror.store([replace(record, **change)]))
+        with reading(machine.engine) as connection:
+            rows = {
+                table.name: repr(connection.execute(sa.select(table)).all())
+                for table in schema.metadata.sorted_tables
+            }
+        # A child's record is listed for review, by its id alone.
+        assert [name for name, text in rows.items() if "zqrosa" in text] == where
+    finally:
+        machine.teardown()

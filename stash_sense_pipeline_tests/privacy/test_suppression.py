@@ -121,6 +121,20 @@ def test_the_ways_to_write_a_url_are_one(catalog, url):
     assert load_suppressions(catalog, KEY).covers_url(url)
 
 
+@pytest.mark.parametrize("written", ["https://bücher.example/a", "https://xn--bcher-kva.example/a"])
+@pytest.mark.parametrize("listed", ["http://www.Bücher.example/a/", "https://XN--bcher-kva.example/a?x=1"])
+def test_a_host_in_other_letters_is_one_host(catalog, written, listed):
+    suppress(catalog, written)
+    assert load_suppressions(catalog, KEY).covers_url(listed)
+    assert not load_suppressions(catalog, KEY).covers_url("https://bucher.example/a")
+
+
+@pytest.mark.parametrize("url", ["https://ü..example/a", f"https://{'ü' * 80}.example/a"])
+def test_a_host_that_is_none_is_compared_as_it_is(catalog, url):
+    suppress(catalog, url)
+    assert load_suppressions(catalog, KEY).covers_url(url)
+
+
 @pytest.mark.parametrize(
     "url",
     [
