@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 from stash_sense_pipeline.identity.keys import survivor
+from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 _SECTIONS = ("must_link", "cannot_link")
@@ -59,6 +60,19 @@ def load_overrides(path: Path) -> Overrides:
         file.complain((), f"must be a mapping with {' and '.join(_SECTIONS)}")
     file.raise_problems()
     return Overrides(path, **pairs)
+
+
+def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Overrides:
+    """The overrides without pairs of somebody who has left: the catalog does not hold them, and that is no mistake."""
+
+    def kept(pairs: tuple[Override, ...]) -> tuple[Override, ...]:
+        return tuple(
+            pair
+            for pair in pairs
+            if not (suppressions.covers_record(*pair.a) or suppressions.covers_record(*pair.b))
+        )
+
+    return replace(overrides, must_link=kept(overrides.must_link), cannot_link=kept(overrides.cannot_link))
 
 
 def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:

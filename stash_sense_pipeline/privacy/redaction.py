@@ -47,7 +47,7 @@ class Redaction:
         record = self._make(*args, **named)
         try:
             text = record.getMessage()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, LookupError):
             # A wrong call of the logger: logging itself reports it.
             return record
         clean = self.redact(text)

@@ -12,7 +12,8 @@ from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import Candidates, find_candidates
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
+from stash_sense_pipeline.identity.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, record_hash
 from stash_sense_pipeline_tests.identity.population import (
     HOSTS,
     NOW,
@@ -315,6 +316,22 @@ def test_malformed_overrides(tmp_path: Path, text: str, complaint: str) -> None:
 
 def test_no_overrides_file_means_no_overrides(tmp_path: Path) -> None:
     assert load_overrides(tmp_path / "none.yaml") == Overrides()
+
+
+def test_overrides_about_who_left_keep_no_publish_from_running(catalog: sa.Engine, tmp_path: Path) -> None:
+    """An erased record is one that the catalog does not hold, and the line that names it was right once."""
+    key = b"k" * 32
+    store(catalog, B, C, ALONE)
+    given = overrides(
+        tmp_path,
+        "must_link:\n- [stashdb:a, fansdb:b]\ncannot_link:\n- [pmvstash:c, stashdb:a]\n- [fansdb:b, stashdb:z]\n",
+    )
+    listed = Suppressions(key, records=frozenset({record_hash(key, "stashdb", "a")}))
+    kept = without_suppressed(given, listed)
+    assert [(pair.a, pair.b) for pair in kept.cannot_link] == [(("fansdb", "b"), ("stashdb", "z"))]
+    rebuild(catalog, kept)
+    with pytest.raises(ConfigurationError, match="which the catalog does not hold"):
+        rebuild(catalog, without_suppressed(given, NO_SUPPRESSIONS))
 
 
 def test_overrides_about_removed_records_are_out_of_force(catalog: sa.Engine, tmp_path: Path) -> None:

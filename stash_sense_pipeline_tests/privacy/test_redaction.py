@@ -66,3 +66,9 @@ def test_it_is_installed_once(logged: io.StringIO) -> None:
     assert keep_secrets_out_of_logs(["another-secret"]) is keep_secrets_out_of_logs([])
     logging.getLogger("some.library").info("%s %s", KEY, "another-secret")
     assert logged.getvalue() == "*** ***\n"
+
+
+@pytest.mark.parametrize("arguments", [({"b": 1},), (1, 2)])
+def test_a_wrong_call_of_the_logger_ends_no_run(logged: io.StringIO, arguments: tuple[object, ...]) -> None:
+    make = logging.getLogRecordFactory()
+    assert make("a.library", logging.INFO, __file__, 1, "%(a)s", arguments, None).msg == "%(a)s"

@@ -56,17 +56,21 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.catalog.sync import load_states
         from stash_sense_pipeline.faces.packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
-        from stash_sense_pipeline.identity.overrides import load_overrides
+        from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
         from stash_sense_pipeline.identity.review import write_review
-        from stash_sense_pipeline.privacy.current import enforce_suppressions
+        from stash_sense_pipeline.privacy.current import current_suppressions, enforce_suppressions
 
         now = datetime.now(UTC)
         with one_line_failures():
             erased, traces = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            overrides = load_overrides(environment.overrides_file)
+            if overrides.must_link or overrides.cannot_link:
+                listed = current_suppressions(catalog.engine, environment, settings.names)
+                overrides = without_suppressed(overrides, listed)
             report = rebuild_identities(
                 catalog.engine,
                 {name: box.host for name, box in settings.stash_boxes.items()},
-                load_overrides(environment.overrides_file),
+                overrides,
                 now,
                 models=embedder_digests(environment.model_pack, environment.models_dir),
             )
