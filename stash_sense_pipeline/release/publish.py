@@ -311,6 +311,7 @@ def publish_staged(
     unchanged = unchanged_release(releases, now.digest)
     if unchanged is not None:
         staging.discard()
+        unchanged = _searched_again(engine, unchanged, spec, vectors)
         return replace(unchanged, vectors=vectors, seconds=time.monotonic() - begun)
     indices = _index_reports(staging, spec)
     clear_leftovers(data_dir, keep_run=staging.root.name)
@@ -327,10 +328,7 @@ def publish_staged(
         suppressions=spec.suppressions,
         previous=previous,
     )
-    suppressed = (
-        check_suppressed_images(engine, spec.suppressions),
-        check_refused_faces(engine, vectors, spec.suppressions),
-    )
+    suppressed = _check_suppressed_faces(engine, spec, vectors)
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)
     diff = diff_releases(previous, staging.release, spec.suppressions) if previous is not None else None
@@ -357,6 +355,27 @@ def _refuse_newly_suppressed(engine: sa.Engine, release: Path, spec: ReleaseSpec
         raise ReleaseRefusedError(checks)
 
 
+def _check_suppressed_faces(
+    engine: sa.Engine, spec: ReleaseSpec, vectors: ReleaseVectors
+) -> tuple[CheckResult, ...]:
+    return (
+        check_suppressed_images(engine, spec.suppressions),
+        check_refused_faces(engine, vectors, spec.suppressions),
+    )
+
+
+def _searched_again(
+    engine: sa.Engine, unchanged: ReleaseReport, spec: ReleaseSpec, vectors: ReleaseVectors
+) -> ReleaseReport:
+    """The list of the suppressed may have grown since that release was made."""
+    checks = {check.name: check for check in unchanged.checks}
+    found = (
+        check_suppressed(unchanged.path, spec.suppressions, spec.hosts),
+        *_check_suppressed_faces(engine, spec, vectors),
+    )
+    return replace(unchanged, checks=tuple((checks | {check.name: check for check in found}).values()))
+
+
 def publish_release(
     engine: sa.Engine,
     data_dir: Path,
@@ -373,7 +392,7 @@ def publish_release(
     releases = data_dir / "releases"
     unchanged = unchanged_release(releases, read_input(engine, spec).digest)
     if unchanged is not None:
-        return unchanged
+        return _searched_again(engine, unchanged, spec, read_input_and_vectors(engine, spec)[1])
     staging = open_staging(data_dir, run)
     try:
         previous = latest_release(releases)

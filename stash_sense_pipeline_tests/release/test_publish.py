@@ -66,6 +66,15 @@ def test_a_second_publish_of_the_same_catalog_builds_nothing(data: Path) -> None
     assert len(again.checks) > 20
 
 
+def test_who_is_suppressed_since_is_found_in_a_release_that_did_not_change(data: Path) -> None:
+    """Nobody has erased them from the catalog yet."""
+    key = b"k" * 32
+    listed = Suppressions(key=key, records=frozenset({record_hash(key, "stashdb", "st-00001")}))
+    again = publish_release(opened(data), data, "again", replace(SPEC, suppressions=listed), DAY)
+    assert not again.changed
+    assert [check.name for check in failures(again.checks)] == ["suppressed"]
+
+
 def test_times_alone_are_no_change(data: Path) -> None:
     engine = opened(data)
     with writing(engine) as connection:
