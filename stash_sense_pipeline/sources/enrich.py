@@ -379,9 +379,8 @@ class _Enrichment:
 
     def _covered(self, profile: Profile) -> bool:
         """Is this somebody who must not be stored?"""
-        covered = self._refusals.covers_record(self._source, profile.key) or any(
-            self._refusals.covers_url(url) for url in (*profile.urls, *profile.links)
-        )
+        pages = (*profile.urls, *profile.links)
+        covered = self._refusals.degree(self._source, [profile.key], pages) is not None
         if covered:
             self._mirror.tally.suppressed.add(profile.key)
         return covered

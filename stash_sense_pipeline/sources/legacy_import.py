@@ -78,9 +78,8 @@ def import_legacy(
 def _verdict(person: LegacyPerson, suppressions: Suppressions, today: date) -> str | None:
     """Why a person must not be in the catalog; None if nothing is against it."""
     keys = (*person.records, *person.merged)
-    if any(suppressions.covers_record(*key) for key in keys) or any(
-        map(suppressions.covers_url, person.links)
-    ):
+    listed = any(suppressions.covers_record(*key) for key in keys)
+    if listed or suppressions.degree("", (), person.links) is not None:
         return "suppressed"
     return None if is_adult(person.birth_date, person.career_start_year, today) else "not adult"
 

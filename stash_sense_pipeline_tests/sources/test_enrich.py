@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +24,12 @@ from stash_sense_pipeline.faces.packs import load_pack
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, url_hashes
+from stash_sense_pipeline.privacy.suppression import (
+    NO_SUPPRESSIONS,
+    Suppressions,
+    record_hash,
+    url_hashes,
+)
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.images import Kind
@@ -331,6 +337,21 @@ def test_a_removed_profile_goes_at_the_second_sight_days_later(servers, catalog)
         assert images == [(0,)]
     finally:
         site.gone.discard(victim.slug)
+
+
+def test_a_page_that_links_to_a_suppressed_record_is_not_stored(servers, catalog):
+    """By the address of the record alone: the pages of who left are known only when that has been applied."""
+    site, key = servers.world.sites["babepedia"], b"k" * 32
+    slug, page = next((slug, page) for slug, page in site.pages.items() if page.person < 80)
+    uuid = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
+    site.pages[slug] = replace(page, links=(*page.links, f"https://stashdb.org/performers/{uuid}"))
+    try:
+        suppressions = Suppressions(key, records=frozenset({record_hash(key, "stashdb", uuid)}))
+        report = enrich_from(servers, catalog, "babepedia", suppressions=suppressions)
+    finally:
+        site.pages[slug] = page
+    assert report.suppressed == 1
+    assert page.key not in live(catalog, "babepedia")
 
 
 def test_suppressed_people_are_not_even_asked_for(servers, catalog):

@@ -345,6 +345,9 @@ def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
     assert members(any_catalog) == {("stashdb", uid(1)): 1}
 
 
+UUID = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
+
+
 @pytest.mark.parametrize(
     "covered",
     [
@@ -353,8 +356,9 @@ def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
         {"records": frozenset({record_hash(b"k", "stashdb", uid(11))})},
         {"urls": frozenset(url_hashes(b"k", "https://x.example/1"))},
         {"urls": frozenset(url_hashes(b"k", "https://cdn.example/1.jpg"))},
+        {"records": frozenset({record_hash(b"k", "fansdb", UUID)})},
     ],
-    ids=["record", "record elsewhere", "merged record", "url", "image"],
+    ids=["record", "record elsewhere", "merged record", "url", "image", "link to a record"],
 )
 def test_suppressed_people_are_left_out_with_all_their_records(catalog, old, covered):
     old.database(
@@ -362,7 +366,8 @@ def test_suppressed_people_are_left_out_with_all_their_records(catalog, old, cov
         stashbox_ids=[box_id(1), box_id(1, "theporndb", "other-1"), box_id(2)],
         merged_ids=[{"performer_id": 1, "endpoint": "stashdb", "merged_stashbox_id": uid(11)}],
         external_urls=[
-            {"performer_id": 1, "site": "x", "url": "https://x.example/1", "source_endpoint": "iafd"}
+            {"performer_id": 1, "site": "x", "url": url, "source_endpoint": "iafd"}
+            for url in ("https://x.example/1", f"https://fansdb.cc/performers/{UUID}")
         ],
     )
     assert old.taken_over(catalog, Suppressions(b"k", **covered)).suppressed == 1
