@@ -12,6 +12,7 @@ from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.privacy import suppression
 from stash_sense_pipeline.privacy.entries import ImportReport, add_suppressions, import_suppressions_file
+from stash_sense_pipeline.privacy.lookup import records_called
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     NO_SUPPRESSIONS,
@@ -284,3 +285,32 @@ _PARTS = [
 @example("https://www.www.a.example//x//")
 def test_the_short_way_to_a_plain_url_gives_the_same(url):
     assert suppression.plain_url(url) == suppression._plain_url(url)
+
+
+def test_who_was_met_is_named_by_the_list(any_catalog):
+    """And is searched for then, as everything that is new on it; a sync that meets them again changes nothing."""
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression.MET, now)
+    with writing(any_catalog) as connection:
+        assert store_hashes(connection, KEY, [met]) == 1
+    assert load_suppressions(any_catalog, KEY).degree("stashdb", [UUID], ()) == suppression.MET
+    assert suppress(any_catalog, f"stashdb:{UUID}") == 1
+    with writing(any_catalog) as connection:
+        assert store_hashes(connection, KEY, [met]) == 0
+    listed = load_suppressions(any_catalog, KEY)
+    assert listed.degree("stashdb", [UUID], ()) == suppression.NAMED
+    assert listed.pending == {met.key_hash}
+
+
+def test_a_slug_is_found_without_case(any_catalog):
+    raw = {"slug": "Zq-Anna", "_id": "4711"}
+    row = {"source": "theporndb", "source_id": UUID, "name": "Zq", "raw": raw}
+    now = datetime(2026, 11, 20, tzinfo=UTC)
+    names = {("theporndb", name) for name in ("zq-anna", "4711", UUID.upper(), "zq", "Zq-Anna")}
+    with writing(any_catalog) as connection:
+        table = schema.source_performers
+        connection.execute(sa.insert(table).values(**row, first_seen_at=now, changed_at=now))
+        found = records_called(connection, names)
+    assert {name for (_, name), records in found.items() if records} == {
+        *("zq-anna", "4711", UUID.upper(), "Zq-Anna")
+    }
