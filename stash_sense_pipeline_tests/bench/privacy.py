@@ -75,7 +75,7 @@ def rows() -> Iterator[Row]:
 def publish() -> Iterator[Row]:
     """Whole publishes of 110,000 people without suppressions, and with those of 10,000 people, some of them new.
 
-    With the default graphs and every check, so that each takes some ten minutes of two cores. In processor time, as
+    With the default graphs and every check, so that each takes a quarter of an hour of two cores. In processor time, as
     others use the machine too. Two whole publishes differ by more than suppressions add, so what is added is taken from
     the steps that know the list.
     """
