@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -23,7 +24,33 @@ _LOOK_SECONDS = 0.2
 # A program that ends sooner after its start would do so again.
 _SOON_SECONDS = 20.0
 _STOP_SECONDS = 60.0
+_KILL_SECONDS = 10.0
 _LOCATION = "stash_sense"
+
+
+class _Interruption:
+    """Makes a KeyboardInterrupt of SIGINT and SIGTERM, or only notes them while `noted` runs: between the start of a
+    process and the keeping of its number an exception would leave a process that nobody ends.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._raises = True
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        if self._raises:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """While the block runs a signal only sets `asked`, which is false at its begin."""
+        self.asked = False
+        self._raises = False
+        try:
+            yield
+        finally:
+            self._raises = True
 
 
 @dataclass
@@ -34,23 +61,31 @@ class _Service:
     command: Sequence[str]
     environment: Mapping[str, str]
     directory: Path
+    interruption: _Interruption
     kept_open: Sequence[int] = ()
     process: subprocess.Popen[bytes] | None = None
     started: float = field(default=0.0)
 
     def start(self) -> None:
         self.started = time.monotonic()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *self.command],
-            env=dict(self.environment),
-            cwd=self.directory,
-            pass_fds=tuple(self.kept_open),
-            start_new_session=True,
-        )
+        with self.interruption.noted():
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.command],
+                env=dict(self.environment),
+                cwd=self.directory,
+                pass_fds=tuple(self.kept_open),
+                start_new_session=True,
+            )
+        if self.interruption.asked:
+            raise KeyboardInterrupt
 
     def ended(self) -> int | None:
         """Its exit code; None while it runs, and before it was started."""
         return self.process.poll() if self.process is not None else None
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def signal(self, number: signal.Signals) -> None:
         if self.process is not None:
@@ -76,20 +111,17 @@ def serve_ui(
     before any of them does more than load itself, and what it raises is passed on. The daemon inherits the file
     descriptors `kept_open`.
     """
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+    interruption = _Interruption()
     # Also where a shell started us in the background, with SIGINT ignored: children would inherit that.
-    handled = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = {number: signal.signal(number, interruption) for number in (signal.SIGINT, signal.SIGTERM)}
     services: list[_Service] = []
     try:
         with tempfile.TemporaryDirectory(prefix="stash-sense-") as directory:
-            services += _services(home, Path(directory), host, port, environment, kept_open)
+            services += _services(home, Path(directory), host, port, environment, interruption, kept_open)
             try:
                 return _watch(services, host, port, say, prepare)
             finally:
-                _stop(services)
+                _stop(services, interruption)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -103,6 +135,7 @@ def _services(
     host: str,
     port: int,
     environment: Mapping[str, str],
+    interruption: _Interruption,
     kept_open: Sequence[int],
 ) -> list[_Service]:
     """Webserver, code server and daemon, in the order of their start, not started."""
@@ -115,9 +148,9 @@ def _services(
     web += ["-h", host, "-p", str(port), "--dagster-log-level", "warning"]
     daemon = ["dagster._daemon", "run", "-w", str(workspace)]
     return [
-        _Service("the webserver", web, environment, home),
-        _Service("the code server", code, environment, home),
-        _Service("the daemon", daemon, environment, home, kept_open),
+        _Service("the webserver", web, environment, home, interruption),
+        _Service("the code server", code, environment, home, interruption),
+        _Service("the daemon", daemon, environment, home, interruption, kept_open),
     ]
 
 
@@ -168,17 +201,19 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _stop(services: Sequence[_Service]) -> None:
-    """Asks all to end, gives them the time for a batch, and ends what is left."""
-    for service in reversed(services):
-        service.signal(signal.SIGINT)
-    give_up = time.monotonic() + _STOP_SECONDS
-    try:
-        for service in services:
-            if service.process is not None:
-                service.process.wait(max(0.1, give_up - time.monotonic()))
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):
-        pass
-    finally:
+def _stop(services: Sequence[_Service], interruption: _Interruption) -> None:
+    """Asks all to end, gives them the time for a batch, and ends what is left; at once when somebody interrupts again."""
+    with interruption.noted():
+        for service in reversed(services):
+            service.signal(signal.SIGINT)
+        _await(services, _STOP_SECONDS, lambda: interruption.asked)
         for service in services:
             service.signal(signal.SIGKILL)
+        # Who starts the next one finds the place of the daemon free.
+        _await(services, _KILL_SECONDS, lambda: False)
+
+
+def _await(services: Sequence[_Service], seconds: float, gives_up: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while any(service.runs for service in services) and time.monotonic() < until and not gives_up():
+        time.sleep(_LOOK_SECONDS / 4)

@@ -1,0 +1,95 @@
+"""Starting and ending the programs of the UI: whenever somebody interrupts, none of them is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stash_sense_pipeline.orchestration import ui
+from stash_sense_pipeline.orchestration.ui import _Interruption, _Service, _stop
+
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+open("ready", "w").close()
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def interruption() -> Iterator[_Interruption]:
+    """The handler of SIGINT of this process."""
+    handler = _Interruption()
+    before = signal.signal(signal.SIGINT, handler)
+    yield handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path, interruption: _Interruption) -> _Service:
+    """A program that does not end by SIGINT."""
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    return _Service("the stubborn one", ["stubborn"], dict(os.environ), tmp_path, interruption)
+
+
+def await_file(path: Path) -> None:
+    give_up = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < give_up, f"no {path.name}"
+        time.sleep(0.01)
+
+
+def test_an_interruption_during_a_start_leaves_nobody_behind(
+    stubborn: _Service, interruption: _Interruption, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ui.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(ui, "_STOP_SECONDS", 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stubborn.start()
+        _stop([stubborn], interruption)
+        assert started[0].poll() is not None
+    finally:
+        started[0].kill()
+
+
+def test_who_interrupts_again_does_not_wait_and_leaves_nobody_behind(
+    stubborn: _Service, interruption: _Interruption
+) -> None:
+    stubborn.start()
+    assert stubborn.process is not None
+    await_file(stubborn.directory / "ready")
+    impatient = subprocess.Popen(
+        [sys.executable, "-c", f"import os, time; time.sleep(1); os.kill({os.getpid()}, {signal.SIGINT:d})"]
+    )
+    begun = time.monotonic()
+    _stop([stubborn], interruption)
+    impatient.wait()
+    assert time.monotonic() - begun < 20
+    assert stubborn.process.poll() == -signal.SIGKILL
+
+
+def test_an_interruption_at_any_other_time_is_one(interruption: _Interruption) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with interruption.noted():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.asked
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
