@@ -23,7 +23,6 @@ from stash_sense_pipeline.catalog.schema import (
     identity_members,
     metadata,
     performer_aliases,
-    performer_images,
     performer_urls,
     source_images,
     source_performers,
@@ -43,6 +42,7 @@ from stash_sense_pipeline.privacy.kin import (
     of_keys,
     record_key,
     rows_of,
+    theirs_and_shared,
     whole_person,
     with_kin,
 )
@@ -149,7 +149,8 @@ def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
     """
     if not records:
         return
-    images = _images_of_nobody_else(connection, records)
+    theirs, shared = theirs_and_shared(connection, records)
+    images = theirs - shared
     belongings: Mapping[str, Collection[Any]] = {
         "records": records,
         "images": images,
@@ -242,7 +243,7 @@ def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, pers
 
     Whose face is on a shared image is known only if it is trusted for somebody; in doubt it is theirs.
     """
-    theirs, shared = _own_and_shared(connection, person.records)
+    theirs, shared = theirs_and_shared(connection, person.records)
     trusted = trusted_faces
     on_images = (
         sa.select(faces.c.source, faces.c.image_id, trusted.c.source, trusted.c.source_id)
@@ -255,31 +256,6 @@ def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, pers
         if of_source is None or (of_source, of_id) in person.records
     }
     return theirs - shared | in_doubt
-
-
-def _images_of_nobody_else(connection: sa.Connection, records: Collection[Record]) -> set[Picture]:
-    theirs, shared = _own_and_shared(connection, records)
-    return theirs - shared
-
-
-def _own_and_shared(
-    connection: sa.Connection, records: Collection[Record]
-) -> tuple[set[Picture], set[Picture]]:
-    """The images of these records, and those of them that are others' too."""
-    table = performer_images
-    theirs: set[Picture] = {
-        (source, image_id)
-        for source, image_id in rows_of(
-            connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
-        )
-    }
-    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
-    shared = {
-        (source, image_id)
-        for source, image_id, source_id in rows_of(connection, owners, image_key(table), theirs)
-        if (source, source_id) not in records
-    }
-    return theirs, shared
 
 
 def _faces_on(connection: sa.Connection, images: Collection[Picture]) -> set[int]:

@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.schema import embeddings, faces, performer_images, suppressed_faces
+from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.privacy.kin import image_key, record_key, rows_of
+from stash_sense_pipeline.privacy.kin import image_key, rows_of, theirs_and_shared
 from stash_sense_pipeline.privacy.lookup import Record
 
 Floats = NDArray[np.float32]
@@ -175,23 +175,11 @@ def _stack(blobs: Iterable[bytes]) -> Floats:
 
 def _faces_of(connection: sa.Connection, records: Collection[Record]) -> dict[tuple[str, str], list[Floats]]:
     """The vectors of faces on images that only these records have, by (model, digest)."""
-    table = performer_images
-    images = {
-        (source, image_id)
-        for source, image_id in rows_of(
-            connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
-        )
-    }
-    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
-    shared = {
-        (source, image_id)
-        for source, image_id, source_id in rows_of(connection, owners, image_key(table), images)
-        if (source, source_id) not in records
-    }
+    theirs, shared = theirs_and_shared(connection, records)
     joined = faces.join(embeddings, embeddings.c.face_id == faces.c.face_id)
     query = sa.select(embeddings.c.model, embeddings.c.model_digest, embeddings.c.vector).select_from(joined)
     found: dict[tuple[str, str], list[Floats]] = defaultdict(list)
-    for model, digest, vector in rows_of(connection, query, image_key(faces), images - shared):
+    for model, digest, vector in rows_of(connection, query, image_key(faces), theirs - shared):
         found[model, digest].append(np.frombuffer(vector, dtype="<f4"))
     return found
 

@@ -1,4 +1,6 @@
-"""Which records are one person: by upstream merges, by our identities, and by pages that nobody else lists."""
+"""Which records are one person, by upstream merges, our identities and pages that nobody else lists; and which
+images are theirs.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,14 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog.chosen import of_records
-from stash_sense_pipeline.catalog.schema import identity_members, performer_urls, source_performers
+from stash_sense_pipeline.catalog.schema import (
+    identity_members,
+    performer_images,
+    performer_urls,
+    source_performers,
+)
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record, records_listing
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages
 
 # A page on more records says nothing about who they are, as in identity.evidence.
@@ -115,6 +122,26 @@ def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.Co
         return
     for batch in batched(sorted(keys), _BATCH):
         yield key.in_(batch)
+
+
+def theirs_and_shared(
+    connection: sa.Connection, records: Collection[Record]
+) -> tuple[set[Picture], set[Picture]]:
+    """The images of these records, and those of them that others have too."""
+    table = performer_images
+    theirs: set[Picture] = {
+        (source, image_id)
+        for source, image_id in rows_of(
+            connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
+        )
+    }
+    owners = sa.select(table.c.source, table.c.image_id, table.c.source_id)
+    shared = {
+        (source, image_id)
+        for source, image_id, source_id in rows_of(connection, owners, image_key(table), theirs)
+        if (source, source_id) not in records
+    }
+    return theirs, shared
 
 
 def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:

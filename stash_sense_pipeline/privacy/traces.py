@@ -19,7 +19,8 @@ _TEXT_DIRECTORIES = ("review", "reports", "logs")
 _TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html"})
 _BESIDE_RELEASES = ("*", "*.report/**/*")
 _STAGING = "staging"
-_ERASED = "(erased)"
+# Stands where somebody who has left was named.
+ERASED = "(erased)"
 # A shorter one is in every line, where a name in another script may be one character.
 _SHORTEST = 3
 _WORD = re.compile(r"\w+")
@@ -94,7 +95,7 @@ def _blank(path: Path, speaks_of: Callable[[str], bool]) -> int:
     lines = path.read_text(errors="replace").splitlines()
     hits = [number for number, line in enumerate(lines) if speaks_of(line)]
     for number in hits:
-        lines[number] = _ERASED
+        lines[number] = ERASED
     if hits and path.suffix == ".json":
         # Without the line it would not be JSON; it is made anew with the next run.
         path.unlink()

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.privacy.traces import ERASED
 from stash_sense_pipeline.release.contract import MANIFEST, zip_name
 from stash_sense_pipeline.release.held import COMPARED, Held, came_together, read_held
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
-
-_ERASED = "(erased)"
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
 def _without_names(held: Held, suppressions: Suppressions) -> Held:
     """The same, where nobody who is suppressed has a name."""
     people = {
-        performer_id: {**person, "canonical_name": _ERASED}
+        performer_id: {**person, "canonical_name": ERASED}
         if any(suppressions.covers_record(*record) for record in held.records[performer_id])
         else person
         for performer_id, person in held.people.items()
