@@ -58,6 +58,7 @@ _NAME = re.compile(r"[a-z0-9_]+")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|[0-9a-f]*:[0-9a-f:.]+")
 _HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
 _KEY_VARIABLE = re.compile(r"([A-Z0-9_]+_API_KEY|GITHUB_TOKEN)(_FILE)?")
+_HOST_AND_PORT = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]):[0-9]{1,5}")
 _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
 
 
@@ -222,6 +223,12 @@ class StashBoxSettings(SourceSettings):
     )
     host: Annotated[str, _matching(_HOST)] = Field(
         description="the host name in universal ids, e.g. stashdb.org, in small letters"
+    )
+    picture_hosts: Annotated[tuple[Annotated[str, _matching(_HOST_AND_PORT)], ...], Field(strict=False)] = (
+        Field(
+            default=(),
+            description="a list of host:port in the private network that serve pictures of this stash-box",
+        )
     )
 
 

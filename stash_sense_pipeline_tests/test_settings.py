@@ -185,7 +185,7 @@ def test_an_unknown_source_is_told_with_the_known_ones():
 BOX = "stash_boxes:\n  mine:\n    url: http://a.example/graphql\n    "
 RATE = "is not a number of requests a minute above 0"
 COUNT = "is not a whole number of at least 1"
-BOX_KEYS = "enabled, url, rate_limit, max_faces, priority, trust_level, gender_filter, connector, host"
+BOX_KEYS = "enabled, url, rate_limit, max_faces, priority, trust_level, gender_filter, connector, host, picture_hosts"
 FILTERS = "min_face_size, min_image_size, min_detection_confidence, max_face_angle, prefer_single_face"
 SITES = "babepedia, iafd, freeones, boobpedia, thenude, afdb, pornpics, elitebabes, javdatabase, indexxx"
 GENDERS = "male, female, transgender_male, transgender_female, intersex, non_binary"

@@ -55,7 +55,12 @@ async def asking(
         raise ConfigurationError(problem or f"{name}: no key")
     contact = settings.global_.user_agent_contact
     async with PoliteClient(
-        name, source.url, rate=source.rate_limit, contact=contact, patience=patience
+        name,
+        source.url,
+        rate=source.rate_limit,
+        contact=contact,
+        patience=patience,
+        trusted_hosts=source.picture_hosts,
     ) as client:
         yield make_connector(source, key, client)
 

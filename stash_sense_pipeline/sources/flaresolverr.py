@@ -12,10 +12,13 @@ import httpx
 from stash_sense_pipeline.errors import BodyTooLargeError, Outcome, SourceError
 from stash_sense_pipeline.sources.fetchers import MAX_PAGE_BYTES, Fetched
 from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.response_body import LongBodyError, read_body
 
 _MAX_TIMEOUT_MS = 60_000
 # The server answers a little after its own limit.
 _MARGIN_SECONDS = 10.0
+# A page in JSON, where a character can take six bytes, with cookies and headers around it.
+_MAX_ANSWER_BYTES = 4 * MAX_PAGE_BYTES
 _SESSION = "stash-sense"
 _TIMEOUT_WORDS = ("timeout", "timed out")
 _BLOCK_WORDS = ("captcha", "challenge not solved", "blocked", "access denied")
@@ -108,15 +111,25 @@ class FlareSolverrFetcher:
     async def _command(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
         """One command. Errors come as HTTP 500 with a JSON body, so the body is read first."""
         try:
-            response = await self._http.post(self._endpoint, json=payload)
-            answer = json.loads(response.content)
+            request = self._http.build_request("POST", self._endpoint, json=payload)
+            response = await self._http.send(request, stream=True)
+            try:
+                answer = json.loads(await read_body(response, _MAX_ANSWER_BYTES))
+            finally:
+                await response.aclose()
         except httpx.TimeoutException as error:
             raise self._error(Outcome.TIMEOUT, "FlareSolverr did not answer in time") from error
         except httpx.HTTPError as error:
             raise self._error(
                 Outcome.TIMEOUT, "FlareSolverr cannot be reached; is it running at FLARESOLVERR_URL?"
             ) from error
-        except ValueError as error:
+        except LongBodyError as error:
+            raise BodyTooLargeError(
+                self._client.source,
+                Outcome.DISALLOWED,
+                f"FlareSolverr sent more than {_MAX_ANSWER_BYTES} bytes",
+            ) from error
+        except (ValueError, RecursionError) as error:
             raise self._error(
                 Outcome.PARSE_ERROR, "FLARESOLVERR_URL did not answer as FlareSolverr does"
             ) from error

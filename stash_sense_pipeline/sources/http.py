@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import random
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -25,13 +23,20 @@ from stash_sense_pipeline.errors import (
     Outcome,
     SourceError,
 )
+from stash_sense_pipeline.sources.address_guard import (
+    AddressGuard,
+    RefusedAddressError,
+    Resolver,
+    host_of,
+    resolve,
+)
 from stash_sense_pipeline.sources.limiter import Clock, HostLimiters
+from stash_sense_pipeline.sources.response_body import ACCEPT_ENCODING, LongBodyError, body_pieces, read_body
 
 MIB = 1024 * 1024
-# A list of 110,000 {id updated} is about 10 MB.
-API_MAX_BYTES = 64 * MIB
+# A page of 2,000 listed performers has 2 MB, a page of 100 whole records less. Parsed JSON takes up to 30 times its size.
+API_MAX_BYTES = 8 * MIB
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 3
 # 520 to 524 are Cloudflare's words for an origin in trouble.
@@ -52,7 +57,6 @@ _OUTCOMES = {
     451: Outcome.BLOCKED,
 }
 
-Resolver = Callable[[str, int], Awaitable[list[str]]]
 # Asked before every address, also of a redirect; raises SourceError where it may not be fetched.
 Gate = Callable[["PoliteClient", str], Awaitable[None]]
 
@@ -117,21 +121,6 @@ def outcome_of_status(status: int) -> Outcome:
     return _OUTCOMES.get(status, Outcome.TIMEOUT if status >= 500 else Outcome.PARSE_ERROR)
 
 
-def host_of(url: str) -> str:
-    """`host:port` in lower case, default ports filled in. ValueError when the URL names no web host."""
-    parts = httpx.URL(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    if not parts.host or port is None:
-        raise ValueError("not a web address")
-    return f"{parts.host}:{port}"
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The IP addresses of a host name. Raises OSError when it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(entry[4][0]) for entry in found]
-
-
 class _Circuit:
     """Counts failed tries in a row of one host and opens when they are too many."""
 
@@ -166,8 +155,8 @@ class PoliteClient:
     not. A host that fails `circuit_after` times in a row is left alone for a while (CircuitOpenError).
     `gate` is asked about every address before it is fetched; with `one_at_a_time` a host never has two requests
     under way.
-    Redirects are followed for GET on the same host only. Names other than `own_url`'s are refused when they
-    resolve to an address that is not public.
+    Redirects are followed for GET on the same host only, and never from https to http. A host and port other
+    than `own_url`'s and `trusted_hosts` is refused when one of its addresses is not public (see AddressGuard).
     All failures are SourceError with an Outcome.
     """
 
@@ -184,24 +173,25 @@ class PoliteClient:
         resolver: Resolver = resolve,
         gate: Gate | None = None,
         one_at_a_time: bool = False,
+        trusted_hosts: Collection[str] = (),
     ) -> None:
-        """`rate` in requests a minute for each host, but for the `host:port` that `rates` names."""
+        """`rate` in requests a minute for each host, but for the `host:port` that `rates` names.
+
+        `trusted_hosts` (`host:port`) may be private, as the host of `own_url` may.
+        """
         self.source = source
         self.requests = 0
-        self._own_name = httpx.URL(own_url).host
         self._clock = clock or Clock()
         self._patience = patience or Patience()
         self._limiters = HostLimiters(rate, self._clock, rates)
         self._circuits: dict[str, _Circuit] = {}
-        self._public_hosts: set[str] = set()
-        self._resolver = resolver
         self._gate = gate
         self._under_way: dict[str, asyncio.Lock] | None = {} if one_at_a_time else None
         self._jitter = random.Random()
         self._http = httpx.AsyncClient(
-            headers={"User-Agent": user_agent(contact)},
+            headers={"User-Agent": user_agent(contact), "Accept-Encoding": ACCEPT_ENCODING},
             timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect, pool=None),
-            limits=httpx.Limits(max_connections=16, max_keepalive_connections=16),
+            transport=_guarded_transport({host_of(own_url), *trusted_hosts}, resolver),
             follow_redirects=False,
             trust_env=False,
         )
@@ -351,28 +341,24 @@ class PoliteClient:
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
     ) -> Response:
         """Sends one request once; raises SourceError when no whole answer came."""
-        # A private stash-box may serve its pictures from another port of its own machine.
-        guarded = httpx.URL(url).host != self._own_name
         try:
-            if guarded:
-                await self._check_public(url)
             self.requests += 1
             async with (
                 asyncio.timeout(self._patience.total),
                 self._http.stream(method, url, headers=headers, content=body) as answer,
             ):
-                if guarded:
-                    self._check_peer(url, answer)
-                chunks = await self._read(url, answer, max_bytes)
+                content = await self._read(url, answer, max_bytes)
                 return Response(
                     url=str(answer.url),
                     status=answer.status_code,
                     headers={name.lower(): value for name, value in answer.headers.items()},
-                    content=b"".join(chunks),
+                    content=content,
                     source=self.source,
                 )
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
+        except RefusedAddressError as error:
+            raise SourceError(self.source, Outcome.DISALLOWED, f"{_shown(url)} {error}") from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise SourceError(
                 self.source, Outcome.TIMEOUT, f"{_shown(url)} did not answer in time"
@@ -387,45 +373,15 @@ class PoliteClient:
                 self.source, Outcome.TIMEOUT, f"{_shown(url)} could not be reached or read: {reason}"
             ) from error
 
-    async def _read(self, url: str, answer: httpx.Response, max_bytes: int) -> list[bytes]:
-        failed = answer.status_code not in range(200, 300)
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in answer.aiter_bytes():
-            size += len(chunk)
-            if failed and size > _BODY_SHOWN:
-                return [*chunks, chunk]
-            if size > max_bytes:
-                raise BodyTooLargeError(
-                    self.source, Outcome.DISALLOWED, f"{_shown(url)} is larger than {max_bytes} bytes"
-                )
-            chunks.append(chunk)
-        return chunks
-
-    async def _check_public(self, url: str) -> None:
-        """Refuses hosts of the private network: a URL in a record must not reach into it."""
-        host = host_of(url)
-        if host in self._public_hosts:
-            return
-        name, _, port = host.rpartition(":")
-        for address in await self._resolver(name.strip("[]"), int(port)):
-            self._refuse_private(url, address)
-        self._public_hosts.add(host)
-
-    def _check_peer(self, url: str, answer: httpx.Response) -> None:
-        """Looks at the address really connected to: a name may resolve differently a second time."""
-        stream = answer.extensions.get("network_stream")
-        peer = stream.get_extra_info("server_addr") if stream is not None else None
-        if peer:
-            self._refuse_private(url, str(peer[0]))
-
-    def _refuse_private(self, url: str, address: str) -> None:
-        parsed = ipaddress.ip_address(address.split("%")[0])
-        mapped = getattr(parsed, "ipv4_mapped", None)
-        if not (mapped or parsed).is_global or parsed.is_multicast:
-            raise SourceError(
-                self.source, Outcome.DISALLOWED, f"{_shown(url)} is on an address that is not public"
-            )
+    async def _read(self, url: str, answer: httpx.Response, max_bytes: int) -> bytes:
+        if answer.status_code not in range(200, 300):
+            return await _beginning(answer)
+        try:
+            return await read_body(answer, max_bytes)
+        except LongBodyError as error:
+            raise BodyTooLargeError(
+                self.source, Outcome.DISALLOWED, f"{_shown(url)} is larger than {max_bytes} bytes"
+            ) from error
 
     def _redirected(self, response: Response) -> httpx.URL:
         old = httpx.URL(response.url)
@@ -436,6 +392,11 @@ class PoliteClient:
             raise SourceError(
                 self.source, Outcome.PARSE_ERROR, f"{_shown(response.url)} redirects to no address"
             ) from error
+        if (old.scheme, new.scheme) == ("https", "http"):
+            # The key of the source would go over the network in the clear.
+            raise SourceError(
+                self.source, Outcome.DISALLOWED, f"{_shown(response.url)} redirects from https to http"
+            )
         upgraded = (old.scheme, new.scheme) == ("http", "https") and old.port is None and new.port is None
         if new.host != old.host or not (host_of(str(new)) == host_of(str(old)) or upgraded):
             raise SourceError(
@@ -480,6 +441,30 @@ class PoliteClient:
             return max(0.0, (until - now).total_seconds())
         except (TypeError, ValueError):
             return None
+
+
+def _guarded_transport(trusted: Collection[str], resolver: Resolver) -> AddressGuard:
+    """The transport of a source: only checked addresses, at most 16 connections to each host."""
+    context = httpx.create_ssl_context(trust_env=False)
+    limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
+
+    def make_transport() -> httpx.AsyncHTTPTransport:
+        return httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits)
+
+    return AddressGuard(trusted, make_transport, resolver)
+
+
+async def _beginning(answer: httpx.Response) -> bytes:
+    """The beginning of an answer that is no success, for its message. Its status counts, even with a broken body."""
+    beginning = b""
+    try:
+        async for piece in body_pieces(answer):
+            beginning += piece
+            if len(beginning) > _BODY_SHOWN:
+                break
+    except httpx.DecodingError:
+        return b""
+    return beginning
 
 
 def _shown(url: str) -> str:

@@ -15,7 +15,8 @@ from stash_sense_pipeline.errors import (
     RobotsUnreadableError,
     SourceError,
 )
-from stash_sense_pipeline.sources.http import MIB, PoliteClient, Response, host_of
+from stash_sense_pipeline.sources.address_guard import host_of
+from stash_sense_pipeline.sources.http import MIB, PoliteClient, Response
 from stash_sense_pipeline.sources.limiter import Clock
 
 # What rules for us in a robots.txt are written for.

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from stash_sense_pipeline.errors import CircuitOpenError, HttpStatusError, Outcome, SourceError
-from stash_sense_pipeline.sources.http import Patience, PoliteClient, Response, host_of, user_agent
+from stash_sense_pipeline.sources.address_guard import host_of
+from stash_sense_pipeline.sources.http import Patience, PoliteClient, Response, user_agent
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, Raw, Request, answer
@@ -366,11 +367,13 @@ def test_a_name_of_the_private_network_is_refused(served, address):
     assert at.server.requests == []
 
 
-def test_another_port_of_the_own_machine_is_the_source_too(served):
-    """The operator's private stash-box may serve its pictures beside its API."""
+def test_another_port_of_the_source_is_refused_unless_it_is_trusted(served):
     other = served([answer(body=b"a picture")])
     at = served([answer()])
-    assert at.get(other.server.url).content == b"a picture"
+    assert at.failure(other.server.url).outcome is Outcome.DISALLOWED
+    assert other.server.requests == []
+    trusting = served([answer()], trusted_hosts=[f"127.0.0.1:{other.server.port}"])
+    assert trusting.get(other.server.url).content == b"a picture"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "[::1]"])
@@ -380,21 +383,27 @@ def test_other_names_of_the_machine_are_refused(served, host):
     assert at.server.requests == []
 
 
-def test_a_name_that_changes_its_mind_is_refused(served):
-    """The check says public, the connection goes to loopback: the answer is not read."""
-    at = served([answer(body=b"of the machine")])
+def test_a_redirect_from_https_to_http_is_refused():
+    """The key of the source would go over the network in the clear."""
+    client = PoliteClient("tested", "https://a.example:8443/", rate=FAST)
+    told = Response("https://a.example:8443/x", 302, {"location": "http://a.example:8443/x"}, b"", "tested")
+    with pytest.raises(SourceError) as caught:
+        client._redirected(told)
+    assert caught.value.outcome is Outcome.DISALLOWED
 
-    async def resolver(host: str, port: int) -> list[str]:
-        return ["93.184.216.34"]
 
-    async def run() -> None:
-        client = PoliteClient("tested", "http://127.0.0.1:9", rate=FAST, patience=BRISK, resolver=resolver)
-        async with client:
-            with pytest.raises(SourceError) as caught:
-                await client.get(f"http://localhost:{at.server.port}/")
-        assert caught.value.outcome is Outcome.DISALLOWED
+def test_two_content_codings_are_refused_before_anything_is_unpacked(served):
+    once = gzip.compress(bytes(50_000_000))
+    at = served(
+        [answer(body=gzip.compress(once), Content_Encoding="gzip, gzip")], patience=Patience(attempts=1)
+    )
+    assert at.failure().outcome is Outcome.PARSE_ERROR
+    assert at.server.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
-    asyncio.run(run())
+
+def test_the_status_counts_when_the_body_of_a_failure_is_broken(served):
+    at = served([answer(404, body=b"no gzip", Content_Encoding="gzip")])
+    assert at.failure().outcome is Outcome.NOT_FOUND
 
 
 def test_a_name_without_an_address_is_no_answer(served):

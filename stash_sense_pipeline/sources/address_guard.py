@@ -1,0 +1,152 @@
+"""The address guard: an httpx transport that connects only to addresses that it has checked."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+Resolver = Callable[[str, int], Awaitable[list[str]]]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# A name is resolved again after this time, also while connections to its address are open.
+_KEPT_SECONDS = 60.0
+# Forms that carry an IPv4 address, or that routers of a site treat as internal. Python calls some of them global.
+_REFUSED_NETWORKS = tuple(
+    ipaddress.IPv6Network(network)
+    for network in (
+        "::/96",  # IPv4-compatible, RFC 4291 2.5.5.1
+        "64:ff9b::/96",  # NAT64, RFC 6052
+        "64:ff9b:1::/48",  # local NAT64, RFC 8215
+        "2001::/32",  # Teredo, RFC 4380
+        "2002::/16",  # 6to4, RFC 3056
+        "fec0::/10",  # site-local, RFC 3879
+    )
+)
+
+
+class RefusedAddressError(Exception):
+    """A URL names no host, or a host with an address that is not public. Nothing was sent."""
+
+
+def host_of(url: str) -> str:
+    """`host:port` in lower case, default ports filled in. ValueError when the URL names no web host."""
+    parts = httpx.URL(url)
+    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    if not parts.host or port is None:
+        raise ValueError("not a web address")
+    return f"{parts.host}:{port}"
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The IP addresses of a host name. Raises OSError when it has none."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+def is_public(address: str) -> bool:
+    """True for an IP address of the public Internet.
+
+    False for private, loopback, link-local and multicast addresses, and for every IPv6 form that embeds an IPv4
+    address, but IPv4-mapped ones, which are judged by the address that they embed.
+    """
+    parsed = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            parsed = parsed.ipv4_mapped
+        elif any(parsed in network for network in _REFUSED_NETWORKS):
+            return False
+    return parsed.is_global and not parsed.is_multicast
+
+
+@dataclass(frozen=True)
+class _Checked:
+    addresses: tuple[str, ...]
+    until: float
+
+
+class AddressGuard(httpx.AsyncBaseTransport):
+    """Resolves each host, checks all of its addresses, and connects to those addresses.
+
+    A second answer of the name server cannot lead a connection elsewhere: the connection is made to the checked IP
+    address, with the name in the Host header and in the TLS handshake. `trusted` (`host:port`) are what the operator
+    has configured; they may be private. Each host has a transport of its own, because connections to one
+    IP address must not be shared between names.
+    """
+
+    def __init__(
+        self,
+        trusted: Collection[str],
+        make_transport: Callable[[], httpx.AsyncBaseTransport],
+        resolver: Resolver = resolve,
+    ) -> None:
+        self._trusted = frozenset(trusted)
+        self._make_transport = make_transport
+        self._resolver = resolver
+        self._transports: dict[str, httpx.AsyncBaseTransport] = {}
+        self._checked: dict[str, _Checked] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Sends the request. Raises RefusedAddressError, OSError for a name without address, httpx.TransportError."""
+        host = host_of(str(request.url))
+        origin = f"{request.url.scheme}://{host}"
+        transport = self._transports.get(origin)
+        if transport is None:
+            transport = self._transports[origin] = self._make_transport()
+        if host in self._trusted:
+            return await transport.handle_async_request(request)
+        try:
+            return await self._send(transport, request, await self._addresses(host))
+        except httpx.ConnectError:
+            self._checked.pop(host, None)
+            raise
+
+    async def aclose(self) -> None:
+        """Closes the connections to all hosts."""
+        for transport in self._transports.values():
+            await transport.aclose()
+
+    async def _send(
+        self, transport: httpx.AsyncBaseTransport, request: httpx.Request, addresses: Sequence[str]
+    ) -> httpx.Response:
+        *others, last = addresses
+        for address in others:
+            try:
+                return await transport.handle_async_request(_addressed(request, address))
+            except httpx.ConnectError:
+                continue
+        return await transport.handle_async_request(_addressed(request, last))
+
+    async def _addresses(self, host: str) -> tuple[str, ...]:
+        known = self._checked.get(host)
+        if known is not None and time.monotonic() < known.until:
+            return known.addresses
+        name, _, port = host.rpartition(":")
+        try:
+            found = await self._resolver(name.strip("[]"), int(port))
+        except UnicodeError as error:
+            raise RefusedAddressError("names no host") from error
+        addresses = tuple(dict.fromkeys(found))
+        if not addresses:
+            raise OSError("the name has no address")
+        if not all(map(is_public, addresses)):
+            raise RefusedAddressError("is on an address that is not public")
+        self._checked[host] = _Checked(addresses, time.monotonic() + _KEPT_SECONDS)
+        return addresses
+
+
+def _addressed(request: httpx.Request, address: str) -> httpx.Request:
+    """The request for one IP address. The Host header and the name for TLS stay those of the URL."""
+    extensions = {**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")}
+    return httpx.Request(
+        request.method,
+        request.url.copy_with(host=address),
+        headers=request.headers,
+        stream=request.stream,
+        extensions=extensions,
+    )
