@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from stash_sense_pipeline.visible_text import visible
+
 
 class StashSenseError(Exception):
     """Base of all errors of this program. Its text is one line: what happened, where, and what to do.
 
-    `exit_code` is what the command line returns: 1 failed, 2 usage or configuration.
+    `exit_code` is what the command line returns: 1 failed, 2 usage or configuration. Control characters in the text are
+    shown as escapes, as parts of it come from servers and files.
     """
 
     exit_code = 1
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(visible(part) if isinstance(part, str) else part for part in parts))
 
 
 class ConfigurationError(StashSenseError):

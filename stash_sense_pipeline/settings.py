@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -500,9 +500,10 @@ class Environment:
             for name, value in self._key_variables.items()
             if not name.endswith("_FILE")
         )
-        password = urlsplit(self.catalog_url).password
+        catalog = urlsplit(self.catalog_url)
+        in_query = (value for name, value in parse_qsl(catalog.query) if "pass" in name.lower())
         alert = (self.alert_url.get_secret_value(),) if self.alert_url else ()
-        return (*direct, *((password,) if password else ()), *alert)
+        return (*direct, *((catalog.password,) if catalog.password else ()), *in_query, *alert)
 
     @property
     def own_files(self) -> Mapping[str, Path]:
@@ -601,9 +602,8 @@ def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> 
         return None
     parts = urlsplit(values[name])
     if parts.scheme not in schemes or not parts.netloc:
-        raise ConfigurationError(
-            f"{name}: {_shown(values[name])} is not an address of {' or '.join(schemes)}"
-        )
+        # The value is not shown: the address of an alert is a secret, and a mistyped one nearly is.
+        raise ConfigurationError(f"{name}: the value is not an address of {' or '.join(schemes)}")
     return values[name].rstrip("/")
 
 

@@ -489,6 +489,18 @@ def test_a_bad_variable_is_named(tmp_path, variable, value):
         read_environment({variable: value}, tmp_path)
 
 
+def test_a_mistyped_alert_url_is_not_shown(tmp_path):
+    """Its path is the secret of the webhook."""
+    with pytest.raises(ConfigurationError) as caught:
+        read_environment({"STASH_SENSE_ALERT_URL": "htps://discord.com/api/webhooks/1/s3cret"}, tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_in_the_query_of_the_catalog_url_is_a_secret(tmp_path):
+    url = "postgresql://db/catalog?user=me&password=s3cret-word"
+    assert "s3cret-word" in read_environment({"STASH_SENSE_CATALOG_URL": url}, tmp_path).secrets
+
+
 # --- overrides of one run ---
 
 

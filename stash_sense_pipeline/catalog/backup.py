@@ -19,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import replacing, sha256_file
@@ -138,7 +138,7 @@ def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
     with reading(source) as origin, writing(target) as destination:
         for table in metadata.sorted_tables:
             if destination.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
-                shown = target.url.render_as_string(hide_password=True)
+                shown = shown_url(target.url)
                 raise CatalogError(f"there is a catalog with content in {shown}; restore into an empty place")
         for table in metadata.sorted_tables:
             rows = origin.execution_options(yield_per=_ROWS).execute(sa.select(table))

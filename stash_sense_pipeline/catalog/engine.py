@@ -25,6 +25,8 @@ _CACHE_KIB = 49_152
 _PAGE_BYTES = 16_384
 # 40 MB of write-ahead log: a page that several transactions change is then written into the file once.
 _WAL_PAGES = 2_500
+# Parameters of libpq and psycopg2 with such a word in their name hold secrets or lead to them.
+_SECRET_WORDS = ("pass", "secret", "token", "key")
 # Above this size only the header and the schema are read at opening; a backup or a release checks it all.
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
@@ -37,7 +39,7 @@ def open_catalog(url: str) -> sa.Engine:
     reached, or was migrated by a newer program.
     """
     parsed = _parse(url)
-    shown = parsed.render_as_string(hide_password=True)
+    shown = shown_url(parsed)
     try:
         if parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:"):
             _prepare_sqlite_file(Path(str(parsed.database)), shown)
@@ -66,7 +68,7 @@ def create_database(url: str) -> None:
                 # Names of people are of any script; a server's own encoding may be ASCII.
                 connection.exec_driver_sql(f"CREATE DATABASE {quoted} ENCODING 'UTF8' TEMPLATE template0")
     except sa.exc.DBAPIError as error:
-        shown = parsed.render_as_string(hide_password=True)
+        shown = shown_url(parsed)
         raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
 
 
@@ -81,7 +83,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
             connection = stack.enter_context(engine.connect().execution_options(write=True))
             stack.enter_context(connection.begin())
         except sa.exc.OperationalError as error:
-            shown = engine.url.render_as_string(hide_password=True)
+            shown = shown_url(engine.url)
             raise CatalogError(f"cannot write to the catalog {shown}: {_reason(error)}") from error
         yield connection
 
@@ -163,6 +165,12 @@ def _fill_log(connection: sa.Connection) -> None:
     for _ in range(connection.exec_driver_sql("SELECT count(*) FROM pg_ls_waldir()").scalar_one()):
         next_segment()
     connection.exec_driver_sql("CHECKPOINT")
+
+
+def shown_url(url: sa.URL) -> str:
+    """The URL of a database as it may be shown: without its password, also where its query holds one."""
+    hidden = {name: "***" for name in url.query if any(word in name.lower() for word in _SECRET_WORDS)}
+    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _parse(url: str) -> sa.URL:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases, suppress
+from stash_sense_pipeline.cli.common import echo
 from stash_sense_pipeline.errors import StashSenseError
 
 
@@ -19,7 +20,7 @@ class _Commands(click.Group):
         except StashSenseError as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"stash-sense: {error}", err=True)
+            echo(f"stash-sense: {error}", err=True)
             ctx.exit(error.exit_code)
 
 

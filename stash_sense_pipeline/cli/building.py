@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.cli.common import check_port, environment_of
+from stash_sense_pipeline.cli.common import check_port, echo, environment_of
 from stash_sense_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def demo(data_dir: Path) -> None:
         result = _build(environment, RunOverrides(), environment.data_dir / "dagster")
     if not result.complete:
         sys.exit(1)
-    click.echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
+    echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
 
 
 @click.command()
@@ -99,7 +99,7 @@ def ui(data_dir: Path, port: int) -> None:
         own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
         environment = {**own, **variables, "DAGSTER_HOME": str(home)}
         with only_daemon(home) as held:
-            sys.exit(serve_ui(home, "127.0.0.1", port, environment, click.echo, kept_open=[held]))
+            sys.exit(serve_ui(home, "127.0.0.1", port, environment, echo, kept_open=[held]))
 
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
@@ -111,7 +111,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
 
     settings = load_settings(environment.sources_file)
     if settings.missing_contact:
-        click.echo(
+        echo(
             f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
             "fill it in, so that a source can reach you",
             err=True,
@@ -127,4 +127,4 @@ def _announce(part: PartResult) -> None:
     from stash_sense_pipeline.orchestration.summary import summary_lines
 
     for line in summary_lines(part):
-        click.echo(line, err=part.status != "done")
+        echo(line, err=part.status != "done")

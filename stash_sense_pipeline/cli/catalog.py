@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of, print_table
+from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 
 
 @click.command()
@@ -51,9 +51,9 @@ def import_legacy_command(directory: Path) -> None:
         report = import_legacy(engine, legacy, suppressions, datetime.now(UTC))
     finally:
         engine.dispose()
-    click.echo(f"read {', '.join(legacy.files)} in {directory}")
+    echo(f"read {', '.join(legacy.files)} in {directory}")
     print_table([vars(source) for source in report.sources], "no source here is among those of sources.yaml")
-    click.echo(f"performer ids kept: {report.performer_ids}")
+    echo(f"performer ids kept: {report.performer_ids}")
     left_out = {
         "suppressed": report.suppressed,
         "not of an adult": report.not_adult,
@@ -62,4 +62,4 @@ def import_legacy_command(directory: Path) -> None:
     }
     for reason, count in left_out.items():
         if count:
-            click.echo(f"left out, {reason}: {count}")
+            echo(f"left out, {reason}: {count}")

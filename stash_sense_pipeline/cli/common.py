@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.settings import Environment
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Prints text, on stderr with `err`. Control characters that others wrote into it are shown as escapes."""
+    click.echo(visible(text), err=err)
 
 
 def environment_of(variables: Mapping[str, str]) -> Environment:
@@ -36,15 +42,15 @@ def release_directory(version: str) -> Path:
 def print_table(rows: list[dict[str, Any]], empty: str) -> None:
     """Prints rows under their columns' names; `empty` when there are none."""
     if not rows:
-        click.echo(empty)
+        echo(empty)
         return
     cells = [
         list(rows[0]),
-        *([("-" if value is None else str(value)) for value in row.values()] for row in rows),
+        *([("-" if value is None else visible_line(str(value))) for value in row.values()] for row in rows),
     ]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+        echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
 def check_port(host: str, port: int) -> None:

@@ -6,8 +6,9 @@ import os
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of
+from stash_sense_pipeline.cli.common import echo, environment_of
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.visible_text import visible_line
 
 
 @click.group()
@@ -28,6 +29,6 @@ def identity_explain(record: str) -> None:
     engine = open_catalog(environment_of(os.environ).catalog_url)
     try:
         for line in explain(engine, source, source_id):
-            click.echo(line)
+            echo(visible_line(line))
     finally:
         engine.dispose()

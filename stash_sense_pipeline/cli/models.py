@@ -6,7 +6,7 @@ import os
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of, print_table
+from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 
 
 @click.group()
@@ -37,10 +37,10 @@ def models_pull(name: str, accept_licence: bool) -> None:
     from stash_sense_pipeline.orchestration.progress import progress_bars
 
     if name in known_packs():
-        click.echo(f"licence of {name}: {known_packs()[name].licence}")
+        echo(f"licence of {name}: {known_packs()[name].licence}")
     bars = progress_bars(logging.getLogger(__name__), name)
     directory = environment_of(os.environ).models_dir
-    click.echo(f"installed in {pull_pack(name, directory, accept_licence=accept_licence, progress=bars)}")
+    echo(f"installed in {pull_pack(name, directory, accept_licence=accept_licence, progress=bars)}")
 
 
 @models.command("check")
@@ -50,7 +50,5 @@ def models_check(name: str) -> None:
     from stash_sense_pipeline.faces.installing import check_pack
 
     pack = check_pack(name, environment_of(os.environ).models_dir)
-    click.echo(
-        f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; all run"
-    )
-    click.echo(f"licence: {pack.licence}")
+    echo(f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; all run")
+    echo(f"licence: {pack.licence}")

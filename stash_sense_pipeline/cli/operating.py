@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import check_port, environment_of
+from stash_sense_pipeline.cli.common import check_port, echo, environment_of
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.settings import Environment
@@ -52,9 +52,7 @@ def serve(host: str, port: int) -> None:
         "STASH_SENSE_SUPPRESSIONS": str(environment.suppressions_file),
     }
     with only_daemon(home) as held:
-        ended = serve_ui(
-            home, host, port, variables, click.echo, lambda: _make_ready(environment, home), [held]
-        )
+        ended = serve_ui(home, host, port, variables, echo, lambda: _make_ready(environment, home), [held])
     sys.exit(ended)
 
 
@@ -74,9 +72,7 @@ def backup(file: Path) -> None:
         report = write_backup(engine, environment.own_files, file, datetime.now(UTC))
     finally:
         engine.dispose()
-    click.echo(
-        f"{report.path}: {report.rows} rows of the catalog, {', '.join(report.files)}; {report.size} bytes"
-    )
+    echo(f"{report.path}: {report.rows} rows of the catalog, {', '.join(report.files)}; {report.size} bytes")
 
 
 @click.command()
@@ -88,12 +84,12 @@ def restore(file: Path) -> None:
     environment = environment_of(os.environ)
     # The list that is there knows who left since; those of the backup's are in its catalog.
     report = restore_backup(file, environment.catalog_url, environment.own_files, stay={"suppressions.yaml"})
-    click.echo(
+    echo(
         f"restored {report.rows} rows of the catalog, {', '.join(report.files)}, of {report.made_at:%Y-%m-%d %H:%M} UTC"
     )
     for name in report.kept:
-        click.echo(f"kept your own {name}: it is another than the backup's, and holds from the next run")
-    click.echo("the next publish makes the release anew: stash-sense build, or the job publish")
+        echo(f"kept your own {name}: it is another than the backup's, and holds from the next run")
+    echo("the next publish makes the release anew: stash-sense build, or the job publish")
 
 
 def _make_ready(environment: Environment, home: Path) -> None:

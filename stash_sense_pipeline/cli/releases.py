@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of, print_table, release_directory
+from stash_sense_pipeline.cli.common import echo, environment_of, print_table, release_directory
 from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.visible_text import visible_line
 
 
 @click.command()
@@ -20,7 +21,7 @@ def verify(path: Path) -> None:
 
     checks = verify_release(path)
     for check in checks:
-        click.echo(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}")
+        echo(visible_line(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}"))
     sys.exit(0 if all(check.passed or check.severity == "warning" for check in checks) else 1)
 
 
@@ -46,7 +47,7 @@ def releases_diff(old: str, new: str) -> None:
     from stash_sense_pipeline.release.history import describe_diff, diff_releases
 
     diff = diff_releases(release_directory(old), release_directory(new))
-    click.echo(describe_diff(diff, names=None))
+    echo(describe_diff(diff, names=None))
 
 
 @releases.command("prune")
@@ -56,7 +57,7 @@ def releases_prune(keep: int) -> None:
     from stash_sense_pipeline.release.history import prune_releases
 
     removed = prune_releases(environment_of(os.environ).releases_dir, keep)
-    click.echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
+    echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
 
 
 @releases.command("install")
@@ -67,11 +68,9 @@ def releases_install(version: str, directory: Path) -> None:
     from stash_sense_pipeline.release.install import install_release
 
     report = install_release(release_directory(version), directory)
-    click.echo(
-        f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}"
-    )
+    echo(f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}")
     if report.backup:
-        click.echo(f"the old files are in {report.backup}")
+        echo(f"the old files are in {report.backup}")
 
 
 @releases.command("upload")
@@ -90,12 +89,10 @@ def releases_upload(version: str) -> None:
     directory = release_directory(version)
     destination = upload_destination(load_settings(environment.sources_file), environment)
     report = upload_release(environment.releases_dir, directory.name, destination, progress=_upload_bar())
-    click.echo(
-        f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes"
-    )
-    click.echo(report.url)
+    echo(f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes")
+    echo(report.url)
     if not report.latest:
-        click.echo("a newer version is published there: sidecars keep that one", err=True)
+        echo("a newer version is published there: sidecars keep that one", err=True)
 
 
 def _upload_bar() -> Progress:

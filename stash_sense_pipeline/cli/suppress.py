@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import environment_of, print_table
+from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -63,11 +63,9 @@ def suppress_add(target: str, reason: str, block_face: bool, unseen: bool) -> No
             if sealed is not None:
                 append_entry(environment.suppressions_file, sealed)
     if sealed is None:
-        click.echo("on the list already; nothing changed")
+        echo("on the list already; nothing changed")
         return
-    click.echo(
-        f"added to {environment.suppressions_file}; erase what is there with: stash-sense suppress apply"
-    )
+    echo(f"added to {environment.suppressions_file}; erase what is there with: stash-sense suppress apply")
 
 
 @suppress.command("list")
@@ -120,31 +118,31 @@ def suppress_apply(search_all: bool, rewrite: bool) -> None:
         "lines of reports and logs": traces.lines,
         "staged releases": traces.staged_runs,
     }
-    click.echo("erased: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+    echo("erased: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
     if erased.shared_pages:
-        click.echo(
+        echo(
             f"{erased.shared_pages} profile pages are listed by other people too: they alone refuse nobody",
             err=True,
         )
     if not erased.overwritten:
-        click.echo(
+        echo(
             "another process is reading the catalog: deleted bytes stay in catalog.db-wal until it is done;"
             " run suppress apply again then",
             err=True,
         )
     if not log_emptied:
-        click.echo(
+        echo(
             "the tables are written anew, but only a superuser of the server may empty its log: run this as one, or"
             " wait until its old segments are used again",
             err=True,
         )
     if not erased.is_empty and keeps_bytes:
-        click.echo(
+        echo(
             "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work",
             err=True,
         )
     if not erased.is_empty:
-        click.echo("past releases still hold them: see stash-sense releases revoke")
+        echo("past releases still hold them: see stash-sense releases revoke")
 
 
 @suppress.command("review")
@@ -171,9 +169,9 @@ def revoke(delete: bool) -> None:
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
     print_table([vars(release) for release in found], "no release here holds a suppressed person")
     if any(release.latest for release in found):
-        click.echo("the latest release holds somebody: publish a new one, then revoke again", err=True)
+        echo("the latest release holds somebody: publish a new one, then revoke again", err=True)
     if found:
-        click.echo("what was uploaded or given to others must be taken back there", err=True)
+        echo("what was uploaded or given to others must be taken back there", err=True)
 
 
 @contextmanager

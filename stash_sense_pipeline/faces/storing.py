@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.engine import shown_url, writing
 from stash_sense_pipeline.errors import CatalogError
 
 
@@ -20,7 +20,7 @@ def storing(engine: sa.Engine) -> Iterator[sa.Connection]:
         with writing(engine) as connection:
             yield connection
     except sa.exc.OperationalError as error:
-        where = engine.url.render_as_string(hide_password=True)
+        where = shown_url(engine.url)
         reason = str(error.orig).strip().split("\n")[0]
         raise CatalogError(
             f"cannot write the catalog {where}: {reason}; what was stored before is whole,"

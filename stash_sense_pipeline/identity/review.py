@@ -19,6 +19,7 @@ from stash_sense_pipeline.catalog.trusted import read_collisions
 from stash_sense_pipeline.files import replacing
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
+from stash_sense_pipeline.visible_text import visible
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100
@@ -142,4 +143,4 @@ def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
         temporary.touch(mode=0o600)
-        temporary.write_text(text)
+        temporary.write_text(visible(text))

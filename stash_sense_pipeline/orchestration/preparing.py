@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import create_database, open_catalog
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog, shown_url
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.inference import Device, require_runtime
 from stash_sense_pipeline.files import write_atomically
@@ -46,7 +46,7 @@ def prepare(
         # Runs get the image that this is.
         require_runtime(device)
         say("device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed")
-    shown = sa.make_url(environment.catalog_url).render_as_string(hide_password=True)
+    shown = shown_url(sa.make_url(environment.catalog_url))
     create_database(environment.catalog_url)
     open_catalog(environment.catalog_url).dispose()
     say(f"catalog {shown}: ready")

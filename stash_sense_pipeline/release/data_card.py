@@ -25,6 +25,7 @@ from stash_sense_pipeline.release.quality import (
     sample_positions,
 )
 from stash_sense_pipeline.release.verify import CheckResult
+from stash_sense_pipeline.visible_text import visible
 
 # An error in a smaller group says something of single people, and nothing of the group.
 _SMALLEST_GROUP = 20
@@ -80,7 +81,7 @@ def write_data_card(
     errors = group_errors(vectors, people)
     path = data_card_path(release)
     lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
-    write_atomically(path, "\n".join(lines) + "\n")
+    write_atomically(path, visible("\n".join(lines) + "\n"))
     return path
 
 

@@ -24,6 +24,7 @@ from stash_sense_pipeline.release.neighbours import BINS
 from stash_sense_pipeline.release.proof import Figures
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.verify import CheckResult, Severity
+from stash_sense_pipeline.visible_text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +56,7 @@ def write_report(
         if figures is not None:
             lines += _figure_lines(figures, names, plots=True)
         lines += ["", "# What changed", "", describe_diff(diff) if diff else "This is the first release.", ""]
-        write_atomically(directory / REPORT, "\n".join(lines))
+        write_atomically(directory / REPORT, visible("\n".join(lines)))
         write_atomically(directory / QUALITY, nameless_report(figures, diff))
 
 

@@ -15,6 +15,7 @@ import httpx
 
 from stash_sense_pipeline.errors import ConfigurationError, ReleaseError
 from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.privacy.redaction import redacted
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import check_zip
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
@@ -190,7 +191,7 @@ class _Github:
         found = self.find(version)
         if found is None:
             raise ReleaseError(
-                f"{self._destination.repository} refuses a release v{version}: {_said(answer)}"
+                f"{self._destination.repository} refuses a release v{version}: {_said(answer, self._destination.token)}"
             )
         return found
 
@@ -251,8 +252,8 @@ class _Github:
             self._wait(wait)
         # 422: something of that name is there. The next look at the draft says whether it is whole.
         elif answer.status_code not in (422, 500, 502, 503, 504):
-            raise ReleaseError(f"cannot upload {archive.name}: {_said(answer)}")
-        return _said(answer)
+            raise ReleaseError(f"cannot upload {archive.name}: {_said(answer, self._destination.token)}")
+        return _said(answer, self._destination.token)
 
     def _check_host(self, url: str) -> None:
         """The answer of the API says where to send the file: the token goes to its own host or uploads.<host> only."""
@@ -274,7 +275,7 @@ class _Github:
             else:
                 if answer.status_code in expect:
                     return answer
-                problem = _said(answer)
+                problem = _said(answer, self._destination.token)
                 wait = _wait_asked_for(answer)
                 if wait is not None:
                     self._wait(wait)
@@ -320,13 +321,13 @@ def _wait_asked_for(answer: httpx.Response) -> float | None:
     return 60.0 if answer.status_code == 429 else None
 
 
-def _said(answer: httpx.Response) -> str:
-    """Status and message of an error, in one short line."""
+def _said(answer: httpx.Response, token: str) -> str:
+    """Status and message of an error, in one short line without the token, which a server may repeat."""
     try:
         message = str(answer.json().get("message", ""))
     except (ValueError, AttributeError):
         message = ""
-    return " ".join(f"{answer.status_code} {message}".split())[:200]
+    return redacted(" ".join(f"{answer.status_code} {message}".split())[:200], [token])
 
 
 def _advice(problem: str) -> str:

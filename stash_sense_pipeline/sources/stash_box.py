@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from stash_sense_pipeline.errors import HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.privacy.minimal import drop_private_fields
+from stash_sense_pipeline.privacy.redaction import redacted
 from stash_sense_pipeline.sources import json_fields as json
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.in_order import in_order
@@ -168,6 +169,7 @@ class StashBoxConnector:
         self.source = source
         self.client = client
         self._url = url
+        self._api_key = api_key
         self._headers = {"Accept": "application/json", **({"ApiKey": api_key} if api_key else {})}
         self._description: ServerDescription | None = None
 
@@ -352,7 +354,7 @@ class StashBoxConnector:
                 return data
             if any(_path(error)[:2] == ("queryPerformers", "performers") for error in errors):
                 raise _RowsError(
-                    self.source, Outcome.PARSE_ERROR, f"the server failed: {_message(errors[0])}"
+                    self.source, Outcome.PARSE_ERROR, f"the server failed: {self._said(errors[0])}"
                 )
             if attempt == _TRIES:
                 raise self._refused(errors)
@@ -388,7 +390,11 @@ class StashBoxConnector:
         return error
 
     def _refused(self, errors: Sequence[Mapping[str, Any]]) -> SourceError:
-        return self._wrong(f"the server failed: {_message(errors[0])}")
+        return self._wrong(f"the server failed: {self._said(errors[0])}")
+
+    def _said(self, error: Mapping[str, Any]) -> str:
+        """The message of an error of the server. Some servers repeat the key that they refuse."""
+        return redacted(_message(error), [self._api_key])
 
     def _wrong(self, message: str) -> SourceError:
         return SourceError(self.source, Outcome.PARSE_ERROR, message)

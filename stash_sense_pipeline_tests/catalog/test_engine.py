@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import checkpoint, open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import checkpoint, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.settings import read_environment
 
@@ -425,3 +425,24 @@ def test_four_processes_at_once_make_one_good_file(tmp_path: Path):
 @pytest.mark.postgres
 def test_four_processes_at_once_make_one_good_database(postgres_database):
     run_race([postgres_database])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:s3cret-word@db/catalog",
+        "postgresql://db/catalog?user=me&password=s3cret-word",
+        "postgresql://db/catalog?sslpassword=s3cret-word&passfile=s3cret-word",
+        "postgresql://db/catalog?sslkey=s3cret-word",
+    ],
+)
+def test_a_shown_url_holds_no_password_wherever_it_stands(url):
+    shown = shown_url(sa.make_url(url))
+    assert "s3cret-word" not in shown
+    assert "/catalog" in shown
+
+
+def test_a_catalog_that_cannot_be_reached_does_not_show_its_password():
+    with pytest.raises(CatalogError) as caught:
+        open_catalog("postgresql://127.0.0.1:9/catalog?password=s3cret-word")
+    assert "s3cret-word" not in str(caught.value)

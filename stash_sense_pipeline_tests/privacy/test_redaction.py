@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
+from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs, redacted
 
 KEY = "k3y-of-a-stash-box-0123456789"
 
@@ -72,3 +72,13 @@ def test_it_is_installed_once(logged: io.StringIO) -> None:
 def test_a_wrong_call_of_the_logger_ends_no_run(logged: io.StringIO, arguments: tuple[object, ...]) -> None:
     make = logging.getLogRecordFactory()
     assert make("a.library", logging.INFO, __file__, 1, "%(a)s", arguments, None).msg == "%(a)s"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [f"key {KEY} is unknown", "key k3y%2Fof is unknown", f"apikey={KEY}", 'refused: "ab\\"cd-0123"', "https://a.example/?token=abcdefgh"],
+)  # fmt: skip
+def test_the_text_of_a_server_is_redacted_by_value_and_by_form(said: str) -> None:
+    shown = redacted(said, [KEY, "k3y/of", 'ab"cd-0123'])
+    assert "***" in shown
+    assert not any(secret in shown for secret in (KEY, "k3y%2Fof", "cd-0123", "abcdefgh"))

@@ -317,6 +317,18 @@ def test_wrong_answers_are_parse_errors(ask, box, fresh_sandbox, fault, question
     assert fails(ask, question).outcome is Outcome.PARSE_ERROR
 
 
+def test_a_server_that_repeats_the_key_in_its_error_does_not_put_it_into_ours(ask, box, fresh_sandbox):
+    fill(box, 3)
+    echoed = {"errors": [{"message": f"bad key {box.api_key}\x1b[2J, password=hunter22"}], "data": None}
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
+    )
+    text = str(fails(ask, everyone))
+    assert box.api_key not in text
+    assert "hunter22" not in text
+    assert text.isprintable()
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [("name", 5), ("name", " "), ("id", None), ("updated", "yesterday"), ("updated", 5), ("deleted", None),
