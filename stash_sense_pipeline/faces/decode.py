@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from stash_sense_pipeline.faces import gif_bytes, jpeg_bytes, png_bytes
+from stash_sense_pipeline.faces import container_bytes, gif_bytes, jpeg_bytes, png_bytes
 from stash_sense_pipeline.faces.orientation import exif_orientation, upright
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
 
@@ -47,18 +46,17 @@ _COSTLY_MEMORY = 130_000_000
 _COSTLY_SCAN_PIXELS = 150_000_000
 # Pillow decodes run-length encoded BMP files in Python: a second for each such number of pixels or bytes.
 _COSTLY_RUN_LENGTHS = 1_000_000
-# Share of a picture that may be missing at the end of its file.
+# Share of a picture that may be missing at the end of its file; of the last scan of a progressive JPEG, which only
+# refines what is there.
 _MOST_MISSING = 0.03
+_MOST_MISSING_OF_LAST_SCAN = 0.1
 _SNIFFED = 512
 _MCU = 16
+_BAND = 256
 _FILL = 128
 _BMP_RUN_LENGTHS = frozenset({1, 2})
-# The item type in the box that lists an item of an AVIF file: version and flags, id and protection stand before it.
-_AVIF_EXIF_ITEM = re.compile(rb"(infe[\x02\x03].{7,9}?)Exif", re.DOTALL)
 # TIFF, JPEG XL (two forms), JPEG 2000 (two forms).
 _UNSUPPORTED = (b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
-_HEIF_BRAND = re.compile(rb"hei[cxms]|hev[cxms]|mif1|msf1")
-_AVIF_BRANDS = (b"avif", b"avis")
 
 
 @dataclass(frozen=True)
@@ -185,7 +183,7 @@ def _prepared_jpeg(data: bytes, limits: DecodeLimits) -> PreparedImage:
 
 
 def _prepared_by_pillow(data: bytes, limits: DecodeLimits) -> PreparedImage:
-    canvas = _webp_canvas(data)
+    canvas = container_bytes.webp_canvas(data)
     if canvas is not None and canvas[0] * canvas[1] > _most_pixels("WEBP", limits):
         raise Rejected(Reason.TOO_MANY_PIXELS)
     with _pillow_errors(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -197,18 +195,16 @@ def _prepared_by_pillow(data: bytes, limits: DecodeLimits) -> PreparedImage:
 def _completed(data: bytes) -> bytes:
     """A WebP, GIF, BMP or AVIF file without what its decoder could stumble over, and with zeros for last missing bytes.
 
-    The decoders refuse a file of which more is missing.
+    The decoders refuse a file of which more is missing, and AVIF with any: there viewers show nothing either.
     """
     if data.startswith(gif_bytes.SIGNATURES):
         return gif_bytes.first_frame(data, _MOST_MISSING)
-    if data[4:8] == b"ftyp":
-        # By the AVIF specification only the boxes irot and imir turn the picture, and Pillow stumbles over bad EXIF.
-        return _AVIF_EXIF_ITEM.sub(rb"\1free", data)
-    if data[:2] == b"BM":
+    if container_bytes.is_webp(data):
+        return container_bytes.completed_webp(data, _MOST_MISSING)
+    if container_bytes.is_boxed(data):
+        return container_bytes.avif_without_exif(data)
+    if data.startswith(b"BM"):
         return data + bytes(int(len(data) * _MOST_MISSING))
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        missing = int.from_bytes(data[4:8], "little") + 8 - len(data)
-        return data + bytes(missing) if 0 < missing <= len(data) * _MOST_MISSING else data
     return data
 
 
@@ -217,13 +213,20 @@ def _most_pixels(kind: str, limits: DecodeLimits) -> int:
 
 
 def _rgb(image: Image.Image, reduction: int) -> NDArray[np.uint8]:
+    if reduction == 1:
+        return np.array(_in_rgb(image), dtype=np.uint8)
+    # In bands: a conversion of the whole would take its memory twice.
+    width, height = image.size
+    boxes = ((0, top, width, min(top + _BAND, height)) for top in range(0, height, _BAND))
+    return np.concatenate([np.asarray(_in_rgb(image.crop(box)).reduce(reduction)) for box in boxes])
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's convert() clips 16-bit grey at 255.
         samples = np.clip(np.asarray(image), 0, 0xFFFF)
         image = Image.fromarray((samples >> 8).astype(np.uint8))
-    if image.mode != "RGB":
-        image = image.convert("RGB")
-    return np.array(image.reduce(reduction) if reduction > 1 else image, dtype=np.uint8)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextmanager
@@ -253,7 +256,8 @@ def _lacks_a_part(picture: jpeg_bytes.JpegPicture, rgb: NDArray[np.uint8]) -> bo
     filled = not picture.progressive and bool((rgb[-4:, -4:] == _FILL).all())
     if picture.complete and not filled:
         return False
-    return not picture.covered or _missing_share(picture) > _MOST_MISSING
+    most = _MOST_MISSING_OF_LAST_SCAN if picture.progressive else _MOST_MISSING
+    return not picture.covered or _missing_share(picture) > most
 
 
 def _missing_share(picture: jpeg_bytes.JpegPicture) -> float:
@@ -280,7 +284,7 @@ def _brightness(jpeg: bytes) -> NDArray[np.uint8]:
 
 
 def _refuse_other_content(data: bytes) -> None:
-    if data.startswith(_UNSUPPORTED) or _is_heic(data):
+    if data.startswith(_UNSUPPORTED) or container_bytes.is_heic(data):
         raise Rejected(Reason.UNSUPPORTED_FORMAT)
     head = data[:_SNIFFED].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head.startswith(b"<"):
@@ -290,18 +294,3 @@ def _refuse_other_content(data: bytes) -> None:
     if b"<html" in head or b"<!doctype html" in head:
         raise Rejected(Reason.HTML)
     raise Rejected(Reason.NOT_AN_IMAGE)
-
-
-def _is_heic(data: bytes) -> bool:
-    """Does the file type box name a brand of HEIF, and none of AVIF?"""
-    brands = data[8 : min(int.from_bytes(data[:4], "big"), _SNIFFED)] if data[4:8] == b"ftyp" else b""
-    return _HEIF_BRAND.search(brands) is not None and not any(brand in brands for brand in _AVIF_BRANDS)
-
-
-def _webp_canvas(data: bytes) -> tuple[int, int] | None:
-    """Width and height of an extended WebP file: its decoder allocates the canvas as soon as the file is
-    opened.
-    """
-    if data[:4] != b"RIFF" or data[8:16] != b"WEBPVP8X" or len(data) < 30:
-        return None
-    return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1

@@ -30,8 +30,8 @@ class JpegPicture:
     """The first picture of a JPEG file.
 
     `body` is the file up to, and without, the end marker: tables, frame and scans, of the other segments only those
-    that decide about colours. `exif` is the first EXIF segment. `covered`: a scan has begun for each coefficient in its
-    full precision; `complete`: the end marker was there.
+    that decide about colours. `exif` is the first EXIF segment. `covered`: a scan has begun for all that matters;
+    `complete`: the end marker was there.
     """
 
     body: bytes
@@ -105,8 +105,11 @@ def _decides_about_colours(code: int, content: bytes) -> bool:
 
 
 def _covered(scans: Sequence[bytes], components: int, progressive: bool) -> bool:
-    """Has a scan begun for each coefficient of each component, down to its last bit?"""
-    begun: set[tuple[int, int]] = set()
+    """Has a scan begun for each coefficient: of the first component down to its last bit, of others down to the one
+    before? The last bits of colour are scans of a few bytes in many files, and change a picture least.
+    """
+    begun: dict[int, set[int]] = {}
+    order: list[int] = []
     for header in scans:
         count = header[0] if header else 0
         if len(header) < 4 + 2 * count:
@@ -114,8 +117,10 @@ def _covered(scans: Sequence[bytes], components: int, progressive: bool) -> bool
         first, last, bits = header[1 + 2 * count : 4 + 2 * count]
         if not progressive:
             first, last, bits = 0, _COEFFICIENTS - 1, 0
-        if bits & 15 == 0:
-            names = header[1 : 1 + 2 * count : 2]
-            reached = range(first, min(last, _COEFFICIENTS - 1) + 1)
-            begun.update((name, coefficient) for name in names for coefficient in reached)
-    return len(begun) >= components * _COEFFICIENTS
+        for name in header[1 : 1 + 2 * count : 2]:
+            if name not in begun:
+                order.append(name)
+            reached = begun.setdefault(name, set())
+            if bits & 15 <= (0 if name == order[0] else 1):
+                reached.update(range(first, min(last, _COEFFICIENTS - 1) + 1))
+    return len(begun) >= components and all(len(reached) == _COEFFICIENTS for reached in begun.values())
