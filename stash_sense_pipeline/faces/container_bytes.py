@@ -40,12 +40,15 @@ def webp_canvas(data: bytes) -> tuple[int, int] | None:
 
 def completed_webp(data: bytes, most_missing: float) -> bytes:
     """The file with zeros where its last bytes are missing, if they are at most the share `most_missing` of it."""
-    missing = int.from_bytes(data[4:8], "little") + 8 - len(data)
+    whole = int.from_bytes(data[4:8], "little") + 8
+    missing = whole - len(data)
     if not 0 < missing <= len(data) * most_missing:
         return data
     at = 12
     while at + 8 <= len(data):
         size = int.from_bytes(data[at + 4 : at + 8], "little")
+        if at + 8 + size > whole:
+            return data  # damaged: larger than the file is meant to be
         if at + 8 + size > len(data):
             # Chunks are padded to an even size.
             end = at + 8 + size + size % 2 + _GROWTH

@@ -7,7 +7,7 @@ import random
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,7 @@ class PreparedImage:
     orientation: int
     scans: int = 1
     jpeg: jpeg_bytes.JpegPicture | None = None
+    png: png_bytes.PngPicture | None = None
 
     @property
     def costly(self) -> bool:
@@ -129,9 +130,9 @@ def prepare(data: bytes, limits: DecodeLimits) -> PreparedImage:
     if data.startswith(b"\xff\xd8\xff"):
         prepared = _prepared_jpeg(data, limits)
     elif data.startswith(png_bytes.SIGNATURE):
-        most = _most_pixels("PNG", limits)
-        png = png_bytes.without_ancillary_chunks(data, most, _MOST_MISSING)
-        prepared = PreparedImage(png.data, "PNG", (png.width, png.height), exif_orientation(png.exif))
+        png = png_bytes.without_ancillary_chunks(data)
+        size, orientation = (png.width, png.height), exif_orientation(png.exif)
+        prepared = PreparedImage(png.data, "PNG", size, orientation, png=png)
     else:
         prepared = _prepared_by_pillow(_completed(data), limits)
     if 0 in prepared.size:
@@ -150,6 +151,20 @@ def decode_prepared(prepared: PreparedImage) -> DecodedImage:
     """
     width, height = prepared.size
     reduction = 2 if width * height > _REDUCED_ABOVE else 1
+    try:
+        rgb = _decoded(prepared, reduction)
+    except Rejected:
+        if prepared.png is None:
+            raise
+        rgb = _decoded(replace(prepared, data=prepared.png.completed(_MOST_MISSING).data), reduction)
+    if prepared.jpeg is not None and _lacks_a_part(prepared.jpeg, rgb):
+        raise Rejected(Reason.TRUNCATED)
+    size = prepared.size if prepared.orientation < 5 else prepared.size[::-1]
+    return DecodedImage(upright(rgb, prepared.orientation), reduction, size)
+
+
+def _decoded(prepared: PreparedImage, reduction: int) -> NDArray[np.uint8]:
+    width, height = prepared.size
     with _pillow_errors(), Image.open(io.BytesIO(prepared.data), formats=[prepared.format]) as image:
         if image.size != prepared.size:
             raise Rejected(Reason.TRUNCATED)
@@ -159,10 +174,7 @@ def decode_prepared(prepared: PreparedImage) -> DecodedImage:
         rgb = _rgb(image, reduction if image.size == prepared.size else 1)
     if rgb.ndim != 3 or 0 in rgb.shape:
         raise Rejected(Reason.NOT_AN_IMAGE)
-    if prepared.jpeg is not None and _lacks_a_part(prepared.jpeg, rgb):
-        raise Rejected(Reason.TRUNCATED)
-    size = prepared.size if prepared.orientation < 5 else prepared.size[::-1]
-    return DecodedImage(upright(rgb, prepared.orientation), reduction, size)
+    return rgb
 
 
 def _prepared_jpeg(data: bytes, limits: DecodeLimits) -> PreparedImage:

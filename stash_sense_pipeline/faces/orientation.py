@@ -12,7 +12,9 @@ UPRIGHT = 1
 _TAG = 0x0112
 _PREFIX = b"Exif\0\0"
 _ENTRY_BYTES = 12
-_SHORT = 3
+_VALUE_AT = 8
+# Types that a value has: SHORT by the standard, LONG as some programs write it.
+_VALUES = {3: "H", 4: "I"}
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -30,9 +32,10 @@ def exif_orientation(exif: bytes) -> int:
         (entries,) = struct.unpack_from(f"{order}H", tiff, directory)
         for number in range(entries):
             at = directory + 2 + number * _ENTRY_BYTES
-            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-            if tag == _TAG:
-                return value if kind == _SHORT and UPRIGHT <= value <= 8 else UPRIGHT
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, at)
+            if tag == _TAG and kind in _VALUES:
+                (value,) = struct.unpack_from(f"{order}{_VALUES[kind]}", tiff, at + _VALUE_AT)
+                return value if UPRIGHT <= value <= 8 else UPRIGHT
     except struct.error:
         pass  # the directory lies outside the data
     return UPRIGHT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
 
@@ -13,6 +13,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _HEADER = struct.Struct(">IIBBBBB")
 _LENGTH_AND_TYPE, _CRC = 8, 4
+_STREAM_HEAD = 2
 _ANCILLARY = 0x20
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7: first column, first row, distance of columns, distance of rows.
@@ -24,12 +25,31 @@ _MOST_CHUNKS = 100_000
 
 @dataclass(frozen=True)
 class PngPicture:
-    """A PNG file of the chunks IHDR, PLTE, IDAT and IEND alone, and the EXIF data of the original."""
+    """A PNG file's picture without ancillary chunks, and its EXIF data. `header`, `palette` and `stream` are the
+    contents of IHDR, PLTE and all IDAT chunks.
+    """
 
-    data: bytes
+    header: bytes
+    palette: bytes
+    stream: bytes
     exif: bytes
     width: int
     height: int
+
+    @property
+    def data(self) -> bytes:
+        """A PNG file of the chunks IHDR, PLTE, IDAT and IEND alone."""
+        palette = _written(b"PLTE", self.palette) if self.palette else b""
+        image = _written(b"IDAT", self.stream)
+        return b"".join((SIGNATURE, _written(b"IHDR", self.header), palette, image, _written(b"IEND", b"")))
+
+    def completed(self, most_missing: float) -> PngPicture:
+        """The picture with zeros for what its stream lacks, and with a sound checksum of the stream.
+
+        Raises Rejected, TRUNCATED, when more than `most_missing` (0..1) of the uncompressed data is missing.
+        """
+        stream = _completed(self.stream, _uncompressed_bytes(self.header), most_missing)
+        return replace(self, stream=stream)
 
 
 @dataclass(frozen=True)
@@ -39,19 +59,17 @@ class _Chunk:
     whole: bool
 
 
-def without_ancillary_chunks(data: bytes, most_pixels: int, most_missing: float) -> PngPicture:
-    """Reads a PNG file as far as its picture needs it. What follows its end is left out.
+def without_ancillary_chunks(data: bytes) -> PngPicture:
+    """Reads a PNG file as far as its picture needs it, also when it ends early. What follows its end is left out.
 
     Colour profiles, texts and transparency do not change the pixels that Pillow's `convert("RGB")` gives, so their
-    size and their damages do not matter. A file that ends before its IEND chunk is completed with zeros when at most
-    `most_missing` (0..1) of its uncompressed data is missing. Raises Rejected: TRUNCATED when more is missing or a
-    critical chunk is damaged, TOO_MANY_PIXELS above `most_pixels`, TOO_COSTLY with too many chunks.
+    size and their damages do not matter. Raises Rejected: TRUNCATED when there is no header or no data or a critical
+    chunk is damaged, TOO_COSTLY with too many chunks.
     """
-    header, palette, exif, ended = b"", b"", b"", False
+    header, palette, exif = b"", b"", b""
     compressed: list[bytes] = []
     for chunk in _chunks(data):
         if chunk.kind == b"IEND":
-            ended = True
             break
         if chunk.kind == b"IDAT":
             compressed.append(chunk.body)
@@ -64,18 +82,7 @@ def without_ancillary_chunks(data: bytes, most_pixels: int, most_missing: float)
     if not header or not compressed:
         raise Rejected(Reason.TRUNCATED)
     width, height = _HEADER.unpack(header)[:2]
-    if width * height > most_pixels:
-        raise Rejected(Reason.TOO_MANY_PIXELS)
-    stream = b"".join(compressed)
-    if not ended:
-        stream = _completed(stream, _uncompressed_bytes(header), most_missing)
-    chunks = [
-        (b"IHDR", header),
-        *([(b"PLTE", palette)] if palette else []),
-        (b"IDAT", stream),
-        (b"IEND", b""),
-    ]
-    return PngPicture(SIGNATURE + b"".join(_written(*chunk) for chunk in chunks), exif, width, height)
+    return PngPicture(header, palette, b"".join(compressed), exif, width, height)
 
 
 def _chunks(data: bytes) -> Iterator[_Chunk]:
@@ -91,7 +98,7 @@ def _chunks(data: bytes) -> Iterator[_Chunk]:
             at = end + _CRC
             continue
         body = data[start:end]
-        critical = not kind[0] & _ANCILLARY
+        critical = not kind[0] & _ANCILLARY and kind != b"IEND"
         if (
             whole
             and critical
@@ -123,9 +130,10 @@ def _uncompressed_bytes(header: bytes) -> int:
 
 def _completed(stream: bytes, expected: int, most_missing: float) -> bytes:
     """The zlib stream of a picture with zeros for what is missing, in blocks of bounded size."""
-    unpacking, packing = zlib.decompressobj(), zlib.compressobj(1)
+    # Without the stream's head, its checksum is not looked at.
+    unpacking, packing = zlib.decompressobj(-zlib.MAX_WBITS), zlib.compressobj(1)
     packed: list[bytes] = []
-    got, rest = 0, stream
+    got, rest = 0, stream[_STREAM_HEAD:]
     try:
         while got < expected:
             block = unpacking.decompress(rest, min(_BLOCK, expected - got))

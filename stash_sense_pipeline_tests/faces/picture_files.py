@@ -82,6 +82,13 @@ def jpeg_file(
     return data[:2] + damaged + segment * 25 + data[2:]
 
 
+def many_scans(scans: int, size: tuple[int, int] = (900, 900)) -> bytes:
+    """A progressive JPEG whose last scan, of a few bytes, comes again and again."""
+    whole = saved(Image.new("RGB", size, (90, 60, 60)), format="JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * scans + whole[-2:]
+
+
 def webp_file(image: Image.Image, colours: str, orientation: int = 1, metadata: bool = False) -> bytes:
     """A lossy WebP file; with `metadata` a profile of more than 1 MiB."""
     options: dict[str, object] = {"exif": exif(orientation)} if orientation != 1 else {}

@@ -17,6 +17,7 @@ from PIL import Image
 
 from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline_tests.faces.picture_files import chunk, many_scans, saved
 
 LIMITS = DecodeLimits()
 
@@ -25,12 +26,6 @@ def smooth(height: int = 90, width: int = 70, seed: int = 1) -> np.ndarray:
     """RGB noise that survives lossy coding."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return cv2.GaussianBlur(noise, (0, 0), 3)
-
-
-def saved(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
 
 
 PHOTO = smooth()
@@ -182,13 +177,8 @@ def gif_screen() -> bytes:
 
 def huge_png_header() -> bytes:
     """A PNG that claims 100,000 x 100,000 pixels: more than Pillow itself would open."""
-    content = b""
-    for chunk in (
-        b"IHDR" + (100_000).to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00",
-        b"IDAT" + zlib.compress(bytes(99)),
-    ):
-        content += (len(chunk) - 4).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
-    return b"\x89PNG\r\n\x1a\n" + content
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
 
 
 @pytest.mark.parametrize("bomb", [png_bomb, webp_canvas, gif_screen, huge_png_header])
@@ -270,17 +260,6 @@ def grey_alpha_png(grey: np.ndarray) -> bytes:
     )
 
 
-def chunk(kind: bytes, body: bytes = b"") -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def many_scans(scans: int, size: tuple[int, int] = (900, 900)) -> bytes:
-    """A progressive JPEG whose last scan, of a few bytes, comes again and again."""
-    whole = saved(Image.new("RGB", size, (90, 60, 60)), format="JPEG", progressive=True)
-    last = whole.rindex(b"\xff\xda")
-    return whole[:last] + whole[last:-2] * scans + whole[-2:]
-
-
 def test_a_jpeg_of_thousands_of_scans_is_refused_at_once() -> None:
     data = many_scans(20_000, (3000, 3000))
     started = time.process_time()
@@ -337,3 +316,63 @@ def test_of_several_pictures_in_a_jpeg_file_the_first_counts() -> None:
     """Cameras write previews and second views behind the first picture (MPO)."""
     file = saved(RGB, format="MPO", save_all=True, append_images=[Image.new("RGB", (400, 300))], quality=95)
     assert decode_image(file, LIMITS).rgb.shape == PHOTO.shape
+
+
+def png_of(stream: bytes, end: bytes = chunk(b"IEND")) -> bytes:
+    """The PNG file of PHOTO with another zlib stream."""
+    return saved(RGB, format="PNG")[:33] + chunk(b"IDAT", stream) + end
+
+
+STREAM = zlib.compress(b"".join(b"\0" + row.tobytes() for row in PHOTO))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_of(STREAM),
+        png_of(STREAM, b""),
+        png_of(STREAM)[:-4] + b"????",
+        png_of(STREAM[:-4] + b"????"),
+        png_of(STREAM[:-4]),
+        png_of(STREAM + bytes(5000)),
+        png_of(zlib.compress(zlib.decompress(STREAM) + bytes(100_000_000))),
+    ],
+    ids=[
+        "whole",
+        "no IEND",
+        "wrong checksum of IEND",
+        "wrong checksum of the stream",
+        "no checksum of the stream",
+        "data behind the stream",
+        "rows behind the picture",
+    ],
+)
+def test_a_png_whose_rows_are_all_there_gives_them(data: bytes) -> None:
+    assert np.array_equal(decode_image(data, LIMITS).rgb, PHOTO)
+
+
+def test_a_png_with_a_damaged_critical_chunk_or_half_its_rows_is_truncated() -> None:
+    assert reason_of(png_of(STREAM[: len(STREAM) // 2])) is Reason.TRUNCATED
+    damaged = bytearray(png_of(STREAM))
+    damaged[100] ^= 1
+    assert reason_of(bytes(damaged)) is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("size", [0xFFFF_FFF0, 0x7FFF_FFFF, 5000])
+def test_a_webp_chunk_that_claims_gigabytes_takes_none(size: int) -> None:
+    whole = saved(RGB, format="WEBP", quality=90)
+    claims = whole[:4] + (len(whole) + 2).to_bytes(4, "little") + whole[8:16] + size.to_bytes(4, "little")
+    started = time.process_time()
+    reason_of(claims + whole[20:])
+    assert time.process_time() - started < 0.2
+
+
+@pytest.mark.parametrize(("kind", "code"), [("SHORT", "H"), ("LONG", "I")])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_orientation_is_read_in_both_byte_orders_and_widths(kind: str, code: str, order: str) -> None:
+    entry = struct.pack(f"{order}HHI{code}", 0x0112, 3 if kind == "SHORT" else 4, 1, 6).ljust(12, b"\0")
+    start = b"II*\0" if order == "<" else b"MM\0*"
+    exif = b"Exif\0\0" + start + struct.pack(f"{order}IH", 8, 1) + entry + bytes(4)
+    turned = decode_image(saved(RGB, format="JPEG", quality=95, exif=exif), LIMITS)
+    assert turned.size == (90, 70)
+    assert np.abs(turned.rgb.astype(int) - np.rot90(PHOTO, -1)).mean() < 6

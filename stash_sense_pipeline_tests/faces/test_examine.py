@@ -23,6 +23,9 @@ from stash_sense_pipeline.faces.reasons import Reason, Rejected
 from stash_sense_pipeline.sandbox.rendering import make_person, render_portrait
 from stash_sense_pipeline.settings import QualityFilters
 from stash_sense_pipeline_tests.faces.picture_files import (
+    exif as exif_of,
+)
+from stash_sense_pipeline_tests.faces.picture_files import (
     gif_file,
     grey_of,
     jpeg_file,
@@ -115,16 +118,10 @@ def test_the_face_is_that_of_the_plain_picture(name: str, examiner: Examiner, de
 
 def test_an_avif_file_is_turned_by_its_own_property_and_not_by_exif() -> None:
     """As the AVIF specification says. Pillow writes an orientation as that property."""
-    turned = saved(PHOTO.rotate(90, expand=True), format="AVIF", quality=90, exif=jpeg_exif(6))
+    turned = saved(PHOTO.rotate(90, expand=True), format="AVIF", quality=90, exif=exif_of(6))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(turned))).convert("RGB"))
     assert np.array_equal(decode_image(turned, LIMITS).rgb, expected)
     assert expected.shape == PORTRAIT.shape
-
-
-def jpeg_exif(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif.tobytes()
 
 
 BAD_EXIF = [
@@ -144,7 +141,7 @@ def test_damaged_exif_costs_nothing(kind: str, exif: bytes) -> None:
     plain = saved(PHOTO, format=kind)
     if kind == "AVIF":
         # Written with sound EXIF data of the same length, which is then spoiled.
-        sound = jpeg_exif(1)
+        sound = exif_of(1)
         data = saved(PHOTO, format=kind, exif=sound)
         data = data.replace(sound.removeprefix(b"Exif\0\0"), b"\xff" * (len(sound) - 6))
     else:
