@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.faces import StoredFace
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.faces.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_rgb
-from stash_sense_pipeline.faces.detect import Detector
+from stash_sense_pipeline.faces.decode import DecodeLimits
+from stash_sense_pipeline.faces.decode_process import ImageDecoder
+from stash_sense_pipeline.faces.detect import DetectedFace, Detector
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.pictures import picture_hash
 from stash_sense_pipeline.faces.quality import Filters, check_image_size, choose_face, quality_score
@@ -29,17 +30,22 @@ class Examiner:
         self._detector = detector
         self._filters = filters
         self._single_face = single_face
-        self._limits = limits
+        self._decoder = ImageDecoder(limits)
 
     def examine(self, data: bytes) -> StoredFace:
-        """The face that an image file contributes, ready to be stored. Raises Rejected with the reason."""
-        rgb = decode_rgb(data, self._limits)
-        height, width = rgb.shape[:2]
-        check_image_size(width, height, self._filters)
-        choice = choose_face(self._detector.detect(rgb), self._filters, self._single_face)
+        """The face that an image file contributes, ready to be stored. Raises Rejected with the reason.
+
+        Box and landmarks are in pixels of the upright picture at its full size, and so is the size that the filters
+        ask for, also where the picture was decoded at half of it.
+        """
+        image = self._decoder.decode(data)
+        rgb = image.rgb
+        check_image_size(*image.size, self._filters)
+        detected = [_at_full_size(face, image.reduction) for face in self._detector.detect(rgb)]
+        choice = choose_face(detected, self._filters, self._single_face)
         face = choice.face
         try:
-            crop = norm_crop(rgb, face.landmarks)
+            crop = norm_crop(rgb, face.landmarks / image.reduction)
         except ValueError as error:
             raise Rejected(Reason.BAD_LANDMARKS) from error
         yaw, blur = yaw_degrees(face.landmarks), blur_measure(crop)
@@ -56,6 +62,10 @@ class Examiner:
             "detector_digest": self._pack.detector.digest,
         }
         return StoredFace(columns, encode_crop(crop), picture_hash(rgb))
+
+
+def _at_full_size(face: DetectedFace, reduction: int) -> DetectedFace:
+    return DetectedFace(face.box * reduction, face.landmarks * reduction, face.confidence)
 
 
 def encode_crop(crop: NDArray[np.uint8]) -> bytes:

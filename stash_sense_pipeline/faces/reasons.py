@@ -15,8 +15,10 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     # The bytes are sound, but not for us.
     SVG = "svg"
+    UNSUPPORTED_FORMAT = "unsupported_format"
     TOO_MANY_BYTES = "too_many_bytes"
     TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_COSTLY = "too_costly"
     IMAGE_TOO_SMALL = "image_too_small"
     # What the detector saw does not pass the quality filters.
     NO_FACE = "no_face"

@@ -11,7 +11,14 @@ from stash_sense_pipeline.faces.quality import Filters
 from stash_sense_pipeline.faces.reasons import SEEN, Reason
 
 _FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
-_JUDGED = SEEN | {Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS, Reason.TOO_MANY_BYTES}
+_JUDGED = SEEN | {
+    *(Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS, Reason.TOO_MANY_BYTES, Reason.TOO_COSTLY),
+}
+# Counted up when decoding gives other pixels for a file. 2: EXIF orientation is applied, 16-bit grey is scaled,
+# metadata and a few missing bytes cost nothing.
+_READING = 2
+_SINCE_READING_2 = ("m", "n", "x", "u")
+_OTHERWISE_READ = (SEEN - {Reason.SEVERAL_FACES}) | {Reason.TRUNCATED, Reason.NOT_AN_IMAGE}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,10 @@ class Rules:
     single_face: bool
     max_pixels: int
     max_bytes: int
+    max_memory: int
+    max_scans: int
+    max_scan_pixels: int
+    max_seconds: int
 
     @classmethod
     def of(cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits) -> Rules:
@@ -43,6 +54,10 @@ class Rules:
             single_face=high_trust and filters.prefer_single_face,
             max_pixels=limits.max_pixels,
             max_bytes=limits.max_bytes,
+            max_memory=limits.max_memory,
+            max_scans=limits.max_scans,
+            max_scan_pixels=limits.max_scan_pixels,
+            max_seconds=limits.max_seconds,
         )
 
     @property
@@ -51,23 +66,29 @@ class Rules:
         return (
             f"d{self.detection_size} t{self.threshold:g} f{self.min_face_size} i{self.min_image_size}"
             f" c{self.min_confidence:g} y{self.max_angle:g} s{int(self.single_face)} p{self.max_pixels} b{self.max_bytes}"
+            f" m{self.max_memory} n{self.max_scans} x{self.max_scan_pixels} u{self.max_seconds} r{_READING}"
         )
 
     def reopens(self, judged_by: str) -> frozenset[Reason]:
         """The reasons of rejection by the rules with the text `judged_by` that may not hold under these
         rules.
         """
-        old = _parsed(judged_by)
         new = _parsed(self.text)
+        # Verdicts of before decoding had these limits.
+        old = {**{key: new[key] for key in _SINCE_READING_2}, "r": 1.0, **_parsed(judged_by)}
         if old.keys() != new.keys():
             return _JUDGED
         reopened: set[Reason] = set()
+        if new["r"] > old["r"]:
+            reopened |= _OTHERWISE_READ
         if new["i"] < old["i"]:
             reopened.add(Reason.IMAGE_TOO_SMALL)
-        if new["p"] > old["p"]:
+        if new["p"] > old["p"] or new["m"] > old["m"]:
             reopened.add(Reason.TOO_MANY_PIXELS)
         if new["b"] > old["b"]:
             reopened.add(Reason.TOO_MANY_BYTES)
+        if any(new[key] > old[key] for key in _SINCE_READING_2):
+            reopened.add(Reason.TOO_COSTLY)
         if (new["d"], new["t"]) != (old["d"], old["t"]):
             reopened |= SEEN
         # A small face may pass where the largest one fails, so a looser filter re-opens all flaws.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 
 import cv2
 import numpy as np
@@ -18,6 +17,7 @@ from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import GlobalSettings
 from stash_sense_pipeline_tests.faces.nets import picture
+from stash_sense_pipeline_tests.faces.picture_files import jpeg_file, many_scans, png_file, saved
 from stash_sense_pipeline_tests.faces.world import (
     ImageServer,
     box,
@@ -30,12 +30,6 @@ from stash_sense_pipeline_tests.faces.world import (
 PIXELS = picture([(5, 5, 0.95, 120)], 1)
 PHOTO = Image.fromarray(PIXELS)
 DONE = ("done", None)
-
-
-def saved(image: Image.Image, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, **options)
-    return buffer.getvalue()
 
 
 def collect(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> CollectReport:
@@ -77,6 +71,10 @@ FILES = {
         ),
         DONE,
     ),
+    "turned png with metadata": (png_file(PHOTO, "RGBA", orientation=8, metadata=True), DONE),
+    "turned jpeg without an end marker": (jpeg_file(PHOTO, "RGB", orientation=6)[:-2], DONE),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), ("rejected", "unsupported_format")),
+    "jpeg of 500 scans": (many_scans(500), ("rejected", "too_costly")),
     "truncated jpeg": (saved(PHOTO, format="JPEG", quality=95)[:9000], ("failed", "truncated")),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", ("rejected", "svg")),
     "html with 200": (b"<!doctype html><html>Just a moment", ("failed", "html")),
@@ -94,8 +92,8 @@ def test_each_kind_of_file_has_its_outcome(
     list_performers(any_catalog, server, {f"of-{name}": [name] for name in names.values()})
     report = collect(any_catalog, server, pack)
     assert verdicts(any_catalog) == {names[kind]: verdict for kind, (_, verdict) in FILES.items()}
-    assert (report.done, report.faces, report.processed) == (5, 5, len(FILES))
-    assert report.rejected == {"svg": 1, "too_many_pixels": 1}
+    assert (report.done, report.faces, report.processed) == (7, 7, len(FILES))
+    assert report.rejected == {"svg": 1, "too_costly": 1, "too_many_pixels": 1, "unsupported_format": 1}
     assert report.failed == {"empty": 1, "html": 1, "not_an_image": 1, "truncated": 1}
 
 

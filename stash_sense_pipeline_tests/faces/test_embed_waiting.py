@@ -15,7 +15,7 @@ from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.errors import DeviceError
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_rgb
+from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.embed import EmbeddingError
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
@@ -73,7 +73,7 @@ def test_vectors_are_those_of_the_contract_from_the_file_to_the_catalog(
     assert (report.embedded, report.vectors, report.crops_left) == (6, {"facenet": 6, "arcface": 6}, 0)
     detector = Detector(pack.detector)
     for face in stored(any_catalog, faces):
-        rgb = decode_rgb(server.bodies[face.image_id], DecodeLimits())
+        rgb = decode_image(server.bodies[face.image_id], DecodeLimits()).rgb
         with warnings.catch_warnings(action="ignore"):
             crop = face_align.norm_crop(rgb, detector.detect(rgb)[0].landmarks)
         for name, size, std in (("facenet", 160, 127.5), ("arcface", 112, 128.0)):

@@ -113,12 +113,25 @@ FLAWS = {Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY}
         ({"limits": DecodeLimits(max_pixels=90_000_000)}, {Reason.TOO_MANY_PIXELS}),
         ({"limits": DecodeLimits(max_pixels=9_000_000)}, set()),
         ({"limits": DecodeLimits(max_bytes=90_000_000)}, {Reason.TOO_MANY_BYTES}),
+        ({"limits": DecodeLimits(max_memory=900_000_000)}, {Reason.TOO_MANY_PIXELS, Reason.TOO_COSTLY}),
+        ({"limits": DecodeLimits(max_scans=200)}, {Reason.TOO_COSTLY}),
+        ({"limits": DecodeLimits(max_scan_pixels=9_000_000_000)}, {Reason.TOO_COSTLY}),
+        ({"limits": DecodeLimits(max_seconds=60)}, {Reason.TOO_COSTLY}),
+        ({"limits": DecodeLimits(max_seconds=5)}, set()),
     ],
 )
 def test_looser_rules_reopen_what_they_may_accept(
     pack: ModelPack, change: dict[str, object], reopened: set[Reason]
 ) -> None:
     assert rules(pack, **change).reopens(rules(pack).text) == reopened
+
+
+def test_what_was_judged_before_orientation_was_applied_is_looked_at_again(pack: ModelPack) -> None:
+    """Verdicts from then carry neither the limits of cost nor the number of the reading."""
+    before = rules(pack).text.split(" m")[0]
+    reopened = rules(pack).reopens(before)
+    assert {Reason.NO_FACE, Reason.LOW_CONFIDENCE, Reason.TRUNCATED} <= reopened
+    assert not reopened & {Reason.SEVERAL_FACES, Reason.TOO_MANY_PIXELS, Reason.TOO_COSTLY, Reason.SVG}
 
 
 def test_rules_of_another_kind_reopen_everything_judged(pack: ModelPack) -> None:
