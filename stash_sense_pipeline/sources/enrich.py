@@ -57,6 +57,8 @@ from stash_sense_pipeline.sources.sync_rules import SyncRules
 _BATCH_SECONDS = 2.0
 _BATCH_VISITS = 50
 _URL, _NAME = "url", "name"
+# Profiles that are asked for as evidence whether the site refuses us, or only the last pages.
+_EVIDENCE = 2
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class EnrichRules:
     """The numbers of a run.
 
     `revisit`: the soonest second look at a profile or name. `confirm`: the soonest second look at a stored profile that
-    was missing. `strange_pages`: so many in a row without their mark mean a new layout. `doubt`: how long a profile whose
-    faces were a stranger's is not believed again.
+    was missing. `strange_pages`: so many in a row without their mark mean a new layout, if pages from elsewhere lack it too.
+    `doubt`: how long a profile whose faces were a stranger's is not believed again.
     """
 
     revisit: timedelta = timedelta(days=30)
@@ -175,6 +177,8 @@ class _Enrichment:
         self._outcomes: Counter[str] = Counter()
         self._strange = self._refused = self._answers = self._pages = 0
         self._last_failure: SourceError | None = None
+        self._suspicion: SourceError | None = None
+        self._patience = 1
         self._doubtful: dict[str, tuple[str, Visited]] = {}
         self._mirror = Mirror(engine, settings.name, suppressions, clock)
         self._held: dict[str, Held] = {}
@@ -269,7 +273,7 @@ class _Enrichment:
         return self._rank.get(record[0], len(self._rank)), record
 
     def _due(self, items: Mapping[str, str], visited: Mapping[str, Visited]) -> list[str]:
-        """Of items with their hashes those whose time has come: never visited ones first, then the longest unseen."""
+        """Of items with their hashes those whose time has come: never visited ones first, then the longest due."""
         now = self._clock.now()
         due = [
             item
@@ -279,7 +283,7 @@ class _Enrichment:
         return sorted(
             due,
             key=lambda item: (
-                visited[items[item]].visited_at.isoformat() if items[item] in visited else "",
+                visited[items[item]].next_visit_at.isoformat() if items[item] in visited else "",
                 item,
             ),
         )
@@ -308,16 +312,69 @@ class _Enrichment:
         }
         due = self._due(asked, visited)
         self._progress("profiles", 0, len(due))
-        done = 0
-        for keys in batched(due, self._connector.batch):
+        done: set[str] = set()
+
+        async def ask(keys: Sequence[str]) -> None:
+            wanted = [key for key in keys if key not in done]
             targets = [
-                self._conditional(profiles[key], visited.get(asked[key]), records[key]) for key in keys
+                self._conditional(profiles[key], visited.get(asked[key]), records[key]) for key in wanted
             ]
             async for visit in self._connector.visit(targets):
                 key = visit.target.key
+                done.add(key)
                 await self._take_listed(visit, profiles[key], records[key], visited.get(asked[key]))
-                done += 1
-                self._progress("profiles", done, len(due))
+                self._progress("profiles", len(done.intersection(due)), len(due))
+                if self._suspicion is not None and not looking:
+                    await look_elsewhere()
+
+        looking = False
+
+        async def look_elsewhere() -> None:
+            nonlocal looking
+            looking = True
+            for key in self._evidence(asked, visited, due, done):
+                await ask([key])
+                if self._suspicion is None:
+                    break
+            looking = False
+            self._end_if_suspected()
+
+        for keys in batched(due, self._connector.batch):
+            await ask(keys)
+
+    def _evidence(
+        self,
+        asked: Mapping[str, str],
+        visited: Mapping[str, Visited],
+        due: Sequence[str],
+        done: Collection[str],
+    ) -> list[str]:
+        """Profiles that tell whether the site answers: some that it gave before, or else some that wait elsewhere."""
+        came = [
+            key
+            for key, item in asked.items()
+            if key not in done and item in visited and visited[item].outcome == Outcome.FOUND
+        ]
+        rest = [key for key in due if key not in done]
+        among = sorted(came) or rest
+        step = max(1, len(among) // (_EVIDENCE + 1))
+        return among[step :: max(1, step)][:_EVIDENCE] or among[:_EVIDENCE]
+
+    def _end_if_suspected(self) -> None:
+        """Raises when the evidence gave no answer either; or else the next suspicion takes twice as much."""
+        error = self._suspicion
+        if error is None:
+            self._patience *= 2
+            return
+        if isinstance(error, LayoutChangedError):
+            raise self._new_layout()
+        until = leave_alone(self._engine, self._source, self._clock.now())
+        raise SourceError(
+            self._source,
+            error.outcome,
+            f"refused {self._refused} times in a row{_status(error)}; "
+            f"it is left alone until {until:%Y-%m-%d %H:%M} UTC",
+        )
 
     def _conditional(self, listed: _Listed, before: Visited | None, records: Sequence[Known]) -> Target:
         """The target with the validators of the last visit, where an unchanged page would change nothing here."""
@@ -352,6 +409,7 @@ class _Enrichment:
         item = self._hash(visit.target.key)
         if visit.error is not None:
             if self._failed(visit.error):
+                await self._postpone(_URL, item, visit.error, before)
                 return
             await self._absent(item, visit, before)
             return
@@ -384,6 +442,14 @@ class _Enrichment:
         if covered:
             self._mirror.tally.suppressed.add(profile.key)
         return covered
+
+    async def _postpone(self, mode: str, item: str, error: SourceError, before: Visited | None) -> None:
+        """Moves an item that gave no answer behind the others: the next run asks for it last. What was known of it stays."""
+        if error.outcome is Outcome.DISALLOWED:
+            return  # no request was sent
+        now = self._clock.now()
+        known = before or Visited(error.outcome.value, now, now)
+        await self._note(mode, item, replace(known, next_visit_at=now))
 
     async def _absent(self, item: str, visit: Visit, before: Visited | None) -> None:
         """No such page, or somebody else's. A stored one is removed at the second sight of it, some days later."""
@@ -427,7 +493,9 @@ class _Enrichment:
         self._progress("names", 0, len(due))
         for done, item in enumerate(due, 1):
             person, name = items[item]
-            await self._search_one(asked[item], person, name, profiles)
+            await self._search_one(asked[item], visited.get(asked[item]), person, name, profiles)
+            if self._suspicion is not None:
+                self._end_if_suspected()
             self._progress("names", done, len(due))
 
     def _people(self, known: Collection[Known], linked: Collection[RecordKey]) -> list[tuple[Known, str]]:
@@ -457,12 +525,21 @@ class _Enrichment:
             found.setdefault(any_order(name), (records[0], name))
         return list(found.values())
 
-    async def _search_one(self, item: str, person: Known, name: str, profiles: Mapping[str, _Listed]) -> None:
+    async def _search_one(
+        self,
+        item: str,
+        before: Visited | None,
+        person: Known,
+        name: str,
+        profiles: Mapping[str, _Listed],
+    ) -> None:
         link = self._performer_url(person)
         try:
             hits = await self._connector.find(name)
         except SourceError as error:
-            if not self._failed(error):
+            if self._failed(error):
+                await self._postpone(_NAME, item, error, before)
+            else:
                 await self._note(_NAME, item, self._answer_now(error.outcome))
             return
         self._answered(page=False)
@@ -479,11 +556,15 @@ class _Enrichment:
             await self._note(_NAME, item, self._answer_now(Outcome.AMBIGUOUS))
             return
         async for visit in self._connector.visit([Target(hit.key, hit.url)]):
-            await self._take_named(item, visit, person, name, link)
+            await self._take_named(item, visit, before, person, name, link)
 
-    async def _take_named(self, item: str, visit: Visit, person: Known, name: str, link: str) -> None:
+    async def _take_named(
+        self, item: str, visit: Visit, before: Visited | None, person: Known, name: str, link: str
+    ) -> None:
         if visit.error is not None:
-            if not self._failed(visit.error):
+            if self._failed(visit.error):
+                await self._postpone(_NAME, item, visit.error, before)
+            else:
                 await self._note(_NAME, item, self._visited(visit, visit.error.outcome))
             return
         self._answered(page=True)
@@ -512,31 +593,26 @@ class _Enrichment:
         self._pages += page
         self._refused = 0
         self._strange = 0 if page else self._strange
+        if page or not isinstance(self._suspicion, LayoutChangedError):
+            self._suspicion = None
 
     def _failed(self, error: SourceError) -> bool:
-        """Counts an error. True when it is no answer, so that nothing may change; raises when the run must end."""
+        """Counts an error. True when it is no answer, so that nothing may change; raises when the host is left alone."""
         self._outcomes[error.outcome.value] += 1
         if isinstance(error, CircuitOpenError):
             raise error
         if error.outcome.is_answer:
-            self._answers += 1
-            self._refused = 0
+            self._answered(page=False)
             return False
         self._last_failure = error
         if is_refusal(error.outcome):
             self._refused += 1
-            if self._refused >= REFUSALS_IN_A_ROW:
-                until = leave_alone(self._engine, self._source, self._clock.now())
-                raise SourceError(
-                    self._source,
-                    error.outcome,
-                    f"refused {self._refused} times in a row{_status(error)}; "
-                    f"it is left alone until {until:%Y-%m-%d %H:%M} UTC",
-                )
+            if self._refused >= REFUSALS_IN_A_ROW * self._patience:
+                self._suspicion = error
         if isinstance(error, LayoutChangedError):
             self._strange += 1
-            if self._strange >= self._rules.strange_pages:
-                raise self._new_layout()
+            if self._strange >= self._rules.strange_pages * self._patience:
+                self._suspicion = error
         return True
 
     def _new_layout(self) -> SourceError:
