@@ -81,6 +81,10 @@ class HttpStatusError(SourceError):
         self.body = body
 
 
+class UnreachableError(SourceError):
+    """No connection to a host came about: its name has no address, or nothing answers there."""
+
+
 # How the text of a CircuitOpenError ends, also where only its text is handed on.
 LEFT_ALONE = "is left alone for a while"
 

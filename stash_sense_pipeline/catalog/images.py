@@ -23,6 +23,7 @@ from stash_sense_pipeline.catalog.upsert import batched
 
 # Values in one IN list: far below what either database allows in a statement.
 _IN_LIST = 500
+_OF_REFUSAL = ("refusals", "next_attempt_at", "sha256", "picture_hash")
 
 
 class ImageState(StrEnum):
@@ -52,7 +53,8 @@ class WaitingPerformer:
 class LedgerImage:
     """One image of a source. `due`: it may be fetched now. `owners`: the live performers it is listed for.
 
-    `picture_hash`: what faces.pictures made of it when it was done.
+    `picture_hash`: what faces.pictures made of it when it was done, and `sha256` of which bytes. `refusals`: on how many
+    days it was refused.
     """
 
     image_id: str
@@ -64,10 +66,12 @@ class LedgerImage:
     due: bool
     owners: tuple[str, ...]
     picture_hash: str | None
+    sha256: str | None = None
+    refusals: int = 0
 
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
-    later = sa.and_(source_images.c.state == ImageState.FAILED, source_images.c.next_attempt_at <= now)
+    later = sa.and_(source_images.c.state != ImageState.DONE, source_images.c.next_attempt_at <= now)
     return sa.or_(source_images.c.state == ImageState.PENDING, later)
 
 
@@ -90,15 +94,17 @@ def waiting_performers(
 ) -> list[WaitingPerformer]:
     """Live performers of `source` with an image to fetch, those with the fewest faces first.
 
+    Performers whose images were all asked for before come last: what failed must not stand before what was never tried.
     Equals go by what a predecessor's database had of them (see `_turn`; it takes `complete_at` faces for
     enough), then by id.
     """
     # Two plain aggregates, joined here: as one statement the planner of SQLite takes minutes where these take a second.
     done = sa.func.sum(sa.case((source_images.c.state == ImageState.DONE, 1), else_=0))
     due = sa.func.sum(sa.case((_due(now), 1), else_=0))
+    never_asked = sa.func.max(sa.case((source_images.c.state == ImageState.PENDING, 1), else_=0))
     legacy = source_performers.c.legacy_faces, source_performers.c.legacy_images
     rows = connection.execute(
-        sa.select(performer_images.c.source_id, done, sa.func.count(), *map(sa.func.max, legacy))
+        sa.select(performer_images.c.source_id, done, sa.func.count(), never_asked, *map(sa.func.max, legacy))
         .join(source_images, _of_image())
         .join(source_performers, _of_performer())
         .where(performer_images.c.source == source, source_performers.c.deleted_at.is_(None))
@@ -108,13 +114,14 @@ def waiting_performers(
     elsewhere = _faces_elsewhere(connection, source)
     waiting = [
         (
+            not never,
             _turn(images, legacy_faces, legacy_images, complete_at),
             WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)),
         )
-        for source_id, faces, images, legacy_faces, legacy_images in rows
+        for source_id, faces, images, never, legacy_faces, legacy_images in rows
     ]
-    waiting.sort(key=lambda each: (each[1].faces + each[1].elsewhere, each[0], each[1].source_id))
-    return [performer for _, performer in waiting]
+    waiting.sort(key=lambda each: (each[0], each[2].faces + each[2].elsewhere, each[1], each[2].source_id))
+    return [performer for _, _, performer in waiting]
 
 
 def _turn(images: int, legacy_faces: int | None, legacy_images: int | None, complete_at: int) -> int:
@@ -181,21 +188,93 @@ def images_of(
                 source_images.c.state,
                 source_images.c.attempts,
                 source_images.c.picture_hash,
+                source_images.c.sha256,
+                source_images.c.refusals,
                 _due(now).label("due"),
             )
             .join(source_images, _of_image())
             .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids))
         )
-        for source_id, image_id, url, width, height, state, attempts, picture, due in rows:
-            if image_id not in known:
-                owned_by = owners[image_id]
-                known[image_id] = LedgerImage(
-                    image_id, url, width, height, ImageState(state), attempts, bool(due), owned_by, picture
+        for row in rows:
+            if row.image_id not in known:
+                known[row.image_id] = LedgerImage(
+                    image_id=row.image_id,
+                    url=row.url,
+                    width=row.width,
+                    height=row.height,
+                    state=ImageState(row.state),
+                    attempts=row.attempts,
+                    due=bool(row.due),
+                    owners=owners[row.image_id],
+                    picture_hash=row.picture_hash,
+                    sha256=row.sha256,
+                    refusals=row.refusals,
                 )
-            listed[source_id].append(known[image_id])
+            listed[row.source_id].append(known[row.image_id])
     for images in listed.values():
         images.sort(key=lambda image: (-(image.width or 0) * (image.height or 0), image.image_id))
     return listed
+
+
+def shared_urls(connection: sa.Connection, source: str, now: datetime) -> set[str]:
+    """The addresses that several images have which are due now."""
+    return set(
+        connection.scalars(
+            sa.select(source_images.c.url)
+            .where(source_images.c.source == source, _due(now))
+            .group_by(source_images.c.url)
+            .having(sa.func.count() > 1)
+        )
+    )
+
+
+def urls_fetched_before(
+    connection: sa.Connection,
+    source: str,
+    origins: Collection[str],
+    limit: int,
+    *,
+    elsewhere: bool = False,
+) -> list[tuple[str, str | None]]:
+    """(url, sha256) of images with a face at one of `origins` (beginnings of URLs), the last fetched first.
+
+    With `elsewhere` of those at none of them.
+    """
+    return [
+        (row.url, row.sha256)
+        for row in connection.execute(
+            sa.select(source_images.c.url, source_images.c.sha256)
+            .where(
+                source_images.c.source == source,
+                source_images.c.state == ImageState.DONE,
+                sa.not_(_at(origins)) if elsewhere else _at(origins),
+            )
+            .order_by(source_images.c.processed_at.desc(), source_images.c.image_id)
+            .limit(limit)
+        )
+    ]
+
+
+def waits_elsewhere(connection: sa.Connection, source: str, origins: Collection[str], now: datetime) -> bool:
+    """Is an image of a live performer due whose URL begins with none of `origins`?"""
+    due = (
+        sa.select(sa.literal(1))
+        .join(performer_images, _of_image())
+        .join(source_performers, _of_performer())
+        .where(
+            source_images.c.source == source,
+            source_performers.c.deleted_at.is_(None),
+            _due(now),
+            sa.not_(_at(origins)),
+        )
+    )
+    return connection.execute(due.limit(1)).first() is not None
+
+
+def _at(origins: Collection[str]) -> sa.ColumnElement[bool]:
+    return sa.or_(
+        sa.false(), *(source_images.c.url.startswith(origin, autoescape=True) for origin in origins)
+    )
 
 
 def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -233,6 +312,33 @@ def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mappi
     connection.execute(
         statement,
         [{"of_image": row["image_id"]} | {f"new_{name}": row[name] for name in columns} for row in rows],
+    )
+
+
+def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Counts refusals: each row has image_id, the reason it was refused for, and refusals, next_attempt_at, sha256 and
+    picture_hash as they are from now on.
+
+    An image that was refused for another reason since, or is no longer in the ledger, stays as it is.
+    """
+    if not rows:
+        return
+    statement = (
+        sa.update(source_images)
+        .where(
+            source_images.c.source == source,
+            source_images.c.image_id == sa.bindparam("of_image"),
+            source_images.c.reason == sa.bindparam("for_reason"),
+        )
+        .values({name: sa.bindparam(f"new_{name}") for name in _OF_REFUSAL})
+    )
+    connection.execute(
+        statement,
+        [
+            {"of_image": row["image_id"], "for_reason": row["reason"]}
+            | {f"new_{name}": row[name] for name in _OF_REFUSAL}
+            for row in rows
+        ],
     )
 
 
@@ -290,12 +396,12 @@ def reopen_rejections(connection: sa.Connection, source: str, group: JudgedAlike
 def reopen_given_up(
     connection: sa.Connection, source: str, max_attempts: int, spoiled: Collection[str], now: datetime
 ) -> int:
-    """Makes images due again that were given up after fewer than `max_attempts`; returns how many.
+    """Makes images due again that were given up for good after fewer than `max_attempts`; returns how many.
 
     `spoiled` are the reasons for which an image is rejected only because it came so too often.
     """
     given_up = sa.or_(
-        sa.and_(source_images.c.state == ImageState.FAILED, source_images.c.next_attempt_at.is_(None)),
+        source_images.c.state == ImageState.FAILED,
         sa.and_(source_images.c.state == ImageState.REJECTED, source_images.c.reason.in_(spoiled)),
     )
     result = connection.execute(
@@ -303,6 +409,7 @@ def reopen_given_up(
         .where(
             source_images.c.source == source,
             given_up,
+            source_images.c.next_attempt_at.is_(None),
             source_images.c.attempts > 0,
             source_images.c.attempts < max_attempts,
         )
@@ -357,6 +464,6 @@ def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool
     result = connection.execute(
         sa.update(source_images)
         .where(source_images.c.source == source, which)
-        .values(state=ImageState.PENDING, reason=None, attempts=0, next_attempt_at=None)
+        .values(state=ImageState.PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None)
     )
     return result.rowcount

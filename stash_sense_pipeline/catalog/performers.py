@@ -27,6 +27,9 @@ _IN_LIST = 500
 # In no id: connectors clean texts of control characters.
 _SEPARATOR = "\n"
 _PENDING = "pending"
+# Nothing was seen of these images yet, or only what was no picture.
+_UNSEEN_STATES = frozenset({"failed", "gone"})
+_UNSEEN_REASONS = frozenset({"disallowed", "too_many_bytes", "empty", "html", "not_an_image", "truncated"})
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -566,23 +569,44 @@ def _store_links(
 
 
 def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
-    """Adds unknown images as pending and corrects known ones. Returns how many are new."""
+    """Adds unknown images as pending and corrects known ones. Returns how many are new.
+
+    A known image with another address waits again, unless its bytes were judged: the id says that it is the same picture.
+    What failed keeps its attempts where only the query differs, as signatures in it do at every sync.
+    """
     wanted = {image.image_id: image for record in records for image in record.images}
     table = source_images
     stored = {
-        row.image_id: (row.url, row.width, row.height)
+        row.image_id: row
         for batch in batched(list(wanted), _IN_LIST)
         for row in connection.execute(
-            sa.select(table.c.image_id, table.c.url, table.c.width, table.c.height).where(
-                table.c.source == source, table.c.image_id.in_(batch)
-            )
+            sa.select(
+                table.c.image_id, table.c.url, table.c.width, table.c.height, table.c.state, table.c.reason
+            ).where(table.c.source == source, table.c.image_id.in_(batch))
         )
     }
     rows = [
         (source, image_id, image.url, image.width, image.height, _PENDING, 0)
         for image_id, image in sorted(wanted.items())
-        if stored.get(image_id) != (image.url, image.width, image.height)
+        if image_id not in stored or stored[image_id][1:4] != (image.url, image.width, image.height)
     ]
     names = ("source", "image_id", "url", "width", "height", "state", "attempts")
     upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts"}))
+    moved = [
+        {"of": image_id}
+        for image_id, row in stored.items()
+        if _without_query(row.url) != _without_query(wanted[image_id].url)
+        and (row.state in _UNSEEN_STATES or row.reason in _UNSEEN_REASONS)
+    ]
+    if moved:
+        connection.execute(
+            sa.update(table)
+            .where(table.c.source == source, table.c.image_id == sa.bindparam("of"))
+            .values(state=_PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None),
+            moved,
+        )
     return len(wanted) - len(stored)
+
+
+def _without_query(url: str) -> str:
+    return url.partition("#")[0].partition("?")[0]

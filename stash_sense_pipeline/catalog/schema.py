@@ -114,6 +114,14 @@ source_images = sa.Table(
     sa.Column("reason", sa.Text, comment="why rejected or failed"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt_at", UtcTime),
+    sa.Column(
+        "refusals",
+        sa.Integer,
+        nullable=False,
+        default=0,
+        server_default=sa.text("0"),
+        comment="days on which the source refused it or it was given up",
+    ),
     sa.Column("sha256", sa.Text, comment="hex digest of the bytes fetched"),
     sa.Column(
         "picture_hash",

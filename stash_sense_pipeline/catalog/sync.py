@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -10,8 +10,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.upsert import upsert
+
+# Key of SyncState.detail: the numbers of the last run in which too many images were refused at once.
+MASS_REFUSAL = "mass_refusal"
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class SyncState:
     """The row of one source. The watermarks are times of the source's own clock; the other times are ours.
 
     `detail` holds what the next run must remember: `unread` ids that the server failed to answer, and
-    `missing` ids with the numbers of a refused mass disappearance.
+    `missing` ids with the numbers of a refused mass disappearance, and `mass_refusal` those of the images.
     """
 
     source: str
@@ -43,6 +47,17 @@ def load_state(connection: sa.Connection, source: str) -> SyncState:
 def load_states(connection: sa.Connection) -> dict[str, SyncState]:
     """The states of all sources that were ever read."""
     return {row.source: _state(row) for row in connection.execute(sa.select(sync_state))}
+
+
+def mass_refusals(engine: sa.Engine, sources: Collection[str]) -> dict[str, Mapping[str, int]]:
+    """The numbers of those of `sources` in which too many images were refused at once in the last run."""
+    with reading(engine) as connection:
+        states = load_states(connection)
+    return {
+        source: state.detail[MASS_REFUSAL]
+        for source, state in states.items()
+        if source in sources and MASS_REFUSAL in state.detail
+    }
 
 
 def save_state(connection: sa.Connection, state: SyncState) -> None:

@@ -194,7 +194,10 @@ def owners_of_images(connection: sa.Connection, source: str) -> dict[str, str]:
             (performer_images.c.source == source_images.c.source)
             & (performer_images.c.image_id == source_images.c.image_id),
         )
-        .where(source_images.c.source == source, source_images.c.state.in_(("pending", "failed")))
+        .where(
+            source_images.c.source == source,
+            (source_images.c.state == "pending") | source_images.c.next_attempt_at.is_not(None),
+        )
         .group_by(source_images.c.url)
     )
     return dict(map(tuple, connection.execute(query)))

@@ -32,6 +32,8 @@ class Reason(StrEnum):
     # The source does not let us have it: its address is refused by robots.txt or by our own rules of safe
     # addresses.
     DISALLOWED = "disallowed"
+    # Its host was found down in this run and was not asked for it.
+    HOST_DOWN = "host_down"
 
 
 # A transfer or a server can have spoiled these bytes: not an answer about the image yet.

@@ -12,6 +12,7 @@ import heapq
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from math import gcd
 from weakref import WeakValueDictionary
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
@@ -88,6 +89,21 @@ def _is_copy(picture: str | None, seen: Iterable[str]) -> bool:
     return picture is not None and any(same_picture(picture, other) for other in seen)
 
 
+# How many performers are looked at for one image out of turn, and how many of them at a time.
+_LOOKED_THROUGH = 400
+_LOOKED_AT_ONCE = 40
+# Multiples of the golden ratio fall evenly into 0..1, however many there are.
+_GOLDEN_RATIO = 0.6180339887498949
+
+
+def _stride(total: int) -> int:
+    """A step near the golden ratio of `total` by which each place of a queue comes up once."""
+    stride = max(1, int(total * _GOLDEN_RATIO))
+    while gcd(stride, total) > 1:
+        stride += 1
+    return stride
+
+
 Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[LedgerImage]]]]
 
 
@@ -112,6 +128,11 @@ class Schedule:
         self._closed = False
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
+        # The first place is where the trouble is.
+        self._looked_at = 1
+        self._stride = _stride(self.total)
+        # Their performers may not be loaded yet, and must find what became of them.
+        self._out_of_turn: list[ScheduledImage] = []
 
     @property
     def finished(self) -> int:
@@ -140,6 +161,43 @@ class Schedule:
                 await self._changed.wait()
         self._changed.set()
         return None
+
+    async def take_elsewhere(self, wanted: Callable[[LedgerImage], bool]) -> ScheduledImage | None:
+        """An image out of turn, of performers spread over the whole queue; None when there is none among some hundreds.
+
+        It is the next one of its performer, and `settle` takes it as any other.
+        """
+        for _ in range(_LOOKED_THROUGH // _LOOKED_AT_ONCE):
+            if self._closed:
+                return None
+            turns = range(self._looked_at, self._looked_at + min(_LOOKED_AT_ONCE, self.total))
+            places = [turn * self._stride % self.total for turn in turns]
+            listed = await self._load([self._waiting[place][0] for place in places])
+            for place in places:
+                self._looked_at += 1
+                image = self._next_of(place, listed)
+                if image is not None and wanted(image.ledger) and not self._closed:
+                    return self._issued(image)
+        return None
+
+    def _next_of(self, place: int, listed: Mapping[str, Sequence[LedgerImage]]) -> ScheduledImage | None:
+        source_id, cap = self._waiting[place]
+        performer = self._active.get(source_id)
+        if performer is None:
+            if place < self._loaded:
+                return None  # finished
+            performer = _Performer(source_id, cap, place)
+            performer.images = [self._scheduled(image) for image in listed[source_id]]
+        return performer.next_image()[0]
+
+    def _issued(self, image: ScheduledImage) -> ScheduledImage:
+        image.status = _Status.IN_FLIGHT
+        self._in_flight += 1
+        self._out_of_turn.append(image)
+        for source_id in image.ledger.owners:
+            if source_id in self._active:
+                self._queue(self._active[source_id])
+        return image
 
     def settle(self, image: ScheduledImage, has_face: bool, picture: str | None = None) -> None:
         """Notes what became of an image that `take` gave; `picture` is its hash."""

@@ -163,3 +163,24 @@ def freshness_check(
             "sources": dg.MetadataValue.md("\n".join(lines)),
         },
     )
+
+
+def image_refusal_check(refused: Mapping[str, Mapping[str, int]]) -> dg.AssetCheckResult:
+    """Fails while the last run of any source had too many images refused; `refused` has the numbers of each such source.
+
+    Of all sources at once: Dagster shows the last result alone, and the next source's would hide it.
+    """
+    lines = ["| source | refused | asked for | allowed |", "|---|---|---|---|"]
+    lines += [
+        f"| {source} | {counts['refused']} | {counts['asked']} | {counts['allowed']} |"
+        for source, counts in sorted(refused.items())
+    ]
+    return dg.AssetCheckResult(
+        check_name="no_mass_image_loss",
+        passed=not refused,
+        metadata={
+            "sources": ", ".join(sorted(refused)),
+            "refused": sum(counts["refused"] for counts in refused.values()),
+            "numbers": dg.MetadataValue.md("\n".join(lines)),
+        },
+    )

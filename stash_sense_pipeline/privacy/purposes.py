@@ -105,6 +105,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "reason": _own("why it was rejected or failed"),
         "attempts": _own("when to stop trying"),
         "next_attempt_at": _own("when to try again"),
+        "refusals": _own("on how many days the source refused the image"),
         "sha256": _image("the same bytes are judged once; evidence between records"),
         "picture_hash": _image("copies of one picture are one face"),
         "detector_digest": _own("whether it must be looked at again with another detector"),

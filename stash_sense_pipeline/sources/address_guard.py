@@ -35,12 +35,23 @@ class RefusedAddressError(Exception):
 
 
 def host_of(url: str) -> str:
-    """`host:port` in lower case, default ports filled in. ValueError when the URL names no web host."""
-    parts = httpx.URL(url)
+    """`host:port` in lower case and ASCII, default ports filled in. ValueError when the URL names no web host.
+
+    A name that the socket layer cannot encode (an empty label, one of more than 63 characters) is no host either.
+    """
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError("not a web address") from error
     port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    if not parts.host or port is None:
+    host = parts.raw_host.decode("ascii")
+    if not host or port is None:
         raise ValueError("not a web address")
-    return f"{parts.host}:{port}"
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError("not a web address") from error
+    return f"{host}:{port}"
 
 
 async def resolve(host: str, port: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from stash_sense_pipeline.errors import (
     HttpStatusError,
     Outcome,
     SourceError,
+    UnreachableError,
 )
 from stash_sense_pipeline.sources.address_guard import (
     AddressGuard,
@@ -57,6 +59,8 @@ _OUTCOMES = {
     451: Outcome.BLOCKED,
 }
 
+# Whether a request may be sent once more.
+MayRetry = Callable[[], bool]
 # Asked before every address, also of a redirect; raises SourceError where it may not be fetched.
 Gate = Callable[["PoliteClient", str], Awaitable[None]]
 
@@ -212,10 +216,12 @@ class PoliteClient:
         params: Mapping[str, str | int] | None = None,
         max_bytes: int = API_MAX_BYTES,
         gated: bool = True,
+        may_retry: MayRetry | None = None,
     ) -> Response:
         """GETs a URL; at most `max_bytes` of decoded body are read, a longer one is refused (disallowed).
 
-        Only the gate itself asks without being `gated`.
+        Only the gate itself asks without being `gated`. With `may_retry` the URL is one of many items of its host: its
+        failures do not open the circuit (a rate limit does), and each further try needs the consent of `may_retry`.
         """
         try:
             target = httpx.URL(url)
@@ -225,7 +231,9 @@ class PoliteClient:
         for _ in range(_MAX_REDIRECTS + 1):
             if gated and self._gate is not None:
                 await self._gate(self, str(request.url))
-            response = await self._send("GET", str(request.url), dict(headers or {}), None, max_bytes)
+            response = await self._send(
+                "GET", str(request.url), dict(headers or {}), None, max_bytes, may_retry
+            )
             if response.status not in _REDIRECTS:
                 return response
             request = httpx.Request("GET", self._redirected(response))
@@ -244,7 +252,10 @@ class PoliteClient:
         sent = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
         response = await self._send("POST", url, sent, body, max_bytes)
         if response.status in _REDIRECTS:
-            target = _endpoint(str(httpx.URL(url).join(response.headers.get("location", ""))))
+            try:
+                target = _endpoint(str(httpx.URL(url).join(response.headers.get("location", ""))))
+            except (httpx.InvalidURL, ValueError):
+                target = "no address"
             raise SourceError(
                 self.source,
                 Outcome.DISALLOWED,
@@ -264,7 +275,7 @@ class PoliteClient:
         """
         if self._gate is not None:
             await self._gate(self, url)
-        host = host_of(url)
+        host = self._host(url)
         circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
         async with self._slot(host):
             self._check_open(host, circuit)
@@ -281,17 +292,27 @@ class PoliteClient:
     def _slot(self, host: str) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._under_way is None else self._under_way.setdefault(host, asyncio.Lock())
 
+    def _host(self, url: str) -> str:
+        try:
+            return host_of(url)
+        except ValueError as error:
+            raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
+
     async def _send(
-        self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
+        self,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: bytes | None,
+        max_bytes: int,
+        may_retry: MayRetry | None = None,
     ) -> Response:
         """One request with its retries. Returns 2xx and redirects, raises SourceError for the rest."""
-        try:
-            host = host_of(url)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
+        host = self._host(url)
         circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
         limiter = self._limiters.of(host)
         conditional = not headers.keys().isdisjoint(_CONDITIONS)
+        failure: SourceError | None = None
         for attempt in range(1, self._patience.attempts + 1):
             self._check_open(host, circuit)
             if limiter.next_in > self._patience.max_retry_after:
@@ -304,6 +325,9 @@ class PoliteClient:
                 async with self._slot(host):
                     await limiter.wait()
                     self._check_open(host, circuit)
+                    # Asked once more: other items may have failed while this one waited.
+                    if failure is not None and not _may_try_again(failure, may_retry):
+                        raise failure
                     response = await self._exchange(method, url, headers, body, max_bytes)
                 failure = self._failure(method, response, conditional)
             except CircuitOpenError:
@@ -321,9 +345,13 @@ class PoliteClient:
                 raise failure
             if isinstance(failure, HttpStatusError) and failure.outcome is Outcome.PARSE_ERROR:
                 raise failure
-            circuit.failed(failure.outcome)
+            if may_retry is None or failure.outcome is Outcome.RATE_LIMITED:
+                circuit.failed(failure.outcome)
             passing = not isinstance(failure, HttpStatusError) or failure.status in _MAY_PASS
             if failure.outcome is Outcome.BLOCKED or not passing or attempt == self._patience.attempts:
+                raise failure
+            if not _may_try_again(failure, may_retry):
+                limiter.pause(self._retry_after(response) or 0.0)
                 raise failure
             limiter.pause(self._delay(attempt, failure, response))
         raise AssertionError("unreachable")
@@ -359,6 +387,11 @@ class PoliteClient:
             raise SourceError(self.source, Outcome.DISALLOWED, "not a web address") from error
         except RefusedAddressError as error:
             raise SourceError(self.source, Outcome.DISALLOWED, f"{_shown(url)} {error}") from error
+        except (httpx.ConnectError, httpx.ConnectTimeout, socket.gaierror) as error:
+            reason = str(error) or type(error).__name__
+            raise UnreachableError(
+                self.source, Outcome.TIMEOUT, f"{_shown(url)} could not be reached: {reason}"
+            ) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             raise SourceError(
                 self.source, Outcome.TIMEOUT, f"{_shown(url)} did not answer in time"
@@ -465,6 +498,11 @@ async def _beginning(answer: httpx.Response) -> bytes:
     except httpx.DecodingError:
         return b""
     return beginning
+
+
+def _may_try_again(failure: SourceError, may_retry: MayRetry | None) -> bool:
+    """A rate limit is the host's word to all of its items: it is waited for, whatever `may_retry` says."""
+    return failure.outcome is Outcome.RATE_LIMITED or may_retry is None or may_retry()
 
 
 def _shown(url: str) -> str:

@@ -197,7 +197,9 @@ class _FromHere:
     def __init__(self) -> None:
         self._bodies = _AnyNumber(side=320)
 
-    async def get(self, url: str, *, headers: Mapping[str, str], max_bytes: int) -> SimpleNamespace:
+    async def get(
+        self, url: str, *, headers: Mapping[str, str], max_bytes: int, may_retry: Callable[[], bool]
+    ) -> SimpleNamespace:
         return SimpleNamespace(content=self._bodies.get(url.split("?")[0].rsplit("/", 1)[-1]))
 
 

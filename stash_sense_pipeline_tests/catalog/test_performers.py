@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers, schema
@@ -281,3 +282,61 @@ def test_sync_states(any_catalog):
     with reading(any_catalog) as connection:
         assert load_state(connection, "box") == replace(state, last_outcome="timeout")
         assert load_states(connection).keys() == {"box"}
+
+
+def set_image(engine: sa.Engine, **values: Any) -> None:
+    with writing(engine) as connection:
+        connection.execute(sa.update(schema.source_images).values(**values))
+
+
+def image_after(engine: sa.Engine, url: str) -> dict[str, Any]:
+    """The image of `person` once it is listed at another address."""
+    store(engine, person(images=(ImageRecord("i1", url, 40, 50),)))
+    (image,) = table(engine, schema.source_images)
+    return image
+
+
+MOVED = "https://new.example/i1"
+REFUSED = {"state": "gone", "reason": "not_found", "attempts": 2, "refusals": 3, "next_attempt_at": LATER}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        REFUSED,
+        {**REFUSED, "next_attempt_at": None},
+        {**REFUSED, "state": "rejected", "reason": "disallowed"},
+        {**REFUSED, "state": "rejected", "reason": "html"},
+        {**REFUSED, "state": "failed", "reason": "timeout"},
+    ],
+)
+def test_an_image_with_a_new_address_waits_again(any_catalog, before):
+    store(any_catalog, person())
+    set_image(any_catalog, **before)
+    image = image_after(any_catalog, MOVED)
+    assert (image["url"], image["state"], image["reason"]) == (MOVED, "pending", None)
+    assert (image["attempts"], image["refusals"], image["next_attempt_at"]) == (0, 0, None)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"state": "done"},
+        {"state": "rejected", "reason": "no_face", "sha256": "00", "judged_by": "d320"},
+        {"state": "rejected", "reason": "suppressed"},
+    ],
+)
+def test_a_judged_image_with_a_new_address_keeps_its_verdict(catalog, before):
+    store(catalog, person())
+    set_image(catalog, **before)
+    image = image_after(catalog, MOVED)
+    assert image["url"] == MOVED
+    assert {name: image[name] for name in before} == before
+
+
+def test_a_failed_image_whose_query_alone_is_new_keeps_its_attempts(catalog):
+    store(catalog, person(images=(ImageRecord("i1", "https://a.example/i1?sig=1", 40, 50),)))
+    set_image(catalog, **REFUSED)
+    image = image_after(catalog, "https://a.example/i1?sig=2")
+    assert image["url"] == "https://a.example/i1?sig=2"
+    assert {name: image[name] for name in REFUSED} == REFUSED

@@ -1,9 +1,14 @@
+from datetime import UTC, datetime, timedelta
+
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from stash_sense_pipeline.catalog.engine import _migrations
 from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.faces.image_refusals import FINAL_REFUSALS
 
 TABLES = [table.name for table in metadata.sorted_tables]
 
@@ -85,3 +90,36 @@ CORE = {
 def test_the_readable_core_keeps_its_names(catalog, name):
     columns = {column["name"] for column in sa.inspect(catalog).get_columns(name)}
     assert set(CORE[name].split()) <= columns
+
+
+def test_images_that_one_answer_had_lost_for_good_are_asked_for_once_more(catalog):
+    states = {
+        "gone": ("gone", "not_found", 20),
+        "kept": ("rejected", "no_face", 5),
+        "disallowed": ("rejected", "disallowed", 20),
+        "given-up": ("failed", "timeout", 20),
+        "suppressed": ("rejected", "suppressed", 5),
+    }
+    config, _ = _migrations()
+    with catalog.begin() as connection:
+        config.attributes["connection"] = connection
+        # What 0007 left: the table without the column.
+        connection.exec_driver_sql("ALTER TABLE source_images DROP COLUMN refusals")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+        for name, (state, reason, count) in states.items():
+            for number in range(count):
+                connection.exec_driver_sql(
+                    "INSERT INTO source_images (source, image_id, url, state, reason, attempts)"
+                    f" VALUES ('box', '{name}{number}', 'https://a.example', '{state}', '{reason}', 5)"
+                )
+        command.upgrade(config, "0008")
+    with catalog.connect() as connection:
+        rows = connection.execute(sa.select(metadata.tables["source_images"])).all()
+    now = datetime.now(UTC)
+    again = [row for row in rows if row.next_attempt_at is not None]
+    assert {row.image_id.rstrip("0123456789") for row in again} == {"gone", "disallowed", "given-up"}
+    assert len(again) == 60
+    assert {row.refusals for row in again} == {FINAL_REFUSALS - 1}
+    assert all(now - timedelta(minutes=5) < row.next_attempt_at < now + timedelta(days=31) for row in again)
+    assert len({row.next_attempt_at.date() for row in again}) > 10, "spread over the days"
+    assert {row.refusals for row in rows if row.next_attempt_at is None} == {0}

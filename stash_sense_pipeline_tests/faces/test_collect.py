@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import signal
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.errors import CatalogError, Outcome
-from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
+from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, ImageRequest, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
@@ -79,14 +80,14 @@ class World:
     def collect(self, **kwargs: Any) -> CollectReport:
         return asyncio.run(self.collecting(**kwargs))
 
-    async def collecting(self, **kwargs: Any) -> CollectReport:
+    async def collecting(self, request: ImageRequest = image_request, **kwargs: Any) -> CollectReport:
         async with polite_client(self.server) as client:
             return await collect_faces(
                 self.catalog,
                 self.source,
                 self.pack,
                 client,
-                image_request,
+                request,
                 self.settings,
                 self.suppressions,
                 **{"limits": self.limits, "now": lambda: self.now, **kwargs},
@@ -376,8 +377,16 @@ def test_a_picture_that_is_taken_down_leaves_no_face(
     # Its vectors are of no use any more, so that it is fetched again.
     lite.pack = other_embedders
     lite.server.statuses["a"] = status
+    for _ in range(5):
+        assert lite.collect().gone == 1
+        assert {face.image_id for face in lite.rows(faces)} == {"a", "b"}, "one refusal is not final"
+        assert lite.images()["a"].picture_hash is not None, "erasure finds the face by it"
+        lite.now += timedelta(days=100)
     assert lite.collect().gone == 1
     assert [face.image_id for face in lite.rows(faces)] == ["b"]
+    assert lite.images()["a"].picture_hash is None
+    lite.now += timedelta(days=1000)
+    assert lite.collect().processed == 0
 
 
 def count_detections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -448,11 +457,19 @@ def test_a_failed_image_is_tried_again_later_and_given_up_in_the_end(lite: World
         image = lite.images()["a"]
         assert (image.state, image.reason, image.attempts) == ("failed", "timeout", attempt)
         assert lite.collect().processed == 0, "not before its time"
-        if attempt < 5:
+        waits.append(image.next_attempt_at - lite.now)
+        lite.now = image.next_attempt_at
+    assert waits[:4] == [timedelta(hours=4**n) for n in range(4)]
+    # From here on it is given up, and looked at again on other days.
+    for refusals in range(2, 7):
+        lite.collect()
+        image = lite.images()["a"]
+        assert (image.state, image.refusals) == ("failed", refusals)
+        if refusals < 6:
             waits.append(image.next_attempt_at - lite.now)
             lite.now = image.next_attempt_at
+    assert [wait + timedelta(hours=4) for wait in waits[4:]] == [timedelta(days=3**n) for n in range(5)]
     assert image.next_attempt_at is None
-    assert waits == [timedelta(hours=4**n) for n in range(4)]
     lite.now += timedelta(days=1000)
     assert lite.collect().processed == 0
 
@@ -495,12 +512,15 @@ def test_more_attempts_reopen_what_was_given_up(lite: World) -> None:
     lite.limits = replace(QUICK, max_attempts=1)
     report = lite.collect()
     assert (report.failed, report.rejected) == ({"timeout": 1}, {"html": 1, "no_face": 1})
+    for _ in range(5):
+        lite.now += timedelta(days=1000)
+        assert lite.collect().processed == 2
     lite.now += timedelta(days=1000)
     assert lite.collect().processed == 0
-    lite.limits = replace(QUICK, max_attempts=3)
+    lite.limits = replace(QUICK, max_attempts=9)
     report = lite.collect()
     assert (report.reopened.more_attempts, report.failed) == (2, {"timeout": 1, "html": 1})
-    assert {image.attempts for image in lite.images().values() if image.state == "failed"} == {2}
+    assert {image.attempts for image in lite.images().values() if image.state == "failed"} == {7}
     assert lite.collect().reopened.images == 0, "they wait for their time"
 
 
@@ -523,22 +543,37 @@ def test_a_source_that_gives_no_answers_ends_the_run(lite: World, status: int, o
     assert report.outcome is outcome
     assert "boxed" in (report.message or "")
     assert not report.interrupted
-    assert report.processed == 0
-    assert {state for state, _ in lite.states().values()} == {"pending"}, "held against no image"
-    assert sum(lite.server.requests.values()) < 50
+    asked = {image for image, requests in lite.server.requests.items() if requests}
+    assert sum(lite.server.requests.values()) <= 12
+    for name, image in lite.images().items():
+        if name in asked and status != 429:
+            assert (image.state, image.attempts) == ("failed", 1), "it counts for the image"
+        else:
+            assert (image.state, image.attempts) == ("pending", 0)
     lite.server.statuses.clear()
+    lite.now += timedelta(days=1)
     assert lite.collect().done == 60
 
 
 def test_what_was_fetched_before_the_source_fell_silent_is_kept(lite: World) -> None:
     portraits(lite, {f"p{i:02}": [f"i{i:02}"] for i in range(40)})
-    for i in range(20, 40):
-        lite.server.statuses[f"i{i}"] = 403
     lite.limits = replace(QUICK, fetches=1)
-    report = lite.collect()
+    lite.server.statuses |= {f"i{i}": 403 for i in range(20, 40)}
+    request, asked = image_request, 0
+
+    def refuse_from_now_on(url: str) -> tuple[str, Mapping[str, str]]:
+        nonlocal asked
+        asked += 1
+        if asked > 20:
+            lite.server.statuses["*"] = 403
+            lite.server.statuses |= {f"i{i:02}": 403 for i in range(20)}
+        return request(url)
+
+    report = lite.collect(request=refuse_from_now_on)
     assert report.outcome is Outcome.BLOCKED
     assert report.done == len(lite.rows(faces)) == 20
-    assert {state for state, _ in lite.states().values()} == {"done", "pending"}
+    states = Counter(state for state, _ in lite.states().values())
+    assert states == {"done": 20, "failed": 6, "pending": 14}
 
 
 def test_an_unreachable_server_ends_the_run(lite: World) -> None:
@@ -551,7 +586,7 @@ def test_an_unreachable_server_ends_the_run(lite: World) -> None:
     report = lite.collect()
     lite.server.port = port
     assert report.outcome is Outcome.TIMEOUT
-    assert {state for state, _ in lite.states().values()} == {"pending"}
+    assert {image.attempts for image in lite.images().values()} == {1}, "they have one address"
 
 
 def test_one_forbidden_image_is_only_that(lite: World) -> None:

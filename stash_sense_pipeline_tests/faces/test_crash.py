@@ -50,7 +50,8 @@ def populate(server: ImageServer, people: int = 90) -> dict[str, list[str]]:
 
 def content(engine: sa.Engine) -> dict[str, list[Any]]:
     """All that a run leaves, without ids and times. A vector is known by the image whose face it describes."""
-    skipped = {"face_id", "created_at", "processed_at", "next_attempt_at"}
+    # A run that is killed counts no refusals: its images are asked for again the next day.
+    skipped = {"face_id", "created_at", "processed_at", "next_attempt_at", "refusals"}
     of_face = [faces.c.source, faces.c.image_id]
     queries = {
         "images": sa.select(*(column for column in source_images.c if column.name not in skipped)),

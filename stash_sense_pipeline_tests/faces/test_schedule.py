@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -195,3 +196,50 @@ def test_closing_ends_those_who_wait() -> None:
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(go()) == [None, None, None]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_images_out_of_turn_are_those_of_their_performers_and_come_once(people, page, out_of_turn, rng):
+    async def go() -> tuple[list[str], list[str]]:
+        images = ledger({f"p{n:02}": [f"p{n:02}-a", f"p{n:02}-b"] for n in range(people)})
+
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+            await asyncio.sleep(0)
+            return {one: images[one] for one in ids}
+
+        schedule = Schedule([(one, 1) for one in images], load, page)
+        early, taken = [], []
+        while (image := await schedule.take()) is not None:
+            taken.append(image)
+            if len(early) < out_of_turn and rng.random() < 0.5:
+                found = await schedule.take_elsewhere(lambda ledger: True)
+                if found is not None:
+                    early.append(found)
+                    if rng.random() < 0.5:
+                        schedule.settle(early[-1], False)
+                        taken.append(early[-1])
+            for one in [image] + [each for each in early if each not in taken]:
+                taken += [one] if one is not image else []
+                schedule.settle(one, False)
+        return [one.image_id for one in early], [one.image_id for one in taken]
+
+    early, taken = asyncio.run(go())
+    assert len(set(early)) == len(early)
+    assert sorted(taken) == sorted(f"p{n:02}-{kind}" for n in range(people) for kind in "ab")
+
+
+def test_images_out_of_turn_come_from_all_over_the_queue():
+    async def go() -> list[int]:
+        images = ledger({f"{n:05}": [f"{n:05}"] for n in range(10_000)})
+
+        async def load(ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
+            return {one: images[one] for one in ids}
+
+        schedule = Schedule([(one, 1) for one in images], load, 100)
+        found = [await schedule.take_elsewhere(lambda ledger: True) for _ in range(8)]
+        return sorted(int(image.image_id) for image in found if image is not None)
+
+    places = asyncio.run(go())
+    assert len(places) == 8
+    assert all(later - earlier < 3000 for earlier, later in pairwise([0, *places, 10_000]))

@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.errors import CircuitOpenError, HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.errors import (
+    CircuitOpenError,
+    HttpStatusError,
+    Outcome,
+    SourceError,
+    UnreachableError,
+)
 from stash_sense_pipeline.sources.address_guard import host_of
 from stash_sense_pipeline.sources.http import Patience, PoliteClient, Response, user_agent
 from stash_sense_pipeline.sources.limiter import Clock
@@ -531,3 +537,69 @@ def test_an_answer_that_is_no_json_does_not_say_whose_it_was(served):
     with pytest.raises(SourceError, match="did not answer with JSON") as caught:
         response.json()
     assert "zq-anna" not in str(caught.value)
+
+
+NO_HOSTS = [
+    "https://cdn..example/x",
+    "https://.example/x",
+    f"https://{'a' * 64}.example/x",
+    "https://./x",
+    f"https://{'ä' * 60}.example/x",
+]
+
+
+@pytest.mark.parametrize("url", NO_HOSTS)
+def test_a_host_name_that_cannot_be_encoded_is_no_web_address(served, url):
+    with pytest.raises(ValueError, match="not a web address"):
+        host_of(url)
+    assert served([answer()]).failure(url).outcome is Outcome.DISALLOWED
+
+
+@pytest.mark.parametrize("url", NO_HOSTS)
+def test_a_redirect_to_such_a_host_is_a_failure_of_its_own(served, url):
+    at = served([answer(302, Location=url)])
+    # httpx refuses some of them while it reads the answer.
+    assert at.failure().outcome in (Outcome.PARSE_ERROR, Outcome.TIMEOUT)
+    failure = at.run(lambda client: _caught(client.post_json(at.server.url, {})))
+    assert failure.outcome in (Outcome.DISALLOWED, Outcome.TIMEOUT)
+
+
+async def _caught(asked: Any) -> SourceError:
+    with pytest.raises(SourceError) as caught:
+        await asked
+    return caught.value
+
+
+def test_international_names_are_written_in_ascii():
+    assert host_of("https://MÜLLER.example/x") == "xn--mller-kva.example:443"
+    assert host_of("https://example.com./x") == "example.com.:443"
+    assert host_of("http://[::1]:8080/x") == "::1:8080"
+
+
+def test_one_of_many_items_is_tried_again_only_with_consent(served):
+    at = served([answer(503)])
+    assert at.failure(may_retry=lambda: False).outcome is Outcome.TIMEOUT
+    assert len(at.server.requests) == 1
+    assert at.failure(may_retry=lambda: True).outcome is Outcome.TIMEOUT
+    assert len(at.server.requests) == 1 + BRISK.attempts
+
+
+def test_failures_of_items_do_not_open_the_circuit_and_a_rate_limit_does(served):
+    async def ask(client: PoliteClient, url: str) -> list[str]:
+        return [type(await _caught(client.get(url, may_retry=lambda: False))).__name__ for _ in range(30)]
+
+    at = served([answer(503)])
+    assert set(at.run(lambda client: ask(client, at.server.url))) == {"HttpStatusError"}
+    at = served([answer(429)])
+    assert "CircuitOpenError" in at.run(lambda client: ask(client, at.server.url))
+
+
+def test_a_closed_port_and_a_name_without_an_address_are_unreachable(served):
+    at = served([answer()])
+    assert isinstance(at.failure("http://127.0.0.1:9/"), UnreachableError)
+
+    async def nowhere(host: str, port: int) -> list[str]:
+        raise socket.gaierror("Name or service not known")
+
+    at = served([answer()], resolver=nowhere)
+    assert isinstance(at.failure("https://gone.example/"), UnreachableError)

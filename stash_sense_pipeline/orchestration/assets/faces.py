@@ -13,6 +13,7 @@ from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
+    image_refusal_check,
     numbers,
     one_line_failures,
     preview,
@@ -47,6 +48,13 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         kinds={"python", "onnx"},
         owners=names.OWNERS,
         code_version="1",
+        check_specs=[
+            dg.AssetCheckSpec(
+                "no_mass_image_loss",
+                asset=names.ALIGNED_FACES,
+                description="No source refused more images for the first time in its last run than can be believed at once.",
+            )
+        ],
     )
     def aligned_faces(
         context: dg.AssetExecutionContext,
@@ -62,6 +70,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         """
         from stash_sense_pipeline.catalog import previews, schema
         from stash_sense_pipeline.catalog.one_writer import one_writer
+        from stash_sense_pipeline.catalog.sync import mass_refusals
         from stash_sense_pipeline.faces.packs import load_pack
 
         source = context.partition_key
@@ -79,6 +88,8 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
                     _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
                 )
         _say_reopened(context, source, report.reopened)
+        for host, images in report.hosts_down.items():
+            context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
         if report.interrupted:
             raise _interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")
         if report.outcome is not None:
@@ -90,7 +101,8 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
                 "dagster/row_count": report.faces,
                 "dagster/column_schema": column_schema(schema.faces),
                 "preview": preview(previews.newest_faces(catalog.engine, source)),
-            }
+            },
+            check_results=[image_refusal_check(mass_refusals(catalog.engine, settings.names))],
         )
 
     @dg.asset(
