@@ -13,6 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import checkpoint, vacuum, writing
+from stash_sense_pipeline.catalog.identities import hold_still
 from stash_sense_pipeline.catalog.schema import (
     IS_FOUND_SUPPRESSED,
     aligned_crops,
@@ -130,6 +131,7 @@ def erase_suppressed(
     after the commit, and a kill, nobody would know these names any more.
     """
     with writing(engine) as connection:
+        hold_still(connection)
         report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
         before(report)
     return _overwritten(engine, report)
@@ -139,6 +141,7 @@ def erase_records(
     connection: sa.Connection, suppressions: Suppressions, records: Collection[Record], now: datetime
 ) -> None:
     """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's."""
+    hold_still(connection)
     person = whole_person(connection, set(records))
     _take_out(connection, suppressions, person, _images_to_erase(connection, suppressions, person), now)
 
@@ -149,6 +152,7 @@ def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
     """
     if not records:
         return
+    hold_still(connection)
     theirs, shared = theirs_and_shared(connection, records)
     images = theirs - shared
     belongings: Mapping[str, Collection[Any]] = {
