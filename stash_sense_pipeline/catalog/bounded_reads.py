@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -35,13 +35,13 @@ class ShortReads:
             return read(connection, *args, **kwargs)
 
 
-def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterable[Any]:
+def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
     """Executes a query with many rows, which PostgreSQL sends a batch at a time.
 
     The transaction is then idle only while the caller handles one batch, and the driver holds no more than that.
     """
     if connection.dialect.name != "postgresql":
-        return connection.execute(query)
+        return iter(connection.execute(query))
     # Without this the server plans for the first tenth of the rows of a cursor.
     connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
-    return connection.execute(query, execution_options={"yield_per": _ROWS_A_FETCH})
+    return iter(connection.execute(query, execution_options={"yield_per": _ROWS_A_FETCH}))
