@@ -25,6 +25,9 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
+# (source, image_id)
+ImageKey = tuple[str, str]
+
 _BATCH = 5_000
 # The first half of the number of PostgreSQL's lock, ours alone, and its second half.
 _WRITERS_LOCK = (7305215, 1)
@@ -198,16 +201,20 @@ def read_urls(
 
 
 def read_images(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, list[str]]:
-    """SHA-256 of each record's images that gave a face."""
+    """SHA-256 of each record's images that gave a face, without those that are `shared` by several people."""
     image, shown = source_images.c, performer_images.c
     query = (
-        sa.select(shown.source, shown.source_id, image.sha256)
+        sa.select(shown.source, shown.source_id, shown.image_id, image.sha256)
         .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
         .where(image.state == "done", image.sha256.is_not(None))
     )
-    return _grouped(_of_records(connection, query, shown, wanted))
+    return _grouped(
+        (source, source_id, sha256)
+        for source, source_id, image_id, sha256 in _of_records(connection, query, shown, wanted)
+        if (source, image_id) not in shared
+    )
 
 
 def read_members(

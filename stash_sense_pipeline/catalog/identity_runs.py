@@ -123,19 +123,26 @@ def store_run(connection: sa.Connection, run: Run, now: datetime) -> None:
     connection.execute(identity_runs.insert().values(at=now, **run._asdict()))
 
 
-def states(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
-    """The state of every record. Faces count with vectors of all `models` (name to digest)."""
+def states(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, State]:
+    """The state of every record. Faces count with vectors of all `models` (name to digest).
+
+    `shared`: a text for which of its pictures other people show as well, of each record that has such pictures.
+    """
     record = source_performers.c
     query = sa.select(record.source, record.source_id, _seen())
-    pictures = _pictures(connection, models)
+    pictures = _pictures(connection, models, shared)
     return {
         (source, source_id): State(seen, pictures.get((source, source_id)))
         for source, source_id, seen in streamed(connection, query)
     }
 
 
-def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
-    """The records that no run has seen in the state they are in, with that state."""
+def changes(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, State]:
+    """The records that no run has seen in the state they are in, with that state; arguments as for `states`."""
     record, stored = source_performers.c, identity_records.c
     both = (stored.source == record.source) & (stored.source_id == record.source_id)
     query = (
@@ -146,7 +153,7 @@ def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[Record
     changed = {(source, source_id): seen for source, source_id, seen in streamed(connection, query)}
     before = sa.select(stored.source, stored.source_id, stored.pictures).where(stored.pictures.is_not(None))
     old = {(source, source_id): text for source, source_id, text in streamed(connection, before)}
-    now = _pictures(connection, models)
+    now = _pictures(connection, models, shared)
     others = {key for key in old.keys() | now.keys() if old.get(key) != now.get(key)} - changed.keys()
     states = sa.select(record.source, record.source_id, _seen())
     for some in of_records(record.source, record.source_id, others):
@@ -176,8 +183,11 @@ def _seen() -> sa.ColumnElement[str]:
     )
 
 
-def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, str]:
-    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which."""
+def _pictures(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, str]:
+    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which, and
+    which pictures are others' too."""
     shown, image = performer_images.c, source_images.c
     pictures = (
         sa.select(shown.source, shown.source_id, sa.func.count(), sa.func.max(_text(image.processed_at)))
@@ -197,6 +207,8 @@ def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[Reco
         )
         for source, source_id, count, total in streamed(connection, faces):
             found[source, source_id] = f"{found.get((source, source_id))} {count} {total}"
+    for key in found.keys() & shared.keys():
+        found[key] += f" {shared[key]}"
     return found
 
 

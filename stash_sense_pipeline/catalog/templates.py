@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ class OwnFace(NamedTuple):
     face_id: int
     source: str
     source_id: str
+    image_id: str
     sha256: str | None
     quality: float
 
@@ -47,7 +48,9 @@ def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
     shown, image = performer_images.c, source_images.c
     other_face, other_owner = faces.alias(), performer_images.alias()
     query = (
-        sa.select(faces.c.face_id, shown.source, shown.source_id, image.sha256, faces.c.quality)
+        sa.select(
+            faces.c.face_id, shown.source, shown.source_id, shown.image_id, image.sha256, faces.c.quality
+        )
         .select_from(performer_images)
         .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
         .join(faces, (faces.c.source == shown.source) & (faces.c.image_id == shown.image_id))
@@ -87,6 +90,20 @@ def read_own_faces(
     for some in of_records(shown.source, shown.source_id, records):
         found += [OwnFace._make(row) for row in connection.execute(query.where(some))]
     return found
+
+
+def read_shown_pictures(
+    connection: sa.Connection,
+) -> Iterator[tuple[str, str, str, str | None, str | None]]:
+    """(source, image_id, source_id, sha256, picture_hash) of the pictures that gave a face, once for each record."""
+    shown, image = performer_images.c, source_images.c
+    query = (
+        sa.select(shown.source, shown.image_id, shown.source_id, image.sha256, image.picture_hash)
+        .select_from(performer_images)
+        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
+        .where(image.state == "done", sa.or_(image.sha256.is_not(None), image.picture_hash.is_not(None)))
+    )
+    return streamed(connection, query)
 
 
 def count_templates(connection: sa.Connection, models: str) -> int:

@@ -38,6 +38,7 @@ class CandidateRow(NamedTuple):
     quality: float
     sha256: str | None
     yaw: float = 0.0
+    picture_hash: str | None = None
 
 
 class CollisionRow(NamedTuple):
@@ -75,6 +76,7 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             faces.c.quality,
             source_images.c.sha256,
             faces.c.yaw,
+            source_images.c.picture_hash,
         )
         .join(
             source_images,

@@ -48,6 +48,7 @@ from stash_sense_pipeline.identity.steps import (
     Done,
     Plan,
     Rules,
+    SharedPictures,
     evidence_rows,
     groups_with_stash_box,
     plan_identities,
@@ -171,7 +172,7 @@ def _still_valid(connection: sa.Connection, rules: Rules, plan: Plan, *, newest:
         return plan
     if newest or (basis.run, basis.last_id) != (plan.basis.run, plan.basis.last_id):
         return None
-    states = runs.states(connection, rules.models)
+    states = runs.states(connection, rules.models, plan.shared.of_records)
     if not plan.states.keys() <= states.keys():
         return None
     # Their faces are others now, and some of them may have been erased.
@@ -184,23 +185,24 @@ def _still_valid(connection: sa.Connection, rules: Rules, plan: Plan, *, newest:
 
 
 def _read(
-    connection: sa.Connection, rules: Rules
-) -> tuple[Basis, Run | None, dict[RecordKey, State], dict[RecordKey, Record]]:
+    connection: sa.Connection, rules: Rules, shared: SharedPictures
+) -> tuple[Run | None, dict[RecordKey, State], dict[RecordKey, Record]]:
     return (
-        Basis.read(connection),
         runs.last_run(connection),
-        runs.states(connection, rules.models),
-        read_population(connection),
+        runs.states(connection, rules.models, shared.of_records),
+        read_population(connection, shared.images),
     )
 
 
 def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
-    basis, last, states, records = reads(_read, rules)
+    basis = reads(Basis.read)
+    shared = SharedPictures.find(reads)
+    last, states, records = reads(_read, rules, shared)
     resolved = resolve_overrides(rules.overrides, records)
     candidates = find_candidates(records, rules.boxes, resolved.must_link, rules.weights)
     templates = {
         key: template
-        for key, template in build_templates(reads, rules.models).items()
+        for key, template in build_templates(reads, rules.models, shared.images).items()
         if key in candidates.keys
     }
     calibration, faces = _hear_faces(templates, rules, candidates)
@@ -216,6 +218,7 @@ def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
     events = Counter(entry.event for entry in identities.log)
     return Plan(
         basis=basis,
+        shared=shared,
         states=states,
         evidence=store.evidence_changes(reads(store.read_evidence), wanted),
         identities=identities,

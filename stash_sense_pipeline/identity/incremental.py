@@ -56,6 +56,7 @@ from stash_sense_pipeline.identity.steps import (
     IdentityChanges,
     Plan,
     Rules,
+    SharedPictures,
     evidence_rows,
     groups_with_stash_box,
     plan_identities,
@@ -85,13 +86,14 @@ def update_identities(reads: ShortReads, basis: Basis, rules: Rules, now: dateti
     records, seen = reads(runs.count_records)
     if seen != last.records:
         return None
-    changed = reads(runs.changes, rules.models)
+    shared = SharedPictures.find(reads)
+    changed = reads(runs.changes, rules.models, shared.of_records)
     if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * records)):
         return None
     calibration = Calibration.from_detail(last.detail["calibration"])
     if not changed:
         return Done(0, {}, True, 0, last.detail["templates"], calibration)
-    world = _World(reads, rules.boxes)
+    world = _World(reads, rules.boxes, shared)
     world.load(changed)
     faces = _changed_faces(world, rules, calibration, changed)
     if faces.count > _FEW + _CALIBRATION_GROWTH * last.detail["calibrated_on"]:
@@ -105,6 +107,7 @@ def update_identities(reads: ShortReads, basis: Basis, rules: Rules, now: dateti
     events = Counter(entry.event for entry in identities.log)
     return Plan(
         basis=basis,
+        shared=shared,
         states=changed,
         evidence=evidence,
         identities=identities,
@@ -151,8 +154,9 @@ class _Found:
 class _World:
     """Records of the catalog, each loaded once, when it is asked for."""
 
-    def __init__(self, reads: ShortReads, boxes: StashBoxes) -> None:
+    def __init__(self, reads: ShortReads, boxes: StashBoxes, shared: SharedPictures) -> None:
         self.reads = reads
+        self.shared = shared
         self.boxes = boxes
         self.index = KeyIndex.of(reads(runs.read_keys))
         self.records: dict[RecordKey, Record] = {}
@@ -163,7 +167,7 @@ class _World:
         missing = set(keys) - self._asked
         while missing:
             self._asked |= missing
-            news = self.reads(read_population, missing)
+            news = self.reads(read_population, self.shared.images, missing)
             self.records.update(news)
             targets = {
                 (record.source, record.merged_into)
@@ -201,7 +205,7 @@ def _changed_faces(
         return _ChangedFaces()
     models = models_digest(rules.models)
     live = {key for key in changed if key in world.records and world.records[key].live}
-    rebuilt = build_templates(world.reads, rules.models, live)
+    rebuilt = build_templates(world.reads, rules.models, world.shared.images, live)
     stored = world.reads(template_store.read_templates, models, changed)
     count = world.reads(template_store.count_templates, models) - len(stored) + len(rebuilt)
     differs = {key for key in rebuilt.keys() | stored.keys() if not _same(rebuilt.get(key), stored.get(key))}

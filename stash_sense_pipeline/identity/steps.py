@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from itertools import count
@@ -19,6 +20,7 @@ from stash_sense_pipeline.catalog.identities import (
     EvidenceChanges,
     EvidenceKey,
     EvidenceState,
+    ImageKey,
     LogEntry,
     MemberChanges,
 )
@@ -31,6 +33,7 @@ from stash_sense_pipeline.identity.graph import Components
 from stash_sense_pipeline.identity.keys import StashBoxes, survivor
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
+from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import models_digest
 from stash_sense_pipeline.profile_urls import SITES
 
@@ -108,14 +111,48 @@ NO_IDENTITY_CHANGES = IdentityChanges((), (), MemberChanges((), (), ()), ())
 
 
 @dataclass(frozen=True)
+class SharedPictures:
+    """Pictures that several records of one source show. They say nothing about any record.
+
+    `of_records`: for each record with such pictures a text that is another one for other pictures.
+    """
+
+    images: frozenset[ImageKey] = frozenset()
+    of_records: Mapping[RecordKey, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, reads: ShortReads) -> SharedPictures:
+        """Among all pictures of the catalog that gave a face."""
+        shown = [
+            ShownPicture(source, image_id, source_id, digest, look)
+            for source, image_id, source_id, digest, look in reads(_read_shown)
+        ]
+        images = shared_pictures(shown)
+        found: dict[RecordKey, list[str]] = defaultdict(list)
+        for row in shown:
+            if (row.source, row.image_id) in images:
+                found[row.source, str(row.person)].append(row.image_id)
+        return cls(images, {key: _text_of(some) for key, some in found.items()})
+
+
+def _read_shown(connection: sa.Connection) -> list[tuple[str, str, str, str | None, str | None]]:
+    return list(template_store.read_shown_pictures(connection))
+
+
+def _text_of(image_ids: Sequence[str]) -> str:
+    return sha256("\0".join(sorted(image_ids)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that a run stores. It is computed before the transaction that writes it, from the catalog in state `basis`.
 
-    `states`: the records as they were read. `templates`: of the records `with_templates` (all of them for None).
-    `run` is stored when something else is written, or always if it is `news`.
+    `states`: the records as they were read, with these `shared` pictures. `templates`: of the records `with_templates`
+    (all of them for None). `run` is stored when something else is written, or always if it is `news`.
     """
 
     basis: Basis
+    shared: SharedPictures
     states: Mapping[RecordKey, State]
     evidence: EvidenceChanges
     identities: IdentityChanges
@@ -157,11 +194,11 @@ def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> 
 
 
 def read_population(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Record]:
-    """All records of the catalog, or the wanted ones, with their aliases, URLs and images."""
+    """All records of the catalog, or the wanted ones, with their aliases, URLs, and images that are not `shared`."""
     aliases, urls = store.read_aliases(connection, wanted), store.read_urls(connection, wanted)
-    images = store.read_images(connection, wanted)
+    images = store.read_images(connection, shared, wanted)
     found: dict[RecordKey, Record] = {}
     for row in store.read_records(connection, wanted):
         key = (row.source, row.source_id)

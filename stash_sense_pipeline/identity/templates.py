@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import templates as store
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.identities import ImageKey
 from stash_sense_pipeline.catalog.templates import OwnFace, Template
 from stash_sense_pipeline.catalog.trusted import read_vectors
 from stash_sense_pipeline.identity.comparing import RecordKey
@@ -32,14 +33,23 @@ def models_digest(models: Mapping[str, str]) -> str:
 
 
 def build_templates(
-    reads: ShortReads, models: Mapping[str, str], records: Collection[RecordKey] | None = None
+    reads: ShortReads,
+    models: Mapping[str, str],
+    shared: Collection[ImageKey],
+    records: Collection[RecordKey] | None = None,
 ) -> dict[RecordKey, Template]:
     """Templates of all records, or of some, that have faces of their own which agree with each other.
 
+    Pictures that are `shared` by several people are of none of them.
     The vectors are read some thousand faces at a time. A face that has lost one of its vectors meanwhile is left out.
     """
     found: dict[RecordKey, Template] = {}
-    for batch in _batches(reads(store.read_own_faces, models, records)):
+    own = [
+        face
+        for face in reads(store.read_own_faces, models, records)
+        if (face.source, face.image_id) not in shared
+    ]
+    for batch in _batches(own):
         ids = sorted(face.face_id for _, rows in batch for face in rows)
         vectors = [reads(read_vectors, model, models[model], ids) for model in sorted(models)]
         for key, rows in batch:

@@ -24,6 +24,7 @@ from stash_sense_pipeline.catalog.site_records import (
 from stash_sense_pipeline.catalog.trusted import CandidateRow, CollisionRow, TrustedRow
 from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
 from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import outliers
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
@@ -246,12 +247,16 @@ def _usable(
     trust: Mapping[str, str],
     dropped: Counter[str],
 ) -> dict[int, list[CandidateRow]]:
-    """Candidates by performer, each face once and each image's bytes once, best quality first."""
-    owners_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
+    """Candidates by performer, each face once and each image's bytes once, best quality first.
+
+    None of a picture that several people of one source show, or of bytes that several people have anywhere.
+    """
+    shared = shared_pictures(
+        ShownPicture(row.source, row.image_id, row.performer_id, row.sha256, row.picture_hash) for row in rows
+    )
     owners_of_bytes: dict[str, set[int]] = defaultdict(set)
     faces_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
-        owners_of_image[row.source, row.image_id].add(row.performer_id)
         faces_of_image[row.source, row.image_id].add(row.face_id)
         if row.sha256 is not None:
             owners_of_bytes[row.sha256].add(row.performer_id)
@@ -265,7 +270,7 @@ def _usable(
         several = len(faces_of_image[image]) > 1
         if row.source not in trust or source_caps.get(row.source, 0) < 1:
             dropped["source not in use"] += 1
-        elif len(owners_of_image[image]) > 1 or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
+        elif image in shared or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
             dropped["image of several people"] += 1
         elif several and trust[row.source] == "high":
             dropped["several faces"] += 1

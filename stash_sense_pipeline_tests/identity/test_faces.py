@@ -220,7 +220,7 @@ def _without_faces(engine: sa.Engine, source: str, source_id: str) -> None:
 
 def test_agree_around_is_the_part_of_agree(world: World) -> None:
     report = world.rebuild()
-    templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS), MODELS)
+    templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS, frozenset()), MODELS)
     everything = agree(templates, report.calibration)
     assert len(everything) >= 0.9 * _LINKED
     some = [("stashdb", f"{n:04d}") for n in range(0, _LINKED, 7)]
