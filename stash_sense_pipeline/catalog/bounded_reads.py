@@ -13,9 +13,9 @@ from stash_sense_pipeline.catalog.engine import reading
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Python turns this many rows into objects in some hundredths of a second. PostgreSQL ends a session whose transaction
+# Python turns this many rows into objects in some milliseconds. PostgreSQL ends a session whose transaction
 # is idle for longer than idle_in_transaction_session_timeout, which operators set to seconds.
-_ROWS_A_FETCH = 10_000
+_ROWS_A_FETCH = 2_000
 
 
 @dataclass(frozen=True)
