@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.collector import collector_paused
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +32,8 @@ class ShortReads:
         self, read: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """`read(connection, ...)`, whose result must not need the connection any longer."""
-        with reading(self.engine) as connection:
+        # With millions of objects a pass of the collector takes longer than a transaction may be idle.
+        with collector_paused(), reading(self.engine) as connection:
             return read(connection, *args, **kwargs)
 
 

@@ -22,6 +22,7 @@ from stash_sense_pipeline.catalog.site_records import (
     unproven_records,
 )
 from stash_sense_pipeline.catalog.trusted import CandidateRow, CollisionRow, TrustedRow
+from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
 from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
@@ -139,7 +140,7 @@ def choose_trusted_faces(
                 wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
     del rows, usable, accepted, everybody
     of_sites = [rejection for rejection in rejected if rejection.source in sites]
-    with writing(engine) as connection:
+    with collector_paused(), writing(engine) as connection:
         hold_still(connection)
         wanted, collisions, of_sites = _still_true(connection, wanted, collisions, of_sites)
         reject_records(connection, of_sites, datetime.now(UTC))
