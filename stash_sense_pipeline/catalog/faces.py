@@ -4,7 +4,8 @@ for a vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,8 @@ from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
 _IN_LIST = 500
+# The first half of the number of PostgreSQL's lock on a face, ours alone; the second half is the face's id.
+_LEASES = 7305216
 _FACE_COLUMNS = tuple(
     column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
 )
@@ -230,20 +233,33 @@ def waiting_faces(
     ]
 
 
+@contextmanager
+def leasing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A session of PostgreSQL for `lease_faces` and `release_faces`, with no transaction open. Its leases end with it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        try:
+            yield connection
+        finally:
+            # The connection goes back to the pool, and would keep them.
+            if not connection.invalidated:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
+
+
 def lease_faces(
-    connection: sa.Connection,
+    session: sa.Connection,
     source: str,
     detector_digest: str,
     digests: Mapping[str, str],
     after: int,
     limit: int,
-) -> tuple[list[WaitingFace], int | None]:
-    """As `waiting_faces`, but faces that another worker has are passed over, and these are ours until the transaction ends.
+) -> tuple[list[WaitingFace], list[int]]:
+    """As `waiting_faces`, but faces that another worker has are passed over, and these are ours until `release_faces`.
 
-    Returns them, and the last id that was looked at: None when every one that waits is somebody else's. Only on
-    PostgreSQL. The lease is a row lock of the server's, so that of a worker that dies ends with its connection.
+    `session` is one of `leasing`. Returns the faces and the ids leased, among which may be some that another worker has
+    just finished: no ids when every face that waits is another worker's. A lease is a lock of the server's, so that of a
+    worker that dies ends with its connection; no row is locked by it.
     """
-    free = (
+    waiting = (
         sa.select(faces.c.face_id)
         .join(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
         .where(
@@ -253,25 +269,37 @@ def lease_faces(
             _lacks_vectors(digests),
         )
         .order_by(faces.c.face_id)
-        .limit(limit)
-        # The face, not its crop: who removes a face waits for us before he has anything that we will need.
-        .with_for_update(of=faces, key_share=True, skip_locked=True)
+        # A fence: the locks are taken in the order of the ids, and no more of them than the limit says.
+        .offset(0)
+        .subquery()
     )
-    leased = connection.scalars(free).all()
+    free = (
+        sa.select(waiting.c.face_id)
+        .where(sa.func.pg_try_advisory_lock(_LEASES, waiting.c.face_id))
+        .limit(limit)
+    )
+    leased = list(session.scalars(free))
     if not leased:
-        return [], None
+        return [], []
     # Asked again, with what others have committed since the search began.
-    batch = waiting_faces(connection, source, detector_digest, digests, after, limit, among=leased)
-    return batch, leased[-1]
+    return waiting_faces(session, source, detector_digest, digests, after, limit, among=leased), leased
+
+
+def release_faces(session: sa.Connection, leased: Sequence[int]) -> None:
+    """Ends leases, once what was made of the faces is committed."""
+    for face_id in leased:
+        session.execute(sa.select(sa.func.pg_advisory_unlock(_LEASES, face_id)))
 
 
 def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores embeddings, each over the one of the same face and model; a face that is gone by now is left
-    out.
+    """Stores embeddings, each over the one of the same face and model; a face that is gone by now, or that another
+    transaction is removing, is left out.
     """
     present: set[int] = set()
     for ids in batched(sorted({row["face_id"] for row in rows}), _IN_LIST):
-        present.update(connection.scalars(sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))))
+        query = sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))
+        # Whoever removes one of them from now on waits until its vectors are stored. SQLite has one writer anyhow.
+        present.update(connection.scalars(query.with_for_update(key_share=True, read=True, skip_locked=True)))
     upsert(connection, embeddings, [row for row in rows if row["face_id"] in present])
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
@@ -23,7 +25,12 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 
+# (source, image_id)
+ImageKey = tuple[str, str]
+
 _BATCH = 5_000
+# The first half of the number of PostgreSQL's lock, ours alone, and its second half.
+_WRITERS_LOCK = (7305215, 1)
 # Below SQLite's bound on parameters.
 _IN_LIST = 800
 
@@ -76,6 +83,34 @@ class EvidenceRow(NamedTuple):
     reason: str | None
 
 
+@dataclass(frozen=True)
+class EvidenceChanges:
+    """Rows that a run removes, changes and adds; those to add in the order of their keys."""
+
+    gone: Sequence[EvidenceKey]
+    changed: Sequence[tuple[EvidenceKey, EvidenceState]]
+    new: Sequence[tuple[EvidenceKey, EvidenceState]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are touched."""
+        return len(self.gone) + len(self.changed) + len(self.new)
+
+
+@dataclass(frozen=True)
+class MemberChanges:
+    """Memberships that a run ends, moves to another performer id and adds; those to add in the order of their keys."""
+
+    gone: Sequence[RecordKey]
+    moved: Sequence[tuple[RecordKey, int]]
+    new: Sequence[tuple[RecordKey, int]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are touched."""
+        return len(self.gone) + len(self.moved) + len(self.new)
+
+
 class IdentityRow(NamedTuple):
     """One allocated performer id."""
 
@@ -123,8 +158,18 @@ def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]
     ]
 
 
+def hold_still(connection: sa.Connection) -> None:
+    """Until the transaction ends, no other one that calls this goes on: first in each that stores what was computed from
+    people's records, or erases them. Else an erasure could commit between the last look and the first row.
+
+    Nothing on SQLite, which has one writer.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*_WRITERS_LOCK)))
+
+
 def population_state(connection: sa.Connection) -> tuple[Any, ...]:
-    """Something that differs when records were added, removed or changed since, or images were worked off."""
+    """Something that differs when records were added, removed or changed since, or images were worked off or removed."""
     table, image = source_performers.c, source_images.c
     latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
     query = sa.select(
@@ -132,6 +177,7 @@ def population_state(connection: sa.Connection) -> tuple[Any, ...]:
         latest,
         sa.select(sa.func.count()).where(table.changed_at == latest).scalar_subquery(),
         sa.select(sa.func.max(image.processed_at)).scalar_subquery(),
+        sa.select(sa.func.count()).select_from(source_images).scalar_subquery(),
     )
     return tuple(connection.execute(query).one())
 
@@ -155,16 +201,20 @@ def read_urls(
 
 
 def read_images(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, list[str]]:
-    """SHA-256 of each record's images that gave a face."""
+    """SHA-256 of each record's images that gave a face, without those that are `shared` by several people."""
     image, shown = source_images.c, performer_images.c
     query = (
-        sa.select(shown.source, shown.source_id, image.sha256)
+        sa.select(shown.source, shown.source_id, shown.image_id, image.sha256)
         .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
         .where(image.state == "done", image.sha256.is_not(None))
     )
-    return _grouped(_of_records(connection, query, shown, wanted))
+    return _grouped(
+        (source, source_id, sha256)
+        for source, source_id, image_id, sha256 in _of_records(connection, query, shown, wanted)
+        if (source, image_id) not in shared
+    )
 
 
 def read_members(
@@ -209,7 +259,7 @@ def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, .
     )
     return {
         performer_id: tuple((source, source_id) for source, source_id in detail["members"])
-        for performer_id, detail in connection.execute(query)
+        for performer_id, detail in streamed(connection, query)
     }
 
 
@@ -220,15 +270,18 @@ def read_evidence(
     table = identity_evidence.c
     query = sa.select(*(table[name] for name in (*EvidenceKey._fields, *EvidenceState._fields)))
     if about is None:
-        rows = list(connection.execute(query))
+        parts = [query]
     else:
-        rows = [
-            row
+        parts = [
+            query.where(some)
             for side in "ab"
             for some in of_records(table[f"source_{side}"], table[f"source_id_{side}"], about)
-            for row in connection.execute(query.where(some))
         ]
-    return {EvidenceKey(*row[:6]): EvidenceState(*row[6:]) for row in rows}
+    return {
+        EvidenceKey._make(row[:6]): EvidenceState._make(row[6:])
+        for part in parts
+        for row in _rows(connection, part, about)
+    }
 
 
 def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
@@ -307,49 +360,54 @@ def history(
     return [(row.at, row.event, row.detail) for row in reversed(connection.execute(query).all())]
 
 
-def store_evidence(
-    connection: sa.Connection,
-    stored: Mapping[EvidenceKey, EvidenceState],
-    wanted: Mapping[EvidenceKey, EvidenceState],
-    now: datetime,
-) -> int:
-    """Makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept. Gives the rows touched."""
+def evidence_changes(
+    stored: Mapping[EvidenceKey, EvidenceState], wanted: Mapping[EvidenceKey, EvidenceState]
+) -> EvidenceChanges:
+    """What makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept."""
+    return EvidenceChanges(
+        gone=[key for key in stored if key not in wanted],
+        changed=[(key, state) for key, state in wanted.items() if key in stored and stored[key] != state],
+        new=sorted((key, state) for key, state in wanted.items() if key not in stored),
+    )
+
+
+def write_evidence(connection: sa.Connection, changes: EvidenceChanges, now: datetime) -> None:
+    """Writes the changes."""
     names = EvidenceKey._fields
-    gone = [dict(zip(names, key, strict=True)) for key in stored if key not in wanted]
-    changed = [
-        {f"old_{name}": part for name, part in zip(names, key, strict=True)} | state._asdict()
-        for key, state in wanted.items()
-        if key in stored and stored[key] != state
-    ]
     condition = sa.and_(*(identity_evidence.c[name] == sa.bindparam(f"old_{name}") for name in names))
-    _many(
-        connection,
-        identity_evidence.delete().where(condition),
-        [{f"old_{name}": value for name, value in row.items()} for row in gone],
-    )
-    _many(
-        connection,
-        identity_evidence.update()
-        .where(condition)
-        .values(
-            weight=sa.bindparam("weight"), verdict=sa.bindparam("verdict"), reason=sa.bindparam("reason")
-        ),
-        changed,
-    )
-    new = [(*key, *state, now) for key, state in sorted(wanted.items()) if key not in stored]
+
+    def old(key: EvidenceKey) -> dict[str, str]:
+        return {f"old_{name}": part for name, part in zip(names, key, strict=True)}
+
+    for gone in batched(changes.gone, _BATCH):
+        connection.execute(identity_evidence.delete().where(condition), [old(key) for key in gone])
+    values: dict[str, Any] = {name: sa.bindparam(name) for name in EvidenceState._fields}
+    update = identity_evidence.update().where(condition).values(values)
+    for changed in batched(changes.changed, _BATCH):
+        connection.execute(update, [{**old(key), **state._asdict()} for key, state in changed])
     columns = (*EvidenceKey._fields, *EvidenceState._fields, "first_seen_at")
-    insert_many(connection, identity_evidence, columns, new)
-    return len(gone) + len(new) + len(changed)
+    for new in batched(changes.new, _BATCH):
+        insert_many(connection, identity_evidence, columns, [(*key, *state, now) for key, state in new])
 
 
-def allocate(connection: sa.Connection, count: int, now: datetime) -> list[int]:
-    """`count` performer ids that were never used before, ascending."""
-    found: list[int] = []
-    statement = identities.insert().returning(identities.c.performer_id)
-    for batch in batched(range(count), _BATCH):
-        rows = connection.execute(statement, [{"created_at": now} for _ in batch])
-        found += rows.scalars().all()
-    return sorted(found)
+def last_id(connection: sa.Connection) -> int:
+    """The largest performer id that was ever allocated, 0 before the first."""
+    if connection.dialect.name == "postgresql":
+        sequence = connection.scalar(sa.select(_sequence()))
+        value, is_used = connection.exec_driver_sql(f"SELECT last_value, is_called FROM {sequence}").one()
+        return int(value) if is_used else 0
+    # SQLite keeps the last id of each AUTOINCREMENT table in a table of its own, once there was a row.
+    query = sa.select(_COUNTERS.c.seq).where(_COUNTERS.c.name == identities.name)
+    return connection.scalar(query) or 0
+
+
+def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: datetime) -> None:
+    """Allocates these performer ids, which come after `last_id`."""
+    for batch in batched(performer_ids, _BATCH):
+        insert_many(
+            connection, identities, ("performer_id", "created_at"), [(number, now) for number in batch]
+        )
+    _skip_ids(connection, max(performer_ids, default=0))
 
 
 def adopt(
@@ -370,12 +428,9 @@ def adopt(
         for performer_id, keys in sorted(members.items())
         if not live.isdisjoint(keys)
     }
-    _many(
-        connection,
-        identities.insert(),
-        [{"performer_id": performer_id, "created_at": now} for performer_id in kept],
-    )
-    store_members(connection, {}, {key: performer_id for performer_id, keys in kept.items() for key in keys})
+    add_ids(connection, list(kept), now)
+    wanted = {key: performer_id for performer_id, keys in kept.items() for key in keys}
+    write_members(connection, member_changes({}, wanted))
     entries = [
         LogEntry(performer_id, "created", {"members": keys, "because": ["import-legacy"]})
         for performer_id, keys in kept.items()
@@ -385,19 +440,24 @@ def adopt(
     return len(kept)
 
 
+# SQLite's own table of the last id of each AUTOINCREMENT table.
+_COUNTERS = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
+
+
+def _sequence() -> sa.ColumnElement[Any]:
+    return sa.func.pg_get_serial_sequence(identities.name, identities.c.performer_id.name)
+
+
 def _skip_ids(connection: sa.Connection, up_to: int) -> None:
     """Makes the database allocate only performer ids above `up_to`, to which all ids in use belong."""
     if up_to < 1:
         return
     if connection.dialect.name == "postgresql":
-        sequence = sa.func.pg_get_serial_sequence(identities.name, identities.c.performer_id.name)
-        connection.execute(sa.select(sa.func.setval(sequence, up_to)))
+        connection.execute(sa.select(sa.func.setval(_sequence(), up_to)))
         return
-    # SQLite keeps the last id of each AUTOINCREMENT table in a table of its own, once there was a row.
-    counters = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
-    of_identities = counters.c.name == identities.name
-    connection.execute(sa.delete(counters).where(of_identities))
-    connection.execute(sa.insert(counters).values(name=identities.name, seq=up_to))
+    of_identities = _COUNTERS.c.name == identities.name
+    connection.execute(sa.delete(_COUNTERS).where(of_identities))
+    connection.execute(sa.insert(_COUNTERS).values(name=identities.name, seq=up_to))
 
 
 def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
@@ -412,39 +472,38 @@ def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | 
     )
 
 
-def store_members(
-    connection: sa.Connection, stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]
-) -> int:
-    """Makes the stored memberships equal to `wanted`. Gives the rows touched."""
+def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]) -> MemberChanges:
+    """What makes the stored memberships equal to `wanted`."""
+    return MemberChanges(
+        gone=[key for key in stored if key not in wanted],
+        moved=[(key, number) for key, number in wanted.items() if stored.get(key, number) != number],
+        new=sorted((key, number) for key, number in wanted.items() if key not in stored),
+    )
+
+
+def write_members(connection: sa.Connection, changes: MemberChanges) -> None:
+    """Writes the changes."""
     table = identity_members.c
     condition = sa.and_(
         table.source == sa.bindparam("old_source"), table.source_id == sa.bindparam("old_source_id")
     )
-    gone = [
-        {"old_source": source, "old_source_id": source_id}
-        for source, source_id in stored
-        if (source, source_id) not in wanted
-    ]
-    new = [(*key, performer_id) for key, performer_id in sorted(wanted.items()) if key not in stored]
-    moved = [
-        {"old_source": source, "old_source_id": source_id, "to": performer_id}
-        for (source, source_id), performer_id in wanted.items()
-        if stored.get((source, source_id), performer_id) != performer_id
-    ]
-    _many(connection, identity_members.delete().where(condition), gone)
-    _many(
-        connection,
-        identity_members.update().where(condition).values(performer_id=sa.bindparam("to")),
-        moved,
-    )
-    insert_many(connection, identity_members, ("source", "source_id", "performer_id"), new)
-    return len(gone) + len(new) + len(moved)
+    for gone in batched(changes.gone, _BATCH):
+        rows = [{"old_source": source, "old_source_id": source_id} for source, source_id in gone]
+        connection.execute(identity_members.delete().where(condition), rows)
+    update = identity_members.update().where(condition).values(performer_id=sa.bindparam("to"))
+    for moved in batched(changes.moved, _BATCH):
+        to = [{"old_source": key[0], "old_source_id": key[1], "to": number} for key, number in moved]
+        connection.execute(update, to)
+    columns = ("source", "source_id", "performer_id")
+    for new in batched(changes.new, _BATCH):
+        insert_many(connection, identity_members, columns, [(*key, number) for key, number in new])
 
 
 def write_log(connection: sa.Connection, entries: Sequence[LogEntry], now: datetime) -> None:
     """Appends the entries in their order."""
     columns = ("at", *LogEntry._fields)
-    insert_many(connection, identity_log, columns, [(now, *entry) for entry in entries])
+    for batch in batched(entries, _BATCH):
+        insert_many(connection, identity_log, columns, [(now, *entry) for entry in batch])
 
 
 def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -459,11 +518,22 @@ def _of_records(
     wanted: Collection[RecordKey] | None,
 ) -> Iterator[Any]:
     """Rows of the query whose (source, source_id) is wanted; all of them for None."""
-    if wanted is None:
-        yield from connection.execute(query)
-        return
-    for some in of_records(columns["source"], columns["source_id"], wanted):
-        yield from connection.execute(query.where(some))
+    parts = [query] if wanted is None else map(query.where, _places(columns, wanted))
+    for part in parts:
+        yield from _rows(connection, part, wanted)
+
+
+def _places(
+    columns: sa.ColumnCollection[str, Any], wanted: Collection[RecordKey]
+) -> Iterator[sa.ColumnElement[bool]]:
+    return of_records(columns["source"], columns["source_id"], wanted)
+
+
+def _rows(
+    connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
+) -> Iterable[Any]:
+    """The rows of all records a batch at a time, those of some records at once."""
+    return streamed(connection, query) if wanted is None else connection.execute(query)
 
 
 def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:

@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     identity_hubs,
@@ -28,6 +29,7 @@ Digests = NDArray[np.int64]
 
 # Below SQLite's bound on parameters.
 _IN_LIST = 800
+_BATCH = 5_000
 
 
 class State(NamedTuple):
@@ -48,6 +50,15 @@ class KeyIndex:
     digests: Digests
     owners: NDArray[np.int64]
 
+    @classmethod
+    def of(cls, rows: Sequence[tuple[str, str, bytes]]) -> KeyIndex:
+        """From (source, source_id, packed digests) in the order of records."""
+        records = [(source, source_id) for source, source_id, _ in rows]
+        digests = np.frombuffer(b"".join(keys for _, _, keys in rows), dtype="<i8").astype(np.int64)
+        owners = np.repeat(np.arange(len(rows)), [len(keys) // digests.itemsize for _, _, keys in rows])
+        order = np.argsort(digests, kind="stable")
+        return cls(records, digests[order], owners[order])
+
     def holders(self, digests: Iterable[int]) -> dict[int, set[RecordKey]]:
         """The records that were found by each of these keys; a key of no record is left out."""
         asked = np.array(sorted(set(digests)), dtype=np.int64)
@@ -63,6 +74,27 @@ class KeyIndex:
         """The keys that these records were found by."""
         places = [place for place, key in enumerate(self.records) if key in wanted]
         return set(self.digests[np.isin(self.owners, places)].tolist())
+
+
+@dataclass(frozen=True)
+class SeenChanges:
+    """Rows of identity_records that a run writes, in the order of records, and those of them that replace one."""
+
+    rows: Sequence[tuple[str, str, str, str | None, bytes]]
+    replaced: Collection[RecordKey]
+
+
+@dataclass(frozen=True)
+class HubChanges:
+    """Digests of hubs that a run removes, and the rows (digest, key, holders) that it adds."""
+
+    gone: Sequence[int]
+    new: Sequence[tuple[int, str, int]]
+
+    @property
+    def rows(self) -> int:
+        """How many rows are touched."""
+        return len(self.gone) + len(self.new)
 
 
 class Run(NamedTuple):
@@ -81,24 +113,36 @@ def last_run(connection: sa.Connection) -> Run | None:
     return None if row is None else Run._make(row)
 
 
+def last_number(connection: sa.Connection) -> int:
+    """The number of the last run, 0 before the first: another one has stored something where it differs."""
+    return connection.scalar(sa.select(sa.func.max(identity_runs.c.run))) or 0
+
+
 def store_run(connection: sa.Connection, run: Run, now: datetime) -> None:
     """Appends a run."""
     connection.execute(identity_runs.insert().values(at=now, **run._asdict()))
 
 
-def states(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
-    """The state of every record. Faces count with vectors of all `models` (name to digest)."""
+def states(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, State]:
+    """The state of every record. Faces count with vectors of all `models` (name to digest).
+
+    `shared`: a text for which of its pictures other people show as well, of each record that has such pictures.
+    """
     record = source_performers.c
     query = sa.select(record.source, record.source_id, _seen())
-    pictures = _pictures(connection, models)
+    pictures = _pictures(connection, models, shared)
     return {
         (source, source_id): State(seen, pictures.get((source, source_id)))
-        for source, source_id, seen in connection.execute(query).all()
+        for source, source_id, seen in streamed(connection, query)
     }
 
 
-def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, State]:
-    """The records that no run has seen in the state they are in, with that state."""
+def changes(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, State]:
+    """The records that no run has seen in the state they are in, with that state; arguments as for `states`."""
     record, stored = source_performers.c, identity_records.c
     both = (stored.source == record.source) & (stored.source_id == record.source_id)
     query = (
@@ -106,10 +150,10 @@ def changes(connection: sa.Connection, models: Mapping[str, str]) -> dict[Record
         .outerjoin_from(source_performers, identity_records, both)
         .where(sa.or_(stored.seen.is_(None), stored.seen != _seen()))
     )
-    changed = {(source, source_id): seen for source, source_id, seen in connection.execute(query).all()}
+    changed = {(source, source_id): seen for source, source_id, seen in streamed(connection, query)}
     before = sa.select(stored.source, stored.source_id, stored.pictures).where(stored.pictures.is_not(None))
-    old = {(source, source_id): text for source, source_id, text in connection.execute(before).all()}
-    now = _pictures(connection, models)
+    old = {(source, source_id): text for source, source_id, text in streamed(connection, before)}
+    now = _pictures(connection, models, shared)
     others = {key for key in old.keys() | now.keys() if old.get(key) != now.get(key)} - changed.keys()
     states = sa.select(record.source, record.source_id, _seen())
     for some in of_records(record.source, record.source_id, others):
@@ -139,8 +183,11 @@ def _seen() -> sa.ColumnElement[str]:
     )
 
 
-def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[RecordKey, str]:
-    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which."""
+def _pictures(
+    connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
+) -> dict[RecordKey, str]:
+    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which, and
+    which pictures are others' too."""
     shown, image = performer_images.c, source_images.c
     pictures = (
         sa.select(shown.source, shown.source_id, sa.func.count(), sa.func.max(_text(image.processed_at)))
@@ -151,30 +198,27 @@ def _pictures(connection: sa.Connection, models: Mapping[str, str]) -> dict[Reco
     )
     found = {
         (source, source_id): f"{count} {last}"
-        for source, source_id, count, last in connection.execute(pictures).all()
+        for source, source_id, count, last in streamed(connection, pictures)
     }
     if found and models:
         own = own_faces(models).subquery().c
         faces = sa.select(own.source, own.source_id, sa.func.count(), sa.func.sum(own.face_id)).group_by(
             own.source, own.source_id
         )
-        for source, source_id, count, total in connection.execute(faces).all():
+        for source, source_id, count, total in streamed(connection, faces):
             found[source, source_id] = f"{found.get((source, source_id))} {count} {total}"
+    for key in found.keys() & shared.keys():
+        found[key] += f" {shared[key]}"
     return found
 
 
-def read_keys(connection: sa.Connection) -> KeyIndex:
-    """The keys of all records that a run has seen."""
+def read_keys(connection: sa.Connection) -> list[tuple[str, str, bytes]]:
+    """What a KeyIndex is made of: the keys of all records that a run has seen, in the order of records."""
     table = identity_records.c
     query = sa.select(table.source, table.source_id, table.key_digests).order_by(
         table.source, table.source_id
     )
-    rows = connection.execute(query).all()
-    records = [(source, source_id) for source, source_id, _ in rows]
-    digests = np.frombuffer(b"".join(keys for _, _, keys in rows), dtype="<i8").astype(np.int64)
-    owners = np.repeat(np.arange(len(rows)), [len(keys) // digests.itemsize for _, _, keys in rows])
-    order = np.argsort(digests, kind="stable")
-    return KeyIndex(records, digests[order], owners[order])
+    return [(source, source_id, keys) for source, source_id, keys in streamed(connection, query)]
 
 
 def read_hubs(connection: sa.Connection) -> list[tuple[int, str, int]]:
@@ -189,55 +233,75 @@ def count_hubs(connection: sa.Connection) -> int:
     return connection.scalar(sa.select(sa.func.count()).select_from(identity_hubs)) or 0
 
 
-def store_hubs(
-    connection: sa.Connection, found: Mapping[int, tuple[str, int]], asked: Collection[int] | None
-) -> int:
-    """Makes the stored hubs among the keys `asked` (all of them for None) equal to `found`: digest to key and holders.
+def hub_changes(
+    stored: Iterable[tuple[int, str, int]],
+    found: Mapping[int, tuple[str, int]],
+    asked: Collection[int] | None,
+) -> HubChanges:
+    """What makes the stored hubs among the keys `asked` (all of them for None) equal to `found`: digest to key and
+    holders."""
+    before = {digest: (key, count) for digest, key, count in stored if asked is None or digest in asked}
+    return HubChanges(
+        sorted(digest for digest, row in before.items() if found.get(digest) != row),
+        [
+            (digest, key, count)
+            for digest, (key, count) in sorted(found.items())
+            if before.get(digest) != (key, count)
+        ],
+    )
 
-    Gives the rows written.
-    """
+
+def write_hubs(connection: sa.Connection, changes: HubChanges) -> None:
+    """Writes the changes."""
     table = identity_hubs
-    stored = {digest: (key, count) for digest, key, count in read_hubs(connection)}
-    if asked is not None:
-        stored = {digest: stored[digest] for digest in asked if digest in stored}
-    gone = sorted(digest for digest, row in stored.items() if found.get(digest) != row)
-    for batch in batched(gone, _IN_LIST):
+    for batch in batched(changes.gone, _IN_LIST):
         connection.execute(table.delete().where(table.c.digest.in_(batch)))
-    rows = [
-        (digest, key, count)
-        for digest, (key, count) in sorted(found.items())
-        if stored.get(digest) != (key, count)
-    ]
-    insert_many(connection, table, ("digest", "key", "holders"), rows)
-    return len(gone) + len(rows)
+    for rows in batched(changes.new, _BATCH):
+        insert_many(connection, table, ("digest", "key", "holders"), rows)
 
 
-def store_seen(
-    connection: sa.Connection,
+def read_seen(
+    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+) -> dict[RecordKey, tuple[str, str | None, bytes]]:
+    """What runs saw of all records, or of the wanted ones: the two parts of their state, and their packed keys."""
+    table = identity_records.c
+    query = sa.select(table.source, table.source_id, table.seen, table.pictures, table.key_digests)
+    if wanted is None:
+        return {(row[0], row[1]): (row[2], row[3], row[4]) for row in streamed(connection, query)}
+    return {
+        (row[0], row[1]): (row[2], row[3], row[4])
+        for some in of_records(table.source, table.source_id, wanted)
+        for row in connection.execute(query.where(some))
+    }
+
+
+def seen_changes(
+    stored: Mapping[RecordKey, tuple[str, str | None, bytes]],
     states: Mapping[RecordKey, State],
     keys: Mapping[RecordKey, Iterable[int]],
-    *,
-    everything: bool,
-) -> int:
-    """Stores what a run saw: states of records, and the digests of the keys that they were found by.
+) -> SeenChanges:
+    """What a run saw: states of records, and the digests of the keys that they were found by.
 
-    A record in `states` alone has no keys; one in `keys` alone is in the state in which it was seen before. With
-    `everything` these are all records. Gives the records written.
+    A record in `states` alone has no keys; one in `keys` alone is in the state in which it was seen before, which
+    `stored` has.
     """
+    rows = []
+    for key in sorted(states.keys() | keys.keys()):
+        seen, pictures = states.get(key) or stored[key][:2]
+        row = (*key, seen, pictures, _packed(keys.get(key, ())))
+        if stored.get(key) != row[2:]:
+            rows.append(row)
+    return SeenChanges(rows, [(row[0], row[1]) for row in rows if (row[0], row[1]) in stored])
+
+
+def write_seen(connection: sa.Connection, changes: SeenChanges) -> None:
+    """Writes the changes."""
     table = identity_records
-    columns = ("source", "source_id", *State._fields, "key_digests")
-    query, place = sa.select(*(table.c[name] for name in columns)), (table.c.source, table.c.source_id)
-    asked = states.keys() | keys.keys()
-    parts = [query] if everything else map(query.where, of_records(*place, asked))
-    stored = {(row[0], row[1]): tuple(row[2:]) for part in parts for row in connection.execute(part).all()}
-    rows = [
-        (*key, *(states.get(key) or stored[key][:2]), _packed(keys.get(key, ()))) for key in sorted(asked)
-    ]
-    different = [row for row in rows if stored.get((row[0], row[1])) != row[2:]]
-    for some in of_records(*place, [(row[0], row[1]) for row in different if (row[0], row[1]) in stored]):
+    for some in of_records(table.c.source, table.c.source_id, changes.replaced):
         connection.execute(table.delete().where(some))
-    insert_many(connection, table, columns, different)
-    return len(different)
+    columns = ("source", "source_id", *State._fields, "key_digests")
+    for rows in batched(changes.rows, _BATCH):
+        insert_many(connection, table, columns, rows)
 
 
 def _packed(digests: Iterable[int]) -> bytes:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
@@ -17,7 +19,10 @@ from stash_sense_pipeline.catalog.schema import (
     performer_images,
     source_images,
 )
-from stash_sense_pipeline.catalog.upsert import upsert
+from stash_sense_pipeline.catalog.upsert import batched, upsert
+
+# Two models of 512 dimensions make two megabytes.
+_RECORDS_A_TIME = 1_000
 
 
 class OwnFace(NamedTuple):
@@ -26,6 +31,7 @@ class OwnFace(NamedTuple):
     face_id: int
     source: str
     source_id: str
+    image_id: str
     sha256: str | None
     quality: float
 
@@ -42,7 +48,9 @@ def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
     shown, image = performer_images.c, source_images.c
     other_face, other_owner = faces.alias(), performer_images.alias()
     query = (
-        sa.select(faces.c.face_id, shown.source, shown.source_id, image.sha256, faces.c.quality)
+        sa.select(
+            faces.c.face_id, shown.source, shown.source_id, shown.image_id, image.sha256, faces.c.quality
+        )
         .select_from(performer_images)
         .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
         .join(faces, (faces.c.source == shown.source) & (faces.c.image_id == shown.image_id))
@@ -77,11 +85,25 @@ def read_own_faces(
     shown = performer_images.c
     query = own_faces(models).order_by(shown.source, shown.source_id, faces.c.face_id)
     if records is None:
-        return [OwnFace._make(row) for row in connection.execute(query)]
+        return [OwnFace._make(row) for row in streamed(connection, query)]
     found: list[OwnFace] = []
     for some in of_records(shown.source, shown.source_id, records):
         found += [OwnFace._make(row) for row in connection.execute(query.where(some))]
     return found
+
+
+def read_shown_pictures(
+    connection: sa.Connection,
+) -> Iterator[tuple[str, str, str, str | None, str | None]]:
+    """(source, image_id, source_id, sha256, picture_hash) of the pictures that gave a face, once for each record."""
+    shown, image = performer_images.c, source_images.c
+    query = (
+        sa.select(shown.source, shown.image_id, shown.source_id, image.sha256, image.picture_hash)
+        .select_from(performer_images)
+        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
+        .where(image.state == "done", sa.or_(image.sha256.is_not(None), image.picture_hash.is_not(None)))
+    )
+    return streamed(connection, query)
 
 
 def count_templates(connection: sa.Connection, models: str) -> int:
@@ -100,11 +122,14 @@ def read_templates(
         .where(table.models == models)
         .order_by(table.source, table.source_id)
     )
-    parts = [query] if wanted is None else map(query.where, of_records(table.source, table.source_id, wanted))
+    if wanted is None:
+        rows: Iterable[Any] = streamed(connection, query)
+    else:
+        parts = map(query.where, of_records(table.source, table.source_id, wanted))
+        rows = chain.from_iterable(map(connection.execute, parts))
     return {
         (source, source_id): Template(count, np.frombuffer(vector, dtype="<f2"))
-        for part in parts
-        for source, source_id, count, vector in connection.execute(part)
+        for source, source_id, count, vector in rows
     }
 
 
@@ -116,16 +141,29 @@ def store_templates(
 ) -> int:
     """Makes the stored templates of the records `asked` (all of them for None) equal to `found`. Gives the rows written."""
     table = face_templates
+    if asked is None:
+        keys = sa.select(table.c.source, table.c.source_id)
+        asked = {(source, source_id) for source, source_id in streamed(connection, keys)} | found.keys()
+    return sum(
+        _store_some(connection, models, found, some) for some in batched(sorted(asked), _RECORDS_A_TIME)
+    )
+
+
+def _store_some(
+    connection: sa.Connection, models: str, found: Mapping[RecordKey, Template], asked: Sequence[RecordKey]
+) -> int:
+    table = face_templates
     columns = (table.c.source, table.c.source_id, table.c.faces, table.c.models, table.c.vector)
     query, key = sa.select(*columns), (table.c.source, table.c.source_id)
-    parts = [query] if asked is None else map(query.where, of_records(*key, asked))
     stored = {
         (source, source_id): tuple(facts)
-        for part in parts
-        for source, source_id, *facts in connection.execute(part)
+        for some in of_records(*key, asked)
+        for source, source_id, *facts in connection.execute(query.where(some))
     }
     wanted = {
-        record: (row.faces, models, row.vector.astype("<f2").tobytes()) for record, row in found.items()
+        record: (found[record].faces, models, found[record].vector.astype("<f2").tobytes())
+        for record in asked
+        if record in found
     }
     for some in of_records(*key, stored.keys() - wanted.keys()):
         connection.execute(table.delete().where(some))

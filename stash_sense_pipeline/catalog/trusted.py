@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_collisions,
@@ -19,10 +20,11 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     trusted_faces,
 )
-from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.catalog.upsert import batched, insert_many, upsert
 
 # Below SQLite's bound on parameters, and short enough to plan quickly.
 _IDS_A_QUERY = 500
+_ROWS_A_STATEMENT = 5_000
 
 
 class CandidateRow(NamedTuple):
@@ -36,6 +38,7 @@ class CandidateRow(NamedTuple):
     quality: float
     sha256: str | None
     yaw: float = 0.0
+    picture_hash: str | None = None
 
 
 class CollisionRow(NamedTuple):
@@ -73,6 +76,7 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             faces.c.quality,
             source_images.c.sha256,
             faces.c.yaw,
+            source_images.c.picture_hash,
         )
         .join(
             source_images,
@@ -90,12 +94,30 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
         .where(source_images.c.state == sa.literal("done", literal_execute=True))
         .order_by(faces.c.face_id, performer_images.c.source_id)
     )
-    return [CandidateRow._make(row) for row in connection.execute(query)]
+    return [CandidateRow._make(row) for row in streamed(connection, query)]
 
 
-def existing_faces(connection: sa.Connection) -> set[int]:
-    """All faces there are now."""
-    return set(connection.execute(sa.select(faces.c.face_id)).scalars())
+def read_owners(connection: sa.Connection) -> Iterable[tuple[int, int, str, str]]:
+    """(face_id, performer_id, source, source_id) of every face, once for each record that shows its image now."""
+    query = (
+        sa.select(
+            faces.c.face_id,
+            identity_members.c.performer_id,
+            performer_images.c.source,
+            performer_images.c.source_id,
+        )
+        .select_from(faces)
+        .join(
+            performer_images,
+            (performer_images.c.source == faces.c.source) & (performer_images.c.image_id == faces.c.image_id),
+        )
+        .join(
+            identity_members,
+            (identity_members.c.source == performer_images.c.source)
+            & (identity_members.c.source_id == performer_images.c.source_id),
+        )
+    )
+    return streamed(connection, query)
 
 
 def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[int]:
@@ -105,7 +127,7 @@ def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[
         query = sa.select(embeddings.c.face_id).where(
             embeddings.c.model == model, embeddings.c.model_digest == digest
         )
-        found = set(connection.execute(query).scalars())
+        found = {face_id for (face_id,) in streamed(connection, query)}
         common = found if common is None else common & found
     return common or set()
 
@@ -130,7 +152,7 @@ def read_trusted(connection: sa.Connection) -> dict[int, TrustedRow]:
     """The choice that is stored, by face_id."""
     table = trusted_faces.c
     query = sa.select(table.face_id, table.performer_id, table.source, table.source_id, table.rank)
-    return {row[0]: TrustedRow._make(row[1:]) for row in connection.execute(query)}
+    return {row[0]: TrustedRow._make(row[1:]) for row in streamed(connection, query)}
 
 
 def store_trusted(
@@ -141,20 +163,19 @@ def store_trusted(
     new = [face_id for face_id in wanted if face_id not in stored]
     changed = [face_id for face_id, row in wanted.items() if face_id in stored and stored[face_id] != row]
     where = trusted_faces.c.face_id == sa.bindparam("which")
-    if gone:
-        connection.execute(trusted_faces.delete().where(where), [{"which": face_id} for face_id in gone])
-    if changed:
-        # Every value is bound by name; the key's parameter must not be called like a column.
-        values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in TrustedRow._fields}
+    for ids in batched(gone, _ROWS_A_STATEMENT):
+        connection.execute(trusted_faces.delete().where(where), [{"which": face_id} for face_id in ids])
+    # Every value is bound by name; the key's parameter must not be called like a column.
+    values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in TrustedRow._fields}
+    for ids in batched(changed, _ROWS_A_STATEMENT):
         rows = [
             {"which": face_id} | {f"new_{name}": value for name, value in wanted[face_id]._asdict().items()}
-            for face_id in changed
+            for face_id in ids
         ]
         connection.execute(trusted_faces.update().where(where).values(**values), rows)
-    if new:
-        connection.execute(
-            trusted_faces.insert(), [{"face_id": face_id, **wanted[face_id]._asdict()} for face_id in new]
-        )
+    columns = ("face_id", *TrustedRow._fields)
+    for ids in batched(new, _ROWS_A_STATEMENT):
+        insert_many(connection, trusted_faces, columns, [(face_id, *wanted[face_id]) for face_id in ids])
     return len(new), len(gone), len(changed)
 
 
@@ -162,7 +183,7 @@ def read_collisions(connection: sa.Connection) -> dict[int, CollisionRow]:
     """The faces in quarantine, by face_id."""
     table = face_collisions.c
     query = sa.select(table.face_id, *(table[name] for name in CollisionRow._fields)).order_by(table.face_id)
-    return {row[0]: CollisionRow._make(row[1:]) for row in connection.execute(query)}
+    return {row[0]: CollisionRow._make(row[1:]) for row in streamed(connection, query)}
 
 
 def store_collisions(connection: sa.Connection, wanted: Mapping[int, CollisionRow], now: datetime) -> None:

@@ -20,7 +20,7 @@ from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
-from stash_sense_pipeline.faces.storing import storing
+from stash_sense_pipeline.faces.storing import in_one_line, storing
 from stash_sense_pipeline.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5
@@ -76,6 +76,9 @@ def embed_waiting(
     done, again, after, interrupted = 0, 0, 0, False
     vectors = dict.fromkeys(digests, 0)
     with ExitStack() as stack:
+        session: sa.Connection | None = None
+        if total and engine.dialect.name == "postgresql":
+            session = stack.enter_context(catalog.leasing(engine))
         if total:
             workers = threads or len(os.sched_getaffinity(0))
             embedders = {
@@ -84,7 +87,7 @@ def embed_waiting(
             }
         while total and not (interrupted := stop()):
             place = (source, detector, digests, after, batch_size)
-            batch, rows, last = _next_batch(engine, place, embedders, pack, keep_crops)
+            batch, rows, last = _next_batch(engine, session, place, embedders, pack, keep_crops)
             if last is None:
                 with reading(engine) as connection:
                     if not catalog.count_waiting(connection, source, detector, digests):
@@ -110,6 +113,7 @@ def embed_waiting(
 
 def _next_batch(
     engine: sa.Engine,
+    session: sa.Connection | None,
     place: tuple[str, str, Mapping[str, str], int, int],
     embedders: Mapping[str, Embedder],
     pack: ModelPack,
@@ -117,25 +121,26 @@ def _next_batch(
 ) -> tuple[list[catalog.WaitingFace], list[dict[str, Any]], int | None]:
     """Embeds and stores the faces of one batch; they, their rows, and the last id that was looked at, None at the end.
 
-    On PostgreSQL one transaction leases the faces and stores their vectors. SQLite is one machine's, with one worker for
-    each source: there the only write lock is not held while vectors are made.
+    No transaction is open while vectors are made. On PostgreSQL the faces are leased in `session` until these are
+    stored. SQLite is one machine's, with one worker for each source.
     """
-    with ExitStack() as transaction:
-        if engine.dialect.name == "postgresql":
-            connection = transaction.enter_context(storing(engine))
-            batch, last = catalog.lease_faces(connection, *place)
-        else:
-            with reading(engine) as connection:
-                batch = catalog.waiting_faces(connection, *place)
-            last = batch[-1].face_id if batch else None
-        if not batch:
-            return [], [], last
-        rows = _embed(batch, embedders, pack)
-        if engine.dialect.name != "postgresql":
-            connection = transaction.enter_context(storing(engine))
-        catalog.store_vectors(connection, rows)
-        if not keep_crops:
-            catalog.drop_crops(connection, [face.face_id for face in batch])
+    if session is None:
+        with reading(engine) as connection:
+            batch = catalog.waiting_faces(connection, *place)
+        leased = [face.face_id for face in batch]
+    else:
+        with in_one_line(engine):
+            batch, leased = catalog.lease_faces(session, *place)
+    last = leased[-1] if leased else None
+    rows = _embed(batch, embedders, pack) if batch else []
+    if batch:
+        with storing(engine) as connection:
+            catalog.store_vectors(connection, rows)
+            if not keep_crops:
+                catalog.drop_crops(connection, [face.face_id for face in batch])
+    if session is not None:
+        with in_one_line(engine):
+            catalog.release_faces(session, leased)
     return batch, rows, last
 
 

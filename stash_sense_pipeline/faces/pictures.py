@@ -10,7 +10,7 @@ _SIDE = 32
 _KEPT = 8
 # Bits of 64. Measured on the sandbox's photos (docs/faces.md): copies in another size, format or quality differ
 # in at most 4, two photos of one person in 16 or more.
-_MOST_BITS_OF_A_COPY = 6
+MOST_BITS_OF_A_COPY = 6
 
 
 def picture_hash(rgb: NDArray[np.uint8]) -> str:
@@ -28,4 +28,4 @@ def picture_hash(rgb: NDArray[np.uint8]) -> str:
 
 def same_picture(first: str, second: str) -> bool:
     """Are two hashes those of copies of one picture?"""
-    return (int(first, 16) ^ int(second, 16)).bit_count() <= _MOST_BITS_OF_A_COPY
+    return (int(first, 16) ^ int(second, 16)).bit_count() <= MOST_BITS_OF_A_COPY

@@ -16,9 +16,15 @@ def storing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction. CatalogError when the database refuses it (full disk, lock held too long):
     nothing is stored.
     """
+    with in_one_line(engine), writing(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def in_one_line(engine: sa.Engine) -> Iterator[None]:
+    """Raises CatalogError for what the database refuses in the block."""
     try:
-        with writing(engine) as connection:
-            yield connection
+        yield
     except sa.exc.OperationalError as error:
         where = shown_url(engine.url)
         reason = str(error.orig).strip().split("\n")[0]

@@ -1,22 +1,27 @@
-"""A run of identity: evidence and components from what the catalog holds, and the differences stored."""
+"""A run of identity: evidence and components from what the catalog holds, and the differences stored.
+
+No transaction is open while anything is computed: what was read may be another state of the catalog by then, so the
+transaction that writes looks first whether it is.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities as store
 from stash_sense_pipeline.catalog import identity_runs as runs
-from stash_sense_pipeline.catalog import templates as template_store
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.identity_runs import Run, State
 from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.collector import collector_paused
+from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.identity.agreement import (
     NOT_CALIBRATED,
     Calibration,
@@ -25,33 +30,39 @@ from stash_sense_pipeline.identity.agreement import (
     calibrate,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import RecordKey
+from stash_sense_pipeline.identity.comparing import Record, RecordKey
 from stash_sense_pipeline.identity.evidence import (
     WEIGHTS,
     Candidates,
     Faces,
-    Findings,
     Weights,
     find_candidates,
     weigh,
 )
-from stash_sense_pipeline.identity.graph import Components, connect
+from stash_sense_pipeline.identity.graph import connect
 from stash_sense_pipeline.identity.incremental import update_identities
 from stash_sense_pipeline.identity.keys import Sort, digest
 from stash_sense_pipeline.identity.overrides import Overrides, resolve_overrides
 from stash_sense_pipeline.identity.steps import (
+    Basis,
     Done,
+    Plan,
     Rules,
+    SharedPictures,
     evidence_rows,
     groups_with_stash_box,
+    plan_identities,
     read_population,
     run_detail,
-    store_identities,
+    write_plan,
 )
 from stash_sense_pipeline.identity.templates import build_templates, models_digest
 
-# Computing goes on beside running syncs; after so many that were overtaken, one is done while they wait.
+# Syncs may write while a run computes. So many times the result has to be that of the newest state; from then on it is
+# stored as a run that had ended before the sync would have stored it, and what changed is left to the next run.
 _ATTEMPTS = 3
+# A record that is gone must not come back with what was computed before. Erasures are few.
+_MOST_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -119,58 +130,107 @@ def rebuild_identities(
     """
     begin = time.monotonic()
     rules = Rules(hosts, overrides, weights, models or {})
-    done: Done | None = None
-    if not full:
-        with writing(engine) as connection, collector_paused():
-            done = update_identities(connection, rules, now)
-    if done is None:
-        done = _everything(engine, rules, now)
+    done = _brought_up_to_date(engine, rules, now, full=full)
     with reading(engine) as connection:
         return _report(connection, done, time.monotonic() - begin)
 
 
-@dataclass(frozen=True)
-class _Computed:
-    """Everything that follows from the records, and the state of the catalog it was computed from."""
-
-    state: tuple[Any, ...]
-    states: Mapping[RecordKey, State]
-    candidates: Candidates
-    findings: Findings
-    components: Components
-    templates: Mapping[RecordKey, Template]
-    calibration: Calibration
-
-
-def _everything(engine: sa.Engine, rules: Rules, now: datetime) -> Done:
-    for attempt in range(_ATTEMPTS):
-        with reading(engine) as connection, collector_paused():
-            computed = _compute(connection, rules)
-        with writing(engine) as connection, collector_paused():
-            if store.population_state(connection) != computed.state:
-                # A sync wrote meanwhile. Only the last attempt keeps it waiting for as long as it takes to compute.
-                if attempt < _ATTEMPTS - 1:
-                    continue
-                computed = _compute(connection, rules)
-            return _store(connection, rules, computed, now)
-    raise AssertionError("the last attempt always ends")
+def _brought_up_to_date(engine: sa.Engine, rules: Rules, now: datetime, *, full: bool) -> Done:
+    reads = ShortReads(engine)
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        newest = attempt < _ATTEMPTS
+        with collector_paused():
+            found = None if full or not newest else _changes_only(reads, rules, now)
+            if isinstance(found, Done):
+                return found
+            plan = found or _everything(reads, rules, now)
+            with writing(engine) as connection:
+                store.hold_still(connection)
+                valid = _still_valid(connection, rules, plan, newest=newest)
+                if valid is not None:
+                    return write_plan(connection, valid, now)
+    raise CatalogError(
+        f"records were removed from the catalog during each of {_MOST_ATTEMPTS} tries to compute identities; run it again"
+    )
 
 
-def _compute(connection: sa.Connection, rules: Rules) -> _Computed:
-    state = store.population_state(connection)
-    states = runs.states(connection, rules.models)
-    records = read_population(connection)
+def _changes_only(reads: ShortReads, rules: Rules, now: datetime) -> Plan | Done | None:
+    basis = reads(Basis.read)
+    try:
+        return update_identities(reads, basis, rules, now)
+    except LookupError:
+        # What one read found may be gone in the next one.
+        if reads(Basis.read) == basis:
+            raise
+        return None
+
+
+def _still_valid(connection: sa.Connection, rules: Rules, plan: Plan, *, newest: bool) -> Plan | None:
+    """The plan, or the part of it that may be written to the catalog as it is now; None where it must be made anew."""
+    basis = Basis.read(connection)
+    if basis == plan.basis:
+        return plan
+    if newest or (basis.run, basis.last_id) != (plan.basis.run, plan.basis.last_id):
+        return None
+    states = runs.states(connection, rules.models, plan.shared.of_records)
+    if not plan.states.keys() <= states.keys():
+        return None
+    # Their faces are others now, and some of them may have been erased.
+    templates = {
+        key: template
+        for key, template in plan.templates.items()
+        if states[key].pictures == plan.states[key].pictures
+    }
+    return replace(plan, templates=templates)
+
+
+def _read(
+    connection: sa.Connection, rules: Rules, shared: SharedPictures
+) -> tuple[Run | None, dict[RecordKey, State], dict[RecordKey, Record]]:
+    return (
+        runs.last_run(connection),
+        runs.states(connection, rules.models, shared.of_records),
+        read_population(connection, shared.images),
+    )
+
+
+def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
+    basis = reads(Basis.read)
+    shared = SharedPictures.find(reads)
+    last, states, records = reads(_read, rules, shared)
     resolved = resolve_overrides(rules.overrides, records)
     candidates = find_candidates(records, rules.boxes, resolved.must_link, rules.weights)
     templates = {
         key: template
-        for key, template in build_templates(connection, rules.models).items()
+        for key, template in build_templates(reads, rules.models, shared.images).items()
         if key in candidates.keys
     }
     calibration, faces = _hear_faces(templates, rules, candidates)
     findings = weigh(candidates, faces, rules.weights)
     components = connect(records, findings.evidence, resolved.cannot_link, rules.weights)
-    return _Computed(state, states, candidates, findings, components, templates, calibration)
+    wanted = evidence_rows(findings.evidence, components)
+    groups = groups_with_stash_box(components.groups, rules.hosts)
+    previous = reads(store.read_members)
+    identities = plan_identities(reads, basis, candidates.records, groups, previous, findings.evidence, now)
+    keys = {key: map(digest, held) for key, held in candidates.keys.items()}
+    hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
+    run = Run(rules.digest(), len(states), run_detail(calibration, len(templates), len(templates)))
+    events = Counter(entry.event for entry in identities.log)
+    return Plan(
+        basis=basis,
+        shared=shared,
+        states=states,
+        evidence=store.evidence_changes(reads(store.read_evidence), wanted),
+        identities=identities,
+        seen=runs.seen_changes(reads(runs.read_seen), states, keys),
+        hubs=runs.hub_changes(reads(runs.read_hubs), hubs, None),
+        models=models_digest(rules.models),
+        templates=templates,
+        with_templates=None,
+        run=run,
+        news=last != run,
+        done=Done(0, events, False, len(candidates.keys), len(templates), calibration),
+    )
 
 
 def _hear_faces(
@@ -182,33 +242,6 @@ def _hear_faces(
     hard = candidates.hard(rules.weights)
     calibration = calibrate(stacked, hard, rules.hosts, candidates.strangers)
     return calibration, Faces(agree(stacked, calibration), unlike(stacked, calibration, candidates.shared))
-
-
-def _store(connection: sa.Connection, rules: Rules, computed: _Computed, now: datetime) -> Done:
-    records = computed.candidates.records
-    wanted = evidence_rows(computed.findings.evidence, computed.components)
-    written = store.store_evidence(connection, store.read_evidence(connection), wanted, now)
-    groups = groups_with_stash_box(computed.components.groups, rules.hosts)
-    events, touched = store_identities(
-        connection, records, groups, store.read_members(connection), computed.findings.evidence, now
-    )
-    keys = {key: map(digest, held) for key, held in computed.candidates.keys.items()}
-    written += touched + runs.store_seen(connection, computed.states, keys, everything=True)
-    hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in computed.findings.hubs}
-    written += runs.store_hubs(connection, hubs, None)
-    written += template_store.store_templates(
-        connection, models_digest(rules.models), computed.templates, None
-    )
-    calibration = computed.calibration
-    run = Run(
-        rules.digest(),
-        len(computed.states),
-        run_detail(calibration, len(computed.templates), len(computed.templates)),
-    )
-    if written or runs.last_run(connection) != run:
-        runs.store_run(connection, run, now)
-    live = len(computed.candidates.keys)
-    return Done(written, events, False, live, len(computed.templates), calibration)
 
 
 def _report(connection: sa.Connection, done: Done, seconds: float) -> IdentityReport:

@@ -7,19 +7,19 @@ changed, those that hold a key which these have or had, and those tied to any of
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
-import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities as store
 from stash_sense_pipeline.catalog import identity_runs as runs
 from stash_sense_pipeline.catalog import templates as template_store
-from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState
-from stash_sense_pipeline.catalog.identity_runs import Run
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.identities import EvidenceChanges, EvidenceKey, EvidenceState
+from stash_sense_pipeline.catalog.identity_runs import KeyIndex, Run
 from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.identity.agreement import (
     Calibration,
@@ -51,13 +51,17 @@ from stash_sense_pipeline.identity.keys import (
 )
 from stash_sense_pipeline.identity.overrides import resolve_overrides
 from stash_sense_pipeline.identity.steps import (
+    Basis,
     Done,
+    IdentityChanges,
+    Plan,
     Rules,
+    SharedPictures,
     evidence_rows,
     groups_with_stash_box,
+    plan_identities,
     read_population,
     run_detail,
-    store_identities,
 )
 from stash_sense_pipeline.identity.templates import build_templates, models_digest
 
@@ -69,43 +73,53 @@ _FEW = 20
 _CALIBRATION_GROWTH = 1.25
 
 
-def update_identities(connection: sa.Connection, rules: Rules, now: datetime) -> Done | None:
-    """An incremental run. None where only a full run will do, and then nothing is to be committed.
+def update_identities(reads: ShortReads, basis: Basis, rules: Rules, now: datetime) -> Plan | Done | None:
+    """An incremental run, from the catalog in the state `basis`: what is to be written, or what was done where nothing is.
 
-    That is: before the first one, under other rules, after an erasure, after very many changes, and when so many
-    faces came that the thresholds are due again.
+    None where only a full run will do: before the first one, under other rules, after an erasure, after very many
+    changes, and when so many faces came that the thresholds are due again. Raises LookupError where another process
+    removes what was read before.
     """
-    last = runs.last_run(connection)
+    last = reads(runs.last_run)
     if last is None or last.rules != rules.digest():
         return None
-    records, seen = runs.count_records(connection)
+    records, seen = reads(runs.count_records)
     if seen != last.records:
         return None
-    changed = runs.changes(connection, rules.models)
+    shared = SharedPictures.find(reads)
+    changed = reads(runs.changes, rules.models, shared.of_records)
     if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * records)):
         return None
     calibration = Calibration.from_detail(last.detail["calibration"])
     if not changed:
         return Done(0, {}, True, 0, last.detail["templates"], calibration)
-    world = _World(connection, rules.boxes)
+    world = _World(reads, rules.boxes, shared)
     world.load(changed)
     faces = _changed_faces(world, rules, calibration, changed)
     if faces.count > _FEW + _CALIBRATION_GROWTH * last.detail["calibrated_on"]:
         return None
     found = _recompute(world, rules, calibration, changed, faces)
-    done = _decide_and_store(world, rules, found, now)
-    if done is None:
+    decided = _decide(world, basis, rules, found, now)
+    if decided is None:
         return None
-    written, events, recomputed = done
-    written += runs.store_seen(connection, changed, found.new_keys, everything=False)
-    written += runs.store_hubs(connection, found.hubs, found.asked)
-    if rules.models:
-        written += template_store.store_templates(
-            connection, models_digest(rules.models), faces.rebuilt, changed
-        )
-    detail = run_detail(calibration, faces.count, last.detail["calibrated_on"])
-    runs.store_run(connection, Run(last.rules, records, detail), now)
-    return Done(written, events, True, recomputed, faces.count, calibration)
+    evidence, identities, recomputed = decided
+    written = changed.keys() | found.new_keys.keys()
+    events = Counter(entry.event for entry in identities.log)
+    return Plan(
+        basis=basis,
+        shared=shared,
+        states=changed,
+        evidence=evidence,
+        identities=identities,
+        seen=runs.seen_changes(reads(runs.read_seen, written), changed, found.new_keys),
+        hubs=runs.hub_changes(reads(runs.read_hubs), found.hubs, found.asked),
+        models=models_digest(rules.models),
+        templates=faces.rebuilt,
+        with_templates=changed if rules.models else (),
+        run=Run(last.rules, records, run_detail(calibration, faces.count, last.detail["calibrated_on"])),
+        news=True,
+        done=Done(0, events, True, recomputed, faces.count, calibration),
+    )
 
 
 @dataclass(frozen=True)
@@ -140,10 +154,11 @@ class _Found:
 class _World:
     """Records of the catalog, each loaded once, when it is asked for."""
 
-    def __init__(self, connection: sa.Connection, boxes: StashBoxes) -> None:
-        self.connection = connection
+    def __init__(self, reads: ShortReads, boxes: StashBoxes, shared: SharedPictures) -> None:
+        self.reads = reads
+        self.shared = shared
         self.boxes = boxes
-        self.index = runs.read_keys(connection)
+        self.index = KeyIndex.of(reads(runs.read_keys))
         self.records: dict[RecordKey, Record] = {}
         self._asked: set[RecordKey] = set()
 
@@ -152,7 +167,7 @@ class _World:
         missing = set(keys) - self._asked
         while missing:
             self._asked |= missing
-            news = read_population(self.connection, missing)
+            news = self.reads(read_population, self.shared.images, missing)
             self.records.update(news)
             targets = {
                 (record.source, record.merged_into)
@@ -166,7 +181,7 @@ class _World:
         found = set(keys)
         news = set(found)
         while news:
-            news = set(store.read_merged_into(self.connection, news)) - found
+            news = set(self.reads(store.read_merged_into, news)) - found
             found |= news
         self.load(found)
         return found
@@ -190,13 +205,13 @@ def _changed_faces(
         return _ChangedFaces()
     models = models_digest(rules.models)
     live = {key for key in changed if key in world.records and world.records[key].live}
-    rebuilt = build_templates(world.connection, rules.models, live)
-    stored = template_store.read_templates(world.connection, models, changed)
-    count = template_store.count_templates(world.connection, models) - len(stored) + len(rebuilt)
+    rebuilt = build_templates(world.reads, rules.models, world.shared.images, live)
+    stored = world.reads(template_store.read_templates, models, changed)
+    count = world.reads(template_store.count_templates, models) - len(stored) + len(rebuilt)
     differs = {key for key in rebuilt.keys() | stored.keys() if not _same(rebuilt.get(key), stored.get(key))}
     if not differs or not calibration.thresholds:
         return _ChangedFaces(changed, count, rebuilt)
-    everybody = template_store.read_templates(world.connection, models)
+    everybody = world.reads(template_store.read_templates, models)
     old = [everybody[key].vector for key in differs if key in everybody]
     now = {key: row for key, row in everybody.items() if key not in changed} | rebuilt
     templates = TemplateSet.of(now, rules.models)
@@ -228,7 +243,7 @@ def _recompute(
     live |= _sharing(world, dirty, held, old)
     live |= {side for pair in resolved.must_link if dirty & set(pair) for side in pair}
     live |= faces.around | {side for pair in faces.alike for side in pair}
-    stored = store.read_evidence(world.connection, live | dirty)
+    stored = world.reads(store.read_evidence, live | dirty)
     live |= {
         side
         for key in stored
@@ -238,7 +253,7 @@ def _recompute(
     world.load(live)
     live = {key for key in live if key in world.records and world.records[key].live}
     candidates, asked = _candidates(world, rules, live, dirty, resolved.must_link)
-    stored = store.read_evidence(world.connection, live | dirty)
+    stored = world.reads(store.read_evidence, live | dirty)
     opinions = _opinions(world, rules, calibration, candidates, faces, stored)
     found = weigh(candidates, opinions, rules.weights)
     hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in found.hubs}
@@ -338,26 +353,27 @@ def _opinions(
             continue
         if pair[0] in candidates.keys and pair[1] in candidates.keys:
             alike[pair] = FaceOpinion(key.key.partition(":")[0], key.key)
-    some = template_store.read_templates(
-        world.connection, models_digest(rules.models), candidates.keys.keys()
-    )
+    some = world.reads(template_store.read_templates, models_digest(rules.models), candidates.keys.keys())
     some = {key: row for key, row in some.items() if key not in faces.changed} | dict(faces.rebuilt)
     return Faces(alike, unlike(TemplateSet.of(some, rules.models), calibration, candidates.shared))
 
 
 def _hubs_left(world: _World, digests: set[int], dirty: set[RecordKey]) -> dict[int, tuple[str, int]]:
     """Those of the keys, which no dirty record holds any longer, that are hubs all the same."""
-    keys = {number: key for number, key, _ in runs.read_hubs(world.connection) if number in digests}
+    keys = {number: key for number, key, _ in world.reads(runs.read_hubs) if number in digests}
     left = {number: found - dirty for number, found in world.index.holders(keys).items()}
     return {
         number: (keys[number], len(found)) for number, found in left.items() if is_hub(found, world.boxes)
     }
 
 
-def _decide_and_store(
-    world: _World, rules: Rules, found: _Found, now: datetime
-) -> tuple[int, Mapping[str, int], int] | None:
-    """Components of all that is tied to new or outdated evidence. Gives rows written, events, and records looked at."""
+def _decide(
+    world: _World, basis: Basis, rules: Rules, found: _Found, now: datetime
+) -> tuple[EvidenceChanges, IdentityChanges, int] | None:
+    """Components of all that is tied to new or outdated evidence: what changes, and how many records were looked at.
+
+    None where an identity of theirs has other members, which nothing ties to them: another hand has changed the catalog.
+    """
     stored = dict(found.stored)
     read = set(found.dirty) | {key for key in found.inside if world.records[key].live}
     region = set(read)
@@ -367,7 +383,7 @@ def _decide_and_store(
     while news := news - read:
         read |= news
         region |= news
-        more = store.read_evidence(world.connection, news)
+        more = world.reads(store.read_evidence, news)
         stored.update(more)
         news = {side for key in more for side in _pair(key)}
     world.load(region)
@@ -382,14 +398,13 @@ def _decide_and_store(
     records = {key: world.records[key] for key in region if key in world.records}
     cannot_link = [pair for pair in found.cannot_link if pair[0] in records and pair[1] in records]
     components = connect(records, rows, cannot_link, rules.weights)
-    previous = store.read_members(world.connection, region)
-    if store.count_members(world.connection, set(previous.values())) != len(previous):
-        # Members that nothing ties to the others: another hand has changed the catalog.
+    previous = world.reads(store.read_members, region)
+    if world.reads(store.count_members, set(previous.values())) != len(previous):
         return None
     groups = groups_with_stash_box(components.groups, rules.hosts)
-    written = store.store_evidence(world.connection, stored, evidence_rows(rows, components), now)
-    events, touched = store_identities(world.connection, world.records, groups, previous, rows, now)
-    return written + touched, events, sum(record.live for record in records.values())
+    evidence = store.evidence_changes(stored, evidence_rows(rows, components))
+    identities = plan_identities(world.reads, basis, world.records, groups, previous, rows, now)
+    return evidence, identities, sum(record.live for record in records.values())
 
 
 def _pair(key: EvidenceKey) -> Pair:

@@ -96,7 +96,7 @@ def _collisions(connection: sa.Connection) -> list[Finding]:
 
 def _hubs(connection: sa.Connection) -> list[Finding]:
     hubs = runs.read_hubs(connection)
-    holders = runs.read_keys(connection).holders(digest for digest, _, _ in hubs)
+    holders = runs.KeyIndex.of(runs.read_keys(connection)).holders(digest for digest, _, _ in hubs)
     found: list[Finding] = []
     for digest, key, count in hubs:
         some = sorted(holders.get(digest, ()))[:_HOLDERS_SHOWN]

@@ -1,18 +1,31 @@
-"""What a full and an incremental run of identity have in common: the rules, reading records, storing what was found."""
+"""What a full and an incremental run of identity have in common: the rules, reading records, planning and writing."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities as store
-from stash_sense_pipeline.catalog.identities import EvidenceKey, EvidenceState
+from stash_sense_pipeline.catalog import identity_runs as runs
+from stash_sense_pipeline.catalog import templates as template_store
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.identities import (
+    EvidenceChanges,
+    EvidenceKey,
+    EvidenceState,
+    ImageKey,
+    LogEntry,
+    MemberChanges,
+)
+from stash_sense_pipeline.catalog.identity_runs import HubChanges, Run, SeenChanges, State
+from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.identity.agreement import Calibration
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 from stash_sense_pipeline.identity.evidence import Evidence, Weights
@@ -20,6 +33,7 @@ from stash_sense_pipeline.identity.graph import Components
 from stash_sense_pipeline.identity.keys import StashBoxes, survivor
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
+from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import models_digest
 from stash_sense_pipeline.profile_urls import SITES
 
@@ -67,6 +81,109 @@ class Done:
     calibration: Calibration
 
 
+@dataclass(frozen=True)
+class Basis:
+    """The state of the catalog that a run computes from: its records and images, the last run, the last performer id."""
+
+    population: tuple[Any, ...]
+    run: int
+    last_id: int
+
+    @classmethod
+    def read(cls, connection: sa.Connection) -> Basis:
+        """The state now."""
+        return cls(
+            store.population_state(connection), runs.last_number(connection), store.last_id(connection)
+        )
+
+
+@dataclass(frozen=True)
+class IdentityChanges:
+    """What changes in identities: ids allocated, states (performer_id, retired_at, redirect_to), memberships, events."""
+
+    new_ids: Sequence[int]
+    states: Sequence[tuple[int, datetime | None, int | None]]
+    members: MemberChanges
+    log: Sequence[LogEntry]
+
+
+NO_IDENTITY_CHANGES = IdentityChanges((), (), MemberChanges((), (), ()), ())
+
+
+@dataclass(frozen=True)
+class SharedPictures:
+    """Pictures that several records of one source show. They say nothing about any record.
+
+    `of_records`: for each record with such pictures a text that is another one for other pictures.
+    """
+
+    images: frozenset[ImageKey] = frozenset()
+    of_records: Mapping[RecordKey, str] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, reads: ShortReads) -> SharedPictures:
+        """Among all pictures of the catalog that gave a face."""
+        shown = [
+            ShownPicture(source, image_id, source_id, digest, look)
+            for source, image_id, source_id, digest, look in reads(_read_shown)
+        ]
+        images = shared_pictures(shown)
+        found: dict[RecordKey, list[str]] = defaultdict(list)
+        for row in shown:
+            if (row.source, row.image_id) in images:
+                found[row.source, str(row.person)].append(row.image_id)
+        return cls(images, {key: _text_of(some) for key, some in found.items()})
+
+
+def _read_shown(connection: sa.Connection) -> list[tuple[str, str, str, str | None, str | None]]:
+    return list(template_store.read_shown_pictures(connection))
+
+
+def _text_of(image_ids: Sequence[str]) -> str:
+    return sha256("\0".join(sorted(image_ids)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run stores. It is computed before the transaction that writes it, from the catalog in state `basis`.
+
+    `states`: the records as they were read, with these `shared` pictures. `templates`: of the records `with_templates`
+    (all of them for None). `run` is stored when something else is written, or always if it is `news`.
+    """
+
+    basis: Basis
+    shared: SharedPictures
+    states: Mapping[RecordKey, State]
+    evidence: EvidenceChanges
+    identities: IdentityChanges
+    seen: SeenChanges
+    hubs: HubChanges
+    models: str
+    templates: Mapping[RecordKey, Template]
+    with_templates: Collection[RecordKey] | None
+    run: Run
+    news: bool
+    done: Done
+
+
+def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
+    """Writes it, statements only, and gives what was done."""
+    identities = plan.identities
+    store.write_evidence(connection, plan.evidence, now)
+    store.add_ids(connection, identities.new_ids, now)
+    store.set_state(connection, identities.states)
+    store.write_members(connection, identities.members)
+    store.write_log(connection, identities.log, now)
+    runs.write_seen(connection, plan.seen)
+    runs.write_hubs(connection, plan.hubs)
+    written = plan.evidence.rows + identities.members.rows + len(identities.log)
+    written += len(plan.seen.rows) + plan.hubs.rows
+    written += template_store.store_templates(connection, plan.models, plan.templates, plan.with_templates)
+    if written or plan.news:
+        runs.store_run(connection, plan.run, now)
+    return replace(plan.done, rows_written=written)
+
+
 def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> dict[str, Any]:
     """What the catalog keeps of a run: the face thresholds, how many templates there are, and were then."""
     return {
@@ -77,11 +194,11 @@ def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> 
 
 
 def read_population(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
+    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Record]:
-    """All records of the catalog, or the wanted ones, with their aliases, URLs and images."""
+    """All records of the catalog, or the wanted ones, with their aliases, URLs, and images that are not `shared`."""
     aliases, urls = store.read_aliases(connection, wanted), store.read_urls(connection, wanted)
-    images = store.read_images(connection, wanted)
+    images = store.read_images(connection, shared, wanted)
     found: dict[RecordKey, Record] = {}
     for row in store.read_records(connection, wanted):
         key = (row.source, row.source_id)
@@ -119,18 +236,16 @@ def evidence_rows(evidence: Sequence[Evidence], components: Components) -> dict[
     return rows
 
 
-def store_identities(
-    connection: sa.Connection,
+def plan_identities(
+    reads: ShortReads,
+    basis: Basis,
     records: Mapping[RecordKey, Record],
     groups: Sequence[tuple[RecordKey, ...]],
     previous: Mapping[RecordKey, int],
     evidence: Sequence[Evidence],
     now: datetime,
-) -> tuple[Counter[str], int]:
-    """Allocates ids for the groups and stores them, over the memberships `previous`: all, or all of the same region.
-
-    Gives the number of each event, and how many rows were written.
-    """
+) -> IdentityChanges:
+    """Performer ids for the groups, over the memberships `previous`: all, or all of the same region."""
     # A record that was erased is not in `records`; it just leaves.
     follow = {
         key: target
@@ -139,21 +254,20 @@ def store_identities(
     }
     assignment = assign(groups, previous, {}, follow)
     if None in assignment.ids:
-        assignment = assign(groups, previous, store.read_last_members(connection), follow)
-    fresh = iter(store.allocate(connection, assignment.ids.count(None), now))
+        assignment = assign(groups, previous, reads(store.read_last_members), follow)
+    fresh = count(basis.last_id + 1)
     ids = [old if old is not None else next(fresh) for old in assignment.ids]
     members = {key: ids[index] for index, group in enumerate(groups) for key in group}
     if members == previous and not assignment.redirects:
-        return Counter(), 0
-    entries = list(log_entries(groups, ids, assignment, previous, members, records, follow, evidence))
-    redirected = store.redirected_to(connection, assignment.redirects.keys())
-    store.set_state(
-        connection,
+        return NO_IDENTITY_CHANGES
+    entries = log_entries(groups, ids, assignment, previous, members, records, follow, evidence)
+    redirected = reads(store.redirected_to, assignment.redirects.keys())
+    return IdentityChanges(
+        range(basis.last_id + 1, next(fresh)),
         [
             *((performer_id, None, None) for performer_id in sorted(assignment.revived)),
             *retirements(assignment, ids, redirected, now),
         ],
+        store.member_changes(previous, members),
+        list(entries),
     )
-    touched = store.store_members(connection, previous, members)
-    store.write_log(connection, entries, now)
-    return Counter(entry.event for entry in entries), touched + len(entries)

@@ -7,10 +7,11 @@ from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import templates as store
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.identities import ImageKey
 from stash_sense_pipeline.catalog.templates import OwnFace, Template
 from stash_sense_pipeline.catalog.trusted import read_vectors
 from stash_sense_pipeline.identity.comparing import RecordKey
@@ -32,17 +33,29 @@ def models_digest(models: Mapping[str, str]) -> str:
 
 
 def build_templates(
-    connection: sa.Connection, models: Mapping[str, str], records: Collection[RecordKey] | None = None
+    reads: ShortReads,
+    models: Mapping[str, str],
+    shared: Collection[ImageKey],
+    records: Collection[RecordKey] | None = None,
 ) -> dict[RecordKey, Template]:
-    """Templates of all records, or of some, that have faces of their own which agree with each other."""
-    faces = store.read_own_faces(connection, models, records)
+    """Templates of all records, or of some, that have faces of their own which agree with each other.
+
+    Pictures that are `shared` by several people are of none of them.
+    The vectors are read some thousand faces at a time. A face that has lost one of its vectors meanwhile is left out.
+    """
     found: dict[RecordKey, Template] = {}
-    for batch in _batches(faces):
+    own = [
+        face
+        for face in reads(store.read_own_faces, models, records)
+        if (face.source, face.image_id) not in shared
+    ]
+    for batch in _batches(own):
         ids = sorted(face.face_id for _, rows in batch for face in rows)
-        vectors = [read_vectors(connection, model, models[model], ids) for model in sorted(models)]
+        vectors = [reads(read_vectors, model, models[model], ids) for model in sorted(models)]
         for key, rows in batch:
-            stacks = [np.stack([model[face.face_id] for face in rows]) for model in vectors]
-            template = make_template(stacks)
+            known = [face.face_id for face in rows if all(face.face_id in model for model in vectors)]
+            stacks = [np.stack([model[face_id] for face_id in known]) for model in vectors if known]
+            template = make_template(stacks) if known else None
             if template is not None:
                 found[key] = template
     return found

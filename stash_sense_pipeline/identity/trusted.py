@@ -12,16 +12,20 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import trusted as store
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.chosen import RecordKey
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.identities import hold_still
 from stash_sense_pipeline.catalog.site_records import (
     Rejection,
     reject_records,
     unproven_records,
 )
 from stash_sense_pipeline.catalog.trusted import CandidateRow, CollisionRow, TrustedRow
+from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
 from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import outliers
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
@@ -113,36 +117,34 @@ def choose_trusted_faces(
     wanted: dict[int, TrustedRow] = {}
     rejected: list[Rejection] = []
     collisions: dict[int, CollisionRow] = {}
-    with reading(engine) as connection:
-        unproven = unproven_records(connection, sites)
-        rows = store.read_candidates(connection)
-        candidates = len({row.face_id for row in rows})
-        usable = _usable(rows, store.faces_with_all(connection, models), source_caps, trust, dropped)
-        accepted: dict[int, list[CandidateRow]] = {}
-        likenesses: dict[int, Likeness] = {}
-        for performer in _with_vectors(connection, usable, models, dropped):
-            performer = accept(performer, trust, policy, dropped, unproven, rejected if sites else None)
-            if performer.rows:
-                accepted[performer.rows[0].performer_id] = performer.rows
-                likenesses[performer.rows[0].performer_id] = Likeness.of(performer)
-        everybody = Likenesses.of(likenesses)
-        for batch in _batches_with_vectors(connection, accepted, models, dropped):
-            found = everybody.collisions(batch, policy.collision_margin)
-            collisions.update(found)
-            for performer in batch:
-                foreign = {i for i, row in enumerate(performer.rows) if row.face_id in found}
-                performer = _without(performer, foreign, "nearer to another performer", dropped)
-                chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
-                for rank, row in enumerate(chosen):
-                    wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
-    with writing(engine) as connection:
-        # A face that was erased while the choice was made must not come back.
-        there = store.existing_faces(connection)
-        wanted = {face_id: row for face_id, row in wanted.items() if face_id in there}
-        of_sites = [rejection for rejection in rejected if rejection.source in sites]
+    reads = ShortReads(engine)
+    unproven, rows, embedded = reads(_read, sites, models)
+    candidates = len({row.face_id for row in rows})
+    usable = _usable(rows, embedded, source_caps, trust, dropped)
+    accepted: dict[int, list[CandidateRow]] = {}
+    likenesses: dict[int, Likeness] = {}
+    for performer in _with_vectors(reads, usable, models, dropped):
+        performer = accept(performer, trust, policy, dropped, unproven, rejected if sites else None)
+        if performer.rows:
+            accepted[performer.rows[0].performer_id] = performer.rows
+            likenesses[performer.rows[0].performer_id] = Likeness.of(performer)
+    everybody = Likenesses.of(likenesses)
+    for batch in _batches_with_vectors(reads, accepted, models, dropped):
+        found = everybody.collisions(batch, policy.collision_margin)
+        collisions.update(found)
+        for performer in batch:
+            foreign = {i for i, row in enumerate(performer.rows) if row.face_id in found}
+            performer = _without(performer, foreign, "nearer to another performer", dropped)
+            chosen = choose(performer, max_faces_per_performer, source_caps, trust, policy, dropped)
+            for rank, row in enumerate(chosen):
+                wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
+    del rows, usable, accepted, everybody
+    of_sites = [rejection for rejection in rejected if rejection.source in sites]
+    with collector_paused(), writing(engine) as connection:
+        hold_still(connection)
+        wanted, collisions, of_sites = _still_true(connection, wanted, collisions, of_sites)
         reject_records(connection, of_sites, datetime.now(UTC))
         added, removed, updated = store.store_trusted(connection, store.read_trusted(connection), wanted)
-        collisions = {face_id: row for face_id, row in collisions.items() if face_id in there}
         store.store_collisions(connection, collisions, datetime.now(UTC))
     return TrustReport(
         performers=len({row.performer_id for row in wanted.values()}),
@@ -156,6 +158,52 @@ def choose_trusted_faces(
         removed=removed,
         updated=updated,
         seconds=time.monotonic() - begin,
+    )
+
+
+def _read(
+    connection: sa.Connection, sites: Collection[str], models: Mapping[str, str]
+) -> tuple[frozenset[RecordKey], list[CandidateRow], set[int]]:
+    """Records found without proof, candidates, and the faces with a vector of every model."""
+    return (
+        unproven_records(connection, sites),
+        store.read_candidates(connection),
+        store.faces_with_all(connection, models),
+    )
+
+
+def _still_true(
+    connection: sa.Connection,
+    wanted: Mapping[int, TrustedRow],
+    collisions: Mapping[int, CollisionRow],
+    rejected: Sequence[Rejection],
+) -> tuple[dict[int, TrustedRow], dict[int, CollisionRow], list[Rejection]]:
+    """What of the choice names faces, records and performers that still belong together.
+
+    What was erased, or moved to another performer, while the choice was made must not come back.
+    """
+    faces: set[int] = set()
+    colliding: set[int] = set()
+    performers: set[int] = set()
+    records: set[tuple[int, str, str]] = set()
+    asked = {(row.performer_id, row.source, row.source_id) for row in rejected}
+    for face_id, performer_id, source, source_id in store.read_owners(connection):
+        whose = (performer_id, source, source_id)
+        performers.add(performer_id)
+        if face_id in wanted and wanted[face_id][:3] == whose:
+            faces.add(face_id)
+        if face_id in collisions and collisions[face_id][:3] == whose:
+            colliding.add(face_id)
+        if whose in asked:
+            records.add(whose)
+    return (
+        {face_id: row for face_id, row in wanted.items() if face_id in faces},
+        {
+            face_id: row
+            for face_id, row in collisions.items()
+            if face_id in colliding and row.nearer_to in performers
+        },
+        [row for row in rejected if (row.performer_id, row.source, row.source_id) in records],
     )
 
 
@@ -200,12 +248,16 @@ def _usable(
     trust: Mapping[str, str],
     dropped: Counter[str],
 ) -> dict[int, list[CandidateRow]]:
-    """Candidates by performer, each face once and each image's bytes once, best quality first."""
-    owners_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
+    """Candidates by performer, each face once and each image's bytes once, best quality first.
+
+    None of a picture that several people of one source show, or of bytes that several people have anywhere.
+    """
+    shared = shared_pictures(
+        ShownPicture(row.source, row.image_id, row.performer_id, row.sha256, row.picture_hash) for row in rows
+    )
     owners_of_bytes: dict[str, set[int]] = defaultdict(set)
     faces_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
     for row in rows:
-        owners_of_image[row.source, row.image_id].add(row.performer_id)
         faces_of_image[row.source, row.image_id].add(row.face_id)
         if row.sha256 is not None:
             owners_of_bytes[row.sha256].add(row.performer_id)
@@ -219,7 +271,7 @@ def _usable(
         several = len(faces_of_image[image]) > 1
         if row.source not in trust or source_caps.get(row.source, 0) < 1:
             dropped["source not in use"] += 1
-        elif len(owners_of_image[image]) > 1 or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
+        elif image in shared or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
             dropped["image of several people"] += 1
         elif several and trust[row.source] == "high":
             dropped["several faces"] += 1
@@ -235,18 +287,18 @@ def _usable(
 
 
 def _with_vectors(
-    connection: sa.Connection,
+    reads: ShortReads,
     usable: Mapping[int, list[CandidateRow]],
     models: Mapping[str, str],
     dropped: Counter[str],
 ) -> Iterator[PerformerFaces]:
     """Performers with their vectors."""
-    for batch in _batches_with_vectors(connection, usable, models, dropped):
+    for batch in _batches_with_vectors(reads, usable, models, dropped):
         yield from batch
 
 
 def _batches_with_vectors(
-    connection: sa.Connection,
+    reads: ShortReads,
     usable: Mapping[int, list[CandidateRow]],
     models: Mapping[str, str],
     dropped: Counter[str],
@@ -258,20 +310,25 @@ def _batches_with_vectors(
         batch.append(rows)
         size += len(rows)
         if size >= _FACES_AT_ONCE:
-            yield list(_load(connection, batch, models, dropped))
+            yield list(_load(reads, batch, models, dropped))
             batch, size = [], 0
-    yield list(_load(connection, batch, models, dropped))
+    yield list(_load(reads, batch, models, dropped))
 
 
 def _load(
-    connection: sa.Connection,
+    reads: ShortReads,
     batch: Sequence[list[CandidateRow]],
     models: Mapping[str, str],
     dropped: Counter[str],
 ) -> Iterator[PerformerFaces]:
     ids = sorted(row.face_id for rows in batch for row in rows)
-    found = [store.read_vectors(connection, model, digest, ids) for model, digest in sorted(models.items())]
-    for rows in batch:
+    found = [reads(store.read_vectors, model, digest, ids) for model, digest in sorted(models.items())]
+    for listed in batch:
+        rows = [row for row in listed if all(row.face_id in vectors for vectors in found)]
+        if len(rows) < len(listed):
+            dropped["no embedding"] += len(listed) - len(rows)
+        if not rows:
+            continue
         stacks = [np.stack([vectors[row.face_id] for row in rows]) for vectors in found]
         norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
         good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)

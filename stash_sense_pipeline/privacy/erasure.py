@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.engine import checkpoint, vacuum, writing
+from stash_sense_pipeline.catalog.identities import hold_still
 from stash_sense_pipeline.catalog.schema import (
     IS_FOUND_SUPPRESSED,
     aligned_crops,
@@ -66,6 +69,8 @@ from stash_sense_pipeline.privacy.suppression import (
 
 # How long an erasure waits for other processes to let go of SQLite's write-ahead log, in seconds.
 _LOG_PATIENCE = 5.0
+# Compared with the suppressed ones in some tenths of a second.
+_IMAGES_AT_ONCE = 10_000
 
 # Columns that say of whom a row is. A table with none of them hangs on one that has by ON DELETE CASCADE, or holds
 # nothing about single people (privacy.purposes says which).
@@ -126,11 +131,21 @@ def erase_suppressed(
     stored; `search_all` searches for everything again. On SQLite the old bytes are overwritten and the
     write-ahead log is emptied; on PostgreSQL the tables are vacuumed. Doing it again changes nothing.
 
-    `before` is called before the commit: what it removes by the names in the report must be gone first, since
-    after the commit, and a kill, nobody would know these names any more.
+    `before` is called before anything is deleted: what it removes by the names in the report must be gone first, since
+    after the commit, and a kill, these names are known no longer. It may take long, so no transaction is open meanwhile:
+    the names are found by an erasure that is rolled back.
     """
-    with writing(engine) as connection:
-        report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+    removed: set[str] = set()
+    while True:
+        with writing(engine) as connection:
+            hold_still(connection)
+            report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+            if removed.issuperset(report.traces):
+                break
+            connection.rollback()
+        before(report)
+        removed.update(report.traces)
+    if not removed:
         before(report)
     return _overwritten(engine, report)
 
@@ -139,6 +154,7 @@ def erase_records(
     connection: sa.Connection, suppressions: Suppressions, records: Collection[Record], now: datetime
 ) -> None:
     """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's."""
+    hold_still(connection)
     person = whole_person(connection, set(records))
     _take_out(connection, suppressions, person, _images_to_erase(connection, suppressions, person), now)
 
@@ -149,6 +165,7 @@ def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
     """
     if not records:
         return
+    hold_still(connection)
     theirs, shared = theirs_and_shared(connection, records)
     images = theirs - shared
     belongings: Mapping[str, Collection[Any]] = {
@@ -195,7 +212,7 @@ def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Rec
     table = source_performers
     if sought.records:
         records = sa.select(table.c.source, table.c.source_id, table.c.merged_into)
-        for source, source_id, merged_into in connection.execute(records):
+        for source, source_id, merged_into in streamed(connection, records):
             gone_there = merged_into is not None and sought.covers_record(source, merged_into)
             if gone_there or sought.covers_record(source, source_id):
                 covered.add((source, source_id))
@@ -203,14 +220,14 @@ def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Rec
         withheld = sa.select(withheld_records.c.source, withheld_records.c.source_id)
         covered |= {
             (source, source_id)
-            for source, source_id in connection.execute(
-                withheld.where(withheld_records.c.source_id.is_not(None))
+            for source, source_id in streamed(
+                connection, withheld.where(withheld_records.c.source_id.is_not(None))
             )
             if sought.covers_record(source, source_id)
         }
     if sought.urls:
         links = sa.select(performer_urls.c.source, performer_urls.c.source_id, performer_urls.c.url)
-        for source, source_id, url in connection.execute(links):
+        for source, source_id, url in streamed(connection, links):
             if sought.covers_url(url):
                 covered.add((source, source_id))
     return covered
@@ -227,15 +244,17 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Pict
     if not (sought.urls or sought.images or sought.pictures or sought.likenesses):
         return found
     columns = (table.c.source, table.c.image_id, table.c.url, table.c.sha256, table.c.picture_hash)
-    images = connection.execute(sa.select(*columns)).all()
-    copies = sought.covers_likenesses([image.picture_hash for image in images])
-    return found | {
-        (source, image_id)
-        for (source, image_id, url, sha256, _), is_a_copy in zip(images, copies.tolist(), strict=True)
-        if is_a_copy
-        or sought.covers_picture(source, image_id, url)
-        or (sha256 is not None and sought.covers_image(sha256))
-    }
+    rows = streamed(connection, sa.select(*columns))
+    while images := list(islice(rows, _IMAGES_AT_ONCE)):
+        copies = sought.covers_likenesses([image.picture_hash for image in images])
+        found |= {
+            (source, image_id)
+            for (source, image_id, url, sha256, _), is_a_copy in zip(images, copies.tolist(), strict=True)
+            if is_a_copy
+            or sought.covers_picture(source, image_id, url)
+            or (sha256 is not None and sought.covers_image(sha256))
+        }
+    return found
 
 
 def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, person: Person) -> set[Picture]:
@@ -352,7 +371,7 @@ def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Pic
     query = sa.select(table.c.source, table.c.image_id, table.c.picture_hash).where(
         table.c.picture_hash.is_not(None)
     )
-    rows = connection.execute(query)
+    rows = streamed(connection, query)
     others = np.array(
         [int(look, 16) for source, image_id, look in rows if (source, image_id) not in images],
         dtype=np.uint64,
@@ -408,7 +427,7 @@ def _forget_mentions(connection: sa.Connection, source_ids: set[str]) -> None:
     """Deletes what the log of other identities and the progress of the sources say of these records."""
     if not source_ids:
         return
-    log = connection.execute(sa.select(identity_log.c.entry, sa.cast(identity_log.c.detail, sa.Text)))
+    log = streamed(connection, sa.select(identity_log.c.entry, sa.cast(identity_log.c.detail, sa.Text)))
     mentioned = {entry for entry, detail in log if _mentions(detail, source_ids)}
     _delete(connection, identity_log, identity_log.c.entry, mentioned)
     states = sa.select(sync_state.c.source, sync_state.c.detail, sa.cast(sync_state.c.detail, sa.Text))

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import islice
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.privacy.kin import image_key, rows_of, theirs_and_shared
@@ -27,7 +29,7 @@ Floats = NDArray[np.float32]
 # predecessor accepted a face, depending on how many it knew.
 _SMALLEST_RADIUS, _LARGEST_RADIUS = 0.25, 0.40
 _NONCE = 12
-_ROWS_A_BLOCK = 8_192
+_ROWS_A_BLOCK = 2_048
 # Of a product with some thousand people's templates: 40 MB a thousand people would be too much with all faces at once.
 _FACES_A_PRODUCT = 2_048
 
@@ -163,7 +165,8 @@ def _vectors(
         if rows:
             yield [row[0] for row in rows], _stack(row[1] for row in rows)
         return
-    for part in connection.execute(query).partitions(_ROWS_A_BLOCK):
+    found = streamed(connection, query)
+    while part := list(islice(found, _ROWS_A_BLOCK)):
         yield [row[0] for row in part], _stack(row[1] for row in part)
 
 

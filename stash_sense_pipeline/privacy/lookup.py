@@ -9,6 +9,7 @@ from itertools import islice
 import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import performer_urls, source_images, source_performers
 from stash_sense_pipeline.privacy.suppression import plain_url
@@ -34,7 +35,7 @@ def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[st
             wanted.setdefault(form, []).append(url)
     found: dict[str, set[Record]] = {url: set() for url in urls}
     table = performer_urls
-    rows = connection.execute(sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
+    rows = streamed(connection, sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)
     for source, source_id, url in rows:
         if may_be is None or may_be.search(url.lower()):
@@ -61,7 +62,7 @@ def records_called(connection: sa.Connection, names: Collection[Record]) -> dict
     others = sa.select(
         table.c.source, table.c.source_id, *(table.c.raw[name].as_string() for name in OTHER_IDS)
     )
-    for source, source_id, *called in connection.execute(others.where(table.c.source.in_(unknown))):
+    for source, source_id, *called in streamed(connection, others.where(table.c.source.in_(unknown))):
         for other in filter(None, called):
             for asked in wanted.get((source, other.casefold()), ()):
                 found[asked].add((source, source_id))
@@ -75,7 +76,7 @@ def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, s
         wanted.setdefault(plain_url(url), []).append(url)
     found: dict[str, set[Picture]] = {url: set() for url in urls}
     table = source_images
-    rows = connection.execute(sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
+    rows = streamed(connection, sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)
     for source, image_id, url in rows:
         if may_be is None or may_be.search(url.lower()):

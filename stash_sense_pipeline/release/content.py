@@ -6,7 +6,7 @@ import hashlib
 import html
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads, streamed
+from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import (
     faces,
     identities,
@@ -170,50 +172,77 @@ def _canonical(value: Any) -> bytes:
 
 
 def read_content(
-    connection: sa.Connection, hosts: Mapping[str, str], profile_key: ProfileKey | None = None
+    engine: sa.Engine, hosts: Mapping[str, str], profile_key: ProfileKey | None = None
 ) -> ReleaseContent:
     """Reads the content of a release. `hosts` maps each stash-box's short name to its universal-id host.
 
-    Without `profile_key` no external URLs are given. Raises ReleaseError when there are no faces, when a face belongs
-    to a person without a live stash-box record, or when a person has no name.
+    All rows are of one state of the catalog, but for the pictures of performers of whom no stash-box gave a face; no
+    transaction is open while the content is made of them. Without `profile_key` no external URLs are given. Raises
+    ReleaseError when there are no faces, when a face belongs to a person without a live stash-box record, or when a
+    person has no name.
     """
+    reads = ShortReads(engine)
     with collector_paused():
-        return _read_content(connection, hosts, profile_key)
+        return _content(
+            reads, reads(_read_rows, hosts, with_urls=profile_key is not None), hosts, profile_key
+        )
 
 
-def _read_content(
-    connection: sa.Connection, hosts: Mapping[str, str], profile_key: ProfileKey | None
+@dataclass(frozen=True)
+class _Rows:
+    """What the catalog holds of performers with trusted faces, as it was read. `gone`: records merged upstream."""
+
+    faces: tuple[ReleasedFace, ...]
+    members: Sequence[_Member]
+    owners: Mapping[_Record, int]
+    aliases: Sequence[tuple[str, str, str]]
+    urls: Sequence[tuple[str, str, str]]
+    gone: Mapping[_Record, tuple[str, Instant | None]]
+    created: Mapping[int, Instant]
+
+
+def _read_rows(connection: sa.Connection, hosts: Mapping[str, str], *, with_urls: bool) -> _Rows:
+    return _Rows(
+        faces=_read_faces(connection),
+        members=_read_members(connection),
+        owners=_read_owners(connection),
+        aliases=_read_strings(connection, performer_aliases.c.alias),
+        urls=_read_strings(connection, performer_urls.c.url) if with_urls else (),
+        gone=_read_gone(connection, hosts),
+        created=_read_created(connection),
+    )
+
+
+def _content(
+    reads: ShortReads, rows: _Rows, hosts: Mapping[str, str], profile_key: ProfileKey | None
 ) -> ReleaseContent:
-    released = _read_faces(connection)
-    members = _read_members(connection, hosts)
-    _check_owners(connection, released, members, hosts)
-    aliases = _read_strings(connection, performer_aliases.c.alias)
-    urls = _read_urls(connection, members, hosts, profile_key)
-    merged = _read_merged(connection, members, hosts)
+    members = _by_priority(rows.members, hosts)
+    _check_owners(rows, members, hosts)
+    aliases = _by_record(rows.aliases)
+    urls = _external_urls(_by_record(rows.urls), members, profile_key) if profile_key is not None else {}
+    merged = _merged_ids(rows.gone, members)
     by_performer: dict[int, list[ReleasedFace]] = defaultdict(list)
-    for face in released:
+    for face in rows.faces:
         by_performer[face.performer_id].append(face)
-    created = {
-        row.performer_id: row.created_at
-        for row in connection.execute(sa.select(identities.c.performer_id, _instant(identities.c.created_at)))
-    }
+    elsewhere = _without_box_faces(by_performer, members, hosts)
+    pictures = reads(_read_pictures, elsewhere)
     performers = tuple(
         _performer(
-            connection,
             performer_id,
             members[performer_id],
             own_faces,
-            created[performer_id],
+            rows.created[performer_id],
             hosts,
             aliases,
             urls.get(performer_id, ()),
             merged.get(performer_id, ()),
+            pictures,
         )
         for performer_id, own_faces in sorted(by_performer.items())
     )
     changes = [moment for performer in performers for moment in (performer.created_at, performer.updated_at)]
-    newest = max(*changes, *(face.created_at for face in released))
-    return ReleaseContent(released, performers, newest)
+    newest = max(*changes, *(face.created_at for face in rows.faces))
+    return ReleaseContent(rows.faces, performers, newest)
 
 
 def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
@@ -235,7 +264,7 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
         )
         .order_by(trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id)
     )
-    released = tuple(map(ReleasedFace._make, connection.execute(query).all()))
+    released = tuple(map(ReleasedFace._make, streamed(connection, query)))
     if not released:
         # Also where nothing is trusted: that says what to do.
         read_face_order(connection)
@@ -245,6 +274,13 @@ def _read_faces(connection: sa.Connection) -> tuple[ReleasedFace, ...]:
     ):
         raise ReleaseError("some trusted faces have lost their image record; run trusted_faces again")
     return released
+
+
+def _read_created(connection: sa.Connection) -> dict[int, Instant]:
+    query = sa.select(identities.c.performer_id, _instant(identities.c.created_at)).where(
+        identities.c.performer_id.in_(_trusted_performers())
+    )
+    return dict(streamed(connection, query))
 
 
 def _instant(column: sa.Column[Any]) -> sa.Label[Instant]:
@@ -259,8 +295,8 @@ def _members_with_faces() -> sa.ColumnElement[bool]:
     return identity_members.c.performer_id.in_(_trusted_performers())
 
 
-def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[int, list[_Member]]:
-    """Live records of every performer with faces, by priority of their sources."""
+def _read_members(connection: sa.Connection) -> list[_Member]:
+    """Live records of every performer with faces."""
     columns = source_performers.c
     query = (
         sa.select(
@@ -280,40 +316,46 @@ def _read_members(connection: sa.Connection, hosts: Mapping[str, str]) -> dict[i
         )
         .where(_members_with_faces(), source_performers.c.deleted_at.is_(None))
     )
+    return [
+        _Member._make((*row[:_BEFORE_KNOWN], tuple(row[_BEFORE_KNOWN:])))
+        for row in streamed(connection, query)
+    ]
+
+
+def _by_priority(members: Sequence[_Member], hosts: Mapping[str, str]) -> dict[int, list[_Member]]:
+    """The records of each performer, by priority of their sources."""
     found: dict[int, list[_Member]] = defaultdict(list)
-    for row in connection.execute(query).all():
-        found[row[0]].append(_Member._make((*row[:_BEFORE_KNOWN], row[_BEFORE_KNOWN:])))
+    for member in members:
+        found[member.performer_id].append(member)
     for rows in found.values():
         if len(rows) > 1:
             rows.sort(key=lambda row: (endpoint_rank(row.source, hosts), row.source_id))
     return found
 
 
-def _check_owners(
-    connection: sa.Connection,
-    released: Sequence[ReleasedFace],
-    members: Mapping[int, Sequence[_Member]],
-    hosts: Mapping[str, str],
-) -> None:
-    nameable = {number for number, rows in members.items() if any(row.source in hosts for row in rows)}
+def _read_owners(connection: sa.Connection) -> dict[_Record, int]:
     query = sa.select(
         identity_members.c.source, identity_members.c.source_id, identity_members.c.performer_id
     ).where(_members_with_faces())
-    owner = {(source, source_id): number for source, source_id, number in connection.execute(query).all()}
-    for face in released:
+    return {(source, source_id): number for source, source_id, number in streamed(connection, query)}
+
+
+def _check_owners(rows: _Rows, members: Mapping[int, Sequence[_Member]], hosts: Mapping[str, str]) -> None:
+    nameable = {number for number, known in members.items() if any(row.source in hosts for row in known)}
+    for face in rows.faces:
         if face.performer_id not in nameable:
             raise ReleaseError(
                 f"face {face.face_id} belongs to performer {face.performer_id}, who has no live record in a configured "
                 "stash-box; run identity_graph and trusted_faces again"
             )
-        if owner.get((face.source, face.source_id)) != face.performer_id:
+        if rows.owners.get((face.source, face.source_id)) != face.performer_id:
             raise ReleaseError(
                 f"face {face.face_id} is trusted for performer {face.performer_id}, but its record "
                 f"{face.source}:{face.source_id} is not theirs now; run trusted_faces again"
             )
 
 
-def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> dict[_Record, list[str]]:
+def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> list[tuple[str, str, str]]:
     table = column.table
     query = (
         sa.select(table.c.source, table.c.source_id, column)
@@ -324,23 +366,23 @@ def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> dict[_Re
         )
         .where(_members_with_faces())
     )
+    return [(source, source_id, text) for source, source_id, text in streamed(connection, query)]
+
+
+def _by_record(rows: Sequence[tuple[str, str, str]]) -> dict[_Record, list[str]]:
     found: dict[_Record, list[str]] = defaultdict(list)
-    for source, source_id, text in connection.execute(query).all():
+    for source, source_id, text in rows:
         found[source, source_id].append(text)
     for texts in found.values():
         texts.sort()
     return found
 
 
-def _read_urls(
-    connection: sa.Connection,
+def _external_urls(
+    listed: Mapping[_Record, Sequence[str]],
     members: Mapping[int, Sequence[_Member]],
-    hosts: Mapping[str, str],
-    profile_key: ProfileKey | None,
+    profile_key: ProfileKey,
 ) -> dict[int, tuple[ExternalUrl, ...]]:
-    if profile_key is None:
-        return {}
-    listed = _read_strings(connection, performer_urls.c.url)
     by_key: dict[tuple[str, str], dict[int, ExternalUrl]] = defaultdict(dict)
     for performer_id, rows in sorted(members.items()):
         for row in rows:
@@ -358,30 +400,36 @@ def _read_urls(
     return {performer_id: tuple(urls) for performer_id, urls in found.items()}
 
 
-def _read_merged(
-    connection: sa.Connection, members: Mapping[int, Sequence[_Member]], hosts: Mapping[str, str]
-) -> dict[int, tuple[MergedId, ...]]:
+def _read_gone(
+    connection: sa.Connection, hosts: Mapping[str, str]
+) -> dict[_Record, tuple[str, Instant | None]]:
     columns = source_performers.c
     query = sa.select(
         columns.source, columns.source_id, columns.merged_into, _instant(columns.deleted_at)
     ).where(columns.merged_into.is_not(None), columns.source.in_(sorted(hosts)))
-    gone = {(row.source, row.source_id): row for row in connection.execute(query)}
+    return {
+        (source, source_id): (target, deleted_at)
+        for source, source_id, target, deleted_at in streamed(connection, query)
+    }
+
+
+def _merged_ids(
+    gone: Mapping[_Record, tuple[str, Instant | None]], members: Mapping[int, Sequence[_Member]]
+) -> dict[int, tuple[MergedId, ...]]:
     owner = {(row.source, row.source_id): number for number, rows in members.items() for row in rows}
     found: dict[int, list[MergedId]] = defaultdict(list)
-    for (source, source_id), row in sorted(gone.items()):
+    for (source, source_id), (target, deleted_at) in sorted(gone.items()):
         seen = {source_id}
-        target = row.merged_into
         while (source, target) in gone and target not in seen:
             seen.add(target)
-            target = gone[source, target].merged_into
+            target = gone[source, target][0]
         performer_id = owner.get((source, target))
         if performer_id is not None and (source, source_id) not in owner:
-            found[performer_id].append(MergedId(source, source_id, row.deleted_at))
+            found[performer_id].append(MergedId(source, source_id, deleted_at))
     return {performer_id: tuple(merged) for performer_id, merged in found.items()}
 
 
 def _performer(
-    connection: sa.Connection,
     performer_id: int,
     rows: Sequence[_Member],
     own_faces: Sequence[ReleasedFace],
@@ -390,6 +438,7 @@ def _performer(
     aliases: Mapping[_Record, Sequence[str]],
     urls: tuple[ExternalUrl, ...],
     merged: tuple[MergedId, ...],
+    pictures: Mapping[_Record, str],
 ) -> ReleasedPerformer:
     names = [name for row in rows if (name := _clean(row.name or ""))]
     if not names:
@@ -403,7 +452,7 @@ def _performer(
         fields=_first_known(rows),
         stashdb_updated_at=next((row.updated_at for row in rows if row.source == "stashdb"), None),
         face_count=len(own_faces),
-        image_url=_image_url(connection, own_faces, boxes),
+        image_url=_image_url(own_faces, boxes, pictures),
         created_at=created_at,
         updated_at=max(row.changed_at for row in rows),
         stash_box_ids=tuple(StashBoxId(row.source, row.source_id, row.first_seen_at) for row in boxes),
@@ -453,7 +502,41 @@ def _aliases(
     return tuple(found[alias] for alias in sorted(found) if alias.casefold() in believed)
 
 
-def _image_url(connection: sa.Connection, own_faces: Sequence[ReleasedFace], boxes: Sequence[_Member]) -> str:
+def _without_box_faces(
+    by_performer: Mapping[int, Sequence[ReleasedFace]],
+    members: Mapping[int, Sequence[_Member]],
+    hosts: Mapping[str, str],
+) -> set[_Record]:
+    """The stash-box records of performers who have no face of a stash-box of theirs."""
+    found: set[_Record] = set()
+    for performer_id, own_faces in by_performer.items():
+        boxes = [row for row in members[performer_id] if row.source in hosts]
+        if {row.source for row in boxes}.isdisjoint(face.source for face in own_faces):
+            found.update((row.source, row.source_id) for row in boxes)
+    return found
+
+
+def _read_pictures(connection: sa.Connection, records: Collection[_Record]) -> dict[_Record, str]:
+    """The first URL of the pictures of each record that has some."""
+    shown = performer_images.c
+    query = (
+        sa.select(shown.source, shown.source_id, sa.func.min(source_images.c.url))
+        .join(
+            source_images,
+            (shown.source == source_images.c.source) & (shown.image_id == source_images.c.image_id),
+        )
+        .group_by(shown.source, shown.source_id)
+    )
+    return {
+        (source, source_id): url
+        for some in of_records(shown.source, shown.source_id, records)
+        for source, source_id, url in connection.execute(query.where(some))
+    }
+
+
+def _image_url(
+    own_faces: Sequence[ReleasedFace], boxes: Sequence[_Member], pictures: Mapping[_Record, str]
+) -> str:
     """Picture of the best face from the record that names the person, else from another stash-box, else any picture there.
 
     The sidecar asks a stash-box over the network, once a match, wherever this is missing.
@@ -462,17 +545,5 @@ def _image_url(connection: sa.Connection, own_faces: Sequence[ReleasedFace], box
     seen = [(order[face.source], place) for place, face in enumerate(own_faces) if face.source in order]
     if seen:
         return own_faces[min(seen)[1]].image_url
-    for row in boxes:
-        query = (
-            sa.select(sa.func.min(source_images.c.url))
-            .join(
-                performer_images,
-                (performer_images.c.source == source_images.c.source)
-                & (performer_images.c.image_id == source_images.c.image_id),
-            )
-            .where(performer_images.c.source == row.source, performer_images.c.source_id == row.source_id)
-        )
-        url = connection.execute(query).scalar()
-        if url:
-            return str(url)
-    return own_faces[0].image_url
+    listed = (pictures.get((row.source, row.source_id)) for row in boxes)
+    return next((url for url in listed if url), own_faces[0].image_url)

@@ -12,7 +12,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
@@ -173,8 +172,7 @@ def build_performers_db(
     cannot be written; `path` is then as it was. SQLite's own checks of the file are made where the release is verified.
     """
     begun = time.monotonic()
-    with reading(engine) as connection:
-        content = read_content(connection, hosts, profile_key)
+    content = read_content(engine, hosts, profile_key)
     with disk_errors(f"write {path}"), replacing(path) as temporary, collector_paused():
         _write(content, temporary)
     return DatabaseReport(

@@ -12,6 +12,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import embeddings, trusted_faces
 from stash_sense_pipeline.errors import ReleaseError
@@ -81,7 +82,7 @@ def read_face_order(connection: sa.Connection) -> FaceOrder:
     query = sa.select(trusted_faces.c.face_id, trusted_faces.c.performer_id).order_by(
         trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id
     )
-    rows = connection.execute(query).all()
+    rows = list(streamed(connection, query))
     if not rows:
         raise ReleaseError(
             "the catalog has no trusted faces, so there is nothing to release; refresh a source and run identity first"

@@ -35,7 +35,7 @@ from stash_sense_pipeline.release.history import ReleaseDiff, diff_releases
 from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
 from stash_sense_pipeline.release.json_files import write_json_files
 from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
-from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_facts
+from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_facts
 from stash_sense_pipeline.release.proof import Figures, Limits, prove_release
 from stash_sense_pipeline.release.quality import ReleaseVectors, read_unit_vectors
 from stash_sense_pipeline.release.report import read_checks, write_report
@@ -138,23 +138,30 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
 
     Raises ReleaseError where a build would, so a catalog that cannot be released is known before anything is built.
     """
+    content = read_content(engine, spec.hosts, spec.profile_key)
     with reading(engine) as connection:
-        content = read_content(connection, spec.hosts, spec.profile_key)
-        order = content.order
-        facts = {model: read_facts(connection, order, model) for model in spec.models}
-    return _input(spec, order, content.digest, content.sources, facts)
+        _check_order(connection, content.order)
+        facts = {model: read_facts(connection, content.order, model) for model in spec.models}
+    return _input(spec, content.order, content.digest, content.sources, facts)
 
 
 def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
-    """read_input, and the unit vectors of the same reading: they are read once for digest and proof."""
+    """read_input, and the unit vectors that it is about: they are read once for digest and proof."""
+    content = read_content(engine, spec.hosts, spec.profile_key)
+    order, digest, sources = content.order, content.digest, content.sources
+    # Two gigabytes come now.
+    del content
+    give_back_memory()
     with reading(engine) as connection:
-        content = read_content(connection, spec.hosts, spec.profile_key)
-        order, digest, sources = content.order, content.digest, content.sources
-        # Two gigabytes come now.
-        del content
-        give_back_memory()
+        _check_order(connection, order)
         vectors = read_unit_vectors(connection, order, spec.models)
     return _input(spec, order, digest, sources, vectors.facts), vectors
+
+
+def _check_order(connection: sa.Connection, order: FaceOrder) -> None:
+    """Refuses vectors of another choice of faces than the one that the content was made of a moment ago."""
+    if read_face_order(connection).digest != order.digest:
+        raise ReleaseError("the trusted faces changed while the release was read; run publish again")
 
 
 def _input(

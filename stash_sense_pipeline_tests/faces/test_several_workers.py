@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,6 +14,9 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import faces as catalog_faces
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
+from stash_sense_pipeline.faces import embed_waiting as module
+from stash_sense_pipeline.faces.embed import Embedder
+from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline_tests.faces.test_embed_waiting import fill
 from stash_sense_pipeline_tests.faces.world import ImageServer
@@ -68,17 +73,64 @@ def test_a_lease_ends_with_its_connection_and_not_before(
     engine = open_catalog(postgres_catalog_url)
     fill(engine, server, pack, 4)
     place = ("boxed", pack.detector.digest, pack.digests)
-    with writing(engine) as one:
-        mine, last = catalog_faces.lease_faces(one, *place, 0, 3)
+    with catalog_faces.leasing(engine) as one:
+        mine, ids = catalog_faces.lease_faces(one, *place, 0, 3)
+        assert [face.face_id for face in mine] == ids
         assert len(mine) == 3
-        with writing(engine) as other:
+        with catalog_faces.leasing(engine) as other:
             theirs, _ = catalog_faces.lease_faces(other, *place, 0, 3)
             assert len(theirs) == 1
-            assert theirs[0].face_id not in {face.face_id for face in mine}
-            assert catalog_faces.lease_faces(other, *place, last or 0, 3)[0] == theirs
+            assert theirs[0].face_id not in ids
+            assert catalog_faces.lease_faces(other, *place, ids[-1], 3)[0] == theirs
         # What the other had is free again; what is ours is not.
-        with writing(engine) as third:
+        with catalog_faces.leasing(engine) as third:
             assert len(catalog_faces.lease_faces(third, *place, 0, 9)[0]) == 1
+            catalog_faces.release_faces(one, ids[:1])
+            assert [face.face_id for face in catalog_faces.lease_faces(third, *place, 0, 1)[0]] == ids[:1]
+    with catalog_faces.leasing(engine) as last:
+        assert len(catalog_faces.lease_faces(last, *place, 0, 9)[0]) == 4
+    engine.dispose()
+
+
+def test_a_face_that_is_removed_while_it_is_embedded_gets_no_vector(
+    postgres_catalog_url: str, server: ImageServer, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_catalog(postgres_catalog_url)
+    fill(engine, server, pack, 3)
+    embed = module._embed
+
+    def remove_one_meanwhile(batch: Any, *arguments: Any) -> Any:
+        with writing(engine) as connection:
+            connection.execute(sa.delete(faces).where(faces.c.face_id == batch[0].face_id))
+        return embed(batch, *arguments)
+
+    monkeypatch.setattr(module, "_embed", remove_one_meanwhile)
+    module.embed_waiting(engine, "boxed", pack)
+    assert count(engine, faces) == 2
+    assert count(engine, embeddings) == 4
+    assert count(engine, aligned_crops) == 0
+    engine.dispose()
+
+
+def test_embedding_outlasts_the_time_that_a_transaction_may_be_idle(
+    postgres_catalog_url: str, server: ImageServer, pack: ModelPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_catalog(postgres_catalog_url)
+    fill(engine, server, pack, 3)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        database = engine.url.database
+        connection.exec_driver_sql(
+            f"ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '100ms'"
+        )
+    engine.dispose()
+    embed = module._embed
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.5)
+        return embed(*arguments)
+
+    monkeypatch.setattr(module, "_embed", slowly)
+    assert module.embed_waiting(engine, "boxed", pack).embedded == 3
     engine.dispose()
 
 
@@ -88,14 +140,18 @@ def test_removing_a_face_waits_for_its_worker_and_is_no_deadlock(
     engine = open_catalog(postgres_catalog_url)
     fill(engine, server, pack, 3)
 
+    embedders = {name: Embedder(name, spec, Device.CPU, 1) for name, spec in pack.embedders.items()}
+
     async def both() -> None:
         leased, stored = asyncio.Event(), asyncio.Event()
 
         async def embed() -> None:
             with writing(engine) as connection:
-                batch, _ = catalog_faces.lease_faces(
+                batch = catalog_faces.waiting_faces(
                     connection, "boxed", pack.detector.digest, pack.digests, 0, 9
                 )
+                rows = module._embed(batch, embedders, pack)
+                catalog_faces.store_vectors(connection, rows)
                 leased.set()
                 await asyncio.sleep(0.5)
                 catalog_faces.drop_crops(connection, [face.face_id for face in batch])

@@ -21,6 +21,8 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
+from stash_sense_pipeline.catalog.upsert import batched, insert_many
+from stash_sense_pipeline.collector import collector_paused
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -72,28 +74,39 @@ def store(engine: sa.Engine, *records: Record, raw: Mapping[RecordKey, Any] | No
 
 def store_many(engine: sa.Engine, records: Iterable[Record]) -> None:
     """Adds records that are not there yet, in bulk."""
-    rows, links = [], []
+    rows: list[tuple[Any, ...]] = []
+    links: list[tuple[str, str, str]] = []
     for record in records:
-        key = {"source": record.source, "source_id": record.source_id}
-        rows.append(
-            {
-                **key, "name": record.name, "gender": record.gender, "birth_date": record.birth_date,
-                "country": record.country, "first_seen_at": NOW, "changed_at": NOW,
-            }
-        )  # fmt: skip
-        links += [{**key, "url": url} for url in record.urls]
-    with writing(engine) as connection:
-        connection.execute(source_performers.insert(), rows)
-        if links:
-            connection.execute(performer_urls.insert(), links)
+        about = (record.name, record.gender, record.birth_date, record.country)
+        rows.append((*record.key, *about, NOW, NOW))
+        links += [(*record.key, url) for url in record.urls]
+    names = ("source", "source_id", "name", "gender", "birth_date", "country", "first_seen_at", "changed_at")
+    for some in batched(rows, 5_000):
+        with collector_paused(), writing(engine) as connection:
+            insert_many(connection, source_performers, names, some)
+    for some in batched(links, 5_000):
+        with collector_paused(), writing(engine) as connection:
+            insert_many(connection, performer_urls, ("source", "source_id", "url"), some)
 
 
-def show(engine: sa.Engine, record: Record, image_id: str, sha256: str, state: str = "done") -> None:
+def show(
+    engine: sa.Engine,
+    record: Record,
+    image_id: str,
+    sha256: str,
+    state: str = "done",
+    picture_hash: str | None = None,
+) -> None:
     """Hangs an image on a record."""
     with writing(engine) as connection:
         connection.execute(
             source_images.insert().values(
-                source=record.source, image_id=image_id, url="u", state=state, sha256=sha256
+                source=record.source,
+                image_id=image_id,
+                url="u",
+                state=state,
+                sha256=sha256,
+                picture_hash=picture_hash,
             )
         )
         connection.execute(

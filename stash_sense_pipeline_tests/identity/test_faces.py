@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.identity_runs import last_run
 from stash_sense_pipeline.identity.agreement import Calibration, TemplateSet, agree, agree_around
@@ -219,8 +220,7 @@ def _without_faces(engine: sa.Engine, source: str, source_id: str) -> None:
 
 def test_agree_around_is_the_part_of_agree(world: World) -> None:
     report = world.rebuild()
-    with reading(world.engine) as connection:
-        templates = TemplateSet.of(build_templates(connection, MODELS), MODELS)
+    templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS, frozenset()), MODELS)
     everything = agree(templates, report.calibration)
     assert len(everything) >= 0.9 * _LINKED
     some = [("stashdb", f"{n:04d}") for n in range(0, _LINKED, 7)]

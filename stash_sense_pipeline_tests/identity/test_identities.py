@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import Candidates, find_candidates
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, record_hash
 from stash_sense_pipeline_tests.identity.population import (
     HOSTS,
@@ -240,6 +242,69 @@ def test_a_sync_that_writes_meanwhile_is_not_overlooked(
     monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", find_slowly)
     rebuild(catalog)
     assert sorted(map(sorted, members(catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
+
+
+def test_syncs_that_write_during_every_try_do_not_keep_a_run_from_ending(
+    catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(catalog, *(Record("stashdb", f"s{number}", f"Stranger N{number}") for number in range(60)))
+    written: list[Record] = []
+
+    def find_slowly(*arguments: Any) -> Candidates:
+        written.append(Record("fansdb", f"new{len(written)}", f"Late Comer{len(written)}"))
+        store(catalog, written[-1])
+        return find_candidates(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stash_sense_pipeline.identity.identities.find_candidates", find_slowly)
+        rebuild(catalog)
+    known = set().union(*members(catalog).values())
+    assert {f"fansdb:{record.source_id}" for record in written[:-1]} <= known
+    assert f"fansdb:{written[-1].source_id}" not in known
+    report = rebuild(catalog)
+    assert report.incremental
+    assert f"fansdb:{written[-1].source_id}" in set().union(*members(catalog).values())
+    assert not rebuild_identities(catalog, HOSTS, Overrides(), NOW, full=True).changed
+
+
+@pytest.mark.parametrize("tries", [1, 4])
+def test_a_record_that_is_erased_during_a_run_does_not_come_back(
+    any_catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    gone = [Record("stashdb", f"gone{number}", "Sample Person", country="US") for number in range(tries)]
+    store(any_catalog, A, B, *gone)
+    left = list(gone)
+
+    def erase_meanwhile(*arguments: Any) -> Candidates:
+        found = find_candidates(*arguments)
+        if left:
+            with writing(any_catalog) as connection:
+                erase_alone(connection, {left.pop().key})
+        return found
+
+    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)
+    rebuild(any_catalog)
+    with reading(any_catalog) as connection:
+        for table in metadata.sorted_tables:
+            rows = connection.execute(sa.select(table)).all()
+            assert not any("gone" in str(row) for row in rows), table.name
+    assert {"stashdb:a", "fansdb:b"} in members(any_catalog).values()
+
+
+def test_a_catalog_whose_records_vanish_during_every_try_is_given_up_in_one_line(
+    catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(catalog, *(Record("stashdb", f"s{number:02}", f"Stranger N{number}") for number in range(60)))
+
+    def erase_meanwhile(*arguments: Any) -> Candidates:
+        found = find_candidates(*arguments)
+        with writing(catalog) as connection:
+            erase_alone(connection, {max(found.records)})
+        return found
+
+    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)
+    with pytest.raises(CatalogError, match="run it again"):
+        rebuild(catalog)
 
 
 def test_private_stash_boxes_cross_link_by_their_host(catalog: sa.Engine) -> None:

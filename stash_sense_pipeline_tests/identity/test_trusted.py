@@ -20,7 +20,9 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
 )
 from stash_sense_pipeline.catalog.trusted import read_candidates, read_collisions
+from stash_sense_pipeline.identity import trusted as module
 from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
+from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline_tests.identity.population import NOW
 
 MODELS = {"arcface": "digest-a", "facenet": "digest-f"}
@@ -159,6 +161,50 @@ def test_an_image_of_two_people_represents_neither(gallery: Gallery) -> None:
     report = choose(gallery)
     assert trusted(gallery) == {}
     assert report.dropped["image of several people"] == 3
+
+
+def test_copies_of_one_picture_on_people_of_one_source_represent_none_of_them(gallery: Gallery) -> None:
+    who = gallery.person()
+    looks = ("00000000000000ff", "000000000000000f", "ffffffff00000000", "00000000000000ff")
+    places = (("stashdb", "a"), ("stashdb", "b"), ("stashdb", "c"), ("fansdb", "d"))
+    made = []
+    for performer_id, (look, (source, owner)) in enumerate(zip(looks, places, strict=True), 1):
+        gallery.record(performer_id, source, owner)
+        gallery.image(source, owner, owner)
+        made.append(gallery.face(source, owner, who))
+        with writing(gallery.engine) as connection:
+            of_image = (source_images.c.source == source) & (source_images.c.image_id == owner)
+            connection.execute(source_images.update().where(of_image).values(picture_hash=look))
+    report = choose(gallery)
+    # The one of another source is a copy of what two people of stashdb show.
+    assert set(trusted(gallery)) == {made[2]}
+    assert report.dropped["image of several people"] == 3
+
+
+def test_what_is_erased_while_faces_are_chosen_is_not_stored(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who, other = gallery.person(), gallery.person()
+    for performer_id, owner in ((1, "gone"), (2, "stays")):
+        gallery.record(performer_id, "stashdb", owner)
+        gallery.shot("stashdb", owner, who if performer_id == 1 else other)
+    # A picture that outlives its record, as one that other records have.
+    gallery.record(1, "fansdb", "gone too")
+    gallery.image("fansdb", "left", "gone too")
+    gallery.face("fansdb", "left", who)
+
+    def erase_meanwhile(*arguments: Any) -> Any:
+        with writing(gallery.engine) as connection:
+            erase_alone(connection, {("stashdb", "gone")})
+            connection.execute(source_performers.delete().where(source_performers.c.source_id == "gone too"))
+        return accept(*arguments)
+
+    accept = module.accept
+    monkeypatch.setattr(module, "accept", erase_meanwhile)
+    choose(gallery)
+    with reading(gallery.engine) as connection:
+        rows = connection.execute(sa.select(trusted_faces.c.source_id)).scalars().all()
+    assert rows == ["stays"]
 
 
 def test_several_faces_in_an_image_of_high_trust(gallery: Gallery) -> None:

@@ -176,8 +176,7 @@ def test_profile_urls_are_left_out_when_people_share_them(tmp_path: Path) -> Non
                     "url": "https://www.instagram.com/the.studio/",
                 },
             )
-    with reading(engine) as connection:
-        content = read_content(connection, HOSTS, canonical_profile)
+    content = read_content(engine, HOSTS, canonical_profile)
     keys = [url.key for performer in content.performers for url in performer.urls]
     assert len(keys) == 30
     assert "the.studio" not in keys
