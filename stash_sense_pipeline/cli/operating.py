@@ -25,7 +25,10 @@ def prepare() -> None:
 
 @click.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Dagster's UI has no login: open it with care."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Others on the network reach another address: set STASH_SENSE_UI_PASSWORD_FILE first.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:

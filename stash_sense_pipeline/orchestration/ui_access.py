@@ -66,9 +66,10 @@ def read_ui_access(variables: Mapping[str, str], cwd: Path, bound_to: str) -> Ui
     `bound_to`: the address that the server listens on. Raises ConfigurationError naming the variable.
     """
     values = {name: value.strip() for name, value in variables.items() if value.strip()}
-    if "STASH_SENSE_UI_PASSWORD" in values:
+    direct = PASSWORD_VARIABLE.removesuffix("_FILE")
+    if direct in values:
         raise ConfigurationError(
-            "STASH_SENSE_UI_PASSWORD is not read, because environment variables are visible to other programs; "
+            f"{direct} is not read, because environment variables are visible to other programs; "
             f"write the password to a file of mode 600 and set {PASSWORD_VARIABLE} to its path"
         )
     own = parse_host(bound_to)
