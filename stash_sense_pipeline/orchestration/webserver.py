@@ -56,8 +56,8 @@ def serve(workspace: Path, host: str, port: int, access: UiAccess, wait_for: Pat
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster._utils.interrupts import setup_interrupt_handlers
     from dagster._utils.log import configure_loggers
-    from dagster_webserver import __version__
     from dagster_webserver.app import create_app_from_workspace_process_context
+    from dagster_webserver.version import __version__
 
     configure_loggers(log_level="WARNING")
     setup_interrupt_handlers()
