@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import PUBLIC_FILE, replacing, sha256_file
+from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.release.contract import MANIFEST
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
@@ -25,7 +25,7 @@ def write_zip(release: Path, path: Path) -> None:
 
     Vectors do not compress, so indices are stored and the rest is deflated, lightly: it is a tenth of the whole.
     """
-    with disk_errors(f"write {path}"), replacing(path, PUBLIC_FILE) as temporary:
+    with disk_errors(f"write {path}"), replacing(path) as temporary:
         with zipfile.ZipFile(temporary, "w", allowZip64=True, compresslevel=_LEVEL) as archive:
             for member in sorted(release.iterdir()):
                 info = zipfile.ZipInfo(member.name, _EPOCH)

@@ -219,6 +219,7 @@ def _mend_zip(release: Path, archive: Path) -> None:
         check_zip(archive, release)
     except (ReleaseError, FileNotFoundError):
         write_zip(release, archive)
+        archive.chmod(PUBLIC_FILE)
 
 
 def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
@@ -282,6 +283,7 @@ def promote_release(
             write_report(staging.report, staging.release, version, figures, assembled.checks, diff)
             packed.result()
         restrict(staging.report)
+        staged_archive.chmod(PUBLIC_FILE)
         for member in staging.release.iterdir():
             member.chmod(PUBLIC_FILE)
             fsync_file(member)
