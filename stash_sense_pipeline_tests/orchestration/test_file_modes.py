@@ -16,6 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -162,11 +163,29 @@ def serve(operator: Operator) -> None:
     try:
         wait_until(lambda: "runId" in str(graphql(address, launch)), 240, log)
         wait_until(ended, 240, log)
+        sockets, ports = listening(server.pid)
+        assert ports == {("127.0.0.1", port)}
+        assert sockets, "the code server listens on a socket"
+        assert {path: oct(mode(path)) for path in sockets if mode(path) & 0o077} == {}
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=90) == 0, log.read_text()
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
+
+
+def listening(pid: int) -> tuple[set[Path], set[tuple[str, int]]]:
+    """The Unix sockets, and the addresses and ports, that a process and its children listen on."""
+    sockets, ports = set(), set()
+    root = psutil.Process(pid)
+    for process in (root, *root.children(recursive=True)):
+        for connection in process.net_connections("unix"):
+            if connection.laddr and Path(connection.laddr).exists():
+                sockets.add(Path(connection.laddr))
+        for connection in process.net_connections("inet"):
+            if connection.status == psutil.CONN_LISTEN:
+                ports.add((connection.laddr.ip, connection.laddr.port))
+    return sockets, ports
 
 
 def graphql(address: str, query: str) -> str:
