@@ -60,7 +60,7 @@ class Watch:
 
 
 def open_to_others(root: Path) -> dict[str, str]:
-    """What other users could read or write, below a root that they could enter: path and mode. Releases may be read."""
+    """What other users could read or write if they could enter `root`: path and mode. Releases may be read."""
     found = {}
     for directory, names, files in os.walk(root):
         for name in (*names, *files):
@@ -72,9 +72,13 @@ def open_to_others(root: Path) -> dict[str, str]:
             if stat.S_ISLNK(status.st_mode):
                 continue
             inside = path.relative_to(root)
-            public = inside.parts[:2] == ("data", "releases") and not any(
-                part.endswith(".report") for part in inside.parts
+            # A release gets its modes in the staging directory, which others cannot enter, directly before it moves.
+            public = inside.parts[:2] == ("data", "releases") or inside.parts[:3] == (
+                "data",
+                "staging",
+                "next",
             )
+            public = public and not any(part.endswith(".report") for part in inside.parts)
             if status.st_mode & (0o022 if public else 0o077):
                 found[str(inside)] = oct(status.st_mode)
     return found
@@ -216,7 +220,7 @@ class TestTheRealProgram:
         assert open_to_others(made.home) == {}
         assert watch.seen == {}
         data = made.home / "data"
-        assert mode(data) == 0o700
+        assert mode(data) == mode(data / "staging") == 0o700
         for name in ("catalog.db", "suppression.key", "suppressions.yaml", "review/identity.md"):
             assert mode(data / name) == 0o600, name
         history = [path for path in (data / "dagster").rglob("*") if path.is_file()]
