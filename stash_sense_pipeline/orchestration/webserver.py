@@ -19,6 +19,7 @@ import click
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.files import keep_files_private
 from stash_sense_pipeline.orchestration.ui_access import UiAccess, read_ui_access
+from stash_sense_pipeline.visible_text import visible
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -43,7 +44,7 @@ def main(workspace: Path, host: str, port: int, wait_for: Path | None) -> None:
     try:
         access = read_ui_access(os.environ, Path.cwd(), host)
     except ConfigurationError as error:
-        click.echo(f"stash-sense: {error}", err=True)
+        click.echo(visible(f"stash-sense: {error}"), err=True)
         sys.exit(error.exit_code)
     serve(workspace, host, port, access, wait_for)
 
