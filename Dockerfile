@@ -1,8 +1,9 @@
 # One image for the code server, the webserver, the daemon and every run, so that they never differ in version.
 #   docker build -t stash-sense-pipeline:0.1.0 --target cpu .
 #   docker build -t stash-sense-pipeline:0.1.0-gpu --target gpu .     with the CUDA runtime that locks/image-gpu.txt pins
-# BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module; name it by digest where you publish images.
-ARG BASE_IMAGE=python:3.11.11-slim-bookworm
+# BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module. The digest is what the tag was when it was
+# looked up: `docker pull` refuses anything else.
+ARG BASE_IMAGE=python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5
 
 # --- system: a user, directories, nothing else: no package of the distribution is needed
 FROM ${BASE_IMAGE} AS system
@@ -20,16 +21,18 @@ VOLUME /data
 EXPOSE 3000
 STOPSIGNAL SIGINT
 HEALTHCHECK --interval=30s --timeout=10s --start-period=90s --retries=4 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:3000/server_info', timeout=8)"]
+    CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 3000, timeout=8); c.request('GET', '/server_info'); exit(c.getresponse().status >= 500)"]
+# Whatever is started in here, Dagster's own programs too, makes files for its user only.
+ENTRYPOINT ["/bin/sh", "-c", "umask 077 && exec \"$@\"", "sh"]
 # UI, daemon and runs in one container, with SQLite; docker-compose.yml starts them apart, on PostgreSQL.
 CMD ["stash-sense", "serve", "--host", "0.0.0.0"]
 
 # --- builder: makes environments, and stays out of the images
 FROM ${BASE_IMAGE} AS builder
-ARG UV_VERSION=0.13.8
 ENV VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_NO_CACHE=1
 WORKDIR /src
-RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --quiet uv==${UV_VERSION} \
+COPY locks/uv.txt ./
+RUN python3 -m venv /opt/uv && /opt/uv/bin/pip install --no-cache-dir --quiet --require-hashes -r uv.txt \
  && python3 -m venv --without-pip /opt/venv
 
 # --- dependencies, locked with hashes: this layer changes with its lock file only

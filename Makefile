@@ -3,7 +3,7 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
-UV_VERSION := 0.13.8
+UV_LOCK := locks/uv.txt
 UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
 STAMP := $(VENV)/.installed-$(EXTRA)
@@ -23,8 +23,8 @@ $(UV):
 	@command -v python3 >/dev/null || { echo "Python 3.11 or newer is needed: apt-get install python3 python3-venv"; exit 2; }
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, this is $$(python3 --version)"; exit 2; }
 	@if python3 -c 'import ensurepip' 2>/dev/null; then python3 -m venv $(VENV); else python3 -m venv --without-pip $(VENV); fi
-	@if [ -x $(BIN)/pip ]; then $(BIN)/pip install -q --disable-pip-version-check uv==$(UV_VERSION); \
-	elif python3 -m pip --version >/dev/null 2>&1; then python3 -m pip --python $(BIN)/python install -q --disable-pip-version-check uv==$(UV_VERSION); \
+	@if [ -x $(BIN)/pip ]; then $(BIN)/pip install -q --disable-pip-version-check --require-hashes -r $(UV_LOCK); \
+	elif python3 -m pip --version >/dev/null 2>&1; then python3 -m pip --python $(BIN)/python install -q --disable-pip-version-check --require-hashes -r $(UV_LOCK); \
 	else echo "pip is needed: apt-get install python3-venv"; rm -rf $(VENV); exit 2; fi
 
 # The second try is for networks whose certificates only the system knows.

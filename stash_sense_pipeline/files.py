@@ -1,12 +1,19 @@
-"""Writing and hashing files so that a crash leaves either the old content or the new, never a part."""
+"""Writing and hashing files: a crash leaves the old content or the new, and the umask decides nothing about their modes."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Modes of what holds names, keys or history, and of what is made for others to read: releases.
+PRIVATE_FILE = 0o600
+PRIVATE_DIRECTORY = 0o700
+PUBLIC_FILE = 0o644
+PUBLIC_DIRECTORY = 0o755
 
 
 def sha256_file(path: Path) -> str:
@@ -33,13 +40,71 @@ def fsync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def keep_files_private() -> None:
+    """Has this process and its children make files that only their owner may read, whatever the shell says.
+
+    For what others make on our behalf: Dagster's run history and logs. Our own files get their modes one by one.
+    """
+    os.umask(0o077)
+
+
+def make_directory(directory: Path, mode: int = PRIVATE_DIRECTORY) -> None:
+    """Makes a directory, and the missing ones above it, with exactly this mode; one that is there stays as it is."""
+    missing = [directory, *directory.parents]
+    for place in reversed([place for place in missing if not place.exists()]):
+        place.mkdir(exist_ok=True, mode=mode)
+        place.chmod(mode)
+    # Something else in its place is refused as `mkdir` does it.
+    directory.mkdir(exist_ok=True)
+
+
+def make_private_file(path: Path) -> None:
+    """Makes an empty file that only its owner may read, before its first byte is in it; replaces what is there."""
+    path.unlink(missing_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
+    path.chmod(PRIVATE_FILE)
+
+
+def private_opener(path: str, flags: int) -> int:
+    """For `open(..., opener=private_opener)`: a file that this call makes is for its owner only."""
+    return os.open(path, flags, PRIVATE_FILE)
+
+
+def restrict(root: Path, forbidden: int = 0o077) -> None:
+    """Takes the `forbidden` rights from a file, or from a directory and all in it, where they belong to this user.
+
+    Symbolic links are not followed.
+    """
+    _restrict_one(root, forbidden)
+    if not root.is_symlink():
+        for directory, names, files in os.walk(root):
+            for name in (*names, *files):
+                _restrict_one(Path(directory, name), forbidden)
+
+
+def _restrict_one(path: Path, forbidden: int) -> None:
+    try:
+        status = path.lstat()
+        ours = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
+        if ours and status.st_mode & forbidden:
+            path.chmod(stat.S_IMODE(status.st_mode) & ~forbidden)
+    except FileNotFoundError:
+        # Another process removed it meanwhile.
+        return
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path`; on success it is fsynced and renamed over `path`, on error removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def replacing(path: Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
+    """Yields the name of an empty file beside `path`; on success it is fsynced and renamed over `path`, on error removed.
+
+    The file is private while it is written, and gets `mode` before the rename.
+    """
+    make_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        make_private_file(temporary)
         yield temporary
+        temporary.chmod(mode)
         fsync_file(temporary)
         temporary.replace(path)
     finally:
@@ -47,14 +112,8 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync_directory(path.parent)
 
 
-def write_atomically(path: Path, content: bytes | str, *, mode: int | None = None) -> None:
-    """Writes `content` to `path` through a temporary name, fsync and rename. Text is UTF-8.
-
-    `mode`: the rights of the file, from before its first byte is in it; by default those of any new file.
-    """
+def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FILE) -> None:
+    """Writes `content` to `path` through a temporary name, fsync and rename. Text is UTF-8."""
     data = content.encode() if isinstance(content, str) else content
-    with replacing(path) as temporary:
-        if mode is not None:
-            temporary.touch(mode=0o600)
-            temporary.chmod(mode)
+    with replacing(path, mode) as temporary:
         temporary.write_bytes(data)

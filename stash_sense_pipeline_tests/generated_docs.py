@@ -50,6 +50,15 @@ VARIABLES = {
         "records that are, or are not, one person",
     ),
     "STASH_SENSE_SUPPRESSIONS": ("`$DATA_DIR/suppressions.yaml`", "people who are left out, for good"),
+    "STASH_SENSE_UI_HOSTS": (
+        "-",
+        "names under which the UI is opened, beside loopback and its own address: `pipeline.example,tower.local`",
+    ),
+    "STASH_SENSE_UI_PATH_PREFIX": ("-", "path under which a proxy offers the UI: `/pipeline`"),
+    "STASH_SENSE_UI_PASSWORD_FILE": (
+        "-",
+        "file of mode 600 with the password of the UI in its one line; any user name goes with it",
+    ),
     "<NAME>_API_KEY": ("-", "key of a stash-box, its name in upper case: `STASHDB_API_KEY`"),
     "<NAME>_API_KEY_FILE": ("-", "path of a file that holds the key instead"),
     "GITHUB_TOKEN": ("-", "for `releases upload`; or `GITHUB_TOKEN_FILE`, path of a file that holds it"),

@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 
 from stash_sense_pipeline.catalog.schema import metadata, source_performers
 from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.files import make_directory, make_private_file, restrict
 
 _BUSY_TIMEOUT_MS = 30_000
 # The pages that a batch of a large source touches: with fewer they are written more than once.
@@ -243,12 +244,12 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
         _check_sqlite_file(path, shown)
         _keep_private(path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    fresh.unlink(missing_ok=True)
     try:
+        # SQLite gives its log and journal the mode of the file.
+        make_private_file(fresh)
         _migrated_engine(sa.URL.create("sqlite", database=str(fresh)), shown).dispose()
-        fresh.chmod(0o600)
         # A hard link fails where another process was faster, and then its file is the catalog.
         try:
             os.link(fresh, path)
@@ -262,8 +263,7 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
 def _keep_private(path: Path) -> None:
     """Takes the rights of others away: it may have been restored from a backup with other ones."""
     for part in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        if part.exists() and part.stat().st_mode & 0o077 and part.stat().st_uid == os.geteuid():
-            part.chmod(0o600)
+        restrict(part)
 
 
 def _check_sqlite_file(path: Path, shown: str) -> None:

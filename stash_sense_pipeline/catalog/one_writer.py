@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.files import private_opener
 
 _LOOK_AGAIN_SECONDS = 1.0
 # The first half of PostgreSQL's lock number: ours. The second one stands for the source.
@@ -54,10 +56,10 @@ def _server_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> 
 def _file_lock(database: Path, source: str, say: Callable[[str], None]) -> Iterator[None]:
     path = database.with_name(f".{database.name}.{source}.lock")
     try:
-        stream = path.open("a")
+        descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise CatalogError(f"cannot write {path}: {error.strerror}") from error
-    with stream:
+    with os.fdopen(descriptor) as stream:
 
         def take() -> bool:
             try:

@@ -9,6 +9,7 @@ import click
 from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases, suppress
 from stash_sense_pipeline.cli.common import echo
 from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.files import keep_files_private
 
 
 class _Commands(click.Group):
@@ -32,6 +33,7 @@ def main(debug: bool) -> None:
 
     Exit codes: 0 done, 1 failed, 2 usage or configuration.
     """
+    keep_files_private()
 
 
 for _command in (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.cli.common import check_port, echo, environment_of
+from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
 from stash_sense_pipeline.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -87,17 +87,19 @@ def demo(data_dir: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def ui(data_dir: Path, port: int) -> None:
     """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
-    from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home
+    from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home, restrict_data
     from stash_sense_pipeline.orchestration.ui import serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
 
     if not (data_dir / "catalog.db").exists():
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
     check_port("127.0.0.1", port)
+    of_the_ui = ui_variables(os.environ, "127.0.0.1")
     with demo_world(data_dir.resolve()) as variables:
         home = prepare_home(data_dir.resolve() / "dagster")
         own = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
-        environment = {**own, **variables, "DAGSTER_HOME": str(home)}
+        environment = {**own, **of_the_ui, **variables, "DAGSTER_HOME": str(home)}
+        restrict_data(data_dir.resolve(), home)
         with only_daemon(home) as held:
             sys.exit(serve_ui(home, "127.0.0.1", port, environment, echo, kept_open=[held]))
 
@@ -105,10 +107,12 @@ def ui(data_dir: Path, port: int) -> None:
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
     from stash_sense_pipeline.definitions import build_defs
     from stash_sense_pipeline.orchestration.build import build as run_build
+    from stash_sense_pipeline.orchestration.home import restrict_data
     from stash_sense_pipeline.orchestration.instance import open_instance
     from stash_sense_pipeline.orchestration.progress import progress_bars
     from stash_sense_pipeline.settings import load_settings
 
+    restrict_data(environment.data_dir, home)
     settings = load_settings(environment.sources_file)
     if settings.missing_contact:
         echo(

@@ -29,6 +29,20 @@ def environment_of(variables: Mapping[str, str]) -> Environment:
     return read_environment(variables, Path.cwd())
 
 
+def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
+    """The settings of the UI among the environment variables, checked, with its password file as an absolute path.
+
+    `bound_to`: the address that it listens on. Raises ConfigurationError.
+    """
+    from stash_sense_pipeline.orchestration.ui_access import PASSWORD_VARIABLE, read_ui_access
+
+    read_ui_access(variables, Path.cwd(), bound_to)
+    found = {name: value for name, value in variables.items() if name.startswith("STASH_SENSE_UI_")}
+    if file := found.get(PASSWORD_VARIABLE, "").strip():
+        found[PASSWORD_VARIABLE] = str(Path.cwd() / Path(file).expanduser())
+    return found
+
+
 def release_directory(version: str) -> Path:
     """The directory of a version, or of `latest`."""
     path = environment_of(os.environ).releases_dir / version

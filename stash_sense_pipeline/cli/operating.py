@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import check_port, echo, environment_of
+from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.settings import Environment
@@ -25,7 +25,10 @@ def prepare() -> None:
 
 @click.command()
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Dagster's UI has no login: open it with care."
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Others on the network reach another address: set STASH_SENSE_UI_PASSWORD_FILE first.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
@@ -36,6 +39,7 @@ def serve(host: str, port: int) -> None:
 
     check_port(host, port)
     environment = environment_of(os.environ)
+    ui = ui_variables(os.environ, host)
     if environment.executor == "in_process":
         require_device(Device(environment.device))
     check_writable(environment.data_dir)
@@ -43,6 +47,7 @@ def serve(host: str, port: int) -> None:
     # The code is loaded from another directory: what was relative to this one is said in full.
     variables = {
         **os.environ,
+        **ui,
         "DAGSTER_HOME": str(home),
         "DATA_DIR": str(environment.data_dir),
         "STASH_SENSE_SOURCES": str(environment.sources_file),
@@ -93,9 +98,11 @@ def restore(file: Path) -> None:
 
 
 def _make_ready(environment: Environment, home: Path) -> None:
+    from stash_sense_pipeline.orchestration.home import restrict_data
     from stash_sense_pipeline.orchestration.instance import open_instance
     from stash_sense_pipeline.orchestration.preparing import gpu_count, prepare
 
+    restrict_data(environment.data_dir, home)
     prepare(environment, lambda: open_instance(home), gpu_count(os.environ), click.echo)
 
 

@@ -20,7 +20,14 @@ from stash_sense_pipeline.faces.packs import (
     load_pack,
     read_description,
 )
-from stash_sense_pipeline.files import fsync_file, replacing, sha256_file, write_atomically
+from stash_sense_pipeline.files import (
+    fsync_file,
+    make_directory,
+    private_opener,
+    replacing,
+    sha256_file,
+    write_atomically,
+)
 from stash_sense_pipeline.progress import Progress
 
 _KNOWN = Path(__file__).with_name("known_packs")
@@ -111,7 +118,7 @@ def pull_pack(
             f"the pack {name} was not pulled: read its licence, and pass --accept-licence if you may use it"
         )
     directory = models_dir / name
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, trust_env=False) as client:
         for entry in description.files:
             if entry.url is not None and not _is_there(directory / entry.file, entry):
@@ -164,7 +171,7 @@ def _download(
                 have = 0  # the server sends everything again
             length = answer.headers.get("content-length", "")
             total = have + int(length) if length.isdigit() else size
-            with part.open("ab" if have else "wb") as stream:
+            with open(part, "ab" if have else "wb", opener=private_opener) as stream:
                 for block in answer.iter_raw():
                     have += len(block)
                     if have > (size or _MAX_BYTES):

@@ -16,7 +16,7 @@ from stash_sense_pipeline.catalog import identity_runs as runs
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.trusted import read_collisions
-from stash_sense_pipeline.files import replacing
+from stash_sense_pipeline.files import make_directory, replacing
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
 from stash_sense_pipeline.visible_text import visible
@@ -50,7 +50,7 @@ def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[s
     """
     with reading(engine) as connection:
         findings = [*_refused(connection), *_collisions(connection), *_hubs(connection)]
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(directory)
     _write(directory / TABLE, _as_csv(findings))
     _write(directory / MARKDOWN, _as_markdown(findings, now))
     return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
@@ -142,5 +142,4 @@ def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
 
 def _write(path: Path, text: str) -> None:
     with replacing(path) as temporary:
-        temporary.touch(mode=0o600)
         temporary.write_text(visible(text))

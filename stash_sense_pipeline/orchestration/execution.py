@@ -45,7 +45,9 @@ _SECONDS_OF_CLOCKS = 2.0
 def device_for(pools: Collection[str], device: Device) -> DockerContainerContext:
     """What a container gets for steps of these pools: one GPU for `gpu` where the device is cuda, else nothing."""
     if GPU_POOL in pools and device is Device.CUDA:
-        return DockerContainerContext(container_kwargs={"device_requests": [dict(GPU_REQUEST)]})
+        # NVIDIA's toolkit puts its libraries into the container and writes the cache of the loader there.
+        given = {"device_requests": [dict(GPU_REQUEST)], "read_only": False}
+        return DockerContainerContext(container_kwargs=given)
     return DockerContainerContext()
 
 
@@ -76,6 +78,11 @@ class PoolDockerRunLauncher(DockerRunLauncher):
             "init": True,
             "stop_timeout": _STOP_SECONDS,
             "volumes": [f"{data_volume}:{_DATA_DIRECTORY}"],
+            # As the services of docker-compose.yml: a run reads what strangers made.
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "read_only": True,
+            "tmpfs": {"/tmp": "mode=1777,size=1g"},
             "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "2"}},
         }
         if memory_limit:

@@ -12,16 +12,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import (
+    PRIVATE_DIRECTORY,
+    make_directory,
+    make_private_file,
+    private_opener,
+    restrict,
+    write_atomically,
+)
 from stash_sense_pipeline.shipped_files import shipped_file
+
+# What the program makes in DATA_DIR, beside what an operator may keep there.
+_PRIVATE_NAMES = (
+    "catalog.db*",
+    ".catalog.db*",
+    "dagster",
+    "review",
+    "pictures",
+    "suppression.key",
+    "suppressions.yaml",
+    "identity_overrides.yaml",
+    "sources.yaml",
+)
+_READABLE_NAMES = ("releases", "models")
 
 
 def check_writable(directory: Path) -> None:
     """Raises ConfigurationError, saying who may not write, unless a file can be made in `directory`; makes it if needed."""
     probe = directory / f".writable.{os.getpid()}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe.touch()
+        make_directory(directory)
+        make_private_file(probe)
         probe.unlink()
     except OSError as error:
         user = f"{os.geteuid()}:{os.getegid()}"
@@ -31,9 +52,35 @@ def check_writable(directory: Path) -> None:
         ) from error
 
 
+def restrict_data(data_dir: Path, home: Path) -> None:
+    """Takes other users' rights from everything of ours in the data directory and in DAGSTER_HOME.
+
+    An earlier version, an archive or a lax umask may have left them. Releases and model packs stay readable, but nobody
+    else may change them. What the operator keeps beside our files is not touched.
+    """
+    try:
+        for pattern in _PRIVATE_NAMES:
+            for place in data_dir.glob(pattern):
+                restrict(place)
+        for pattern in _READABLE_NAMES:
+            for place in data_dir.glob(pattern):
+                restrict(place, forbidden=0o022)
+        for place in data_dir.glob("releases/*.report"):
+            restrict(place)
+        restrict(home)
+        # Not what is in them: a staged index can be a hard link to the published one.
+        for place in (data_dir, data_dir / "staging"):
+            if place.is_dir() and place.stat().st_uid == os.geteuid():
+                place.chmod(PRIVATE_DIRECTORY)
+    except OSError as error:
+        raise ConfigurationError(
+            f"DATA_DIR: other users' rights in {data_dir} cannot be taken away ({error.strerror}: {error.filename})"
+        ) from error
+
+
 def prepare_home(home: Path) -> Path:
     """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_directory(home)
     settings = home / "dagster.yaml"
     if not settings.exists():
         write_atomically(settings, shipped_file("dagster.yaml").read_text())
@@ -49,7 +96,7 @@ def only_daemon(home: Path) -> Iterator[int]:
     everything twice.
     """
     lock = home / "daemon.lock"
-    with lock.open("a+") as stream:
+    with open(lock, "a+", opener=private_opener) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

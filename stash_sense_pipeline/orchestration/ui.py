@@ -144,8 +144,8 @@ def _services(
     workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
     code = ["dagster", "code-server", "start", "--socket", str(place), "--location-name", _LOCATION]
     code += ["-m", "stash_sense_pipeline.definitions", "--log-level", "warning"]
-    web = ["stash_sense_pipeline.orchestration.webserver", str(place), "-w", str(workspace)]
-    web += ["-h", host, "-p", str(port), "--dagster-log-level", "warning"]
+    web = ["stash_sense_pipeline.orchestration.webserver", "--wait-for", str(place), "-w", str(workspace)]
+    web += ["-h", host, "-p", str(port)]
     daemon = ["dagster._daemon", "run", "-w", str(workspace)]
     return [
         _Service("the webserver", web, environment, home, interruption),

@@ -1,24 +1,107 @@
-"""The program of the webserver under `stash-sense serve`: it loads while the code server starts, and then waits for it."""
+"""The process of the webserver: waits for the code server, then serves Dagster's UI behind our guard.
+
+Dagster's own program `dagster-webserver` has no place for a middleware, so its application is put together here.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import keep_files_private
+from stash_sense_pipeline.orchestration.ui_access import UiAccess, read_ui_access
+from stash_sense_pipeline.visible_text import visible
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
 _WAIT_SECONDS = 120.0
+# As in `dagster-webserver`: how long a statement may take, how long a connection lives, how many more than a pool's.
+_STATEMENT_MILLISECONDS = 15_000
+_CONNECTION_SECONDS = 3600
+_MORE_CONNECTIONS = 20
+_POLL_MILLISECONDS = 2000
 
 
-def main() -> None:
-    """Arguments: the socket of the code server, then those of dagster-webserver."""
-    from dagster_webserver import cli
+@click.command(context_settings={"help_option_names": ["--help"]})
+@click.option("--workspace", "-w", type=click.Path(path_type=Path), required=True, help="workspace.yaml")
+@click.option("--host", "-h", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", "-p", type=click.IntRange(1, 65535), default=3000, show_default=True)
+@click.option("--wait-for", type=click.Path(path_type=Path), help="Socket of the code server.")
+def main(workspace: Path, host: str, port: int, wait_for: Path | None) -> None:
+    """Serve Dagster's UI for the instance of DAGSTER_HOME and the code of a workspace file."""
+    keep_files_private()
+    try:
+        access = read_ui_access(os.environ, Path.cwd(), host)
+    except ConfigurationError as error:
+        click.echo(visible(f"stash-sense: {error}"), err=True)
+        sys.exit(error.exit_code)
+    serve(workspace, host, port, access, wait_for)
 
-    socket = Path(sys.argv.pop(1))
+
+def serve(workspace: Path, host: str, port: int, access: UiAccess, wait_for: Path | None) -> None:
+    """Serves until SIGINT or SIGTERM."""
+    import dagster as dg
+    import uvicorn
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster._utils.interrupts import setup_interrupt_handlers
+    from dagster._utils.log import configure_loggers
+    from dagster_webserver.app import create_app_from_workspace_process_context
+    from dagster_webserver.version import __version__
+
+    configure_loggers(log_level="WARNING")
+    setup_interrupt_handlers()
+    _await_socket(wait_for)
+    with dg.DagsterInstance.get() as instance:
+        instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _CONNECTION_SECONDS, _MORE_CONNECTIONS)
+        target = WorkspaceFileTarget([str(workspace)])
+        with WorkspaceProcessContext(instance, target, version=__version__) as context:
+            application = create_app_from_workspace_process_context(
+                context, access.path_prefix, _POLL_MILLISECONDS, lifespan=_lifespan
+            )
+            # Nobody's X-Forwarded-... is believed: the guard reads Host and Origin alone.
+            uvicorn.run(
+                guarded(application, access),
+                host=host,
+                port=port,
+                log_level="warning",
+                proxy_headers=False,
+                server_header=False,
+            )
+
+
+def guarded(application: ASGIApp, access: UiAccess) -> ASGIApp:
+    """The application behind the guard."""
+    from stash_sense_pipeline.orchestration.ui_guard import UiGuard
+
+    return UiGuard(application, access)
+
+
+@asynccontextmanager
+async def _lifespan(application: Starlette) -> AsyncIterator[None]:
+    try:
+        yield
+    except asyncio.CancelledError:
+        # How uvicorn ends it after a signal.
+        return
+
+
+def _await_socket(socket: Path | None) -> None:
+    """Waits for the code server: who asked too early would be shown an error. One that waits in vain has to show it."""
     give_up = time.monotonic() + _WAIT_SECONDS
-    # One that asked too early would show an error until it asks again; one that waits in vain has to show it.
-    while not socket.exists() and time.monotonic() < give_up:
+    while socket is not None and not socket.exists() and time.monotonic() < give_up:
         time.sleep(0.05)
-    cli.main()  # type: ignore[no-untyped-call]
 
 
 if __name__ == "__main__":

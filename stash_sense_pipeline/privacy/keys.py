@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import fsync_directory, fsync_file
+from stash_sense_pipeline.files import fsync_directory, fsync_file, make_directory
 
 KEY_BYTES = 32
 
@@ -38,7 +38,7 @@ def load_or_create_key(path: Path) -> bytes:
 
 
 def _create(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

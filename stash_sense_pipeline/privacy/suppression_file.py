@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import PRIVATE_FILE, write_atomically
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 _NEEDED = ("target", "reason", "date")
@@ -108,7 +108,7 @@ def append_entry(path: Path, entry: SuppressionEntry) -> None:
         raise ConfigurationError(
             f"{path}: the entry cannot be added to the end; write the list as lines of `- `"
         )
-    write_atomically(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else 0o600)
+    write_atomically(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else PRIVATE_FILE)
 
 
 def read_suppressions_file(path: Path, sources: Collection[str]) -> tuple[SuppressionEntry, ...]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import PUBLIC_FILE, write_atomically
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.quality import (
@@ -81,7 +81,7 @@ def write_data_card(
     errors = group_errors(vectors, people)
     path = data_card_path(release)
     lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
-    write_atomically(path, visible("\n".join(lines) + "\n"))
+    write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
     return path
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.files import PUBLIC_FILE, replacing, sha256_file
 from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
@@ -302,7 +302,8 @@ def _take_over(release: Path, model: str, digest: str, params: IndexParams, path
     except (OSError, ValueError, KeyError, TypeError):
         # No earlier release, or one of another make: then it is simply built.
         return False
-    with replacing(path) as temporary:
+    # A link shares the mode of the published file.
+    with replacing(path, PUBLIC_FILE) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import fsync_directory, fsync_file, write_atomically
+from stash_sense_pipeline.files import (
+    PUBLIC_DIRECTORY,
+    PUBLIC_FILE,
+    fsync_directory,
+    fsync_file,
+    make_directory,
+    write_atomically,
+)
 from stash_sense_pipeline.release.contract import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.staging import disk_errors
@@ -43,11 +50,11 @@ def install_release(release: Path, directory: Path) -> InstallReport:
     if failed:
         raise ReleaseError(f"{release} is not installed, it fails {failed[0].name}: {failed[0].detail}")
     with disk_errors(f"install into {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory, PUBLIC_DIRECTORY)
         _roll_back(directory)
         work = directory / _WORK
         fresh = work / "new"
-        fresh.mkdir(parents=True)
+        make_directory(fresh, PUBLIC_DIRECTORY)
         try:
             _copy(release, fresh)
             return _swap(directory, work)
@@ -64,6 +71,8 @@ def _copy(release: Path, fresh: Path) -> None:
         with zipfile.ZipFile(release) as archive:
             archive.extractall(fresh)
     for member in fresh.iterdir():
+        # The sidecar may run as another user.
+        member.chmod(PUBLIC_FILE)
         fsync_file(member)
     fsync_directory(fresh)
 
@@ -75,7 +84,7 @@ def _swap(directory: Path, work: Path) -> InstallReport:
     version = str(read_manifest(fresh)["version"])
     previous = _version(directory)
     write_atomically(work / "plan.json", json.dumps({"new": names, "old": replaced}))
-    old.mkdir()
+    make_directory(old, PUBLIC_DIRECTORY)
     for name in replaced:
         (directory / name).rename(old / name)
     # The manifest last: the sidecar takes its version from there.

@@ -18,7 +18,14 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.files import fsync_directory, fsync_file
+from stash_sense_pipeline.files import (
+    PUBLIC_DIRECTORY,
+    PUBLIC_FILE,
+    fsync_directory,
+    fsync_file,
+    make_directory,
+    restrict,
+)
 from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.progress import Progress
@@ -219,6 +226,7 @@ def _mend_zip(release: Path, archive: Path) -> None:
         check_zip(archive, release)
     except (ReleaseError, FileNotFoundError):
         write_zip(release, archive)
+        archive.chmod(PUBLIC_FILE)
 
 
 def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
@@ -273,7 +281,7 @@ def promote_release(
     archive = releases / zip_name(version)
     staged_archive = staging.root / archive.name
     with disk_errors(f"publish {target}"):
-        releases.mkdir(parents=True, exist_ok=True)
+        make_directory(releases, PUBLIC_DIRECTORY)
         if target.exists() or archive.exists():
             raise ReleaseError(f"{target} or its zip already exists; a published version is never replaced")
         # Drawing is Python's work and packing is not, so that they share two cores well.
@@ -281,8 +289,12 @@ def promote_release(
             packed = beside.submit(write_zip, staging.release, staged_archive)
             write_report(staging.report, staging.release, version, figures, assembled.checks, diff)
             packed.result()
+        restrict(staging.report)
+        staged_archive.chmod(PUBLIC_FILE)
         for member in staging.release.iterdir():
+            member.chmod(PUBLIC_FILE)
             fsync_file(member)
+        staging.release.chmod(PUBLIC_DIRECTORY)
         fsync_directory(staging.release)
         report = report_directory(releases, version)
         shutil.rmtree(report, ignore_errors=True)

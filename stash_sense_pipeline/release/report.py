@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import make_directory, write_atomically
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.history import ReleaseDiff, describe_diff
 from stash_sense_pipeline.release.neighbours import BINS
@@ -47,7 +47,7 @@ def write_report(
     `release` gives the names. Raises ReleaseError when it cannot be read or the disk refuses.
     """
     with disk_errors(f"write {directory}"):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
         if figures is not None:
             _draw(figures, directory)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import make_directory, write_atomically
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def open_staging(data_dir: Path, run: str) -> Staging:
     """The staging directory of a run, made if it is not there. It lies beside `releases`, so that a rename publishes it."""
     staging = Staging(data_dir / "staging" / run)
     with disk_errors(f"stage a release in {staging.root}"):
-        staging.release.mkdir(parents=True, exist_ok=True)
+        make_directory(staging.release)
     return staging
 
 

@@ -236,7 +236,10 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
     if (releases / version).is_dir():
         yield releases / version
         return
-    with tempfile.TemporaryDirectory() as unpacked, zipfile.ZipFile(releases / zip_name(version)) as archive:
+    with (
+        tempfile.TemporaryDirectory(dir=releases, prefix=".stash-sense-verify-") as unpacked,
+        zipfile.ZipFile(releases / zip_name(version)) as archive,
+    ):
         for name in archive.namelist():
             if name == PERFORMERS_DB or name.endswith(".json"):
                 archive.extract(name, unpacked)

@@ -7,6 +7,8 @@ import os
 import re
 import signal
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +34,18 @@ PORT = 3931
 UI = f"http://127.0.0.1:{PORT}"
 PACK = "/opt/code/stash_sense_pipeline/sandbox/demo_pack"
 SOURCES = ("stashdb", "fansdb")
+RUN_NETWORKS = {"stash-sense", "stash-sense-database", "stash-sense-solver"}
+# Connects to each address that it is given, and prints those that answer.
+KNOCK = """
+import socket, sys
+for place in sys.argv[1:]:
+    host, _, port = place.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+    except OSError:
+        continue
+    print(place)
+"""
 _T = TypeVar("_T")
 
 
@@ -71,9 +85,20 @@ class Deployment:
     def inside(self, service: str, *command: str, check: bool = True) -> str:
         return self.compose("exec", "-T", service, *command, check=check)
 
-    def state(self, service: str) -> dict[str, Any]:
+    def described(self, service: str) -> dict[str, Any]:
+        """What the engine says of the container of a service."""
         identity = self.compose("ps", "-q", service).strip()
-        return dict(json.loads(self.engine.docker("inspect", identity))[0]["State"])
+        return dict(json.loads(self.engine.docker("inspect", identity))[0])
+
+    def state(self, service: str) -> dict[str, Any]:
+        return dict(self.described(service)["State"])
+
+    def addresses(self, service: str) -> list[str]:
+        """The addresses of a service on all its networks."""
+        return [
+            network["IPAddress"]
+            for network in self.described(service)["NetworkSettings"]["Networks"].values()
+        ]
 
     def await_healthy(self, *services: str) -> None:
         for service in services:
@@ -110,6 +135,16 @@ class Deployment:
     def containers(self, job: str) -> list[dict[str, Any]]:
         found = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/job_name={job}").split()
         return list(json.loads(self.engine.docker("inspect", *found))) if found else []
+
+
+def assert_confined(container: dict[str, Any], *, read_only: bool) -> None:
+    """No capability, no way to gain one, and nothing to write but its volumes."""
+    host = container["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert not host["Privileged"]
+    assert host["ReadonlyRootfs"] is read_only
 
 
 def graphql(query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -194,6 +229,90 @@ def test_init_made_everything_ready_and_ended(deployment: Deployment) -> None:
     assert "pool gpu: 1 at a time" in said
 
 
+def test_the_containers_have_no_capability_and_a_root_that_cannot_be_written(deployment: Deployment) -> None:
+    for service in ("postgres", "init", "code", "webserver", "daemon"):
+        assert_confined(deployment.described(service), read_only=True)
+    for service in ("postgres", "code", "webserver", "daemon"):
+        status = deployment.inside(service, "cat", "/proc/1/status")
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), service
+        assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
+
+
+def test_what_services_write_in_the_volume_is_private(deployment: Deployment) -> None:
+    script = "find /data -xdev ! -type l -perm /077 ! -path '/data/releases*' | head"
+    assert deployment.inside("code", "sh", "-c", script).strip() == ""
+
+
+def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str]:
+    """Which of these places answer to a container of these networks."""
+    engine = deployment.engine
+    name = engine.docker("create", "--network", networks[0], IMAGE, "python", "-c", KNOCK, *places)
+    for network in networks[1:]:
+        engine.docker("network", "connect", network, name)
+    try:
+        engine.docker("start", name)
+        engine.docker("wait", name, timeout=120)
+        return engine.docker("logs", name).split()
+    finally:
+        engine.docker("rm", "-f", name)
+
+
+def test_flaresolverr_reaches_no_service_and_runs_reach_it(deployment: Deployment) -> None:
+    """A stand-in takes its place on its network: what its browser could reach, and who reaches it."""
+    ports = {"webserver": 3000, "code": 4266, "postgres": 5432, "daemon": 3000}
+    places = [f"{address}:{port}" for name, port in ports.items() for address in deployment.addresses(name)]
+    names = [f"{name}:{port}" for name, port in ports.items()]
+    assert len(places) >= 7
+    assert knock(deployment, ["stash-sense-solver"], *places, *names, "code-inside:4266") == []
+    reached = set(knock(deployment, sorted(RUN_NETWORKS), *places, *names, "code-inside:4266"))
+    assert reached, "runs reach PostgreSQL"
+    assert all(place.endswith(":5432") for place in reached), reached
+    serve = ["python", "-m", "http.server", "8191", "--directory", "/opt/dagster"]
+    stand_in = deployment.engine.docker(
+        "run", "-d", "--network", "stash-sense-solver", "--network-alias", "flaresolverr", IMAGE, *serve
+    )
+    try:
+        assert wait_until(
+            lambda: knock(deployment, sorted(RUN_NETWORKS), "flaresolverr:8191"), 60, "FlareSolverr"
+        ) == ["flaresolverr:8191"]
+        (address,) = json.loads(deployment.engine.docker("inspect", stand_in))[0]["NetworkSettings"][
+            "Networks"
+        ].values()
+        for service in ("code", "webserver"):
+            place = f"{address['IPAddress']}:8191"
+            assert deployment.inside(service, "python", "-c", KNOCK, place, "flaresolverr:8191").strip() == ""
+    finally:
+        deployment.engine.docker("rm", "-f", stand_in)
+
+
+def test_the_code_server_answers_on_the_internal_network_only(deployment: Deployment) -> None:
+    places = [f"{address}:4266" for address in deployment.addresses("code")]
+    assert len(places) == 2
+    (internal,) = (
+        network["IPAddress"]
+        for name, network in deployment.described("code")["NetworkSettings"]["Networks"].items()
+        if name.endswith("_inside")
+    )
+    assert deployment.inside("webserver", "python", "-c", KNOCK, *places).split() == [f"{internal}:4266"]
+    assert deployment.inside("code", "python", "-c", KNOCK, "127.0.0.1:4266").strip() == ""
+
+
+def test_the_ui_refuses_other_pages_and_other_names(deployment: Deployment) -> None:
+    """The same guard as on one machine; the browser tests are there."""
+    shut_down = 'mutation {shutdownRepositoryLocation(repositoryLocationName: "stash_sense") {__typename}}'
+    body = json.dumps({"query": shut_down}).encode()
+    json_type = {"Content-Type": "application/json"}
+    for address, given, headers in (
+        (f"{UI}/graphql?query={urllib.parse.quote(shut_down)}", None, {}),
+        (f"{UI}/graphql", body, {**json_type, "Origin": "http://evil.example"}),
+        (f"{UI}/graphql", body, {**json_type, "Host": "evil.example"}),
+        (f"{UI}/graphql", body, {"Content-Type": "text/plain"}),
+    ):
+        with pytest.raises(urllib.error.HTTPError, match=r"403|405|415"):
+            urllib.request.urlopen(urllib.request.Request(address, given, headers), timeout=30)
+    assert deployment.state("code")["Health"]["Status"] == "healthy"
+
+
 def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment) -> None:
     """The three jobs, launched as the UI launches them, each in a container of its own."""
     for job, assets, partitions in (
@@ -214,7 +333,9 @@ def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment)
             assert not host["DeviceRequests"], f"{job}: STASH_SENSE_DEVICE is cpu"
             assert host["Memory"] == 1500 * 1024 * 1024
             assert container["Config"]["User"] == "stash"
-            assert container["HostConfig"]["NetworkMode"] == "stash-sense"
+            assert host["NetworkMode"] == "stash-sense"
+            assert set(container["NetworkSettings"]["Networks"]) == RUN_NETWORKS
+            assert_confined(container, read_only=True)
             assert not any("docker.sock" in bind for bind in host["Binds"])
 
 

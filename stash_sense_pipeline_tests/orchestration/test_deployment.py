@@ -47,7 +47,7 @@ def test_the_settings_of_the_containers_are_taken() -> None:
     ref = InstanceRef.from_dir(str(PROJECT / "deploy"))
     launcher = ref.run_launcher
     assert isinstance(launcher, PoolDockerRunLauncher)
-    assert launcher.networks == ["stash-sense"]
+    assert launcher.networks == ["stash-sense", "stash-sense-database", "stash-sense-solver"]
     assert launcher.container_kwargs["volumes"] == ["stash-sense-data:/data"]
     settings = ref.settings
     assert settings["run_monitoring"]["free_slots_after_run_end_seconds"] == 60
@@ -95,8 +95,12 @@ def test_one_image_for_all_pinned_and_the_port_is_for_this_machine_only(services
     ours = {services[name]["image"] for name in ("init", "code", "webserver", "daemon")}
     assert len(ours) == 1
     for name, service in services.items():
-        tag = service["image"].rstrip("}").rpartition(":")[2]
+        tag = service["image"].rstrip("}").partition("@")[0].rpartition(":")[2]
         assert re.search(r"\d+\.\d+", tag), f"{name}: {service['image']} is not pinned"
+        if service["image"] not in ours:
+            assert re.search(r"@sha256:[0-9a-f]{64}\}$", service["image"]), (
+                f"{name} is not named by its digest"
+            )
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports == ["127.0.0.1:${STASH_SENSE_PORT:-3000}:3000"]
 
@@ -110,13 +114,77 @@ def test_only_who_launches_runs_sees_the_engine(services: dict[str, Any]) -> Non
     assert seeing == {"webserver", "daemon"}
 
 
+def test_no_service_can_more_than_it_needs(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+        assert "cap_add" not in service, name
+        # FlareSolverr writes its driver beside its program.
+        assert service.get("read_only", False) is (name != "flaresolverr"), name
+    assert services["postgres"]["user"] == "postgres"
+
+
+def test_networks_keep_the_database_and_flaresolverr_away_from_what_they_need_not_reach(
+    services: dict[str, Any],
+) -> None:
+    """Containers of two bridges do not reach each other; the test of the real engine proves it."""
+    networks = yaml.safe_load(COMPOSE.read_text())["networks"]
+    internal = {name for name, given in networks.items() if given.get("internal")}
+    on = {name: set(service["networks"]) for name, service in services.items()}
+    assert on["postgres"] <= internal
+    assert on["daemon"] <= internal
+    assert on["flaresolverr"] == {"solver"}
+    for name in ("postgres", "code", "webserver", "daemon"):
+        assert not on["flaresolverr"] & on[name], name
+    # The containers of runs are on these, beside no service that takes commands.
+    of_runs = {"runs", "database", "solver"}
+    assert not of_runs & (on["code"] | on["webserver"] | on["daemon"])
+    assert on["init"] >= {"runs", "solver"}, "nothing else makes them before the first run"
+    fixed = [networks[name]["name"].partition(":-")[2].rstrip("}") for name in ("runs", "database", "solver")]
+    assert fixed == ["stash-sense", "stash-sense-database", "stash-sense-solver"]
+
+
+def test_the_code_server_listens_on_the_internal_network_only(services: dict[str, Any]) -> None:
+    command = services["code"]["command"]
+    host = command[command.index("-h") + 1]
+    (name,) = (
+        name for name, given in services["code"]["networks"].items() if host in (given.get("aliases") or ())
+    )
+    assert yaml.safe_load(COMPOSE.read_text())["networks"][name]["internal"] is True
+    (location,) = yaml.safe_load((PROJECT / "deploy" / "workspace.yaml").read_text())["load_from"]
+    assert location["grpc_server"]["host"] == host
+
+
+def test_the_ui_is_served_behind_its_guard_everywhere(services: dict[str, Any]) -> None:
+    module = "stash_sense_pipeline.orchestration.webserver"
+    assert services["webserver"]["command"][:3] == ["python", "-m", module]
+    for path in ("docker-compose.yml", "Dockerfile", "deploy/stash-sense.service"):
+        assert "dagster-webserver" not in (PROJECT / path).read_text(), path
+
+
+def test_actions_and_uv_are_named_by_their_hashes() -> None:
+    workflow = (PROJECT / ".github/workflows/ci.yml").read_text()
+    used = re.findall(r"uses: (\S+)", workflow)
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used)
+    for path in ("Makefile", "Dockerfile"):
+        text = (PROJECT / path).read_text()
+        assert "uv==" not in text
+        assert re.search(r"pip install .*--require-hashes -r \S*(uv.txt|UV_LOCK)", text), path
+    lock = (PROJECT / "locks/uv.txt").read_text()
+    assert re.match(r"uv==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", lock)
+    assert lock in (PROJECT / "locks/cpu.txt").read_text(), "the same uv as the tools'"
+
+
 def test_every_variable_of_compose_is_explained() -> None:
     used = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     explained = set(
         re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE)
     )
-    of_images = {"POSTGRES_IMAGE", "FLARESOLVERR_IMAGE", "STASH_SENSE_NETWORK", "STASH_SENSE_POSTGRES_VOLUME"}
-    assert used <= explained | of_images
+    of_images = {"POSTGRES_IMAGE", "FLARESOLVERR_IMAGE", "STASH_SENSE_POSTGRES_VOLUME"}
+    of_networks = {f"STASH_SENSE_{name}NETWORK" for name in ("", "DATABASE_", "SOLVER_")}
+    assert used <= explained | of_images | of_networks
 
 
 def test_compose_takes_the_file(tmp_path: Path) -> None:
@@ -137,7 +205,7 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
 
 def test_the_image_is_pinned_runs_as_a_user_and_asks_whether_it_is_well() -> None:
     text = (PROJECT / "Dockerfile").read_text()
-    assert re.search(r"^ARG BASE_IMAGE=\S+:\d+\.\d+\.\d+", text, re.MULTILINE)
+    assert re.search(r"^ARG BASE_IMAGE=\S+:\d+\.\d+\.\d+\S*@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert ":latest" not in text
     targets = re.findall(r"^FROM (\S+)(?: AS (\S+))?", text, re.MULTILINE)
     assert {name for _, name in targets} >= {"system", "cpu", "gpu"}

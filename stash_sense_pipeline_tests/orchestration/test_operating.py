@@ -193,3 +193,35 @@ def test_a_second_daemon_on_the_same_data(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_a_setting_that_is_none(tmp_path: Path, name: str, value: str) -> None:
     assert name in one_line(runs(tmp_path, "prepare", **{name: value}), 2)
+
+
+@pytest.mark.parametrize("program", ["serve", "webserver"])
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"STASH_SENSE_UI_PASSWORD_FILE": "nothing"}, "nothing cannot be read: No such file or directory"),
+        ({"STASH_SENSE_UI_PASSWORD_FILE": "empty"}, "empty is empty"),
+        (
+            {"STASH_SENSE_UI_PASSWORD_FILE": "open"},
+            "open is open to other users (mode 644); run chmod 600 on it",
+        ),
+        ({"STASH_SENSE_UI_HOSTS": "http://x"}, "STASH_SENSE_UI_HOSTS: 'http://x' is not a host name"),
+        ({"STASH_SENSE_UI_PATH_PREFIX": "x"}, "STASH_SENSE_UI_PATH_PREFIX: 'x' is not a path"),
+    ],
+)
+def test_a_mistake_in_who_may_use_the_ui_is_one_line(
+    program: str, variables: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").touch(mode=0o600)
+    (tmp_path / "open").write_text("word")
+    (tmp_path / "open").chmod(0o644)
+    if program == "serve":
+        result = runs(tmp_path, "serve", "--port", str(free_port()), **variables)
+    else:
+        module = "stash_sense_pipeline.orchestration.webserver"
+        result = subprocess.run(
+            [sys.executable, "-m", module, "-w", "workspace.yaml"], env={**os.environ, **variables}, cwd=tmp_path,
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert said in one_line(result, 2)
+    assert not (tmp_path / "data").exists(), "nothing was begun"

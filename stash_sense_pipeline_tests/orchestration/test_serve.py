@@ -8,8 +8,9 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 import pytest
@@ -31,14 +32,14 @@ COMMANDS = {
 class Served:
     """A `serve` that runs, with what it says in `log`."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, given: Mapping[str, str] = MappingProxyType({})) -> None:
         self.home, self.port, self.log = home, free_port(), home / "log"
         clean = {name: value for name, value in os.environ.items() if not name.startswith("STASH_SENSE_")}
         variables = {"DATA_DIR": str(home / "data"), "STASH_SENSE_SOURCES": str(home / "sources.yaml")}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [PROGRAM, "serve", "--port", str(self.port)],
-                env={**clean, **variables}, cwd=home, stdout=log, stderr=log, start_new_session=True,
+                env={**clean, **variables, **given}, cwd=home, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def said(self, text: str, times: int = 1) -> None:
@@ -71,6 +72,18 @@ class Served:
             (entry,) = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
         return str(entry["locationOrLoadError"]["__typename"])
 
+    def kill(self) -> None:
+        """Ends it with all that it started."""
+        children = (
+            psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        )
+        for process in [self.process, *children]:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.process.wait()
+
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
@@ -78,15 +91,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     try:
         yield made
     finally:
-        children = (
-            psutil.Process(made.process.pid).children(recursive=True) if made.process.poll() is None else []
-        )
-        for process in [made.process, *children]:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        made.process.wait()
+        made.kill()
 
 
 def test_what_is_killed_is_started_again_and_the_end_is_a_clean_one(served: Served) -> None:
