@@ -23,14 +23,14 @@ from typing import Any
 
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
-from stash_sense_pipeline.sources.records import (
-    PerformerRecord,
+from stash_sense_pipeline.sources.cleaning import (
     clean_text,
     clean_texts,
     enumeration,
     optional_text,
     partial_date,
 )
+from stash_sense_pipeline.sources.records import PerformerRecord
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"
 

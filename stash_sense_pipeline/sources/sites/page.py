@@ -16,7 +16,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 from parsel import Selector
 
 from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
-from stash_sense_pipeline.sources.records import ImageRecord, clean_text
+from stash_sense_pipeline.sources.cleaning import clean_text
+from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.base import Base
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
