@@ -82,6 +82,8 @@ class PerformerRecord:
             "urls": sorted(set(self.urls)),
             "images": sorted({image.image_id for image in self.images}),
             "raw": _unordered(self.raw),
+            # A list that is not whole says something else than the same list that is.
+            **({"keeps_images": True} if self.keeps_images else {}),
         }
         return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
 
