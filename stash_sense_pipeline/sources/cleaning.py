@@ -20,6 +20,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx
@@ -79,8 +80,9 @@ _UNSEEN = re.compile(
 # These shape letters in some scripts, and mean something only between two of them.
 _JOINERS = "\u200c\u200d"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:-]{0,127}")
-_HOST = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
-_PLAIN_ADDRESS = re.compile(rf"[hH][tT][tT][pP][sS]?://({_HOST})(?::([0-9]{{1,5}}))?(?:[/?#][!-~]*)?")
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?")
+# Of a host of this length no label is too long.
+_PLAIN_ADDRESS = re.compile(r"https?://[A-Za-z0-9_-][A-Za-z0-9_.-]{0,62}(?:/[!-~]*)?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d+(?:/|$))")
 _WEB = re.compile(r"https?://(?P<place>[^/?#]*)", re.IGNORECASE)
 _MAX_HOST, _MAX_PORT = 253, 65_535
@@ -111,6 +113,8 @@ def text(value: Any, limit: int = MAX_TEXT_BYTES) -> str | None:
         value = _numeral(value)
         if value is None:
             return None
+    elif value.isascii() and value.isprintable() and "  " not in value and len(value) <= limit:
+        return value.strip() or None
     cleaned = clean_text(value)
     return cleaned if cleaned and fits(cleaned, limit) else None
 
@@ -149,6 +153,11 @@ def clean_texts(values: Iterable[str]) -> tuple[str, ...]:
 
 def enumeration(value: Any) -> str | None:
     """A value of an enumeration as stash-box writes it: `Middle Eastern` becomes `MIDDLE_EASTERN`."""
+    return _enumerated(value) if isinstance(value, str) else label(value)
+
+
+@lru_cache(maxsize=1024)
+def _enumerated(value: str) -> str | None:
     cleaned = label(value)
     return None if cleaned is None else label(_SEPARATORS.sub("_", cleaned).upper())
 
@@ -206,6 +215,8 @@ def record_id(value: Any, where: str = "its id", *, numbers: bool = False) -> st
 
 def optional_id(value: Any, *, numbers: bool = False) -> str | None:
     """`record_id`, with None for an id that cannot be used."""
+    if isinstance(value, str) and _PLAIN_ID.fullmatch(value):
+        return value
     try:
         return record_id(value, numbers=numbers)
     except FieldError:
@@ -264,6 +275,9 @@ def birth_date(value: Any) -> str | None:
     `unknown`. 1970-01-01 is the zero of Unix time, and is kept as a date: people are born on that day, and who was
     is an adult.
     """
+    # Every form of an unknown date has a year in which no one was born.
+    if isinstance(value, str) and value.isascii() and (known := partial_date(value)) is not None:
+        return known
     if is_blank(value) or isinstance(value, bool):
         return None
     if isinstance(value, list | dict):
@@ -317,10 +331,10 @@ def address(value: Any) -> str | None:
     """
     if not isinstance(value, str):
         return None
-    plain = _PLAIN_ADDRESS.fullmatch(value)
-    if plain is not None and len(value) <= MAX_TEXT_BYTES and "xn--" not in value:
-        fine = len(plain[1]) <= _MAX_HOST and (plain[2] is None or int(plain[2]) <= _MAX_PORT)
-        return value if fine else None
+    if len(value) <= MAX_TEXT_BYTES and _PLAIN_ADDRESS.fullmatch(value):
+        host = value.split("/", 3)[2]
+        if ".." not in host and "xn--" not in host:
+            return value
     return _unusual_address(value.strip())
 
 
@@ -359,7 +373,7 @@ def _unusual_address(stated: str) -> str | None:
 
 def _is_host(raw: str) -> bool:
     if ":" not in raw:
-        return re.fullmatch(_HOST, raw) is not None
+        return _HOST.fullmatch(raw) is not None
     try:
         ipaddress.IPv6Address(raw.strip("[]"))
     except ValueError:
@@ -464,9 +478,16 @@ class Fields:
     def date(self, name: str, clean: Callable[[Any], str | None]) -> str | None:
         """As `one`, for birth_date and death_date: the ways to write an unknown date are not counted."""
         value = self._row.get(name)
-        if value is None or (isinstance(value, str) and means_no_date(clean_text(value))):
+        if value is None:
             return None
-        return self.one(name, clean)
+        found = clean(value)
+        if (
+            found is None
+            and not is_blank(value)
+            and not (isinstance(value, str) and means_no_date(clean_text(value)))
+        ):
+            self._lose(name, 1)
+        return found
 
     def moment(self, name: str) -> datetime | None:
         """The time of a field; None for unknown, and for what cannot be read as a time."""
@@ -498,9 +519,8 @@ class Fields:
         if not items:
             return ()
         cleaned = [clean(item) for item in items]
-        lost = cleaned.count(None)
-        if lost:
-            self._lose(name, lost)
+        if None in cleaned:
+            self._lose(name, cleaned.count(None))
         return distinct(cleaned)
 
     def objects(self, name: str) -> list[dict[str, Any]]:
