@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog.upsert import upsert
 class SyncState:
     """The row of one source. The watermarks are times of the source's own clock; the other times are ours.
 
-    `detail` holds what the next run must remember: `unread` ids that the server failed to answer, and
+    `detail` holds what the next run must remember: `unread` records by id, each with its reason and version, and
     `missing` ids with the numbers of a refused mass disappearance.
     """
 

@@ -333,8 +333,13 @@ def check_odd_records(
 
 TIERS = [
     pytest.param("sqlite", 60, id="sqlite"),
-    pytest.param("sqlite", 600, id="sqlite-long", marks=pytest.mark.slow),
-    pytest.param("postgresql", 80, id="postgresql", marks=[pytest.mark.postgres, pytest.mark.slow]),
+    pytest.param("sqlite", 600, id="sqlite-long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    pytest.param(
+        "postgresql",
+        80,
+        id="postgresql",
+        marks=[pytest.mark.postgres, pytest.mark.slow, pytest.mark.timeout(1800)],
+    ),
 ]
 BOX_LISTS = {
     "images": ("id", "url", "width", "height"),
