@@ -101,6 +101,14 @@ class LayoutChangedError(SourceError):
     """A page lacks the mark that every page of its kind has: the site was rebuilt, or it shows us something else."""
 
 
+class UnreadRecordError(SourceError):
+    """A record came and cannot be used; `reason` says why, without a value of the record."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(source, Outcome.PARSE_ERROR, f"a record cannot be read: {reason}")
+        self.reason = reason
+
+
 class RobotsRefusalError(SourceError):
     """The host's robots.txt does not allow an address; the request was not sent."""
 

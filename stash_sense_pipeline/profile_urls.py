@@ -485,7 +485,9 @@ def stash_box_performer(url: str) -> tuple[str, str] | None:
     if location is None:
         return None
     path = _clean_path(location.path)
-    parts = (path or "").split("/")
+    if path is None or len(path) > MAX_PATH_LENGTH:
+        return None
+    parts = path.split("/")
     if len(parts) < 2 or parts[0].lower() != "performers":
         return None
     known = _site_of(location.host)

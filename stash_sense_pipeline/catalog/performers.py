@@ -128,7 +128,15 @@ def store_records(
     _store_links(connection, source, performer_aliases.c.alias, known, _pairs(changed, _aliases))
     _store_links(connection, source, performer_urls.c.url, known, _pairs(changed, _urls))
     images_added = _store_images(connection, source, list(latest.values()))
-    _store_links(connection, source, performer_images.c.image_id, known, _pairs(changed, _image_ids))
+    whole = [record for record in changed if not record.keeps_images]
+    _store_links(
+        connection,
+        source,
+        performer_images.c.image_id,
+        [record.source_id for record in whole if record.source_id in stored],
+        _pairs(whole, _image_ids),
+    )
+    _add_images(connection, source, [record for record in changed if record.keeps_images])
     return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
 
 
@@ -566,6 +574,12 @@ def _store_links(
         for value in sorted(values - present.get(source_id, nothing))
     ]
     upsert_values(connection, table, ("source", "source_id", column.name), fresh)
+
+
+def _add_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
+    """Links images to records without taking any away."""
+    rows = [(source, record.source_id, image.image_id) for record in records for image in record.images]
+    upsert_values(connection, performer_images, ("source", "source_id", "image_id"), rows)
 
 
 def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:

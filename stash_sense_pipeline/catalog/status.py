@@ -19,13 +19,14 @@ from stash_sense_pipeline.catalog.sync import SyncState, load_states
 @dataclass(frozen=True)
 class SourceStatus:
     """One source. `backlog` counts images that wait to be fetched and faces that wait for an embedding.
-    `left_alone_until`: it refused us, and is not asked again before.
+    `unread` records came and could not be read or stored. `left_alone_until`: it refused us, and is not asked again before.
     """
 
     source: str
     live: int
     merged: int
     deleted: int
+    unread: int
     images_pending: int
     images_done: int
     images_rejected: int
@@ -70,6 +71,7 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
                     live=records.live,
                     merged=records.merged,
                     deleted=records.removed,
+                    unread=len(state.detail.get("unread", ())) if state else 0,
                     images_pending=images[source].get("pending", 0),
                     images_done=images[source].get("done", 0),
                     images_rejected=images[source].get("rejected", 0),
@@ -93,3 +95,26 @@ def _left_alone_until(state: SyncState | None) -> datetime | None:
 
 def _count_by_source(connection: sa.Connection, query: sa.Select[Any]) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(query.group_by(faces.c.source))}
+
+
+@dataclass(frozen=True)
+class UnreadStatus:
+    """A record that came and could not be read or stored. `record` is its id, or a hash for a reference site."""
+
+    source: str
+    record: str
+    reason: str
+
+
+def unread_status(engine: sa.Engine, sources: Sequence[str]) -> list[UnreadStatus]:
+    """The unread records of `sources`, in the order of the sources and ids."""
+    with reading(engine) as connection:
+        states = load_states(connection)
+    found = []
+    for source in sources:
+        notes = states[source].detail.get("unread", {}) if source in states else {}
+        if isinstance(notes, dict):
+            found += [
+                UnreadStatus(source, record, str(notes[record].get("reason"))) for record in sorted(notes)
+            ]
+    return found

@@ -22,8 +22,8 @@ MASS_REFUSAL = "mass_refusal"
 class SyncState:
     """The row of one source. The watermarks are times of the source's own clock; the other times are ours.
 
-    `detail` holds what the next run must remember: `unread` ids that the server failed to answer, and
-    `missing` ids with the numbers of a refused mass disappearance, and `mass_refusal` those of the images.
+    `detail` holds what the next run must remember: `unread` records by id, each with its reason and version, `missing`
+    ids with the numbers of a refused mass disappearance, and `mass_refusal` those of the images.
     """
 
     source: str

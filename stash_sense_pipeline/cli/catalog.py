@@ -12,17 +12,22 @@ from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 
 
 @click.command()
-def status() -> None:
+@click.option("--unread", is_flag=True, help="Show the records that could not be read or stored, and why.")
+def status(unread: bool) -> None:
     """Show what the catalog holds of each source, and how its last sync ended."""
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.catalog.status import source_status
+    from stash_sense_pipeline.catalog.status import source_status, unread_status
     from stash_sense_pipeline.settings import load_settings
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
     engine = open_catalog(environment.catalog_url)
+    names = [source.name for source in settings.sources]
     try:
-        rows = source_status(engine, [source.name for source in settings.sources])
+        if unread:
+            print_table([vars(row) for row in unread_status(engine, names)], "every record can be read")
+            return
+        rows = source_status(engine, names)
     finally:
         engine.dispose()
     print_table([vars(row) for row in rows], "no source is enabled, and the catalog holds none")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from itertools import count
 from typing import Any
 
@@ -36,6 +36,8 @@ from stash_sense_pipeline.identity.permanence import assign, log_entries, retire
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import models_digest
 from stash_sense_pipeline.profile_urls import SITES
+
+_MAX_KEY_BYTES, _KEY_SHOWN = 1000, 900
 
 
 @dataclass(frozen=True)
@@ -231,9 +233,21 @@ def evidence_rows(evidence: Sequence[Evidence], components: Components) -> dict[
     rows: dict[EvidenceKey, EvidenceState] = {}
     for row in evidence:
         decision = components.decisions[row.a, row.b]
-        key = EvidenceKey(*row.a, *row.b, row.kind, row.key)
+        key = EvidenceKey(*row.a, *row.b, row.kind, _key_for_index(row.key))
         rows[key] = EvidenceState(row.weight, decision.verdict, decision.reason)
     return rows
+
+
+def _key_for_index(text: str) -> str:
+    """What two records share, cut where it is too long for an index; a digest of the whole keeps it distinct.
+
+    An index row of PostgreSQL has at most 2,704 bytes, of which two record keys take up to 728. Folding makes up to
+    eleven bytes of one, so that a name that may be stored can be longer.
+    """
+    data = text.encode()
+    if len(data) <= _MAX_KEY_BYTES:
+        return text
+    return f"{data[:_KEY_SHOWN].decode(errors='ignore')}... #{blake2b(data, digest_size=8).hexdigest()}"
 
 
 def plan_identities(

@@ -9,8 +9,8 @@ from datetime import date
 ADULT_AGE = 18
 UNDER_18, STARTED_UNDER_18, UNREADABLE_DATE = "under_18", "started_under_18", "unreadable_date"
 
-# A year before or after is a slip of the typist: 0010 for 2010.
-_FIRST_YEAR, _LAST_YEAR = 1800, 2999
+# A year of birth before or after is a slip of the typist: 0010 for 2010.
+FIRST_YEAR, LAST_YEAR = 1800, 2999
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 
 
@@ -24,18 +24,19 @@ def why_no_adult(birth_date: str | None, career_start_year: int | None, on: date
 
     `birth_date` is YYYY, YYYY-MM or YYYY-MM-DD. A part that is missing, or is no month or day, is read as the
     latest possible one; who is born on 29 February is 18 on 1 March. A year in which a career starts is read as
-    its first day: who came of age in that year may have started before. A birth date that cannot be read at all
-    does not pass; an unknown one (None) does.
+    its first day: who came of age in that year may have started before. A start that is no year, such as 0, is unknown.
+    A birth date that cannot be read at all does not pass; an unknown one (None) does.
     """
     if birth_date is None:
         return None
     match = _DATE.fullmatch(birth_date.strip())
-    if match is None or not _FIRST_YEAR <= int(match[1]) <= _LAST_YEAR:
+    if match is None or not FIRST_YEAR <= int(match[1]) <= LAST_YEAR:
         return UNREADABLE_DATE
     coming_of_age = _add_years(_latest_day(match), ADULT_AGE)
     if on < coming_of_age:
         return UNDER_18
-    if career_start_year is not None and (career_start_year, 1, 1) < coming_of_age.timetuple()[:3]:
+    is_known = career_start_year is not None and FIRST_YEAR <= career_start_year <= LAST_YEAR
+    if is_known and (career_start_year, 1, 1) < coming_of_age.timetuple()[:3]:
         return STARTED_UNDER_18
     return None
 

@@ -24,6 +24,7 @@ from stash_sense_pipeline.errors import (
     LayoutChangedError,
     Outcome,
     SourceError,
+    UnreadRecordError,
 )
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile, stash_box_performer
@@ -39,7 +40,7 @@ from stash_sense_pipeline.sources.breaker import (
 )
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit
 from stash_sense_pipeline.sources.site_matching import (
     any_order,
@@ -53,6 +54,7 @@ from stash_sense_pipeline.sources.site_matching import (
 from stash_sense_pipeline.sources.sites.page import fold
 from stash_sense_pipeline.sources.sites.site import Profile
 from stash_sense_pipeline.sources.sync_rules import SyncRules
+from stash_sense_pipeline.sources.unread import UnreadNotes
 
 _BATCH_SECONDS = 2.0
 _BATCH_VISITS = 50
@@ -80,8 +82,10 @@ class EnrichRules:
 @dataclass(frozen=True)
 class EnrichReport:
     """What a run did. `listed` profiles are named by stash-boxes; `outcomes` counts visits and searches by how they ended;
-    `live` records are in the catalog now. `refused` ones are listed no more, too many at once to believe it. An
-    `outcome` other than found comes with a `message` of one line without names and addresses of people.
+    `live` records are in the catalog now. `refused` ones are listed no more, too many at once to believe it. `unread`
+    profiles came and could not be read or stored: `unread_reasons` counts them by reason, and `left_out` counts by field
+    what was left out of others. An `outcome` other than found comes with a `message` of one line without names and
+    addresses of people.
     """
 
     source: str
@@ -97,12 +101,15 @@ class EnrichReport:
     suppressed: int
     not_adult: int
     refused: int
+    unread: int
     requests: int
     outcomes: Mapping[str, int]
     outcome: Outcome
     message: str | None
     seconds: float
     missing: Mapping[str, int] = field(default_factory=dict)
+    unread_reasons: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -185,6 +192,10 @@ class _Enrichment:
         self._rejected: frozenset[str] = frozenset()
         self._stored: set[str] = set()
         self._missing: Mapping[str, int] = {}
+        with reading(engine) as connection:
+            before = load_state(connection, settings.name).detail.get("unread")
+        # By the hash of the item: a profile's key is made of a name.
+        self._unread = UnreadNotes(settings.name, before)
 
     async def run(self) -> EnrichReport:
         """All of it, down to the state of the source."""
@@ -228,12 +239,15 @@ class _Enrichment:
             suppressed=len(tally.suppressed),
             not_adult=0,
             refused=self._missing.get("count", 0),
+            unread=len(self._unread),
             requests=self._connector.client.requests - asked_before,
             outcomes=dict(sorted(self._outcomes.items())),
             outcome=outcome,
             message=message,
             seconds=self._clock.monotonic() - started,
             missing=self._missing,
+            unread_reasons=self._unread.reasons,
+            left_out=dict(sorted(self._connector.left_out.items())),
         )
 
     # --- who is asked for -----------------------------------------------------------------------------------------
@@ -407,6 +421,8 @@ class _Enrichment:
         self, visit: Visit, listed: _Listed, records: Sequence[Known], before: Visited | None
     ) -> None:
         item = self._hash(visit.target.key)
+        if await self._is_unread(_URL, item, visit):
+            return
         if visit.error is not None:
             if self._failed(visit.error):
                 await self._postpone(_URL, item, visit.error, before)
@@ -414,6 +430,7 @@ class _Enrichment:
             await self._absent(item, visit, before)
             return
         self._answered(page=True)
+        self._unread.read([item])
         if visit.profile is None:
             self._outcomes["unchanged"] += 1
             await self._note(_URL, item, self._visited(visit, Outcome.FOUND))
@@ -434,6 +451,16 @@ class _Enrichment:
             extra.append(self._performer_url(fitting[0]))
         await self._store(profile, fitting, _URL, extra)
         await self._conclude(_URL, item, visit, Outcome.FOUND)
+
+    async def _is_unread(self, mode: str, item: str, visit: Visit) -> bool:
+        """Notes a profile that came and cannot be used. What is stored of it stays; it is visited again as others are."""
+        if not isinstance(visit.error, UnreadRecordError):
+            return False
+        self._answered(page=True)
+        self._outcomes["unread"] += 1
+        self._unread.note([UnreadRecord(item, visit.error.reason, item)])
+        await self._note(mode, item, self._visited(visit, Outcome.AMBIGUOUS))
+        return True
 
     def _covered(self, profile: Profile) -> bool:
         """Is this somebody who must not be stored?"""
@@ -561,6 +588,8 @@ class _Enrichment:
     async def _take_named(
         self, item: str, visit: Visit, before: Visited | None, person: Known, name: str, link: str
     ) -> None:
+        if await self._is_unread(_NAME, item, visit):
+            return
         if visit.error is not None:
             if self._failed(visit.error):
                 await self._postpone(_NAME, item, visit.error, before)
@@ -568,6 +597,7 @@ class _Enrichment:
                 await self._note(_NAME, item, self._visited(visit, visit.error.outcome))
             return
         self._answered(page=True)
+        self._unread.read([item])
         profile = visit.profile
         assert profile is not None
         wanted = self._settings.gender_filter
@@ -625,7 +655,9 @@ class _Enrichment:
         )
 
     def _judge_failures(self) -> None:
-        """A run in which nothing was answered has failed, even if the pages were few."""
+        """A run in which nothing was answered has failed, even if the pages were few, and so has one in which too many
+        profiles are unread."""
+        self._unread.check()
         if self._answers or self._last_failure is None:
             return
         if isinstance(self._last_failure, LayoutChangedError):
@@ -726,7 +758,15 @@ class _Enrichment:
         now = self._clock.now()
         with writing(self._engine) as connection:
             state = load_state(connection, self._source)
-            detail = welcomed(state.detail) if through and self._answers else state.detail
+            detail = dict(welcomed(state.detail) if through and self._answers else state.detail)
+            refused = [
+                replace(each, label=hashed, source_id=hashed) for each, hashed in self._refused_by_database()
+            ]
+            self._unread.note(refused)
+            if self._unread:
+                detail["unread"] = self._unread.detail()
+            else:
+                detail.pop("unread", None)
             state = replace(
                 state,
                 last_outcome=outcome.value,
@@ -736,6 +776,9 @@ class _Enrichment:
             )
             save_state(connection, state)
             return performers.count_records(connection, self._source).live
+
+    def _refused_by_database(self) -> list[tuple[UnreadRecord, str]]:
+        return [(each, self._hash(each.label)) for each in self._mirror.unread]
 
     def _hash(self, item: str) -> str:
         """How an item is written down: with the secret key, so that nobody's name can be tried out on it."""

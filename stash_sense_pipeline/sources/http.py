@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -63,6 +64,8 @@ _OUTCOMES = {
 MayRetry = Callable[[], bool]
 # Asked before every address, also of a redirect; raises SourceError where it may not be fetched.
 Gate = Callable[["PoliteClient", str], Awaitable[None]]
+# Python refuses to read a number of more than 4,300 digits.
+_MAX_DIGITS = 4000
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Response:
         """The body as JSON. SourceError (parse_error) when it is something else, say a proxy's HTML page."""
         try:
             return json.loads(self.content)
+        except (ValueError, RecursionError):
+            pass
+        try:
+            return _tolerant_json(self.content)
         except (ValueError, RecursionError) as error:
             what = self.content_type or "unknown content"
             raise SourceError(
@@ -92,6 +99,20 @@ class Response:
                 Outcome.PARSE_ERROR,
                 f"{_shown(self.url)} did not answer with JSON but with {len(self.content)} bytes of {what}",
             ) from error
+
+
+def _tolerant_json(content: bytes) -> Any:
+    """JSON in which one value is written wrongly, which is no reason to lose the others of an answer.
+
+    Bytes that are no UTF-8 become lone surrogates, control characters stay, and a number of more digits than Python
+    reads becomes infinity. What cleans the fields knows all three.
+    """
+    text = content.decode(json.detect_encoding(content), "surrogateescape")
+    return json.loads(text, strict=False, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> float:
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 @dataclass(frozen=True)

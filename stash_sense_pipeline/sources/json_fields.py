@@ -1,4 +1,4 @@
-"""Reading fields of JSON whose types a server promised: a broken promise is named, never guessed around."""
+"""Typed access to the JSON fields that an answer cannot do without; a wrong type raises an error that names the field."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from stash_sense_pipeline.errors import Outcome, SourceError
+
+# No source has a thousand million records.
+_COUNT_DIGITS = 9
 
 
 class FieldError(ValueError):
@@ -25,21 +28,18 @@ def reading(source: str) -> Iterator[None]:
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
     """`value` itself, when it is an object."""
     if not isinstance(value, dict):
-        raise FieldError(f"{where} is {_kind(value)}, not an object")
+        raise FieldError(f"{where} is {kind_of(value)}, not an object")
     return value
 
 
 def sequence(row: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
-    """The list under `key`."""
+    """The list under `key`. An object with numbers for keys is one too: PHP writes a list with a gap so."""
     value = row.get(key)
+    if isinstance(value, dict) and value and all(name.isascii() and name.isdigit() for name in value):
+        return list(value.values())
     if not isinstance(value, list):
-        raise FieldError(f"{key} of {where} is {_kind(value)}, not a list")
+        raise FieldError(f"{key} of {where} is {kind_of(value)}, not a list")
     return value
-
-
-def optional_sequence(row: Mapping[str, Any], key: str, where: str) -> Sequence[Any] | None:
-    """The list under `key`; None where it is null or absent."""
-    return sequence(row, key, where) if row.get(key) is not None else None
 
 
 def text(row: Any, key: str, where: str) -> str:
@@ -47,47 +47,30 @@ def text(row: Any, key: str, where: str) -> str:
     value = row.get(key) if isinstance(row, dict) else mapping(row, where)
     if isinstance(value, str):
         return value
-    raise FieldError(f"{key} of {where} is {_kind(value)}, not a text")
+    raise FieldError(f"{key} of {where} is {kind_of(value)}, not a text")
 
 
-def optional_text(row: Mapping[str, Any], key: str, where: str) -> str | None:
-    """The text under `key`; None where it is null or absent."""
+def count(row: Mapping[str, Any], key: str, where: str) -> int:
+    """The number of records or pages under `key`: 0 or more, also as a text of digits or with a fraction of 0."""
     value = row.get(key)
-    if value is None or isinstance(value, str):
-        return value
-    raise FieldError(f"{key} of {where} is {_kind(value)}, not a text")
-
-
-def texts(row: Mapping[str, Any], key: str, where: str) -> list[str]:
-    """The list of texts under `key`; empty where it is null or absent."""
-    values = optional_sequence(row, key, where) or ()
-    for value in values:
-        if not isinstance(value, str):
-            raise FieldError(f"{key} of {where} holds {_kind(value)}, not a text")
-    return list(values)
-
-
-def whole(row: Mapping[str, Any], key: str, where: str) -> int:
-    """The whole number under `key`."""
-    value = row.get(key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise FieldError(f"{key} of {where} is {_kind(value)}, not a whole number")
+    if isinstance(value, str) and len(value) <= _COUNT_DIGITS and value.isascii() and value.isdigit():
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 10**_COUNT_DIGITS:
+        raise FieldError(f"{key} of {where} is {kind_of(value)}, not a count of records")
     return value
-
-
-def optional_whole(row: Mapping[str, Any], key: str, where: str) -> int | None:
-    """The whole number under `key`; None where it is null or absent."""
-    return None if row.get(key) is None else whole(row, key, where)
 
 
 def flag(row: Mapping[str, Any], key: str, where: str) -> bool:
-    """The truth value under `key`."""
+    """The truth value under `key`, also as 0 or 1."""
     value = row.get(key)
-    if not isinstance(value, bool):
-        raise FieldError(f"{key} of {where} is {_kind(value)}, not true or false")
-    return value
+    if not (isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))):
+        raise FieldError(f"{key} of {where} is {kind_of(value)}, not true or false")
+    return bool(value)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words."""
     names = {type(None): "nothing", bool: "a truth value", str: "a text", dict: "an object", list: "a list"}
     return names.get(type(value), "a number")

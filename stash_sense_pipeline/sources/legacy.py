@@ -23,14 +23,22 @@ from typing import Any
 
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
-from stash_sense_pipeline.sources.records import (
-    PerformerRecord,
+from stash_sense_pipeline.sources.cleaning import (
+    SHORTEST_CM,
+    TALLEST_CM,
+    birth_date,
     clean_text,
     clean_texts,
+    death_date,
+    distinct,
     enumeration,
-    optional_text,
-    partial_date,
+    label,
+    link,
+    text,
+    whole,
+    year,
 )
+from stash_sense_pipeline.sources.records import PerformerRecord
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"
 
@@ -39,7 +47,6 @@ RecordKey = tuple[str, str]
 
 _FIRST_SCHEMA, _LAST_SCHEMA = 3, 9
 _MAX_ID = 2**31 - 1
-_MAX_NUMBER = 9999
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OTHER_ID = re.compile(r"[\w.-]{1,100}")
 # The predecessor made a person of the first of these that it met.
@@ -75,7 +82,8 @@ class LegacyPerson:
 @dataclass(frozen=True)
 class Legacy:
     """All that was found. `faces_and_images` of a record: faces the predecessor had, and images that it had looked at
-    (None unknown). `used_up_to`: highest performer id. `unusable`: entries without a name or without a real id.
+    (None unknown). `used_up_to`: highest performer id. `unusable`: entries without a name or without a real id, and
+    those that are of another form than a performer.
     `elsewhere`: entries by stash-box that is none of ours.
     """
 
@@ -122,13 +130,13 @@ class _Places:
         """The key of a record of ours; None for another stash-box, and for what is no id."""
         source = self._sources.get(place)
         if source is None:
-            self.elsewhere[place] += 1
+            self.elsewhere[label(place) or "an unreadable place"] += 1
             return None
-        text = clean_text(str(source_id))
+        stated = clean_text(str(source_id))
         if self._boxes[source].connector == "stash_box":
-            text = text.lower()
-            return (source, text) if _UUID.fullmatch(text) else None
-        return (source, text) if _OTHER_ID.fullmatch(text) else None
+            stated = stated.lower()
+            return (source, stated) if _UUID.fullmatch(stated) else None
+        return (source, stated) if _OTHER_ID.fullmatch(stated) else None
 
     def universal(self, text: str) -> RecordKey | None:
         """The key of a universal id, `<host>:<id>`, or of a bare one."""
@@ -184,19 +192,20 @@ class _Reader:
         for fields in _table(connection, "performers"):
             performer_id = fields.get("id")
             if not isinstance(performer_id, int) or not 0 < performer_id <= _MAX_ID:
-                raise _refused(path, f"has a performer with the id {performer_id!r}")
-            rows[performer_id] = _Row(fields, faces=_whole(fields.get("face_count")))
+                self._unusable += 1
+                continue
+            rows[performer_id] = _Row(fields, faces=_count(fields.get("face_count")))
         for row, fields in _hanging(connection, "stashbox_ids", rows):
-            place = _text(fields.get("endpoint")) or ""
+            place = text(fields.get("endpoint")) or ""
             key = self._places.record(place, fields.get("stashbox_performer_id"))
             if key is not None:
                 row.records.append((place, key))
         for row, fields in _hanging(connection, "aliases", rows):
-            row.aliases[_text(fields.get("source_endpoint"))].append(_text(fields.get("alias")) or "")
+            row.aliases[text(fields.get("source_endpoint"))].append(text(fields.get("alias")) or "")
         for row, fields in _hanging(connection, "external_urls", rows):
-            row.urls[_text(fields.get("source_endpoint"))].append(_text(fields.get("url")) or "")
+            row.urls[text(fields.get("source_endpoint"))].append(text(fields.get("url")) or "")
         for row, fields in _hanging(connection, "merged_ids", rows):
-            place = _text(fields.get("endpoint")) or ""
+            place = text(fields.get("endpoint")) or ""
             key = self._places.record(place, fields.get("merged_stashbox_id"))
             if key is not None:
                 row.merged.append((place, key))
@@ -213,14 +222,14 @@ class _Reader:
 
     def _add_row(self, performer_id: int, row: _Row) -> None:
         self._used_up_to = max(self._used_up_to, performer_id)
-        name = _text(row.fields.get("canonical_name"))
+        name = text(row.fields.get("canonical_name"))
         if name is None or not row.records:
             self._unusable += 1
             return
         row.records.sort(key=lambda each: (_ORDER.index(each[0]) if each[0] in _ORDER else len(_ORDER), each))
         survivors = {source: source_id for _, (source, source_id) in reversed(row.records)}
         records = {key for _, key in row.records}
-        image, birth = (_text(row.fields.get(each)) for each in ("image_url", "birth_date"))
+        image = text(row.fields.get("image_url"))
         links = [url for urls in row.urls.values() for url in urls]
         self._add(
             LegacyPerson(
@@ -231,8 +240,8 @@ class _Reader:
                 },
                 merged={key: survivors.get(key[0]) for _, key in row.merged if key not in records},
                 links=clean_texts([*links, *([image] if image else [])]),
-                birth_date=partial_date(birth) or birth,
-                career_start_year=_whole(row.fields.get("career_start_year")),
+                birth_date=birth_date(row.fields.get("birth_date")),
+                career_start_year=year(row.fields.get("career_start_year")),
                 faces=row.faces,
             )
         )
@@ -240,25 +249,23 @@ class _Reader:
     # --- the JSON files ---------------------------------------------------------------------------
 
     def read_performers(self, path: Path) -> None:
-        for universal_id, entry in _entries(path, _json(path)).items():
+        for universal_id, entry in self._entries(path, _json(path)):
             key = self._places.universal(universal_id)
-            faces = _count(path, entry, "face_count")
+            faces = _count(entry.get("face_count"))
             if key is None:
                 continue
             if key in self._named:
                 if faces is not None:
                     self._raise_faces(key, faces)
                 continue
-            name, country, image = (
-                _json_text(path, entry, each) for each in ("name", "country", "image_url")
-            )
+            name, image = text(entry.get("name")), text(entry.get("image_url"))
             if name is None:
                 self._unusable += 1
                 continue
             self._add(
                 LegacyPerson(
                     performer_id=None,
-                    records={key: PerformerRecord(key[1], name, country=country)},
+                    records={key: PerformerRecord(key[1], name, country=label(entry.get("country")))},
                     merged={},
                     links=(image,) if image else (),
                     birth_date=None,
@@ -271,19 +278,29 @@ class _Reader:
         data = _json(path)
         version = _progress_version(path, data)
         if version == 1:
-            for text in data["processed_ids"]:
-                if not isinstance(text, str):
-                    raise _refused(path, f"has the id {text!r} in processed_ids")
-                key = self._places.universal(text)
+            for stated in data["processed_ids"]:
+                key = self._places.universal(stated) if isinstance(stated, str) else None
+                if not isinstance(stated, str):
+                    self._unusable += 1
                 if key is not None:
                     self._raise_faces(key, 0)
             return
-        for text, entry in _entries(path, data["performers"]).items():
-            key = self._places.universal(text)
-            faces, images = (_count(path, entry, name) or 0 for name in ("faces_indexed", "images_processed"))
+        for stated, entry in self._entries(path, data["performers"]):
+            key = self._places.universal(stated)
+            faces, images = (_count(entry.get(name)) or 0 for name in ("faces_indexed", "images_processed"))
             if key is not None:
                 self._raise_faces(key, faces)
                 self._known[key] = (self._known[key][0], images)
+
+    def _entries(self, path: Path, data: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """The entries of an object that are objects themselves."""
+        if not isinstance(data, dict):
+            raise _refused(path, "does not hold an object of performers")
+        for key, entry in data.items():
+            if isinstance(entry, dict):
+                yield key, entry
+            else:
+                self._unusable += 1
 
     def _add(self, person: LegacyPerson) -> None:
         self._people.append(person)
@@ -304,35 +321,24 @@ def _record(source_id: str, name: str, place: str, row: _Row, *, main: bool) -> 
         source_id,
         name,
         aliases=clean_texts(alias for origin in origins for alias in row.aliases.get(origin, ())),
-        urls=clean_texts(url for origin in origins for url in row.urls.get(origin, ())),
+        urls=distinct(link(url) for origin in origins for url in row.urls.get(origin, ())),
     )
     if not main:
         return record
-    text = {
-        key: _text(row.fields.get(key))
-        for key in (
-            "disambiguation",
-            "gender",
-            "birth_date",
-            "death_date",
-            "country",
-            "ethnicity",
-            "eye_color",
-        )
-    }
+    fields = row.fields
     return replace(
         record,
-        disambiguation=text["disambiguation"],
-        gender=enumeration(text["gender"]),
-        birth_date=partial_date(text["birth_date"]),
-        death_date=partial_date(text["death_date"]),
-        country=text["country"],
-        ethnicity=enumeration(text["ethnicity"]),
-        eye_color=enumeration(text["eye_color"]),
-        hair_color=enumeration(_text(row.fields.get("hair_color"))),
-        height_cm=_whole(row.fields.get("height_cm")),
-        career_start_year=_whole(row.fields.get("career_start_year")),
-        career_end_year=_whole(row.fields.get("career_end_year")),
+        disambiguation=text(fields.get("disambiguation")),
+        gender=enumeration(fields.get("gender")),
+        birth_date=birth_date(fields.get("birth_date")),
+        death_date=death_date(fields.get("death_date")),
+        country=label(fields.get("country")),
+        ethnicity=enumeration(fields.get("ethnicity")),
+        eye_color=enumeration(fields.get("eye_color")),
+        hair_color=enumeration(fields.get("hair_color")),
+        height_cm=whole(fields.get("height_cm"), SHORTEST_CM, TALLEST_CM),
+        career_start_year=year(fields.get("career_start_year")),
+        career_end_year=year(fields.get("career_end_year")),
     )
 
 
@@ -380,12 +386,8 @@ def _hanging(
             yield row, fields
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, bytes) else optional_text(str(value))
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) and 0 <= value <= _MAX_NUMBER else None
+def _count(value: Any) -> int | None:
+    return whole(value, 0, _MAX_ID)
 
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
@@ -411,31 +413,6 @@ def _progress_version(path: Path, data: Any) -> int:
     if not isinstance(data.get(name), kind):
         raise _refused(path, f"is of version {version} without {name}")
     return int(version)
-
-
-def _entries(path: Path, data: Any) -> Mapping[str, Mapping[str, Any]]:
-    if not isinstance(data, dict):
-        raise _refused(path, "does not hold an object of performers")
-    for key, entry in data.items():
-        if not isinstance(entry, dict):
-            raise _refused(path, f"has no object under {key!r}")
-    return data
-
-
-def _json_text(path: Path, entry: Mapping[str, Any], name: str) -> str | None:
-    value = entry.get(name)
-    if value is not None and not isinstance(value, str):
-        raise _refused(path, f"has a {name} that is no text: {value!r}")
-    return optional_text(value)
-
-
-def _count(path: Path, entry: Mapping[str, Any], name: str) -> int | None:
-    value = entry.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_ID:
-        raise _refused(path, f"has a {name} that is no count: {value!r}")
-    return value
 
 
 def _refused(path: Path, problem: str) -> ConfigurationError:

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers
+from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_records
@@ -20,7 +21,7 @@ from stash_sense_pipeline.privacy.kin import own_pages
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.sources.limiter import Clock
-from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 
 # A batch is one transaction, begun when the one before is through and there is enough; it takes all that came
 # meanwhile. Ids are random, so that each page of an index is written once a batch, and large ones are cheaper. What a
@@ -114,6 +115,8 @@ class Mirror:
     def __init__(self, engine: sa.Engine, source: str, refusals: Suppressions, clock: Clock) -> None:
         self.source = source
         self.tally = Tally()
+        # Records that the database refused, each with the kind of its error.
+        self.unread: list[UnreadRecord] = []
         self._engine = engine
         self._refusals = refusals
         self._clock = clock
@@ -135,25 +138,49 @@ class Mirror:
         """Stores live records, but none that must not be stored: what is there of those is deleted.
 
         The suppression list is asked inside the transaction: somebody may have been added while this run reads. `also`
-        writes further rows in it.
+        writes further rows in it. A batch that the database refuses is stored in halves, down to the records that it
+        refuses alone: these are `unread`, and the others are stored.
         """
-
-        def run() -> performers.StoreCounts:
-            with writing(self._engine) as connection:
-                self._refusals = self._refusals.refreshed(connection)
-                verdicts = [(record, self._verdict(record)) for record in records]
-                self._withhold(connection, [(record, why) for record, why in verdicts if why is not None])
-                allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
-                counts = performers.store_records(connection, self.source, allowed, self._clock.now())
-                if also is not None:
-                    also(connection)
-                return counts
-
         if records or also is not None:
-            counts = await asyncio.to_thread(run)
-            self.tally.added += counts.added
-            self.tally.updated += counts.updated
-            self.tally.images_added += counts.images_added
+            await asyncio.to_thread(self._store, records, also)
+
+    def _store(
+        self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None
+    ) -> None:
+        try:
+            counts = self._store_together(records, also)
+        except Exception as error:
+            if not records or not is_about_data(error):
+                raise
+            if len(records) == 1:
+                (record,) = records
+                reason = f"the database refused it ({type(error).__name__})"
+                self.unread.append(
+                    UnreadRecord(record.source_id, reason, record.source_id, record.updated_at)
+                )
+            else:
+                middle = len(records) // 2
+                self._store(records[:middle], None)
+                self._store(records[middle:], None)
+            if also is not None:
+                self._store((), also)
+            return
+        self.tally.added += counts.added
+        self.tally.updated += counts.updated
+        self.tally.images_added += counts.images_added
+
+    def _store_together(
+        self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None
+    ) -> performers.StoreCounts:
+        with writing(self._engine) as connection:
+            self._refusals = self._refusals.refreshed(connection)
+            verdicts = [(record, self._verdict(record)) for record in records]
+            self._withhold(connection, [(record, why) for record, why in verdicts if why is not None])
+            allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
+            counts = performers.store_records(connection, self.source, allowed, self._clock.now())
+            if also is not None:
+                also(connection)
+            return counts
 
     async def versions(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
         """The source's time of last change of each of these records that we read, stored or withheld."""

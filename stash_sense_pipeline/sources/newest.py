@@ -15,9 +15,12 @@ async def newest_change(connector: Connector) -> str:
     Raises SourceError."""
     if isinstance(connector, ThePornDbConnector):
         async with aclosing(connector.recently_updated()) as pages:
-            async for records in pages:
-                text = "\n".join(f"{record.source_id} {record.content_hash}" for record in records)
+            async for page in pages:
+                known = [f"{record.source_id} {record.content_hash}" for record in page.rows]
+                text = "\n".join([*known, *(f"{each.label} unread" for each in page.unread)])
                 return hashlib.sha256(text.encode()).hexdigest()
         return ""
-    rows = (await connector.head(1)).rows
-    return rows[0].updated.isoformat() if rows and rows[0].updated else ""
+    head = await connector.head(1)
+    if head.unread:
+        return f"unread {head.unread[0].label}"
+    return head.rows[0].updated.isoformat() if head.rows and head.rows[0].updated else ""

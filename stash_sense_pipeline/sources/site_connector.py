@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.visits import held_records, owners_of_images
-from stash_sense_pipeline.errors import Outcome, RobotsRefusalError, SourceError
+from stash_sense_pipeline.errors import Outcome, RobotsRefusalError, SourceError, UnreadRecordError
 from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile
 from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings
+from stash_sense_pipeline.sources.cleaning import (
+    MAX_ID_BYTES,
+    address,
+    clean_text,
+    distinct,
+    fits,
+    label,
+    link,
+    required_text,
+    text,
+)
 from stash_sense_pipeline.sources.fetchers import Fetcher
 from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.json_fields import FieldError
 from stash_sense_pipeline.sources.records import ImageRecord, unique_images
 from stash_sense_pipeline.sources.sites import SITES
 from stash_sense_pipeline.sources.sites.base import Base
 from stash_sense_pipeline.sources.sites.boobpedia import BATCH, Boobpedia, WikiPage, images_of
 from stash_sense_pipeline.sources.sites.page import Page, fold
 from stash_sense_pipeline.sources.sites.site import Profile, Site
+
+T = TypeVar("T")
 
 # The wiki tells the rest of a long answer in further ones; so many of them are no wiki.
 _MOST_CONTINUATIONS = 20
@@ -57,7 +73,10 @@ class Hit:
 
 
 class SiteConnector:
-    """One reference site, reached at `settings.url`. Methods raise SourceError where not said otherwise."""
+    """One reference site, reached at `settings.url`. Methods raise SourceError where not said otherwise.
+
+    `left_out` counts by field what was left out of profiles because it cannot be used.
+    """
 
     def __init__(self, settings: ReferenceSiteSettings, client: PoliteClient, fetcher: Fetcher) -> None:
         self.client = client
@@ -68,6 +87,7 @@ class SiteConnector:
         self.fetcher = fetcher
         # Image address → profile address, for sites whose images want it as Referer.
         self.referers: Mapping[str, str] = {}
+        self.left_out: Counter[str] = Counter()
 
     @property
     def batch(self) -> int:
@@ -142,15 +162,42 @@ class SiteConnector:
                 return Visit(target, unchanged=True, etag=target.etag, last_modified=target.last_modified)
             with self._reading():
                 profile = self.site.read(page, target.key)
-            profile = replace(profile, images=await self._images(profile), galleries=())
+            profile = self._cleaned(replace(profile, images=await self._images(profile), galleries=()))
         except SourceError as error:
             return Visit(target, error=error)
-        return Visit(target, profile, etag=page.etag, last_modified=page.last_modified)
+        return Visit(target, profile, etag=text(page.etag), last_modified=text(page.last_modified))
+
+    def _cleaned(self, profile: Profile) -> Profile:
+        """The profile as it can be stored. Raises UnreadRecordError when its key or its name cannot be used."""
+        key = profile.key
+        if clean_text(key) != key or not key or not fits(key, MAX_ID_BYTES):
+            raise UnreadRecordError(
+                self.source, f"its key is longer than {MAX_ID_BYTES} bytes, or is not shown"
+            )
+        try:
+            name = required_text(profile.name, "its name")
+        except FieldError as error:
+            raise UnreadRecordError(self.source, str(error)) from error
+        return replace(
+            profile,
+            name=name,
+            aliases=self._kept("aliases", profile.aliases, text),
+            credited=self._kept("credited", profile.credited, text),
+            links=self._kept("links", profile.links, link),
+            urls=self._kept("urls", profile.urls, link),
+            images=self._kept("images", profile.images, _with_address),
+        )
+
+    def _kept(self, field: str, items: Sequence[T], clean: Callable[[T], T | None]) -> tuple[T, ...]:
+        cleaned = [clean(item) for item in items if item != ""]
+        if lost := cleaned.count(None):
+            self.left_out[field] += lost
+        return distinct(cleaned)
 
     async def _images(self, profile: Profile) -> tuple[ImageRecord, ...]:
         """The images of the profile and its first galleries, at addresses to fetch, on the site's hosts only."""
         images = list(profile.images)
-        for url in profile.galleries[: self.site.galleries]:
+        for url in filter(address, profile.galleries[: self.site.galleries]):
             try:
                 page = await self._page(url)
                 with self._reading():
@@ -201,7 +248,12 @@ class SiteConnector:
             return
         for target, profile, page in found:
             images = self._fetchable(images_of(profile, files))
-            yield Visit(target, replace(profile, images=images, galleries=()), etag=page.revision)
+            try:
+                cleaned = self._cleaned(replace(profile, images=images, galleries=()))
+            except SourceError as error:
+                yield Visit(target, error=error)
+                continue
+            yield Visit(target, cleaned, etag=label(page.revision))
 
     async def _article(self, wiki: Boobpedia, page: WikiPage | None) -> Profile:
         if page is None or page.page_id is None:
@@ -261,6 +313,10 @@ def read_referers(engine: sa.Engine, connector: SiteConnector) -> dict[str, str]
         if canonical_profile(url) == (connector.source, source_id)
     }
     return {url: profiles[source_id] for url, source_id in owners.items() if source_id in profiles}
+
+
+def _with_address(image: ImageRecord) -> ImageRecord | None:
+    return image if address(image.url) is not None else None
 
 
 _NO_PAGE = WikiPage(None, "", None, (), False)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from stash_sense_pipeline.catalog.visits import Known
 from stash_sense_pipeline.profile_urls import canonical_profile
 from stash_sense_pipeline.profile_urls import site as site_of
-from stash_sense_pipeline.sources.records import PerformerRecord, clean_texts
+from stash_sense_pipeline.sources.cleaning import distinct
+from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.sites.page import fold
 from stash_sense_pipeline.sources.sites.site import Profile
 
@@ -93,9 +94,9 @@ def record_of(
     return PerformerRecord(
         source_id=profile.key,
         name=profile.name,
-        aliases=clean_texts(kept),
+        aliases=distinct(kept),
         gender=profile.gender,
-        urls=clean_texts([*profile.urls, *links, *extra_urls]),
+        urls=distinct([*profile.urls, *links, *extra_urls]),
         images=profile.images,
         raw={
             "found_by": found_by,

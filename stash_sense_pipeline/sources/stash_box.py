@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal
 
 from stash_sense_pipeline.errors import HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.privacy.minimal import drop_private_fields
 from stash_sense_pipeline.privacy.redaction import redacted
 from stash_sense_pipeline.sources import json_fields as json
-from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.in_order import in_order
-from stash_sense_pipeline.sources.records import (
-    ImageRecord,
-    PerformerRecord,
+from stash_sense_pipeline.sources.cleaning import (
+    SHORTEST_CM,
+    TALLEST_CM,
+    Fields,
+    address,
     birth_date,
     clean_text,
-    clean_texts,
+    death_date,
     enumeration,
     instant,
-    optional_text,
-    partial_date,
-    unique_images,
+    label,
+    link,
+    optional_id,
+    record_id,
+    required_text,
+    side,
+    text,
+    whole,
+    year,
 )
+from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.in_order import in_order
+from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, UnreadRecord, unique_images
+from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, Row, read_rows, unread_row
 
 Direction = Literal["ASC", "DESC"]
-Row = TypeVar("Row")
 _Answer = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 
 # What is asked of a performer. Fields that cost the server one statement each (scene_count, scenes, studios,
@@ -120,20 +129,27 @@ class Listed:
 
 @dataclass(frozen=True)
 class Page(Generic[Row]):
-    """One page of an enumeration. `count` is how many there are in all; `unreadable` ids gave an error."""
+    """One page of an enumeration. `count` is how many there are in all, `length` how many rows came on this page, and
+    `unread` what of them could not be read, or gave an error.
+    """
 
     count: int
     rows: tuple[Row, ...]
-    unreadable: tuple[str, ...] = ()
+    unread: tuple[UnreadRecord, ...] = ()
+
+    @property
+    def length(self) -> int:
+        """How many rows came, read or not."""
+        return len(self.rows) + len(self.unread)
 
 
 @dataclass(frozen=True)
 class Details:
-    """Answers about single performers: records (also deleted ones), ids that do not exist, and no answers."""
+    """Answers about single performers: records (also deleted ones), ids that do not exist, and what cannot be read."""
 
     records: Mapping[str, PerformerRecord]
     absent: frozenset[str]
-    unreadable: frozenset[str]
+    unread: tuple[UnreadRecord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +174,10 @@ class _RowsError(SourceError):
 
 
 class StashBoxConnector:
-    """One stash-box server. All methods raise SourceError; the description is read once, at first use."""
+    """One stash-box server. All methods raise SourceError; the description is read once, at first use.
+
+    `left_out` counts by field what was left out of records because it cannot be used.
+    """
 
     details_a_request = 25
     records_a_page = 100
@@ -171,6 +190,7 @@ class StashBoxConnector:
         self._url = url
         self._api_key = api_key
         self._headers = {"Accept": "application/json", **({"ApiKey": api_key} if api_key else {})}
+        self.left_out: Counter[str] = Counter()
         self._description: ServerDescription | None = None
 
     def image_request(self, url: str) -> tuple[str, dict[str, str]]:
@@ -195,7 +215,7 @@ class StashBoxConnector:
     async def head(self, rows: int, page: int = 1) -> Page[Listed]:
         """The performers changed last, newest first. A page is one statement of the server: it has no gaps."""
         given = {"page": page, "per_page": rows, "sort": "UPDATED_AT", "direction": "DESC"}
-        return self._page(await self._ask(_HEAD, {"input": given}), self._listed)
+        return await self._read_page(partial(self._ask, _HEAD, {"input": given}), self._listed)
 
     async def records(self, direction: Direction) -> AsyncGenerator[Page[PerformerRecord], None]:
         """All live performers, page by page in the order of their names."""
@@ -220,17 +240,19 @@ class StashBoxConnector:
         """One page of `records`. Performers of a page that breaks are asked for alone."""
         selection = await self._selection(_SELECTION)
         try:
-            return self._page(await self._ask_page(selection, direction, size, number), self._record)
+            return await self._read_page(
+                partial(self._ask_page, selection, direction, size, number), self._record
+            )
         except _RowsError:
             listed = await self._listing_page(_BRIEF, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
-        return Page(listed.count, tuple(details.records.values()), tuple(sorted(details.unreadable)))
+        return Page(listed.count, tuple(details.records.values()), (*listed.unread, *details.unread))
 
     async def details(self, source_ids: Sequence[str]) -> Details:
         """Single performers, deleted ones too. An error of the server about one of them is not an absence."""
         records: dict[str, PerformerRecord] = {}
         absent: set[str] = set()
-        unreadable: set[str] = set()
+        unread: list[UnreadRecord] = []
         selection = await self._selection(_SELECTION)
         batches = [
             source_ids[start : start + self.details_a_request]
@@ -240,16 +262,19 @@ class StashBoxConnector:
         async with aclosing(in_order(asked)) as answers:
             for batch in batches:
                 data, failed = await anext(answers)
-                with json.reading(self.source):
-                    for number, source_id in enumerate(batch):
-                        alias = f"p{number}"
-                        if data.get(alias) is not None:
-                            records[source_id] = self._asked_for(source_id, data[alias])
-                        elif alias in failed or alias not in data:
-                            unreadable.add(source_id)
+                for number, source_id in enumerate(batch):
+                    alias = f"p{number}"
+                    if data.get(alias) is not None:
+                        answer = self._asked_for(source_id, data[alias])
+                        if isinstance(answer, UnreadRecord):
+                            unread.append(answer)
                         else:
-                            absent.add(source_id)
-        return Details(records, frozenset(absent), frozenset(unreadable))
+                            records[source_id] = answer
+                    elif alias in failed or alias not in data:
+                        unread.append(UnreadRecord(source_id, NOT_ANSWERED, source_id))
+                    else:
+                        absent.add(source_id)
+        return Details(records, frozenset(absent), tuple(unread))
 
     async def removals(self, since: datetime | None) -> Removals:
         """What applied DESTROY and MERGE edits closed since then removed; nothing where edits are not told."""
@@ -262,7 +287,7 @@ class StashBoxConnector:
             data = await self._ask_edits(wanted, page)
             with json.reading(self.source):
                 for operation in list(wanted):
-                    edits = _Edits.of(data, operation)
+                    edits = _Edits.of(data, operation, self.left_out)
                     removed |= edits.removed
                     newest = max(filter(None, (newest, *edits.closed)), default=None)
                     passed = since is not None and any(closed < since for closed in edits.closed)
@@ -279,7 +304,11 @@ class StashBoxConnector:
             variables = {"since": moment, "after": after, "limit": _CHANGES_A_PAGE}
             data = await self._ask(_CHANGES, variables)
             with json.reading(self.source):
-                rows = [_change(row) for row in json.sequence(data, "performerChangelog", "the answer")]
+                entries = json.sequence(data, "performerChangelog", "the answer")
+            rows = [change for entry in entries if (change := _change(entry)) is not None]
+            if len(rows) < len(entries):
+                self.left_out["performerChangelog"] += len(entries) - len(rows)
+            # Without an entry that can be read nothing tells from where to go on; the next sweep finds the rest.
             if not rows:
                 return changes
             if (rows[-1][0], rows[-1][1].source_id) == (moment, after):
@@ -293,7 +322,9 @@ class StashBoxConnector:
         self, wanted: Mapping[str, str], direction: Direction, size: int, number: int
     ) -> Page[Listed]:
         selection = await self._selection(wanted)
-        return self._page(await self._ask_page(selection, direction, size, number), self._listed)
+        return await self._read_page(
+            partial(self._ask_page, selection, direction, size, number), self._listed
+        )
 
     async def _selection(self, wanted: Mapping[str, str]) -> str:
         fields = (await self.describe()).performer_fields
@@ -371,7 +402,7 @@ class StashBoxConnector:
         if not isinstance(answer, dict) or not ("data" in answer or "errors" in answer):
             raise self._wrong(f"{self._url} did not give a GraphQL answer; is it a stash-box?")
         with json.reading(self.source):
-            found = json.optional_sequence(answer, "errors", "the answer") or ()
+            found = json.sequence(answer, "errors", "the answer") if answer.get("errors") is not None else ()
             errors = [json.mapping(error, "an error") for error in found]
             data = json.mapping(answer.get("data") or {}, "data")
         if any(_message(error).lower() == "not authorized" for error in errors):
@@ -408,20 +439,23 @@ class StashBoxConnector:
         size of the next ones, and a short page never ends the walk.
         """
         page = await ask(size, 1)
-        got = len(page.rows) + len(page.unreadable)
+        got = page.length
         yield page
         if 0 < got < min(size, page.count):
             size = got
         seen, number = got, 2
-        ahead = range(2, math.ceil(page.count / size) + 1)
+        ahead = range(2, -(-page.count // size) + 1)
         async with aclosing(in_order([partial(ask, size, each) for each in ahead])) as pages:
             async for page in pages:
-                seen += len(page.rows) + len(page.unreadable)
+                # What the server counts may be far more than it lists.
+                if not page.length:
+                    return
+                seen += page.length
                 number += 1
                 yield page
         while got and seen < page.count:
             page = await ask(size, number)
-            got = len(page.rows) + len(page.unreadable)
+            got = page.length
             seen += got
             number += 1
             if got:
@@ -429,63 +463,77 @@ class StashBoxConnector:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _page(self, data: Mapping[str, Any], read: Callable[[Any, str], Row]) -> Page[Row]:
+    async def _read_page(
+        self, ask: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]], read: Callable[[Any], Row]
+    ) -> Page[Row]:
+        """A page; one of several rows of which none can be read is asked for once more."""
+        page = self._page(await ask(), read)
+        if page.rows or page.length <= 1:
+            return page
+        return self._page(await ask(), read)
+
+    def _page(self, data: Mapping[str, Any], read: Callable[[Any], Row]) -> Page[Row]:
         with json.reading(self.source):
             result = json.mapping(data.get("queryPerformers"), "queryPerformers")
             rows = json.sequence(result, "performers", "queryPerformers")
-            read_rows = tuple(
-                read(row, f"performer {number} of a page") for number, row in enumerate(rows, start=1)
-            )
-            return Page(json.whole(result, "count", "queryPerformers"), read_rows)
+            count = json.count(result, "count", "queryPerformers")
+        return Page(count, *read_rows(rows, read))
 
-    def _asked_for(self, source_id: str, row: Any) -> PerformerRecord:
-        # No id: the message goes into the run history, which an erasure does not reach.
-        record = self._record(row, "a performer that was asked for")
+    def _asked_for(self, source_id: str, row: Any) -> PerformerRecord | UnreadRecord:
+        try:
+            record = self._record(row)
+        except json.FieldError as error:
+            return replace(unread_row(row, str(error)), label=source_id, source_id=source_id)
         if record.source_id != source_id:
-            raise self._wrong("the server answered another performer than was asked for")
+            return UnreadRecord(source_id, ANOTHER_ANSWERED, source_id)
         return record
 
-    def _listed(self, row: Any, where: str) -> Listed:
-        row = json.mapping(row, where)
-        images = json.optional_sequence(row, "images", where)
+    def _listed(self, row: Any) -> Listed:
+        row = json.mapping(row, "it")
+        fields = Fields(row, self.left_out)
         return Listed(
-            source_id=json.text(row, "id", where),
-            updated=_instant(json.text(row, "updated", where), where),
-            merged_ids=tuple(json.texts(row, "merged_ids", where)),
-            image_ids=None
-            if images is None
-            else frozenset(json.text(image, "id", where) for image in images),
+            source_id=record_id(row.get("id")),
+            updated=fields.moment("updated"),
+            merged_ids=fields.each("merged_ids", optional_id),
+            image_ids=None if row.get("images") is None else frozenset(fields.each("images", _id_of_item)),
         )
 
-    def _record(self, row: Any, where: str) -> PerformerRecord:
-        row = json.mapping(row, where)
-        created = json.optional_text(row, "created", where)
-        name = clean_text(json.text(row, "name", where))
-        if not name:
-            raise self._wrong(f"{where} has an empty name")
+    def _record(self, row: Any) -> PerformerRecord:
+        row = json.mapping(row, "it")
+        fields = Fields(row, self.left_out)
+        deleted = json.flag(row, "deleted", "it")
+        images = unique_images(fields.each("images", _image))
+        merged_into = row.get("merged_into_id")
         return PerformerRecord(
-            source_id=json.text(row, "id", where),
-            name=name,
-            disambiguation=optional_text(json.optional_text(row, "disambiguation", where)),
-            aliases=clean_texts(json.texts(row, "aliases", where)),
-            gender=enumeration(json.optional_text(row, "gender", where)),
-            birth_date=birth_date(json.optional_text(row, "birth_date", where)),
-            death_date=partial_date(json.optional_text(row, "death_date", where)),
-            country=optional_text(json.optional_text(row, "country", where)),
-            ethnicity=enumeration(json.optional_text(row, "ethnicity", where)),
-            eye_color=enumeration(json.optional_text(row, "eye_color", where)),
-            hair_color=enumeration(json.optional_text(row, "hair_color", where)),
-            height_cm=json.optional_whole(row, "height", where),
-            career_start_year=json.optional_whole(row, "career_start_year", where),
-            career_end_year=json.optional_whole(row, "career_end_year", where),
-            urls=clean_texts(json.text(url, "url", where) for url in json.sequence(row, "urls", where)),
-            images=unique_images(_image(image, where) for image in json.sequence(row, "images", where)),
-            merged_ids=tuple(dict.fromkeys(json.texts(row, "merged_ids", where))),
-            created_at=_instant(created, where) if created is not None else None,
-            updated_at=_instant(json.text(row, "updated", where), where),
-            deleted=json.flag(row, "deleted", where),
-            merged_into=json.optional_text(row, "merged_into_id", where),
-            raw=drop_private_fields({key: _places(row, key, where) for key in _UNMODELLED if row.get(key)}),
+            source_id=record_id(row.get("id")),
+            name=required_text(row.get("name"), "its name"),
+            disambiguation=fields.one("disambiguation", text),
+            aliases=fields.each("aliases", text),
+            gender=fields.one("gender", enumeration),
+            birth_date=fields.date("birth_date", birth_date),
+            death_date=fields.date("death_date", death_date),
+            country=fields.one("country", label),
+            ethnicity=fields.one("ethnicity", enumeration),
+            eye_color=fields.one("eye_color", enumeration),
+            hair_color=fields.one("hair_color", enumeration),
+            height_cm=fields.number("height", _height),
+            career_start_year=fields.number("career_start_year", year),
+            career_end_year=fields.number("career_end_year", year),
+            urls=fields.each("urls", _link_of_item),
+            images=images,
+            # The list is never null, so a null says nothing about the images.
+            keeps_images=row.get("images") is None or fields.has_lost("images"),
+            merged_ids=fields.each("merged_ids", optional_id),
+            created_at=fields.moment("created"),
+            updated_at=fields.moment("updated"),
+            deleted=deleted,
+            # Only of a deleted record does it matter, and then another id would name another person.
+            merged_into=record_id(merged_into, "the id it was merged into")
+            if deleted and merged_into is not None
+            else fields.one("merged_into_id", optional_id),
+            raw=drop_private_fields(
+                {key: sorted(fields.each(key, _place)) for key in _UNMODELLED if row.get(key)}
+            ),
         )
 
 
@@ -499,32 +547,31 @@ class _Edits:
     removed: frozenset[str]
 
     @classmethod
-    def of(cls, data: Mapping[str, Any], operation: str) -> _Edits:
+    def of(cls, data: Mapping[str, Any], operation: str, left_out: Counter[str]) -> _Edits:
+        """Edits are hints, so one that cannot be read is left out: a sweep finds what it removed."""
         result = json.mapping(data.get(operation), operation)
         rows = json.sequence(result, "edits", operation)
         removed: set[str] = set()
-        closed = []
+        closed: list[datetime] = []
         for row in rows:
-            edit = json.mapping(row, f"an edit of {operation}")
-            time = json.optional_text(edit, "closed", "an edit") or json.text(edit, "created", "an edit")
-            closed.append(_instant(time, "an edit"))
-            gone = [edit.get("target"), *(json.optional_sequence(edit, "merge_sources", "an edit") or ())]
-            removed.update(json.text(target, "id", "an edit") for target in gone if target)
-        return cls(
-            json.whole(result, "count", operation),
-            rows,
-            [each for each in closed if each],
-            frozenset(removed),
-        )
+            if not isinstance(row, dict):
+                left_out["edits"] += 1
+                continue
+            fields = Fields(row, left_out)
+            time = fields.moment("closed") or fields.moment("created")
+            closed += [time] if time is not None else []
+            target = fields.one("target", _id_of_item)
+            removed.update({target} if target is not None else (), fields.each("merge_sources", _id_of_item))
+        return cls(json.count(result, "count", operation), rows, closed, frozenset(removed))
 
 
 def _described(data: Mapping[str, Any]) -> ServerDescription:
     """The answer to `_DESCRIBE`; without fields when it is not the interface of a stash-box."""
     queries = _names(data.get("query"), "fields")
-    version = json.mapping(data.get("version"), "version")
+    version = data.get("version")
     has_both = {"findPerformer", "queryPerformers"} <= queries
     return ServerDescription(
-        version=json.optional_text(version, "version", "version"),
+        version=label(version.get("version")) if isinstance(version, dict) else None,
         performer_fields=_names(data.get("performer"), "fields") if has_both else frozenset(),
         has_edits="queryEdits" in queries
         and _names(data.get("edit"), "fields") >= _EDIT_FIELDS
@@ -537,7 +584,8 @@ def _names(described: Any, key: str) -> frozenset[str]:
     """The names that introspection lists under `key` of a type; empty for a type that is not there."""
     if described is None:
         return frozenset()
-    return frozenset(json.text(entry, "name", key) for entry in json.sequence(described, key, "a type"))
+    entries = json.sequence(json.mapping(described, "a type"), key, "a type")
+    return frozenset(json.text(entry, "name", key) for entry in entries)
 
 
 def _path(error: Mapping[str, Any]) -> tuple[str, ...]:
@@ -550,37 +598,43 @@ def _message(error: Mapping[str, Any]) -> str:
     return clean_text(str(error.get("message")))[:200]
 
 
-def _instant(text: str, where: str) -> datetime | None:
+def _change(row: Any) -> tuple[str, Change] | None:
+    """An entry of the changelog, and its time as the server wrote it: it is sent back to go on from there.
+
+    None for one that cannot be read.
+    """
     try:
-        return instant(text)
-    except ValueError as error:
-        raise json.FieldError(f"{where} has the time {text[:40]!r}") from error
+        entry = json.mapping(row, "a change")
+        moment = json.text(entry, "updated_at", "a change")
+        deleted = json.flag(entry, "deleted", "a change")
+        return moment, Change(record_id(entry.get("id")), instant(moment), deleted)
+    except ValueError:
+        return None
 
 
-def _change(row: Any) -> tuple[str, Change]:
-    """An entry of the changelog, and its time as the server wrote it: it is sent back to go on from there."""
-    entry = json.mapping(row, "a change")
-    moment = json.text(entry, "updated_at", "a change")
-    change = Change(
-        json.text(entry, "id", "a change"),
-        _instant(moment, "a change"),
-        json.flag(entry, "deleted", "a change"),
-    )
-    return moment, change
+def _height(value: Any) -> int | None:
+    return whole(value, SHORTEST_CM, TALLEST_CM)
 
 
-def _image(row: Any, where: str) -> ImageRecord:
-    image = json.mapping(row, f"an image of {where}")
-    width, height = (json.optional_whole(image, key, "an image") for key in ("width", "height"))
-    return ImageRecord(
-        image_id=json.text(image, "id", "an image"),
-        url=json.text(image, "url", "an image").split("?")[0],
-        # The server says -1 by -1 for a vector drawing.
-        width=width if width and width > 0 else None,
-        height=height if height and height > 0 else None,
-    )
+def _id_of_item(item: Any) -> str | None:
+    return optional_id(item.get("id")) if isinstance(item, dict) else None
 
 
-def _places(row: Mapping[str, Any], key: str, where: str) -> list[str]:
-    places = json.sequence(row, key, where)
-    return sorted(clean_texts(json.text(place, "location", key) for place in places))
+def _link_of_item(item: Any) -> str | None:
+    return link(item.get("url") if isinstance(item, dict) else item)
+
+
+def _image(item: Any) -> ImageRecord | None:
+    """None for an image without an id or an address: it could be neither known again nor fetched."""
+    if not isinstance(item, dict):
+        return None
+    image_id, url = optional_id(item.get("id")), address(item.get("url"))
+    if image_id is None or url is None:
+        return None
+    # The server says -1 by -1 for a vector drawing.
+    return ImageRecord(image_id, url.split("?")[0], side(item.get("width")), side(item.get("height")))
+
+
+def _place(item: Any) -> str | None:
+    """Of a tattoo or piercing: the place on the body."""
+    return text(item.get("location")) if isinstance(item, dict) else None

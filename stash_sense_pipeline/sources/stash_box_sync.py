@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from stash_sense_pipeline.sources.mirror import Mirror, StoringBehind
 from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.stash_box import Details, Direction, Listed, Page, StashBoxConnector
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
+from stash_sense_pipeline.sources.unread import UnreadNotes
 
 # Rows of a head read beyond those that we know to be in its window, and by how much the next one is longer.
 _HEAD_MARGIN = 200
@@ -55,7 +56,10 @@ class StashBoxSync:
         self._count = 0
         # Merged-away ids that live records name, each with the id of that record.
         self._survivors: dict[str, str] = {}
-        self._unread: set[str] = set(state.detail.get("unread", ()))
+        self.unread = UnreadNotes(mirror.source, state.detail.get("unread"))
+        # Rows without an id that can be used, in the pass over the list that showed most of them.
+        self._without_id = self._without_id_in_pass = 0
+        self._passes = 0
         self._watermark = state.updated_watermark
         self._edits_watermark = state.edits_watermark
         self._version = state.server_version
@@ -78,6 +82,8 @@ class StashBoxSync:
     async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads what changed since the watermark."""
         await self._catch_up()
+        self.unread.note(self._mirror.unread)
+        self.unread.check()
         return Outcome.FOUND, None, self._changes(missing={})
 
     async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
@@ -87,6 +93,9 @@ class StashBoxSync:
         return await self._finish_sweep()
 
     async def _finish_sweep(self, **changes: Any) -> tuple[Outcome, str | None, dict[str, Any]]:
+        # What the list shows and could not be read before is asked for once more.
+        await self._look_up(sorted(self.unread.source_ids & self.listed.keys()))
+        self.unread.check(len(self.listed) + self._without_id)
         await self._catch_up()
         buried = await self._mirror.read(performers.tombstones)
         if "merged_into_id" in (await self._connector.describe()).performer_fields:
@@ -97,12 +106,15 @@ class StashBoxSync:
             ]
             await self._look_up(moved)
         outcome, message, missing = await self._settle_absent()
+        self.unread.note(self._mirror.unread)
+        self.unread.keep_only(self.listed.keys())
+        self.unread.check(len(self.listed) + self._without_id)
         return outcome, message, self._changes(missing=missing, last_sweep_at=self._now, **changes)
 
     def _changes(self, missing: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         detail = {key: value for key, value in self._state.detail.items() if key not in ("unread", "missing")}
-        if self._unread:
-            detail["unread"] = sorted(self._unread)
+        if self.unread:
+            detail["unread"] = self.unread.detail()
         if missing or ("last_sweep_at" not in more and "missing" in self._state.detail):
             detail["missing"] = missing or self._state.detail["missing"]
         return {
@@ -118,9 +130,10 @@ class StashBoxSync:
     async def _read_all(self) -> None:
         """Reads all records in one direction and lists them in the other; what that shows besides is read too."""
         async with StoringBehind(self._store) as storing:
-            async with aclosing(self._connector.records("ASC")) as pages:
+            async with self._one_pass(), aclosing(self._connector.records("ASC")) as pages:
                 async for page in pages:
                     await storing.put(page.rows)
+                    self.unread.read(record.source_id for record in page.rows)
                     self.listed.update((record.source_id, record.updated_at) for record in page.rows)
                     self._note(page)
             await storing.flush()
@@ -149,7 +162,8 @@ class StashBoxSync:
         wanted: dict[str, int] = {}
         positions = itertools.count()
         waiting: list[Page[Listed]] = []
-        async with aclosing(self._connector.listing(direction, brief=bool(self.listed))) as pages:
+        listing = self._connector.listing(direction, brief=bool(self.listed))
+        async with self._one_pass(), aclosing(listing) as pages:
             async for page in pages:
                 waiting.append(page)
                 if held is None or held.done():
@@ -178,8 +192,22 @@ class StashBoxSync:
 
     def _note(self, page: Page[Any]) -> None:
         self._count = page.count
-        self._unread.update(page.unreadable)
+        named = [each for each in page.unread if each.source_id is not None]
+        nameless = [each for each in page.unread if each.source_id is None]
+        for each in named:
+            self.listed.setdefault(str(each.source_id), each.version)
+        self._without_id_in_pass += len(nameless)
+        # Later passes show the same rows with other fields, under another digest.
+        self.unread.note([*named, *(nameless if self._passes == 1 else ())])
         self._progress("records", len(self.listed), page.count)
+
+    @asynccontextmanager
+    async def _one_pass(self) -> AsyncIterator[None]:
+        """One look at the whole list."""
+        self._passes += 1
+        self._without_id_in_pass = 0
+        yield
+        self._without_id = max(self._without_id, self._without_id_in_pass)
 
     async def _different(self, rows: Sequence[Listed], held: _Held | None) -> set[str]:
         """The ids of rows that say something else than the catalog; `held` is what it has, if that was read before."""
@@ -211,16 +239,20 @@ class StashBoxSync:
             async for page in pages:
                 rows = [record for record in page.rows if record.source_id in left]
                 await storing.put(rows)
+                self.unread.read(record.source_id for record in rows)
+                unread = [each for each in page.unread if each.source_id in left]
+                self.unread.note(unread)
                 left -= {record.source_id for record in rows}
+                left -= {each.label for each in unread}
         return [source_id for source_id in wanted if source_id in left]
 
     async def _complete(self, directions: Iterable[Direction]) -> None:
         """Goes over the list again until as many distinct performers were seen as the server counts."""
         for direction in directions:
-            if len(self.listed) >= self._count:
+            if len(self.listed) + self._without_id >= self._count:
                 return
             await self._compare(direction)
-        short = self._count - len(self.listed)
+        short = self._count - len(self.listed) - self._without_id
         if short > self._rules.allowed_short(self._count):
             raise SourceError(
                 self._mirror.source,
@@ -248,10 +280,11 @@ class StashBoxSync:
         changed = [
             row.source_id
             for row in rows
-            if row.source_id not in versions or versions[row.source_id] != row.updated
+            if (row.source_id not in versions or versions[row.source_id] != row.updated)
+            and not self.unread.is_known(row.source_id, row.updated)
         ]
-        unread, self._unread = self._unread, set()
-        await self._look_up([*dict.fromkeys([*sorted(unread), *self._mirror.without_suppressed(changed)])])
+        again = sorted(self.unread.to_ask_again)
+        await self._look_up([*dict.fromkeys([*again, *self._mirror.without_suppressed(changed)])])
         if not description.has_changelog:
             gone = await self._removed_by_edits()
         await self._look_up(sorted(await self._mirror.read(performers.live_versions, sorted(gone))))
@@ -272,11 +305,16 @@ class StashBoxSync:
             rows += await self._mirror.read(performers.count_changed_since, cutoff)
         while True:
             page = await self._connector.head(rows)
-            if _reaches(page, cutoff) or len(page.rows) >= page.count:
+            self._note_head(page)
+            if _reaches(page, cutoff) or page.length >= page.count:
                 return _since(page.rows, cutoff)
-            if len(page.rows) < rows:
-                return _since(await self._head_by_pages(len(page.rows), cutoff), cutoff)
+            if page.length < rows:
+                return _since(await self._head_by_pages(page.length, cutoff), cutoff)
             rows *= _HEAD_GROWTH
+
+    def _note_head(self, page: Page[Listed]) -> None:
+        self.unread.came(row.source_id for row in page.rows)
+        self.unread.note(page.unread)
 
     async def _head_by_pages(self, size: int, cutoff: datetime | None) -> list[Listed]:
         """The same from a server that caps its pages: what moves between two of them is found by another pass.
@@ -288,12 +326,14 @@ class StashBoxSync:
         for _ in range(_HEAD_PASSES):
             before = dict(found)
             rows: list[Listed] = []
-            number = 1
+            seen, number = 0, 1
             while True:
                 page = await self._connector.head(size, number)
+                self._note_head(page)
                 rows += page.rows
+                seen += page.length
                 number += 1
-                if not page.rows or _reaches(page, cutoff) or len(rows) >= page.count:
+                if not page.length or _reaches(page, cutoff) or seen >= page.count:
                     break
             ids = {row.source_id for row in rows}
             found.update({row.source_id: row for row in rows})
@@ -322,7 +362,9 @@ class StashBoxSync:
 
     async def _take(self, details: Details, *, again: bool) -> set[str]:
         """Stores or buries what was answered. Returns survivors of merges that may be stale."""
-        self._unread |= details.unreadable
+        self.unread.note(details.unread)
+        self.unread.read(details.records)
+        self.unread.forget(details.absent)
         knows_target = "merged_into_id" in (await self._connector.describe()).performer_fields
         gone: dict[str, str | None] = dict.fromkeys(details.absent)
         live = []
@@ -387,12 +429,15 @@ class StashBoxSync:
 
 
 def _differs(row: Listed, held: performers.HeldRecord) -> bool:
-    return held.updated_at != row.updated or (row.image_ids is not None and held.image_ids != row.image_ids)
+    # Without a time, only reading it again tells whether it changed.
+    if row.updated is None or held.updated_at != row.updated:
+        return True
+    return row.image_ids is not None and held.image_ids != row.image_ids
 
 
 def _reaches(page: Page[Listed], cutoff: datetime | None) -> bool:
     """Whether the page goes down below `cutoff`."""
-    last = page.rows[-1].updated if page.rows else None
+    last = next((row.updated for row in reversed(page.rows) if row.updated is not None), None)
     return cutoff is not None and last is not None and last < cutoff
 
 

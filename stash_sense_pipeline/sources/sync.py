@@ -37,8 +37,9 @@ class SyncReport:
     catalog now, of which `unchanged` are as they were.
 
     `mode` is backfill, increment or sweep. `refused` records are missing at the source, too many to believe it
-    at once; `missing` has the numbers. `unread` ones the server could not answer; they are asked for again
-    next time. An `outcome` other than found comes with a `message` of one line; then the watermark has not
+    at once; `missing` has the numbers. `unread` ones came and could not be read or stored, or the server could not
+    answer for them; `unread_reasons` counts them by reason. `left_out` counts by field what was left out of records
+    because it cannot be used. An `outcome` other than found comes with a `message` of one line; then the watermark has not
     moved, except for ambiguous (records were refused).
     """
 
@@ -62,6 +63,8 @@ class SyncReport:
     seconds: float
     server_version: str | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
+    unread_reasons: Mapping[str, int] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def _silent(stage: str, done: int, total: int | None) -> None:
@@ -134,20 +137,26 @@ async def refresh_source(
         suppressed=len(tally.suppressed),
         not_adult=len(tally.not_adult),
         refused=missing.get("count", 0),
-        unread=len(state.detail.get("unread", ())),
+        unread=len(run.unread),
         requests=connector.client.requests - asked_before,
         outcome=outcome,
         message=message,
         seconds=clock.monotonic() - started,
         server_version=state.server_version,
         missing=missing,
+        unread_reasons=run.unread.reasons,
+        left_out=dict(sorted(connector.left_out.items())),
     )
 
 
 def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) -> Any:
-    """The progress of a source without ids of suppressed records: lists in it are of ids."""
+    """The progress of a source without ids of suppressed records: lists in it are of ids, and keys may be."""
     if isinstance(detail, Mapping):
-        return {key: _without_suppressed(value, source, suppressions) for key, value in detail.items()}
+        return {
+            key: _without_suppressed(value, source, suppressions)
+            for key, value in detail.items()
+            if not suppressions.covers_record(source, key)
+        }
     if isinstance(detail, list | tuple):
         return [source_id for source_id in detail if not suppressions.covers_record(source, source_id)]
     return detail

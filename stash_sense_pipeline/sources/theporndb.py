@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from stash_sense_pipeline.errors import HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.privacy.minimal import drop_private_fields
 from stash_sense_pipeline.sources import json_fields as json
-from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.in_order import in_order
-from stash_sense_pipeline.sources.records import (
-    ImageRecord,
-    PerformerRecord,
+from stash_sense_pipeline.sources.cleaning import (
+    SHORTEST_CM,
+    TALLEST_CM,
+    Fields,
+    address,
     birth_date,
     clean_raw,
-    clean_text,
     clean_texts,
+    death_date,
     enumeration,
-    optional_text,
-    partial_date,
-    unique_images,
+    is_blank,
+    link,
+    optional_id,
+    record_id,
+    required_text,
+    text,
+    whole,
+    year,
 )
+from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.in_order import in_order
+from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, UnreadRecord, unique_images
+from stash_sense_pipeline.sources.unread import read_rows, unread_row
 
 # No list is longer than this, whatever it should hold.
 _LIST_CAP = 10_000
@@ -63,7 +73,6 @@ _EXTRAS_NOT_RAW = frozenset(
     }
 )
 _CENTIMETRES = re.compile(r"(\d{2,3})\s*(?:cm)?", re.IGNORECASE)
-_YEAR = re.compile(r"(?:18|19|20)\d\d")
 _COUNTRY = re.compile(r"([A-Za-z]{2})(?:-.*)?")
 _UNAUTHORIZED = 401
 _LIST = "/performers"
@@ -72,21 +81,33 @@ _KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 @dataclass(frozen=True)
 class RestPage:
-    """A page of a list. `total` is cut at 10,000. `is_past_end`: the server repeated its last page instead."""
+    """A page of a list as it came. `total` is cut at 10,000. `is_past_end`: the server repeated its last page instead."""
 
     total: int
     size: int
     is_past_end: bool
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Performers:
+    """The performers of one page, and the rows of it that cannot be read."""
+
+    rows: tuple[PerformerRecord, ...]
+    unread: tuple[UnreadRecord, ...] = ()
 
 
 class ThePornDbConnector:
-    """ThePornDB. All methods raise SourceError. Only parents are people; site performers add to their parent."""
+    """ThePornDB. All methods raise SourceError. Only parents are people; site performers add to their parent.
+
+    `left_out` counts by field what was left out of records because it cannot be used.
+    """
 
     def __init__(self, url: str, api_key: str, client: PoliteClient, source: str) -> None:
         """`url` is the address of the REST interface, without a path."""
         self.source = source
         self.client = client
+        self.left_out: Counter[str] = Counter()
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
 
@@ -94,13 +115,13 @@ class ThePornDbConnector:
         """Address and headers for the bytes of an image. Images need no key, so none is sent."""
         return url, {}
 
-    async def everyone(self) -> AsyncGenerator[tuple[PerformerRecord, ...], None]:
+    async def everyone(self) -> AsyncGenerator[Performers, None]:
         """All performers, page by page; many come more than once. Long lists are read from both ends and split."""
         async with aclosing(self._part({}, 0, frozenset())) as pages:
             async for records in pages:
                 yield records
 
-    async def recently_updated(self) -> AsyncGenerator[tuple[PerformerRecord, ...], None]:
+    async def recently_updated(self) -> AsyncGenerator[Performers, None]:
         """Performers by their last change, newest first, as far as the list goes. It has no times."""
         async with aclosing(self._walk(_LIST, {"orderBy": "recently_updated"}, under_way=1)) as pages:
             async for page in pages:
@@ -112,34 +133,37 @@ class ThePornDbConnector:
         try:
             async with aclosing(self._walk("/changes/performers", {"from": day.isoformat()})) as pages:
                 async for page in pages:
-                    with json.reading(self.source):
-                        changed.update(_identifier(row, "uuid", "a change") for row in page.rows)
+                    ids = [_id_of(row, "uuid") for row in page.rows]
+                    changed.update(source_id for source_id in ids if source_id is not None)
         except HttpStatusError as error:
             if error.outcome.is_answer or error.outcome is Outcome.PARSE_ERROR:
                 return None
             raise
         return frozenset(changed)
 
-    async def performer(self, identifier: str) -> PerformerRecord | None:
+    async def performer(self, identifier: str) -> PerformerRecord | UnreadRecord | None:
         """One performer by uuid, number or slug; None when the server does not know it."""
         try:
-            answer = await self._get(f"/performers/{identifier}", {})
+            answer = await self._get(f"/performers/{quote(identifier, safe='')}", {})
         except HttpStatusError as error:
             if error.outcome.is_answer:
                 return None
             raise
         with json.reading(self.source):
-            return self._record(json.mapping(answer.get("data"), "data"), "a performer that was asked for")
+            row = json.mapping(answer.get("data"), "data")
+        try:
+            return self._record(row)
+        except json.FieldError as error:
+            return unread_row(row, str(error), numbers=True)
 
     # --- asking -----------------------------------------------------------------------------------
 
     async def _part(
         self, filters: Mapping[str, str], depth: int, parent: frozenset[str]
-    ) -> AsyncGenerator[tuple[PerformerRecord, ...], None]:
+    ) -> AsyncGenerator[Performers, None]:
         """All performers that pass `filters`. A filter that changes nothing (`parent` ids again) is not followed."""
         first = await self._page(_LIST, {"orderBy": "asc_name", **filters}, 1)
-        with json.reading(self.source):
-            ids = frozenset(_identifier(row, "id", "a performer") for row in first.rows)
+        ids = frozenset(str(_id_of(row, "id")) for row in first.rows)
         if filters and first.total >= _LIST_CAP and ids == parent:
             return
         capped = first.total >= _LIST_CAP
@@ -160,11 +184,11 @@ class ThePornDbConnector:
         """The pages of a list. Past its end the server answers with the last page again."""
         first = await self._page(path, filters, 1)
         yield first
-        last = math.ceil(first.total / first.size) if first.size else 1
+        last = -(-first.total // first.size) if first.size else 1
         questions = [partial(self._page, path, filters, number) for number in range(2, last + 1)]
         async with aclosing(in_order(questions, under_way)) as pages:
             async for page in pages:
-                if page.is_past_end:
+                if page.is_past_end or not page.rows:
                     return
                 yield page
 
@@ -177,12 +201,12 @@ class ThePornDbConnector:
                 raise SourceError(self.source, Outcome.PARSE_ERROR, message) from error
             raise
         with json.reading(self.source):
-            rows = [json.mapping(row, "a row") for row in json.sequence(answer, "data", "the answer")]
+            rows = json.sequence(answer, "data", "the answer")
             meta = json.mapping(answer.get("meta"), "meta")
             return RestPage(
-                total=_number(meta, "total"),
-                size=_number(meta, "per_page"),
-                is_past_end=_number(meta, "current_page") < number,
+                total=json.count(meta, "total", "meta"),
+                size=json.count(meta, "per_page", "meta"),
+                is_past_end=json.count(meta, "current_page", "meta") < number,
                 rows=tuple(rows),
             )
 
@@ -198,138 +222,129 @@ class ThePornDbConnector:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def _records(self, page: RestPage) -> tuple[PerformerRecord, ...]:
-        with json.reading(self.source):
-            read = [self._record(row, f"performer {at} of a page") for at, row in enumerate(page.rows, 1)]
-        return tuple(record for record in read if record is not None)
+    def _records(self, page: RestPage) -> Performers:
+        return Performers(*read_rows(page.rows, self._record, numbers=True))
 
-    def _record(self, row: Mapping[str, Any], where: str) -> PerformerRecord | None:
-        """A person; None for a site performer and for an entry without a name."""
-        name = optional_text(json.optional_text(row, "name", where))
-        if name is None or row.get("is_parent") is False:
+    def _record(self, row: Any) -> PerformerRecord | None:
+        """A person; None for a site performer. Raises FieldError for one without a readable id or name."""
+        row = json.mapping(row, "it")
+        if row.get("is_parent") in (False, "0", "false"):
             return None
-        extras = row.get("extras")
-        extras = extras if isinstance(extras, dict) else {}
-        children = [
-            json.mapping(child, "a site performer")
-            for child in json.optional_sequence(row, "site_performers", where) or ()
-        ]
-        number = row.get("_id")
+        source_id = record_id(row.get("id"), numbers=True)
+        name = required_text(row.get("name"), "its name")
+        fields = Fields(row, self.left_out)
+        stated = row.get("extras")
+        extras = stated if isinstance(stated, dict) else {}
+        if not isinstance(stated, dict) and not is_blank(stated):
+            fields.lose("extras")
+        facts = Fields(extras, self.left_out)
+        children = fields.objects("site_performers")
+        images = unique_images([*_images(row, "", fields), *self._images_of(children)])
         return PerformerRecord(
-            source_id=_identifier(row, "id", where),
+            source_id=source_id,
             name=name,
-            disambiguation=optional_text(_loose_text(row.get("disambiguation"))),
-            aliases=clean_texts([*_aliases(row, where), *_names_of(children, name)]),
-            gender=_gender(extras.get("gender")),
-            birth_date=birth_date(_loose_text(extras.get("birthday"))),
-            death_date=partial_date(_loose_text(extras.get("deathday"))),
-            country=_country(extras.get("birthplace_code")),
-            ethnicity=enumeration(_loose_text(extras.get("ethnicity"))),
-            eye_color=enumeration(_loose_text(extras.get("eye_colour"))),
-            hair_color=enumeration(_loose_text(extras.get("hair_colour"))),
-            height_cm=_matched(_CENTIMETRES, extras.get("height")),
-            career_start_year=_matched(_YEAR, extras.get("career_start_year")),
-            career_end_year=_matched(_YEAR, extras.get("career_end_year")),
-            urls=clean_texts(_links(extras.get("links"))),
-            images=unique_images([*_images(row, "", where), *_images_of(children)]),
-            raw=drop_private_fields(
-                clean_raw(
-                    {
-                        **{key: row[key] for key in row if key not in _NOT_RAW},
-                        **({"_id": str(number)} if number is not None else {}),
-                        "extras": {
-                            key: value
-                            for key, value in extras.items()
-                            if key not in _EXTRAS_NOT_RAW and value is not None
-                        },
-                    }
-                )
-            ),
+            disambiguation=fields.one("disambiguation", text),
+            aliases=clean_texts([*_aliases(row, fields), *_names_of(children, name)]),
+            gender=facts.one("gender", _gender),
+            birth_date=facts.date("birthday", birth_date),
+            death_date=facts.date("deathday", death_date),
+            country=facts.one("birthplace_code", _country),
+            ethnicity=facts.one("ethnicity", enumeration),
+            eye_color=facts.one("eye_colour", enumeration),
+            hair_color=facts.one("hair_colour", enumeration),
+            height_cm=facts.number("height", _height),
+            career_start_year=facts.number("career_start_year", year),
+            career_end_year=facts.number("career_end_year", year),
+            urls=_links(facts),
+            images=images,
+            keeps_images=fields.has_lost("posters") or fields.has_lost("site_performers"),
+            raw=drop_private_fields(clean_raw(_unmodelled(row, extras), self.left_out)),
         )
 
-
-def _identifier(row: Any, key: str, where: str) -> str:
-    """An id that is a text, or sometimes a number."""
-    value = json.mapping(row, where).get(key)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return json.text(row, key, where)
+    def _images_of(self, children: Sequence[Mapping[str, Any]]) -> Iterator[ImageRecord]:
+        for child in children:
+            yield from _images(child, "site-", Fields(child, self.left_out))
 
 
-def _number(meta: Mapping[str, Any], key: str) -> int:
-    value = meta.get(key)
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        return int(value)
-    return json.whole(meta, key, "meta")
+def _id_of(row: Any, key: str) -> str | None:
+    """An id that is a text, or sometimes a number; None for one that cannot be used."""
+    return optional_id(row.get(key), numbers=True) if isinstance(row, dict) else None
 
 
-def _loose_text(value: Any) -> str | None:
-    """A text or a number as text; nothing else is worth a failure here."""
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+def _unmodelled(row: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, Any]:
+    number = _id_of(row, "_id")
+    return {
+        **{key: row[key] for key in row if key not in _NOT_RAW and key != "_id"},
+        **({"_id": number} if number is not None else {}),
+        "extras": {
+            key: value for key, value in extras.items() if key not in _EXTRAS_NOT_RAW and value is not None
+        },
+    }
 
 
-def _matched(pattern: re.Pattern[str], value: Any) -> int | None:
-    match = pattern.fullmatch((_loose_text(value) or "").strip())
-    return int(match[1] if match.re.groups else match[0]) if match else None
+def _height(value: Any) -> int | None:
+    """Centimetres of `170` or `170cm`."""
+    match = _CENTIMETRES.fullmatch(text(value) or "")
+    return whole(match[1], SHORTEST_CM, TALLEST_CM) if match else None
 
 
 def _gender(value: Any) -> str | None:
     """As stash-box writes it: `Trans Female` is TRANSGENDER_FEMALE."""
-    gender = enumeration(_loose_text(value))
+    gender = enumeration(value)
     if gender is not None and gender.startswith("TRANS"):
         return f"TRANSGENDER_{'FEMALE' if gender.endswith('FEMALE') else 'MALE'}"
     return gender
 
 
 def _country(value: Any) -> str | None:
-    match = _COUNTRY.fullmatch((_loose_text(value) or "").strip())
+    match = _COUNTRY.fullmatch(text(value) or "")
     return match[1].upper() if match else None
 
 
-def _aliases(row: Mapping[str, Any], where: str) -> list[str]:
-    if isinstance(row.get("aliases"), str):
-        return json.text(row, "aliases", where).split(",")
-    return json.texts(row, "aliases", where)
+def _aliases(row: Mapping[str, Any], fields: Fields) -> Sequence[str]:
+    stated = row.get("aliases")
+    return stated.split(",") if isinstance(stated, str) else fields.each("aliases", text)
 
 
 def _names_of(children: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]:
     for child in children:
-        called = clean_text(_loose_text(child.get("name")) or "")
-        if called != name:
+        called = text(child.get("name"))
+        if called is not None and called != name:
             yield called
 
 
-def _links(links: Any) -> Iterator[str]:
-    """`links` maps sites to addresses, and is an empty list when there are none."""
-    for value in links.values() if isinstance(links, dict) else ():
-        for address in value if isinstance(value, list) else [value]:
-            if isinstance(address, str):
-                yield address
-
-
-def _images(row: Mapping[str, Any], prefix: str, where: str) -> Iterator[ImageRecord]:
-    """Posters by their number; the main image where it is none of them, and the cut-out face where there is nothing."""
-    posters = [
-        json.mapping(poster, "a poster") for poster in json.optional_sequence(row, "posters", where) or ()
+def _links(facts: Fields) -> tuple[str, ...]:
+    """`links` maps sites to addresses, or lists of them, and is an empty list when there are none."""
+    stated = [
+        each for value in facts.items("links") for each in (value if isinstance(value, list) else [value])
     ]
+    known = [each for each in stated if not is_blank(each)]
+    links = [found for each in known if (found := link(each)) is not None]
+    if len(links) < len(known):
+        facts.lose("links", len(known) - len(links))
+    return tuple(dict.fromkeys(links))
+
+
+def _images(row: Mapping[str, Any], prefix: str, fields: Fields) -> Iterator[ImageRecord]:
+    """Posters by their number; the main image where it is none of them, and the cut-out face where there is nothing."""
     addresses = set()
-    for poster in posters:
-        address = json.optional_text(poster, "url", "a poster")
-        if address:
-            addresses.add(address)
-            yield ImageRecord(f"{prefix}poster-{_identifier(poster, 'id', 'a poster')}", address)
+    for poster in fields.objects("posters"):
+        url, number = address(poster.get("url")), _id_of(poster, "id")
+        if url is None or number is None:
+            fields.lose("posters")
+            continue
+        addresses.add(url)
+        yield ImageRecord(f"{prefix}poster-{number}", url)
+    owner = _id_of(row, "_id") or _id_of(row, "id")
     for kind in ("image", "face"):
-        address = _loose_text(row.get(kind))
-        if address and address not in addresses and not (kind == "face" and addresses):
-            addresses.add(address)
-            owner = _identifier(row, "_id" if row.get("_id") is not None else "id", where)
+        url = fields.one(kind, address)
+        if (
+            url is not None
+            and owner is not None
+            and url not in addresses
+            and not (kind == "face" and addresses)
+        ):
+            addresses.add(url)
             # These have no number of their own: another file name is another picture.
-            digest = hashlib.sha256(address.split("?")[0].rpartition("/")[2].encode()).hexdigest()[:8]
-            yield ImageRecord(f"{prefix}{kind}-{owner}-{digest}", address)
-
-
-def _images_of(children: Sequence[Mapping[str, Any]]) -> Iterator[ImageRecord]:
-    for child in children:
-        yield from _images(child, "site-", "a site performer")
+            digest = hashlib.sha256(url.split("?")[0].rpartition("/")[2].encode()).hexdigest()[:8]
+            yield ImageRecord(f"{prefix}{kind}-{owner}-{digest}", url)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,10 @@ from stash_sense_pipeline.catalog.sync import SyncState
 from stash_sense_pipeline.errors import Outcome
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
-from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+from stash_sense_pipeline.sources.theporndb import Performers, ThePornDbConnector
+from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, UnreadNotes
 
 # Pages of the list by last change that bring nothing new before it is left.
 _QUIET_PAGES = 2
@@ -35,6 +37,7 @@ class ThePornDbSync:
         progress: Progress,
     ) -> None:
         self.listed: set[str] = set()
+        self.unread = UnreadNotes(mirror.source, state.detail.get("unread"))
         self._connector = connector
         self._mirror = mirror
         self._state = state
@@ -55,33 +58,53 @@ class ThePornDbSync:
         expected = {source_id for source_id in changed if live.get(source_id, True)}
         quiet, pages_left = 0, _QUIET_PAGES + len(expected) // 50
         async with aclosing(self._connector.recently_updated()) as pages:
-            async for records in pages:
-                quiet = 0 if await self._store(records) else quiet + 1
+            async for page in pages:
+                quiet = 0 if await self._store(page) else quiet + 1
                 expected -= self.listed
                 pages_left -= 1
                 if quiet >= _QUIET_PAGES and (not expected or pages_left <= 0):
                     break
         await self._look_up(sorted(expected))
-        return Outcome.FOUND, None, {}
+        self.unread.note(self._mirror.unread)
+        self.unread.check()
+        return Outcome.FOUND, None, {"detail": self._detail(dict(self._state.detail.get("missing", {})))}
 
     async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads everything and asks for what is not there any more."""
         async with aclosing(self._connector.everyone()) as pages:
-            async for records in pages:
-                await self._store(records)
+            async for page in pages:
+                await self._store(page)
+        self.unread.note(self._mirror.unread)
+        self.unread.keep_only(self.listed)
+        self.unread.check(len(self.listed))
         live, missing = await self._mirror.read(performers.live_besides, self.listed)
         verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
-        detail = {key: value for key, value in self._state.detail.items() if key != "missing"}
-        if verdict.refused:
-            detail["missing"] = verdict.refused
+        self.unread.note(self._mirror.unread)
         outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
-        return outcome, verdict.message, {"detail": detail, "last_sweep_at": self._now}
+        return (
+            outcome,
+            verdict.message,
+            {
+                "detail": self._detail(verdict.refused),
+                "last_sweep_at": self._now,
+            },
+        )
 
-    async def _store(self, records: Sequence[PerformerRecord]) -> bool:
+    def _detail(self, missing: Mapping[str, Any]) -> dict[str, Any]:
+        """What the next run must remember."""
+        detail = {key: value for key, value in self._state.detail.items() if key not in ("missing", "unread")}
+        found = {"missing": missing, "unread": self.unread.detail()}
+        return {**detail, **{key: value for key, value in found.items() if value}}
+
+    async def _store(self, page: Performers) -> bool:
         """Stores records; True if any of them was new or other than before."""
-        fresh = [record for record in records if record.source_id not in self.listed]
+        self.unread.note(each for each in page.unread if each.source_id not in self.listed)
+        # Also what cannot be read is there.
+        self.listed.update(each.label for each in page.unread)
+        fresh = [record for record in page.rows if record.source_id not in self.listed]
         self.listed.update(record.source_id for record in fresh)
+        self.unread.read(record.source_id for record in fresh)
         before = self._mirror.tally.added + self._mirror.tally.updated
         await self._mirror.store(fresh)
         self._progress("records", len(self.listed), None)
@@ -92,13 +115,22 @@ class ThePornDbSync:
         doubtful = []
         for source_id in source_ids:
             record = await self._connector.performer(source_id)
-            if record is not None:
+            if isinstance(record, UnreadRecord):
+                self.unread.note([replace(record, label=source_id, source_id=source_id)])
+            elif record is not None and record.source_id != source_id:
+                self.unread.note([UnreadRecord(source_id, ANOTHER_ANSWERED, source_id)])
+            elif record is not None:
+                self.unread.read([source_id])
                 await self._mirror.store([record])
             else:
+                self.unread.forget([source_id])
                 doubtful.append(source_id)
         held = await self._mirror.read(performers.slugs, doubtful)
         for source_id, (name, slug) in held.items():
             if await self._connector.performer(source_id) is None:
                 other = await self._connector.performer(slug) if slug else None
-                same = other is not None and other.name == name and other.source_id != source_id
-                await self._mirror.bury({source_id: other.source_id if other and same else None})
+                is_same = (
+                    isinstance(other, PerformerRecord) and other.name == name and other.source_id != source_id
+                )
+                survivor = other.source_id if other is not None and is_same else None
+                await self._mirror.bury({source_id: survivor})

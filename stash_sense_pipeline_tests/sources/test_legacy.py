@@ -415,21 +415,9 @@ REFUSED = {
     "no JSON": ("performers.json", b"{", "is not JSON"),
     "not text": ("performers.json", b"\xff\xfe\x00", "is not JSON"),
     "a list": ("performers.json", b"[]", "does not hold an object"),
-    "an entry that is none": ("performers.json", b'{"stashdb.org:a": 3}', "no object under"),
-    "a count that is none": (
-        "performers.json",
-        b'{"stashdb.org:a": {"name": "A", "face_count": "3"}}',
-        "face_count",
-    ),
-    "a name that is none": (
-        "performers.json",
-        b'{"stashdb.org:00000000-0000-4000-8000-000000000002": {"name": 1}}',
-        "name",
-    ),
     "a later progress": ("progress.json", b'{"schema_version": 3, "performers": {}}', "is of version 3"),
     "progress without a list": ("progress.json", b'{"stats": {}}', "version 1 without processed_ids"),
     "progress without people": ("progress.json", b'{"schema_version": 2}', "version 2 without performers"),
-    "an id that is none": ("progress.json", b'{"processed_ids": [1.5]}', "the id 1.5"),
     "no database": ("performers.db", b"text" * 300, "cannot be read"),
     "an empty database": ("performers.db", b"", "names no schema version"),
 }
@@ -448,6 +436,43 @@ def test_a_file_that_cannot_be_used_is_refused_whole_in_one_line(catalog, old, n
     assert "; expected " in text
     assert "\n" not in text
     assert everything(catalog) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "unusable", "people"),
+    [
+        ("performers.json", {"stashdb.org:a": 3}, 1, []),
+        ("performers.json", {f"stashdb.org:{uid(2)}": {"name": "A", "face_count": []}}, 0, ["A"]),
+        ("performers.json", {f"stashdb.org:{uid(2)}": {"name": 1, "country": {}}}, 0, ["1"]),
+        ("performers.json", {f"stashdb.org:{uid(2)}": {"name": ["A"]}}, 1, []),
+        ("performers.json", {f"stashdb.org:{uid(2)}": {"name": "x" * 2001}}, 1, []),
+        ("progress.json", {"processed_ids": [1.5, None]}, 2, []),
+    ],
+)
+def test_an_odd_entry_costs_that_entry(catalog, old, name, content, unusable, people):
+    old.database(performers=[person(1), person(2**40)], stashbox_ids=[box_id(1)])
+    old.json(name, content)
+    legacy = old.read()
+    # The row whose id is no id of a performer is one more.
+    assert legacy.unusable == unusable + 1
+    found = [record.name for each in legacy.people for record in each.records.values()]
+    assert found == ["Person 1", *people]
+    assert old.taken_over(catalog).sources[0].records == len(found)
+
+
+@pytest.mark.parametrize(
+    ("birth_date", "career_start_year", "is_taken_over"),
+    [
+        ("-0001-11-30", 0, True),
+        ("0000-00-00", None, True),
+        ("x" * 3000, None, False),
+        ("May 2010", 2012, False),
+    ],
+)
+def test_an_unknown_birth_date_is_no_childs(catalog, old, birth_date, career_start_year, is_taken_over):
+    fields = {"birth_date": birth_date, "career_start_year": career_start_year}
+    old.database(performers=[person(1, **fields)], stashbox_ids=[box_id(1)])
+    assert old.taken_over(catalog).not_adult == (not is_taken_over)
 
 
 @pytest.mark.parametrize("version", [2, 10])

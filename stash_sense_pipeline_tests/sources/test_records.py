@@ -11,17 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.adults import is_adult
-from stash_sense_pipeline.sources.records import (
-    ImageRecord,
-    PerformerRecord,
+from stash_sense_pipeline.sources.cleaning import (
     birth_date,
     clean_text,
     clean_texts,
     enumeration,
     instant,
     partial_date,
-    unique_images,
 )
+from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, unique_images
 
 TEXTS = st.text(max_size=12)
 IMAGES = st.builds(ImageRecord, TEXTS, TEXTS, st.none() | st.integers(1, 9))

@@ -16,7 +16,9 @@ from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.images import Picture
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.stash_box import StashBoxConnector
+from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.sources.stash_box import Page, StashBoxConnector
+from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED
 from stash_sense_pipeline_tests.sources.conftest import QUICK
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, answer
 
@@ -159,7 +161,7 @@ def test_details_tell_live_dead_merged_and_unknown_apart(ask, box):
     assert details.records[alive].merged_ids == (merged,)
     assert (details.records[merged].deleted, details.records[merged].merged_into) == (True, alive)
     assert (details.records[destroyed].deleted, details.records[destroyed].merged_into) == (True, None)
-    assert (details.absent, details.unreadable) == ({unknown}, frozenset())
+    assert (details.absent, details.unread) == ({unknown}, ())
 
 
 def test_details_go_by_many_in_a_request(ask, box, fresh_sandbox):
@@ -181,7 +183,8 @@ def test_an_error_about_one_performer_is_no_absence(ask, box, fresh_sandbox):
     )
     details = ask(lambda connector: connector.details(keys))
     assert details.records.keys() == {keys[0], keys[2]}
-    assert (details.absent, details.unreadable) == (frozenset(), {keys[1]})
+    assert details.absent == frozenset()
+    assert details.unread == (UnreadRecord(keys[1], NOT_ANSWERED, keys[1]),)
 
 
 def test_a_page_with_a_broken_performer_is_read_one_by_one(ask, box, fresh_sandbox):
@@ -295,7 +298,6 @@ def test_a_key_that_is_refused_midway_is_no_absence(ask, box, fresh_sandbox):
     [
         Fault(FaultKind.BODY, times=None),
         Fault(FaultKind.SHORT, times=None),
-        Fault(FaultKind.WRONG_TYPES, times=None),
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: {"data": None}),
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: {}),
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: []),
@@ -329,28 +331,109 @@ def test_a_server_that_repeats_the_key_in_its_error_does_not_put_it_into_ours(as
     assert text.isprintable()
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("name", 5), ("name", " "), ("id", None), ("updated", "yesterday"), ("updated", 5), ("deleted", None),
-     ("images", None), ("images", [{"id": 5, "url": "u"}]), ("images", [{"id": "i"}]), ("images", ["i"]),
-     ("aliases", "A"), ("aliases", [None]), ("urls", [{}]), ("height", "170"), ("height", True), ("height", 1.5),
-     ("tattoos", "arm"), ("tattoos", [{}]), ("birth_date", 1990), ("merged_ids", [1])],
-)  # fmt: skip
-def test_a_field_of_a_wrong_type_is_named(ask, box, fresh_sandbox, field, value):
+def spoilt(ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any) -> Page[PerformerRecord]:
+    """The first page of performers, when one field of its only performer holds `value`."""
     fill(box, 1)
 
     def spoil(document: Any) -> Any:
         document["data"]["queryPerformers"]["performers"][0][field] = value
         return document
 
-    fresh_sandbox.traffic.inject(
+    sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil)
     )
-    error = fails(ask, everyone)
-    assert error.outcome is Outcome.PARSE_ERROR
-    assert {"tattoos": "tattoos", "urls": "url"}.get(field, field.rstrip("s")) in str(error) or "time" in str(
-        error
+    page: Page[PerformerRecord] = ask(lambda connector: connector.records_page("ASC", 100, 1))
+    return page
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("name", [], "its name is a list, not a text"),
+        ("name", " \u200b", "its name is blank"),
+        ("name", "x" * 2001, "its name is longer than 2000 bytes"),
+        ("id", None, "its id is nothing, not a text"),
+        ("id", 7, "its id is a number, not a text"),
+        ("id", "a/b", "its id holds a slash"),
+        ("id", "a\ud800", "its id holds characters that are not shown"),
+        ("deleted", None, "deleted of it is nothing, not true or false"),
+    ],
+)
+def test_a_performer_without_what_it_cannot_do_without_is_unread(
+    ask, box, fresh_sandbox, field, value, reason
+):
+    page = spoilt(ask, box, fresh_sandbox, field, value)
+    assert page.rows == ()
+    (unread,) = page.unread
+    assert unread.reason.startswith(reason)
+    assert unread.reason.endswith("(performer 1 of a page)")
+    assert (unread.source_id is None) == (field == "id")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("updated", "yesterday"), ("updated", 5), ("updated", "9999-12-31T23:59:59-10:00"), ("images", None),
+     ("images", "none"), ("images", [{"id": 5, "url": "https://a.example/u"}]), ("images", [{"id": "i"}]),
+     ("images", ["i"]), ("images", [{"id": "i", "url": "https://cdn..example/i"}]), ("aliases", "A"),
+     ("aliases", [None]), ("aliases", ["x" * 2001]), ("urls", [{}]), ("urls", [{"url": "https://a.example/\0"}]),
+     ("height", True), ("height", 1.5), ("height", 10**30), ("tattoos", "arm"), ("tattoos", [{}]),
+     ("merged_ids", [1]), ("gender", {}), ("country", "x" * 101), ("death_date", "soon"), ("created", "x")],
+)  # fmt: skip
+def test_a_field_that_cannot_be_used_is_left_out(ask, box, fresh_sandbox, field, value):
+    page = spoilt(ask, box, fresh_sandbox, field, value)
+    assert page.unread == ()
+    (record,) = page.rows
+    left = {"updated": "updated_at", "created": "created_at", "height": "height_cm"}.get(field, field)
+    assert not (record.raw.get(left) if left == "tattoos" else getattr(record, left))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("name", 5, "5"),
+        ("aliases", {"0": "Ann", "2": 69}, ("Ann", "69")),
+        ("height", "170", 170),
+        ("birth_date", 1990, "1990"),
+        ("urls", {"1": {"url": "www.example.com/ann"}}, ("www.example.com/ann",)),
+    ],
+)
+def test_a_value_of_another_type_that_says_the_same_is_taken(ask, box, fresh_sandbox, field, value, expected):
+    (record,) = spoilt(ask, box, fresh_sandbox, field, value).rows
+    assert getattr(record, {"height": "height_cm"}.get(field, field)) == expected
+
+
+def counts(sandbox: SandboxServers, count: Any) -> None:
+    """The server counts so many performers from now on."""
+
+    def spoil(document: Any) -> Any:
+        document["data"]["queryPerformers"]["count"] = count
+        return document
+
+    sandbox.traffic.inject(
+        Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil, times=None)
     )
+
+
+@pytest.mark.parametrize("count", [-1, 10**12, 1.5, None, True, "many"])
+def test_a_count_that_is_none_is_a_parse_error(ask, box, fresh_sandbox, count):
+    fill(box, 1)
+    counts(fresh_sandbox, count)
+    assert fails(ask, everyone).outcome is Outcome.PARSE_ERROR
+
+
+@pytest.mark.parametrize("count", [900_000_000, "47", 47.0])
+def test_a_walk_ends_where_the_list_ends_whatever_the_server_counts(ask, box, fresh_sandbox, count):
+    keys = fill(box, 47)
+    counts(fresh_sandbox, count)
+    assert [record.source_id for record in ask(everyone)] == keys
+
+
+def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_sandbox):
+    keys = fill(box, 3)
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.WRONG_TYPES, box="stashdb", containing="query Performers", times=1)
+    )
+    assert [record.source_id for record in ask(everyone)] == keys
 
 
 def test_a_server_that_answers_for_somebody_else(ask, box, fresh_sandbox):
@@ -363,7 +446,9 @@ def test_a_server_that_answers_for_somebody_else(ask, box, fresh_sandbox):
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Details", rewrite=swap)
     )
-    assert fails(ask, lambda connector: connector.details([first])).outcome is Outcome.PARSE_ERROR
+    details = ask(lambda connector: connector.details([first]))
+    assert (details.records, details.absent) == ({}, frozenset())
+    assert details.unread == (UnreadRecord(first, ANOTHER_ANSWERED, first),)
 
 
 def test_a_stumble_of_the_server_is_asked_again(ask, box, fresh_sandbox):

@@ -738,7 +738,7 @@ def test_who_grew_up_is_read_again(refresh, catalog, box):
         (Fault(FaultKind.STATUS, status=422), Outcome.PARSE_ERROR),
         (Fault(FaultKind.BODY), Outcome.PARSE_ERROR),
         (Fault(FaultKind.SHORT), Outcome.PARSE_ERROR),
-        (Fault(FaultKind.WRONG_TYPES), Outcome.PARSE_ERROR),
+        (Fault(FaultKind.WRONG_TYPES, times=None), Outcome.PARSE_ERROR),
         (Fault(FaultKind.CUT, times=None), Outcome.TIMEOUT),
         (
             Fault(

@@ -23,7 +23,7 @@ from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources import theporndb as connector_module
 from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.sync import SyncReport
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
 from stash_sense_pipeline_tests.sources.conftest import QUICK, refresh_from
@@ -77,7 +77,7 @@ def tiny_lists(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def everyone(connector: ThePornDbConnector) -> list[PerformerRecord]:
     """All records, many more than once."""
-    return [record async for page in connector.everyone() for record in page]
+    return [record async for page in connector.everyone() for record in page.rows]
 
 
 def fill(store: ThePornDB, count: int, **fields: Any) -> list[str]:
@@ -227,21 +227,37 @@ def test_site_performers_add_names_and_pictures_to_their_parent(ask):
     assert [image.image_id.rpartition("-")[0] for image in record.images] == ["site-image-99"]
 
 
-def test_a_site_performer_alone_and_a_nameless_entry_are_nobody(ask):
-    assert read(resource(is_parent=False), ask) is None
-    assert read(resource(name=" "), ask) is None
-    assert read(resource(name=None), ask) is None
+@pytest.mark.parametrize("is_parent", [False, 0, "0", "false"])
+def test_a_site_performer_alone_is_passed_over(ask, is_parent):
+    assert read(resource(is_parent=is_parent), ask) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"id": None}, "its id is nothing, not a text"),
+        ({"id": "a b"}, "its id holds white space"),
+        ({"name": None}, "its name is nothing, not a text"),
+        ({"name": " "}, "its name is blank"),
+        ({"name": ["Ann"]}, "its name is a list, not a text"),
+    ],
+)
+def test_a_performer_without_a_readable_id_or_name_is_unread_with_its_reason(ask, fields, reason):
+    record = read(resource(**fields), ask)
+    assert isinstance(record, UnreadRecord)
+    assert record.reason == reason
+    assert (record.source_id is None) == ("id" in fields)
 
 
 @pytest.mark.parametrize(
     "fields",
-    [{"id": None}, {"name": 5}, {"posters": "none"}, {"posters": [5]}, {"posters": [{"url": "u"}]}, {"aliases": [5]},
-     {"site_performers": {"a": 1}}],
+    [{"posters": "none"}, {"posters": [5]}, {"posters": [{"url": "u"}]}, {"aliases": [{}]}, {"aliases": [" "]},
+     {"site_performers": {"a": 1}}, {"extras": "none"}, {"extras": {"links": ["javascript:alert(1)"]}}],
 )  # fmt: skip
-def test_wrong_types_are_parse_errors(ask, fields):
-    with pytest.raises(SourceError) as caught:
-        read(resource(**fields), ask)
-    assert caught.value.outcome is Outcome.PARSE_ERROR
+def test_an_item_of_a_wrong_type_is_left_out(ask, fields):
+    record = read(resource(**fields), ask)
+    assert isinstance(record, PerformerRecord)
+    assert (record.name, record.aliases, record.images, record.urls) == ("Ann Lea", (), (), ())
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 29])

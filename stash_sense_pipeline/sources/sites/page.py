@@ -16,7 +16,8 @@ from urllib.parse import unquote, urljoin, urlsplit
 from parsel import Selector
 
 from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
-from stash_sense_pipeline.sources.records import ImageRecord, clean_text
+from stash_sense_pipeline.sources.cleaning import clean_text, side
+from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.base import Base
 
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
@@ -150,7 +151,7 @@ def image(url: str, width: Any = None, height: Any = None) -> ImageRecord:
     """An image by its address. Its id is a digest of the path: hosts of one site change places, and queries age."""
     path = unquote(urlsplit(url).path)
     return ImageRecord(
-        hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:24], url, _side(width), _side(height)
+        hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:24], url, side(width), side(height)
     )
 
 
@@ -179,14 +180,6 @@ def distinct(names: Iterable[str], *without: str) -> tuple[str, ...]:
 def unescaped(text: str) -> str:
     """Text with HTML entities resolved."""
     return html.unescape(text)
-
-
-def _side(value: Any) -> int | None:
-    try:
-        number = int(value)
-    except (TypeError, ValueError):
-        return None
-    return number if 0 < number < 100_000 else None
 
 
 def _of_type(data: Any, kind: str, depth: int) -> Iterator[dict[str, Any]]:

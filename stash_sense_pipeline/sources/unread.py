@@ -1,0 +1,191 @@
+"""Records that came and could not be read or stored: told apart from the others of a page, noted, counted, asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.sources.cleaning import Fields, optional_id
+from stash_sense_pipeline.sources.json_fields import FieldError
+from stash_sense_pipeline.sources.records import UnreadRecord
+
+# Some odd records are found in every source. More than both of these are no odd records: the source answers in another
+# form than we read, or we read it wrongly.
+MANY_UNREAD = 20
+SHARE_UNREAD = 0.1
+# Runs in which one version of a record is asked for; after that it waits for its change, or for a sweep.
+TRIES = 2
+NOT_ANSWERED = "the server failed to answer for it"
+ANOTHER_ANSWERED = "the server answered another performer than was asked for"
+_SHOWN = 100
+
+
+class Identified(Protocol):
+    """A record, or what a list shows of one."""
+
+    @property
+    def source_id(self) -> str:
+        """The id that its source gave it."""
+        ...
+
+
+Row = TypeVar("Row", bound=Identified)
+
+
+def read_rows(
+    rows: Sequence[Any], read: Callable[[Any], Row | None], *, numbers: bool = False
+) -> tuple[tuple[Row, ...], tuple[UnreadRecord, ...]]:
+    """The rows of one page as `read` gives them (None: to be passed over), and those for which it raises FieldError.
+
+    Several different rows under one id are unread: which of them has the id is not known. With `numbers` an id may
+    be a number.
+    """
+    found: list[Row] = []
+    unread: list[UnreadRecord] = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            record = read(row)
+        except FieldError as error:
+            unread.append(unread_row(row, f"{error} (performer {number} of a page)", numbers=numbers))
+        else:
+            if record is not None:
+                found.append(record)
+    if len({record.source_id for record in found}) < len(found):
+        doubtful = _on_several(found)
+        reason = "different performers of a page have its id"
+        unread += [
+            UnreadRecord(record.source_id, reason, record.source_id)
+            for record in found
+            if record.source_id in doubtful
+        ]
+        found = [record for record in found if record.source_id not in doubtful]
+    return tuple(found), tuple(_told_apart(unread))
+
+
+def unread_row(row: Any, reason: str, *, numbers: bool = False) -> UnreadRecord:
+    """The note on a row as it came. Without an id that can be used, a digest of the row stands for it."""
+    stated = row.get("id") if isinstance(row, dict) else None
+    source_id = optional_id(stated, numbers=numbers)
+    if source_id is not None:
+        return UnreadRecord(source_id, reason, source_id, Fields(row, Counter()).moment("updated"))
+    digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return UnreadRecord(f"{ascii(stated)[:_SHOWN]} #{digest}", reason)
+
+
+def _told_apart(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
+    """The notes with a label each; of several with one id, only the first stands for the id."""
+    seen: Counter[str] = Counter()
+    for each in unread:
+        seen[each.label] += 1
+        yield (
+            each if seen[each.label] == 1 else UnreadRecord(f"{each.label} #{seen[each.label]}", each.reason)
+        )
+
+
+def _on_several(rows: Iterable[Row]) -> set[str]:
+    """The ids that rows of different content share."""
+    seen: dict[str, Row] = {}
+    return {row.source_id for row in rows if seen.setdefault(row.source_id, row) != row}
+
+
+class UnreadNotes:
+    """The records of one source that are unread, as a run finds them and as the next one must know them.
+
+    A note holds the reason and the version that was not read. It goes when the record is read, or is gone.
+    """
+
+    def __init__(self, source: str, before: Any) -> None:
+        """`before`: what `detail` gave after the last run, or a list of ids."""
+        self._source = source
+        self._notes: dict[str, dict[str, Any]] = {}
+        self._came: set[str] = set()
+        self._unread_now: set[str] = set()
+        known = before if isinstance(before, Mapping) else {each: {} for each in before or ()}
+        for label, note in known.items():
+            self._notes[label] = {"reason": NOT_ANSWERED, **note}
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """How many records are unread for each reason, without where in an answer they stood."""
+        return dict(
+            sorted(Counter(note["reason"].partition(" (")[0] for note in self._notes.values()).items())
+        )
+
+    @property
+    def source_ids(self) -> frozenset[str]:
+        """The ids of unread records, as far as they have one that can be used."""
+        return frozenset(label for label, note in self._notes.items() if not note.get("no_id"))
+
+    @property
+    def to_ask_again(self) -> frozenset[str]:
+        """The ids of which no version is known, so that nothing but asking tells whether they changed."""
+        return frozenset(each for each in self.source_ids if self._notes[each].get("version") is None)
+
+    def is_known(self, source_id: str, version: datetime | None) -> bool:
+        """Whether this version of a record was unread in two runs: a single one may have got a broken answer."""
+        note = self._notes.get(source_id)
+        is_same = note is not None and version is not None and note.get("version") == version.isoformat()
+        return is_same and note is not None and bool(note.get("tries", 1) >= TRIES)
+
+    def read(self, source_ids: Iterable[str]) -> None:
+        """These records came and can be read."""
+        for source_id in source_ids:
+            self._came.add(source_id)
+            self._unread_now.discard(source_id)
+            self._notes.pop(source_id, None)
+
+    def came(self, source_ids: Iterable[str]) -> None:
+        """A list showed these records; whether they can be read is another matter."""
+        self._came.update(source_ids)
+
+    def note(self, unread: Iterable[UnreadRecord]) -> None:
+        """These records came and cannot be read or stored."""
+        for each in unread:
+            note: dict[str, Any] = {"reason": each.reason}
+            if each.version is not None:
+                before, version = self._notes.get(each.label, {}), each.version.isoformat()
+                tries = before.get("tries", 1) if before.get("version") == version else 0
+                note |= {"version": version, "tries": tries if each.label in self._unread_now else tries + 1}
+            self._came.add(each.label)
+            self._unread_now.add(each.label)
+            self._notes[each.label] = note if each.source_id is not None else {**note, "no_id": True}
+
+    def forget(self, source_ids: Iterable[str]) -> None:
+        """These records are gone at the source."""
+        for source_id in source_ids:
+            self._notes.pop(source_id, None)
+
+    def keep_only(self, listed: Collection[str]) -> None:
+        """After a look at the whole list of the source: what neither it nor this run showed is gone."""
+        self._notes = {
+            label: note for label, note in self._notes.items() if label in listed or label in self._unread_now
+        }
+
+    def check(self, listed: int = 0) -> None:
+        """Raises SourceError (parse_error) when so many of the records of this run are unread that the source, or our
+        reading of it, must be wrong: more than MANY_UNREAD and SHARE_UNREAD of them, or all of several.
+
+        `listed`: how many records a whole list showed; 0 when only changes were read.
+        """
+        unread, came = len(self._unread_now), max(len(self._came), listed)
+        are_all = unread == came and (listed or came > 1)
+        if (unread > MANY_UNREAD and unread > SHARE_UNREAD * came) or (unread and are_all):
+            reason = next(self._notes[label]["reason"] for label in sorted(self._unread_now))
+            raise SourceError(
+                self._source,
+                Outcome.PARSE_ERROR,
+                f"{unread} of {came} performers cannot be read or stored, for example because {reason}; "
+                "the others are stored, and a full sweep takes them all together",
+            )
+
+    def detail(self) -> dict[str, dict[str, Any]]:
+        """What the next run must know, by id."""
+        return {label: self._notes[label] for label in sorted(self._notes)}
