@@ -100,15 +100,16 @@ def suppress_list() -> None:
 )
 def suppress_apply(search_all: bool, rewrite: bool) -> None:
     """Take the suppression file over and erase everything of these people. Doing it again changes nothing."""
-    from stash_sense_pipeline.catalog import engine as catalog
+    from stash_sense_pipeline.catalog.purge import is_purge_pending
+    from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
     from stash_sense_pipeline.privacy.current import enforce_suppressions
 
     with _opened() as (engine, environment, settings):
         erased, traces = enforce_suppressions(
             engine, environment, settings.names, datetime.now(UTC), search_all=search_all
         )
-        keeps_bytes = engine.dialect.name == "postgresql" and not rewrite
-        log_emptied = catalog.rewrite(engine) if rewrite else True
+        log_emptied = rewrite_tables(engine) if rewrite else True
+        keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)
     counts = {
         "records": erased.records,
         "identities": erased.identities,
@@ -124,10 +125,10 @@ def suppress_apply(search_all: bool, rewrite: bool) -> None:
             f"{erased.shared_pages} profile pages are listed by other people too: they alone refuse nobody",
             err=True,
         )
-    if not erased.overwritten:
+    if erased.bytes_left:
         echo(
-            "another process is reading the catalog: deleted bytes stay in catalog.db-wal until it is done;"
-            " run suppress apply again then",
+            f"deleted bytes are still in the files of the catalog: {erased.bytes_left}; the next publish overwrites them,"
+            " or run suppress apply again",
             err=True,
         )
     if not log_emptied:
@@ -136,7 +137,7 @@ def suppress_apply(search_all: bool, rewrite: bool) -> None:
             " wait until its old segments are used again",
             err=True,
         )
-    if not erased.is_empty and keeps_bytes:
+    if keeps_bytes:
         echo(
             "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work",
             err=True,

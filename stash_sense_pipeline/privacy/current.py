@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -11,7 +12,7 @@ from stash_sense_pipeline.privacy.entries import import_suppressions_file
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
-from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces
+from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
 from stash_sense_pipeline.settings import Environment
 
 
@@ -42,7 +43,8 @@ def enforce_suppressions(
     suppressions = current_suppressions(engine, environment, sources)
     traces: list[TraceReport] = []
 
-    def forget(erased: ErasureReport) -> None:
+    def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
+        until_committed.enter_context(texts_locked(environment.data_dir))
         traces.append(erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty))
 
     return erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget), traces[0]
