@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.privacy.entries import import_suppressions_file
+from stash_sense_pipeline.privacy.entries import ImportReport, import_suppressions_file
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
+from stash_sense_pipeline.privacy.overrides_redaction import OverridesReport, forget_overrides
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
 from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
+from stash_sense_pipeline.private_work import clear_private_work
 from stash_sense_pipeline.settings import Environment
+
+
+@dataclass(frozen=True)
+class Enforcement:
+    """What enforcing the list did: in the catalog, in reports and logs, in identity_overrides.yaml.
+
+    `shared_pictures` as in ImportReport.
+    """
+
+    erased: ErasureReport
+    traces: TraceReport = field(default_factory=TraceReport)
+    overrides: OverridesReport = field(default_factory=OverridesReport)
+    shared_pictures: int = 0
 
 
 def current_suppressions(
@@ -23,10 +39,7 @@ def current_suppressions(
 
     Raises ConfigurationError for a list or key file that is wrong, CatalogError when the key is not the catalog's.
     """
-    key = load_or_create_key(environment.suppression_key_file)
-    if environment.suppressions_file.exists():
-        import_suppressions_file(engine, environment.suppressions_file, key, sources)
-    return load_suppressions(engine, key)
+    return _imported(engine, environment, sources)[0]
 
 
 def enforce_suppressions(
@@ -36,15 +49,31 @@ def enforce_suppressions(
     now: datetime,
     *,
     search_all: bool = False,
-) -> tuple[ErasureReport, TraceReport]:
+) -> Enforcement:
     """current_suppressions, after which nothing of the people they cover is in the catalog or in what we wrote
-    of it: what is staged for a release, reports and logs. `search_all` as in erase_suppressed.
+    of it: what is staged for a release, reports, logs, identity_overrides.yaml, and copies of the catalog that a killed
+    command left. `search_all` as in erase_suppressed.
     """
-    suppressions = current_suppressions(engine, environment, sources)
-    traces: list[TraceReport] = []
+    clear_private_work(environment.data_dir)
+    suppressions, imported = _imported(engine, environment, sources)
+    done = Enforcement(ErasureReport(0, 0, 0, 0), shared_pictures=imported.shared_pictures)
 
     def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
+        nonlocal done
         until_committed.enter_context(texts_locked(environment.data_dir))
-        traces.append(erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty))
+        traces = erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty)
+        overrides = forget_overrides(environment.overrides_file, suppressions, erased.traces)
+        done = replace(done, traces=traces, overrides=overrides)
 
-    return erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget), traces[0]
+    erased = erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget)
+    return replace(done, erased=erased)
+
+
+def _imported(
+    engine: sa.Engine, environment: Environment, sources: Collection[str]
+) -> tuple[Suppressions, ImportReport]:
+    key = load_or_create_key(environment.suppression_key_file)
+    report = ImportReport(0, 0)
+    if environment.suppressions_file.exists():
+        report = import_suppressions_file(engine, environment.suppressions_file, key, sources)
+    return load_suppressions(engine, key), report

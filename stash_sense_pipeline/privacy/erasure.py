@@ -50,6 +50,7 @@ from stash_sense_pipeline.privacy.kin import (
 )
 from stash_sense_pipeline.privacy.lookup import Picture, Record
 from stash_sense_pipeline.privacy.mentions import ERASED, mentions_records
+from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     LIKENESS,
@@ -90,7 +91,8 @@ class ErasureReport:
     """What one erasure took out of the catalog, in rows.
 
     `shared_pages` are profile pages that records of other people list too: a new record is not refused for them.
-    `rows` counts all rows by table. `traces` are the texts by which the people can be found in files. `bytes_left` is one
+    `rows` counts all rows by table. `traces` are the texts by which the people can be found in files. `namesakes`
+    are records of the same name that stay: nothing but the name links them. `bytes_left` is one
     line that says why deleted bytes are still in the files of the database; None when they are not, and on PostgreSQL.
     """
 
@@ -102,6 +104,7 @@ class ErasureReport:
     rows: Mapping[str, int] = field(default_factory=dict, compare=False)
     bytes_left: str | None = field(default=None, compare=False)
     traces: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    namesakes: tuple[Namesake, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_empty(self) -> bool:
@@ -298,6 +301,7 @@ def _take_out(
     if not person.records and not images:
         return ErasureReport(0, 0, 0, 0)
     _remember(connection, suppressions, person, images, now)
+    namesakes = namesakes_of(connection, person.records)
     traces = _traces(connection, {*person.records, *person.other_ids}, images)
     performers = _performer_ids(connection, person.records)
     face_ids = _faces_on(connection, images)
@@ -322,6 +326,7 @@ def _take_out(
         shared_pages=person.shared,
         rows=rows,
         traces=traces,
+        namesakes=namesakes,
     )
 
 

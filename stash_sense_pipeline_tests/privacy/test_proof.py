@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -350,10 +351,106 @@ def test_a_page_of_two_people_is_refused(operator: Operator) -> None:
     assert "the URL is ambiguous: 2 records of 2 people list it" in result.output
 
 
-def test_a_picture_leaves_alone(operator: Operator) -> None:
-    result = operator.runs("suppress", "add", "https://stashdb.org/images/image-4", "--reason", "asked")
+PICTURE = "https://stashdb.org/images/image-4"
+
+
+def test_the_address_of_a_picture_of_one_person_means_the_person(operator: Operator) -> None:
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
+    assert result.exit_code == 0, result.output
+    assert "only one person has this picture: the person leaves, with 2 records" in result.output
+    assert "erased: 2 records, 1 identities, 3 images, 3 faces" in operator.runs("suppress", "apply").output
+    with reading(operator.engine) as connection:
+        assert len(connection.scalars(sa.select(schema.suppressed_faces.c.sealed)).all()) == 2
+    operator.publish(SECOND)
+    operator.runs("releases", "revoke", "--delete")
+    assert where_found(operator.data, [text.encode() for text in STRINGS]) == set()
+
+
+def test_with_picture_only_it_means_the_picture(operator: Operator) -> None:
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only")
     assert result.exit_code == 0, result.output
     assert "erased: 0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
+    both = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only", "--block-face")
+    assert both.exit_code == 2
+    record = operator.runs("suppress", "add", PERSON, "--reason", "asked", "--picture-only")
+    assert record.exit_code == 2
+    assert "picture_only is for the URL of an image" in record.output
+
+
+@pytest.mark.parametrize("how", ["on both records", "the same bytes", "the same looks"])
+def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: Operator, how: str) -> None:
+    images = schema.source_images
+    with writing(operator.engine) as connection:
+        if how == "on both records":
+            row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
+            connection.execute(sa.insert(schema.performer_images).values(**row))
+        else:
+            value = {"sha256": "ab" * 32} if how == "the same bytes" else {"picture_hash": "00ff" * 4}
+            both = images.c.image_id.in_(["image-4", "image-10"])
+            connection.execute(sa.update(images).where(both).values(**value))
+    face = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
+    assert face.exit_code == 2
+    assert "whose face to refuse is not known" in face.output
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked")
+    assert result.exit_code == 0, result.output
+    assert "several people have this picture: only the picture leaves" in result.output
+    applied = operator.runs("suppress", "apply").output
+    assert "erased: 0 records, 0 identities" in applied
+    assert "0 images" not in applied
+
+
+def test_a_picture_in_the_operators_file_means_the_same(operator: Operator) -> None:
+    entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
+    (operator.data / "suppressions.yaml").write_text(entry)
+    assert "erased: 2 records, 1 identities" in operator.runs("suppress", "apply").output
+    assert "erased: 0 records" in operator.runs("suppress", "apply").output
+
+
+def test_a_shared_picture_in_the_operators_file_is_said(operator: Operator) -> None:
+    with writing(operator.engine) as connection:
+        row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
+        connection.execute(sa.insert(schema.performer_images).values(**row))
+    entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
+    (operator.data / "suppressions.yaml").write_text(entry)
+    output = operator.runs("suppress", "apply").output
+    assert "erased: 0 records, 0 identities, 1 images" in output
+    assert "1 new entries are pictures that several people have" in output
+
+
+def test_namesakes_are_listed_for_a_decision_without_their_names(operator: Operator) -> None:
+    table, names = schema.source_performers, schema.performer_aliases
+    with writing(operator.engine) as connection:
+        of_person = table.c.source_id == "st-00001"
+        connection.execute(
+            sa.update(table).where(of_person).values(name="Zoë Quill", birth_date="1990-01-02")
+        )
+        for source_id, name, born in (
+            ("fa-same", "QUILL, Zoe", "1990-01-02"),
+            ("fa-name", "Zoe Quill", None),
+            ("fa-alias", "Alias 1 of stashdb", "1990-01-02"),
+            ("fa-born", "Other Name", "1990-01-02"),
+        ):
+            row = {"source": "fansdb", "source_id": source_id, "name": name, "birth_date": born}
+            connection.execute(sa.insert(table).values(**row, first_seen_at=BEGIN, changed_at=BEGIN))
+        row = {"source": "fansdb", "source_id": "fa-born", "alias": "alias 1 OF stashdb"}
+        connection.execute(sa.insert(names).values(**row))
+    told = operator.runs("suppress", "add", PERSON, "--reason", "asked").output
+    lines = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "fansdb:fa-alias  same name and birth date",
+        "fansdb:fa-born  same name and birth date",
+        "fansdb:fa-name  same name",
+        "fansdb:fa-same  same name and birth date",
+    ]
+    assert "quill" not in told.lower()
+    applied = json.loads(operator.runs("suppress", "apply", "--json").output)
+    assert [each["source_id"] for each in applied["namesakes"]] == [
+        "fa-alias",
+        "fa-born",
+        "fa-name",
+        "fa-same",
+    ]
+    assert applied["erased"]["records"] == 2
 
 
 def test_a_release_with_suppressed_image_bytes_is_not_published(operator: Operator) -> None:
