@@ -50,6 +50,12 @@ def open_catalog(url: str) -> sa.Engine:
         raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
 
 
+def is_there(url: str) -> bool:
+    """False for a SQLite file that was not made yet; a server is taken to have its database."""
+    parsed = _parse(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
+
+
 def create_database(url: str) -> None:
     """Makes the database of a PostgreSQL URL unless it is there; nothing for SQLite, whose file open_catalog makes.
 

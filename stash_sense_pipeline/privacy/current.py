@@ -6,14 +6,21 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.privacy.entries import ImportReport, import_suppressions_file
+from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.privacy.entries import (
+    ImportReport,
+    add_suppressions,
+    import_suppressions_file,
+)
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.overrides_redaction import OverridesReport, forget_overrides
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
+from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
 from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
 from stash_sense_pipeline.private_work import clear_private_work
 from stash_sense_pipeline.settings import Environment
@@ -67,6 +74,29 @@ def enforce_suppressions(
 
     erased = erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget)
     return replace(done, erased=erased)
+
+
+def enforce_in_copy(
+    catalog: sa.Engine, unpacked: Path, environment: Environment, sources: Collection[str], now: datetime
+) -> ErasureReport:
+    """Erases everybody from a backup's catalog and overrides, both unpacked, who is on its own list or on ours.
+
+    `unpacked` holds the backup's files by their names. What our list names was known when it was added, so that an older
+    catalog need not have it. Raises ConfigurationError and CatalogError as current_suppressions.
+    """
+    ours = environment.suppression_key_file
+    key = load_or_create_key(ours if ours.exists() else unpacked / "suppression.key")
+    for path in (unpacked / "suppressions.yaml", environment.suppressions_file):
+        if path.exists():
+            entries = [replace(entry, unseen=True) for entry in read_suppressions_file(path, sources)]
+            with writing(catalog) as connection:
+                add_suppressions(connection, key, entries)
+    suppressions = load_suppressions(catalog, key)
+
+    def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
+        forget_overrides(unpacked / "identity_overrides.yaml", suppressions, erased.traces)
+
+    return erase_suppressed(catalog, suppressions, now, search_all=True, before=forget)
 
 
 def _imported(

@@ -138,7 +138,7 @@ def _cut(text: str, spans: Iterable[tuple[int, int]]) -> str:
 def _says(text: str, content: Any) -> bool:
     """True when the text has this content; an empty section is the same as none."""
     try:
-        return _normal(yaml.safe_load(text)) == _normal(content)
+        return bool(_normal(yaml.safe_load(text)) == _normal(content))
     except yaml.YAMLError:
         return False
 
