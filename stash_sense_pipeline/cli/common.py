@@ -32,7 +32,7 @@ def environment_of(variables: Mapping[str, str]) -> Environment:
     from stash_sense_pipeline.settings import read_environment
 
     environment = read_environment(variables, Path.cwd())
-    with suppress(PermissionError):
+    with suppress(OSError):
         clear_private_work(environment.data_dir)
     return environment
 

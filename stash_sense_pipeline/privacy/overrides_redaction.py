@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def _spans(text: str, is_gone: Callable[[Any], bool]) -> Iterator[tuple[int, int
                 if section.flow_style:
                     yield _with_comma(text, begin, pair.end_mark.index)
                 else:
-                    yield _whole_lines(text, max(dash for dash in dashes if dash < begin), end)
+                    yield _whole_lines(text, dashes[bisect_left(dashes, begin) - 1], end)
 
 
 def _leaves(node: yaml.Node) -> Iterator[yaml.ScalarNode]:

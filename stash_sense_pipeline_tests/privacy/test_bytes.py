@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 import threading
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from stash_sense_pipeline.catalog import purge, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
@@ -26,6 +29,8 @@ from stash_sense_pipeline_tests.privacy.test_erasure import Writer
 
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
 PEOPLE = 600
+# Row by row over a connection: fewer on a server.
+PEOPLE_ON_A_SERVER = 240
 SOURCES = ["boxa", "boxb"]
 # Ids as sources make them: a uuid, a slug, letters of other scripts, quotes, what a URL escapes, capitals.
 KINDS = ("{}", "zq-{}", "Zoë-{}-Ünal", "葵-{}", "o'{}\"x", "a b,{}", "x%20{}&y", "ẞ{}İ", "back\\{}")
@@ -34,11 +39,11 @@ KINDS = ("{}", "zq-{}", "Zoë-{}-Ünal", "葵-{}", "o'{}\"x", "a b,{}", "x%20{}&
 class Population:
     """People with two records each, and everything that the catalog and the files say of them."""
 
-    def __init__(self, seed: int = 11) -> None:
+    def __init__(self, count: int = PEOPLE, seed: int = 11) -> None:
         rng = random.Random(seed)
-        self.tokens = [f"{rng.getrandbits(64):016x}" for _ in range(PEOPLE)]
+        self.tokens = [f"{rng.getrandbits(64):016x}" for _ in range(count)]
         self.ids = [KINDS[number % len(KINDS)].format(token) for number, token in enumerate(self.tokens)]
-        self.order = rng.sample(range(PEOPLE), PEOPLE)
+        self.order = rng.sample(range(count), count)
 
     def store(self, connection: sa.Connection, numbers: list[int]) -> None:
         world = Writer(connection)
@@ -84,6 +89,10 @@ class Population:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("".join(forms(each) + "\n" for each in self.ids))
         (data_dir / "review" / ".identity.csv.4711.tmp").write_text("\n".join(self.ids))
+        pairs = [[f"boxa:{each}", f"boxb:{each}"] for each in self.ids]
+        (data_dir / "identity_overrides.yaml").write_text(
+            "# Mine.\n" + yaml.safe_dump({"must_link": pairs}, allow_unicode=True, default_flow_style=None)
+        )
         (data_dir / "staging" / "next").mkdir(parents=True)
         (data_dir / "staging" / "next" / "faces.json").write_text(json.dumps(self.ids))
 
@@ -120,10 +129,10 @@ def data_dir(tmp_path: Path) -> Path:
     return directory
 
 
-def filled(url: str, data_dir: Path) -> tuple[sa.Engine, Population]:
-    engine, people = open_catalog(url), Population()
+def filled(url: str, data_dir: Path, count: int) -> tuple[sa.Engine, Population]:
+    engine, people = open_catalog(url), Population(count)
     # In many transactions and not in order, so that pages are split, merged and used again.
-    for start in range(0, PEOPLE, 40):
+    for start in range(0, count, 40):
         with writing(engine) as connection:
             people.store(connection, people.order[start : start + 40])
     with writing(engine) as connection:
@@ -136,7 +145,7 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_data_directory(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = f"sqlite:///{data_dir / 'catalog.db'}"
-    engine, people = filled(url, data_dir)
+    engine, people = filled(url, data_dir, PEOPLE)
     environment = environment_in(data_dir, url)
     leaving = people.order[::2]
     gone = [people.tokens[number] for number in leaving]
@@ -158,6 +167,8 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_data_directory(
     assert found_in(data_dir, gone) == {}
     assert found_in(data_dir, staying)["catalog.db"] == len(staying)
     assert found_in(data_dir, staying)["logs/run.log"] == len(staying)
+    assert found_in(data_dir, staying)["identity_overrides.yaml"] == len(staying)
+    assert (data_dir / "identity_overrides.yaml").read_text().startswith("# Mine.\n")
     engine.dispose()
 
 
@@ -165,7 +176,7 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_data_directory(
 def test_no_byte_of_hundreds_of_people_is_left_in_the_files_of_a_server(
     data_dir: Path, postgres_catalog_url: str
 ) -> None:
-    engine, people = filled(postgres_catalog_url, data_dir)
+    engine, people = filled(postgres_catalog_url, data_dir, PEOPLE_ON_A_SERVER)
     environment = environment_in(data_dir, postgres_catalog_url)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE")
@@ -276,6 +287,44 @@ def test_a_rebuild_is_told_and_done_later_while_others_read_or_write(
     assert sorted(path.name for path in data_dir.iterdir() if path.name.startswith("etilqs")) == []
     engine.dispose()
     other.dispose()
+
+
+@pytest.mark.parametrize("steps", [1, 40, 400, 1_500])
+def test_a_kill_inside_a_rebuild_leaves_the_catalog_as_it_was(data_dir: Path, steps: int) -> None:
+    url = f"sqlite:///{data_dir / 'catalog.db'}"
+    engine = open_catalog(url)
+    with writing(engine) as connection:
+        world = Writer(connection)
+        for number in range(300):
+            world.record("boxa", f"{number}", urls=[f"https://others.example/{number}/{'x' * 200}"])
+        request_purge(connection, NOW)
+    engine.dispose()
+    killed = subprocess.run([sys.executable, "-c", KILLED, url, str(steps)], check=False)
+    assert killed.returncode == 9
+    engine = open_catalog(url)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        assert connection.scalar(sa.select(sa.func.count()).select_from(schema.source_performers)) == 300
+    assert is_purge_pending(engine)
+    assert overwrite_deleted(engine) is None
+    assert not is_purge_pending(engine)
+    engine.dispose()
+
+
+KILLED = """
+import os, sys
+import sqlalchemy as sa
+from stash_sense_pipeline.catalog import purge
+from stash_sense_pipeline.catalog.engine import open_catalog
+engine = open_catalog(sys.argv[1])
+def armed(engine, directory):
+    with engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        raw.set_progress_handler(lambda: os._exit(9), int(sys.argv[2]))
+        raw.execute("VACUUM")
+purge._vacuum = armed
+purge.overwrite_deleted(engine)
+"""
 
 
 def test_a_writer_waits_as_long_as_a_rebuild_lasts(data_dir: Path) -> None:
