@@ -68,6 +68,8 @@ from stash_sense_pipeline.privacy.suppression import (
     url_digests,
 )
 
+# With more records all evidence is read: the database would compare each row with each of them.
+_NAMED_IN_A_QUERY = 400
 # A shorter id may be any word or number in the raw fields of other records.
 _SHORTEST_ID_IN_RAW = 8
 
@@ -193,7 +195,9 @@ def _erase(
         )
     images = _covered_images(connection, sought) | _images_to_erase(connection, suppressions, person)
     images |= _images_of_faces(connection, load_templates(connection, suppressions.key))
-    report = _take_out(connection, suppressions, person, images, now)
+    # A sync that erases has no operator to show them to, and its transaction should be short.
+    namesakes = namesakes_of(connection, person.records)
+    report = replace(_take_out(connection, suppressions, person, images, now), namesakes=namesakes)
     mark_applied(connection, now)
     return report
 
@@ -301,7 +305,6 @@ def _take_out(
     if not person.records and not images:
         return ErasureReport(0, 0, 0, 0)
     _remember(connection, suppressions, person, images, now)
-    namesakes = namesakes_of(connection, person.records)
     traces = _traces(connection, {*person.records, *person.other_ids}, images)
     performers = _performer_ids(connection, person.records)
     face_ids = _faces_on(connection, images)
@@ -326,7 +329,6 @@ def _take_out(
         shared_pages=person.shared,
         rows=rows,
         traces=traces,
-        namesakes=namesakes,
     )
 
 
@@ -435,7 +437,7 @@ def _forget_mentions(connection: sa.Connection, records: Collection[Record]) -> 
     log = connection.execute(sa.select(identity_log.c.entry, identity_log.c.detail))
     mentioned = {entry for entry, detail in log if names_one(detail)}
     _delete(connection, identity_log, identity_log.c.entry, mentioned)
-    _forget_evidence(connection, names_one)
+    _forget_evidence(connection, records, names_one)
     hubs = connection.execute(sa.select(identity_hubs.c.digest, identity_hubs.c.key))
     _delete(
         connection, identity_hubs, identity_hubs.c.digest, {digest for digest, key in hubs if names_one(key)}
@@ -444,13 +446,21 @@ def _forget_mentions(connection: sa.Connection, records: Collection[Record]) -> 
     _forget_raw(connection, records)
 
 
-def _forget_evidence(connection: sa.Connection, names_one: Callable[[Any], bool]) -> None:
+def _forget_evidence(
+    connection: sa.Connection, records: Collection[Record], names_one: Callable[[Any], bool]
+) -> None:
     """Deletes evidence between others that rests on a page of these records, and blanks reasons that name them."""
     table = identity_evidence
     own = [table.c[name] for name in ("source_a", "source_id_a", "source_b", "source_id_b", "kind", "key")]
     resting: list[tuple[Any, ...]] = []
     explained: list[tuple[Any, ...]] = []
-    for *key, reason in connection.execute(sa.select(*own, table.c.reason)):
+    query = sa.select(*own, table.c.reason)
+    if len(records) <= _NAMED_IN_A_QUERY:
+        pages = {
+            form for source, each in records for form in (f"{source}:{each}", f"{source}:{each.casefold()}")
+        }
+        query = query.where(table.c.key.in_(sorted(pages)) | table.c.reason.is_not(None))
+    for *key, reason in connection.execute(query):
         # The key of a page of a stash-box is `source:id`.
         if ":" in key[-1] and names_one(key[-1]):
             resting.append(tuple(key))
@@ -485,7 +495,9 @@ def _forget_raw(connection: sa.Connection, records: Collection[Record]) -> None:
     """Takes these records' ids out of the raw fields of others."""
     table = source_performers
     names_one = mentions_records({record for record in records if len(record[1]) >= _SHORTEST_ID_IN_RAW})
-    rows = connection.execute(sa.select(table.c.source, table.c.source_id, table.c.raw))
+    rows = connection.execute(
+        sa.select(table.c.source, table.c.source_id, table.c.raw).where(sa.cast(table.c.raw, sa.Text) != "{}")
+    )
     naming = [(source, source_id, raw) for source, source_id, raw in rows if raw and names_one(raw)]
     for source, source_id, raw in naming:
         of_record = (table.c.source == source) & (table.c.source_id == source_id)
