@@ -78,9 +78,7 @@ def releases_install(version: str, directory: Path) -> None:
     release = release_directory(version)
     _refuse_who_left(environment_of(os.environ), release)
     report = install_release(release, directory)
-    echo(
-        f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}"
-    )
+    echo(f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}")
     if report.backup:
         echo(f"the old files are in {report.backup}")
 
@@ -108,9 +106,7 @@ def releases_upload(version: str) -> None:
         check=partial(_refuse_who_left, environment),
         progress=_upload_bar(),
     )
-    echo(
-        f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes"
-    )
+    echo(f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes")
     echo(report.url)
     if not report.latest:
         echo("a newer version is published there: sidecars keep that one", err=True)

@@ -19,8 +19,8 @@ from stash_sense_pipeline.catalog.trusted import read_collisions
 from stash_sense_pipeline.files import replacing
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
-from stash_sense_pipeline.visible_text import visible
 from stash_sense_pipeline.privacy.traces import texts_locked
+from stash_sense_pipeline.visible_text import visible
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.visible_text import visible_line
 
 # Stands where a text named an erased person.
 ERASED = "(erased)"
@@ -18,14 +19,17 @@ ERASED = "(erased)"
 _SHORTEST = 3
 _WORD = re.compile(r"\w+")
 _ESCAPE = re.compile(r'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])')
-_ESCAPED = {"b": " ", "f": " ", "n": " ", "r": " ", "t": " "}
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # After an id as the program writes it comes one of these, or the end: `boxa:anna` is not in `boxa:anna-maria`.
 _END_OF_ID = r"(?![\w.%/@+~=&-])"
 
 
 def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
     """Whether a line holds one of `texts` as whole words: in any case, escaped as in JSON, CSV, HTML or a URL."""
-    search = _Search((text for text in texts if len(text) >= _SHORTEST or not text.isascii()), r"(?!\w)")
+    wanted = {text for text in texts if len(text) >= _SHORTEST or not text.isascii()}
+    # Hidden characters leave the program as escapes.
+    wanted |= {visible_line(text) for text in wanted}
+    search = _Search(wanted, r"(?!\w)")
     return lambda line: any(map(search, _readings(line)))
 
 
