@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +22,7 @@ from stash_sense_pipeline.catalog.engine import create_database, open_catalog, r
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.private_work import private_work
 
 _CATALOG = "catalog.db"
 _CONTENTS = "backup.json"
@@ -45,19 +45,24 @@ class BackupReport:
     kept: tuple[str, ...] = ()
 
 
-def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: datetime) -> BackupReport:
+def write_backup(
+    engine: sa.Engine, files: Mapping[str, Path], path: Path, now: datetime, *, data_dir: Path | None = None
+) -> BackupReport:
     """Writes the catalog, as of now, and those of `files` (name in the backup → path) that are there, to a new zip.
 
-    Runs that write meanwhile are neither held up nor seen in part. Raises CatalogError when `path` exists, or cannot be
+    The copy that it is packed from is in the private directory of `data_dir`, or, without one, beside `path`. What a
+    killed backup leaves is removed by the next command. Runs that write meanwhile are neither held up nor seen in part.
+    Raises CatalogError when `path` exists, or cannot be
     written.
     """
     if path.exists():
         raise CatalogError(f"{path} is there already; give the backup another name")
     try:
         # Like its parts: whoever reads a backup reads the suppression key.
-        with replacing(path) as zipped, tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        with replacing(path) as zipped, private_work(data_dir or path.parent) as work:
+            work.note_outside(zipped)
             os.close(os.open(zipped, os.O_CREAT | os.O_WRONLY, 0o600))
-            copy = Path(directory) / _CATALOG
+            copy = work.directory / _CATALOG
             _copy_to_sqlite(engine, copy)
             parts = {_CATALOG: copy, **{name: file for name, file in files.items() if file.is_file()}}
             contents = {
@@ -76,16 +81,23 @@ def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: 
 
 
 def restore_backup(
-    path: Path, catalog_url: str, files: Mapping[str, Path], *, stay: Collection[str] = ()
+    path: Path,
+    catalog_url: str,
+    files: Mapping[str, Path],
+    *,
+    stay: Collection[str] = (),
+    data_dir: Path | None = None,
+    before_copy: Callable[[sa.Engine, Path], None] = lambda catalog, unpacked: None,
 ) -> BackupReport:
     """Puts a backup's catalog where `catalog_url` points, which must be empty, and its files where `files` says, for
     their owner only. Those that are named in `stay` are left as they are where they are there already.
 
-    Everything is verified before anything is written. Raises CatalogError for a damaged backup, and where there is a
-    catalog with content, or one of the files, already.
+    Everything is verified before anything is written. It is unpacked in the private directory of `data_dir`, or, without
+    one, beside the backup. `before_copy` may change the unpacked catalog and the files beside it. Raises CatalogError for
+    a damaged backup, and where there is a catalog with content, or one of the files, already.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        unpacked = Path(directory)
+    with private_work(data_dir or path.parent) as work:
+        unpacked = work.directory
         contents = _unpack(path, unpacked)
         names = [name for name in contents["sha256"] if name != _CATALOG]
         there = [name for name in names if name in files and files[name].exists()]
@@ -98,6 +110,7 @@ def restore_backup(
         # Also brings the schema of an older backup up to date.
         source = open_catalog(f"sqlite:///{unpacked / _CATALOG}")
         try:
+            before_copy(source, unpacked)
             create_database(catalog_url)
             target = open_catalog(catalog_url)
             try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from stash_sense_pipeline.catalog.schema import metadata, source_performers
+from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import make_directory, make_private_file, restrict
 
@@ -46,7 +48,13 @@ def open_catalog(url: str) -> sa.Engine:
             _prepare_sqlite_file(Path(str(parsed.database)), shown)
         return _migrated_engine(parsed, shown)
     except (sa.exc.DBAPIError, sa.exc.ArgumentError, ImportError, OSError) as error:
-        raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
+        raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
+
+
+def is_there(url: str) -> bool:
+    """False for a SQLite file that was not made yet; a server is taken to have its database."""
+    parsed = _parse(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
 def create_database(url: str) -> None:
@@ -70,23 +78,51 @@ def create_database(url: str) -> None:
                 connection.exec_driver_sql(f"CREATE DATABASE {quoted} ENCODING 'UTF8' TEMPLATE template0")
     except sa.exc.DBAPIError as error:
         shown = shown_url(parsed)
-        raise CatalogError(f"cannot open the catalog {shown}: {_reason(error)}") from error
+        raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
 
 
 @contextmanager
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction, committed at the end and rolled back on error.
 
-    On SQLite it takes the write lock at once. Raises CatalogError when the lock stays taken, or the server is gone.
+    On SQLite it takes the write lock at once; it waits as long as a rebuild of the file lasts, and 30 s for any other
+    writer. Raises CatalogError when the lock stays taken, or the server is gone.
     """
     with ExitStack() as stack:
-        try:
-            connection = stack.enter_context(engine.connect().execution_options(write=True))
-            stack.enter_context(connection.begin())
-        except sa.exc.OperationalError as error:
-            shown = shown_url(engine.url)
-            raise CatalogError(f"cannot write to the catalog {shown}: {_reason(error)}") from error
+        while True:
+            begun = time.time()
+            try:
+                connection = stack.enter_context(engine.connect().execution_options(write=True))
+                stack.enter_context(connection.begin())
+                break
+            except sa.exc.OperationalError as error:
+                if _rebuilt_since(engine, begun):
+                    continue
+                shown = shown_url(engine.url)
+                raise CatalogError(f"cannot write to the catalog {shown}: {first_line(error)}") from error
         yield connection
+
+
+def rebuild_lock(engine: sa.Engine) -> Path | None:
+    """The file that is locked (flock) while SQLite's file is rebuilt; None for a database that is no file."""
+    database = engine.url.database
+    if engine.dialect.name != "sqlite" or database in (None, "", ":memory:"):
+        return None
+    path = Path(str(database))
+    return path.with_name(f".{path.name}.rebuild.lock")
+
+
+def _rebuilt_since(engine: sa.Engine, moment: float) -> bool:
+    """True when a process rebuilds SQLite's file now, or has since `moment`: it holds the write lock for minutes."""
+    path = rebuild_lock(engine)
+    if path is None or not path.exists():
+        return False
+    with path.open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return path.stat().st_mtime >= moment
 
 
 @contextmanager
@@ -95,77 +131,6 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     isolation = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     with engine.connect().execution_options(**isolation) as connection, connection.begin():
         yield connection
-
-
-def checkpoint(engine: sa.Engine) -> bool:
-    """Moves SQLite's write-ahead log into the file and empties it, so that deleted data is in neither.
-
-    False when a reader or a writer of another connection was in the way; always true on other databases.
-    """
-    if engine.dialect.name != "sqlite":
-        return True
-    connection = engine.raw_connection()
-    try:
-        busy, _, _ = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        return bool(busy == 0)
-    finally:
-        connection.close()
-
-
-def vacuum(engine: sa.Engine, tables: Iterable[str]) -> None:
-    """Frees the space of deleted rows on PostgreSQL, which otherwise keeps them until it is full.
-
-    Nothing on SQLite: there secure_delete has overwritten them already.
-    """
-    if engine.dialect.name != "postgresql":
-        return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        for table in sorted(set(tables)):
-            connection.exec_driver_sql(f'VACUUM "{table}"')
-
-
-def rewrite(engine: sa.Engine) -> bool:
-    """Has PostgreSQL write all tables anew, so that no page of its files keeps bytes of deleted rows, and fill its
-    write-ahead log with something else. Nothing on SQLite, where nothing is left to do.
-
-    Each table is locked while it is written, for minutes where it is large. False when the log stays because only a
-    superuser may touch it. Raises CatalogError when another process does not let go of a table.
-    """
-    if engine.dialect.name != "postgresql":
-        return True
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"SET lock_timeout = {_BUSY_TIMEOUT_MS}")
-        try:
-            for table in (*metadata.sorted_tables, "pg_catalog.pg_statistic"):
-                # The statistics of a column hold some of its values.
-                connection.exec_driver_sql(f"VACUUM (FULL, ANALYZE) {table}")
-        except sa.exc.OperationalError as error:
-            raise CatalogError(f"a table cannot be rewritten while it is in use: {_reason(error)}") from error
-        finally:
-            connection.exec_driver_sql("RESET lock_timeout")
-        try:
-            _fill_log(connection)
-        except sa.exc.ProgrammingError:
-            return False
-    return True
-
-
-def _fill_log(connection: sa.Connection) -> None:
-    """Old segments of the log are kept and used again: all are retired, then each is filled.
-
-    A checkpoint also unlinks the files that rewritten tables were in.
-    """
-
-    def next_segment() -> None:
-        connection.exec_driver_sql("SELECT pg_logical_emit_message(false, '', '')")
-        # What is left of the segment is filled with zeros.
-        connection.exec_driver_sql("SELECT pg_switch_wal()")
-
-    next_segment()
-    connection.exec_driver_sql("CHECKPOINT")
-    for _ in range(connection.exec_driver_sql("SELECT count(*) FROM pg_ls_waldir()").scalar_one()):
-        next_segment()
-    connection.exec_driver_sql("CHECKPOINT")
 
 
 def shown_url(url: sa.URL) -> str:
@@ -190,7 +155,7 @@ def _parse(url: str) -> sa.URL:
     return parsed.set(drivername="postgresql+psycopg2") if parsed.drivername == "postgresql" else parsed
 
 
-def _reason(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of what the database said."""
     return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
 
@@ -283,7 +248,9 @@ def _check_sqlite_file(path: Path, shown: str) -> None:
     except sa.exc.OperationalError:
         raise
     except sa.exc.DatabaseError as error:
-        raise CatalogError(f"the catalog {shown} is corrupt ({_reason(error)}); restore a backup") from error
+        raise CatalogError(
+            f"the catalog {shown} is corrupt ({first_line(error)}); restore a backup"
+        ) from error
 
 
 def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:

@@ -395,6 +395,15 @@ suppressed_faces = sa.Table(
     comment="only of those for whom block_face was asked: refuses their face under a new record",
 )
 
+pending_purges = sa.Table(
+    "pending_purges",
+    metadata,
+    sa.Column("purge_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sqlite_autoincrement=True,
+    comment="erasures after which the files of the database were not yet written anew: they hold deleted bytes",
+)
+
 withheld_records = sa.Table(
     "withheld_records",
     metadata,

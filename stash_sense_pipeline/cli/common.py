@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,17 @@ def echo(text: str, *, err: bool = False) -> None:
 
 
 def environment_of(variables: Mapping[str, str]) -> Environment:
-    """The environment as typed values; relative paths start from the working directory."""
+    """The environment as typed values; relative paths start from the working directory.
+
+    Copies of the catalog that a killed command left in DATA_DIR are removed, where this user may.
+    """
+    from stash_sense_pipeline.private_work import clear_private_work
     from stash_sense_pipeline.settings import read_environment
 
-    return read_environment(variables, Path.cwd())
+    environment = read_environment(variables, Path.cwd())
+    with suppress(OSError):
+        clear_private_work(environment.data_dir)
+    return environment
 
 
 def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:

@@ -13,6 +13,8 @@ import click
 from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from stash_sense_pipeline.settings import Environment
 
 
@@ -74,7 +76,9 @@ def backup(file: Path) -> None:
     environment = environment_of(os.environ)
     engine = open_catalog(environment.catalog_url)
     try:
-        report = write_backup(engine, environment.own_files, file, datetime.now(UTC))
+        report = write_backup(
+            engine, environment.own_files, file, datetime.now(UTC), data_dir=environment.data_dir
+        )
     finally:
         engine.dispose()
     echo(f"{report.path}: {report.rows} rows of the catalog, {', '.join(report.files)}; {report.size} bytes")
@@ -83,17 +87,41 @@ def backup(file: Path) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def restore(file: Path) -> None:
-    """Put a backup's catalog and files where the environment points. Nothing that is there is overwritten."""
+    """Put a backup's catalog and files where the environment points. Nothing that is there is overwritten.
+
+    Who is on the backup's suppression list, or on the one that is here, is erased before the catalog is put in place.
+    """
     from stash_sense_pipeline.catalog.backup import restore_backup
+    from stash_sense_pipeline.privacy.current import enforce_in_copy
+    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.shipped_files import shipped_file
 
     environment = environment_of(os.environ)
+    left_out = 0
+
+    def erase(catalog: sa.Engine, unpacked: Path) -> None:
+        nonlocal left_out
+        files = (environment.sources_file, unpacked / "sources.yaml", shipped_file("sources.yaml"))
+        settings = load_settings(next(path for path in files if path.exists()))
+        erased = enforce_in_copy(catalog, unpacked, environment, settings.names, datetime.now(UTC))
+        left_out = erased.records
+
     # The list that is there knows who left since; those of the backup's are in its catalog.
-    report = restore_backup(file, environment.catalog_url, environment.own_files, stay={"suppressions.yaml"})
+    report = restore_backup(
+        file,
+        environment.catalog_url,
+        environment.own_files,
+        stay={"suppressions.yaml"},
+        data_dir=environment.data_dir,
+        before_copy=erase,
+    )
     echo(
         f"restored {report.rows} rows of the catalog, {', '.join(report.files)}, of {report.made_at:%Y-%m-%d %H:%M} UTC"
     )
     for name in report.kept:
-        echo(f"kept your own {name}: it is another than the backup's, and holds from the next run")
+        echo(f"kept your own {name}: it is another than the backup's")
+    if left_out:
+        echo(f"left out {left_out} records of people on the suppression list")
     echo("the next publish makes the release anew: stash-sense build, or the job publish")
 
 

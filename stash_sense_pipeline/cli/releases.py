@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stash_sense_pipeline.cli.common import echo, environment_of, print_table, release_directory
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.visible_text import visible_line
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.settings import Environment
 
 
 @click.command()
@@ -64,10 +69,15 @@ def releases_prune(keep: int) -> None:
 @click.argument("version")
 @click.option("--to", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
 def releases_install(version: str, directory: Path) -> None:
-    """Put a release into a stopped sidecar's data directory: verified first, the old files kept, undone on failure."""
+    """Put a release into a stopped sidecar's data directory: verified first, the old files kept, undone on failure.
+
+    A release that holds people on the suppression list is refused.
+    """
     from stash_sense_pipeline.release.install import install_release
 
-    report = install_release(release_directory(version), directory)
+    release = release_directory(version)
+    _refuse_who_left(environment_of(os.environ), release)
+    report = install_release(release, directory)
     echo(f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}")
     if report.backup:
         echo(f"the old files are in {report.backup}")
@@ -79,7 +89,8 @@ def releases_upload(version: str) -> None:
     """Publish a release on GitHub, where the sidecar's updater finds it: a draft until its one zip is there whole.
 
     The repository is export.github.repository in sources.yaml, the token GITHUB_TOKEN. Run it again after a failure:
-    it goes on where it was; what is there already is left alone.
+    it goes on where it was; what is there already is left alone. A release that holds people on the suppression list is
+    refused.
     """
     from stash_sense_pipeline.release.spec import upload_destination
     from stash_sense_pipeline.release.upload import upload_release
@@ -88,11 +99,35 @@ def releases_upload(version: str) -> None:
     environment = environment_of(os.environ)
     directory = release_directory(version)
     destination = upload_destination(load_settings(environment.sources_file), environment)
-    report = upload_release(environment.releases_dir, directory.name, destination, progress=_upload_bar())
+    report = upload_release(
+        environment.releases_dir,
+        directory.name,
+        destination,
+        check=partial(_refuse_who_left, environment),
+        progress=_upload_bar(),
+    )
     echo(f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes")
     echo(report.url)
     if not report.latest:
         echo("a newer version is published there: sidecars keep that one", err=True)
+
+
+def _refuse_who_left(environment: Environment, release: Path) -> None:
+    """Raises ReleaseError when the release holds people on the suppression list as it is now."""
+    from stash_sense_pipeline.catalog.engine import is_there, open_catalog
+    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.release.suppressed import refuse_suppressed
+    from stash_sense_pipeline.settings import load_settings
+
+    if not (environment.suppressions_file.exists() or is_there(environment.catalog_url)):
+        return
+    settings = load_settings(environment.sources_file)
+    engine = open_catalog(environment.catalog_url)
+    try:
+        suppressions = current_suppressions(engine, environment, settings.names)
+    finally:
+        engine.dispose()
+    refuse_suppressed(release, suppressions, {name: box.host for name, box in settings.stash_boxes.items()})
 
 
 def _upload_bar() -> Progress:

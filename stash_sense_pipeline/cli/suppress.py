@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -16,7 +17,12 @@ from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
+    from stash_sense_pipeline.privacy.current import Enforcement
+    from stash_sense_pipeline.privacy.namesakes import Namesake
     from stash_sense_pipeline.settings import Environment, Settings
+
+# More are not read on a terminal.
+_NAMESAKES_SHOWN = 20
 
 
 @click.group()
@@ -36,18 +42,32 @@ def suppress() -> None:
 @click.option(
     "--unseen", is_flag=True, help="No source has shown this record or URL yet; keep it all the same."
 )
-def suppress_add(target: str, reason: str, block_face: bool, unseen: bool) -> None:
+@click.option(
+    "--picture-only",
+    is_flag=True,
+    help="The URL of an image means only this image. Without it, it means the person, if only one has the image.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def suppress_add(
+    target: str, reason: str, block_face: bool, unseen: bool, picture_only: bool, as_json: bool
+) -> None:
     """Put a person on the list: by a record (stashdb:<id>), the URL of a profile, or the URL of an image.
 
-    From now on no source brings the person back. `suppress apply`, or the next publish, erases what is there. The
-    entry goes into the suppression file as a keyed hash, not in clear.
+    The URL of an image that only one person has means that person with all records; of an image that several people
+    have, it means only the image. From now on no source brings the person back. `suppress apply`, or the next publish,
+    erases what is there. The entry goes into the suppression file as a keyed hash, not in clear.
+
+    Records with the same name that nothing else links to the person are listed: add those that are the person too.
     """
     from stash_sense_pipeline.catalog.engine import writing
     from stash_sense_pipeline.privacy.entries import add_sealed
     from stash_sense_pipeline.privacy.keys import load_or_create_key
+    from stash_sense_pipeline.privacy.kin import whole_person
+    from stash_sense_pipeline.privacy.namesakes import namesakes_of
     from stash_sense_pipeline.privacy.suppression_file import (
         SuppressionEntry,
         append_entry,
+        check_picture_only,
         check_reason,
         check_target,
     )
@@ -55,17 +75,42 @@ def suppress_add(target: str, reason: str, block_face: bool, unseen: bool) -> No
     with _opened() as (engine, environment, settings):
         check_target(target.strip(), settings.names)
         entry = SuppressionEntry(
-            target.strip(), check_reason(reason), datetime.now(UTC).date(), unseen, block_face
+            target.strip(), check_reason(reason), datetime.now(UTC).date(), unseen, block_face, picture_only
         )
+        check_picture_only(entry)
         key = load_or_create_key(environment.suppression_key_file)
         with writing(engine) as connection:
-            sealed = add_sealed(connection, key, entry)
-            if sealed is not None:
-                append_entry(environment.suppressions_file, sealed)
-    if sealed is None:
+            added = add_sealed(connection, key, entry)
+            records = (
+                whole_person(connection, added.records).records if added and added.records else frozenset()
+            )
+            namesakes = namesakes_of(connection, records)
+            if added is not None:
+                append_entry(environment.suppressions_file, added.entry)
+    if as_json:
+        result = {
+            "added": added is not None,
+            "records": len(records),
+            "several_people_have_the_picture": added is not None and added.shared,
+            "namesakes": [vars(namesake) for namesake in namesakes],
+        }
+        echo(json.dumps(result, indent=2))
+        return
+    if added is None:
         echo("on the list already; nothing changed")
         return
     echo(f"added to {environment.suppressions_file}; erase what is there with: stash-sense suppress apply")
+    if added.shared:
+        echo(
+            "several people have this picture: only the picture leaves; for a person, add SOURCE:ID of a record",
+            err=True,
+        )
+    elif added.picture and records:
+        echo(
+            f"only one person has this picture: the person leaves, with {len(records)} records"
+            " (--picture-only would have meant the picture alone)"
+        )
+    _list_namesakes(namesakes)
 
 
 @suppress.command("list")
@@ -98,51 +143,94 @@ def suppress_list() -> None:
     help="On PostgreSQL, also write all tables anew and fill the server's log, so that no deleted byte stays in its"
     " files. Locks each table meanwhile: while no run is at work.",
 )
-def suppress_apply(search_all: bool, rewrite: bool) -> None:
-    """Take the suppression file over and erase everything of these people. Doing it again changes nothing."""
-    from stash_sense_pipeline.catalog import engine as catalog
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
+    """Take the suppression file over and erase everything of these people. Doing it again changes nothing.
+
+    Records with the same name that nothing else links to an erased person stay, and are listed once: add those that
+    are the person too. On SQLite the file of the catalog is rebuilt, so that no deleted byte stays in it: that takes a
+    minute or more for a large one, while other writers wait.
+    """
+    from stash_sense_pipeline.catalog.purge import is_purge_pending
+    from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
     from stash_sense_pipeline.privacy.current import enforce_suppressions
 
     with _opened() as (engine, environment, settings):
-        erased, traces = enforce_suppressions(
+        enforced = enforce_suppressions(
             engine, environment, settings.names, datetime.now(UTC), search_all=search_all
         )
-        keeps_bytes = engine.dialect.name == "postgresql" and not rewrite
-        log_emptied = catalog.rewrite(engine) if rewrite else True
+        log_emptied = rewrite_tables(engine) if rewrite else True
+        keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)
+    erased = enforced.erased
     counts = {
         "records": erased.records,
         "identities": erased.identities,
         "images": erased.images,
         "faces": erased.faces,
         "rows in all": sum(erased.rows.values()),
-        "lines of reports and logs": traces.lines,
-        "staged releases": traces.staged_runs,
+        "lines of reports and logs": enforced.traces.lines,
+        "staged releases": enforced.traces.staged_runs,
     }
+    notes = list(_notes(enforced, log_emptied=log_emptied, keeps_bytes=keeps_bytes))
+    if as_json:
+        result = {
+            "erased": {name.replace(" ", "_"): count for name, count in counts.items()},
+            "pairs_of_overrides_removed": enforced.overrides.pairs,
+            "notes": notes,
+            "namesakes": [vars(namesake) for namesake in erased.namesakes],
+        }
+        echo(json.dumps(result, indent=2))
+        return
     echo("erased: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
-    if erased.shared_pages:
-        echo(
-            f"{erased.shared_pages} profile pages are listed by other people too: they alone refuse nobody",
-            err=True,
-        )
-    if not erased.overwritten:
-        echo(
-            "another process is reading the catalog: deleted bytes stay in catalog.db-wal until it is done;"
-            " run suppress apply again then",
-            err=True,
-        )
-    if not log_emptied:
-        echo(
-            "the tables are written anew, but only a superuser of the server may empty its log: run this as one, or"
-            " wait until its old segments are used again",
-            err=True,
-        )
-    if not erased.is_empty and keeps_bytes:
-        echo(
-            "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work",
-            err=True,
-        )
+    if enforced.overrides.pairs:
+        echo(f"removed {enforced.overrides.pairs} pairs of {environment.overrides_file}")
+    for note in notes:
+        echo(note, err=True)
     if not erased.is_empty:
         echo("past releases still hold them: see stash-sense releases revoke")
+    _list_namesakes(erased.namesakes)
+
+
+def _notes(enforced: Enforcement, *, log_emptied: bool, keeps_bytes: bool) -> Iterator[str]:
+    """What an operator must know of an enforcement: what stayed, and what to do."""
+    erased = enforced.erased
+    if erased.shared_pages:
+        yield f"{erased.shared_pages} profile pages are listed by other people too: they alone refuse nobody"
+    if enforced.shared_pictures:
+        yield (
+            f"{enforced.shared_pictures} new entries are pictures that several people have: only the pictures leave;"
+            " for a person, add SOURCE:ID of a record"
+        )
+    if enforced.overrides.problem:
+        yield enforced.overrides.problem
+    if erased.bytes_left:
+        yield (
+            f"deleted bytes are still in the files of the catalog: {erased.bytes_left}; the next publish overwrites"
+            " them, or run suppress apply again"
+        )
+    if not log_emptied:
+        yield (
+            "the tables are written anew, but only a superuser of the server may empty its log: run this as one, or"
+            " wait until its old segments are used again"
+        )
+    if keeps_bytes:
+        yield (
+            "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work"
+        )
+
+
+def _list_namesakes(namesakes: Sequence[Namesake]) -> None:
+    if not namesakes:
+        return
+    echo(
+        f"{len(namesakes)} other records have the same name and stay; add those that are the same person:",
+        err=True,
+    )
+    for namesake in namesakes[:_NAMESAKES_SHOWN]:
+        born = "same name and birth date" if namesake.same_birth_date else "same name"
+        echo(f"  {namesake.source}:{namesake.source_id}  {born}", err=True)
+    if len(namesakes) > _NAMESAKES_SHOWN:
+        echo(f"  and {len(namesakes) - _NAMESAKES_SHOWN} more: see --json", err=True)
 
 
 @suppress.command("review")

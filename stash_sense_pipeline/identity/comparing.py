@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+
+from stash_sense_pipeline.name_folding import fold_name, folded_words
 
 RecordKey = tuple[str, str]
 
@@ -43,21 +44,6 @@ class Record:
     def key(self) -> RecordKey:
         """(source, source_id)."""
         return self.source, self.source_id
-
-
-def fold_name(name: str) -> str:
-    """A name without case, accents, punctuation and order of its words: `Zöe SAMPLE-O'Test` is `otest sample zoe`."""
-    return " ".join(sorted(_folded_words(name)))
-
-
-def _folded_words(name: str) -> list[str]:
-    text = name
-    if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text.casefold())
-        # Only the accents of Latin, Greek and Cyrillic: the marks of Japanese kana make other letters.
-        text = unicodedata.normalize("NFC", "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f"))
-    words = re.sub(r"['’`.]", "", text.casefold())
-    return re.sub(r"[\W_]+", " ", words).split()
 
 
 def birth_interval(date: str | None) -> tuple[int, int] | None:
@@ -119,7 +105,7 @@ class FoldedNames:
 
     def _letters(self, name: str) -> str:
         """The words in the order in which they were written, without the spaces between."""
-        return "".join(_folded_words(name))
+        return "".join(folded_words(name))
 
     def words(self, key: RecordKey) -> set[str]:
         """All words of all names."""

@@ -19,6 +19,7 @@ from stash_sense_pipeline.catalog.trusted import read_collisions
 from stash_sense_pipeline.files import make_directory, replacing
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
+from stash_sense_pipeline.privacy.traces import texts_locked
 from stash_sense_pipeline.visible_text import visible
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
@@ -46,13 +47,15 @@ class Finding:
 def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[str, int]:
     """Writes identity.md (the first of each section) and identity.csv (all) for the operator alone; counts by section.
 
-    They name records, pages and names. An erasure blanks the lines about a person who leaves.
+    They name records, pages and names. An erasure blanks the lines about a person who leaves. `directory` is in
+    DATA_DIR, whose lock of texts is held meanwhile.
     """
-    with reading(engine) as connection:
-        findings = [*_refused(connection), *_collisions(connection), *_hubs(connection)]
-    make_directory(directory)
-    _write(directory / TABLE, _as_csv(findings))
-    _write(directory / MARKDOWN, _as_markdown(findings, now))
+    with texts_locked(directory.parent):
+        with reading(engine) as connection:
+            findings = [*_refused(connection), *_collisions(connection), *_hubs(connection)]
+        make_directory(directory)
+        _write(directory / TABLE, _as_csv(findings))
+        _write(directory / MARKDOWN, _as_markdown(findings, now))
     return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
 
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.privacy.entries import import_suppressions_file
+from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.privacy.entries import (
+    ImportReport,
+    add_suppressions,
+    import_suppressions_file,
+)
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
+from stash_sense_pipeline.privacy.overrides_redaction import OverridesReport, forget_overrides
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
-from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces
+from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
+from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
+from stash_sense_pipeline.private_work import clear_private_work
 from stash_sense_pipeline.settings import Environment
+
+
+@dataclass(frozen=True)
+class Enforcement:
+    """What enforcing the list did: in the catalog, in reports and logs, in identity_overrides.yaml.
+
+    `shared_pictures` as in ImportReport.
+    """
+
+    erased: ErasureReport
+    traces: TraceReport = field(default_factory=TraceReport)
+    overrides: OverridesReport = field(default_factory=OverridesReport)
+    shared_pictures: int = 0
 
 
 def current_suppressions(
@@ -22,10 +46,7 @@ def current_suppressions(
 
     Raises ConfigurationError for a list or key file that is wrong, CatalogError when the key is not the catalog's.
     """
-    key = load_or_create_key(environment.suppression_key_file)
-    if environment.suppressions_file.exists():
-        import_suppressions_file(engine, environment.suppressions_file, key, sources)
-    return load_suppressions(engine, key)
+    return _imported(engine, environment, sources)[0]
 
 
 def enforce_suppressions(
@@ -35,14 +56,54 @@ def enforce_suppressions(
     now: datetime,
     *,
     search_all: bool = False,
-) -> tuple[ErasureReport, TraceReport]:
+) -> Enforcement:
     """current_suppressions, after which nothing of the people they cover is in the catalog or in what we wrote
-    of it: what is staged for a release, reports and logs. `search_all` as in erase_suppressed.
+    of it: what is staged for a release, reports, logs, identity_overrides.yaml, and copies of the catalog that a killed
+    command left. `search_all` as in erase_suppressed.
     """
-    suppressions = current_suppressions(engine, environment, sources)
-    traces: list[TraceReport] = []
+    clear_private_work(environment.data_dir)
+    suppressions, imported = _imported(engine, environment, sources)
+    done = Enforcement(ErasureReport(0, 0, 0, 0), shared_pictures=imported.shared_pictures)
 
-    def forget(erased: ErasureReport) -> None:
-        traces.append(erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty))
+    def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
+        nonlocal done
+        until_committed.enter_context(texts_locked(environment.data_dir))
+        traces = erase_traces(environment.data_dir, erased.traces, staged=not erased.is_empty)
+        overrides = forget_overrides(environment.overrides_file, suppressions, erased.traces)
+        done = replace(done, traces=traces, overrides=overrides)
 
-    return erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget), traces[0]
+    erased = erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget)
+    return replace(done, erased=erased)
+
+
+def enforce_in_copy(
+    catalog: sa.Engine, unpacked: Path, environment: Environment, sources: Collection[str], now: datetime
+) -> ErasureReport:
+    """Erases everybody from a backup's catalog and overrides, both unpacked, who is on its own list or on ours.
+
+    `unpacked` holds the backup's files by their names. What our list names was known when it was added, so that an older
+    catalog need not have it. Raises ConfigurationError and CatalogError as current_suppressions.
+    """
+    ours = environment.suppression_key_file
+    key = load_or_create_key(ours if ours.exists() else unpacked / "suppression.key")
+    for path in (unpacked / "suppressions.yaml", environment.suppressions_file):
+        if path.exists():
+            entries = [replace(entry, unseen=True) for entry in read_suppressions_file(path, sources)]
+            with writing(catalog) as connection:
+                add_suppressions(connection, key, entries)
+    suppressions = load_suppressions(catalog, key)
+
+    def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
+        forget_overrides(unpacked / "identity_overrides.yaml", suppressions, erased.traces)
+
+    return erase_suppressed(catalog, suppressions, now, search_all=True, before=forget)
+
+
+def _imported(
+    engine: sa.Engine, environment: Environment, sources: Collection[str]
+) -> tuple[Suppressions, ImportReport]:
+    key = load_or_create_key(environment.suppression_key_file)
+    report = ImportReport(0, 0)
+    if environment.suppressions_file.exists():
+        report = import_suppressions_file(engine, environment.suppressions_file, key, sources)
+    return load_suppressions(engine, key), report

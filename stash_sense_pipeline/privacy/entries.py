@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog.schema import (
     withheld_records,
 )
 from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, rows_of, with_kin
+from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, owners_of, rows_of, with_kin
 from stash_sense_pipeline.privacy.lookup import (
     Picture,
     Record,
@@ -53,10 +53,39 @@ from stash_sense_pipeline.profile_urls import canonical_profile, site
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What taking over a list did: entries in it, and hashes that the catalog did not have yet."""
+    """What taking over a list did: entries in it, and hashes that the catalog did not have yet.
+
+    `shared_pictures` are new entries by the URL of an image that several people have: they mean only the image.
+    """
 
     entries: int
     added: int
+    shared_pictures: int = 0
+
+
+@dataclass(frozen=True)
+class AddedEntry:
+    """An entry that was added, sealed, and what its target means.
+
+    `records` are those in the catalog that it names. `picture`: it is the URL of an image. `shared`: several people have
+    that image, so that only the image leaves.
+    """
+
+    entry: SuppressionEntry
+    records: frozenset[Record]
+    picture: bool
+    shared: bool
+
+
+@dataclass(frozen=True)
+class _Resolved:
+    """What one new entry stands for."""
+
+    entry: SuppressionEntry
+    hashes: tuple[Digest, ...]
+    records: frozenset[Record] = frozenset()
+    picture: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,9 +114,10 @@ def import_suppressions_file(
         if not _new(known, entries):
             return ImportReport(len(entries), 0)
     with writing(engine) as connection:
-        hashes, problems = _resolve(connection, load_list(connection, key), entries)
+        resolved, problems = _resolve(connection, load_list(connection, key), entries)
         _refuse([f"{path}:{entry.line}: {problem}" for entry, problem in problems], path)
-        return ImportReport(len(entries), _store(connection, key, hashes))
+        shared = sum(each.shared for each in resolved)
+        return ImportReport(len(entries), _store(connection, key, resolved), shared)
 
 
 def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[SuppressionEntry]) -> int:
@@ -95,22 +125,23 @@ def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[Su
 
     Raises CatalogError when the list was made with another key, ConfigurationError as import_suppressions_file.
     """
-    hashes, problems = _resolve(connection, load_list(connection, key), entries)
+    resolved, problems = _resolve(connection, load_list(connection, key), entries)
     _refuse([problem for _, problem in problems], None)
-    return _store(connection, key, hashes)
+    return _store(connection, key, resolved)
 
 
-def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> SuppressionEntry | None:
+def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> AddedEntry | None:
     """Adds an entry and returns it with hashes in place of the target, among them those of the records that have a
     URL now; None when the list has it already. Raises as add_suppressions.
     """
-    hashes, problems = _resolve(connection, load_list(connection, key), [entry])
+    resolved, problems = _resolve(connection, load_list(connection, key), [entry])
     _refuse([problem for _, problem in problems], None)
-    _store(connection, key, hashes)
-    if not hashes:
+    _store(connection, key, resolved)
+    if not resolved:
         return None
-    target = sealed_target(key_fingerprint(key), hashes[0][1])
-    return SuppressionEntry(target, entry.reason, entry.date, entry.unseen, entry.block_face)
+    [added] = resolved
+    target = sealed_target(key_fingerprint(key), added.hashes)
+    return AddedEntry(replace(entry, target=target), added.records, added.picture, added.shared)
 
 
 def _new(known: Suppressions, entries: Sequence[SuppressionEntry]) -> list[SuppressionEntry]:
@@ -133,8 +164,8 @@ def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:
 
 def _resolve(
     connection: sa.Connection, known: Suppressions, entries: Sequence[SuppressionEntry]
-) -> tuple[list[tuple[SuppressionEntry, tuple[Digest, ...]]], list[tuple[SuppressionEntry, str]]]:
-    """The hashes of each new entry, and what is wrong with some."""
+) -> tuple[list[_Resolved], list[tuple[SuppressionEntry, str]]]:
+    """What each new entry stands for, and what is wrong with some."""
     new = _new(known, entries)
     urls = [entry.target for entry in new if is_url(entry.target)]
     states = connection.execute(sa.select(sync_state.c.source).where(sync_state.c.backfilled_at.is_not(None)))
@@ -145,26 +176,26 @@ def _resolve(
         pictures_at(connection, urls),
         frozenset(source for (source,) in states),
     )
-    hashes: list[tuple[SuppressionEntry, tuple[Digest, ...]]] = []
+    resolved: list[_Resolved] = []
     problems: list[tuple[SuppressionEntry, str]] = []
     for entry in new:
         try:
-            hashes.append((entry, _hashes(connection, known, entry, found)))
+            resolved.append(_resolved(connection, known, entry, found))
         except ConfigurationError as error:
             problems.append((entry, str(error)))
-    return hashes, problems
+    return resolved, problems
 
 
-def _hashes(
+def _resolved(
     connection: sa.Connection, known: Suppressions, entry: SuppressionEntry, found: _Found
-) -> tuple[Digest, ...]:
+) -> _Resolved:
     key, target = known.key, entry.target
     own = _own_hashes(key, target)
     opened = unsealed(target)
     if opened is not None:
         if opened[0] != key_fingerprint(key):
             raise ConfigurationError("it was sealed with another suppression.key; restore that key")
-        return own
+        return _Resolved(entry, own)
     name = _name_of(target)
     if name is not None:
         named = found.called[name]
@@ -175,16 +206,27 @@ def _hashes(
                 raise ConfigurationError(
                     f"{name[0]} was read in full and has no such record; correct the id, or mark the entry unseen"
                 )
-            return _distinct(own, ((RECORD, record_hash(key, *record)) for record in sorted(named)))
+            return _Resolved(entry, _distinct(own, _record_digests(key, named)), frozenset(named))
     listers, pictures = found.listers[target], found.pictures[target]
     if not (listers or pictures or entry.unseen) and found.read_in_full:
         raise ConfigurationError(
             "no record lists this URL and no image has it; correct it, give SOURCE:ID, or mark the entry unseen"
         )
     _refuse_ambiguity(connection, listers)
-    records = [(RECORD, record_hash(key, *record)) for record in sorted(listers)]
+    owners = set() if entry.picture_only else owners_of(connection, pictures)
+    shared = len(owners) > 1 and not owners <= with_kin(connection, {min(owners)})
+    if shared and entry.block_face:
+        raise ConfigurationError(
+            "several people have this picture, so whose face to refuse is not known; give SOURCE:ID of the person's record"
+        )
+    records = listers if shared else listers | owners
     images = [(PICTURE, picture_hash(key, *picture)) for picture in sorted(pictures)]
-    return _distinct(own, url_digests(key, target), records, images)
+    hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
+    return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
+
+
+def _record_digests(key: bytes, records: Collection[Record]) -> list[Digest]:
+    return [(RECORD, record_hash(key, *record)) for record in sorted(records)]
 
 
 def _distinct(*digests: Iterable[Digest]) -> tuple[Digest, ...]:
@@ -230,11 +272,10 @@ def _refuse_ambiguity(connection: sa.Connection, listers: set[Record]) -> None:
         )
 
 
-def _store(
-    connection: sa.Connection, key: bytes, hashes: Sequence[tuple[SuppressionEntry, tuple[Digest, ...]]]
-) -> int:
+def _store(connection: sa.Connection, key: bytes, resolved: Sequence[_Resolved]) -> int:
     rows = []
-    for entry, digests in hashes:
+    for each in resolved:
+        entry = each.entry
         added = datetime.combine(entry.date, time(), UTC)
         # Who lists a URL was searched for just now, and is among the hashes.
         searched = added if is_url(entry.target) else None
@@ -247,7 +288,7 @@ def _store(
                 applied_at=searched if kind == URL else None,
                 block_face=entry.block_face,
             )
-            for kind, digest in digests
+            for kind, digest in each.hashes
         ]
     return store_hashes(connection, key, rows)
 

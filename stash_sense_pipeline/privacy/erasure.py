@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -14,14 +13,17 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.engine import checkpoint, vacuum, writing
+from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.identities import hold_still
+from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
 from stash_sense_pipeline.catalog.schema import (
     IS_FOUND_SUPPRESSED,
     aligned_crops,
     embeddings,
     faces,
     identities,
+    identity_evidence,
+    identity_hubs,
     identity_log,
     identity_members,
     metadata,
@@ -50,6 +52,8 @@ from stash_sense_pipeline.privacy.kin import (
     with_kin,
 )
 from stash_sense_pipeline.privacy.lookup import Picture, Record
+from stash_sense_pipeline.privacy.mentions import ERASED, mentions_records
+from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     LIKENESS,
@@ -67,10 +71,12 @@ from stash_sense_pipeline.privacy.suppression import (
     url_digests,
 )
 
-# How long an erasure waits for other processes to let go of SQLite's write-ahead log, in seconds.
-_LOG_PATIENCE = 5.0
 # Compared with the suppressed ones in some tenths of a second.
 _IMAGES_AT_ONCE = 10_000
+# With more records all evidence is read: the database would compare each row with each of them.
+_NAMED_IN_A_QUERY = 400
+# A shorter id may be any word or number in the raw fields of other records.
+_SHORTEST_ID_IN_RAW = 8
 
 # Columns that say of whom a row is. A table with none of them hangs on one that has by ON DELETE CASCADE, or holds
 # nothing about single people (privacy.purposes says which).
@@ -92,7 +98,9 @@ class ErasureReport:
     """What one erasure took out of the catalog, in rows.
 
     `shared_pages` are profile pages that records of other people list too: a new record is not refused for them.
-    `rows` counts all rows by table; `overwritten` is False while another process keeps old bytes in SQLite's log.
+    `rows` counts all rows by table. `traces` are the texts by which the people can be found in files. `namesakes`
+    are records of the same name that stay: nothing but the name links them. `bytes_left` is one
+    line that says why deleted bytes are still in the files of the database; None when they are not, and on PostgreSQL.
     """
 
     records: int
@@ -101,8 +109,9 @@ class ErasureReport:
     faces: int
     shared_pages: int = field(default=0, compare=False)
     rows: Mapping[str, int] = field(default_factory=dict, compare=False)
-    overwritten: bool = field(default=True, compare=False)
+    bytes_left: str | None = field(default=None, compare=False)
     traces: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    namesakes: tuple[Namesake, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_empty(self) -> bool:
@@ -116,7 +125,7 @@ def erase_suppressed(
     now: datetime,
     *,
     search_all: bool = False,
-    before: Callable[[ErasureReport], None] = lambda report: None,
+    before: Callable[[ErasureReport, ExitStack], None] = lambda report, until_committed: None,
 ) -> ErasureReport:
     """Deletes all that the catalog holds of the people whom `suppressions` covers, in one transaction.
 
@@ -128,46 +137,55 @@ def erase_suppressed(
     asked for, the face.
 
     Only what was never searched for is searched for, as whatever is stored later is compared before it is
-    stored; `search_all` searches for everything again. On SQLite the old bytes are overwritten and the
-    write-ahead log is emptied; on PostgreSQL the tables are vacuumed. Doing it again changes nothing.
+    stored; `search_all` searches for everything again. On SQLite the file is rebuilt when something was erased, now or
+    in an erasure before that was not followed by a rebuild; on PostgreSQL the tables are vacuumed. Doing it again changes
+    nothing.
 
-    `before` is called before anything is deleted: what it removes by the names in the report must be gone first, since
-    after the commit, and a kill, these names are known no longer. It may take long, so no transaction is open meanwhile:
-    the names are found by an erasure that is rolled back.
+    `before` is called before the commit: what it removes by the names in the report must be gone first, since
+    after the commit, and a kill, no search could find these names any more. What it enters into the stack ends after
+    the commit.
     """
-    removed: set[str] = set()
-    while True:
-        with writing(engine) as connection:
-            hold_still(connection)
-            report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
-            if removed.issuperset(report.traces):
-                break
-            connection.rollback()
-        before(report)
-        removed.update(report.traces)
-    if not removed:
-        before(report)
+    with ExitStack() as until_committed, writing(engine) as connection:
+        hold_still(connection)
+        _outlast_idleness(connection)
+        report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+        before(report, until_committed)
     return _overwritten(engine, report)
+
+
+def _outlast_idleness(connection: sa.Connection) -> None:
+    """Lets PostgreSQL wait while files are redacted: their names must be gone before the rows are, in one transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def erase_records(
     connection: sa.Connection, suppressions: Suppressions, records: Collection[Record], now: datetime
-) -> None:
-    """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's."""
+) -> ErasureReport:
+    """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's.
+
+    The caller must remove the `traces` of the report from files before the commit. The bytes of the rows are
+    overwritten by the next erase_suppressed.
+    """
     hold_still(connection)
     person = whole_person(connection, set(records))
-    _take_out(connection, suppressions, person, _images_to_erase(connection, suppressions, person), now)
+    return _take_out(
+        connection, suppressions, person, _images_to_erase(connection, suppressions, person), now
+    )
 
 
-def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
+def erase_alone(connection: sa.Connection, records: Collection[Record], now: datetime) -> tuple[str, ...]:
     """Deletes what there is of these records, and nothing of others that may be the same people: with them go images
     that nobody else has. Nothing of it is remembered. Inside a transaction of the caller's.
+
+    Returns the texts by which these records can be found in files; the caller must remove them before the commit.
     """
     if not records:
-        return
+        return ()
     hold_still(connection)
     theirs, shared = theirs_and_shared(connection, records)
     images = theirs - shared
+    traces = _traces(connection, records, images)
     belongings: Mapping[str, Collection[Any]] = {
         "records": records,
         "images": images,
@@ -175,7 +193,9 @@ def erase_alone(connection: sa.Connection, records: Collection[Record]) -> None:
         "faces": _faces_on(connection, images),
     }
     _delete_everywhere(connection, belongings)
-    _forget_mentions(connection, {source_id for _, source_id in records})
+    _forget_mentions(connection, records)
+    request_purge(connection, now)
+    return traces
 
 
 def _erase(
@@ -190,7 +210,9 @@ def _erase(
         )
     images = _covered_images(connection, sought) | _images_to_erase(connection, suppressions, person)
     images |= _images_of_faces(connection, load_templates(connection, suppressions.key))
-    report = _take_out(connection, suppressions, person, images, now)
+    # A sync that erases has no operator to show them to, and its transaction should be short.
+    namesakes = namesakes_of(connection, person.records)
+    report = replace(_take_out(connection, suppressions, person, images, now), namesakes=namesakes)
     mark_applied(connection, now)
     return report
 
@@ -300,7 +322,7 @@ def _take_out(
     if not person.records and not images:
         return ErasureReport(0, 0, 0, 0)
     _remember(connection, suppressions, person, images, now)
-    traces = _traces(connection, person, images)
+    traces = _traces(connection, {*person.records, *person.other_ids}, images)
     performers = _performer_ids(connection, person.records)
     face_ids = _faces_on(connection, images)
     belongings: Mapping[str, Collection[Any]] = {
@@ -310,11 +332,12 @@ def _take_out(
         "faces": face_ids,
     }
     rows = _delete_everywhere(connection, belongings)
-    _forget_mentions(connection, {source_id for _, source_id in person.records})
+    _forget_mentions(connection, {*person.records, *person.other_ids})
     _forget_links(connection, suppressions.key, person)
     for chosen in of_keys(identities.c.performer_id, performers):
         retired = sa.update(identities).where(chosen)
         connection.execute(retired.values(retired_at=now, redirect_to=None))
+    request_purge(connection, now)
     return ErasureReport(
         records=len(person.records),
         identities=len(performers),
@@ -423,19 +446,79 @@ def _delete(
     return sum(connection.execute(sa.delete(table).where(chosen)).rowcount for chosen in of_keys(key, keys))
 
 
-def _forget_mentions(connection: sa.Connection, source_ids: set[str]) -> None:
-    """Deletes what the log of other identities and the progress of the sources say of these records."""
-    if not source_ids:
+def _forget_mentions(connection: sa.Connection, records: Collection[Record]) -> None:
+    """Deletes what rows about others say of these records: identity log, evidence, hubs, states of sources, raw fields."""
+    if not records:
         return
-    log = streamed(connection, sa.select(identity_log.c.entry, sa.cast(identity_log.c.detail, sa.Text)))
-    mentioned = {entry for entry, detail in log if _mentions(detail, source_ids)}
+    names_one = mentions_records(records)
+    log = streamed(connection, sa.select(identity_log.c.entry, identity_log.c.detail))
+    mentioned = {entry for entry, detail in log if names_one(detail)}
     _delete(connection, identity_log, identity_log.c.entry, mentioned)
-    states = sa.select(sync_state.c.source, sync_state.c.detail, sa.cast(sync_state.c.detail, sa.Text))
-    for source, detail, text in connection.execute(states).all():
-        if text is not None and _mentions(text, source_ids):
-            kept = _without(detail, source_ids)
-            of_source = sa.update(sync_state).where(sync_state.c.source == source)
-            connection.execute(of_source.values(detail=kept))
+    _forget_evidence(connection, records, names_one)
+    hubs = connection.execute(sa.select(identity_hubs.c.digest, identity_hubs.c.key))
+    _delete(
+        connection, identity_hubs, identity_hubs.c.digest, {digest for digest, key in hubs if names_one(key)}
+    )
+    _forget_states(connection, records, names_one)
+    _forget_raw(connection, records)
+
+
+def _forget_evidence(
+    connection: sa.Connection, records: Collection[Record], names_one: Callable[[Any], bool]
+) -> None:
+    """Deletes evidence between others that rests on a page of these records, and blanks reasons that name them."""
+    table = identity_evidence
+    own = [table.c[name] for name in ("source_a", "source_id_a", "source_b", "source_id_b", "kind", "key")]
+    resting: list[tuple[Any, ...]] = []
+    explained: list[tuple[Any, ...]] = []
+    query = sa.select(*own, table.c.reason)
+    if len(records) <= _NAMED_IN_A_QUERY:
+        pages = {
+            form for source, each in records for form in (f"{source}:{each}", f"{source}:{each.casefold()}")
+        }
+        query = query.where(table.c.key.in_(sorted(pages)) | table.c.reason.is_not(None))
+    for *key, reason in connection.execute(query):
+        # The key of a page of a stash-box is `source:id`.
+        if ":" in key[-1] and names_one(key[-1]):
+            resting.append(tuple(key))
+        elif reason is not None and names_one(reason):
+            explained.append(tuple(key))
+    which = sa.and_(*(column == sa.bindparam(f"of_{column.name}") for column in own))
+    for keys, statement in (
+        (resting, sa.delete(table).where(which)),
+        (explained, sa.update(table).where(which).values(reason=ERASED)),
+    ):
+        if keys:
+            names = [f"of_{column.name}" for column in own]
+            connection.execute(statement, [dict(zip(names, key, strict=True)) for key in keys])
+
+
+def _forget_states(
+    connection: sa.Connection, records: Collection[Record], names_one: Callable[[Any], bool]
+) -> None:
+    table = sync_state
+    ids = {source_id.casefold() for _, source_id in records}
+    for source, detail, message in connection.execute(
+        sa.select(table.c.source, table.c.detail, table.c.last_message)
+    ).all():
+        kept = _without(detail, lambda text: text.casefold() in ids or names_one(text))
+        told = ERASED if message is not None and names_one(message) else message
+        if (kept, told) != (detail, message):
+            of_source = sa.update(table).where(table.c.source == source)
+            connection.execute(of_source.values(detail=kept, last_message=told))
+
+
+def _forget_raw(connection: sa.Connection, records: Collection[Record]) -> None:
+    """Takes these records' ids out of the raw fields of others."""
+    table = source_performers
+    names_one = mentions_records({record for record in records if len(record[1]) >= _SHORTEST_ID_IN_RAW})
+    rows = connection.execute(
+        sa.select(table.c.source, table.c.source_id, table.c.raw).where(sa.cast(table.c.raw, sa.Text) != "{}")
+    )
+    naming = [(source, source_id, raw) for source, source_id, raw in rows if raw and names_one(raw)]
+    for source, source_id, raw in naming:
+        of_record = (table.c.source == source) & (table.c.source_id == source_id)
+        connection.execute(sa.update(table).where(of_record).values(raw=_without(raw, names_one)))
 
 
 def _forget_links(connection: sa.Connection, key: bytes, person: Person) -> None:
@@ -450,34 +533,36 @@ def _forget_links(connection: sa.Connection, key: bytes, person: Person) -> None
             connection.execute(sa.delete(table).where(of_other))
 
 
-def _mentions(text: str, source_ids: set[str]) -> bool:
-    return not source_ids.isdisjoint(re.split(r'[\[\]{}":,\s]+', text))
-
-
-def _without(value: Any, source_ids: set[str]) -> Any:
+def _without(value: Any, is_one: Callable[[str], bool]) -> Any:
+    """A JSON value without the texts that `is_one` finds: as a key, as a value or in a list."""
     if isinstance(value, dict):
-        return {key: _without(item, source_ids) for key, item in value.items() if key not in source_ids}
+        return {
+            key: _without(item, is_one)
+            for key, item in value.items()
+            if not is_one(key) and not (isinstance(item, str) and is_one(item))
+        }
     if isinstance(value, list):
-        return [_without(item, source_ids) for item in value if item not in source_ids]
+        return [_without(item, is_one) for item in value if not (isinstance(item, str) and is_one(item))]
     return value
 
 
-def _traces(connection: sa.Connection, person: Person, images: Iterable[Picture]) -> tuple[str, ...]:
-    """The texts by which these people can be found in what was written about them: names, ids, URLs."""
+def _traces(
+    connection: sa.Connection, records: Collection[Record], images: Collection[Picture]
+) -> tuple[str, ...]:
+    """The texts by which these records can be found in what was written about them: names, ids, URLs."""
     performers, aliases, urls, shown = source_performers, performer_aliases, performer_urls, source_images
-    names = rows_of(connection, sa.select(performers.c.name), record_key(performers), person.records)
-    others = rows_of(connection, sa.select(aliases.c.alias), record_key(aliases), person.records)
-    links = rows_of(connection, sa.select(urls.c.url), record_key(urls), person.records)
-    pictures = rows_of(connection, sa.select(shown.c.url), image_key(shown), set(images))
+    names = rows_of(connection, sa.select(performers.c.name), record_key(performers), records)
+    others = rows_of(connection, sa.select(aliases.c.alias), record_key(aliases), records)
+    links = rows_of(connection, sa.select(urls.c.url), record_key(urls), records)
+    pictures = rows_of(connection, sa.select(shown.c.url), image_key(shown), images)
     texts = {text for rows in (names, others, links, pictures) for (text,) in rows if text}
-    return tuple(sorted(texts | {source_id for _, source_id in person.records}))
+    # A number may be anything: it is an id only with its source before it.
+    ids = {each for _, each in (*records, *images) if not each.isdecimal()}
+    return tuple(sorted(texts | ids | {f"{source}:{each}" for source, each in (*records, *images)}))
 
 
 def _overwritten(engine: sa.Engine, report: ErasureReport) -> ErasureReport:
-    # Also without an erasure: a sync that met somebody suppressed has deleted what was there.
     if report.rows:
         vacuum(engine, [*report.rows, aligned_crops.name, embeddings.name])
-    patience = time.monotonic() + _LOG_PATIENCE
-    while not (emptied := checkpoint(engine)) and time.monotonic() < patience:
-        time.sleep(0.1)
-    return replace(report, overwritten=emptied)
+    # Also without an erasure: a sync that met somebody suppressed has deleted rows, and an earlier rebuild may be due.
+    return replace(report, bytes_left=overwrite_deleted(engine))

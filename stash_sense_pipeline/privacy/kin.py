@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline import profile_urls
@@ -16,11 +17,12 @@ from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_images,
     performer_urls,
+    source_images,
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_listing
-from stash_sense_pipeline.privacy.suppression import identifying_pages
+from stash_sense_pipeline.privacy.suppression import identifying_pages, is_copy
 
 # A page on more records says nothing about who they are, as in identity.evidence.
 MAX_HOLDERS = 5
@@ -142,6 +144,28 @@ def theirs_and_shared(
         if (source, source_id) not in records
     }
     return theirs, shared
+
+
+def owners_of(connection: sa.Connection, pictures: Collection[Picture]) -> set[Record]:
+    """The records that show one of these pictures, or an image of the same bytes or looks."""
+    images, links = source_images, performer_images
+    columns = sa.select(images.c.sha256, images.c.picture_hash)
+    digests, looks = set[str](), set[str]()
+    for sha256, look in rows_of(connection, columns, image_key(images), pictures):
+        digests |= {sha256} - {None}
+        looks |= {look} - {None}
+    keys = sa.select(images.c.source, images.c.image_id)
+    shown = set(pictures)
+    shown |= {(source, image_id) for source, image_id in rows_of(connection, keys, images.c.sha256, digests)}
+    if looks:
+        hashed = sa.select(images.c.source, images.c.image_id, images.c.picture_hash)
+        rows = connection.execute(hashed.where(images.c.picture_hash.is_not(None))).all()
+        others = np.array([int(look, 16) for _, _, look in rows], dtype=np.uint64)
+        for look in looks:
+            copies = np.flatnonzero(is_copy(others, look)).tolist()
+            shown |= {(rows[place].source, rows[place].image_id) for place in copies}
+    owners = sa.select(links.c.source, links.c.source_id)
+    return {(source, source_id) for source, source_id in rows_of(connection, owners, image_key(links), shown)}
 
 
 def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:

@@ -233,6 +233,10 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "radius": _image("how near a face is refused"),
         "added_at": _own("since when"),
     },
+    "pending_purges": {
+        "purge_id": _own("names the note"),
+        "requested_at": _own("since when deleted bytes wait to be overwritten"),
+    },
     "withheld_records": {
         "source": _SOURCE,
         "id_hash": _own("the record need not be read again in every run; useless without the key"),

@@ -423,6 +423,13 @@ def remember_met(
     store_hashes(connection, key, rows)
 
 
+def hold_list(connection: sa.Connection) -> None:
+    """Keeps the list as it is until the end of this write transaction: others wait with what they add."""
+    if connection.dialect.name == "postgresql":
+        # On SQLite the transaction itself does it.
+        connection.exec_driver_sql(f"LOCK TABLE {schema.suppressions.name} IN SHARE MODE")
+
+
 def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
     """The suppression list as a transaction sees it. Raises as load_suppressions."""
     table = schema.suppressions

@@ -17,7 +17,7 @@ from stash_sense_pipeline.files import PRIVATE_FILE, write_atomically
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 _NEEDED = ("target", "reason", "date")
-_FLAGS = ("unseen", "block_face")
+_FLAGS = ("unseen", "block_face", "picture_only")
 _KEYS = (*_NEEDED, *_FLAGS)
 _MAX_REASON = 200
 _REASON_RULE = f"must be one line of at most {_MAX_REASON} characters, without names"
@@ -36,7 +36,7 @@ class SuppressionEntry:
 
     `target` is SOURCE:ID of a record, the URL of a profile or an image, or sealed: the hashes of one of these.
     `unseen`: it is meant although no source has shown it yet. `block_face`: keep one protected template of the
-    face. `line` is where the file has it.
+    face. `picture_only`: the URL of an image means that image, not the person. `line` is where the file has it.
     """
 
     target: str
@@ -44,6 +44,7 @@ class SuppressionEntry:
     date: date
     unseen: bool = False
     block_face: bool = False
+    picture_only: bool = False
     line: int = field(default=0, compare=False)
 
 
@@ -85,6 +86,16 @@ def check_reason(text: str) -> str:
     if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
         raise ConfigurationError(_REASON_RULE)
     return reason
+
+
+def check_picture_only(entry: SuppressionEntry) -> None:
+    """Raises ConfigurationError for `picture_only` with what is no URL, or with `block_face`."""
+    if entry.picture_only and not (is_url(entry.target) or unsealed(entry.target)):
+        raise ConfigurationError("picture_only is for the URL of an image; leave it out for SOURCE:ID")
+    if entry.picture_only and entry.block_face:
+        raise ConfigurationError(
+            "block_face is about a person, and picture_only about a picture; leave one out"
+        )
 
 
 def append_entry(path: Path, entry: SuppressionEntry) -> None:
@@ -144,8 +155,14 @@ def _entry(file: YamlFile, index: int, item: Any, sources: Collection[str]) -> S
     day = _day(file, (index, "date"), item["date"]) if "date" in item else None
     if target is None or reason is None or day is None:
         return None
-    flags = (item.get("unseen") is True, item.get("block_face") is True)
-    return SuppressionEntry(target, reason, day, *flags, line=file.line((index, "target")))
+    flags = {flag: item.get(flag) is True for flag in _FLAGS}
+    entry = SuppressionEntry(target, reason, day, **flags, line=file.line((index, "target")))
+    try:
+        check_picture_only(entry)
+    except ConfigurationError as error:
+        file.complain((index, "picture_only"), str(error))
+        return None
+    return entry
 
 
 def _target(file: YamlFile, path: KeyPath, value: Any, sources: Collection[str]) -> str | None:

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import html
-import re
+import fcntl
 import shutil
-from collections import Counter, defaultdict
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.privacy.mentions import ERASED, mentions
 
 # Where the program writes texts about people, below DATA_DIR. In releases/ only what lies beside a release: the
 # files of a published release are never changed, `releases revoke` removes it.
 _TEXT_DIRECTORIES = ("review", "reports", "logs")
-_TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html"})
+_TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html", ".out", ".err"})
 _BESIDE_RELEASES = ("*", "*.report/**/*")
+# What steps print, below Dagster's home where that is in DATA_DIR. Nothing of it should name a person.
+_PRINTED = "dagster/storage/*/compute_logs/*"
 _STAGING = "staging"
-# Stands where somebody who has left was named.
-ERASED = "(erased)"
-# A shorter one is in every line, where a name in another script may be one character.
-_SHORTEST = 3
-_WORD = re.compile(r"\w+")
+# What a killed writer leaves: see files.replacing.
+_UNFINISHED = ".*.tmp"
+# No writer of a file beside the releases needs longer.
+_UNFINISHED_SECONDS = 3_600
+_LOCK = ".texts.lock"
 
 
 @dataclass(frozen=True)
@@ -34,55 +36,48 @@ class TraceReport:
     lines: int = 0
 
 
+@contextmanager
+def texts_locked(data_dir: Path) -> Iterator[None]:
+    """Holds the one lock of all who write texts about people below DATA_DIR, or erase people from them.
+
+    A writer holds it from before it reads the catalog. An erasure holds it from before it searches the texts until its
+    commit: otherwise a writer that read the catalog before the commit would write the names after it. An erasure takes
+    it inside its transaction, so a writer must not write to the catalog while it holds it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with (data_dir / _LOCK).open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def erase_traces(data_dir: Path, texts: Sequence[str], *, staged: bool) -> TraceReport:
-    """Blanks each line of our reports and logs that holds one of `texts`, in any case; with `staged` removes
-    what is staged for a release. A line may speak of others as well: reports are made anew with the next run.
+    """Blanks each line of our reports and logs that holds one of `texts`, in any case and any way of writing; with
+    `staged` removes what is staged for a release. A line may speak of others as well: reports are made anew with the
+    next run. Files that a killed writer left unfinished are removed. The caller holds texts_locked until its commit.
     """
     runs = _discard(data_dir / _STAGING) if staged else 0
     if not texts:
         return TraceReport(runs)
-    speaks_of = _search_for(texts)
+    _remove_unfinished(data_dir)
+    speaks_of = mentions(texts)
     return TraceReport(runs, sum(_blank(path, speaks_of) for path in _reports(data_dir)))
 
 
-def _search_for(texts: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a line holds one of `texts` as whole words.
-
-    Each is looked for only in lines that have the rarest of its words: one pattern of the texts of ten thousand
-    people would take minutes a megabyte.
-    """
-    wanted = {_as_compared(text) for text in texts}
-    words_of = {
-        text: _WORD.findall(text)
-        for text in wanted
-        if text and (len(text) >= _SHORTEST or not text.isascii())
-    }
-    counts = Counter(word for words in words_of.values() for word in words)
-    by_word: defaultdict[str, list[str]] = defaultdict(list)
-    for text, words in words_of.items():
-        # One without a word is looked for in every line.
-        by_word[min(words, key=counts.__getitem__, default="")].append(text)
-
-    def speaks_of(line: str) -> bool:
-        compared = _as_compared(line)
-        return any(
-            re.search(rf"(?<!\w){re.escape(text)}(?!\w)", compared)
-            for word in {"", *_WORD.findall(compared)}
-            for text in by_word.get(word, ())
-        )
-
-    return speaks_of
-
-
-def _as_compared(text: str) -> str:
-    """Without case, and without what our reports do to a text: entities resolved, bars and quotes written otherwise."""
-    plain = html.unescape(text).replace("\\|", "/").replace("|", "/").replace('""', '"')
-    return " ".join(plain.split()).casefold()
+def _remove_unfinished(data_dir: Path) -> None:
+    for name in _TEXT_DIRECTORIES:
+        for path in (data_dir / name).rglob(_UNFINISHED):
+            path.unlink(missing_ok=True)
+    now = time.time()
+    for path in (data_dir / "releases").glob(_UNFINISHED):
+        with suppress(FileNotFoundError):
+            if now - path.lstat().st_mtime > _UNFINISHED_SECONDS:
+                path.unlink()
 
 
 def _reports(data_dir: Path) -> Iterator[Path]:
     for name in _TEXT_DIRECTORIES:
         yield from (path for path in sorted((data_dir / name).rglob("*")) if _is_text(path))
+    yield from (path for path in sorted(data_dir.glob(_PRINTED)) if _is_text(path))
     for pattern in _BESIDE_RELEASES:
         yield from (path for path in sorted((data_dir / "releases").glob(pattern)) if _is_text(path))
 

@@ -6,8 +6,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.files import (
@@ -27,7 +28,7 @@ from stash_sense_pipeline.files import (
     restrict,
 )
 from stash_sense_pipeline.memory import give_back_memory
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, hold_list
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import check_zip, write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
@@ -194,11 +195,14 @@ def _input(
     return ReleaseInput(f"sha256:{digest}", order.digest, content, indices)
 
 
-def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
+def unchanged_release(
+    engine: sa.Engine, releases: Path, digest: str, spec: ReleaseSpec
+) -> ReleaseReport | None:
     """The newest release, verified again, when it was built from the same input; else None.
 
-    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now. A
-    zip that is damaged or gone is packed again, with the same bytes. Raises ReleaseError when the disk refuses.
+    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now,
+    unless somebody in it is on the suppression list by now (ReleaseRefusedError). A zip that is damaged or gone is
+    packed again, with the same bytes. Raises ReleaseError when the disk refuses.
     """
     latest = latest_release(releases)
     versions = sorted({*published_versions(releases), *([latest.name] if latest else [])})
@@ -211,7 +215,9 @@ def unchanged_release(releases: Path, digest: str) -> ReleaseReport | None:
     verified = verify_release(newest)
     with disk_errors(f"mend {newest}"):
         if latest != newest.resolve():
-            _point_latest(releases, newest.name)
+            _refuse_suppressed(engine, newest, spec, spec.suppressions)
+            with list_held(engine, newest, spec):
+                _point_latest(releases, newest.name)
         if not failures(verified):
             _mend_zip(newest, releases / zip_name(newest.name))
     proven = {check.name for check in verified}
@@ -268,10 +274,15 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
 
 
 def promote_release(
-    assembled: Assembled, releases: Path, figures: Figures | None, diff: ReleaseDiff | None
+    assembled: Assembled,
+    releases: Path,
+    figures: Figures | None,
+    diff: ReleaseDiff | None,
+    still_allowed: Callable[[], AbstractContextManager[None]],
 ) -> ReleaseReport:
     """Writes the report and packs the zip, then moves report, zip and release into `releases`, and `latest` last.
 
+    `still_allowed` is entered directly before the moves, which take milliseconds, and left after them: see list_held.
     Each move is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
     Raises ReleaseError, with nothing published, when a check of severity error failed or the disk refuses.
     """
@@ -298,11 +309,12 @@ def promote_release(
         fsync_directory(staging.release)
         report = report_directory(releases, version)
         shutil.rmtree(report, ignore_errors=True)
-        staging.report.rename(report)
-        staged_archive.rename(archive)
-        staging.release.rename(target)
-        fsync_directory(releases)
-        _point_latest(releases, version)
+        with still_allowed():
+            staging.report.rename(report)
+            staged_archive.rename(archive)
+            staging.release.rename(target)
+            fsync_directory(releases)
+            _point_latest(releases, version)
     staging.discard()
     return replace(_report(target, assembled.manifest, changed=True), checks=assembled.checks)
 
@@ -327,7 +339,7 @@ def publish_staged(
     begun = time.monotonic()
     releases = data_dir / "releases"
     now, vectors = read_input_and_vectors(engine, spec)
-    unchanged = unchanged_release(releases, now.digest)
+    unchanged = unchanged_release(engine, releases, now.digest, spec)
     if unchanged is not None:
         staging.discard()
         unchanged = _searched_again(engine, unchanged, spec, vectors)
@@ -351,8 +363,9 @@ def publish_staged(
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     _refuse_errors(assembled)
     diff = diff_releases(previous, staging.release, spec.suppressions) if previous is not None else None
-    _refuse_newly_suppressed(engine, staging.release, spec)
-    report = promote_release(assembled, releases, proof.figures, diff)
+    report = promote_release(
+        assembled, releases, proof.figures, diff, lambda: list_held(engine, staging.release, spec)
+    )
     return replace(
         report,
         indices=indices,
@@ -363,12 +376,28 @@ def publish_staged(
     )
 
 
-def _refuse_newly_suppressed(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> None:
-    """Refuses a release with somebody who was put on the list while it was made and proven, which takes minutes."""
-    with reading(engine) as connection:
-        listed = spec.suppressions.refreshed(connection)
-    if listed is spec.suppressions:
-        return
+@contextmanager
+def list_held(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> Iterator[None]:
+    """Holds the suppression list as it is, once the release holds nobody of it: what is added meanwhile waits, and finds
+    the release published.
+
+    The release was proven for `spec.suppressions`; making and proving it takes minutes in which the list may grow.
+    Raises ReleaseRefusedError when it holds somebody who was added.
+    """
+    listed = spec.suppressions
+    while True:
+        with writing(engine) as connection:
+            hold_list(connection)
+            now = listed.refreshed(connection)
+            if now is listed:
+                yield
+                return
+        # Outside of the transaction, in which every other writer would wait.
+        listed = now
+        _refuse_suppressed(engine, release, spec, listed)
+
+
+def _refuse_suppressed(engine: sa.Engine, release: Path, spec: ReleaseSpec, listed: Suppressions) -> None:
     checks = (check_suppressed(release, listed, spec.hosts), check_suppressed_images(engine, listed))
     if failures(checks):
         raise ReleaseRefusedError(checks)
@@ -409,7 +438,7 @@ def publish_release(
     On any error the staging directory of `run` is removed and the published releases are as they were.
     """
     releases = data_dir / "releases"
-    unchanged = unchanged_release(releases, read_input(engine, spec).digest)
+    unchanged = unchanged_release(engine, releases, read_input(engine, spec).digest, spec)
     if unchanged is not None:
         return _searched_again(engine, unchanged, spec, read_input_and_vectors(engine, spec)[1])
     staging = open_staging(data_dir, run)

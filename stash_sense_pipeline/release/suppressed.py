@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -20,6 +19,7 @@ from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_fa
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy.face_templates import load_templates
 from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.quality import ReleaseVectors
 from stash_sense_pipeline.release.verify import CheckResult
@@ -102,6 +102,19 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
         of_records=len(records),
         of_urls=len(urls),
     )
+
+
+def refuse_suppressed(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> None:
+    """Raises ReleaseError for a release directory with people on the suppression list: it must not go to others."""
+    try:
+        held = held_keys(release, suppressions, hosts)
+    except (sqlite3.Error, ValueError, OSError) as error:
+        raise ReleaseError(f"{release} cannot be searched for people who have left: {error}") from error
+    if held.any:
+        raise ReleaseError(
+            f"{release} holds {held.records} records and {held.urls} URLs of people on the suppression list, so it stays "
+            "here; publish a new release, then `stash-sense releases revoke --delete` deletes the old ones that hold them"
+        )
 
 
 def check_suppressed(
@@ -236,14 +249,11 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
     if (releases / version).is_dir():
         yield releases / version
         return
-    with (
-        tempfile.TemporaryDirectory(dir=releases, prefix=".stash-sense-verify-") as unpacked,
-        zipfile.ZipFile(releases / zip_name(version)) as archive,
-    ):
+    with private_work(releases.parent) as work, zipfile.ZipFile(releases / zip_name(version)) as archive:
         for name in archive.namelist():
             if name == PERFORMERS_DB or name.endswith(".json"):
-                archive.extract(name, unpacked)
-        yield Path(unpacked)
+                archive.extract(name, work.directory)
+        yield work.directory
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -68,12 +68,14 @@ def upload_release(
     version: str,
     destination: Destination,
     *,
+    check: Callable[[Path], None] = lambda release: None,
     progress: Progress | None = None,
     sleep: Sleep = time.sleep,
 ) -> UploadReport:
     """Publishes the zip of `version` under the tag `v<version>`; the notes say how much changed, and name nobody.
 
-    A draft until its one zip is there whole, so users never see a part. Stopped anywhere, the next call goes on with
+    `check` raises for a release that must not go out: it is asked before anything is sent, and again before users see
+    it. A draft until its one zip is there whole, so users never see a part. Stopped anywhere, the next call goes on with
     the same draft; a whole zip is not sent twice, and a published release is never changed. Raises ReleaseError in one
     line when the release or its zip is damaged or too large, when another file is published under that tag, or when
     the server keeps refusing.
@@ -81,6 +83,7 @@ def upload_release(
     archive = releases / zip_name(version)
     if version not in published_versions(releases):
         raise ReleaseError(f"there is no release {version} in {releases}; see stash-sense releases list")
+    check(releases / version)
     check_zip(archive, releases / version)
     size = archive.stat().st_size
     if size >= ASSET_LIMIT_BYTES:
@@ -96,6 +99,7 @@ def upload_release(
             _check_published(found, archive)
             return _report(version, found, archive, uploaded=False, latest=github.latest_is(version))
         github.put_zip(found, archive, progress)
+        check(releases / version)
         newest = all(other <= version for other in github.published())
         published = github.publish(found, latest=newest)
         _check_published(published, archive)

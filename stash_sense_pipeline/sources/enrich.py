@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from pathlib import Path
 
 import sqlalchemy as sa
 
@@ -145,14 +146,18 @@ async def enrich_source(
     *,
     rules: EnrichRules | None = None,
     clock: Clock | None = None,
+    data_dir: Path | None = None,
 ) -> EnrichReport:
     """Visits the profiles of one site that are due, and stores what they say of performers that stash-boxes have.
 
     `boxes`: universal-id host of each stash-box by name, the most believed first. A failure of the site is the
     report's outcome, not an exception; what was stored before it stays, and what failed is tried again by the next run.
+    `data_dir`: see Mirror.
     """
+    clock = clock or Clock()
+    mirror = Mirror(engine, settings.name, suppressions, clock, data_dir)
     return await _Enrichment(
-        engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock or Clock()
+        engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock, mirror
     ).run()
 
 
@@ -167,6 +172,7 @@ class _Enrichment:
         progress: Progress,
         rules: EnrichRules,
         clock: Clock,
+        mirror: Mirror,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -187,7 +193,7 @@ class _Enrichment:
         self._suspicion: SourceError | None = None
         self._patience = 1
         self._doubtful: dict[str, tuple[str, Visited]] = {}
-        self._mirror = Mirror(engine, settings.name, suppressions, clock)
+        self._mirror = mirror
         self._held: dict[str, Held] = {}
         self._rejected: frozenset[str] = frozenset()
         self._stored: set[str] = set()

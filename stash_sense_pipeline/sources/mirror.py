@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 
@@ -20,6 +22,7 @@ from stash_sense_pipeline.privacy.erasure import erase_alone, erase_records
 from stash_sense_pipeline.privacy.kin import own_pages
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
+from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 
@@ -110,9 +113,20 @@ class _Withheld(NamedTuple):
 
 
 class Mirror:
-    """Reads and writes the records of one source, off the event loop, one transaction a call."""
+    """Reads and writes the records of one source, off the event loop, one transaction a call.
 
-    def __init__(self, engine: sa.Engine, source: str, refusals: Suppressions, clock: Clock) -> None:
+    `data_dir` is where reports and logs are, which forget an erased person before the catalog does; None where none
+    are written.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        source: str,
+        refusals: Suppressions,
+        clock: Clock,
+        data_dir: Path | None = None,
+    ) -> None:
         self.source = source
         self.tally = Tally()
         # Records that the database refused, each with the kind of its error.
@@ -120,6 +134,7 @@ class Mirror:
         self._engine = engine
         self._refusals = refusals
         self._clock = clock
+        self._data_dir = data_dir
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
@@ -172,10 +187,11 @@ class Mirror:
     def _store_together(
         self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None
     ) -> performers.StoreCounts:
-        with writing(self._engine) as connection:
+        with ExitStack() as until_committed, writing(self._engine) as connection:
             self._refusals = self._refusals.refreshed(connection)
             verdicts = [(record, self._verdict(record)) for record in records]
-            self._withhold(connection, [(record, why) for record, why in verdicts if why is not None])
+            withheld = [(record, why) for record, why in verdicts if why is not None]
+            self._forget(until_committed, self._withhold(connection, withheld))
             allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
             counts = performers.store_records(connection, self.source, allowed, self._clock.now())
             if also is not None:
@@ -202,14 +218,14 @@ class Mirror:
         """
 
         def run() -> performers.BurialCounts:
-            with writing(self._engine) as connection:
+            with ExitStack() as until_committed, writing(self._engine) as connection:
                 self._refusals = self._refusals.refreshed(connection)
                 told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
                 into = {key for key, target in told.items() if target is not None and self._is_named(target)}
                 survivors = {
                     target for key, target in gone.items() if target is not None and self._is_named(key)
                 }
-                self._erase(connection, into | survivors)
+                self._forget(until_committed, self._erase(connection, into | survivors))
                 kept = {key: target for key, target in told.items() if key not in into | survivors}
                 return performers.bury_records(connection, self.source, kept, self._clock.now())
 
@@ -256,7 +272,8 @@ class Mirror:
 
     def _withhold(
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Withheld]]
-    ) -> None:
+    ) -> tuple[str, ...]:
+        """Returns the texts by which what was deleted can be found in files."""
         now = self._clock.now()
         met = {record.source_id: record.urls for record, why in withheld if why.is_near}
         # Of a record that was somebody's until now it is known which pages are others' too: these refuse nobody.
@@ -266,9 +283,9 @@ class Mirror:
         }
         remember_met(connection, self._refusals, self.source, list({**met, **own}.items()), now)
         people = [record.source_id for record, why in withheld if why.is_person]
-        self._erase(connection, performers.liveness(connection, self.source, people))
+        traces = self._erase(connection, performers.liveness(connection, self.source, people))
         refused = performers.liveness(connection, self.source, [record.source_id for record, _ in withheld])
-        erase_alone(connection, {(self.source, source_id) for source_id in refused})
+        traces += erase_alone(connection, {(self.source, source_id) for source_id in refused}, now)
         rows = [
             performers.WithheldRecord(
                 self._refusals.withheld_hash(self.source, record.source_id),
@@ -279,11 +296,19 @@ class Mirror:
             for record, why in withheld
         ]
         performers.withhold_records(connection, self.source, rows, now)
+        return traces
 
-    def _erase(self, connection: sa.Connection, source_ids: Collection[str]) -> None:
-        if source_ids:
-            records = [(self.source, source_id) for source_id in source_ids]
-            erase_records(connection, self._refusals, records, self._clock.now())
+    def _erase(self, connection: sa.Connection, source_ids: Collection[str]) -> tuple[str, ...]:
+        if not source_ids:
+            return ()
+        records = [(self.source, source_id) for source_id in source_ids]
+        return erase_records(connection, self._refusals, records, self._clock.now()).traces
+
+    def _forget(self, until_committed: ExitStack, traces: Sequence[str]) -> None:
+        """Removes what was written about erased people in files, which nothing could find after the commit."""
+        if traces and self._data_dir is not None:
+            until_committed.enter_context(texts_locked(self._data_dir))
+            erase_traces(self._data_dir, traces, staged=True)
 
     def _with_shown_images(self, record: PerformerRecord) -> PerformerRecord:
         """The record without images that are suppressed."""

@@ -7,12 +7,14 @@ import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers
-from stash_sense_pipeline.catalog.engine import checkpoint, reading, writing
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
 from stash_sense_pipeline.privacy.suppression import Suppressions
@@ -81,18 +83,19 @@ async def refresh_source(
     *,
     rules: SyncRules | None = None,
     clock: Clock | None = None,
+    data_dir: Path | None = None,
 ) -> SyncReport:
     """Brings the records of one source up to date.
 
     A source that was never read in full is read in full, whatever the mode; after that `auto` and
     `updates_only` read what changed, and `full_sweep` compares everything. A failure of the source is the
-    report's outcome, not an exception; what was stored before it stays.
+    report's outcome, not an exception; what was stored before it stays. `data_dir`: see Mirror.
     """
     clock = clock or Clock()
     started, asked_before = clock.monotonic(), connector.client.requests
     with reading(engine) as connection:
         state = load_state(connection, source.name)
-    mirror = Mirror(engine, source.name, suppressions, clock)
+    mirror = Mirror(engine, source.name, suppressions, clock, data_dir)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
     run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}

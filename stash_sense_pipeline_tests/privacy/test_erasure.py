@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, rewrite, writing
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.purge import rewrite
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
@@ -378,7 +379,7 @@ def test_who_is_no_superuser_is_told_that_the_log_stays(postgres_catalog_url):
 
 @pytest.mark.postgres
 def test_a_table_in_use_is_one_clear_line(postgres_catalog_url, monkeypatch):
-    monkeypatch.setattr("stash_sense_pipeline.catalog.engine._BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("stash_sense_pipeline.catalog.purge._LOCK_TIMEOUT_MS", 100)
     engine = open_catalog(postgres_catalog_url)
     with reading(engine) as connection:
         connection.execute(sa.select(schema.faces)).all()

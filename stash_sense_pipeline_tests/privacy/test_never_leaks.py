@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from stash_sense_pipeline.catalog import performers, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.purge import is_purge_pending
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline.privacy.entries import add_suppressions
@@ -275,6 +276,43 @@ def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine
     erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
     with reading(catalog) as connection:
         assert connection.scalars(sa.select(schema.source_performers.c.source_id)).all() == ["xylo"]
+
+
+@pytest.mark.parametrize("how", ["merged at the source", "lists a page", "is of a child"])
+def test_reports_forget_whom_a_sync_erases(catalog: sa.Engine, tmp_path: Path, how: str) -> None:
+    """The catalog does not know the names any more when the list is applied the next time."""
+    anna = PerformerRecord(source_id="anna-uuid", name="Zq Anna", birth_date="1980")
+    other = PerformerRecord(
+        source_id="other-uuid", name="Zq Other", birth_date="1980", urls=("https://x.example/zq-other",)
+    )
+
+    def mirror() -> Mirror:
+        return Mirror(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW), tmp_path)
+
+    asyncio.run(mirror().store([anna, other]))
+    with writing(catalog) as connection:
+        entries = ["boxa:anna-uuid", "https://www.instagram.com/zqanna"]
+        add_suppressions(
+            connection, KEY, [SuppressionEntry(each, "asked", NOW.date(), unseen=True) for each in entries]
+        )
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    texts = ["review/identity.md", "logs/run.log", "releases/2026.02.18.report/report.md"]
+    for name in texts:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("boxa:other-uuid\nZQ OTHER (7)\nhttps://x.example/zq-other\nstays\n")
+    (tmp_path / "staging" / "next").mkdir(parents=True)
+    if how == "merged at the source":
+        asyncio.run(mirror().bury({"other-uuid": "anna-uuid"}))
+    elif how == "lists a page":
+        asyncio.run(mirror().store([replace(other, urls=("https://www.instagram.com/zqanna",))]))
+    else:
+        asyncio.run(mirror().store([replace(other, birth_date="2020")]))
+    for name in texts:
+        assert (tmp_path / name).read_text() == "(erased)\n(erased)\n(erased)\nstays\n"
+    assert list((tmp_path / "staging").iterdir()) == []
+    assert is_purge_pending(catalog)
+    erase_suppressed(catalog, load_suppressions(catalog, KEY), NOW)
+    assert not is_purge_pending(catalog)
 
 
 def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.Engine) -> None:

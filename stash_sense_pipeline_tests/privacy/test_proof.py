@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +26,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.privacy import erasure
+from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.suppression import (
     MET,
@@ -30,6 +37,8 @@ from stash_sense_pipeline.privacy.suppression import (
     record_hash,
     store_hashes,
 )
+from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release import publish
 from stash_sense_pipeline.release.proof import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release
@@ -60,14 +69,16 @@ class Operator:
         spec = replace(SPEC, suppressions=load_suppressions(self.engine, key))
         return publish_release(self.engine, self.data, "next", spec, day).path
 
-    def runs(self, *arguments: str) -> Result:
-        variables = {
-            "DATA_DIR": str(self.data),
-            "STASH_SENSE_SOURCES": str(shipped_file("sources.yaml")),
+    def runs(self, *arguments: str, data: Path | None = None, sources: Path | None = None) -> Result:
+        return CliRunner().invoke(main, list(arguments), env=self.variables(data, sources))
+
+    def variables(self, data: Path | None = None, sources: Path | None = None) -> dict[str, str]:
+        return {
+            "DATA_DIR": str(data or self.data),
+            "STASH_SENSE_SOURCES": str(sources or shipped_file("sources.yaml")),
             "STASH_SENSE_CATALOG_URL": "",
             "STASH_SENSE_SUPPRESSIONS": "",
         }
-        return CliRunner().invoke(main, list(arguments), env=variables)
 
     def vectors_of_person(self) -> list[bytes]:
         """Raw and, as an index stores them, unit vectors of the person's faces; the first half of each."""
@@ -167,6 +178,164 @@ def test_who_asks_to_leave_while_a_release_is_proven_is_not_in_it(
     assert not (operator.data / "releases" / "2026.02.19").exists()
     operator.runs("suppress", "apply")
     operator.publish(SECOND)
+
+
+@pytest.mark.parametrize("step", ["write_zip", "write_report", "fsync_file"])
+def test_who_asks_to_leave_in_the_last_seconds_of_a_publish_is_not_in_it(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with writing(operator.engine) as connection:
+        connection.execute(sa.update(schema.source_performers).values(country="IS"))
+    added: list[int] = []
+    original = getattr(publish, step)
+
+    def then_add(*arguments: Any, **named: Any) -> Any:
+        if not added:
+            key = load_or_create_key(operator.data / "suppression.key")
+            with writing(operator.engine) as connection:
+                added.append(add_suppressions(connection, key, [SuppressionEntry(PERSON, "asked", FIRST)]))
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(publish, step, then_add)
+    with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"):
+        operator.publish(SECOND)
+    assert added == [1]
+    assert not (operator.data / "releases" / "2026.02.19").exists()
+    assert not list((operator.data / "releases").glob("*2026.02.19*"))
+
+
+@pytest.mark.parametrize("server", [False, pytest.param(True, marks=pytest.mark.postgres)])
+def test_who_asks_to_leave_while_a_release_is_moved_waits_and_finds_it_published(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch, server: bool, request: pytest.FixtureRequest
+) -> None:
+    """Between the last look at the list and the rename there is no moment at which somebody can be added."""
+    engine = operator.engine
+    if server:
+        engine = open_catalog(request.getfixturevalue("postgres_catalog_url"))
+    key = load_or_create_key(operator.data / "suppression.key")
+    spec = replace(SPEC, suppressions=load_suppressions(engine, key))
+    order: list[str] = []
+
+    def add() -> None:
+        with writing(engine) as connection:
+            entry = SuppressionEntry(PERSON, "asked", FIRST, unseen=True)
+            add_suppressions(connection, key, [entry])
+        order.append("added")
+
+    thread = threading.Thread(target=add)
+    with publish.list_held(engine, operator.data / "releases" / "2026.02.18", spec):
+        thread.start()
+        thread.join(0.5)
+        order.append("published")
+    thread.join()
+    assert order == ["published", "added"]
+    again = publish.list_held(engine, operator.data / "releases" / "2026.02.18", spec)
+    with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"), again:
+        raise AssertionError("a release of who has left is not moved")
+    if server:
+        engine.dispose()
+
+
+def test_a_release_that_a_kill_left_unpointed_is_not_pointed_at_once_somebody_in_it_left(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with writing(operator.engine) as connection:
+        connection.execute(sa.update(schema.source_performers).values(country="IS"))
+    monkeypatch.setattr(publish, "_point_latest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        operator.publish(SECOND)
+    monkeypatch.undo()
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"):
+        operator.publish(SECOND)
+    assert (operator.data / "releases" / "latest").resolve().name == "2026.02.18"
+
+
+def test_a_release_of_who_left_is_not_given_to_others(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    installed = operator.runs("releases", "install", "2026.02.18", "--to", str(tmp_path / "sidecar"))
+    assert installed.exit_code == 1
+    assert "holds 1 records and 0 URLs of people on the suppression list" in installed.output
+    assert "releases revoke --delete" in installed.output
+    assert not (tmp_path / "sidecar").exists()
+    (tmp_path / "sources.yaml").write_text(
+        "export: {github: {repository: a/b, api: 'http://127.0.0.1:1'}}\nstash_boxes: {stashdb: {}}\n"
+    )
+    monkeypatch.setenv("GITHUB_TOKEN", "token")
+    uploaded = operator.runs("releases", "upload", "2026.02.18", sources=tmp_path / "sources.yaml")
+    assert uploaded.exit_code == 1
+    assert "holds 1 records and 0 URLs of people on the suppression list" in uploaded.output
+
+
+def test_a_restore_brings_nobody_back(operator: Operator, tmp_path: Path) -> None:
+    """Neither who left after the backup, whom only our own list knows, nor who was on its list and not erased yet."""
+    other = b"st-00003"
+    (operator.data / "identity_overrides.yaml").write_text(
+        "must_link: [['stashdb:st-00001', 'fansdb:fa-1']]\n"
+    )
+    operator.runs("suppress", "add", "stashdb:st-00003", "--reason", "asked")
+    assert operator.runs("backup", str(tmp_path / "b.zip")).exit_code == 0
+    operator.runs("suppress", "add", PERSON, "--reason", "asked")
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for name in ("suppressions.yaml", "suppression.key"):
+        (fresh / name).write_bytes((operator.data / name).read_bytes())
+    restored = operator.runs("restore", str(tmp_path / "b.zip"), data=fresh)
+    assert restored.exit_code == 0, restored.output
+    assert "left out 3 records of people on the suppression list" in restored.output
+    needles = [*(text.encode() for text in STRINGS), other]
+    assert where_found(fresh, needles) == set()
+    assert "kept your own suppressions.yaml" in restored.output
+    assert "erased: 0 records" in operator.runs("suppress", "apply", data=fresh).output
+
+
+KILLED = """
+import os, sys, zipfile
+from stash_sense_pipeline.catalog import backup
+from stash_sense_pipeline.cli import main
+def killed(*_, **__): os._exit(9)
+if sys.argv[1] == "backup":
+    zipfile.ZipFile.writestr = killed
+else:
+    backup._copy_rows = killed
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_a_backup_or_restore_that_is_killed_leaves_no_copy(
+    operator: Operator, tmp_path: Path, command: str
+) -> None:
+    made, temporary = tmp_path / "b.zip", tmp_path / "tmp"
+    temporary.mkdir()
+    data, elsewhere = operator.data, tmp_path / "elsewhere"
+    if command == "restore":
+        assert operator.runs("backup", str(made)).exit_code == 0
+        data = tmp_path / "fresh"
+    else:
+        elsewhere.mkdir()
+        made = elsewhere / "b.zip"
+    variables = {**operator.variables(data), "TMPDIR": str(temporary), "PATH": os.environ["PATH"]}
+    script = [sys.executable, "-c", KILLED, command, str(made)]
+    ended = subprocess.run(script, env=variables, check=False, umask=0)
+    assert ended.returncode == 9
+    work = data / ".work"
+    [copy] = [path for path in work.iterdir() if path.is_dir()]
+    assert work.stat().st_mode & 0o777 == copy.stat().st_mode & 0o777 == 0o700
+    assert where_found(copy, [b"st-00001"])
+    assert list(temporary.iterdir()) == []
+    assert len(list(elsewhere.glob(".*.tmp")) if elsewhere.exists() else [1]) == 1
+
+    # One that is at work keeps its own, and what the killed one left goes with any command.
+    with private_work(data) as at_work:
+        (at_work.directory / "catalog.db").write_text("mine")
+        assert operator.runs("suppress", "list", data=data).exit_code == 0
+        assert (at_work.directory / "catalog.db").read_text() == "mine"
+    assert [path for path in work.iterdir() if path.name != ".lock"] == []
+    if elsewhere.exists():
+        assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("lost", ["stash-sense-data-v2026.02.18.zip", "2026.02.18/manifest.json"])
@@ -350,10 +519,106 @@ def test_a_page_of_two_people_is_refused(operator: Operator) -> None:
     assert "the URL is ambiguous: 2 records of 2 people list it" in result.output
 
 
-def test_a_picture_leaves_alone(operator: Operator) -> None:
-    result = operator.runs("suppress", "add", "https://stashdb.org/images/image-4", "--reason", "asked")
+PICTURE = "https://stashdb.org/images/image-4"
+
+
+def test_the_address_of_a_picture_of_one_person_means_the_person(operator: Operator) -> None:
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
+    assert result.exit_code == 0, result.output
+    assert "only one person has this picture: the person leaves, with 2 records" in result.output
+    assert "erased: 2 records, 1 identities, 3 images, 3 faces" in operator.runs("suppress", "apply").output
+    with reading(operator.engine) as connection:
+        assert len(connection.scalars(sa.select(schema.suppressed_faces.c.sealed)).all()) == 2
+    operator.publish(SECOND)
+    operator.runs("releases", "revoke", "--delete")
+    assert where_found(operator.data, [text.encode() for text in STRINGS]) == set()
+
+
+def test_with_picture_only_it_means_the_picture(operator: Operator) -> None:
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only")
     assert result.exit_code == 0, result.output
     assert "erased: 0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
+    both = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only", "--block-face")
+    assert both.exit_code == 2
+    record = operator.runs("suppress", "add", PERSON, "--reason", "asked", "--picture-only")
+    assert record.exit_code == 2
+    assert "picture_only is for the URL of an image" in record.output
+
+
+@pytest.mark.parametrize("how", ["on both records", "the same bytes", "the same looks"])
+def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: Operator, how: str) -> None:
+    images = schema.source_images
+    with writing(operator.engine) as connection:
+        if how == "on both records":
+            row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
+            connection.execute(sa.insert(schema.performer_images).values(**row))
+        else:
+            value = {"sha256": "ab" * 32} if how == "the same bytes" else {"picture_hash": "00ff" * 4}
+            both = images.c.image_id.in_(["image-4", "image-10"])
+            connection.execute(sa.update(images).where(both).values(**value))
+    face = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
+    assert face.exit_code == 2
+    assert "whose face to refuse is not known" in face.output
+    result = operator.runs("suppress", "add", PICTURE, "--reason", "asked")
+    assert result.exit_code == 0, result.output
+    assert "several people have this picture: only the picture leaves" in result.output
+    applied = operator.runs("suppress", "apply").output
+    assert "erased: 0 records, 0 identities" in applied
+    assert "0 images" not in applied
+
+
+def test_a_picture_in_the_operators_file_means_the_same(operator: Operator) -> None:
+    entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
+    (operator.data / "suppressions.yaml").write_text(entry)
+    assert "erased: 2 records, 1 identities" in operator.runs("suppress", "apply").output
+    assert "erased: 0 records" in operator.runs("suppress", "apply").output
+
+
+def test_a_shared_picture_in_the_operators_file_is_said(operator: Operator) -> None:
+    with writing(operator.engine) as connection:
+        row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
+        connection.execute(sa.insert(schema.performer_images).values(**row))
+    entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
+    (operator.data / "suppressions.yaml").write_text(entry)
+    output = operator.runs("suppress", "apply").output
+    assert "erased: 0 records, 0 identities, 1 images" in output
+    assert "1 new entries are pictures that several people have" in output
+
+
+def test_namesakes_are_listed_for_a_decision_without_their_names(operator: Operator) -> None:
+    table, names = schema.source_performers, schema.performer_aliases
+    with writing(operator.engine) as connection:
+        of_person = table.c.source_id == "st-00001"
+        connection.execute(
+            sa.update(table).where(of_person).values(name="Zoë Quill", birth_date="1990-01-02")
+        )
+        for source_id, name, born in (
+            ("fa-same", "QUILL, Zoe", "1990-01-02"),
+            ("fa-name", "Zoe Quill", None),
+            ("fa-alias", "Alias 1 of stashdb", "1990-01-02"),
+            ("fa-born", "Other Name", "1990-01-02"),
+        ):
+            row = {"source": "fansdb", "source_id": source_id, "name": name, "birth_date": born}
+            connection.execute(sa.insert(table).values(**row, first_seen_at=BEGIN, changed_at=BEGIN))
+        row = {"source": "fansdb", "source_id": "fa-born", "alias": "alias 1 OF stashdb"}
+        connection.execute(sa.insert(names).values(**row))
+    told = operator.runs("suppress", "add", PERSON, "--reason", "asked").output
+    lines = [line.strip() for line in told.splitlines() if line.startswith("  ")]
+    assert lines == [
+        "fansdb:fa-alias  same name and birth date",
+        "fansdb:fa-born  same name and birth date",
+        "fansdb:fa-name  same name",
+        "fansdb:fa-same  same name and birth date",
+    ]
+    assert "quill" not in told.lower()
+    applied = json.loads(operator.runs("suppress", "apply", "--json").output)
+    assert [each["source_id"] for each in applied["namesakes"]] == [
+        "fa-alias",
+        "fa-born",
+        "fa-name",
+        "fa-same",
+    ]
+    assert applied["erased"]["records"] == 2
 
 
 def test_a_release_with_suppressed_image_bytes_is_not_published(operator: Operator) -> None:

@@ -16,6 +16,7 @@ ABOUT_NOBODY = {
     "suppressed_faces",
     "identity_runs",
     "identity_hubs",
+    "pending_purges",
     "site_visits",
 }
 TABLES = sorted(metadata.tables)

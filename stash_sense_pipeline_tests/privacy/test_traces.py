@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.traces import erase_traces
+from stash_sense_pipeline.identity.review import write_review
+from stash_sense_pipeline.privacy.mentions import mentions
+from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
+from stash_sense_pipeline.visible_text import visible_line
 
 
 @pytest.mark.parametrize(
@@ -72,3 +83,59 @@ def test_a_publish_that_is_at_work_does_not_keep_what_is_staged(tmp_path: Path) 
         assert erase_traces(tmp_path, (), staged=True).staged_runs == 1
         still_open.write("Person One")
     assert list((tmp_path / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"name": "Zo\\u00eb Quill"}',
+        '{"name": "zo\\u00cb \\u0051uill"}',
+        "GET https://box.example/performers/Zo%C3%AB%20Quill",
+        "Zoe\u0308 Quill",
+        "ZOË QUILL",
+        "Zo&euml; Quill",
+    ],
+)
+def test_a_name_is_found_in_every_way_of_writing_it(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "logs" / "run.log"
+    path.parent.mkdir()
+    path.write_text(f"{line}\n- Somebody Else (8)\n")
+    assert erase_traces(tmp_path, ("Zoë Quill",), staged=False).lines == 1
+    assert path.read_text() == "(erased)\n- Somebody Else (8)\n"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs", "Z"]), min_size=3))
+def test_any_text_is_found_as_json_and_as_part_of_a_url(text: str) -> None:
+    assume(len("".join(text.split())) >= 3)
+    speaks_of = mentions([text])
+    assert speaks_of(f"a {text} b")
+    assert speaks_of(json.dumps({"a": text}))
+    assert speaks_of(visible_line(f"a {text} b"))
+    assert speaks_of(json.dumps({"a": visible_line(text)}))
+    assert speaks_of(f"https://box.example/performers/{quote(text)}/b")
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_erasure(tmp_path: Path) -> None:
+    left = tmp_path / "review" / ".identity.csv.4711.tmp"
+    left.parent.mkdir()
+    left.write_text("Person One")
+    old = tmp_path / "releases" / ".stash-sense-data-v2026.02.18.zip.4711.tmp"
+    old.parent.mkdir()
+    old.write_text("Person One")
+    os.utime(old, (0, 0))
+    erase_traces(tmp_path, ("Person One",), staged=False)
+    assert not left.exists()
+    assert not old.exists()
+
+
+def test_a_report_is_not_written_from_what_is_being_erased(catalog: sa.Engine, tmp_path: Path) -> None:
+    """A writer that read the catalog before the commit would write the names after it."""
+    with texts_locked(tmp_path):
+        writer = threading.Thread(
+            target=write_review, args=(catalog, tmp_path / "review", datetime(2026, 1, 2, tzinfo=UTC))
+        )
+        writer.start()
+        writer.join(0.3)
+        assert not (tmp_path / "review").exists()
+    writer.join()
+    assert (tmp_path / "review" / "identity.csv").exists()

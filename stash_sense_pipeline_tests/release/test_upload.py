@@ -186,6 +186,25 @@ def test_notes_count_and_name_nobody(data: Path) -> None:
     assert not re.search("Renamed|Someone|Person ", notes)
 
 
+def test_who_asks_to_leave_during_an_upload_is_not_shown_to_users(
+    world: World, hub: GithubWorld, waits: list[float]
+) -> None:
+    """The list is asked before anything is sent, and again before the draft becomes a release."""
+    asked: list[Path] = []
+
+    def check(release: Path) -> None:
+        asked.append(release)
+        if len(asked) == 2:
+            raise ReleaseError("holds 1 records")
+
+    data, report = world
+    destination = Destination(REPOSITORY, hub.url, TOKEN)
+    with pytest.raises(ReleaseError, match="holds 1 records"):
+        upload_release(data / "releases", report.version, destination, sleep=waits.append, check=check)
+    assert asked == [report.path, report.path]
+    assert [release["draft"] for release in hub.releases] == [True]
+
+
 def test_the_sidecar_updates_itself_from_what_was_uploaded(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:

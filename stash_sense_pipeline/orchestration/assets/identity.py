@@ -43,6 +43,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         ],
     )
     def identity_graph(
+        context: dg.AssetExecutionContext,
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
         catalog: dg.ResourceParam[Catalog],
@@ -62,7 +63,9 @@ def identity_assets() -> list[dg.AssetsDefinition]:
 
         now = datetime.now(UTC)
         with one_line_failures():
-            erased, traces = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            enforced = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
+                context.log.warning("suppressed people: %s", problem)
             overrides = load_overrides(environment.overrides_file)
             if overrides.must_link or overrides.cannot_link:
                 listed = current_suppressions(catalog.engine, environment, settings.names)
@@ -82,10 +85,11 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
-                "erased_records": erased.records,
-                "erased_images": erased.images,
-                "erased_faces": erased.faces,
-                "erased_report_lines": traces.lines,
+                "erased_records": enforced.erased.records,
+                "erased_images": enforced.erased.images,
+                "erased_faces": enforced.erased.faces,
+                "erased_report_lines": enforced.traces.lines,
+                "namesakes_of_erased": len(enforced.erased.namesakes),
                 "face_thresholds": thresholds(report.calibration),
                 "review": review_preview(to_review),
                 "created": report.created,

@@ -129,6 +129,7 @@ async def _sync(
             config.sync.value,
             progress,
             rules=_rules(settings),
+            data_dir=environment.data_dir,
         )
 
 
@@ -161,4 +162,5 @@ async def _enrich(
             suppressions,
             progress,
             rules=EnrichRules(vanishing=_rules(settings)),
+            data_dir=environment.data_dir,
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 
@@ -154,13 +155,23 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         context: dg.AssetExecutionContext,
         settings: dg.ResourceParam[Settings],
         environment: dg.ResourceParam[Environment],
+        catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
     ) -> dg.MaterializeResult:
         """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
         from stash_sense_pipeline.errors import ReleaseError
+        from stash_sense_pipeline.privacy.current import current_suppressions
         from stash_sense_pipeline.release.spec import upload_destination
+        from stash_sense_pipeline.release.suppressed import refuse_suppressed
         from stash_sense_pipeline.release.upload import upload_release
         from stash_sense_pipeline.release.versions import latest_release
+
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+
+        def check(directory: Path) -> None:
+            refuse_suppressed(
+                directory, current_suppressions(catalog.engine, environment, settings.names), hosts
+            )
 
         with one_line_failures():
             latest = latest_release(environment.releases_dir)
@@ -172,6 +183,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
                 environment.releases_dir,
                 latest.name,
                 upload_destination(settings, environment),
+                check=check,
                 progress=progress(context.log, names.GITHUB_RELEASE.to_user_string()),
             )
         return dg.MaterializeResult(

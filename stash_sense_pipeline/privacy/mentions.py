@@ -1,0 +1,112 @@
+"""Whether a text mentions erased people: their names, ids and URLs, in every form in which the program writes them."""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+from urllib.parse import unquote
+
+from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.visible_text import visible_line
+
+# Stands where a text named an erased person.
+ERASED = "(erased)"
+# A shorter one is in every line, where a name in another script may be one character.
+_SHORTEST = 3
+_WORD = re.compile(r"\w+")
+_ESCAPE = re.compile(r'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])')
+_ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+# After an id as the program writes it comes one of these, or the end: `boxa:anna` is not in `boxa:anna-maria`.
+_END_OF_ID = r"(?![\w.%/@+~=&-])"
+
+
+def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a line holds one of `texts` as whole words: in any case, escaped as in JSON, CSV, HTML or a URL."""
+    wanted = {text for text in texts if len(text) >= _SHORTEST or not text.isascii()}
+    # Hidden characters leave the program as escapes.
+    wanted |= {visible_line(text) for text in wanted}
+    search = _Search(wanted, r"(?!\w)")
+    return lambda line: any(map(search, _readings(line)))
+
+
+def mentions_records(records: Collection[Record]) -> Callable[[Any], bool]:
+    """Whether a value of a JSON or text column names one of these records: as `source:id`, or a text or key in it that
+    is the id.
+    """
+    ids = {_as_compared(source_id) for _, source_id in records}
+    search = _Search((f"{source}:{source_id}" for source, source_id in records), _END_OF_ID)
+
+    def names_one(value: Any) -> bool:
+        return any(
+            compared in ids or search(compared) for compared in map(_as_compared, _texts(value)) if compared
+        )
+
+    return names_one
+
+
+class _Search:
+    """Finds any of some texts in a text.
+
+    Each is looked for only in texts that have the rarest of its words: one pattern of the texts of ten thousand
+    people would take minutes a megabyte.
+    """
+
+    def __init__(self, texts: Iterable[str], end: str) -> None:
+        words_of = {text: _WORD.findall(text) for text in set(map(_as_compared, texts)) if text}
+        counts = Counter(word for words in words_of.values() for word in words)
+        self._end = end
+        self._by_word: defaultdict[str, list[str]] = defaultdict(list)
+        for text, words in words_of.items():
+            # One without a word is looked for in every text.
+            self._by_word[min(words, key=counts.__getitem__, default="")].append(text)
+
+    def __call__(self, compared: str) -> bool:
+        return any(
+            re.search(rf"(?<!\w){re.escape(text)}{self._end}", compared)
+            for word in {"", *_WORD.findall(compared)}
+            for text in self._by_word.get(word, ())
+        )
+
+
+def _readings(line: str) -> Iterator[str]:
+    """A line as it is compared, and as it reads without the escapes of JSON and of URLs."""
+    yield _as_compared(line)
+    plain = line
+    if "\\" in plain:
+        plain = _unescaped(plain)
+        yield _as_compared(plain)
+    if "%" in plain:
+        yield _as_compared(unquote(plain))
+
+
+def _unescaped(text: str) -> str:
+    """Without the escapes of JSON. Two of them are one character beyond the first 65,536."""
+
+    def character(match: re.Match[str]) -> str:
+        escape = match[0][1:]
+        return chr(int(escape[1:], 16)) if len(escape) > 1 else _ESCAPED.get(escape, escape)
+
+    return _ESCAPE.sub(character, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _as_compared(text: str) -> str:
+    """Without case, and without what our reports do to a text: entities resolved, bars and quotes written otherwise."""
+    plain = html.unescape(text).replace("\\|", "/").replace("|", "/").replace('""', '"')
+    return unicodedata.normalize("NFC", " ".join(plain.split()).casefold())
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts of a JSON value, also the keys."""
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            waiting += [*item, *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item

@@ -1,0 +1,99 @@
+"""The private directory of DATA_DIR for copies of the catalog while a command is at work; clears what a killed one left."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from stash_sense_pipeline.files import fsync_directory, fsync_file
+
+_ROOT = ".work"
+_LOCK = ".lock"
+_NOTES = "outside.txt"
+# files.replacing makes such names.
+_UNFINISHED = ".*.tmp"
+
+
+@dataclass(frozen=True)
+class PrivateWork:
+    """A directory of one command, for its owner only. It goes with the command, or when the next command begins."""
+
+    directory: Path
+
+    def note_outside(self, unfinished: Path) -> None:
+        """Notes a temporary file elsewhere, before it is made: when the command is killed, it is removed too."""
+        with (self.directory / _NOTES).open("a") as stream:
+            stream.write(f"{unfinished.absolute()}\n")
+        fsync_file(self.directory / _NOTES)
+        fsync_directory(self.directory)
+
+
+@contextmanager
+def private_work(data_dir: Path) -> Iterator[PrivateWork]:
+    """A fresh directory in DATA_DIR with mode 0700, removed at the end; first clear_private_work."""
+    root = data_dir / _ROOT
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    root.chmod(0o700)
+    with _locked(root / _LOCK):
+        _clear(root)
+        directory = root / secrets.token_hex(8)
+        directory.mkdir(mode=0o700)
+        held = _in_use(directory).open("a")
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with held:
+        try:
+            yield PrivateWork(directory)
+        finally:
+            _remove(directory)
+
+
+def clear_private_work(data_dir: Path) -> int:
+    """Removes what killed commands left there, and what they noted outside; returns how many commands that were.
+
+    The directories of commands that are at work are locked, and stay.
+    """
+    root = data_dir / _ROOT
+    if not root.is_dir() or not any(path.is_dir() for path in root.iterdir()):
+        return 0
+    with _locked(root / _LOCK):
+        return _clear(root)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _in_use(directory: Path) -> Path:
+    """The file that is locked as long as the directory is in use."""
+    return directory.with_name(f"{directory.name}.lock")
+
+
+def _clear(root: Path) -> int:
+    cleared = 0
+    for directory in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
+        with _in_use(directory).open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            notes = directory / _NOTES
+            for line in notes.read_text().splitlines() if notes.is_file() else ():
+                unfinished = Path(line)
+                if unfinished.match(_UNFINISHED):
+                    unfinished.unlink(missing_ok=True)
+            _remove(directory)
+            cleared += 1
+    return cleared
+
+
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    _in_use(directory).unlink(missing_ok=True)
