@@ -32,8 +32,7 @@ _MAX_PROBLEMS = 50
 _MAX_PROBLEM = 500
 
 _STANDARD = "tag:yaml.org,2002:"
-# `!` only says that a scalar is text.
-_KNOWN_TAGS = ("!", f"{_STANDARD}map", f"{_STANDARD}seq", f"{_STANDARD}str")
+_KNOWN_TAGS = (f"{_STANDARD}map", f"{_STANDARD}seq", f"{_STANDARD}str")
 # The line breaks of YAML 1.1. No other line can begin with this sign.
 _DIRECTIVE = re.compile("(?:\\A|[\n\r\x85\u2028\u2029])%")
 # The parser in C is ten times faster; PyYAML can be built without it.
