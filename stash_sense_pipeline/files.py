@@ -9,11 +9,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
-def open_regular(path: Path, *, follow: bool = True) -> BinaryIO:
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
     """Opens a regular file for reading; `follow` says whether `path` may be a symbolic link to one.
 
     Raises OSError for anything else: a FIFO would block the reader for ever, a device has no end.

@@ -123,7 +123,9 @@ def _check(value: Any, *, surrogates: bool) -> None:
     for _ in range(_MAX_DEPTH + 1):
         if surrogates:
             _check_texts(level)
-        level = [inner for item in level if isinstance(item, dict | list) for inner in _inside(item, surrogates)]
+        level = [
+            inner for item in level if isinstance(item, dict | list) for inner in _inside(item, surrogates)
+        ]
         if not level:
             return
     raise _too_deep()

@@ -54,8 +54,11 @@ def time_allowed(size: int) -> float:
 
 
 @contextmanager
-def open_read_only(path: Path, *, deadline: float | None = None) -> Iterator[sqlite3.Connection]:
-    """Opens an SQLite file for reading only; looking leaves no -wal or -shm file behind.
+def open_read_only(
+    path: Path, *, deadline: float | None = None, log: bool = False
+) -> Iterator[sqlite3.Connection]:
+    """Opens an SQLite file for reading only; looking leaves no -wal or -shm file behind. With `log` a write-ahead log
+    beside the file is read too, if there is one that is not empty.
 
     Statements end at `deadline`, a time of `time.monotonic`, by default after time_allowed. Values, statements and
     the number of columns are limited, and functions with side effects do not run from the schema. Raises
@@ -67,10 +70,12 @@ def open_read_only(path: Path, *, deadline: float | None = None) -> Iterator[sql
         # SQLite takes an empty file for an empty database.
         if stream.read(len(MAGIC)) != MAGIC:
             raise DatabaseFileError("it is no SQLite database")
+    wal = Path(f"{path}-wal")
+    immutable = "" if log and wal.is_file() and wal.stat().st_size else "&immutable=1"
     end = time.monotonic() + time_allowed(size) if deadline is None else deadline
     try:
         with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{immutable}", uri=True)
         ) as connection:
             for category, limit in _LIMITS.items():
                 connection.setlimit(category, limit)
@@ -80,26 +85,33 @@ def open_read_only(path: Path, *, deadline: float | None = None) -> Iterator[sql
             yield connection
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
         if time.monotonic() > end:
-            raise DatabaseFileError("it takes too long to read; it was made to, or the disk is slow") from error
+            raise DatabaseFileError(
+                "it takes too long to read; it was made to, or the disk is slow"
+            ) from error
         raise DatabaseFileError(" ".join(str(error).split())[:200]) from error
 
 
 def check_objects(
-    connection: sqlite3.Connection, tables: Collection[str], *, without_rowid: bool = False
+    connection: sqlite3.Connection, tables: Collection[str] | None, *, without_rowid: bool = False
 ) -> None:
-    """Raises DatabaseFileError unless the database holds nothing but plain tables out of `tables` and their indexes.
+    """Raises DatabaseFileError unless the database holds nothing but plain tables and their indexes; with `tables`
+    only these.
 
     A plain table has ordinary columns only and no CHECK; `without_rowid` allows tables without rowids. A plain index
     is over columns, and its condition, if it has one, compares columns with NULL or text. Views, triggers, virtual
     tables, generated columns and other tables are refused. Only the schema is read.
     """
-    rows = connection.execute(f"SELECT type, name, sql FROM sqlite_schema LIMIT {_MAX_OBJECTS + 1}").fetchall()
+    rows = connection.execute(
+        f"SELECT type, name, sql FROM sqlite_schema LIMIT {_MAX_OBJECTS + 1}"
+    ).fetchall()
     if len(rows) > _MAX_OBJECTS:
         raise DatabaseFileError(f"it has more than {_MAX_OBJECTS} tables and indexes")
     for kind, name, sql in rows:
         if kind not in ("table", "index"):
-            raise DatabaseFileError(f"it has the {kind!s:.20} {name!r:.60}, and only tables and indexes are allowed")
-        if kind == "table" and name not in tables and name not in _INTERNAL:
+            raise DatabaseFileError(
+                f"it has the {kind!s:.20} {name!r:.60}, and only tables and indexes are allowed"
+            )
+        if kind == "table" and tables is not None and name not in tables and name not in _INTERNAL:
             raise DatabaseFileError(f"it has the table {name!r:.60}, which is none of ours")
         if kind == "table":
             _check_words(name, sql, without_rowid)
@@ -126,7 +138,9 @@ def _check_words(table: str, sql: object, without_rowid: bool) -> None:
     words = _words(sql)
     forbidden = words & (_FORBIDDEN if without_rowid else _FORBIDDEN | {"WITHOUT"})
     if forbidden:
-        raise DatabaseFileError(f"its table {table!r:.60} is made with {min(forbidden)}, and only plain columns are allowed")
+        raise DatabaseFileError(
+            f"its table {table!r:.60} is made with {min(forbidden)}, and only plain columns are allowed"
+        )
 
 
 def _words(sql: object) -> set[str]:
@@ -136,12 +150,16 @@ def _words(sql: object) -> set[str]:
 def _check_columns(connection: sqlite3.Connection, table: str) -> None:
     query = "SELECT name FROM pragma_table_xinfo(?) WHERE hidden != 0"
     for (column,) in connection.execute(query, (table,)):
-        raise DatabaseFileError(f"the column {column!r:.60} of its table {table!r:.60} is computed, not stored")
+        raise DatabaseFileError(
+            f"the column {column!r:.60} of its table {table!r:.60} is computed, not stored"
+        )
 
 
 def _check_indexes(connection: sqlite3.Connection, table: str) -> None:
     columns = {name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
-    for name, partial in connection.execute("SELECT name, partial FROM pragma_index_list(?)", (table,)).fetchall():
+    for name, partial in connection.execute(
+        "SELECT name, partial FROM pragma_index_list(?)", (table,)
+    ).fetchall():
         parts = connection.execute("SELECT cid, coll FROM pragma_index_xinfo(?)", (name,)).fetchall()
         if any(cid == _IS_EXPRESSION or collation not in _COLLATIONS for cid, collation in parts):
             raise DatabaseFileError(f"its index {name!r:.60} is not over plain columns")
@@ -152,9 +170,17 @@ def _check_indexes(connection: sqlite3.Connection, table: str) -> None:
 def _check_condition(connection: sqlite3.Connection, index: str, columns: set[str]) -> None:
     query = "SELECT sql FROM sqlite_schema WHERE type = 'index' AND name = ?"
     (sql,) = connection.execute(query, (index,)).fetchone() or (None,)
-    _, where, condition = re.split(r"(\bWHERE\b)", sql, maxsplit=1, flags=re.IGNORECASE) if sql else ("", "", "")
+    _, where, condition = (
+        re.split(r"(\bWHERE\b)", sql, maxsplit=1, flags=re.IGNORECASE) if sql else ("", "", "")
+    )
     allowed = {column.upper() for column in columns} | _OF_CONDITIONS
-    if not where or not _words(condition) <= allowed or "\"" in condition or "`" in condition or "[" in condition:
+    if (
+        not where
+        or not _words(condition) <= allowed
+        or '"' in condition
+        or "`" in condition
+        or "[" in condition
+    ):
         raise DatabaseFileError(f"its index {index!r:.60} has a condition that is none of ours")
 
 
@@ -171,5 +197,3 @@ def run_checks(connection: sqlite3.Connection, tables: Collection[str], max_rows
         query = f'SELECT count(*) FROM (SELECT 1 FROM "{table}" LIMIT {max_rows + 1})'
         if connection.execute(query).fetchone()[0] > max_rows:
             raise DatabaseFileError(f"its table {table} has more than {max_rows} rows")
-
-

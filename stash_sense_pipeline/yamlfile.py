@@ -205,9 +205,7 @@ class _Builder:
         try:
             value = self._loader.construct_object(node, deep=True)
         except (ValueError, OverflowError) as error:
-            raise _refused(
-                node.start_mark, f"{_shown(node.value)} is not a valid value: {error}"
-            ) from error
+            raise _refused(node.start_mark, f"{_shown(node.value)} is not a valid value: {error}") from error
         if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
             raise _refused(node.start_mark, f"{_shown(node.value)} is too large a number")
         if isinstance(value, str) and "\0" in value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import os
 import shutil
@@ -94,6 +95,13 @@ class OpenedZip:
             for block in self._blocks(name):
                 stream.write(block)
 
+    def sha256(self, name: str) -> str:
+        """Lower-case hex SHA-256 of an entry's bytes; ArchiveError when it is missing or damaged."""
+        state = hashlib.sha256()
+        for block in self._blocks(name):
+            state.update(block)
+        return state.hexdigest()
+
     def _size(self, name: str) -> int:
         if name not in self._entries:
             raise ArchiveError(f"there is no {name} in it")
@@ -109,7 +117,9 @@ class OpenedZip:
                     break
                 yield block
         if left:
-            raise ArchiveError(f"{name} is damaged: it does not have the size that the directory of the zip says")
+            raise ArchiveError(
+                f"{name} is damaged: it does not have the size that the directory of the zip says"
+            )
 
 
 @contextmanager
@@ -194,7 +204,9 @@ def _find_directory(stream: BinaryIO, size: int, limits: ZipLimits) -> _Director
     if length > entries * _BYTES_AN_ENTRY:
         raise ArchiveError("its directory is longer than its number of entries allows")
     if start + length != at:
-        raise ArchiveError("its directory does not end where the zip ends: something is before, between or behind")
+        raise ArchiveError(
+            "its directory does not end where the zip ends: something is before, between or behind"
+        )
     return _Directory(start, entries)
 
 
@@ -220,14 +232,21 @@ def _check_names(entries: Sequence[zipfile.ZipInfo], limits: ZipLimits) -> None:
 
 
 def _is_plain(name: str) -> bool:
-    return 0 < len(name) <= _MAX_NAME and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\:")
+    return (
+        0 < len(name) <= _MAX_NAME
+        and name not in (".", "..")
+        and name.isprintable()
+        and not set(name) & set("/\\:")
+    )
 
 
 def _check_kinds(entries: Sequence[zipfile.ZipInfo], limits: ZipLimits) -> None:
     for entry in entries:
         kind = stat.S_IFMT(entry.external_attr >> 16) if entry.create_system == _MADE_ON_UNIX else 0
         directory = entry.is_dir() or kind == stat.S_IFDIR or bool(entry.external_attr & _DOS_DIRECTORY)
-        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (directory and not (limits.nested and entry.is_dir())):
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR) or (
+            directory and not (limits.nested and entry.is_dir())
+        ):
             raise ArchiveError(f"{entry.filename} in it is not a plain file")
         if entry.flag_bits & (_ENCRYPTED | _PATCH):
             raise ArchiveError(f"{entry.filename} in it is encrypted")
@@ -241,7 +260,9 @@ def _check_sizes(entries: Sequence[zipfile.ZipInfo], packed: int, limits: ZipLim
     unpacked = sum(entry.file_size for entry in entries)
     allowed = min(limits.size, limits.slack + limits.ratio * packed)
     if unpacked > allowed:
-        raise ArchiveError(f"it unpacks to {unpacked} bytes, and {allowed} are allowed for its {packed} bytes")
+        raise ArchiveError(
+            f"it unpacks to {unpacked} bytes, and {allowed} are allowed for its {packed} bytes"
+        )
 
 
 def _check_layout(stream: BinaryIO, entries: Sequence[zipfile.ZipInfo], end: int) -> None:

@@ -120,7 +120,14 @@ def _foreign_rows(path: Path) -> Iterator[None]:
     """Turns what rows that no catalog has raise in the database, its driver or our column types into one line."""
     try:
         yield
-    except (sa.exc.SQLAlchemyError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError) as error:
+    except (
+        sa.exc.SQLAlchemyError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise CatalogError(
             f"the backup {path} holds what no catalog does ({type(error).__name__}); use another one"
         ) from error

@@ -60,7 +60,9 @@ def install_release(release: Path, directory: Path) -> InstallReport:
             _copy(release, fresh)
             failed = failures(verify_release(fresh, release.name))
             if failed:
-                raise ReleaseError(f"{release} is not installed, it fails {failed[0].name}: {failed[0].detail}")
+                raise ReleaseError(
+                    f"{release} is not installed, it fails {failed[0].name}: {failed[0].detail}"
+                )
             return _swap(directory, work)
         except BaseException:
             _roll_back(directory)

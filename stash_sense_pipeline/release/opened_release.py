@@ -21,6 +21,7 @@ from stash_sense_pipeline.release.contract import (
     PERFORMERS_JSON,
     REQUIRED_MODELS,
     TABLES,
+    TATTOO_INDEX,
     TATTOO_JSON,
 )
 from stash_sense_pipeline.release.manifest import read_manifest
@@ -39,6 +40,9 @@ _MAX_BYTES: Mapping[str, int] = {
 }
 # Of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
 _MAX_ROWS = 3_000_000
+# Of one element of an index: 1,280 numbers of the largest vectors take 5 KiB, 96 links and their levels 1 KiB.
+_MAX_BYTES_A_VECTOR = 16 * 1024
+_INDEX_SLACK = 1024**2
 # Nine files in the contract; the check of the files names what is too many. Vectors do not compress, JSON to a tenth.
 _ZIP_LIMITS = ZipLimits(entries=64, size=MAX_RELEASE_BYTES, ratio=10)
 
@@ -100,6 +104,7 @@ class OpenedRelease:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._refused: dict[str, str] = {}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -132,13 +137,34 @@ class OpenedRelease:
         )
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file; ValueError when it cannot be read."""
+        """The content of a JSON file; ValueError when it cannot be read, which is tried once."""
+        if name not in self._refused:
+            try:
+                return read_json(self.directory / name, LARGE)
+            except OSError as error:
+                self._refused[name] = f"cannot read {name}: {error.strerror}"
+            except ValueError as error:
+                self._refused[name] = f"cannot read {name}: {error}"
+        raise ValueError(self._refused[name])
+
+    def check_index_sizes(self) -> None:
+        """Raises ValueError when an index has more bytes than vectors of the entries in its JSON file need."""
+        listed = {name: FACES_JSON for name in INDEX_FILES.values()} | {TATTOO_INDEX: TATTOO_JSON}
+        for name, entries in listed.items():
+            path = self.directory / name
+            size = path.stat().st_size if path.is_file() else 0
+            if size <= _INDEX_SLACK:
+                continue
+            count = self._count(entries)
+            if size > _INDEX_SLACK + count * _MAX_BYTES_A_VECTOR:
+                raise ValueError(f"{name} has {size} bytes, too many for the {count} entries of {entries}")
+
+    def _count(self, name: str) -> int:
         try:
-            return read_json(self.directory / name, LARGE)
-        except OSError as error:
-            raise ValueError(f"cannot read {name}: {error.strerror}") from error
-        except ValueError as error:
-            raise ValueError(f"cannot read {name}: {error}") from error
+            entries = self.faces if name == FACES_JSON else self.json(name)
+        except ValueError:
+            return 0
+        return len(entries) if isinstance(entries, list) else 0
 
     @cached_property
     def _deadline(self) -> float:

@@ -132,8 +132,9 @@ def _verify(checks: _Checks, path: Path, name: str) -> None:
                 return
             size = path.stat().st_size
         (directory,) = directories
-        if checks.run("file_sizes", _file_sizes, directory):
-            _check_release(checks, OpenedRelease(directory), name)
+        release = OpenedRelease(directory)
+        if checks.run("file_sizes", _file_sizes, release):
+            _check_release(checks, release, name)
             size = size or sum(member.stat().st_size for member in _files(directory))
             checks.run("size", _size, size, severity=Severity.WARNING)
 
@@ -169,7 +170,9 @@ def _one_line(error: BaseException) -> str:
     # A KeyError's text is only the key, so the kind of error goes along where the text says too little.
     text = " ".join(str(error).split())
     return (
-        text if isinstance(error, (ValueError, StashSenseError)) and text else f"{type(error).__name__}: {text}"
+        text
+        if isinstance(error, (ValueError, StashSenseError)) and text
+        else f"{type(error).__name__}: {text}"
     )
 
 
@@ -201,9 +204,10 @@ def _size(size: int) -> str:
     return f"{size} bytes, GitHub takes up to {ASSET_LIMIT_BYTES}"
 
 
-def _file_sizes(directory: Path) -> str:
-    sizes = {member.name: member.stat().st_size for member in _files(directory)}
+def _file_sizes(release: OpenedRelease) -> str:
+    sizes = {member.name: member.stat().st_size for member in _files(release.directory)}
     check_sizes(sizes)
+    release.check_index_sizes()
     return f"{sum(sizes.values())} bytes in {len(sizes)} files"
 
 

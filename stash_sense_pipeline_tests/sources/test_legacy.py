@@ -431,7 +431,7 @@ REFUSED = {
     "progress without people": ("progress.json", b'{"schema_version": 2}', "version 2 without performers"),
     "an id that is none": ("progress.json", b'{"processed_ids": [1.5]}', "the id 1.5"),
     "no database": ("performers.db", b"text" * 300, "cannot be read"),
-    "an empty database": ("performers.db", b"", "names no schema version"),
+    "an empty database": ("performers.db", b"", "is no SQLite database"),
 }
 
 
