@@ -149,7 +149,7 @@ class OpenedRelease:
 
     def check_index_sizes(self) -> None:
         """Raises ValueError when an index has more bytes than vectors of the entries in its JSON file need."""
-        listed = {name: FACES_JSON for name in INDEX_FILES.values()} | {TATTOO_INDEX: TATTOO_JSON}
+        listed = dict.fromkeys(INDEX_FILES.values(), FACES_JSON) | {TATTOO_INDEX: TATTOO_JSON}
         for name, entries in listed.items():
             path = self.directory / name
             size = path.stat().st_size if path.is_file() else 0
