@@ -44,6 +44,14 @@ class ReleaseError(StashSenseError):
     """A release cannot be built from this catalog, or a release directory or zip breaks the contract."""
 
 
+class ArchiveError(StashSenseError):
+    """A zip archive is damaged, or holds what it must not. The text does not name the archive: its reader does."""
+
+
+class DatabaseFileError(StashSenseError):
+    """An SQLite file is damaged, or holds what it must not. The text does not name the file: its reader does."""
+
+
 class Outcome(StrEnum):
     """How a request to a source ended. Only `ANSWERED` outcomes may change a record or move a watermark."""
 

@@ -1,12 +1,17 @@
-"""Writing and hashing files: a crash leaves the old content or the new, and the umask decides nothing about their modes."""
+"""Writes and hashes files: a crash leaves the old content or the new, and the umask decides nothing about their modes.
+
+Files that others made are read within a limit.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 # Modes of what holds names, keys or history, and of what is made for others to read: releases.
@@ -16,9 +21,39 @@ PUBLIC_FILE = 0o644
 PUBLIC_DIRECTORY = 0o755
 
 
+def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+    """Opens a regular file for reading; `follow` says whether `path` may be a symbolic link to one.
+
+    Raises OSError for anything else: a FIFO would block the reader for ever, a device has no end.
+    """
+    # O_NONBLOCK: opening a FIFO that has no writer returns at once. It changes nothing for a regular file.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file of at most `limit` bytes; OSError for a larger one and for anything else."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        content = stream.read(limit + 1) if size <= limit else b""
+    if size > limit or len(content) > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit} bytes", str(path))
+    return content
+
+
 def sha256_file(path: Path) -> str:
-    """Lower-case hex SHA-256 of the file's bytes, read in blocks of 1 MiB."""
-    with path.open("rb") as stream:
+    """Lower-case hex SHA-256 of the file's bytes, read in blocks of 1 MiB; OSError when it is not a regular file."""
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -639,7 +639,9 @@ def _tidy(site: Site, groups: dict[str, str]) -> None:
         groups["id"] = (first if len(first) == 1 else groups["id"][0]) + groups["id"][1:]
     if site.name == "iafd" and "name" in groups:
         groups["id"] = groups["id"].replace("+", "")
-        groups["name"] = re.sub(r"-*(\.html?)$", r"\1", groups["name"].replace("_", "-").replace("+", ""))
+        groups["name"] = re.sub(
+            r"(?<!-)-*(\.html?)$", r"\1", groups["name"].replace("_", "-").replace("+", "")
+        )
 
 
 def _canonical_url(form: Form, groups: dict[str, str]) -> str | None:

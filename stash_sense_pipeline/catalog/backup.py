@@ -9,24 +9,21 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.backup_archive import CATALOG, CONTENTS, FORMAT, unpack_backup
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.private_work import private_work
 
-_CATALOG = "catalog.db"
-_CONTENTS = "backup.json"
-_FORMAT = 1
 _ROWS = 2000
 
 
@@ -62,16 +59,16 @@ def write_backup(
         with replacing(path) as zipped, private_work(data_dir or path.parent) as work:
             work.note_outside(zipped)
             os.close(os.open(zipped, os.O_CREAT | os.O_WRONLY, 0o600))
-            copy = work.directory / _CATALOG
+            copy = work.directory / CATALOG
             _copy_to_sqlite(engine, copy)
-            parts = {_CATALOG: copy, **{name: file for name, file in files.items() if file.is_file()}}
+            parts = {CATALOG: copy, **{name: file for name, file in files.items() if file.is_file()}}
             contents = {
-                "format": _FORMAT,
+                "format": FORMAT,
                 "made_at": now.isoformat(),
                 "sha256": {name: sha256_file(file) for name, file in parts.items()},
             }
             with zipfile.ZipFile(zipped, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-                archive.writestr(_CONTENTS, json.dumps(contents, indent=1))
+                archive.writestr(CONTENTS, json.dumps(contents, indent=1))
                 for name, file in parts.items():
                     archive.write(file, name)
             rows = _count(copy)
@@ -98,23 +95,25 @@ def restore_backup(
     """
     with private_work(data_dir or path.parent) as work:
         unpacked = work.directory
-        contents = _unpack(path, unpacked)
-        names = [name for name in contents["sha256"] if name != _CATALOG]
+        contents = unpack_backup(path, unpacked, files.keys())
+        names = [name for name in contents.sha256 if name != CATALOG]
         there = [name for name in names if name in files and files[name].exists()]
-        others = [name for name in there if sha256_file(files[name]) != contents["sha256"][name]]
+        others = [name for name in there if sha256_file(files[name]) != contents.sha256[name]]
         for name in others:
             if name not in stay:
                 raise CatalogError(
                     f"{files[name]} is there already, and is not the backup's; move it away first"
                 )
-        # Also brings the schema of an older backup up to date.
-        source = open_catalog(f"sqlite:///{unpacked / _CATALOG}")
+        with _foreign_rows(path):
+            # Also brings the schema of an older backup up to date.
+            source = open_catalog(f"sqlite:///{unpacked / CATALOG}")
         try:
             before_copy(source, unpacked)
             create_database(catalog_url)
             target = open_catalog(catalog_url)
             try:
-                _copy_rows(source, target)
+                with _foreign_rows(path):
+                    _copy_rows(source, target)
             finally:
                 target.dispose()
         finally:
@@ -124,10 +123,27 @@ def restore_backup(
                 with replacing(files[name]) as temporary:
                     temporary.touch(mode=0o600)
                     shutil.copyfile(unpacked / name, temporary)
-        rows = _count(unpacked / _CATALOG)
-    made_at = datetime.fromisoformat(contents["made_at"])
-    restored = tuple(name for name in contents["sha256"] if name not in others)
-    return BackupReport(path, made_at, restored, rows, path.stat().st_size, tuple(others))
+        rows = _count(unpacked / CATALOG)
+    restored = tuple(name for name in contents.sha256 if name not in others)
+    return BackupReport(path, contents.made_at, restored, rows, path.stat().st_size, tuple(others))
+
+
+@contextmanager
+def _foreign_rows(path: Path) -> Iterator[None]:
+    """Turns what rows that no catalog has raise in the database, its driver or our column types into one line."""
+    try:
+        yield
+    except (
+        sa.exc.SQLAlchemyError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise CatalogError(
+            f"the backup {path} holds what no catalog does ({type(error).__name__}); use another one"
+        ) from error
 
 
 def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
@@ -182,31 +198,6 @@ def _set_counter(connection: sa.Connection, table: sa.Table, column: sa.Column[i
     else:
         sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
         connection.execute(sa.select(sa.func.setval(sequence, last)))
-
-
-def _unpack(path: Path, directory: Path) -> dict[str, Any]:
-    """Unpacks what backup.json names, and verifies it."""
-    try:
-        with zipfile.ZipFile(path) as archive, ExitStack() as stack:
-            contents: dict[str, Any] = json.loads(archive.read(_CONTENTS))
-            for name in contents["sha256"]:
-                if "/" in name or name.startswith("."):
-                    raise CatalogError(f"the backup {path} names {name!r}, which no backup of ours does")
-                part = stack.enter_context(archive.open(name))
-                with (directory / name).open("wb") as stream:
-                    shutil.copyfileobj(part, stream)
-    except FileNotFoundError as error:
-        raise CatalogError(f"there is no backup {path}") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
-        raise CatalogError(
-            f"{path} is not a backup of stash-sense, or is damaged; use another one"
-        ) from error
-    for name, digest in contents["sha256"].items():
-        if sha256_file(directory / name) != digest:
-            raise CatalogError(
-                f"the backup {path} is damaged: {name} is not what was written; use another one"
-            )
-    return contents
 
 
 def _count(path: Path) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from stash_sense_pipeline.errors import ModelPackError
+from stash_sense_pipeline.errors import ArchiveError, ModelPackError
 from stash_sense_pipeline.faces.packs import (
     PACK_FILE,
     ModelPack,
@@ -29,11 +27,14 @@ from stash_sense_pipeline.files import (
     write_atomically,
 )
 from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.zip_file import ZipLimits, open_zip
 
 _KNOWN = Path(__file__).with_name("known_packs")
 _BLOCK = 1024 * 1024
 # An archive holds more than we need of it; no pack is near this size.
 _MAX_BYTES = 4 * 1024 * _BLOCK
+# Networks do not compress; an archive of a pack holds several.
+_ZIP_LIMITS = ZipLimits(entries=1_000, size=_MAX_BYTES, ratio=4, nested=True)
 _TIMEOUT = httpx.Timeout(60.0, connect=20.0)
 _OK, _PARTIAL, _BEYOND_END = 200, 206, 416
 
@@ -196,9 +197,9 @@ def _too_large(part: Path, url: str, size: int | None) -> ModelPackError:
 
 def _extract(archive: Path, member: str, target: Path) -> None:
     try:
-        with zipfile.ZipFile(archive) as content, content.open(member) as packed, target.open("wb") as stream:
-            shutil.copyfileobj(packed, stream, _BLOCK)
-    except (zipfile.BadZipFile, KeyError, EOFError, OSError) as error:
+        with open_zip(archive, _ZIP_LIMITS) as content:
+            content.extract(member, target)
+    except (ArchiveError, OSError) as error:
         raise ModelPackError(
             f"the archive that was downloaded has no readable {member}: {error}; pull again"
         ) from error

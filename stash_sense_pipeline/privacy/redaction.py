@@ -20,7 +20,7 @@ _NAMED = re.compile(
     (?:(?:bearer|basic|digest|token)\s+)?[^\s"',;&}]+
     """
 )
-_IN_ADDRESS = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://(?:[^\s/:@]*:)?)[^\s/:@][^\s/@]*(?=@)")
+_IN_ADDRESS = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]{0,30}://(?:[^\s/:@]*:)?)[^\s/:@][^\s/@]*(?=@)")
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[a-z0-9._~+/=-]{8,}")
 
 

@@ -37,7 +37,7 @@ _PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
 
 # What most URLs look like: nothing in them is decoration but the scheme, www and outer slashes.
 _SIMPLE_URL = re.compile(
-    r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+([!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
+    r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+((?!/)[!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
 )
 
 # Bits of 64 in which the perceptual hashes of two copies of a picture may differ, as in faces.pictures.

@@ -14,14 +14,16 @@ import yaml
 
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.files import PRIVATE_FILE, write_atomically
-from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
+from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, parse_yaml, read_yaml
 
 _NEEDED = ("target", "reason", "date")
 _FLAGS = ("unseen", "block_face", "picture_only")
 _KEYS = (*_NEEDED, *_FLAGS)
 _MAX_REASON = 200
+# A sealed target has 74 characters for each of some hashes; browsers take URLs of 2,000.
+_MAX_TARGET = 20_000
 _REASON_RULE = f"must be one line of at most {_MAX_REASON} characters, without names"
-_URL = re.compile(r"https?://[^\s/@]+\.?[^\s/@]*/\S+", re.IGNORECASE)
+_URL = re.compile(r"https?://[^\s/@]+/\S+", re.IGNORECASE)
 _RECORD = re.compile(r"([a-z0-9_]+):(?!//)(\S+)")
 _SEALED = re.compile(r"sealed:[0-9a-f]{8}(?::(?:record|url|image|picture)-[0-9a-f]{64})+")
 _HEADER = """\
@@ -68,6 +70,8 @@ def is_url(target: str) -> bool:
 
 def check_target(target: str, sources: Collection[str]) -> None:
     """Raises ConfigurationError, which says what is allowed, when `target` is no URL and no SOURCE:ID."""
+    if len(target) > _MAX_TARGET:
+        raise ConfigurationError(f"it has more than {_MAX_TARGET} characters")
     if is_url(target) or unsealed(target) is not None:
         return
     record = _RECORD.fullmatch(target)
@@ -106,20 +110,29 @@ def append_entry(path: Path, entry: SuppressionEntry) -> None:
     item: dict[str, Any] = {"target": entry.target, "reason": entry.reason, "date": entry.date}
     item |= {flag: True for flag in _FLAGS if getattr(entry, flag)}
     before = path.read_text() if path.exists() else _HEADER
-    if before.strip().endswith("[]") and yaml.safe_load(before) == []:
+    known = _entries_of(path, before)
+    if known == [] and before.strip().endswith("[]"):
         before = before.strip().removesuffix("[]")
     text = before if not before or before.endswith("\n") else before + "\n"
     text += yaml.safe_dump([item], sort_keys=False, allow_unicode=True, width=10_000)
-    known = yaml.safe_load(before) or []
     try:
-        grown = yaml.safe_load(text)
-    except yaml.YAMLError:
+        grown = _entries_of(path, text)
+    except ConfigurationError:
         grown = None
     if not isinstance(known, list) or grown != [*known, item]:
         raise ConfigurationError(
             f"{path}: the entry cannot be added to the end; write the list as lines of `- `"
         )
     write_atomically(path, text, mode=path.stat().st_mode & 0o777 if path.exists() else PRIVATE_FILE)
+
+
+def _entries_of(path: Path, text: str) -> Any:
+    """The content of a suppression file; no entries where there are only comments."""
+    if all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines()):
+        return []
+    file = parse_yaml(text, path)
+    file.raise_problems()
+    return file.data
 
 
 def read_suppressions_file(path: Path, sources: Collection[str]) -> tuple[SuppressionEntry, ...]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import zipfile
-import zlib
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.errors import ArchiveError, ReleaseError
 from stash_sense_pipeline.files import replacing, sha256_file
 from stash_sense_pipeline.release.contract import MANIFEST
 from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.opened_release import opened_archive
 from stash_sense_pipeline.release.staging import disk_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -49,18 +48,10 @@ def check_zip(path: Path, release: Path) -> None:
     expected = {name: str(text).removeprefix("sha256:") for name, text in checksums.items()}
     expected[MANIFEST] = sha256_file(release / MANIFEST)
     try:
-        with zipfile.ZipFile(path) as archive:
-            found = {name: _sha256(archive, name) for name in archive.namelist()}
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        with opened_archive(path) as archive:
+            found = {name: archive.sha256(name) for name in archive.sizes}
+    except (ArchiveError, ValueError) as error:
         raise ReleaseError(f"{path.name} is damaged: {error}; publish again") from error
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))[0][0]
         raise ReleaseError(f"{wrong} in {path.name} is not the file of the manifest; publish again")
-
-
-def _sha256(archive: zipfile.ZipFile, name: str) -> str:
-    state = hashlib.sha256()
-    with archive.open(name) as stream:
-        while block := stream.read(_BLOCK):
-            state.update(block)
-    return state.hexdigest()

@@ -55,6 +55,72 @@ PERSONAL_FIELDS = (
     "career_end_year",
 )
 
+# The tables whose readers take every column: exactly these, but for the ones that may be absent.
+EXACT_COLUMNS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
+    "performers": (
+        frozenset(
+            [
+                "id",
+                "canonical_name",
+                "disambiguation",
+                "gender",
+                "country",
+                "ethnicity",
+                "birth_date",
+                "death_date",
+                "height_cm",
+                "eye_color",
+                "hair_color",
+                "career_start_year",
+                "career_end_year",
+                "scene_count",
+                "stashdb_updated_at",
+                "face_count",
+                "image_url",
+                "created_at",
+                "updated_at",
+            ]
+        ),
+        frozenset(),
+    ),
+    "stashbox_ids": (
+        frozenset(["performer_id", "endpoint", "stashbox_performer_id"]),
+        frozenset({"created_at"}),
+    ),
+    "aliases": (frozenset(["id", "performer_id", "alias"]), frozenset({"source_endpoint", "created_at"})),
+    "faces": (
+        frozenset(
+            [
+                "id",
+                "performer_id",
+                "facenet_index",
+                "arcface_index",
+                "image_url",
+                "source_endpoint",
+                "quality_score",
+                "created_at",
+            ]
+        ),
+        frozenset({"pruned", "yaw"}),
+    ),
+}
+# The tables that are read by named columns: these must be there, others may.
+NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
+    "schema_version": frozenset({"version"}),
+    "external_urls": frozenset(["performer_id", "site", "url", "normalized_id", "source_endpoint"]),
+    "merged_ids": frozenset(["performer_id", "merged_stashbox_id", "endpoint"]),
+    "tattoos": frozenset(["performer_id", "location", "description"]),
+    "piercings": frozenset(["performer_id", "location", "description"]),
+    "body_proportions": frozenset(
+        ["performer_id", "shoulder_hip_ratio", "leg_torso_ratio", "arm_span_height_ratio", "confidence"]
+    ),
+    "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
+}
+# What the predecessor's trainer left in its releases: no reader looks at it.
+LEFT_TABLES = frozenset({"scrape_progress"})
+# All that a performers.db may hold, besides indexes of their columns.
+TABLES = frozenset({*EXACT_COLUMNS, *NEEDED_COLUMNS}) | LEFT_TABLES
+
 SCHEMA_VERSION = 9
 RELEASE_FORMAT = 1
 # GitHub refuses release assets of this size or more.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.errors import DatabaseFileError, ReleaseError
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS
 from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.opened_release import open_database
 
 COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 
@@ -43,13 +44,14 @@ class Held:
 
 @contextmanager
 def _opened(release: Path) -> Iterator[sqlite3.Connection]:
-    path = (release / PERFORMERS_DB).resolve()
     try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        with open_database(release) as connection:
             connection.row_factory = sqlite3.Row
             yield connection
-    except sqlite3.Error as error:
-        raise ReleaseError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise ReleaseError(f"cannot read {release / PERFORMERS_DB}: {error.strerror}") from error
+    except DatabaseFileError as error:
+        raise ReleaseError(f"cannot read {release / PERFORMERS_DB}: {error}") from error
 
 
 def read_face_sources(release: Path) -> dict[int, str]:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import PUBLIC_FILE, replacing, sha256_file
+from stash_sense_pipeline.json_file import SMALL, read_json
 from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
@@ -294,7 +295,7 @@ def _take_over(release: Path, model: str, digest: str, params: IndexParams, path
     """Puts the earlier release's index at `path` when it is exactly what a build would give."""
     source = release / INDEX_FILES[model]
     try:
-        manifest = json.loads((release / MANIFEST).read_text())
+        manifest = read_json(release / MANIFEST, SMALL)
         made = manifest["indices"][model]
         same = made["input_digest"] == digest and made["threads"] == params.threads
         if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import zipfile
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.errors import ArchiveError, ReleaseError
 from stash_sense_pipeline.files import (
     PUBLIC_DIRECTORY,
     PUBLIC_FILE,
     fsync_directory,
     fsync_file,
     make_directory,
+    open_regular,
     write_atomically,
 )
+from stash_sense_pipeline.json_file import SMALL, read_json
 from stash_sense_pipeline.release.contract import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES
 from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.release.opened_release import check_sizes, opened_archive, unpack
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.verify import failures, verify_release
+from stash_sense_pipeline.release.versions import is_version
+from stash_sense_pipeline.zip_file import room_for
 
 _WORK = ".stash-sense-install"
+_PLAN = "plan.json"
+_NAMES = (*REQUIRED_FILES, *OPTIONAL_FILES)
+_BLOCK = 1024 * 1024
 BACKUP = "backup_before_install"
 
 
@@ -41,22 +50,27 @@ class InstallReport:
 def install_release(release: Path, directory: Path) -> InstallReport:
     """Installs a release directory or zip into `directory`, a sidecar's data directory; stop the sidecar first.
 
-    The release is verified before anything is touched. Files of the contract are replaced, others (the sidecar's own
-    stash_sense.db among them) are never looked at. The old files go to `backup_before_install`, which the next
-    installation replaces. Raises ReleaseError, with the old files in place, when the release fails the verification
-    or the disk refuses; an installation that was killed is rolled back by the next one.
+    The release is copied to a private directory there and the copy is verified, before anything else is touched: what
+    was verified is what is installed. Files of the contract are replaced, others (the sidecar's own stash_sense.db
+    among them) are never looked at. The old files go to `backup_before_install`, which the next installation replaces.
+    Raises ReleaseError, with the old files in place, when the release fails the verification or the disk refuses; an
+    installation that was killed is rolled back by the next one.
     """
-    failed = failures(verify_release(release))
-    if failed:
-        raise ReleaseError(f"{release} is not installed, it fails {failed[0].name}: {failed[0].detail}")
     with disk_errors(f"install into {directory}"):
         make_directory(directory, PUBLIC_DIRECTORY)
+        _check_place(directory)
         _roll_back(directory)
         work = directory / _WORK
         fresh = work / "new"
+        work.mkdir(mode=0o700)
         make_directory(fresh, PUBLIC_DIRECTORY)
         try:
             _copy(release, fresh)
+            failed = failures(verify_release(fresh, release.name))
+            if failed:
+                raise ReleaseError(
+                    f"{release} is not installed, it fails {failed[0].name}: {failed[0].detail}"
+                )
             return _swap(directory, work)
         except BaseException:
             _roll_back(directory)
@@ -64,12 +78,15 @@ def install_release(release: Path, directory: Path) -> InstallReport:
 
 
 def _copy(release: Path, fresh: Path) -> None:
-    if release.is_dir():
-        for member in release.iterdir():
-            shutil.copyfile(member, fresh / member.name)
-    else:
-        with zipfile.ZipFile(release) as archive:
-            archive.extractall(fresh)
+    try:
+        if release.is_dir():
+            _copy_directory(release, fresh)
+        else:
+            with opened_archive(release) as archive:
+                _check_room(fresh, sum(archive.sizes.values()))
+                unpack(archive, fresh)
+    except (ArchiveError, ValueError) as error:
+        raise ReleaseError(f"{release} is not installed: {error}") from error
     for member in fresh.iterdir():
         # The sidecar may run as another user.
         member.chmod(PUBLIC_FILE)
@@ -77,13 +94,38 @@ def _copy(release: Path, fresh: Path) -> None:
     fsync_directory(fresh)
 
 
+def _copy_directory(release: Path, fresh: Path) -> None:
+    members = sorted(release.iterdir())
+    for member in members:
+        if member.name not in _NAMES or member.is_symlink() or not member.is_file():
+            raise ValueError(f"{member.name!r:.80} in it is not a plain file of a release")
+    sizes = {member.name: member.stat().st_size for member in members}
+    check_sizes(sizes)
+    _check_room(fresh, sum(sizes.values()))
+    for member in members:
+        # The file may have been exchanged since: no link is followed, and no more is read than was judged.
+        with open_regular(member, follow=False) as source, (fresh / member.name).open("xb") as target:
+            left = sizes[member.name] + 1
+            while left and (block := source.read(min(_BLOCK, left))):
+                target.write(block)
+                left -= len(block)
+            if left != 1:
+                raise ValueError(f"{member.name} changed while it was copied")
+
+
+def _check_room(fresh: Path, needed: int) -> None:
+    if room_for(needed, [fresh]) is None:
+        raise ValueError(f"its files need {needed} bytes, and the disk of {fresh.parent.parent} has fewer")
+
+
 def _swap(directory: Path, work: Path) -> InstallReport:
     fresh, old = work / "new", work / "old"
     names = sorted(member.name for member in fresh.iterdir())
-    replaced = [name for name in (*REQUIRED_FILES, *OPTIONAL_FILES) if (directory / name).exists()]
+    replaced = [name for name in _NAMES if os.path.lexists(directory / name)]
     version = str(read_manifest(fresh)["version"])
     previous = _version(directory)
-    write_atomically(work / "plan.json", json.dumps({"new": names, "old": replaced}))
+    plan = {"new": {name: _identity(fresh / name) for name in names}, "old": replaced}
+    write_atomically(work / _PLAN, json.dumps(plan))
     make_directory(old, PUBLIC_DIRECTORY)
     for name in replaced:
         (directory / name).rename(old / name)
@@ -96,7 +138,7 @@ def _swap(directory: Path, work: Path) -> InstallReport:
         shutil.rmtree(backup, ignore_errors=True)
         old.rename(backup)
     # From here on the installation stands: without its plan there is nothing to roll back.
-    (work / "plan.json").unlink()
+    (work / _PLAN).unlink()
     shutil.rmtree(work)
     fsync_directory(directory)
     dropped = tuple(name for name in replaced if name not in names)
@@ -105,28 +147,89 @@ def _swap(directory: Path, work: Path) -> InstallReport:
 
 def _version(directory: Path) -> str | None:
     try:
-        return str(json.loads((directory / MANIFEST).read_bytes()).get("version"))
-    except (OSError, ValueError, AttributeError):
+        version = read_json(directory / MANIFEST, SMALL)["version"]
+    except (OSError, ValueError, TypeError, LookupError):
         return None
+    return version if isinstance(version, str) and is_version(version) else None
+
+
+def _identity(path: Path) -> list[int]:
+    """What stays the same of a file when it is renamed."""
+    status = path.lstat()
+    return [status.st_dev, status.st_ino]
+
+
+def _check_place(directory: Path) -> None:
+    """Refuses what this program did not make at the two names that it writes to, besides those of the release."""
+    for name in (_WORK, BACKUP):
+        path = directory / name
+        if not os.path.lexists(path):
+            continue
+        status = path.lstat()
+        # As it says: whoever could write to the directory could have put a plan there.
+        others_write = name == _WORK and status.st_mode & 0o022
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or others_write:
+            raise ReleaseError(
+                f"{path} is not a directory that this program made for itself; look at it, and move it away"
+            )
 
 
 def _roll_back(directory: Path) -> None:
     """Undoes an installation that did not come to its end: old files back, new ones away."""
     work = directory / _WORK
-    if not work.is_dir():
+    if not os.path.lexists(work):
         return
-    plan_file = work / "plan.json"
-    if plan_file.is_file():
-        plan = json.loads(plan_file.read_text())
+    plan = _read_plan(work)
+    if plan is not None:
         # Old files may still be in place, be set aside, or have become the backup already.
         aside = work / "old" if (work / "old").is_dir() else directory / BACKUP
-        for name in plan["new"]:
-            moved_in = not (work / "new" / name).exists()
-            if moved_in and (name not in plan["old"] or (aside / name).exists()):
-                (directory / name).unlink(missing_ok=True)
-        for name in plan["old"]:
-            if (aside / name).exists() and not (directory / name).exists():
+        for name, identity in plan.new.items():
+            moved_in = os.path.lexists(directory / name) and _identity(directory / name) == identity
+            if moved_in and (name not in plan.old or os.path.lexists(aside / name)):
+                (directory / name).unlink()
+        for name in plan.old:
+            if os.path.lexists(aside / name) and not os.path.lexists(directory / name):
                 (aside / name).rename(directory / name)
         fsync_directory(directory)
-        plan_file.unlink()
+        left = [name for name in plan.old if os.path.lexists(work / "old" / name)]
+        if left:
+            raise ReleaseError(
+                f"{directory / left[0]} is neither the old file, which is in {work / 'old'}, nor the new one; put the "
+                f"old files back and move {work} away"
+            )
+        (work / _PLAN).unlink()
     shutil.rmtree(work)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """`new`: the files to move in, with what tells each from any other file; `old`: the names of those set aside."""
+
+    new: dict[str, list[int]]
+    old: list[str]
+
+
+def _read_plan(work: Path) -> _Plan | None:
+    """The plan of an unfinished installation, None without one. Raises ReleaseError for one that names anything but
+    files of the contract: it was not written here.
+    """
+    path = work / _PLAN
+    if not os.path.lexists(path):
+        return None
+    try:
+        plan = read_json(path, SMALL)
+        new, old = plan["new"], plan["old"]
+        sound = (
+            isinstance(new, dict)
+            and isinstance(old, list)
+            and all(name in _NAMES for name in (*new, *old))
+            and all(isinstance(identity, list) for identity in new.values())
+            and not any((work / name).is_symlink() for name in (_PLAN, "new", "old"))
+        )
+    except (OSError, ValueError, TypeError, LookupError):
+        sound = False
+    if not sound:
+        raise ReleaseError(
+            f"{path} is not the plan of an installation by this program; look at {work}, and move it away"
+        )
+    return _Plan(new, old)

@@ -11,6 +11,7 @@ from typing import Any
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.files import sha256_file, write_atomically
+from stash_sense_pipeline.json_file import SMALL, read_json
 from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT
 from stash_sense_pipeline.release.staging import disk_errors
 
@@ -73,8 +74,10 @@ def read_manifest(release: Path) -> dict[str, Any]:
     """manifest.json of a release directory; ReleaseError when it is not there or is no JSON object, or of a newer format."""
     path = release / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = read_json(path, SMALL)
+    except OSError as error:
+        raise ReleaseError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise ReleaseError(f"cannot read {path}: {error}") from error
     if not isinstance(manifest, dict):
         raise ReleaseError(f"{path} is not a JSON object")

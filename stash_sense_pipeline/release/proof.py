@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
 from stash_sense_pipeline.release.losses import deleted_check, find_losses, shrink_check
@@ -107,7 +107,7 @@ def prove_release(
             limits.recall_at_100,
             far_blocks=limits.recall_at_100_blocks,
         )
-    owners = json.loads((release / FACES_JSON).read_bytes())
+    owners = read_json(release / FACES_JSON, LARGE)
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
     held_out = held_out_retrieval(vectors)
     checks.append(held_out_check(held_out))

@@ -18,6 +18,7 @@ import numpy as np
 
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import make_directory, write_atomically
+from stash_sense_pipeline.json_file import SMALL, read_json
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.history import ReleaseDiff, describe_diff
 from stash_sense_pipeline.release.neighbours import BINS
@@ -63,7 +64,7 @@ def write_report(
 def read_checks(directory: Path) -> tuple[CheckResult, ...]:
     """The checks that write_report left; none when there are none, or of another make."""
     try:
-        rows = json.loads((directory / CHECKS).read_bytes())
+        rows = read_json(directory / CHECKS, SMALL)
         return tuple(CheckResult(**{**row, "severity": Severity(row["severity"])}) for row in rows)
     except (OSError, ValueError, TypeError, KeyError):
         return ()

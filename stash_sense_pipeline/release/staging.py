@@ -12,6 +12,7 @@ from typing import Any
 
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import make_directory, write_atomically
+from stash_sense_pipeline.json_file import LARGE, read_json
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Staging:
         """The report of a step; ReleaseError when that step has not run in this staging directory."""
         path = self.root / "parts" / f"{name}.json"
         try:
-            note = json.loads(path.read_text())
+            note = read_json(path, LARGE)
         except FileNotFoundError:
             raise ReleaseError(
                 f"the release step {name} has not run yet in {self.root}; run it first"

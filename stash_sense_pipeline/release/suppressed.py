@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,13 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.errors import ArchiveError, DatabaseFileError, ReleaseError
+from stash_sense_pipeline.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.face_templates import load_templates
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
+from stash_sense_pipeline.release.opened_release import open_database, opened_archive
 from stash_sense_pipeline.release.quality import ReleaseVectors
 from stash_sense_pipeline.release.verify import CheckResult
 from stash_sense_pipeline.release.versions import is_version, latest_release, remove_release
@@ -64,12 +64,12 @@ class RevokedRelease:
 def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> HeldKeys:
     """Looks for suppressed records and URLs in every text of performers.db and the JSON files of a release directory.
 
-    `hosts` maps a stash-box's short name to the host in universal ids. Raises sqlite3.Error and ValueError for
-    damaged files.
+    `hosts` maps a stash-box's short name to the host in universal ids. Raises ValueError for damaged files, and for a
+    database with anything but the tables of the contract.
     """
     records: set[tuple[str, str]] = set()
     texts: set[str] = set()
-    with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
+    with _database(release) as connection:
         names = [
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         ]
@@ -85,7 +85,7 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
                 query = f"""SELECT "{column}" FROM "{name}" WHERE instr("{column}", '/') OR instr("{column}", ':')"""
                 texts.update(text for (text,) in connection.execute(query) if isinstance(text, str))
     for path in sorted(release.glob("*.json")):
-        texts.update(_texts(json.loads(path.read_bytes())))
+        texts.update(_texts(read_json(path, LARGE)))
     sources = {host: source for source, host in hosts.items()}
     urls: set[str] = set()
     for text in texts:
@@ -117,13 +117,22 @@ def refuse_suppressed(release: Path, suppressions: Suppressions, hosts: Mapping[
         )
 
 
+@contextmanager
+def _database(release: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with open_database(release) as connection:
+            yield connection
+    except DatabaseFileError as error:
+        raise ValueError(f"{PERFORMERS_DB}: {error}") from error
+
+
 def check_suppressed(
     release: Path, suppressions: Suppressions, hosts: Mapping[str, str] | None = None
 ) -> CheckResult:
     """One line: no file of the release holds a record, profile or picture that the suppression list covers."""
     try:
         held = held_keys(release, suppressions, hosts or {})
-    except (sqlite3.Error, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         return CheckResult("suppressed", False, f"cannot read {release.name}: {error}")
     if held.any:
         return CheckResult(
@@ -210,7 +219,7 @@ def revoked_releases(
         try:
             with _directory(releases, version) as directory:
                 holding[version] = held_keys(directory, suppressions, hosts)
-        except (sqlite3.Error, ValueError, OSError, KeyError, zipfile.BadZipFile):
+        except (ValueError, OSError, ArchiveError):
             damaged.append(version)
     if damaged:
         raise ReleaseError(
@@ -249,10 +258,10 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
     if (releases / version).is_dir():
         yield releases / version
         return
-    with private_work(releases.parent) as work, zipfile.ZipFile(releases / zip_name(version)) as archive:
-        for name in archive.namelist():
+    with private_work(releases.parent) as work, opened_archive(releases / zip_name(version)) as archive:
+        for name in archive.sizes:
             if name == PERFORMERS_DB or name.endswith(".json"):
-                archive.extract(name, work.directory)
+                archive.extract(name, work.directory / name)
         yield work.directory
 
 

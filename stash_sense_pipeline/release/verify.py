@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import html
-import json
-import lzma
-import shutil
 import sqlite3
 import struct
-import tempfile
-import zipfile
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.errors import ArchiveError, DatabaseFileError, ReleaseError, StashSenseError
+from stash_sense_pipeline.files import open_regular, sha256_file
 from stash_sense_pipeline.release.contract import (
     ASSET_LIMIT_BYTES,
     CHECKSUM_FORM,
     DATE_FORM,
     ENDPOINT_PRIORITY,
+    EXACT_COLUMNS,
     FACE_DIMENSIONS,
     FACES_JSON,
     INDEX_FILES,
     KNOWN_HOSTS,
+    LEFT_TABLES,
     MANIFEST,
+    NEEDED_COLUMNS,
     OPTIONAL_FILES,
     PERFORMERS_DB,
     PERFORMERS_JSON,
     REQUIRED_FILES,
-    REQUIRED_MODELS,
     SCHEMA_VERSION,
     SIDECAR_K,
     TATTOO_DIMENSIONS,
@@ -50,13 +45,23 @@ from stash_sense_pipeline.release.contract import (
     endpoint_rank,
     zip_name,
 )
-from stash_sense_pipeline.release.manifest import NewerReleaseError, read_manifest
+from stash_sense_pipeline.release.manifest import NewerReleaseError
+from stash_sense_pipeline.release.opened_release import (
+    OpenedRelease,
+    check_sizes,
+    opened_archive,
+    room_to_unpack,
+    unpack,
+)
 from stash_sense_pipeline.release.versions import is_version
 from stash_sense_pipeline.release.voyager_file import VoyagerFile, read_voyager_file
+from stash_sense_pipeline.sqlite_file import MAGIC as SQLITE_MAGIC
 
 # What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.
 _DAMAGE = (
     ReleaseError,
+    ArchiveError,
+    DatabaseFileError,
     OSError,
     ValueError,
     TypeError,
@@ -68,79 +73,16 @@ _DAMAGE = (
     EOFError,
     sqlite3.Error,
     struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
 )
-
-# The tables whose readers take every column: exactly these, but for the ones that may be absent.
-_EXACT_COLUMNS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
-    "performers": (
-        frozenset(
-            [
-                "id",
-                "canonical_name",
-                "disambiguation",
-                "gender",
-                "country",
-                "ethnicity",
-                "birth_date",
-                "death_date",
-                "height_cm",
-                "eye_color",
-                "hair_color",
-                "career_start_year",
-                "career_end_year",
-                "scene_count",
-                "stashdb_updated_at",
-                "face_count",
-                "image_url",
-                "created_at",
-                "updated_at",
-            ]
-        ),
-        frozenset(),
-    ),
-    "stashbox_ids": (
-        frozenset(["performer_id", "endpoint", "stashbox_performer_id"]),
-        frozenset({"created_at"}),
-    ),
-    "aliases": (frozenset(["id", "performer_id", "alias"]), frozenset({"source_endpoint", "created_at"})),
-    "faces": (
-        frozenset(
-            [
-                "id",
-                "performer_id",
-                "facenet_index",
-                "arcface_index",
-                "image_url",
-                "source_endpoint",
-                "quality_score",
-                "created_at",
-            ]
-        ),
-        frozenset({"pruned", "yaw"}),
-    ),
-}
-# The tables that are read by named columns: these must be there, others may.
-_NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
-    "schema_version": frozenset({"version"}),
-    "external_urls": frozenset(["performer_id", "site", "url", "normalized_id", "source_endpoint"]),
-    "merged_ids": frozenset(["performer_id", "merged_stashbox_id", "endpoint"]),
-    "tattoos": frozenset(["performer_id", "location", "description"]),
-    "piercings": frozenset(["performer_id", "location", "description"]),
-    "body_proportions": frozenset(
-        ["performer_id", "shoulder_hip_ratio", "leg_torso_ratio", "arm_span_height_ratio", "confidence"]
-    ),
-    "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
-}
 
 _TIME_COLUMNS = frozenset({"created_at", "updated_at", "stashdb_updated_at", "merged_at"})
 _TIME_GLOB = "[0-9][0-9][0-9][0-9]-[0-1][0-9]-[0-3][0-9][T ][0-2][0-9]:[0-5][0-9]:[0-5][0-9]*"
 # Said while there is time: the next release is larger.
 _NEAR_THE_LIMIT = 0.9
 _VECTORS_A_BLOCK = 20_000
-_SQLITE_MAGIC = b"SQLite format 3\x00"
+_MAX_DETAIL = 500
+# More are not counted.
+_EXAMPLES = 1000
 # 8-bit storage rounds every number, so its unit vectors are a little off.
 _NORM_TOLERANCE = {"Float32": 1e-3, "E4M3": 0.1, "Float8": 0.2}
 
@@ -163,35 +105,38 @@ class CheckResult:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def verify_release(path: Path) -> tuple[CheckResult, ...]:
+def verify_release(path: Path, name: str | None = None) -> tuple[CheckResult, ...]:
     """Runs every check on a release directory or zip and returns one result a check, failed ones included.
 
+    `name` is what the release is called, by default the last part of `path`: a version in it must be the manifest's.
     Damage never raises: whatever cannot be read fails the checks that need it. A zip is unpacked to a temporary
-    directory, which needs room for it.
+    directory, which needs room for it; it and a directory are refused before that when they are too large.
     """
     checks = _Checks()
     try:
-        _verify(checks, path)
+        _verify(checks, path, path.name if name is None else name)
     except OSError as error:
         checks.add("archive", False, f"cannot read {path}: {error.strerror or error}")
     return tuple(checks.results)
 
 
-def _verify(checks: _Checks, path: Path) -> None:
+def _verify(checks: _Checks, path: Path, name: str) -> None:
     if not path.exists():
         checks.add("archive", False, f"there is no {path}")
-    elif path.is_dir():
-        _check_release(checks, _Release(path), path.name)
-        checks.run(
-            "size", _size, sum(member.stat().st_size for member in _files(path)), severity=Severity.WARNING
-        )
-    elif checks.run("archive", _archive, path):
-        checks.run("size", _size, path.stat().st_size, severity=Severity.WARNING)
-        try:
-            with _unpacked(path) as directory:
-                _check_release(checks, _Release(directory), path.name)
-        except _DAMAGE as error:
-            checks.add("archive_content", False, f"cannot unpack: {_one_line(error)}")
+        return
+    with ExitStack() as stack:
+        directories = [path] if path.is_dir() else []
+        size = 0
+        if not directories:
+            if not checks.run("archive", _archive, path, stack, directories):
+                return
+            size = path.stat().st_size
+        (directory,) = directories
+        release = OpenedRelease(directory)
+        if checks.run("file_sizes", _file_sizes, release):
+            _check_release(checks, release, name)
+            size = size or sum(member.stat().st_size for member in _files(directory))
+            checks.run("size", _size, size, severity=Severity.WARNING)
 
 
 def failures(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
@@ -204,6 +149,8 @@ class _Checks:
         self.results: list[CheckResult] = []
 
     def add(self, name: str, passed: bool, detail: str, severity: Severity = Severity.ERROR) -> None:
+        # A release can bring a text of any length.
+        detail = detail if len(detail) <= _MAX_DETAIL else f"{detail[:_MAX_DETAIL]}…"
         self.results.append(CheckResult(name, passed, detail, severity))
 
     def run(
@@ -223,7 +170,9 @@ def _one_line(error: BaseException) -> str:
     # A KeyError's text is only the key, so the kind of error goes along where the text says too little.
     text = " ".join(str(error).split())
     return (
-        text if isinstance(error, (ValueError, ReleaseError)) and text else f"{type(error).__name__}: {text}"
+        text
+        if isinstance(error, (ValueError, StashSenseError)) and text
+        else f"{type(error).__name__}: {text}"
     )
 
 
@@ -237,33 +186,13 @@ def _wrong(examples: Sequence[object], what: str) -> None:
 # --- the container --------------------------------------------------------------------------------------------------
 
 
-def _archive(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = [info.filename for info in archive.infolist()]
-        _wrong(
-            [name for name in names if Path(name).name != name or "\\" in name], "not at the root of the zip"
-        )
-        _wrong([name for name, times in Counter(names).items() if times > 1], "more than once in the zip")
-        _wrong([info.filename for info in archive.infolist() if info.flag_bits & 1], "encrypted")
-        broken = archive.testzip()
-        if broken is not None:
-            raise ValueError(f"{broken} is damaged (its CRC is wrong)")
-    return f"{len(names)} files at the root, every CRC right"
-
-
-@contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
-    with zipfile.ZipFile(path) as archive:
-        needed = sum(info.file_size for info in archive.infolist())
-        roots = [Path(tempfile.gettempdir()), path.resolve().parent]
-        root = next((root for root in roots if shutil.disk_usage(root).free > needed), None)
-        if root is None:
-            raise ValueError(
-                f"no room for {needed} bytes in {roots[0]}; free some, or verify the unpacked directory"
-            )
-        with tempfile.TemporaryDirectory(dir=root, prefix=".stash-sense-verify-") as directory:
-            archive.extractall(directory)
-            yield Path(directory)
+def _archive(path: Path, stack: ExitStack, unpacked: list[Path]) -> str:
+    """Judges the zip by its directory, then unpacks it, which checks every CRC; `unpacked` gets the directory."""
+    archive = stack.enter_context(opened_archive(path))
+    directory = stack.enter_context(room_to_unpack(archive, path))
+    unpack(archive, directory)
+    unpacked.append(directory)
+    return f"{len(archive.sizes)} files at the root, every CRC right"
 
 
 def _size(size: int) -> str:
@@ -275,6 +204,13 @@ def _size(size: int) -> str:
     return f"{size} bytes, GitHub takes up to {ASSET_LIMIT_BYTES}"
 
 
+def _file_sizes(release: OpenedRelease) -> str:
+    sizes = {member.name: member.stat().st_size for member in _files(release.directory)}
+    check_sizes(sizes)
+    release.check_index_sizes()
+    return f"{sum(sizes.values())} bytes in {len(sizes)} files"
+
+
 def _files(directory: Path) -> list[Path]:
     return [member for member in directory.iterdir() if member.is_file()]
 
@@ -282,62 +218,7 @@ def _files(directory: Path) -> list[Path]:
 # --- what is inside -------------------------------------------------------------------------------------------------
 
 
-class _Release:
-    """The files of a release, each read once, when a check first needs it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        return read_manifest(self.directory)
-
-    @cached_property
-    def faces(self) -> list[Any]:
-        value = self._json(FACES_JSON)
-        if not isinstance(value, list):
-            raise ValueError(f"{FACES_JSON} is not a list")
-        return value
-
-    @cached_property
-    def performers(self) -> dict[str, dict[str, Any]]:
-        value = self._json(PERFORMERS_JSON)
-        if not isinstance(value, dict):
-            raise ValueError(f"{PERFORMERS_JSON} is not an object")
-        return value
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """Embedders whose index must be there or is."""
-        return tuple(
-            model
-            for model, file in INDEX_FILES.items()
-            if model in REQUIRED_MODELS or (self.directory / file).exists()
-        )
-
-    def _json(self, name: str) -> Any:
-        try:
-            return json.loads((self.directory / name).read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"cannot read {name}: {error}") from error
-
-    @contextmanager
-    def database(self) -> Iterator[sqlite3.Connection]:
-        """Read-only and immutable: looking leaves no -wal or -shm file behind."""
-        path = self.directory / PERFORMERS_DB
-        if not path.is_file():
-            raise ValueError(f"there is no {PERFORMERS_DB}")
-        with path.open("rb") as stream:
-            # SQLite takes an empty file for an empty database.
-            if stream.read(16) != _SQLITE_MAGIC:
-                raise ValueError(f"{PERFORMERS_DB} is no SQLite database")
-        with closing(
-            sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
-        ) as connection:
-            yield connection
-
-
-def _check_release(checks: _Checks, release: _Release, name: str) -> None:
+def _check_release(checks: _Checks, release: OpenedRelease, name: str) -> None:
     try:
         _ = release.manifest
     except NewerReleaseError as error:
@@ -366,7 +247,7 @@ def _check_release(checks: _Checks, release: _Release, name: str) -> None:
     checks.run("tattoo_files", _tattoo_files, release)
 
 
-def _check_people(checks: _Checks, release: _Release) -> None:
+def _check_people(checks: _Checks, release: OpenedRelease) -> None:
     """Checks the JSON files, but for what they share with the indices."""
     checks.run("faces_json_gaps", _faces_json_gaps, release, severity=Severity.WARNING)
     checks.run("universal_ids", _universal_ids, release)
@@ -378,14 +259,14 @@ def _check_people(checks: _Checks, release: _Release) -> None:
     checks.run("face_counts", _face_counts, release)
 
 
-def _required_files(release: _Release) -> str:
+def _required_files(release: OpenedRelease) -> str:
     missing = [name for name in REQUIRED_FILES if not (release.directory / name).is_file()]
     if missing:
         raise ValueError(f"missing: {', '.join(missing)}")
     return ", ".join(REQUIRED_FILES)
 
 
-def _no_other_files(release: _Release) -> str:
+def _no_other_files(release: OpenedRelease) -> str:
     known = {*REQUIRED_FILES, *OPTIONAL_FILES}
     members = sorted(release.directory.iterdir())
     _wrong([member.name for member in members if member.name not in known], "not a file of the contract")
@@ -395,7 +276,7 @@ def _no_other_files(release: _Release) -> str:
     return f"{len(members)} files"
 
 
-def _manifest(release: _Release) -> str:
+def _manifest(release: OpenedRelease) -> str:
     manifest = release.manifest
     wanted: Mapping[str, type] = {
         "version": str,
@@ -427,7 +308,7 @@ def _manifest(release: _Release) -> str:
     return f"{performers} performers, {faces} faces"
 
 
-def _version(release: _Release, name: str) -> str:
+def _version(release: OpenedRelease, name: str) -> str:
     version = release.manifest.get("version")
     if not isinstance(version, str) or not is_version(version):
         raise ValueError(f"{version!r:.80} is not YYYY.MM.DD or YYYY.MM.DD.N")
@@ -437,7 +318,7 @@ def _version(release: _Release, name: str) -> str:
     return version
 
 
-def _checksums(release: _Release) -> str:
+def _checksums(release: OpenedRelease) -> str:
     checksums = release.manifest["checksums"]
     known = {*REQUIRED_FILES, *OPTIONAL_FILES} - {MANIFEST}
     present = {path.name for path in _files(release.directory)} & known
@@ -454,7 +335,7 @@ def _checksums(release: _Release) -> str:
 # --- indices --------------------------------------------------------------------------------------------------------
 
 
-def _check_index(checks: _Checks, release: _Release, model: str) -> int | None:
+def _check_index(checks: _Checks, release: OpenedRelease, model: str) -> int | None:
     """Checks one face index and returns its number of elements, or None when it cannot be read."""
     path = release.directory / INDEX_FILES[model]
     found: list[tuple[VoyagerFile, Any]] = []
@@ -464,7 +345,8 @@ def _check_index(checks: _Checks, release: _Release, model: str) -> int | None:
     checks.run(f"{model}_space", _space, file)
     checks.run(f"{model}_dimensions", _dimensions, file, FACE_DIMENSIONS)
     checks.run(f"{model}_tombstones", _tombstones, file)
-    if checks.run(f"{model}_ids", _ids, file) and file.deleted == 0:
+    checks.run(f"{model}_ids", _ids, file)
+    if index is not None:
         checks.run(f"{model}_vectors", _vectors, index, file)
     else:
         checks.add(f"{model}_vectors", False, "not checked, because the ids are wrong")
@@ -473,17 +355,24 @@ def _check_index(checks: _Checks, release: _Release, model: str) -> int | None:
 
 
 def _loads(path: Path, found: list[tuple[VoyagerFile, Any]]) -> str:
-    import voyager
-
+    """Reads a Voyager file; `found` gets what it says, and the index, or None for one that is not worth loading."""
     if not path.is_file():
         raise ValueError(f"there is no {path.name}")
     file = read_voyager_file(path)
+    # The file can be made large at no cost, but not with the right ids.
+    index = _load(path, file) if _has_right_ids(file) and file.deleted == 0 else None
+    found.append((file, index))
+    return f"{file.count} vectors, {file.storage}, M {file.m}, ef_construction {file.ef_construction}"
+
+
+def _load(path: Path, file: VoyagerFile) -> Any:
+    import voyager
+
     with path.open("rb") as stream:
         index = voyager.Index.load(stream)
     if index.num_elements != file.count or index.num_dimensions != file.dimensions:
         raise ValueError(f"Voyager loads {index.num_elements} elements of {file.count}")
-    found.append((file, index))
-    return f"{file.count} vectors, {file.storage}, M {file.m}, ef_construction {file.ef_construction}"
+    return index
 
 
 def _space(file: VoyagerFile) -> str:
@@ -504,8 +393,12 @@ def _tombstones(file: VoyagerFile) -> str:
     return "none"
 
 
+def _has_right_ids(file: VoyagerFile) -> bool:
+    return np.array_equal(np.sort(file.ids), np.arange(file.count, dtype=np.uint64))
+
+
 def _ids(file: VoyagerFile) -> str:
-    if not np.array_equal(np.sort(file.ids), np.arange(file.count, dtype=np.uint64)):
+    if not _has_right_ids(file):
         raise ValueError(f"the ids are not 0 to {file.count - 1} without gaps")
     return f"0 to {file.count - 1}"
 
@@ -536,7 +429,7 @@ def _enough_faces(file: VoyagerFile) -> str:
 # --- JSON files -----------------------------------------------------------------------------------------------------
 
 
-def _faces_json(release: _Release, counts: Mapping[str, int | None]) -> str:
+def _faces_json(release: OpenedRelease, counts: Mapping[str, int | None]) -> str:
     entries = len(release.faces)
     for model, count in counts.items():
         if count != entries:
@@ -545,13 +438,13 @@ def _faces_json(release: _Release, counts: Mapping[str, int | None]) -> str:
     return f"{entries} entries, as many as each index holds"
 
 
-def _faces_json_gaps(release: _Release) -> str:
+def _faces_json_gaps(release: OpenedRelease) -> str:
     gaps = [position for position, uid in enumerate(release.faces) if uid is None]
     _wrong(gaps, "positions without a performer")
     return "no gaps"
 
 
-def _universal_ids(release: _Release) -> str:
+def _universal_ids(release: OpenedRelease) -> str:
     def well_formed(uid: object) -> bool:
         return isinstance(uid, str) and UNIVERSAL_ID_FORM.fullmatch(uid) is not None
 
@@ -561,7 +454,7 @@ def _universal_ids(release: _Release) -> str:
     return f"hosts {', '.join(hosts)}"
 
 
-def _performers_json(release: _Release) -> str:
+def _performers_json(release: OpenedRelease) -> str:
     for uid, entry in release.performers.items():
         if not isinstance(entry, dict):
             raise ValueError(f"{uid} is not an object")
@@ -576,7 +469,7 @@ def _performers_json(release: _Release) -> str:
     return f"{len(release.performers)} performers"
 
 
-def _image_urls(release: _Release) -> str:
+def _image_urls(release: OpenedRelease) -> str:
     def filled(entry: Any) -> bool:
         url = entry.get("image_url")
         return isinstance(url, str) and url.startswith(("http://", "https://"))
@@ -585,13 +478,13 @@ def _image_urls(release: _Release) -> str:
     return "filled for every performer"
 
 
-def _names(release: _Release) -> str:
+def _names(release: OpenedRelease) -> str:
     odd = [uid for uid, entry in release.performers.items() if html.unescape(entry["name"]) != entry["name"]]
     _wrong(odd, "HTML entities in the name of")
     return "no HTML entities"
 
 
-def _json_order(release: _Release) -> str:
+def _json_order(release: OpenedRelease) -> str:
     objects: Mapping[str, Mapping[str, Any]] = {
         MANIFEST: release.manifest,
         PERFORMERS_JSON: release.performers,
@@ -602,7 +495,7 @@ def _json_order(release: _Release) -> str:
     return "keys are sorted"
 
 
-def _closure(release: _Release) -> str:
+def _closure(release: OpenedRelease) -> str:
     shown = {uid for uid in release.faces if uid is not None}
     known = set(release.performers)
     _wrong(sorted(shown - known), f"in {FACES_JSON} but not in {PERFORMERS_JSON}")
@@ -610,7 +503,7 @@ def _closure(release: _Release) -> str:
     return f"{len(known)} universal ids in both files"
 
 
-def _face_counts(release: _Release) -> str:
+def _face_counts(release: OpenedRelease) -> str:
     shown = Counter(uid for uid in release.faces if uid is not None)
     _wrong(
         [uid for uid, entry in release.performers.items() if entry["face_count"] != shown[uid]],
@@ -622,8 +515,11 @@ def _face_counts(release: _Release) -> str:
 # --- performers.db --------------------------------------------------------------------------------------------------
 
 
-def _check_database(checks: _Checks, release: _Release) -> None:
+def _check_database(checks: _Checks, release: OpenedRelease) -> None:
     checks.run("database_journal_mode", _journal_mode, release)
+    # First of all: SQLite's own check evaluates what the schema says.
+    if not checks.run("database_objects", _objects, release):
+        return
     if not checks.run("database_integrity", _integrity, release):
         return
     checks.run("database_schema", _schema, release)
@@ -640,10 +536,10 @@ def _check_database(checks: _Checks, release: _Release) -> None:
     checks.run("database_times", _times, release)
 
 
-def _journal_mode(release: _Release) -> str:
-    with (release.directory / PERFORMERS_DB).open("rb") as stream:
+def _journal_mode(release: OpenedRelease) -> str:
+    with open_regular(release.directory / PERFORMERS_DB) as stream:
         header = stream.read(20)
-    if header[:16] != _SQLITE_MAGIC:
+    if header[:16] != SQLITE_MAGIC:
         raise ValueError(f"{PERFORMERS_DB} is no SQLite database")
     # Bytes 18 and 19 of the file: 1 for a rollback journal, 2 for WAL (https://sqlite.org/fileformat.html).
     if header[18:20] != b"\x01\x01":
@@ -651,11 +547,14 @@ def _journal_mode(release: _Release) -> str:
     return "DELETE"
 
 
-def _integrity(release: _Release) -> str:
+def _objects(release: OpenedRelease) -> str:
     with release.database() as connection:
-        verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise ValueError(str(verdict))
+        (count,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    return f"{count} tables and indexes, nothing else"
+
+
+def _integrity(release: OpenedRelease) -> str:
+    release.check_database()
     return "ok"
 
 
@@ -663,21 +562,21 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
     return {row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,))}
 
 
-def _schema(release: _Release) -> str:
+def _schema(release: OpenedRelease) -> str:
     with release.database() as connection:
-        for table, (needed, optional) in _EXACT_COLUMNS.items():
+        for table, (needed, optional) in EXACT_COLUMNS.items():
             columns = _columns(connection, table)
             _wrong(sorted(needed - columns), f"column missing in table {table}")
             _wrong(
                 sorted(columns - needed - optional),
                 f"column that breaks the sidecar's reader in table {table}",
             )
-        for table, needed in _NEEDED_COLUMNS.items():
+        for table, needed in NEEDED_COLUMNS.items():
             _wrong(sorted(needed - _columns(connection, table)), f"column missing in table {table}")
-    return f"{len(_EXACT_COLUMNS) + len(_NEEDED_COLUMNS)} tables"
+    return f"{len(EXACT_COLUMNS) + len(NEEDED_COLUMNS)} tables"
 
 
-def _schema_version(release: _Release) -> str:
+def _schema_version(release: OpenedRelease) -> str:
     with release.database() as connection:
         versions = [row[0] for row in connection.execute("SELECT version FROM schema_version")]
     if versions != [SCHEMA_VERSION]:
@@ -685,26 +584,20 @@ def _schema_version(release: _Release) -> str:
     return str(SCHEMA_VERSION)
 
 
-def _extra_tables(release: _Release) -> str:
-    known = {*_EXACT_COLUMNS, *_NEEDED_COLUMNS}
+def _extra_tables(release: OpenedRelease) -> str:
     with release.database() as connection:
-        names = [
-            name
-            for (name,) in connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name"
-            )
-            if name not in known and not name.startswith("sqlite_")
-        ]
+        query = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+        names = [name for (name,) in connection.execute(query) if name in LEFT_TABLES]
     _wrong(names, "not a table of the contract")
     return "none"
 
 
-def _foreign_keys(release: _Release) -> str:
+def _foreign_keys(release: OpenedRelease) -> str:
     with release.database() as connection:
-        orphans = connection.execute("PRAGMA foreign_key_check").fetchall()
+        orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(_EXAMPLES)
         people = {row[0] for row in connection.execute("SELECT id FROM performers")}
         _wrong([f"row {row[1]} of {row[0]}" for row in orphans], "belongs to no performer")
-        for table in (*_EXACT_COLUMNS, *_NEEDED_COLUMNS):
+        for table in (*EXACT_COLUMNS, *NEEDED_COLUMNS):
             # Also where a release of another make declares no foreign key.
             if "performer_id" in _columns(connection, table):
                 rows = connection.execute(f"SELECT DISTINCT performer_id FROM {table}")
@@ -712,7 +605,7 @@ def _foreign_keys(release: _Release) -> str:
     return f"{len(people)} performers own every row"
 
 
-def _positions(release: _Release) -> str:
+def _positions(release: OpenedRelease) -> str:
     with release.database() as connection:
         rows = connection.execute("SELECT id, facenet_index, arcface_index FROM faces").fetchall()
     _wrong([row[0] for row in rows if row[1] != row[2]], "facenet_index and arcface_index differ for face")
@@ -730,7 +623,7 @@ def _records(connection: sqlite3.Connection) -> dict[int, list[tuple[str, str]]]
     return found
 
 
-def _owners(release: _Release) -> str:
+def _owners(release: OpenedRelease) -> str:
     """The performer of each face row is the one of faces.json, named after their best endpoint."""
     with release.database() as connection:
         rows = connection.execute(
@@ -760,7 +653,7 @@ def _owners(release: _Release) -> str:
     return f"{len(owner)} performers own their positions of {FACES_JSON}"
 
 
-def _database_face_counts(release: _Release) -> str:
+def _database_face_counts(release: OpenedRelease) -> str:
     query = (
         "SELECT p.id FROM performers p LEFT JOIN (SELECT performer_id, count(*) AS n FROM faces GROUP BY 1) f "
         "ON f.performer_id = p.id WHERE p.face_count IS NOT coalesce(f.n, 0)"
@@ -778,7 +671,7 @@ def _database_face_counts(release: _Release) -> str:
     return f"{people} performers with faces"
 
 
-def _endpoints(release: _Release) -> str:
+def _endpoints(release: OpenedRelease) -> str:
     with release.database() as connection:
         names = [
             row[0] for row in connection.execute("SELECT DISTINCT endpoint FROM stashbox_ids ORDER BY 1")
@@ -789,7 +682,7 @@ def _endpoints(release: _Release) -> str:
     return ", ".join(names)
 
 
-def _hosts(release: _Release) -> str:
+def _hosts(release: OpenedRelease) -> str:
     """The sidecar opens pages and asks for pictures at the host of a universal id, so it must be the endpoint's own."""
     with release.database() as connection:
         records = _records(connection)
@@ -807,7 +700,7 @@ def _hosts(release: _Release) -> str:
     return "each that of its stash-box"
 
 
-def _database_image_urls(release: _Release) -> str:
+def _database_image_urls(release: OpenedRelease) -> str:
     with release.database() as connection:
         for table, where in (("performers", "face_count > 0"), ("faces", "1")):
             query = f"SELECT id FROM {table} WHERE {where} AND coalesce(image_url, '') NOT LIKE 'http%'"
@@ -815,7 +708,7 @@ def _database_image_urls(release: _Release) -> str:
     return "filled"
 
 
-def _dates(release: _Release) -> str:
+def _dates(release: OpenedRelease) -> str:
     with release.database() as connection:
         rows = connection.execute("SELECT id, birth_date, death_date FROM performers").fetchall()
     for number, *dates in rows:
@@ -835,18 +728,18 @@ def _is_partial_date(text: str) -> bool:
     return True
 
 
-def _times(release: _Release) -> str:
+def _times(release: OpenedRelease) -> str:
     """Every instant is a date and a time of day, with a `T` as ours have or a space as SQLite writes them."""
     shown = 0
     with release.database() as connection:
-        for table in (*_EXACT_COLUMNS, *_NEEDED_COLUMNS):
+        for table in (*EXACT_COLUMNS, *NEEDED_COLUMNS):
             for column in sorted(_TIME_COLUMNS & _columns(connection, table)):
                 # datetime() alone would take a Julian day or the word `now`.
                 query = (
                     f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL AND (typeof({column}) != 'text' "
                     f"OR {column} NOT GLOB ? OR datetime({column}) IS NULL)"
                 )
-                wrong = connection.execute(query, (_TIME_GLOB,)).fetchall()
+                wrong = connection.execute(query, (_TIME_GLOB,)).fetchmany(_EXAMPLES)
                 _wrong([f"{row[0]!r:.40}" for row in wrong], f"not an ISO 8601 time in {table}.{column}")
                 shown += 1
     return f"ISO 8601 in {shown} columns"
@@ -855,18 +748,21 @@ def _times(release: _Release) -> str:
 # --- optional files -------------------------------------------------------------------------------------------------
 
 
-def _tattoo_files(release: _Release) -> str:
+def _tattoo_files(release: OpenedRelease) -> str:
     index, entries = release.directory / TATTOO_INDEX, release.directory / TATTOO_JSON
     if not index.exists() and not entries.exists():
         return "not in this release"
     if not (index.exists() and entries.exists()):
         raise ValueError(f"{TATTOO_INDEX} and {TATTOO_JSON} only work together, and one is missing")
-    file = read_voyager_file(index)
+    found: list[tuple[VoyagerFile, Any]] = []
+    _loads(index, found)
+    ((file, loaded),) = found
     _space(file)
     _dimensions(file, TATTOO_DIMENSIONS)
     _tombstones(file)
     _ids(file)
-    listed = release._json(TATTOO_JSON)
+    _vectors(loaded, file)
+    listed = release.json(TATTOO_JSON)
     if not isinstance(listed, list) or len(listed) != file.count:
         raise ValueError(f"{TATTOO_JSON} is not a list of {file.count} entries")
     for position, entry in enumerate(listed):

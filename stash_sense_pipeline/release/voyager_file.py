@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +11,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.files import open_regular
+
 # Layout of format 1, as Voyager 2 writes it: magic, version, dimensions, space, storage, maximum norm, transform flag;
 # then the hnswlib header, `count` elements of fixed size (links, vector, id), and the links of the upper levels.
 _HEAD = struct.Struct("<4siiBBfB")
 _GRAPH = struct.Struct("<QQQQQQiIQQQdQ")
 _SPACES = {0: "Euclidean", 1: "InnerProduct", 2: "Cosine"}
 _STORAGE = {16: ("Float8", 1), 32: ("Float32", 4), 48: ("E4M3", 1)}
+_INNER_PRODUCT = 1
 _ROWS_A_BLOCK = 32_768
 _DELETED = 1
+# The largest vectors of the contract have 1,280 numbers.
+_MAX_DIMENSIONS = 8_192
+# Voyager's default is 12 and ours 96; a release has a million faces at most.
+_MAX_LINKS = 1_024
+_MAX_CARE = 1_000_000
+_MAX_COUNT = 10_000_000
+# An element reaches 1 / (M - 1) upper levels on average; chance makes small files differ.
+_LEVELS_FACTOR, _LEVELS_SLACK = 4, 1024**2
 
 
 @dataclass(frozen=True)
@@ -48,16 +61,20 @@ class _Graph:
 
 def read_voyager_file(path: Path) -> VoyagerFile:
     """Checks that every length and link in the file stays inside it; ValueError says what does not."""
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD.size + _GRAPH.size)
     if len(head) < _HEAD.size + _GRAPH.size:
         raise ValueError(f"the file has only {size} bytes")
-    magic, version, dimensions, space, storage, _, _ = _HEAD.unpack_from(head)
+    magic, version, dimensions, space, storage, norm, transform = _HEAD.unpack_from(head)
     if magic != b"VOYA" or version != 1:
         raise ValueError("it is no Voyager file of format 1")
-    if space not in _SPACES or storage not in _STORAGE or not 0 < dimensions <= 65_536:
+    if space not in _SPACES or storage not in _STORAGE or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"its header is damaged (space {space}, storage {storage}, dimensions {dimensions})")
+    # Only inner products are transformed, by the largest norm.
+    transformed = (math.isfinite(norm) and norm >= 0) if space == _INNER_PRODUCT else norm == 0
+    if not transformed or transform != (space == _INNER_PRODUCT):
+        raise ValueError(f"its header is damaged (maximum norm {norm:g}, transform {transform})")
     storage_name, item = _STORAGE[storage]
     stored = dimensions + 1 if _SPACES[space] == "InnerProduct" else dimensions
     graph = _read_graph(head, stored * item, size)
@@ -81,22 +98,28 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
         links_above,
         links_ground,
         m,
-        _,
+        level_factor,
         ef_construction,
     ) = _GRAPH.unpack_from(head, _HEAD.size)
     sound = (
         ground_offset == 0
-        and 0 < m <= 4096
-        and 0 < links_above <= 8192
-        and 0 < links_ground <= 8192
+        and 1 < m <= _MAX_LINKS
+        and links_above == m
+        and links_ground == 2 * m
         and vector_offset == 4 + 4 * links_ground
         and id_offset == vector_offset + vector_bytes
         and element_bytes == id_offset + 8
     )
     if not sound:
         raise ValueError("its header is damaged (sizes of elements do not add up)")
+    if not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6) or ef_construction > _MAX_CARE:
+        raise ValueError(
+            f"its header is damaged (level factor {level_factor:g}, ef_construction {ef_construction})"
+        )
     if count == 0:
         raise ValueError("it holds no vectors")
+    if count > _MAX_COUNT:
+        raise ValueError(f"it says that it holds {count} vectors, and at most {_MAX_COUNT} are allowed")
     if count * element_bytes > size or not count <= capacity <= 16 * count + 1024:
         raise ValueError(
             f"it is cut short or damaged: {count} elements of {element_bytes} bytes in {size} bytes"
@@ -130,10 +153,13 @@ def _check_ground(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
 
 def _check_above(path: Path, graph: _Graph) -> None:
     """The upper levels: lists of links a level, which may only lead to elements that reach that level."""
-    with path.open("rb") as stream:
-        stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
-        data = stream.read()
     level_bytes = 4 + 4 * graph.links_above
+    allowed = 4 * graph.count + _LEVELS_FACTOR * graph.count * level_bytes // (graph.m - 1) + _LEVELS_SLACK
+    with open_regular(path) as stream:
+        stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
+        data = stream.read(allowed + 1)
+    if len(data) > allowed:
+        raise ValueError("its graph is damaged (the upper levels are too long)")
     levels = np.zeros(graph.count, dtype=np.int32)
     lists: list[tuple[int, int]] = []
     at = 0

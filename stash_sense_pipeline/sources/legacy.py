@@ -11,17 +11,16 @@ Their shapes:
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.errors import ConfigurationError, DatabaseFileError
+from stash_sense_pipeline.json_file import LARGE, read_json
 from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import (
     SHORTEST_CM,
@@ -39,6 +38,7 @@ from stash_sense_pipeline.sources.cleaning import (
     year,
 )
 from stash_sense_pipeline.sources.records import PerformerRecord
+from stash_sense_pipeline.sqlite_file import check_objects, open_read_only, run_checks
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"
 
@@ -47,6 +47,17 @@ RecordKey = tuple[str, str]
 
 _FIRST_SCHEMA, _LAST_SCHEMA = 3, 9
 _MAX_ID = 2**31 - 1
+_TABLES = (
+    "schema_version",
+    "performers",
+    "stashbox_ids",
+    "aliases",
+    "external_urls",
+    "merged_ids",
+    "faces",
+)
+# Rows of one table; they are held in memory.
+_MAX_ROWS = 3_000_000
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _OTHER_ID = re.compile(r"[\w.-]{1,100}")
 # The predecessor made a person of the first of these that it met.
@@ -179,10 +190,14 @@ class _Reader:
 
     def read_database(self, path: Path) -> None:
         try:
-            with closing(_open(path)) as connection:
+            with open_read_only(path, log=True) as connection:
+                connection.row_factory = sqlite3.Row
+                connection.text_factory = lambda data: data.decode(errors="replace")
                 _check_schema(path, connection)
                 rows = self._rows(path, connection)
-        except sqlite3.Error as error:
+        except OSError as error:
+            raise _refused(path, f"cannot be read ({error.strerror})") from error
+        except DatabaseFileError as error:
             raise _refused(path, f"cannot be read ({error})") from error
         for performer_id, row in rows.items():
             self._add_row(performer_id, row)
@@ -345,20 +360,13 @@ def _record(source_id: str, name: str, place: str, row: _Row, *, main: bool) -> 
 # --- SQLite -------------------------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    # Without a log beside it, nothing needs to be read but the file, and no log is made beside it either.
-    log = Path(f"{path}-wal")
-    immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
-    connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro{immutable}", uri=True)
-    connection.row_factory = sqlite3.Row
-    connection.text_factory = lambda data: data.decode(errors="replace")
-    return connection
-
-
 def _check_schema(path: Path, connection: sqlite3.Connection) -> None:
-    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise _refused(path, f"is damaged ({verdict})")
+    # Other tables than ours may be there; what is computed while it is read may not.
+    check_objects(connection, None)
+    try:
+        run_checks(connection, _TABLES, _MAX_ROWS)
+    except DatabaseFileError as error:
+        raise _refused(path, f"is damaged ({error})") from error
     versions = [row.get("version") for row in _table(connection, "schema_version")]
     whole = [version for version in versions if isinstance(version, int)]
     if not whole or not _FIRST_SCHEMA <= max(whole) <= _LAST_SCHEMA:
@@ -395,11 +403,11 @@ def _count(value: Any) -> int | None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path, LARGE)
     except OSError as error:
         raise _refused(path, f"cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise _refused(path, "is not JSON, or is cut off") from error
+    except ValueError as error:
+        raise _refused(path, f"is not JSON, or is cut off ({error})") from error
 
 
 def _progress_version(path: Path, data: Any) -> int:

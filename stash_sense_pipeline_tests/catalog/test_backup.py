@@ -183,7 +183,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(catalog: sa.Engi
             "backup.json", '{"format": 1, "made_at": "2026-01-01T00:00:00+00:00", "sha256": {"../x": ""}}'
         )
         archive.writestr("../x", "")
-    with pytest.raises(CatalogError, match="no backup of ours"):
+    with pytest.raises(CatalogError, match="is not that of a file at its root"):
         restore_backup(made, f"sqlite:///{target}", {})
     with pytest.raises(CatalogError, match="there is no backup"):
         restore_backup(tmp_path / "nowhere.zip", f"sqlite:///{target}", {})

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import pytest
 
 from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.release import install
 from stash_sense_pipeline.release.install import BACKUP, install_release
 from stash_sense_pipeline.release.publish import ReleaseReport
 
@@ -114,12 +115,127 @@ def test_a_kill_at_any_move_is_mended_by_the_next_installation(
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     # The next one fails while it copies, so what is left is what the roll-back made.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            shutil, "copyfile", lambda *args: (_ for _ in ()).throw(OSError(5, "Input/output error"))
-        )
+
+        def failing(*_: object, **__: object) -> None:
+            raise OSError(5, "Input/output error")
+
+        patch.setattr(install, "open_regular", failing)
         with pytest.raises(ReleaseError, match="Input/output error"):
             install_release(world[1].path, sidecar)
     assert content(sidecar) == before
     report = install_release(world[1].path, sidecar)
     assert report.previous == "2025.01.01"
     assert content(sidecar)["faces.json"] == content(world[1].path)["faces.json"]
+
+
+# --- what others put there ------------------------------------------------------------------------------------------
+
+
+def plant(sidecar: Path, plan: object) -> Path:
+    """A directory like that of an unfinished installation, with this plan."""
+    work = sidecar / ".stash-sense-install"
+    (work / "new").mkdir(parents=True)
+    work.chmod(0o700)
+    (work / "plan.json").write_text(plan if isinstance(plan, str) else json.dumps(plan))
+    return work
+
+
+PLANS: dict[str, object] = {
+    "a path outside": {"new": {"../victim": [1, 2]}, "old": []},
+    "an absolute path": {"new": {"/etc/hostname": [1, 2]}, "old": []},
+    "a file of the user": {"new": {"stash_sense.db": [1, 2]}, "old": []},
+    "an old file outside": {"new": {}, "old": ["../victim"]},
+    "the plan of an old version": {"new": ["../victim"], "old": []},
+    "a list": ["../victim"],
+    "numbers": {"new": 1, "old": 2},
+    "names that are no text": {"new": {}, "old": [["faces.json"]]},
+    "cut off": '{"new": {',
+    "deep": "[" * 100_000,
+    "a text as an identity": {"new": {"faces.json": "x"}, "old": []},
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_this_program_did_not_write_is_refused_and_nothing_is_touched(
+    world: World, sidecar: Path, name: str
+) -> None:
+    victim = sidecar.parent / "victim"
+    victim.write_text("precious")
+    before = content(sidecar)
+    plant(sidecar, PLANS[name])
+    with pytest.raises(ReleaseError, match="is not the plan of an installation") as caught:
+        install_release(world[1].path, sidecar)
+    assert "\n" not in str(caught.value)
+    assert victim.read_text() == "precious"
+    assert content(sidecar) == before
+
+
+def test_a_planted_plan_deletes_no_file_that_it_did_not_bring(world: World, sidecar: Path) -> None:
+    """Whoever plants it in an archive cannot know the inodes that the files get when it is unpacked."""
+    plant(sidecar, {"new": {name: [1, 2] for name in content(world[1].path)}, "old": []})
+    before = content(sidecar)
+    install_release(world[1].path, sidecar)
+    del before["stash_sense.db"]
+    assert content(sidecar / BACKUP) == before
+
+
+@pytest.mark.parametrize("what", [".stash-sense-install", BACKUP])
+@pytest.mark.parametrize("kind", ["link", "file", "fifo"])
+def test_what_is_no_directory_of_this_program_is_refused(
+    world: World, sidecar: Path, tmp_path: Path, what: str, kind: str
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "faces.json").write_text("not ours")
+    place = sidecar / what
+    {"link": lambda: place.symlink_to(other), "file": place.touch, "fifo": lambda: os.mkfifo(place)}[kind]()
+    before = content(sidecar)
+    with pytest.raises(ReleaseError, match="not a directory that this program made"):
+        install_release(world[1].path, sidecar)
+    assert content(sidecar) == before
+    assert (other / "faces.json").read_text() == "not ours"
+
+
+def test_a_plan_where_others_may_write_is_refused(world: World, sidecar: Path) -> None:
+    plant(sidecar, {"new": {}, "old": []}).chmod(0o777)
+    with pytest.raises(ReleaseError, match="not a directory that this program made"):
+        install_release(world[1].path, sidecar)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory", "stray"])
+def test_a_release_with_anything_but_its_plain_files_is_not_installed(
+    copy: Path, sidecar: Path, tmp_path: Path, kind: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("[]")
+    victim = copy / ("stray.txt" if kind == "stray" else "tattoo_embeddings.json")
+    {
+        "link": lambda: victim.symlink_to(secret),
+        "fifo": lambda: os.mkfifo(victim),
+        "directory": victim.mkdir,
+        "stray": victim.touch,
+    }[kind]()
+    before = content(sidecar)
+    with pytest.raises(ReleaseError, match=f"{victim.name}.* is not a plain file of a release"):
+        install_release(copy, sidecar)
+    assert content(sidecar) == before
+    assert not (sidecar / ".stash-sense-install").exists()
+
+
+def test_a_release_that_the_disk_has_no_room_for_is_not_installed(
+    world: World, sidecar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "room_for", lambda size, roots: None)
+    for release in (world[1].path, world[1].archive):
+        with pytest.raises(ReleaseError, match="its files need"):
+            install_release(release, sidecar)
+
+
+def test_old_files_that_cannot_be_put_back_are_kept(world: World, sidecar: Path) -> None:
+    """As after a copy of the whole directory to another disk, where all files have other inodes."""
+    work = plant(sidecar, {"new": {"faces.json": [1, 2]}, "old": ["faces.json"]})
+    (work / "old").mkdir()
+    (work / "old" / "faces.json").write_text("the old one")
+    with pytest.raises(ReleaseError, match="put the old files back"):
+        install_release(world[1].path, sidecar)
+    assert (work / "old" / "faces.json").read_text() == "the old one"

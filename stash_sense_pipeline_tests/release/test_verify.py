@@ -231,11 +231,11 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
     "face_count as text": (performer(face_count="4"), {"performers_json", "face_counts"}),
     "database is text": (
         lambda release: (release / "performers.db").write_text("no database"),
-        {"database_journal_mode", "database_integrity"},
+        {"database_journal_mode", "database_objects"},
     ),
     "database is empty": (
         lambda release: (release / "performers.db").write_bytes(b""),
-        {"database_journal_mode", "database_integrity"},
+        {"database_journal_mode", "database_objects"},
     ),
     "WAL": (sql("PRAGMA journal_mode = WAL"), {"database_journal_mode"}),
     "column too many": (sql("ALTER TABLE performers ADD COLUMN rating TEXT"), {"database_schema"}),

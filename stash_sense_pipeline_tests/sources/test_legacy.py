@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +27,7 @@ from stash_sense_pipeline.settings import StashBoxSettings
 from stash_sense_pipeline.sources.legacy import Legacy, read_legacy
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
 from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord
+from stash_sense_pipeline_tests.databases import extras
 from stash_sense_pipeline_tests.sources.conftest import Refresh
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -38,6 +41,8 @@ BOXES = tuple(
         ("mine", "box.example", "stash_box"),
     )
 )
+# Other tables do no harm: they are not read.
+PLAIN = {"another table", "a table with a strange name"}
 TABLES = ("source_performers", "performer_aliases", "performer_urls", "identities", "identity_members")
 
 
@@ -419,7 +424,7 @@ REFUSED = {
     "progress without a list": ("progress.json", b'{"stats": {}}', "version 1 without processed_ids"),
     "progress without people": ("progress.json", b'{"schema_version": 2}', "version 2 without performers"),
     "no database": ("performers.db", b"text" * 300, "cannot be read"),
-    "an empty database": ("performers.db", b"", "names no schema version"),
+    "an empty database": ("performers.db", b"", "is no SQLite database"),
 }
 
 
@@ -634,3 +639,35 @@ def test_the_command_refuses_in_one_line(operator, old):
     (line,) = result.output.splitlines()
     assert "progress.json: is of version 9; expected version 1" in line
     assert not Path("data").exists()
+
+
+# --- files that were made to harm their reader ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(set(extras("performers", "gender")) - PLAIN))
+def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name):
+    old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
+    extras("performers", "gender")[name](old.directory / "performers.db")
+    begun = time.monotonic()
+    with pytest.raises(ConfigurationError, match=r"Nothing was taken over") as raised:
+        old.taken_over(catalog)
+    assert "\n" not in str(raised.value)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("name", ["progress.json", "performers.json", "performers.db"])
+def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
+    os.mkfifo(old.directory / name)
+    with pytest.raises(ConfigurationError, match="not a regular file"):
+        old.taken_over(catalog)
+
+
+@pytest.mark.parametrize("name", ["progress.json", "performers.json"])
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "9" * 9_000, '{"a": {}, "a": {}}', "NaN", '["\\ud800"]']
+)
+def test_json_that_no_predecessor_wrote_is_refused(catalog, old, name, text):
+    (old.directory / name).write_text(text)
+    with pytest.raises(ConfigurationError, match="Nothing was taken over") as raised:
+        old.taken_over(catalog)
+    assert "\n" not in str(raised.value)

@@ -18,7 +18,7 @@ class Afdb(Site):
 
     def parse(self, page: Page, key: str) -> Profile:
         """Name, the AKA line, and files that carry this number."""
-        name = re.sub(rf"\s*[-|(#]?\s*{key}\)?$", "", page.first(self.mark)).strip()
+        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.mark)).strip()
         return Profile(
             key=key,
             name=name,

@@ -43,7 +43,7 @@ class Babepedia(Site):
         """Name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
         name = page.first(self.mark)
         lines = [own_text(line) for line in page.root.css("h2#aka")]
-        aliases = [part for line in lines for part in re.split(r"\s+[-–/]\s+", line)]
+        aliases = [part for line in lines for part in re.split(r"(?<!\s)\s+[-–/]\s+", line)]
         return Profile(
             key=key,
             name=name,

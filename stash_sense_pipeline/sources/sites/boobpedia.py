@@ -59,7 +59,7 @@ class Boobpedia(Site):
         title = str(parsed.get("title") or "")
         return Profile(
             key=key,
-            name=re.sub(r"\s*\([^)]*\)$", "", title),
+            name=_without_note(title),
             aliases=distinct(_aliases(boxes[0]), title),
             links=tuple(_links(boxes[0], page)),
             galleries=tuple(_files(boxes[0])),
@@ -206,6 +206,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _rows(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
     rows = value.get(key)
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _without_note(title: str) -> str:
+    """A title without the note in brackets at its end, as in `Name (actress)`."""
+    opened = title.find("(", title.rfind(")", 0, -1) + 1) if title.endswith(")") else -1
+    return title[:opened].rstrip() if opened >= 0 else title
 
 
 def _aliases(box: Selector) -> Iterator[str]:

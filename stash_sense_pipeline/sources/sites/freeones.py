@@ -49,7 +49,7 @@ class FreeOnes(Site):
         """Name, aliases, what the person identifies as, socials, the portrait, and the person's own galleries."""
         page.need("h1")
         heading = page.root.css("h1")[0]
-        name = re.sub(r"\s+Bio$", "", own_text(heading))
+        name = re.sub(r"(?<!\s)\s+Bio$", "", own_text(heading))
         said = _IDENTIFIES.search(text_of(heading))
         spans = page.root.css("[data-test=link_span_aliases], [data-test=p_aliases]")
         return Profile(

@@ -12,7 +12,7 @@ from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
 
 _HOME = "https://www.indexxx.com"
 _THUMBS = re.compile(r"/thumbs/\d+x\d+/")
-_BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|[)\s]+$", re.IGNORECASE)
+_BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|(?<![)\s])[)\s]+$", re.IGNORECASE)
 
 
 class Indexxx(Site):

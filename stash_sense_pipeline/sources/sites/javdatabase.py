@@ -34,7 +34,7 @@ class JavDatabase(Site):
         found = parse_profile(page.join(canonical)) if canonical else None
         if found is not None and found.key.site == self.name:
             key = found.key.key
-        name = re.sub(r"\s+-\s+JAV Profile$", "", page.first(self.mark), flags=re.IGNORECASE)
+        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.mark), flags=re.IGNORECASE)
         names = [*_labelled(page, "jp"), *_labelled(page, "alt")]
         return Profile(
             key=key,
@@ -84,7 +84,7 @@ def _labelled(page: Page, label: str) -> list[str]:
                 lines.append("")
             else:
                 lines[-1] += f" {text_of(node)} "
-        values = [part.strip(" \t\r\n:") for line in lines for part in re.split(r"\s+-\s+", line)]
+        values = [part.strip(" \t\r\n:") for line in lines for part in re.split(r"(?<!\s)\s+-\s+", line)]
         return [value for value in values if value.casefold() not in _EMPTY]
     return []
 

@@ -20,7 +20,9 @@ from stash_sense_pipeline.sources.cleaning import clean_text, side
 from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.base import Base
 
-_META_CHARSET = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE)
+_META_CHARSET = re.compile(
+    rb"<meta[^>]{0,200}charset\s{0,20}=\s{0,20}[\"']?\s{0,20}([A-Za-z0-9_:.-]{2,40})", re.IGNORECASE
+)
 _PARAMETER = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_:.-]+)", re.IGNORECASE)
 _EIGHT_BIT = frozenset({"iso-8859-1", "latin-1", "latin1", "windows-1252", "cp1252", "us-ascii", "ascii"})
 _CHALLENGE = "/cdn-cgi/challenge-platform/"

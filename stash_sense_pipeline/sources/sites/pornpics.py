@@ -27,7 +27,7 @@ class PornPics(Site):
     def parse(self, page: Page, key: str) -> Profile:
         """Name, the head picture of that name, and the galleries of the first page."""
         page.need("li.thumbwook a.rel-link[data-gid]")
-        name = re.sub(r"\s+(?:Nude\s+)?(?:Porn\s+)?Pics$", "", page.first("h1"), flags=re.IGNORECASE)
+        name = re.sub(r"(?<!\s)\s+(?:Nude\s+)?(?:Porn\s+)?Pics$", "", page.first("h1"), flags=re.IGNORECASE)
         heads = [page.join(src) for src in page.root.css("img::attr(src), img::attr(data-src)").getall()]
         own = [url for url in heads if re.match(r"/models/[^/]+/", path_of(url)) and _stem(url) == fold(key)]
         hrefs = page.root.css("li.thumbwook a.rel-link[data-gid]::attr(href)").getall()
@@ -42,7 +42,7 @@ class PornPics(Site):
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
         """Full pictures of a gallery that lists exactly this one model."""
-        gid = re.search(r"-?(\d+)/?$", urlsplit(page.url).path)
+        gid = re.search(r"(?<!\d)(\d+)/?$", urlsplit(page.url).path)
         if gid is None or "/galleries/" not in page.url:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
         page.need("span.gallery-info__title")

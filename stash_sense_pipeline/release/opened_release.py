@@ -1,0 +1,186 @@
+"""A release opened for checking: its files within the limits of the contract, each read when a check first needs it."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stash_sense_pipeline.errors import ArchiveError
+from stash_sense_pipeline.json_file import LARGE, SMALL, read_json
+from stash_sense_pipeline.release.contract import (
+    FACES_JSON,
+    INDEX_FILES,
+    MANIFEST,
+    PERFORMERS_DB,
+    PERFORMERS_JSON,
+    REQUIRED_MODELS,
+    TABLES,
+    TATTOO_INDEX,
+    TATTOO_JSON,
+)
+from stash_sense_pipeline.release.manifest import read_manifest
+from stash_sense_pipeline.sqlite_file import check_objects, open_read_only, run_checks, time_allowed
+from stash_sense_pipeline.zip_file import OpenedZip, ZipLimits, open_zip, room_for
+
+# A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
+MAX_RELEASE_BYTES = 8 * 1024**3
+# The predecessor's database of 107,759 performers has about 200 MB.
+_MAX_BYTES: Mapping[str, int] = {
+    MANIFEST: SMALL.size,
+    FACES_JSON: LARGE.size,
+    PERFORMERS_JSON: LARGE.size,
+    TATTOO_JSON: LARGE.size,
+    PERFORMERS_DB: 2 * 1024**3,
+}
+# Of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
+_MAX_ROWS = 3_000_000
+# Of one element of an index: 1,280 numbers of the largest vectors take 5 KiB, 96 links and their levels 1 KiB.
+_MAX_BYTES_A_VECTOR = 16 * 1024
+_INDEX_SLACK = 1024**2
+# Nine files in the contract; the check of the files names what is too many. Vectors do not compress, JSON to a tenth.
+_ZIP_LIMITS = ZipLimits(entries=64, size=MAX_RELEASE_BYTES, ratio=10)
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raises ValueError when a file, by name, has more bytes than a release needs, or all of them together."""
+    for name, size in sizes.items():
+        limit = _MAX_BYTES.get(name, MAX_RELEASE_BYTES)
+        if size > limit:
+            raise ValueError(f"{name} has {size} bytes, and at most {limit} are allowed")
+    total = sum(sizes.values())
+    if total > MAX_RELEASE_BYTES:
+        raise ValueError(f"the files have {total} bytes, and at most {MAX_RELEASE_BYTES} are allowed")
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[OpenedZip]:
+    """Opens the zip of a release and judges its directory and sizes. Raises ArchiveError and ValueError for what is no
+    zip of a release, before anything is unpacked, and OSError.
+    """
+    with open_zip(path, _ZIP_LIMITS) as archive:
+        check_sizes(archive.sizes)
+        yield archive
+
+
+def unpack(archive: OpenedZip, directory: Path) -> None:
+    """Unpacks every file of a judged archive into an empty directory; ArchiveError for a damaged one."""
+    for name in archive.sizes:
+        archive.extract(name, directory / name)
+
+
+@contextmanager
+def room_to_unpack(archive: OpenedZip, path: Path) -> Iterator[Path]:
+    """A temporary directory on a disk with room for the archive at `path`; ArchiveError when there is none."""
+    needed = sum(archive.sizes.values())
+    root = room_for(needed, [Path(tempfile.gettempdir()), path.resolve().parent])
+    if root is None:
+        raise ArchiveError(
+            f"no room for {needed} bytes in {tempfile.gettempdir()}; free some, or verify the unpacked directory"
+        )
+    with tempfile.TemporaryDirectory(dir=root, prefix=".stash-sense-verify-") as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def open_database(release: Path, *, deadline: float | None = None) -> Iterator[sqlite3.Connection]:
+    """Opens the performers.db of a release directory for reading, after its objects were judged.
+
+    Raises DatabaseFileError for anything but the tables of the contract and their indexes, for damage that reading
+    meets and for what takes too long; OSError when the file cannot be read.
+    """
+    with open_read_only(release / PERFORMERS_DB, deadline=deadline) as connection:
+        check_objects(connection, TABLES)
+        yield connection
+
+
+class OpenedRelease:
+    """The files of a release directory, each read once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._refused: dict[str, str] = {}
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json; ReleaseError as read_manifest."""
+        return read_manifest(self.directory)
+
+    @cached_property
+    def faces(self) -> list[Any]:
+        """The entries of faces.json; ValueError when it is no list."""
+        value = self.json(FACES_JSON)
+        if not isinstance(value, list):
+            raise ValueError(f"{FACES_JSON} is not a list")
+        return value
+
+    @cached_property
+    def performers(self) -> dict[str, dict[str, Any]]:
+        """The entries of performers.json; ValueError when it is no object."""
+        value = self.json(PERFORMERS_JSON)
+        if not isinstance(value, dict):
+            raise ValueError(f"{PERFORMERS_JSON} is not an object")
+        return value
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Embedders whose index must be there or is."""
+        return tuple(
+            model
+            for model, file in INDEX_FILES.items()
+            if model in REQUIRED_MODELS or (self.directory / file).exists()
+        )
+
+    def json(self, name: str) -> Any:
+        """The content of a JSON file; ValueError when it cannot be read, which is tried once."""
+        if name not in self._refused:
+            try:
+                return read_json(self.directory / name, LARGE)
+            except OSError as error:
+                self._refused[name] = f"cannot read {name}: {error.strerror}"
+            except ValueError as error:
+                self._refused[name] = f"cannot read {name}: {error}"
+        raise ValueError(self._refused[name])
+
+    def check_index_sizes(self) -> None:
+        """Raises ValueError when an index has more bytes than vectors of the entries in its JSON file need."""
+        listed = dict.fromkeys(INDEX_FILES.values(), FACES_JSON) | {TATTOO_INDEX: TATTOO_JSON}
+        for name, entries in listed.items():
+            path = self.directory / name
+            size = path.stat().st_size if path.is_file() else 0
+            if size <= _INDEX_SLACK:
+                continue
+            count = self._count(entries)
+            if size > _INDEX_SLACK + count * _MAX_BYTES_A_VECTOR:
+                raise ValueError(f"{name} has {size} bytes, too many for the {count} entries of {entries}")
+
+    def _count(self, name: str) -> int:
+        try:
+            entries = self.faces if name == FACES_JSON else self.json(name)
+        except ValueError:
+            return 0
+        return len(entries) if isinstance(entries, list) else 0
+
+    @cached_property
+    def _deadline(self) -> float:
+        """When all checks of the database must be done."""
+        return time.monotonic() + time_allowed((self.directory / PERFORMERS_DB).stat().st_size)
+
+    @contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
+        """performers.db, as open_database."""
+        path = self.directory / PERFORMERS_DB
+        if not path.exists():
+            raise ValueError(f"there is no {PERFORMERS_DB}")
+        with open_database(self.directory, deadline=self._deadline) as connection:
+            yield connection
+
+    def check_database(self) -> None:
+        """Raises DatabaseFileError when SQLite finds damage in performers.db, or a table has too many rows."""
+        with self.database() as connection:
+            run_checks(connection, TABLES, _MAX_ROWS)
