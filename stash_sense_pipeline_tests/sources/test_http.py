@@ -595,8 +595,11 @@ def test_failures_of_items_do_not_open_the_circuit_and_a_rate_limit_does(served)
 
 
 def test_a_closed_port_and_a_name_without_an_address_are_unreachable(served):
-    at = served([answer()])
-    assert isinstance(at.failure("http://127.0.0.1:9/"), UnreachableError)
+    async def ask_a_closed_port() -> SourceError:
+        async with PoliteClient("tested", "http://127.0.0.1:9", rate=FAST, patience=BRISK) as client:
+            return await _caught(client.get("http://127.0.0.1:9/", may_retry=lambda: False))
+
+    assert isinstance(asyncio.run(ask_a_closed_port()), UnreachableError)
 
     async def nowhere(host: str, port: int) -> list[str]:
         raise socket.gaierror("Name or service not known")
