@@ -20,7 +20,7 @@ REFUSED: dict[str, tuple[str, str]] = {
     "cut off": ('{"a": [1,\n2', "line 2: not valid JSON"),
     "empty": ("", "line 1: not valid JSON"),
     "two values": ("[] []", "line 1: not valid JSON"),
-    "deep lists": ("[" * 900, "more than 32 levels"),
+    "deep lists": ("[" * 900 + "]" * 900, "more than 32 levels"),
     "deep and closed": ("[" * 40 + "]" * 40, "more than 32 levels"),
     "deep objects": ('{"a":' * 40 + "1" + "}" * 40, "more than 32 levels"),
     "deep objects without an end": ('{"a":' * 100_000, "more than 32 levels|more than 1000 values"),
