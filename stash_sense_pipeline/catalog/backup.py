@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.files import replacing, sha256_file, sqlite_url
 
 _CATALOG = "catalog.db"
 _CONTENTS = "backup.json"
@@ -96,7 +96,7 @@ def restore_backup(
                     f"{files[name]} is there already, and is not the backup's; move it away first"
                 )
         # Also brings the schema of an older backup up to date.
-        source = open_catalog(f"sqlite:///{unpacked / _CATALOG}")
+        source = open_catalog(sqlite_url(unpacked / _CATALOG))
         try:
             create_database(catalog_url)
             target = open_catalog(catalog_url)
@@ -126,7 +126,7 @@ def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
         finally:
             connection.close()
         return
-    target = open_catalog(f"sqlite:///{path}")
+    target = open_catalog(sqlite_url(path))
     try:
         _copy_rows(engine, target)
     finally:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
 from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.files import read_only_sqlite
 from stash_sense_pipeline.privacy.face_templates import load_templates
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
@@ -69,7 +70,7 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
     """
     records: set[tuple[str, str]] = set()
     texts: set[str] = set()
-    with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(read_only_sqlite(release / PERFORMERS_DB), uri=True)) as connection:
         names = [
             name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         ]
