@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Collection, Mapping
@@ -21,6 +22,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.catalog.transactions import first_line
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import replacing, sha256_file, sqlite_url
 
@@ -72,6 +74,8 @@ def write_backup(engine: sa.Engine, files: Mapping[str, Path], path: Path, now: 
             rows = _count(copy)
     except OSError as error:
         raise CatalogError(f"cannot write the backup {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise CatalogError(f"cannot write the backup {path}: {first_line(error)}") from error
     return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
 
 

@@ -81,7 +81,8 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction, committed at the end and rolled back on error.
 
     On SQLite it takes the write lock at once. Raises CatalogError when the lock stays taken, and when the database
-    cannot write at the begin, in the middle or at the commit: read-only, full, restarted, gone. Nothing is stored then.
+    cannot write at the begin, in the middle or at the commit: read-only, full, restarted, gone. Nothing of the
+    transaction is stored then.
     """
     with (
         server_errors_in_one_line(shown_url(engine.url), "write to"),

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.faces import StoredFace, find_judged, forget_faces, store_faces
 from stash_sense_pipeline.catalog.images import (
     ImageState,
@@ -38,7 +38,6 @@ from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
 from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
-from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
 
@@ -270,7 +269,7 @@ class _Run:
         )
 
     def _prepare(self) -> tuple[Reopened, list[tuple[str, int]]]:
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             reopened = reopen_images(
                 connection,
                 self._source.name,
@@ -508,7 +507,7 @@ class _Run:
         The suppression list is asked again inside the transaction: somebody may have been added while this run fetches.
         """
         source, now = self._source.name, self._clock()
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             before, self._suppressions = self._suppressions, self._suppressions.refreshed(connection)
             if self._suppressions is not before:
                 verdicts = [self._as_listed_now(verdict) for verdict in verdicts]

@@ -14,13 +14,12 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import faces as catalog
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
-from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5
@@ -68,7 +67,7 @@ def embed_waiting(
     not finite, CatalogError when the catalog cannot be written.
     """
     started = time.monotonic()
-    with storing(engine) as connection:
+    with writing(engine) as connection:
         reopened = reopen_for_pack(connection, source, pack)
     digests, detector = pack.digests, pack.detector.digest
     with reading(engine) as connection:
@@ -100,7 +99,7 @@ def embed_waiting(
             if progress is not None:
                 progress("faces", done, max(total, done))
     if not keep_crops:
-        with storing(engine) as connection:
+        with writing(engine) as connection:
             catalog.drop_embedded_crops(connection, source, detector, digests)
     with reading(engine) as connection:
         crops_left = catalog.count_crops(connection, source)
@@ -122,7 +121,9 @@ def _next_batch(
     """
     with ExitStack() as transaction:
         if engine.dialect.name == "postgresql":
-            connection = transaction.enter_context(storing(engine))
+            connection = transaction.enter_context(writing(engine))
+            # The faces stay leased while their vectors are made, for seconds in which the server hears nothing.
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             batch, last = catalog.lease_faces(connection, *place)
         else:
             with reading(engine) as connection:
@@ -132,7 +133,7 @@ def _next_batch(
             return [], [], last
         rows = _embed(batch, embedders, pack)
         if engine.dialect.name != "postgresql":
-            connection = transaction.enter_context(storing(engine))
+            connection = transaction.enter_context(writing(engine))
         catalog.store_vectors(connection, rows)
         if not keep_crops:
             catalog.drop_crops(connection, [face.face_id for face in batch])
