@@ -42,8 +42,8 @@ _SQLITE_CODES = frozenset(
 def server_errors_in_one_line(shown: str, doing: str) -> Iterator[None]:
     """Turns an error that is the database's own into a CatalogError of one line, which holds no value of a statement.
 
-    `shown` is the URL of the catalog as it may be shown; `doing` completes "cannot ... the catalog". Errors of the data or of a statement (IntegrityError, DataError, ...)
-    are passed on as they are.
+    `shown` is the URL of the catalog as it may be shown; `doing` completes "cannot ... the catalog". Errors of the data
+    or of a statement (IntegrityError, DataError, ...) are passed on as they are.
     """
     try:
         yield

@@ -188,7 +188,7 @@ def _told(cursor: str | None, enabled: Set[str]) -> list[str]:
         told = json.loads(cursor or "[]")
     except ValueError:
         return []
-    return sorted(enabled.intersection(map(str, told))) if isinstance(told, list) else []
+    return sorted(enabled & set(map(str, told))) if isinstance(told, list) else []
 
 
 def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:
