@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
@@ -59,7 +60,12 @@ class Machine:
         clean = {
             k: v for k, v in os.environ.items() if not k.startswith(("STASH_SENSE_", "DAGSTER_", "DATA_DIR"))
         }
-        self.variables = {**clean, **servers.environment(), "STASH_SENSE_SOURCES": str(home / "sources.yaml")}
+        self.variables = {
+            **clean,
+            **servers.environment(),
+            "STASH_SENSE_SOURCES": str(home / "sources.yaml"),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+        }
 
     def runs(self, data: Path | bytes, *arguments: str | Path) -> tuple[int, str, list[str]]:
         """Exit code, standard output and lines of standard error."""
@@ -144,21 +150,24 @@ def test_a_relative_directory_and_a_link_are_the_same_place(machine: Machine) ->
     assert (machine.home / "link").is_symlink()
 
 
-def test_three_first_builds_at_once_all_work(machine: Machine) -> None:
+@pytest.mark.parametrize("options", [["--no-faces"], []], ids=["records", "a release"])
+def test_three_first_builds_at_once_all_work(machine: Machine, options: list[str]) -> None:
     data = machine.home / "data"
     variables = {**machine.variables, "DATA_DIR": str(data)}
     builds = [
         subprocess.Popen(
-            [PROGRAM, "build", "--no-faces"],
+            [PROGRAM, "build", *options],
             env=variables, cwd=machine.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for _ in range(3)
     ]  # fmt: skip
     ended = [(build.communicate(timeout=600), build.returncode) for build in builds]
     assert [code for _, code in ended] == [0, 0, 0], ended
-    assert machine.runs(data, "build", "--no-faces")[0::2] == (0, [])
+    assert machine.runs(data, "build", *options)[0::2] == (0, [])
     leftovers = {
-        path.name for path in data.iterdir() if path.name.endswith((".tmp", ".new", ".instance.lock"))
+        path.name
+        for path in data.iterdir()
+        if path.name.endswith((".tmp", ".new", ".db.lock", ".publish.lock"))
     }
     assert leftovers == set()
 
