@@ -6,8 +6,10 @@ Files that others made are read within a limit.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -135,7 +137,8 @@ def replacing(path: Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
     The file is private while it is written, and gets `mode` before the rename.
     """
     make_directory(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not the process number: containers that share a volume have equal ones.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         make_private_file(temporary)
         yield temporary
@@ -152,3 +155,41 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FI
     data = content.encode() if isinstance(content, str) else content
     with replacing(path, mode) as temporary:
         temporary.write_bytes(data)
+
+
+@contextmanager
+def holding_lock(path: Path) -> Iterator[None]:
+    """Holds the lock file `path` while the block runs, after waiting for another holder, and removes it at the end.
+
+    The lock ends with its process, however that ends; a file that a crash left is no lock.
+    """
+    while True:
+        with open(path, "a", opener=private_opener) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _names(path, stream.fileno()):
+                # Its last holder removed the file while we waited.
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """True if the open file is the one that has this path now."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def sqlite_url(path: Path) -> str:
+    """The database URL of SQLAlchemy for a SQLite file, whatever characters its path holds."""
+    # Only these two mean something else in a database URL.
+    return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
+
+
+def read_only_sqlite(path: Path) -> str:
+    """The URI with which `sqlite3.connect(..., uri=True)` opens a file for reading only."""
+    return f"{path.absolute().as_uri()}?mode=ro"

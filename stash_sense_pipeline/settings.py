@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import sqlite_url
 from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 ReferenceMode = Literal["url", "name"]
@@ -550,17 +552,16 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
     values = {name: value.strip() for name, value in environ.items() if value.strip()}
 
     def path(name: str, default: Path) -> Path:
-        return cwd / Path(values[name]).expanduser() if name in values else default
+        return usable_path(name, cwd / _expanded(name, values[name]) if name in values else default)
 
     data_dir = path("DATA_DIR", cwd / "data")
-    # Only these two mean something else in a database URL.
-    catalog_file = str(data_dir / "catalog.db").replace("%", "%25").replace("?", "%3F")
     pack = values.get("STASH_SENSE_MODEL_PACK", "stash-sense-v1")
+    pack_is_path = "/" in pack or pack.startswith((".", "~"))
     return Environment(
         data_dir=data_dir,
         sources_file=path("STASH_SENSE_SOURCES", cwd / "sources.yaml"),
-        catalog_url=values.get("STASH_SENSE_CATALOG_URL", f"sqlite:///{catalog_file}"),
-        model_pack=str(cwd / Path(pack).expanduser()) if "/" in pack or pack.startswith((".", "~")) else pack,
+        catalog_url=_catalog_url(values.get("STASH_SENSE_CATALOG_URL"), data_dir, cwd),
+        model_pack=str(path("STASH_SENSE_MODEL_PACK", Path(pack))) if pack_is_path else pack,
         device=_choice(values, "STASH_SENSE_DEVICE", ("cpu", "cuda")),
         overrides_file=path("STASH_SENSE_OVERRIDES", data_dir / "identity_overrides.yaml"),
         suppressions_file=path("STASH_SENSE_SUPPRESSIONS", data_dir / "suppressions.yaml"),
@@ -576,6 +577,36 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
             {name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)}
         ),
     )
+
+
+def usable_path(name: str, path: Path) -> Path:
+    """The path, for the setting `name`. Raises ConfigurationError, in one line, for one that cannot be shown or stored:
+    with a line break or another control character, or that is no UTF-8.
+    """
+    text = str(path)
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise ConfigurationError(
+            f"{name}: {text!a} holds a control character or a byte that is no UTF-8; choose another path"
+        )
+    return path
+
+
+def _expanded(name: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name}: {text!r} names the home of a user who is not there") from error
+
+
+def _catalog_url(given: str | None, data_dir: Path, cwd: Path) -> str:
+    """The URL of the catalog; the relative path of a SQLite file is made absolute: services run in another directory."""
+    if given is None:
+        return sqlite_url(data_dir / "catalog.db")
+    scheme, found, file = given.partition(":///")
+    relative = scheme.startswith("sqlite") and found and not file.startswith(("/", ":", "file:", "?"))
+    if not relative or not file:
+        return given
+    return f"{scheme}{sqlite_url(cwd).removeprefix('sqlite')}/{file}"
 
 
 _Choice = TypeVar("_Choice", bound=str)

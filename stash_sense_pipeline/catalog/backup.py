@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.backup_archive import CATALOG, CONTENTS, FORMAT, unpack_backup
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.catalog.transactions import first_line
 from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.files import replacing, sha256_file, sqlite_url
 from stash_sense_pipeline.private_work import private_work
 
 _ROWS = 2000
@@ -74,6 +76,8 @@ def write_backup(
             rows = _count(copy)
     except OSError as error:
         raise CatalogError(f"cannot write the backup {path}: {error.strerror}") from error
+    except sqlite3.Error as error:
+        raise CatalogError(f"cannot write the backup {path}: {first_line(error)}") from error
     return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
 
 
@@ -106,7 +110,7 @@ def restore_backup(
                 )
         with _foreign_rows(path):
             # Also brings the schema of an older backup up to date.
-            source = open_catalog(f"sqlite:///{unpacked / CATALOG}")
+            source = open_catalog(sqlite_url(unpacked / CATALOG))
         try:
             before_copy(source, unpacked)
             create_database(catalog_url)
@@ -155,7 +159,7 @@ def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
         finally:
             connection.close()
         return
-    target = open_catalog(f"sqlite:///{path}")
+    target = open_catalog(sqlite_url(path))
     try:
         _copy_rows(engine, target)
     finally:

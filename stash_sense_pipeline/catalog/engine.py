@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import os
+import logging
+import secrets
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from stash_sense_pipeline.catalog.schema import source_performers
+from stash_sense_pipeline.catalog.transactions import first_line, server_errors_in_one_line
 from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import make_directory, make_private_file, restrict
+from stash_sense_pipeline.files import holding_lock, make_directory, make_private_file, restrict
 
 _BUSY_TIMEOUT_MS = 30_000
 # The pages that a batch of a large source touches: with fewer they are written more than once.
@@ -86,20 +88,20 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction, committed at the end and rolled back on error.
 
     On SQLite it takes the write lock at once; it waits as long as a rebuild of the file lasts, and 30 s for any other
-    writer. Raises CatalogError when the lock stays taken, or the server is gone.
+    writer. Raises CatalogError when the lock stays taken, and when the database cannot write at the begin, in the middle
+    or at the commit: read-only, full, restarted, gone. Nothing of the transaction is stored then.
     """
-    with ExitStack() as stack:
+    with server_errors_in_one_line(shown_url(engine.url), "write to"), ExitStack() as stack:
         while True:
             begun = time.time()
             try:
                 connection = stack.enter_context(engine.connect().execution_options(write=True))
                 stack.enter_context(connection.begin())
                 break
-            except sa.exc.OperationalError as error:
-                if _rebuilt_since(engine, begun):
-                    continue
-                shown = shown_url(engine.url)
-                raise CatalogError(f"cannot write to the catalog {shown}: {first_line(error)}") from error
+            except sa.exc.OperationalError:
+                stack.close()
+                if not _rebuilt_since(engine, begun):
+                    raise
         yield connection
 
 
@@ -127,9 +129,13 @@ def _rebuilt_since(engine: sa.Engine, moment: float) -> bool:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One consistent snapshot for reading; writers are not held up by it."""
+    """One consistent snapshot for reading; writers are not held up by it. Raises CatalogError when it cannot be read."""
     isolation = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
-    with engine.connect().execution_options(**isolation) as connection, connection.begin():
+    with (
+        server_errors_in_one_line(shown_url(engine.url), "read"),
+        engine.connect().execution_options(**isolation) as connection,
+        connection.begin(),
+    ):
         yield connection
 
 
@@ -153,11 +159,6 @@ def _parse(url: str) -> sa.URL:
         )
     # SQLAlchemy's own choice of a driver has changed between its versions.
     return parsed.set(drivername="postgresql+psycopg2") if parsed.drivername == "postgresql" else parsed
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what the database said."""
-    return str(getattr(error, "orig", None) or error).strip().split("\n")[0]
 
 
 def _migrated_engine(url: sa.URL, shown: str) -> sa.Engine:
@@ -205,21 +206,27 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _prepare_sqlite_file(path: Path, shown: str) -> None:
     """Checks an existing file, or puts a new one with the current schema in place in one step."""
+    path = path.resolve()
     if path.exists():
         _check_sqlite_file(path, shown)
         _keep_private(path)
         return
     make_directory(path.parent)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with holding_lock(_lock_file(path)):
+        if path.exists():
+            # Another process was faster, and its file is the catalog.
+            _check_sqlite_file(path, shown)
+        else:
+            _make_sqlite_file(path, shown)
+
+
+def _make_sqlite_file(path: Path, shown: str) -> None:
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         # SQLite gives its log and journal the mode of the file.
         make_private_file(fresh)
         _migrated_engine(sa.URL.create("sqlite", database=str(fresh)), shown).dispose()
-        # A hard link fails where another process was faster, and then its file is the catalog.
-        try:
-            os.link(fresh, path)
-        except FileExistsError:
-            _check_sqlite_file(path, shown)
+        fresh.replace(path)
     finally:
         for leftover in (fresh, Path(f"{fresh}-wal"), Path(f"{fresh}-shm")):
             leftover.unlink(missing_ok=True)
@@ -273,30 +280,105 @@ def _migrations() -> tuple[Config, ScriptDirectory]:
     return config, ScriptDirectory.from_config(config)
 
 
-def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -> set[str]:
-    """The revisions that a database is at, none for an empty one. Raises CatalogError when it is not ours."""
+def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -> tuple[str, ...]:
+    """The rows of alembic_version, none for an empty database. Raises CatalogError when it is not ours."""
     tables = set(sa.inspect(connection).get_table_names())
     if tables and not {source_performers.name, "alembic_version"} <= tables:
         raise CatalogError(
             f"{shown} is a database of something else: it has tables, but not those of a catalog"
         )
-    heads = set(MigrationContext.configure(connection).get_current_heads())
-    unknown = heads - {revision.revision for revision in script.walk_revisions()}
+    noted = MigrationContext.configure(connection).get_current_heads()
+    unknown = set(noted) - {revision.revision for revision in script.walk_revisions()}
     if unknown:
         raise CatalogError(
             f"the catalog {shown} was made by a newer program (revision {min(unknown)}); upgrade stash-sense"
         )
-    return heads
+    return noted
 
 
 def _migrate(engine: sa.Engine, shown: str) -> None:
     config, script = _migrations()
     with engine.connect() as connection:
-        if _revisions(connection, script, shown) == set(script.get_heads()):
+        if _revisions(connection, script, shown) == tuple(script.get_heads()):
             return
-    with writing(engine) as connection:
+    # Several processes may start at once: the first one migrates, the others then find it done.
+    with _migrating(engine), writing(engine) as connection:
         if connection.dialect.name == "postgresql":
-            # Several processes may start at once: the first one migrates, the others then find it done.
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305215331)"))
+        noted = _revisions(connection, script, shown)
+        if len(noted) > 1:
+            _repair_revisions(connection, script, noted, shown)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+@contextmanager
+def _migrating(engine: sa.Engine) -> Iterator[None]:
+    """Holds the lock of a SQLite file: a migration of a large one lasts longer than a transaction waits for another."""
+    database = engine.url.database
+    on_file = engine.dialect.name == "sqlite" and database not in (None, "", ":memory:")
+    with holding_lock(_lock_file(Path(str(database)))) if on_file else nullcontext():
+        yield
+
+
+def _lock_file(path: Path) -> Path:
+    path = path.resolve()
+    return path.with_name(f".{path.name}.lock")
+
+
+def _repair_revisions(
+    connection: sa.Connection, script: ScriptDirectory, noted: Collection[str], shown: str
+) -> None:
+    """Leaves one row in alembic_version where there are several: the newest revision that the tables agree with.
+
+    Alembic refuses such a database at every start. Raises CatalogError, and changes nothing, where the tables agree
+    with none of the revisions.
+    """
+    newest_first = [revision.revision for revision in script.walk_revisions() if revision.revision in noted]
+    found = _columns(connection)
+    for revision in newest_first:
+        if found == _columns_at(revision):
+            break
+    else:
+        raise CatalogError(
+            f"the catalog {shown} notes the revisions {', '.join(newest_first)}, and its tables are of none of them; "
+            "restore a backup"
+        )
+    connection.exec_driver_sql("DELETE FROM alembic_version")
+    version = sa.table("alembic_version", sa.column("version_num"))
+    connection.execute(sa.insert(version).values(version_num=revision))
+    logging.getLogger(__name__).warning(
+        "the catalog %s noted its revision %d times (%s); its tables are those of %s, which is noted now",
+        shown,
+        len(noted),
+        ", ".join(noted),
+        revision,
+    )
+
+
+def _columns(connection: sa.Connection) -> set[tuple[str, str]]:
+    """Table and name of every column and of every index of the catalog."""
+    inspector = sa.inspect(connection)
+    names = [name for name in inspector.get_table_names() if name != "alembic_version"]
+    columns = {(table, column["name"]) for table in names for column in inspector.get_columns(table)}
+    indexes = {
+        (table, str(index["name"]))
+        for table in names
+        for index in inspector.get_indexes(table)
+        # PostgreSQL lists the index of a constraint, SQLite does not.
+        if not index.get("duplicates_constraint")
+    }
+    return columns | indexes
+
+
+def _columns_at(revision: str) -> set[tuple[str, str]]:
+    """What `_columns` finds in a catalog of this revision."""
+    config, _ = _migrations()
+    engine = _engine(sa.URL.create("sqlite"))
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+            return _columns(connection)
+    finally:
+        engine.dispose()

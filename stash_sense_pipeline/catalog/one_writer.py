@@ -6,17 +6,23 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.engine import shown_url
+from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.files import private_opener
 
 _LOOK_AGAIN_SECONDS = 1.0
 # The first half of PostgreSQL's lock number: ours. The second one stands for the source.
 _LOCK_SPACE = 7305215
+# Servers before PostgreSQL 14 have no such setting.
+_NEVER_TOO_IDLE = sa.text(
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
+)
 
 
 @contextmanager
@@ -41,15 +47,28 @@ def one_writer(engine: sa.Engine, source: str, say: Callable[[str], None]) -> It
 def _server_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
     number = sa.func.hashtext(source)
     autocommit = {"isolation_level": "AUTOCOMMIT"}
-    with engine.connect().execution_options(**autocommit) as connection:
-        take = sa.select(sa.func.pg_try_advisory_lock(_LOCK_SPACE, number))
-        _await(lambda: bool(connection.scalar(take)), source, say)
+    with ExitStack() as stack:
+        with server_errors_in_one_line(shown_url(engine.url), f"take the lock of {source} in"):
+            connection = stack.enter_context(engine.connect().execution_options(**autocommit))
+            # The lock is held by a connection that says nothing for hours.
+            connection.execute(_NEVER_TOO_IDLE)
+            take = sa.select(sa.func.pg_try_advisory_lock(_LOCK_SPACE, number))
+            _await(lambda: bool(connection.scalar(take)), source, say)
         try:
             yield
         finally:
-            # The connection goes back to the pool, and would keep it.
-            if not connection.invalidated:
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_SPACE, number)))
+            _unlock(connection, number)
+
+
+def _unlock(connection: sa.Connection, number: sa.ColumnElement[int]) -> None:
+    """The connection goes back to the pool, and would keep the lock; where it broke, the lock ended with it."""
+    if connection.invalidated:
+        return
+    try:
+        connection.execute(sa.select(sa.func.pg_advisory_unlock(_LOCK_SPACE, number)))
+    except sa.exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import first_line, reading, rebuild_lock, writing
+from stash_sense_pipeline.catalog.engine import reading, rebuild_lock, writing
 from stash_sense_pipeline.catalog.schema import metadata, pending_purges
+from stash_sense_pipeline.catalog.transactions import first_line
 from stash_sense_pipeline.errors import CatalogError
 
 _LOCK_TIMEOUT_MS = 30_000

@@ -107,7 +107,7 @@ def ui(data_dir: Path, port: int) -> None:
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
     from stash_sense_pipeline.definitions import build_defs
     from stash_sense_pipeline.orchestration.build import build as run_build
-    from stash_sense_pipeline.orchestration.home import restrict_data
+    from stash_sense_pipeline.orchestration.home import check_writable, restrict_data
     from stash_sense_pipeline.orchestration.instance import open_instance
     from stash_sense_pipeline.orchestration.progress import progress_bars
     from stash_sense_pipeline.settings import load_settings
@@ -120,6 +120,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
             "fill it in, so that a source can reach you",
             err=True,
         )
+    check_writable(environment.data_dir)
     definitions = build_defs(
         settings=settings, environment=environment, resources={"progress": progress_bars}
     )

@@ -127,11 +127,10 @@ def restore(file: Path) -> None:
 
 def _make_ready(environment: Environment, home: Path) -> None:
     from stash_sense_pipeline.orchestration.home import restrict_data
-    from stash_sense_pipeline.orchestration.instance import open_instance
     from stash_sense_pipeline.orchestration.preparing import gpu_count, prepare
 
     restrict_data(environment.data_dir, home)
-    prepare(environment, lambda: open_instance(home), gpu_count(os.environ), click.echo)
+    prepare(environment, home, gpu_count(os.environ), echo)
 
 
 def _home(data_dir: Path) -> Path:

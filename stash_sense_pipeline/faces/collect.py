@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.faces import StoredFace, find_judged, forget_faces, store_faces
 from stash_sense_pipeline.catalog.images import (
     ImageState,
@@ -53,7 +53,6 @@ from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
 from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
-from stash_sense_pipeline.faces.storing import storing
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
 
@@ -346,7 +345,7 @@ class _Run:
         )
 
     def _prepare(self) -> tuple[Reopened, list[tuple[str, int]]]:
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             reopened = reopen_images(
                 connection,
                 self._source.name,
@@ -813,7 +812,7 @@ class _Run:
         The suppression list is asked again inside the transaction: somebody may have been added while this run fetches.
         """
         source, now = self._source.name, self._clock()
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             before, self._suppressions = self._suppressions, self._suppressions.refreshed(connection)
             if self._suppressions is not before:
                 verdicts = [self._as_listed_now(verdict) for verdict in verdicts]
@@ -870,12 +869,12 @@ class _Run:
                     "picture_hash": refused.picture_hash if later is not None else None,
                 }
             )
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             record_refusals(connection, source, rows)
             forget_faces(connection, source, final)
 
     def _remember_mass_refusal(self) -> None:
-        with storing(self._engine) as connection:
+        with writing(self._engine) as connection:
             state = load_state(connection, self._source.name)
             detail = {key: value for key, value in state.detail.items() if key != MASS_REFUSAL}
             if self._mass_refusal:

@@ -14,13 +14,13 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import faces as catalog
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.engine import reading, shown_url, writing
+from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line
 from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
-from stash_sense_pipeline.faces.storing import in_one_line, storing
 from stash_sense_pipeline.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5
@@ -68,7 +68,7 @@ def embed_waiting(
     not finite, CatalogError when the catalog cannot be written.
     """
     started = time.monotonic()
-    with storing(engine) as connection:
+    with writing(engine) as connection:
         reopened = reopen_for_pack(connection, source, pack)
     digests, detector = pack.digests, pack.detector.digest
     with reading(engine) as connection:
@@ -103,7 +103,7 @@ def embed_waiting(
             if progress is not None:
                 progress("faces", done, max(total, done))
     if not keep_crops:
-        with storing(engine) as connection:
+        with writing(engine) as connection:
             catalog.drop_embedded_crops(connection, source, detector, digests)
     with reading(engine) as connection:
         crops_left = catalog.count_crops(connection, source)
@@ -129,17 +129,17 @@ def _next_batch(
             batch = catalog.waiting_faces(connection, *place)
         leased = [face.face_id for face in batch]
     else:
-        with in_one_line(engine):
+        with server_errors_in_one_line(shown_url(engine.url), "write to"):
             batch, leased = catalog.lease_faces(session, *place)
     last = leased[-1] if leased else None
     rows = _embed(batch, embedders, pack) if batch else []
     if batch:
-        with storing(engine) as connection:
+        with writing(engine) as connection:
             catalog.store_vectors(connection, rows)
             if not keep_crops:
                 catalog.drop_crops(connection, [face.face_id for face in batch])
     if session is not None:
-        with in_one_line(engine):
+        with server_errors_in_one_line(shown_url(engine.url), "write to"):
             catalog.release_faces(session, leased)
     return batch, rows, last
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -172,7 +172,7 @@ def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.S
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if environment.alert_url is None:
             return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
-        told: list[str] = json.loads(context.cursor) if context.cursor else []
+        told = _told(context.cursor, {source.name for source in settings.enabled})
         stale = _stale_sources(settings, environment)
         for alert in stale_alerts(told, stale):
             send_alert(environment.alert_url.get_secret_value(), alert)
@@ -180,6 +180,15 @@ def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.S
         return dg.SensorResult(skip_reason=reason, cursor=json.dumps(stale))
 
     return sensor
+
+
+def _told(cursor: str | None, enabled: Set[str]) -> list[str]:
+    """The enabled sources that were told of as stale: one that was taken out or switched off is not fresh again."""
+    try:
+        told = json.loads(cursor or "[]")
+    except ValueError:
+        return []
+    return sorted(enabled & set(map(str, told))) if isinstance(told, list) else []
 
 
 def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:

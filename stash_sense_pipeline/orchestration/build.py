@@ -12,6 +12,7 @@ import dagster as dg
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.inference import Device, require_device
 from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.files import holding_lock
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import (
@@ -71,9 +72,10 @@ def build(
     """Refreshes and embeds each enabled source, then publishes, by the jobs of `definitions` recorded in `instance`.
 
     A source without a key is skipped and one that fails does not stop the others; `announce` is called after each part.
-    Nothing is published when no source could be refreshed. Raises ConfigurationError when no source is left to ask, and
-    ModelPackError or DeviceError when faces are wanted and the pack or the GPU is not there: nothing has been asked or
-    written then.
+    Nothing is published when no source could be refreshed. While another build publishes, this one waits.
+
+    Raises ConfigurationError when no source is left to ask, and ModelPackError or DeviceError when faces are wanted and
+    the pack or the GPU is not there: nothing has been asked or written then.
     """
     chosen = apply_overrides(settings, overrides)
     problems = {source.name: unusable(chosen, environment, source.name) for source in chosen.enabled}
@@ -96,7 +98,10 @@ def build(
         else:
             add(_refresh(definitions, instance, source, overrides))
     if any(part.status is Status.DONE for part in parts):
-        add(_publish(definitions, instance, overrides))
+        # What the steps of a release make is in one place, for one of them at a time.
+        with holding_lock(environment.data_dir / ".publish.lock"):
+            published = _publish(definitions, instance, overrides)
+        add(published)
     return BuildResult(parts)
 
 

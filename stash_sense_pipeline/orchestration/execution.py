@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ _DATA_DIRECTORY = "/data"
 _STOP_SECONDS = 60
 _KEEP_ENDED_CONTAINERS = "24h"
 _SECONDS_OF_CLOCKS = 2.0
+# As long as run monitoring gives a run to start; a process reports within a second of its start.
+_REPORTS_WITHIN_SECONDS = 300.0
 
 
 def device_for(pools: Collection[str], device: Device) -> DockerContainerContext:
@@ -204,7 +207,10 @@ class WatchedRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """RUNNING while the process that reported its start is there, else NOT_FOUND."""
+        """RUNNING while the process that reported its start is there, else NOT_FOUND.
+
+        A run that reports no process within 300 s of its start was killed before it could.
+        """
         if not Path("/proc/stat").exists():
             return CheckRunHealthResult(WorkerStatus.RUNNING, msg="This system does not show its processes.")
         events = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
@@ -218,6 +224,15 @@ class WatchedRunLauncher(DefaultRunLauncher):
                 return CheckRunHealthResult(WorkerStatus.RUNNING)
             return CheckRunHealthResult(
                 WorkerStatus.NOT_FOUND, msg=f"The process {pid} of the run was killed."
+            )
+        record = self._instance.get_run_record_by_id(run.run_id)
+        if (
+            record is not None
+            and record.start_time
+            and time.time() - record.start_time > _REPORTS_WITHIN_SECONDS
+        ):
+            return CheckRunHealthResult(
+                WorkerStatus.NOT_FOUND, msg="The run was killed before its process had reported its number."
             )
         return CheckRunHealthResult(WorkerStatus.RUNNING, msg="The process of the run has not reported yet.")
 

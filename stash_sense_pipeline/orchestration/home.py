@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.files import (
@@ -20,6 +21,7 @@ from stash_sense_pipeline.files import (
     restrict,
     write_atomically,
 )
+from stash_sense_pipeline.settings import usable_path
 from stash_sense_pipeline.shipped_files import shipped_file
 
 # What the program makes in DATA_DIR, beside what an operator may keep there.
@@ -79,12 +81,28 @@ def restrict_data(data_dir: Path, home: Path) -> None:
 
 
 def prepare_home(home: Path) -> Path:
-    """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute."""
-    make_directory(home)
-    settings = home / "dagster.yaml"
-    if not settings.exists():
-        write_atomically(settings, shipped_file("dagster.yaml").read_text())
-    return home.resolve()
+    """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute.
+
+    Raises ConfigurationError where it cannot be made or written, and for a path that Dagster cannot work with.
+    """
+    # A symbolic link stays: it can lead to a path that Dagster could not work with.
+    absolute = usable_path("DAGSTER_HOME", home.absolute())
+    # Dagster puts the path into a database URL as it is.
+    if "?" in str(absolute) or unquote(str(absolute)) != str(absolute):
+        raise ConfigurationError(
+            f"DAGSTER_HOME: Dagster cannot keep its run history in {absolute}: the path holds a question mark, or a percent "
+            "sign before two hexadecimal digits; choose another DATA_DIR, or set DAGSTER_HOME to another path"
+        )
+    settings = absolute / "dagster.yaml"
+    try:
+        make_directory(absolute)
+        if not settings.exists():
+            write_atomically(settings, shipped_file("dagster.yaml").read_text())
+    except OSError as error:
+        raise ConfigurationError(
+            f"DAGSTER_HOME: {absolute} cannot be written by user {os.geteuid()}:{os.getegid()} ({error.strerror})"
+        ) from error
+    return absolute
 
 
 @contextmanager

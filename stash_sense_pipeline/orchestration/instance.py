@@ -2,13 +2,75 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.files import holding_lock
 from stash_sense_pipeline.orchestration.home import prepare_home
+
+# Where Dagster keeps the databases of its run history, as seen from DAGSTER_HOME.
+_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
 def open_instance(home: Path) -> dg.DagsterInstance:
-    """Opens the instance whose history is in `home`, after `prepare_home`."""
-    return dg.DagsterInstance.from_config(str(prepare_home(home)))
+    """Opens the instance whose history is in `home`, after `prepare_home`.
+
+    One process at a time: Dagster makes its databases without a lock, and two at once leave them with two revisions,
+    which Dagster then refuses. Where that has happened the older revision is removed. Raises ConfigurationError when
+    the history cannot be read or written.
+    """
+    home = prepare_home(home)
+    try:
+        with holding_lock(home / ".instance.lock"):
+            for database in _DATABASES:
+                if (home / database).is_file():
+                    _repair_revisions(home / database)
+            return dg.DagsterInstance.from_config(str(home))
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigurationError(
+            f"DAGSTER_HOME: the run history in {home} cannot be used: {error}"
+        ) from error
+
+
+def _repair_revisions(database: Path) -> None:
+    """Leaves one row in alembic_version where processes that began at once left more.
+
+    All of them made the tables of the newest revision, whatever they noted: the newest is kept.
+    """
+    with closing(sqlite3.connect(database, timeout=30.0)) as connection:
+        table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        if table is None:
+            return
+        noted = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+        if len(noted) < 2:
+            return
+        newest = _newest(noted)
+        with connection:
+            connection.execute("DELETE FROM alembic_version")
+            connection.execute("INSERT INTO alembic_version (version_num) VALUES (?)", (newest,))
+    logging.getLogger(__name__).warning(
+        "%s noted several revisions (%s); the newest, %s, was kept", database, ", ".join(noted), newest
+    )
+
+
+def _newest(noted: Iterable[str]) -> str:
+    """The newest of revisions of Dagster's databases; ConfigurationError when this Dagster does not know them all."""
+    from alembic.script import ScriptDirectory
+    from dagster._core.storage.runs.sqlite import sqlite_run_storage
+    from dagster._core.storage.sql import get_alembic_config
+
+    script = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
+    order = [revision.revision for revision in script.walk_revisions()]
+    unknown = set(noted) - set(order)
+    if unknown:
+        raise ConfigurationError(
+            f"the run history notes revisions that this Dagster does not know ({', '.join(sorted(unknown))}); "
+            "upgrade stash-sense, or move DAGSTER_HOME away to begin a new history"
+        )
+    return min(noted, key=order.index)

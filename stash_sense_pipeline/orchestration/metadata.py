@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from stash_sense_pipeline.errors import LEFT_ALONE, Outcome, SourceError, StashSenseError
+from stash_sense_pipeline.files import read_only_sqlite
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -53,7 +54,7 @@ def described_columns(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
 
 def file_columns(database: Path, table: str) -> dg.TableSchema:
     """The columns of a table in a SQLite file."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(read_only_sqlite(database), uri=True)) as connection:
         found = connection.execute(
             'SELECT name, type, "notnull" FROM pragma_table_info(?)', (table,)
         ).fetchall()

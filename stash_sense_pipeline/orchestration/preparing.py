@@ -13,7 +13,8 @@ from stash_sense_pipeline.catalog.engine import create_database, open_catalog, s
 from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.inference import Device, require_runtime
 from stash_sense_pipeline.files import write_atomically
-from stash_sense_pipeline.orchestration.home import check_writable
+from stash_sense_pipeline.orchestration.home import check_writable, prepare_home
+from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.settings import Environment, load_settings
 from stash_sense_pipeline.shipped_files import shipped_file
@@ -21,18 +22,15 @@ from stash_sense_pipeline.shipped_files import shipped_file
 _WAIT_SECONDS = 60.0
 
 
-def prepare(
-    environment: Environment,
-    open_instance: Callable[[], dg.DagsterInstance],
-    gpus: int,
-    say: Callable[[str], None],
-) -> None:
-    """Checks and makes ready, and says a line for each: data directory, sources.yaml, device, catalog, run history, pool.
+def prepare(environment: Environment, home: Path, gpus: int, say: Callable[[str], None]) -> None:
+    """Checks and makes ready, and says a line for each: data directory, sources.yaml, device, catalog, run history in
+    `home`, pool.
 
     Doing it again changes nothing. Raises ConfigurationError, DeviceError or CatalogError with what is wrong. Whether a GPU
     is here is not asked: the runs that need one may get it elsewhere.
     """
     check_writable(environment.data_dir)
+    prepare_home(home)
     say(f"data directory {environment.data_dir}: can be written")
     if _write_if_missing(environment.sources_file):
         say(f"{environment.sources_file}: written; look through it")
@@ -50,7 +48,7 @@ def prepare(
     create_database(environment.catalog_url)
     open_catalog(environment.catalog_url).dispose()
     say(f"catalog {shown}: ready")
-    with open_instance() as instance:
+    with open_instance(home) as instance:
         _upgrade_if_older(instance)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
     say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
 import dagster as dg
 
@@ -19,11 +22,13 @@ from stash_sense_pipeline.settings import Environment, Settings
 
 _EMBEDDING_BEGINS_WITHIN = 900.0
 
-IN_FLIGHT = [
-    dg.DagsterRunStatus.QUEUED,
+# A launcher takes seconds to start or end a run, and run monitoring (dagster.yaml) gives it 300 s. A run that has not
+# moved for longer was left by a crash.
+_MOVES_WITHIN = timedelta(minutes=15)
+_ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+_BETWEEN_STATES = [
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
 
@@ -45,7 +50,7 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
-        seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+        seen = read_cursor(context, str)
         polls = asyncio.run(poll_sources(settings, environment, boxes))
         problems = [poll.problem for poll in polls if poll.problem]
         for problem in problems:
@@ -64,7 +69,34 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
     return sensor
 
 
-def _sources_to_embed(instance: dg.DagsterInstance) -> list[str]:
+def known_sources(context: dg.SensorEvaluationContext) -> Collection[str]:
+    """The sources that have a partition now. Events of the past can name others: Dagster refuses a request for one."""
+    repository = context.repository_def
+    partitions = repository.asset_graph.get(names.ALIGNED_FACES).partitions_def if repository else None
+    return frozenset(partitions.get_partition_keys()) if partitions else frozenset()
+
+
+_V = TypeVar("_V", str, int)
+
+
+def read_cursor(context: dg.SensorEvaluationContext, kind: type[_V]) -> dict[str, _V]:
+    """The cursor of a sensor as a mapping of sources; what is not readable is as if it had never been seen.
+
+    An older program or a person may have written it. The run keys keep what was requested already from running twice.
+    """
+    if not context.cursor:
+        return {}
+    try:
+        found = json.loads(context.cursor)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        context.log.warning("the cursor of this sensor cannot be read; it begins anew")
+        return {}
+    return {name: value for name, value in found.items() if type(value) is kind}
+
+
+def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) -> list[str]:
     """Sources whose new aligned faces embed_when_refreshed will see at its next look: publishing now would publish twice.
 
     After a while they are not waited for any more: an embedding that fails must not hold up the others.
@@ -75,7 +107,29 @@ def _sources_to_embed(instance: dg.DagsterInstance) -> list[str]:
     kind = dg.DagsterEventType.ASSET_MATERIALIZATION
     aligned = instance.get_latest_storage_id_by_partition(names.ALIGNED_FACES, kind)
     embedded = instance.get_latest_storage_id_by_partition(names.FACE_EMBEDDINGS, kind)
-    return sorted(source for source, at in aligned.items() if at > embedded.get(source, 0))
+    return sorted(
+        source for source, at in aligned.items() if source in sources and at > embedded.get(source, 0)
+    )
+
+
+def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
+    """How many runs of a job are under way or will be, without those that a crash left behind.
+
+    A STARTED run counts until run monitoring finds its worker gone. One between two states counts while it moved
+    lately; a QUEUED one also while anything else runs or has just ended, which may be what it waits for.
+    """
+    since = datetime.now(UTC) - _MOVES_WITHIN
+
+    def count(
+        statuses: list[dg.DagsterRunStatus], after: datetime | None = None, of: str | None = job
+    ) -> int:
+        return instance.get_runs_count(dg.RunsFilter(job_name=of, statuses=statuses, updated_after=after))
+
+    moving = count([dg.DagsterRunStatus.STARTED]) + count(_BETWEEN_STATES, since)
+    queue_moves = count([dg.DagsterRunStatus.STARTED], of=None) or count(
+        [*_BETWEEN_STATES, *_ENDED], since, of=None
+    )
+    return moving + count([dg.DagsterRunStatus.QUEUED], None if queue_moves else since)
 
 
 def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
@@ -89,11 +143,12 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
         description="Embed the faces of a source when new aligned faces have been collected from it.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
+        seen, sources = read_cursor(context, int), known_sources(context)
         newest = context.instance.get_latest_storage_id_by_partition(
             names.ALIGNED_FACES, dg.DagsterEventType.ASSET_MATERIALIZATION
         )
-        news = {source: at for source, at in newest.items() if at > seen.get(source, 0)}
+        # Not "greater": the ids of a new run history begin at 1 again.
+        news = {source: at for source, at in newest.items() if source in sources and at != seen.get(source)}
         if not news:
             return dg.SkipReason("no source has new aligned faces")
         return dg.SensorResult(
@@ -128,13 +183,13 @@ def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
             ),
             default=None,
         )
-        if newest is None or newest <= int(context.cursor or 0):
+        if newest is None or str(newest) == context.cursor:
             return dg.SkipReason("nothing new since the last publish")
         for job in (names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
-            in_flight = context.instance.get_runs_count(dg.RunsFilter(job_name=job, statuses=IN_FLIGHT))
+            in_flight = runs_in_flight(context.instance, job)
             if in_flight:
                 return dg.SkipReason(f"{in_flight} run(s) of {job} are still in flight")
-        waiting = _sources_to_embed(context.instance)
+        waiting = _sources_to_embed(context.instance, known_sources(context))
         if waiting:
             return dg.SkipReason(f"new faces of {', '.join(waiting)} are about to be embedded")
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"publish-{newest}")], cursor=str(newest))

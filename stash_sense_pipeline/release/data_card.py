@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
-from stash_sense_pipeline.files import PUBLIC_FILE, write_atomically
+from stash_sense_pipeline.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.quality import (
@@ -125,7 +125,7 @@ def _errors(vectors: ReleaseVectors, positions: Any) -> int:
 
 def _people(release: Path) -> dict[int, dict[str, Any]]:
     """The performers of the release with their fields and the sources of their faces."""
-    with closing(sqlite3.connect(f"file:{release / PERFORMERS_DB}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(read_only_sqlite(release / PERFORMERS_DB), uri=True)) as connection:
         connection.row_factory = sqlite3.Row
         people = {row["id"]: dict(row) for row in connection.execute("SELECT * FROM performers")}
         for person in people.values():

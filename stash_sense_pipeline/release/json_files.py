@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import read_only_sqlite, write_atomically
 from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, endpoint_rank
 from stash_sense_pipeline.release.staging import disk_errors
 
@@ -29,7 +29,7 @@ def universal_ids(database: Path, hosts: Mapping[str, str]) -> dict[int, str]:
 
     Raises ReleaseError when a performer has no record in `hosts`, or when two share one id.
     """
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(read_only_sqlite(database), uri=True)) as connection:
         performers = [row[0] for row in connection.execute("SELECT id FROM performers ORDER BY id")]
         records = connection.execute(
             "SELECT performer_id, endpoint, stashbox_performer_id FROM stashbox_ids"
@@ -63,7 +63,7 @@ def write_json_files(release: Path, hosts: Mapping[str, str]) -> JsonReport:
     database = release / PERFORMERS_DB
     try:
         named = universal_ids(database, hosts)
-        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        with closing(sqlite3.connect(read_only_sqlite(database), uri=True)) as connection:
             owners = connection.execute("SELECT performer_id FROM faces ORDER BY facenet_index").fetchall()
             people = connection.execute(
                 "SELECT id, canonical_name, country, image_url, face_count FROM performers ORDER BY id"

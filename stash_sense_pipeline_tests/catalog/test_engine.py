@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog import schema
@@ -260,6 +261,86 @@ def test_a_postgresql_url_needs_no_driver_name(postgres_database):
     open_catalog(postgres_database.replace("postgresql+psycopg2://", "postgresql://")).dispose()
 
 
+# --- several revisions noted ---
+
+
+def make_at(url, revision):
+    """A catalog as an earlier program left it."""
+    parsed = engine_module._parse(url)
+    config, _ = engine_module._migrations()
+    engine = engine_module._engine(parsed)
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine
+
+
+def note(engine, *revisions):
+    """Leaves these rows in alembic_version, as processes without a lock would: also one of them twice."""
+    with writing(engine) as connection:
+        connection.exec_driver_sql("DROP TABLE alembic_version")
+        connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        version = sa.table("alembic_version", sa.column("version_num"))
+        connection.execute(sa.insert(version), [{"version_num": revision} for revision in revisions])
+    engine.dispose()
+
+
+def noted(engine):
+    with reading(engine) as connection:
+        return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
+
+
+HEADS = engine_module._migrations()[1].get_heads()
+
+
+@pytest.mark.parametrize(
+    ("real", "rows"),
+    [
+        (HEADS[0], [HEADS[0], "0005"]),
+        (HEADS[0], ["0001", HEADS[0]]),
+        (HEADS[0], [HEADS[0], HEADS[0]]),
+        (HEADS[0], ["0003", "0004", HEADS[0]]),
+        # The newer row is wrong: its migration never ran.
+        ("0004", ["0004", HEADS[0]]),
+        ("0004", ["0004", "0004"]),
+    ],
+)
+def test_a_catalog_that_notes_several_revisions_is_usable_again(any_catalog_url, caplog, real, rows):
+    note(make_at(any_catalog_url, real), *rows)
+    engine = open_catalog(any_catalog_url)
+    add(engine, "a")
+    assert noted(engine) == HEADS
+    with reading(engine) as connection:
+        assert engine_module._columns(connection) == engine_module._columns_at(HEADS[0])
+    engine.dispose()
+    (line,) = [
+        record.getMessage() for record in caplog.records if "noted its revision" in record.getMessage()
+    ]
+    assert real in line
+    caplog.clear()
+    open_catalog(any_catalog_url).dispose()
+    assert not [record for record in caplog.records if "noted its revision" in record.getMessage()]
+
+
+def test_a_catalog_whose_tables_are_of_no_noted_revision_is_refused(any_catalog_url):
+    engine = make_at(any_catalog_url, "0004")
+    note(engine, "0001", HEADS[0])
+    with pytest.raises(CatalogError, match=r"notes the revisions .*restore a backup"):
+        open_catalog(any_catalog_url)
+    assert sorted(noted(engine)) == ["0001", *HEADS]
+    engine.dispose()
+
+
+def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "catalog.db").symlink_to(tmp_path / "elsewhere" / "mine.db")
+    engine = open_catalog(f"sqlite:///{tmp_path / 'data' / 'catalog.db'}")
+    add(engine, "a")
+    engine.dispose()
+    assert (tmp_path / "data" / "catalog.db").is_symlink()
+    assert list(content(tmp_path / "elsewhere")) == ["mine.db"]
+
+
 # --- transactions ---
 
 
@@ -447,3 +528,16 @@ def test_a_catalog_that_cannot_be_reached_does_not_show_its_password():
     with pytest.raises(CatalogError) as caught:
         open_catalog("postgresql://127.0.0.1:9/catalog?password=s3cret-word")
     assert "s3cret-word" not in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [[], ["0004", HEADS[0]]])
+def test_four_processes_at_once_migrate_an_older_catalog_once(any_catalog_url, rows):
+    engine = make_at(any_catalog_url, "0004")
+    if rows:
+        note(engine, *rows)
+    engine.dispose()
+    run_race([any_catalog_url])
+    engine = open_catalog(any_catalog_url)
+    assert noted(engine) == HEADS
+    engine.dispose()

@@ -786,7 +786,7 @@ def test_a_catalog_that_takes_nothing_is_one_clear_line(lite: World) -> None:
     lite.catalog.dispose()
     sa.event.listen(lite.catalog, "connect", full)
     lite.limits = replace(QUICK, batch_size=4)
-    with pytest.raises(CatalogError, match=r"cannot write the catalog .*full") as caught:
+    with pytest.raises(CatalogError, match=r"cannot write to the catalog .*full") as caught:
         lite.collect()
     assert "\n" not in str(caught.value)
     sa.event.remove(lite.catalog, "connect", full)

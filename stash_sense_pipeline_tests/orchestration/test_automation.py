@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import threading
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import dagster as dg
+import hypothesis
 import pytest
+import sqlalchemy as sa
 import yaml
+from dagster._core.remote_origin import (
+    InProcessCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 from dagster._core.test_utils import create_run_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.orchestration import sensors
+from stash_sense_pipeline.orchestration.alerts import alert_on_stale_sources
 from stash_sense_pipeline.orchestration.asking import unusable
+from stash_sense_pipeline.orchestration.polling import Poll
 from stash_sense_pipeline.orchestration.schedules import nightly_enrichment, weekly_sweep
 from stash_sense_pipeline.orchestration.sensors import (
     embed_when_refreshed,
@@ -23,7 +43,7 @@ from stash_sense_pipeline.orchestration.sensors import (
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.settings import Settings, load_settings
+from stash_sense_pipeline.settings import Environment, Settings, load_settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at, materialize_runless
 
 
@@ -180,3 +200,225 @@ def test_a_site_that_cannot_be_asked_here_is_left_out_of_the_night(tmp_path: Pat
     assert asked(CHROME_CDP_URL="http://192.0.2.1:9222") == ["stashdb", "thenude"]
     assert "no search by name" in (unusable(settings, environment_at(tmp_path), "afdb") or "")
     assert "not enabled" in (unusable(settings, environment_at(tmp_path), "freeones") or "")
+
+
+# Names that an event, a run or a cursor of the past can hold: sources that are there, and sources that are not.
+PAST_SOURCES = st.sampled_from(
+    ["stashdb", "fansdb", "theporndb", "removed_box", "javstash-old", "", " ", "a,b", "ünï", "x" * 300]
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+CURSORS = (
+    st.none()
+    | st.text(max_size=20)
+    | JSON_VALUES.map(json.dumps)
+    | st.dictionaries(PAST_SOURCES, st.integers() | st.text(max_size=8) | st.none(), max_size=4).map(
+        json.dumps
+    )
+)
+
+
+@hypothesis.settings(max_examples=25)
+@given(
+    events=st.lists(
+        st.tuples(
+            st.sampled_from(["performer_table", "aligned_faces", "face_embeddings"]),
+            PAST_SOURCES | st.none(),
+        ),
+        max_size=6,
+    ),
+    cursor=CURSORS,
+    failed=st.none() | PAST_SOURCES,
+)
+def test_no_event_run_or_cursor_of_the_past_stops_a_sensor(
+    events: list[tuple[str, str | None]], cursor: str | None, failed: str | None
+) -> None:
+    """Sources were renamed, taken out or switched off since, and an older program wrote the cursor."""
+    with tempfile.TemporaryDirectory() as directory, dg.DagsterInstance.ephemeral() as instance:
+        environment = environment_at(Path(directory), STASH_SENSE_ALERT_URL="http://127.0.0.1:9/x")
+        settings = _two_boxes(Path(directory))
+        definitions = build_defs(settings=settings, environment=environment)
+        for key, partition in events:
+            materialize_runless(instance, key, partition)
+        if failed is not None:
+            create_run_for_test(
+                instance,
+                job_name="refresh_source",
+                status=dg.DagsterRunStatus.FAILURE,
+                tags={"dagster/partition": failed, "source": failed},
+            )
+        with monkeypatched_polls():
+            for sensor in definitions.get_repository_def().sensor_defs:
+                if isinstance(sensor, dg.RunStatusSensorDefinition):
+                    continue
+                requests, _ = _tick(sensor, instance, definitions, cursor)
+                assert {request.partition_key for request in requests} <= {"stashdb", "fansdb", None}
+        requests, _ = _tick(embed_when_refreshed(), instance, definitions, cursor)
+        aligned = {partition for key, partition in events if key == "aligned_faces"}
+        # A cursor that is a number can only stand for a state that was seen, and these ids are small.
+        if cursor is None:
+            assert {request.partition_key for request in requests} == aligned & {"stashdb", "fansdb"}
+
+
+def _two_boxes(directory: Path) -> Settings:
+    """Two of the known sources: every other one was taken out."""
+    file = directory / "sources.yaml"
+    boxes = {
+        "stashdb": {"url": "http://127.0.0.1:9/graphql"},
+        "fansdb": {"url": "http://127.0.0.1:9/graphql", "enabled": False},
+    }
+    file.write_text(yaml.safe_dump({"stash_boxes": boxes}))
+    return load_settings(file)
+
+
+@contextmanager
+def monkeypatched_polls() -> Iterator[None]:
+    """Every stash-box has news, and no request is sent."""
+
+    async def news(_settings: Settings, _environment: Environment, asked: Sequence[str]) -> list[Poll]:
+        return [Poll(name, "2026-01-01T00:00:00Z", None) for name in asked]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensors, "poll_sources", news)
+        yield
+
+
+def test_schedules_ask_only_for_sources_that_are_there(tmp_path: Path) -> None:
+    settings, environment = _two_boxes(tmp_path), environment_at(tmp_path, STASHDB_API_KEY="k")
+    definitions = build_defs(settings=settings, environment=environment)
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "performer_table", "removed_box")
+        for schedule in definitions.get_repository_def().schedule_defs:
+            context = dg.build_schedule_context(
+                instance=instance,
+                scheduled_execution_time=at,
+                repository_def=definitions.get_repository_def(),
+            )
+            requests = schedule.evaluate_tick(context).run_requests or []
+            assert {request.partition_key for request in requests} <= {"stashdb", None}
+
+
+def test_faces_of_a_source_that_was_taken_out_do_not_hold_a_publish(
+    definitions: dg.Definitions,
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "aligned_faces", "removed_box")
+        materialize_runless(instance, "performer_table", "stashdb")
+        assert len(_tick(publish_when_changed(), instance, definitions, None)[0]) == 1
+
+
+def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(definitions: dg.Definitions) -> None:
+    """The ids of events begin at 1 in a new history; the cursor has the larger ones of the old."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "performer_table", "stashdb")
+        materialize_runless(instance, "aligned_faces", "stashdb")
+        materialize_runless(instance, "face_embeddings", "stashdb")
+        assert len(_tick(publish_when_changed(), instance, definitions, "500000")[0]) == 1
+        old = json.dumps({"stashdb": 500000})
+        assert len(_tick(embed_when_refreshed(), instance, definitions, old)[0]) == 1
+
+
+def test_a_stale_source_that_was_taken_out_is_not_told_to_be_fresh_again(tmp_path: Path) -> None:
+    posts: list[bytes] = []
+    with alert_server(posts) as url:
+        environment = environment_at(tmp_path, STASH_SENSE_ALERT_URL=url)
+        settings = _two_boxes(tmp_path)
+        definitions = build_defs(settings=settings, environment=environment)
+        sensor = alert_on_stale_sources(settings, environment)
+        with dg.DagsterInstance.ephemeral() as instance:
+            told = json.dumps(["fansdb", "removed_box", "stashdb", 7])
+            _, cursor = _tick(sensor, instance, definitions, told)
+    assert cursor == "[]"
+    # Only stashdb is enabled: it alone can be fresh again.
+    assert len(posts) == 1
+    assert b"stashdb" in posts[0]
+
+
+@contextmanager
+def alert_server(posts: list[bytes]) -> Iterator[str]:
+    """A webhook on loopback that keeps what it is sent."""
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posts.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/hook"
+        finally:
+            server.shutdown()
+
+
+STATES = dg.DagsterRunStatus
+
+
+def _aged_run(
+    instance: dg.DagsterInstance, status: dg.DagsterRunStatus, age: timedelta, job: str = "refresh_source"
+) -> dg.DagsterRun:
+    """A run whose state changed `age` ago."""
+    location = InProcessCodeLocationOrigin(
+        LoadableTargetOrigin(module_name="stash_sense_pipeline.definitions")
+    )
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), job)
+    run = create_run_for_test(instance, job_name=job, status=status, remote_job_origin=origin)
+    at = (datetime.now(UTC) - age).replace(tzinfo=None)
+    storage = instance.run_storage
+    assert isinstance(storage, SqlRunStorage)
+    with storage.connect() as connection:
+        connection.execute(
+            sa.update(RunsTable)
+            .where(RunsTable.c.run_id == run.run_id)
+            .values(create_timestamp=at, update_timestamp=at)
+        )
+    return run
+
+
+@pytest.mark.parametrize("job", ["refresh_source", "embed_faces"])
+@pytest.mark.parametrize(
+    ("status", "minutes", "holds"),
+    [
+        (STATES.NOT_STARTED, 2, True),
+        (STATES.NOT_STARTED, 60, False),
+        (STATES.STARTING, 2, True),
+        (STATES.STARTING, 60, False),
+        (STATES.CANCELING, 2, True),
+        (STATES.CANCELING, 60, False),
+        (STATES.QUEUED, 2, True),
+        (STATES.QUEUED, 60, False),
+        # A first build of the largest source takes days.
+        (STATES.STARTED, 60 * 42, True),
+        (STATES.FAILURE, 0, False),
+    ],
+)
+def test_a_run_that_a_crash_left_between_two_states_holds_no_publish(
+    definitions: dg.Definitions, job: str, status: dg.DagsterRunStatus, minutes: int, holds: bool
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        _aged_run(instance, status, timedelta(minutes=minutes), job)
+        materialize_runless(instance, "performer_table", "stashdb")
+        requests, _ = _tick(publish_when_changed(), instance, definitions, None)
+    assert bool(requests) is not holds
+
+
+@pytest.mark.parametrize(
+    ("other", "minutes"), [(STATES.STARTED, 600), (STATES.SUCCESS, 1), (STATES.STARTING, 1)]
+)
+def test_an_old_queued_run_is_waited_for_while_the_queue_moves(
+    definitions: dg.Definitions, other: dg.DagsterRunStatus, minutes: int
+) -> None:
+    """It waited for its turn: what is in front of it runs, or has just ended."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        _aged_run(instance, STATES.QUEUED, timedelta(hours=20))
+        _aged_run(instance, other, timedelta(minutes=minutes), "publish")
+        materialize_runless(instance, "performer_table", "stashdb")
+        assert _tick(publish_when_changed(), instance, definitions, None)[0] == []

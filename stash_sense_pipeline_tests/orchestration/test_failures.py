@@ -26,6 +26,8 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
+from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.orchestration import execution
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL
@@ -79,6 +81,23 @@ def test_a_killed_run_fails_is_retried_and_its_place_in_the_pool_is_free_again(h
         assert instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count == 0
 
 
+def test_a_run_that_was_killed_before_it_reported_its_process_fails_after_a_while(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a process number there is nothing to look at: it would stay STARTED, and hold every publish, for days."""
+    with open_instance(home) as instance:
+        run = create_run_for_test(instance, job_name="refresh_source")
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "refresh_source"), run.run_id
+        )
+        for reports_within, status in ((300, dg.DagsterRunStatus.STARTED), (0, dg.DagsterRunStatus.FAILURE)):
+            monkeypatch.setattr(execution, "_REPORTS_WITHIN_SECONDS", reports_within)
+            daemons_look(instance)
+            found = instance.get_run_by_id(run.run_id)
+            assert found is not None
+            assert found.status is status
+
+
 def test_a_run_that_fails_by_itself_is_not_retried(home: Path) -> None:
     @dg.op
     def fails() -> None:
@@ -122,8 +141,9 @@ def test_a_database_server_that_restarts_is_asked_again(postgres_catalog_url: st
             restart()
             connection.exec_driver_sql("SELECT 1")
 
-    with pytest.raises(sa.exc.DBAPIError):
+    with pytest.raises(CatalogError, match="cannot write to the catalog") as lost:
         interrupted()
+    assert "\n" not in str(lost.value)
     assert count() == 1
     engine.dispose()
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.synchronize
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
+from dagster._core.test_utils import create_run_for_test
 
+from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG
@@ -44,3 +52,92 @@ def test_the_code_location_has_one_name_everywhere() -> None:
     assert project.count('code_location_name = "stash_sense"') == 2
     assert module["module_name"] == "stash_sense_pipeline.definitions"
     assert dg.__version__
+
+
+DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+
+
+def revisions(database: Path) -> list[str]:
+    with closing(sqlite3.connect(database)) as connection:
+        return [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+
+
+def note(database: Path, rows: Sequence[str]) -> None:
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE alembic_version")
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.executemany("INSERT INTO alembic_version VALUES (?)", [(row,) for row in rows])
+
+
+# Which Dagster notes where it finds its tables without a revision, as a second process that starts at once does.
+OLDER = "5771160a95ad"
+
+
+@pytest.mark.parametrize("order", ["older first", "older last", "twice", "with the one between"])
+def test_a_run_history_that_notes_several_revisions_is_usable_again(tmp_path: Path, order: str) -> None:
+    open_instance(tmp_path).dispose()
+    newest = revisions(tmp_path / DATABASES[0])
+    rows = {
+        "older first": [OLDER, *newest],
+        "older last": [*newest, OLDER],
+        "twice": newest * 2,
+        "with the one between": [OLDER, *newest, OLDER],
+    }[order]
+    for database in DATABASES:
+        note(tmp_path / database, rows)
+    with open_instance(tmp_path) as instance:
+        run = create_run_for_test(instance, job_name="publish", status=dg.DagsterRunStatus.STARTED)
+        instance.report_run_failed(run)
+        assert instance.get_runs_count() == 1
+    assert [revisions(tmp_path / database) for database in DATABASES] == [newest] * 3
+    assert not (tmp_path / ".instance.lock").exists()
+
+
+def test_a_run_history_of_a_newer_dagster_is_refused_in_one_line(tmp_path: Path) -> None:
+    open_instance(tmp_path).dispose()
+    note(tmp_path / DATABASES[0], [OLDER, "f00d"])
+    with pytest.raises(ConfigurationError, match=r"does not know \(f00d\)") as error:
+        open_instance(tmp_path)
+    assert "\n" not in str(error.value)
+    assert revisions(tmp_path / DATABASES[0]) == [OLDER, "f00d"]
+
+
+@pytest.mark.slow
+def test_processes_that_open_a_new_history_at_once_all_work(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    for round_ in range(3):
+        home = tmp_path / str(round_)
+        processes = [context.Process(target=_opens, args=(barrier, home)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(timeout=120)
+        assert [process.exitcode for process in processes] == [0] * 4
+        assert [len(revisions(home / database)) for database in DATABASES] == [1, 1, 1]
+        with open_instance(home) as instance:
+            assert instance.get_runs_count() == 4
+
+
+def _opens(barrier: multiprocessing.synchronize.Barrier, home: Path) -> None:
+    barrier.wait(timeout=100)
+    with open_instance(home) as instance:
+        create_run_for_test(instance, job_name="publish")
+
+
+@pytest.mark.parametrize(
+    "name", ["what?", "a%20b", "50%", "a b", "h#sh", "back\\slash", "quo'te\"s", "naïve 人 😀"]
+)
+def test_a_history_is_in_the_directory_of_that_name_or_refused(tmp_path: Path, name: str) -> None:
+    home = tmp_path / name
+    if name in ("what?", "a%20b"):
+        with pytest.raises(ConfigurationError, match="choose another DATA_DIR"):
+            open_instance(home)
+        assert list(tmp_path.iterdir()) == []
+        # A link without such a character leads there.
+        home.mkdir()
+        (tmp_path / "link").symlink_to(home)
+        open_instance(tmp_path / "link").dispose()
+    else:
+        open_instance(home).dispose()
+    assert all((home / database).is_file() for database in DATABASES)

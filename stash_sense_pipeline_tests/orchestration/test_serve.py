@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
@@ -87,7 +88,14 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    made = Served(tmp_path)
+    with served_at(tmp_path) as made:
+        yield made
+
+
+@contextmanager
+def served_at(home: Path) -> Iterator[Served]:
+    """A `serve` with its data below `home`; all that it started is killed at the end."""
+    made = Served(home)
     try:
         yield made
     finally:

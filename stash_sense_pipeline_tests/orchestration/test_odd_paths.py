@@ -1,0 +1,185 @@
+"""Data directories with odd names: real commands work in them, or refuse them in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
+from stash_sense_pipeline_tests.orchestration.test_serve import served_at
+from stash_sense_pipeline_tests.postgres import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+WORKING = [
+    "with blanks  in it",
+    "50% done",
+    "#1",
+    'it\'s "quoted"',
+    "back\\slash",
+    "naïve 人 😀 e\u0301",
+    "$HOME ${PATH} ~ {x} {{ y }} %s %(here)s",
+    "[a] *b* a=b;c&d|e:f",
+    "-dash",
+    "file:memory",
+]
+REFUSED = {
+    b"what?": "question mark",
+    b"a%20b": "percent sign",
+    b"two\nlines": "control character",
+    b"tab\tbed": "control character",
+    b"\xff latin": "no UTF-8",
+    b"~nobody-of-this-name/x": "home of a user",
+}
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[SandboxServers]:
+    """A small world, served."""
+    with SandboxServers(World.demo(seed=2, people=8)) as running:
+        yield running
+
+
+class Machine:
+    """Runs stash-sense with one stash-box and the data directories that a test names."""
+
+    def __init__(self, home: Path, servers: SandboxServers) -> None:
+        self.home = home
+        settings = sources_settings(servers)
+        settings["stash_boxes"] = {"fansdb": settings["stash_boxes"]["fansdb"]}
+        (home / "sources.yaml").write_text(yaml.safe_dump(settings))
+        clean = {
+            k: v for k, v in os.environ.items() if not k.startswith(("STASH_SENSE_", "DAGSTER_", "DATA_DIR"))
+        }
+        self.variables = {
+            **clean,
+            **servers.environment(),
+            "STASH_SENSE_SOURCES": str(home / "sources.yaml"),
+            "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+        }
+
+    def runs(self, data: Path | bytes, *arguments: str | Path) -> tuple[int, str, list[str]]:
+        """Exit code, standard output and lines of standard error."""
+        variables = {os.fsencode(name): os.fsencode(value) for name, value in self.variables.items()}
+        ended = subprocess.run(
+            [PROGRAM, *arguments],
+            env={**variables, b"DATA_DIR": os.fsencode(data)},
+            cwd=self.home,
+            capture_output=True,
+            check=False,
+            timeout=400,
+        )
+        return ended.returncode, ended.stdout.decode(), ended.stderr.decode().splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, servers: SandboxServers) -> Machine:
+    return Machine(tmp_path, servers)
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_a_directory_of_any_name_is_built_in_backed_up_and_restored(machine: Machine, name: str) -> None:
+    data = machine.home / name
+    code, said, complaints = machine.runs(data, "build", "--no-faces")
+    assert (code, complaints) == (0, []), said
+    code, state, complaints = machine.runs(data, "status")
+    assert (code, complaints) == (0, [])
+    archive = data / "backups" / f"{name}.zip"
+    archive.parent.mkdir()
+    assert machine.runs(data, "backup", archive)[0::2] == (0, [])
+    other = machine.home / "other" / name
+    assert machine.runs(other, "restore", archive)[0::2] == (0, [])
+    assert machine.runs(other, "status")[1] == state
+    # Nothing went to a place with a part of the name.
+    assert {path.name for path in machine.home.iterdir()} == {"sources.yaml", "other", name}
+    assert (data / "dagster" / "history" / "runs.db").is_file()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize(
+    "command", [("build", "--no-faces"), ("prepare",), ("serve", "--port", "1")], ids=lambda c: c[0]
+)
+def test_a_name_that_cannot_work_is_one_line(machine: Machine, name: bytes, command: tuple[str, ...]) -> None:
+    data = name if name.startswith(b"~") else os.fsencode(machine.home) + b"/" + name
+    if command[0] == "serve":
+        command = (*command[:2], str(free_port()))
+    code, _, complaints = machine.runs(data, *command)
+    assert code == 2, complaints
+    (line,) = complaints
+    assert REFUSED[name] in line
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file", "a link to nothing below a file"])
+def test_a_data_directory_that_cannot_be_one_is_one_line(machine: Machine, what: str) -> None:
+    file = machine.home / "file"
+    file.write_text("mine")
+    (machine.home / "link").symlink_to(file / "below")
+    data = {
+        "a file": file,
+        "below a file": file / "below",
+        "a link to nothing below a file": machine.home / "link",
+    }[what]
+    code, _, complaints = machine.runs(data, "build", "--no-faces")
+    assert code == 2, complaints
+    assert len(complaints) == 1
+    assert "cannot be written" in complaints[0]
+    code, _, complaints = machine.runs(data, "status")
+    assert code in (1, 2)
+    assert len(complaints) == 1
+    assert file.read_text() == "mine"
+
+
+def test_a_relative_directory_and_a_link_are_the_same_place(machine: Machine) -> None:
+    (machine.home / "real place").mkdir()
+    (machine.home / "link").symlink_to("real place")
+    machine.variables["STASH_SENSE_CATALOG_URL"] = "sqlite:///link/mine.db"
+    assert machine.runs(Path("link"), "build", "--no-faces")[0::2] == (0, [])
+    code, state, _ = machine.runs(machine.home / "real place", "status")
+    assert code == 0
+    assert "fansdb" in state
+    assert (machine.home / "real place" / "mine.db").is_file()
+    assert (machine.home / "link").is_symlink()
+
+
+@pytest.mark.parametrize("options", [["--no-faces"], []], ids=["records", "a release"])
+def test_three_first_builds_at_once_all_work(machine: Machine, options: list[str]) -> None:
+    data = machine.home / "data"
+    variables = {**machine.variables, "DATA_DIR": str(data)}
+    builds = [
+        subprocess.Popen(
+            [PROGRAM, "build", *options],
+            env=variables, cwd=machine.home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    ended = [(build.communicate(timeout=600), build.returncode) for build in builds]
+    assert [code for _, code in ended] == [0, 0, 0], ended
+    assert machine.runs(data, "build", *options)[0::2] == (0, [])
+    leftovers = {
+        path.name
+        for path in data.iterdir()
+        if path.name.endswith((".tmp", ".new", ".db.lock", ".publish.lock"))
+    }
+    assert leftovers == set()
+
+
+def test_the_ui_works_in_a_directory_with_an_odd_name(tmp_path: Path) -> None:
+    """Webserver, code server and daemon are processes of their own, which are told the directory."""
+    home = tmp_path / "it's 50% #1 人 $HOME"
+    home.mkdir()
+    with served_at(home) as served:
+        served.said("Dagster UI: http://127.0.0.1:")
+        assert served.location() == "RepositoryLocation"
+        served.program("the daemon")
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(timeout=120) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [home.name]
