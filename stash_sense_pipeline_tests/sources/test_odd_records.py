@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
@@ -25,6 +24,7 @@ from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.errors import HttpStatusError, Outcome, UnreadRecordError
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.json_file import LARGE, parse_json
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
@@ -460,12 +460,20 @@ def test_whatever_is_in_an_entry_of_a_predecessor_the_others_are_taken_over(engi
     )
     def law(odd: dict[str, Any], ids: list[Any]) -> None:
         empty(engine)
-        directory = Path(tempfile.mkdtemp())
-        entries = {f"stashdb.org:{uid(1)}": {"name": "Healthy Person", "face_count": 3}, **odd}
-        (directory / "performers.json").write_text(json.dumps(entries))
-        (directory / "progress.json").write_text(json.dumps({"processed_ids": [uid(1), *ids]}))
-        import_legacy(engine, read_legacy(directory, [box]), NO_SUPPRESSIONS, NOW)
-        shutil.rmtree(directory)
+        with tempfile.TemporaryDirectory() as home:
+            entries = {f"stashdb.org:{uid(1)}": {"name": "Healthy Person", "face_count": 3}, **odd}
+            texts = {
+                "performers.json": json.dumps(entries),
+                "progress.json": json.dumps({"processed_ids": [uid(1), *ids]}),
+            }
+            for name, content in texts.items():
+                try:
+                    parse_json(content, LARGE)
+                except ValueError:
+                    # NaN, lone surrogates and numbers without end make a file that is no JSON: it is refused whole.
+                    reject()
+                (Path(home) / name).write_text(content)
+            import_legacy(engine, read_legacy(Path(home), [box]), NO_SUPPRESSIONS, NOW)
         assert "Healthy Person" in live(engine)
 
     law()
