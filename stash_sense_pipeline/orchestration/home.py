@@ -9,6 +9,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -87,11 +88,12 @@ def prepare_home(home: Path) -> Path:
     """
     # A symbolic link stays: it can lead to a path that Dagster could not work with.
     absolute = usable_path("DAGSTER_HOME", home.absolute())
-    # Dagster puts the path into a database URL as it is.
-    if "?" in str(absolute) or unquote(str(absolute)) != str(absolute):
+    # Dagster puts the path into a database URL, and into a pattern that finds dagster.yaml, as it is.
+    if unquote(str(absolute)) != str(absolute) or escape(str(absolute)) != str(absolute):
         raise ConfigurationError(
-            f"DAGSTER_HOME: Dagster cannot keep its run history in {absolute}: the path holds a question mark, or a percent "
-            "sign before two hexadecimal digits; choose another DATA_DIR, or set DAGSTER_HOME to another path"
+            f"DAGSTER_HOME: Dagster cannot work in {absolute}: the path holds a question mark, an asterisk, an opening "
+            "square bracket, or a percent sign before two hexadecimal digits; choose another DATA_DIR, or set DAGSTER_HOME "
+            "to another path"
         )
     settings = absolute / "dagster.yaml"
     try:

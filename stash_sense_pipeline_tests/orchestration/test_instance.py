@@ -126,11 +126,11 @@ def _opens(barrier: multiprocessing.synchronize.Barrier, home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["what?", "a%20b", "50%", "a b", "h#sh", "back\\slash", "quo'te\"s", "naïve 人 😀"]
+    "name", ["what?", "a%20b", "[ab]", "a*", "50%", "a b", "h#sh", "back\\slash", "quo'te\"s", "naïve 人 😀"]
 )
 def test_a_history_is_in_the_directory_of_that_name_or_refused(tmp_path: Path, name: str) -> None:
     home = tmp_path / name
-    if name in ("what?", "a%20b"):
+    if name in ("what?", "a%20b", "[ab]", "a*"):
         with pytest.raises(ConfigurationError, match="choose another DATA_DIR"):
             open_instance(home)
         assert list(tmp_path.iterdir()) == []

@@ -28,13 +28,15 @@ WORKING = [
     "back\\slash",
     "naïve 人 😀 e\u0301",
     "$HOME ${PATH} ~ {x} {{ y }} %s %(here)s",
-    "[a] *b* a=b;c&d|e:f",
+    "a=b;c&d|e:f,g!h^i]",
     "-dash",
     "file:memory",
 ]
 REFUSED = {
     b"what?": "question mark",
     b"a%20b": "percent sign",
+    b"[ab]": "square bracket",
+    b"a*": "asterisk",
     b"two\nlines": "control character",
     b"tab\tbed": "control character",
     b"\xff latin": "no UTF-8",
