@@ -444,22 +444,25 @@ class StashBoxConnector:
         if 0 < got < min(size, page.count):
             size = got
         seen, number = got, 2
-        ahead = range(2, -(-page.count // size) + 1)
-        async with aclosing(in_order([partial(ask, size, each) for each in ahead])) as pages:
-            async for page in pages:
-                # What the server counts may be far more than it lists.
-                if not page.length:
+        # The count can be wrong by any factor: nothing is made for pages that are not asked for, and the walk ends at a
+        # page that is empty, or that a server repeats past its end.
+        ahead = (partial(ask, size, each) for each in range(2, -(-page.count // size) + 1))
+        async with aclosing(in_order(ahead)) as pages:
+            async for following in pages:
+                if not following.length or following == page:
                     return
+                page = following
                 seen += page.length
                 number += 1
                 yield page
         while got and seen < page.count:
-            page = await ask(size, number)
-            got = page.length
-            seen += got
+            following = await ask(size, number)
+            if not following.length or following == page:
+                return
+            page = following
+            seen += page.length
             number += 1
-            if got:
-                yield page
+            yield page
 
     # --- reading ----------------------------------------------------------------------------------
 

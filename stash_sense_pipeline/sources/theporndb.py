@@ -185,7 +185,8 @@ class ThePornDbConnector:
         first = await self._page(path, filters, 1)
         yield first
         last = -(-first.total // first.size) if first.size else 1
-        questions = [partial(self._page, path, filters, number) for number in range(2, last + 1)]
+        # As an iterator: the total can be any number.
+        questions = (partial(self._page, path, filters, number) for number in range(2, last + 1))
         async with aclosing(in_order(questions, under_way)) as pages:
             async for page in pages:
                 if page.is_past_end or not page.rows:

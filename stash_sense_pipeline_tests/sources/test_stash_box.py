@@ -428,6 +428,24 @@ def test_a_walk_ends_where_the_list_ends_whatever_the_server_counts(ask, box, fr
     assert [record.source_id for record in ask(everyone)] == keys
 
 
+def test_a_walk_ends_at_a_page_that_the_server_repeats(ask, box, fresh_sandbox):
+    keys = fill(box, 47)
+    last: dict[str, Any] = {}
+
+    def spoil(document: Any) -> Any:
+        result = document["data"]["queryPerformers"]
+        result["count"] = 1_000_000
+        if result["performers"]:
+            last["rows"] = result["performers"]
+        result["performers"] = last["rows"]
+        return document
+
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil, times=None)
+    )
+    assert [record.source_id for record in ask(everyone)] == keys
+
+
 def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_sandbox):
     keys = fill(box, 3)
     fresh_sandbox.traffic.inject(
