@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.files import fsync_directory, fsync_file
+from stash_sense_pipeline.files import (
+    PRIVATE_DIRECTORY,
+    fsync_directory,
+    fsync_file,
+    make_directory,
+    private_opener,
+)
 
 _ROOT = ".work"
 _LOCK = ".lock"
@@ -27,7 +33,7 @@ class PrivateWork:
 
     def note_outside(self, unfinished: Path) -> None:
         """Notes a temporary file elsewhere, before it is made: when the command is killed, it is removed too."""
-        with (self.directory / _NOTES).open("a") as stream:
+        with open(self.directory / _NOTES, "a", opener=private_opener) as stream:
             stream.write(f"{unfinished.absolute()}\n")
         fsync_file(self.directory / _NOTES)
         fsync_directory(self.directory)
@@ -37,13 +43,13 @@ class PrivateWork:
 def private_work(data_dir: Path) -> Iterator[PrivateWork]:
     """A fresh directory in DATA_DIR with mode 0700, removed at the end; first clear_private_work."""
     root = data_dir / _ROOT
-    root.mkdir(parents=True, exist_ok=True, mode=0o700)
-    root.chmod(0o700)
+    make_directory(root)
+    root.chmod(PRIVATE_DIRECTORY)
     with _locked(root / _LOCK):
         _clear(root)
         directory = root / secrets.token_hex(8)
-        directory.mkdir(mode=0o700)
-        held = _in_use(directory).open("a")
+        make_directory(directory)
+        held = open(_in_use(directory), "a", opener=private_opener)  # noqa: SIM115 it is held below
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with held:
         try:
@@ -66,7 +72,7 @@ def clear_private_work(data_dir: Path) -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as stream:
+    with open(path, "a", opener=private_opener) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
@@ -79,7 +85,7 @@ def _in_use(directory: Path) -> Path:
 def _clear(root: Path) -> int:
     cleared = 0
     for directory in sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink()):
-        with _in_use(directory).open("a") as stream:
+        with open(_in_use(directory), "a", opener=private_opener) as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import stash_sense_pipeline
 from stash_sense_pipeline.files import (
     PUBLIC_DIRECTORY,
     PUBLIC_FILE,
@@ -110,3 +113,44 @@ def test_what_a_process_and_its_children_make_by_themselves_is_private(tmp_path:
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
     assert (mode(tmp_path / "file"), mode(tmp_path / "directory")) == (0o600, 0o700)
+
+
+def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None:
+    """`files.py` makes them. What is written into a temporary file of `replacing` or a private directory is private."""
+    known = {
+        "release/index.py": ['path.open("wb")'],  # in the staging directory, which is private
+        "release/install.py": [
+            '(fresh / member.name).open("xb")'
+        ],  # in a private directory, then made public
+        "zip_file.py": ['target.open("xb")'],  # in a private directory of its caller
+    }
+    package = Path(stash_sense_pipeline.__file__).parent
+    found: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        name = str(path.relative_to(package))
+        if name != "files.py" and not name.startswith("sandbox/"):
+            found[name] = _makers(ast.parse(path.read_text()))
+    assert {name: calls for name, calls in found.items() if calls} == known
+
+
+def _makers(tree: ast.AST) -> list[str]:
+    """The calls of a module that make files or directories with a mode of their own."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    makers = []
+    for call in calls:
+        attribute = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        texts = [
+            node.value for node in call.args if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        writes = attribute == "open" and any(
+            re.fullmatch(r"[rwax]b?\+?b?", text) and text[0] in "wax" for text in texts
+        )
+        opened = isinstance(call.func, ast.Name) and call.func.id == "open"
+        bare = opened and not any(keyword.arg == "opener" for keyword in call.keywords)
+        if (
+            attribute in ("mkdir", "makedirs", "touch", "copytree")
+            or (writes and "archive" not in ast.unparse(call))
+            or bare
+        ):
+            makers.append(ast.unparse(call).replace("'", '"'))
+    return makers

@@ -6,7 +6,6 @@ The catalog in it is a SQLite file, also when it comes from PostgreSQL, so that 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 import zipfile
@@ -60,7 +59,6 @@ def write_backup(
         # Like its parts: whoever reads a backup reads the suppression key.
         with replacing(path) as zipped, private_work(data_dir or path.parent) as work:
             work.note_outside(zipped)
-            os.close(os.open(zipped, os.O_CREAT | os.O_WRONLY, 0o600))
             copy = work.directory / CATALOG
             _copy_to_sqlite(engine, copy)
             parts = {CATALOG: copy, **{name: file for name, file in files.items() if file.is_file()}}
@@ -125,7 +123,6 @@ def restore_backup(
         for name in names:
             if name in files and name not in others:
                 with replacing(files[name]) as temporary:
-                    temporary.touch(mode=0o600)
                     shutil.copyfile(unpacked / name, temporary)
         rows = _count(unpacked / CATALOG)
     restored = tuple(name for name in contents.sha256 if name not in others)

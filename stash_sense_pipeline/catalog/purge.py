@@ -18,6 +18,7 @@ from stash_sense_pipeline.catalog.engine import reading, rebuild_lock, writing
 from stash_sense_pipeline.catalog.schema import metadata, pending_purges
 from stash_sense_pipeline.catalog.transactions import first_line
 from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.files import private_opener
 
 _LOCK_TIMEOUT_MS = 30_000
 # How long to wait for other processes to let go of SQLite's write-ahead log, in seconds.
@@ -99,7 +100,7 @@ def _lack_of_space(engine: sa.Engine, directory: Path) -> str | None:
 @contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
     """Holds the place of the one process that rebuilds the file; False when another one has it."""
-    with lock.open("a") as stream:
+    with open(lock, "a", opener=private_opener) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -29,8 +29,12 @@ from stash_sense_pipeline.shipped_files import shipped_file
 _PRIVATE_NAMES = (
     "catalog.db*",
     ".catalog.db*",
+    ".*.lock",
+    ".work",
     "dagster",
     "review",
+    "reports",
+    "logs",
     "pictures",
     "suppression.key",
     "suppressions.yaml",

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.files import make_directory, private_opener, write_atomically
 from stash_sense_pipeline.privacy.mentions import ERASED, mentions
 
 # Where the program writes texts about people, below DATA_DIR. In releases/ only what lies beside a release: the
@@ -44,8 +44,8 @@ def texts_locked(data_dir: Path) -> Iterator[None]:
     commit: otherwise a writer that read the catalog before the commit would write the names after it. An erasure takes
     it inside its transaction, so a writer must not write to the catalog while it holds it.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with (data_dir / _LOCK).open("a") as stream:
+    make_directory(data_dir)
+    with open(data_dir / _LOCK, "a", opener=private_opener) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 

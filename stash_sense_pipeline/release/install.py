@@ -62,7 +62,7 @@ def install_release(release: Path, directory: Path) -> InstallReport:
         _roll_back(directory)
         work = directory / _WORK
         fresh = work / "new"
-        work.mkdir(mode=0o700)
+        make_directory(work)
         make_directory(fresh, PUBLIC_DIRECTORY)
         try:
             _copy(release, fresh)
