@@ -108,6 +108,7 @@ class UnreadNotes:
         known = before if isinstance(before, Mapping) else {each: {} for each in before or ()}
         for label, note in known.items():
             self._notes[label] = {"reason": NOT_ANSWERED, **note}
+        self._known_before = frozenset(self._notes)
 
     def __len__(self) -> int:
         return len(self._notes)
@@ -173,12 +174,15 @@ class UnreadNotes:
         """Raises SourceError (parse_error) when so many of the records of this run are unread that the source, or our
         reading of it, must be wrong: more than MANY_UNREAD and SHARE_UNREAD of them, or all of several.
 
-        `listed`: how many records a whole list showed; 0 when only changes were read.
+        `listed`: how many records a whole list showed; 0 when only changes were read. Then the records that were noted
+        before count in neither number: an earlier look found them few, and they come again among few changes.
         """
-        unread, came = len(self._unread_now), max(len(self._came), listed)
+        known = frozenset() if listed else self._known_before & self._unread_now
+        labels = self._unread_now - known
+        unread, came = len(labels), max(len(self._came - known), listed)
         are_all = unread == came and (listed or came > 1)
         if (unread > MANY_UNREAD and unread > SHARE_UNREAD * came) or (unread and are_all):
-            reason = next(self._notes[label]["reason"] for label in sorted(self._unread_now))
+            reason = next(self._notes[label]["reason"] for label in sorted(labels))
             raise SourceError(
                 self._source,
                 Outcome.PARSE_ERROR,

@@ -527,6 +527,21 @@ def test_too_many_unread_records_are_an_error_of_the_source_and_the_others_are_s
 
 
 @pytest.mark.parametrize("connector", ["stash_box", "theporndb"])
+def test_unread_records_of_an_earlier_run_do_not_fail_the_runs_that_read_only_changes(catalog, connector):
+    make, served = (box_row, graphql) if connector == "stash_box" else (rest_row, rest)
+    rows = [make(number) for number in range(1, 401)]
+    for row in rows[: MANY_UNREAD + 8]:
+        row |= {"name": " ", "updated": None}
+    assert refresh(catalog, served(rows), connector=connector).outcome is Outcome.FOUND
+    for _ in range(3):
+        report = refresh(catalog, served(rows), connector=connector)
+        assert (report.outcome, report.unread, report.live) == (Outcome.FOUND, MANY_UNREAD + 8, 372)
+    for row in rows[100:180]:
+        row |= {"name": " ", "updated": "2026-02-28T12:00:00Z"}
+    assert refresh(catalog, served(rows), connector=connector).outcome is Outcome.PARSE_ERROR
+
+
+@pytest.mark.parametrize("connector", ["stash_box", "theporndb"])
 def test_a_source_of_which_nothing_can_be_read_is_an_error(catalog, connector):
     make, served = (box_row, graphql) if connector == "stash_box" else (rest_row, rest)
     rows = [{**make(number), "name": None} for number in range(1, 4)]
