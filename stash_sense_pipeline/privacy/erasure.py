@@ -187,7 +187,7 @@ def erase_records(
     overwritten by the next erase_suppressed.
     """
     hold_still(connection)
-    person = _person_of(connection, set(records), relatives)
+    person = _person_of(connection, suppressions, set(records), relatives)
     return _take_out(
         connection, suppressions, person, _images_to_erase(connection, suppressions, person), now
     )
@@ -244,11 +244,13 @@ def hold_stored(
     return traces
 
 
-def _person_of(connection: sa.Connection, records: set[Record], relatives: Relatives | None) -> Person:
+def _person_of(
+    connection: sa.Connection, suppressions: Suppressions, records: set[Record], relatives: Relatives | None
+) -> Person:
     """whole_person, with the records that `relatives` links to it, to a fixed point."""
     person = whole_person(connection, records)
     while relatives is not None and person.records:
-        linked = relatives.of(connection, person.records)
+        linked = relatives.of(connection, person.records, (), suppressions.is_other)
         if linked <= person.records:
             break
         person = whole_person(connection, person.records | linked)
@@ -265,7 +267,11 @@ def _erase(
 ) -> ErasureReport:
     sought = suppressions if search_all else suppressions.only_pending()
     covered = _covered_records(connection, sought)
-    person = _person_of(connection, covered, relatives) if covered else Person(frozenset(), (), 0, ())
+    person = (
+        _person_of(connection, suppressions, covered, relatives)
+        if covered
+        else Person(frozenset(), (), 0, ())
+    )
     if suppressions.face_blocks & sought.pending:
         keep_templates(
             connection, suppressions.key, _whose_face_is_blocked(connection, suppressions, covered), now
@@ -292,8 +298,7 @@ def _only_owners(
     for source, image_id, source_id in rows_of(connection, query, image_key(table), images):
         owners.setdefault((source, image_id), set()).add((source, source_id))
     alone = {record for records in owners.values() if len(records) == 1 for record in records}
-    others = suppressions.others
-    return {record for record in alone if record_hash(suppressions.key, *record) not in others}
+    return {record for record in alone if not suppressions.is_other(record)}
 
 
 def _whose_face_is_blocked(

@@ -16,7 +16,7 @@ from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
 from stash_sense_pipeline.privacy.kin import record_key, rows_of
 from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.privacy.record_evidence import Findings, Relatives, Told, compare, read_told
-from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash
+from stash_sense_pipeline.privacy.suppression import Suppressions
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,6 @@ def _with_their_identities(
         people[source, source_id].add((of_source, of_id))
     found: dict[Record, str] = {}
     for record, person in people.items():
-        if not any(record_hash(suppressions.key, *each) in suppressions.others for each in person):
+        if not any(map(suppressions.is_other, person)):
             found |= {each: held.get(each, HELD_LINKED) for each in person} | {record: held[record]}
     return found

@@ -8,7 +8,7 @@ with nothing but a year in common unless it is a main name of two words, is not 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
@@ -68,9 +68,16 @@ class Relatives(Protocol):
     """Finds records of the same person by the rules of identity, which is a higher room."""
 
     def of(
-        self, connection: sa.Connection, stored: Collection[Record], unstored: Collection[Told] = ()
+        self,
+        connection: sa.Connection,
+        stored: Collection[Record],
+        unstored: Collection[Told],
+        is_other: Callable[[Record], bool],
     ) -> set[Record]:
-        """The stored live records that link, directly or through others, to stored ones or to records in memory."""
+        """The stored live records that link, directly or through others, to stored ones or to records in memory.
+
+        `is_other` tells the records that link to none, as the operator has said.
+        """
         ...
 
 

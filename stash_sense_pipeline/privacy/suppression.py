@@ -90,6 +90,10 @@ class Suppressions:
         """False when no record can be on the list, nor be linked to one, by what it says."""
         return bool(self.records or self.urls or self.personas or self.held)
 
+    def is_other(self, record: tuple[str, str]) -> bool:
+        """True for a record of which the operator has said that it is another person."""
+        return bool(self.others) and record_hash(self.key, *record) in self.others
+
     def covers_record(self, source: str, source_id: str) -> bool:
         """True when the record of a source must not be stored."""
         return bool(self.records) and record_hash(self.key, source, source_id) in self.records

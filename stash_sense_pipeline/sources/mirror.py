@@ -259,7 +259,7 @@ class Mirror:
         now = self._clock.now()
         with ExitStack() as until_committed, writing(self._engine) as connection:
             self._refusals = self._refusals.refreshed(connection)
-            linked = relatives.of(connection, (), list(self._refused))
+            linked = relatives.of(connection, (), list(self._refused), self._refusals.is_other)
             self._forget(until_committed, self._erase_records(connection, linked))
             rows = [
                 self._withheld_row(told.source_id, version, _SUPPRESSED)
