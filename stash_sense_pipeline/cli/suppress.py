@@ -173,10 +173,10 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
         "identities": erased.identities,
         "images": erased.images,
         "faces": erased.faces,
-        "held records": erased.held,
         "rows in all": sum(erased.rows.values()),
         "lines of reports and logs": enforced.traces.lines,
         "staged releases": enforced.traces.staged_runs,
+        "held records": erased.held,
     }
     notes = list(_notes(enforced, log_emptied=log_emptied, keeps_bytes=keeps_bytes))
     if as_json:

@@ -47,6 +47,7 @@ from stash_sense_pipeline.privacy.holding import HELD, forget_held, remember_hel
 from stash_sense_pipeline.privacy.kin import (
     Person,
     image_key,
+    judged,
     of_keys,
     record_key,
     rows_of,
@@ -109,8 +110,8 @@ class ErasureReport:
 
     `shared_pages` are profile pages that records of other people list too: a new record is not refused for them.
     `rows` counts all rows by table. `traces` are the texts by which the people can be found in files. `namesakes`
-    are records of the same name that stay: nothing but the name links them. `held` records show a refused face and wait
-    for review. `bytes_left` is one
+    are records of the same name that stay: nothing but the name links them. `held` records wait for review: they show
+    a refused face, or evidence links them to a person although identities are apart. `bytes_left` is one
     line that says why deleted bytes are still in the files of the database; None when they are not, and on PostgreSQL.
     """
 
@@ -187,10 +188,10 @@ def erase_records(
     overwritten by the next erase_suppressed.
     """
     hold_still(connection)
-    person = _person_of(connection, suppressions, set(records), relatives)
-    return _take_out(
-        connection, suppressions, person, _images_to_erase(connection, suppressions, person), now
-    )
+    person, in_doubt = _person_of(connection, suppressions, set(records), relatives)
+    images = _images_to_erase(connection, suppressions, person)
+    report = _take_out(connection, suppressions, person, images, now)
+    return _with_held(connection, suppressions, report, in_doubt, now)
 
 
 def erase_alone(connection: sa.Connection, records: Collection[Record], now: datetime) -> tuple[str, ...]:
@@ -246,15 +247,20 @@ def hold_stored(
 
 def _person_of(
     connection: sa.Connection, suppressions: Suppressions, records: set[Record], relatives: Relatives | None
-) -> Person:
-    """whole_person, with the records that `relatives` links to it, to a fixed point."""
-    person = whole_person(connection, records)
+) -> tuple[Person, set[Record]]:
+    """whole_person, with the records that `relatives` links to it, to a fixed point; and those that are in doubt.
+
+    In doubt are records of another identity: the last identity run did not link them, and what says so now may be new, or
+    a single wrong link.
+    """
+    person = whole_person(connection, records) if records else Person(frozenset(), (), 0, ())
     while relatives is not None and person.records:
-        linked = relatives.of(connection, person.records, (), suppressions.is_other)
-        if linked <= person.records:
-            break
-        person = whole_person(connection, person.records | linked)
-    return person
+        linked = relatives.of(connection, person.records, (), suppressions.is_other) - person.records
+        in_doubt = judged(connection, linked) if judged(connection, set(person.records)) else set[Record]()
+        if linked <= in_doubt:
+            return person, in_doubt
+        person = whole_person(connection, person.records | linked - in_doubt)
+    return person, set()
 
 
 def _erase(
@@ -267,11 +273,7 @@ def _erase(
 ) -> ErasureReport:
     sought = suppressions if search_all else suppressions.only_pending()
     covered = _covered_records(connection, sought)
-    person = (
-        _person_of(connection, suppressions, covered, relatives)
-        if covered
-        else Person(frozenset(), (), 0, ())
-    )
+    person, in_doubt = _person_of(connection, suppressions, covered, relatives)
     if suppressions.face_blocks & sought.pending:
         keep_templates(
             connection, suppressions.key, _whose_face_is_blocked(connection, suppressions, covered), now
@@ -283,9 +285,20 @@ def _erase(
     namesakes = namesakes_of(connection, person.records)
     report = _take_out(connection, suppressions, person, images | refused, now)
     report = replace(report, namesakes=namesakes)
-    traces = hold_stored(connection, suppressions, dict.fromkeys(sorted(shown_by), HELD), now)
+    report = _with_held(connection, suppressions, report, shown_by | in_doubt, now)
     mark_applied(connection, now)
-    return replace(report, held=len(shown_by), traces=report.traces + traces)
+    return report
+
+
+def _with_held(
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    report: ErasureReport,
+    records: Collection[Record],
+    now: datetime,
+) -> ErasureReport:
+    traces = hold_stored(connection, suppressions, dict.fromkeys(sorted(records), HELD), now)
+    return replace(report, held=len(records), traces=report.traces + traces)
 
 
 def _only_owners(

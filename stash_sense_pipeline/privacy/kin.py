@@ -58,7 +58,7 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
         new_pages = [url for url in pages if url not in listers]
         listers |= records_listing(connection, new_pages) if new_pages else {}
         others = {record for who in listers.values() if len(who) <= MAX_HOLDERS for record in who} - people
-        unjudged = others - _judged(connection, others)
+        unjudged = others - judged(connection, others)
         if not unjudged:
             break
         people = with_kin(connection, people | unjudged)
@@ -71,7 +71,7 @@ def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) 
     """Of what a stored record lists, the pages that no record of another identity lists as well."""
     listers = records_listing(connection, list(identifying_pages(urls).values()))
     kin = with_kin(connection, {record})
-    return [url for url, who in listers.items() if not _judged(connection, who - kin)]
+    return [url for url, who in listers.items() if not judged(connection, who - kin)]
 
 
 def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Record]:
@@ -179,7 +179,8 @@ def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:
             yield f"https://{site.stash_box_host}/performers/{source_id}"
 
 
-def _judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+def judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+    """Of these records, those that are in an identity."""
     members = identity_members
     found = rows_of(
         connection, sa.select(members.c.source, members.c.source_id), record_key(members), records

@@ -94,6 +94,14 @@ class Suppressions:
         """True for a record of which the operator has said that it is another person."""
         return bool(self.others) and record_hash(self.key, *record) in self.others
 
+    def is_held(self, source: str, source_id: str) -> bool:
+        """True for a record that waits for review, or was refused with its evidence kept in the same way."""
+        return bool(self.held) and self.withheld_hash(source, source_id) in self._held_records
+
+    @cached_property
+    def _held_records(self) -> frozenset[str]:
+        return frozenset().union(*self.held.values())
+
     def covers_record(self, source: str, source_id: str) -> bool:
         """True when the record of a source must not be stored."""
         return bool(self.records) and record_hash(self.key, source, source_id) in self.records

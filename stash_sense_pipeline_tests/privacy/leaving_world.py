@@ -48,11 +48,12 @@ def page_of(source: str, source_id: str) -> str:
 
 @dataclass
 class World:
-    """What the sources show now, and the catalog that is built from it."""
+    """What the sources show now, what was `read` of it, and the catalog that is built from it."""
 
     engine: sa.Engine
     shown: dict[Record, PerformerRecord] = field(default_factory=dict)
     gone: dict[Record, str] = field(default_factory=dict)
+    read: dict[Record, PerformerRecord] = field(default_factory=dict)
     version: int = 0
 
     def show(self, source: str, source_id: str, name: str, **fields: object) -> Record:
@@ -93,6 +94,10 @@ class World:
                 relatives=IdentityRelatives(HOSTS),
             )
             asyncio.run(self._sync(mirror, source))
+            self.read |= {key: record for key, record in self.shown.items() if key[0] == source}
+            self.read = {
+                key: record for key, record in self.read.items() if key in self.shown or key[0] != source
+            }
         return mirror
 
     async def _sync(self, mirror: Mirror, source: str) -> None:
@@ -149,8 +154,8 @@ class World:
             settle(connection, load_suppressions(self.engine, KEY), record, NOW, same=same)
 
     def person_of(self, record: Record) -> set[Record]:
-        """What identity would link to a record if it knew everything that was ever shown."""
-        records = identity_records([told_of(*item) for item in self.shown.items()])
+        """What identity would link to a record if it knew everything that the sources showed when they were read."""
+        records = identity_records([told_of(*item) for item in self.read.items()])
         groups = connect(records, find_evidence(records, HOSTS).evidence).groups
         return {key for group in groups if record in group for key in group}
 
