@@ -641,8 +641,19 @@ def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator
     index_under_another(operator, vectors)
     with pytest.raises(ReleaseError, match="refused_faces: 1 vectors are near a refused face"):
         operator.publish(SECOND)
-    assert "0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
+    applied = operator.runs("suppress", "apply").output
+    assert "0 records, 0 identities, 1 images, 1 faces" in applied
+    assert "1 held records" in applied
     operator.publish(SECOND)
+    [held] = [line.split() for line in operator.runs("suppress", "review").output.splitlines()[1:]]
+    assert held[2] == "held"
+    settle = ("suppress", "review", "settle", f"{held[0]}:{held[1]}")
+    assert operator.runs(*settle).exit_code == 2
+    assert operator.runs(*settle, "--other").exit_code == 0
+    assert "no record is withheld" in operator.runs("suppress", "review").output
+    again = operator.runs(*settle, "--other")
+    assert again.exit_code != 0
+    assert "is not held" in again.output
 
 
 def test_without_it_nothing_is_kept_of_the_face(operator: Operator) -> None:
