@@ -256,7 +256,9 @@ def _persona_hits(key: bytes, told: Told, known: Collection[str]) -> Iterator[st
     dates = _chain(told.birth_date)
     listed = [name for name in names if keyed_hash(key, PERSONA, f"name {name}") in known]
     texts = list(_asked_texts(told, listed, dates))
-    if len(dates) == 3 and keyed_hash(key, PERSONA, f"date {dates[-1]}") in known:
+    if len(dates) == 3 and any(
+        keyed_hash(key, PERSONA, text) in known for text in _ends(told.name, dates[-1])
+    ):
         texts += _slips(told.name, dates[-1])
     for text in texts:
         digest = keyed_hash(key, PERSONA, text)
@@ -295,8 +297,8 @@ def _kept_texts(told: Told) -> Iterator[str]:
     for form in _pairs(names, main):
         yield f"{form} {'dated' if dates else 'undated'}"
     if len(dates) == 3:
-        yield f"date {dates[-1]}"
         for name in (told.name, *told.aliases):
+            yield from _ends(name, dates[-1])
             yield from _slips(name, dates[-1])
 
 
@@ -342,6 +344,14 @@ def _pairs(names: list[str], main: str) -> Iterator[str]:
         yield f"any {text}"
         if main in pair:
             yield f"main {text}"
+
+
+def _ends(name: str, date: str) -> Iterator[str]:
+    """The first and the last letter of a name, each with the date: one slip changes one of them at most."""
+    letters = "".join(folded_words(name))
+    if letters:
+        yield f"first {date} {letters[0]}"
+        yield f"last {date} {letters[-1]}"
 
 
 def _slips(name: str, date: str) -> Iterator[str]:
