@@ -45,7 +45,7 @@ class IdentityRelatives:
         """
         population = {
             key: record
-            for key, record in read_population(connection).items()
+            for key, record in read_population(connection, ()).items()
             if key in stored or not is_other(key)
         }
         live = {key for key, record in population.items() if record.live}

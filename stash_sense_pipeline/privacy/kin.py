@@ -21,7 +21,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_listing
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages, is_copy
 
 # A page on more records says nothing about who they are, as in identity.evidence.
@@ -62,9 +62,22 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
         if not unjudged:
             break
         people = with_kin(connection, people | unjudged)
-    own = tuple(sorted(url for url, who in listers.items() if who <= people))
+    alone = {url for url, who in listers.items() if who <= people}
+    own = tuple(sorted(alone - _pages_of_others(connection, alone, people)))
     strangers = frozenset(record for who in listers.values() for record in who) - people
     return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers)
+
+
+def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[Record]) -> set[str]:
+    """Of these URLs, the stash-box pages of stored records that are in an identity of others: the link was weighed."""
+    names: dict[str, Record] = {}
+    for url in urls:
+        profile = profile_urls.canonical_profile(url)
+        site = profile_urls.site(profile.site) if profile is not None else None
+        if profile is not None and site is not None and site.stash_box_host is not None:
+            names[url] = (profile.site, profile.key)
+    called = records_called(connection, set(names.values()))
+    return {url for url, name in names.items() if judged(connection, called[name] - people)}
 
 
 def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) -> list[str]:

@@ -10,6 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.identities import hold_still
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
 from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
@@ -50,6 +51,7 @@ def recheck_people(
     called inside the transaction with the texts that must be removed from files before its commit.
     """
     with ExitStack() as until_committed, writing(engine) as connection:
+        hold_still(connection)
         report = _recheck(connection, suppressions.refreshed(connection), now, relatives)
         if report.traces:
             before(report.traces, until_committed)

@@ -114,7 +114,9 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
     own_hash = record_hash(key, *told.record)
     ids = {own_hash, *(record_hash(key, told.source, each) for each in told.merged_ids)}
     called = {record_hash(key, told.source, each) for each in told.other_ids}
-    pages = {digest for url in (*told.urls, *_own_page(told)) for _, digest in url_digests(key, url)}
+    pages = {digest for url in told.urls for _, digest in url_digests(key, url)}
+    # A link to this record on a suppressed one may be wrong, and this record cannot help it: it is held.
+    own = {digest for url in _own_page(told) for _, digest in url_digests(key, url)} - ids
     by_id = _degree(known, ids & known.records)
     hashes = ids | called | pages
     degree = _degree(known, (hashes & known.records) | (pages & known.urls))
@@ -122,10 +124,12 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
         return Findings(degree if degree == NAMED or by_id is not None else None, by_id)
     if degree is not None:
         return Findings(degree, by_id)
-    is_like = bool(known.personas) and (
-        not known.personas.isdisjoint(pages) or any(True for _ in _persona_hits(key, told, known.personas))
+    is_like = (
+        not known.urls.isdisjoint(own)
+        or not known.personas.isdisjoint(pages)
+        or (bool(known.personas) and any(True for _ in _persona_hits(key, told, known.personas)))
     )
-    return Findings(None, None, is_like, _is_linked(known, told, hashes))
+    return Findings(None, None, is_like, _is_linked(known, told, hashes | own))
 
 
 def persona_hashes(key: bytes, told: Told) -> set[str]:
