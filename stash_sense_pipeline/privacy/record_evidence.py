@@ -126,7 +126,7 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
         return Findings(degree, by_id)
     is_like = (
         not known.urls.isdisjoint(own)
-        or not known.personas.isdisjoint(pages)
+        or not known.personas.isdisjoint(pages | own)
         or (bool(known.personas) and any(True for _ in _persona_hits(key, told, known.personas)))
     )
     return Findings(None, None, is_like, _is_linked(known, told, hashes | own))

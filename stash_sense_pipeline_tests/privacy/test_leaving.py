@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline_tests.privacy.leaving_world import HOSTS, fresh_world, page_of
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline_tests.privacy.leaving_world import HOSTS, World, fresh_world, page_of
 
 SOURCES = sorted(HOSTS)
 FIRST = ("Ada", "Bea", "Cleo", "Dora", "Eve", "Fay")
@@ -136,7 +137,28 @@ def test_a_release_never_holds_a_person_who_left_whatever_the_order(catalog_file
 
 @pytest.mark.slow
 @given(people(), steps())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_law_of_leaving_holds_for_many_more_orders(catalog_file, population, orders):
     with tempfile.TemporaryDirectory() as directory, fresh_world(catalog_file, Path(directory)) as world:
         build(world, population, orders)
+
+
+@pytest.mark.postgres
+@pytest.mark.slow
+@pytest.mark.parametrize("how", LINKS)
+def test_the_law_of_leaving_holds_on_postgresql(postgres_catalog_url, how):
+    population = [(SOURCES, [(0, how)] * 4, False), (SOURCES[:2], [(0, how)] * 2, True)]
+    orders = [
+        ("sync", 0),
+        ("add", 2),
+        ("sync", 1),
+        ("identities", 0),
+        ("merge", 0),
+        ("sync", 2),
+        ("apply", 0),
+    ]
+    engine = open_catalog(postgres_catalog_url)
+    try:
+        build(World(engine), population, [*orders, ("publish", 1)])
+    finally:
+        engine.dispose()
