@@ -17,6 +17,7 @@ from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_fa
 from stash_sense_pipeline.errors import ArchiveError, DatabaseFileError, ReleaseError
 from stash_sense_pipeline.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.face_templates import load_templates
+from stash_sense_pipeline.privacy.recheck import matching_records
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
@@ -144,6 +145,18 @@ def check_suppressed(
     return CheckResult(
         "suppressed", True, f"none of {held.of_records} records and {held.of_urls} URLs is suppressed"
     )
+
+
+def check_suppressed_people(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
+    """One line: no record of the catalog, of which releases are made, has the evidence of a suppressed or held one."""
+    found = matching_records(engine, suppressions)
+    if found:
+        return CheckResult(
+            "suppressed_people",
+            False,
+            f"{found} records are suppressed people's or must be held; publish again: the identities of a run take them out",
+        )
+    return CheckResult("suppressed_people", True, "no record is like a suppressed person's")
 
 
 def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
