@@ -116,7 +116,7 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
     called = {record_hash(key, told.source, each) for each in told.other_ids}
     pages = {digest for url in told.urls for _, digest in url_digests(key, url)}
     # A link to this record on a suppressed one may be wrong, and this record cannot help it: it is held.
-    own = {digest for url in _own_page(told) for _, digest in url_digests(key, url)} - ids
+    own = {digest for url in _own_pages(told) for _, digest in url_digests(key, url)} - ids
     by_id = _degree(known, ids & known.records)
     hashes = ids | called | pages
     degree = _degree(known, (hashes & known.records) | (pages & known.urls))
@@ -169,7 +169,7 @@ def evidence_hashes(key: bytes, told: Told) -> set[str]:
     }
     pages = {
         digest
-        for url in (*identifying_pages(told.urls).values(), *_own_page(told))
+        for url in (*identifying_pages(told.urls).values(), *_own_pages(told))
         for _, digest in url_digests(key, url)
     }
     unknown = {plain_url_hash(key, url) for url in unknown_pages(told.urls)}
@@ -234,11 +234,12 @@ def _texts(
     return found
 
 
-def _own_page(told: Told) -> tuple[str, ...]:
+def _own_pages(told: Told) -> tuple[str, ...]:
     site = profile_urls.site(told.source)
     if site is None or site.stash_box_host is None:
         return ()
-    return (f"https://{site.stash_box_host}/performers/{told.source_id}",)
+    ids = (told.source_id, *told.merged_ids)
+    return tuple(f"https://{site.stash_box_host}/performers/{each}" for each in ids)
 
 
 def _degree(known: Suppressions, hits: set[str]) -> int | None:
