@@ -529,11 +529,14 @@ class _Run:
                 shared.verdict = replace(verdict, face=None)
             return verdict
         except SourceError as error:
-            if host is not None and (
-                isinstance(error, CircuitOpenError) or error.outcome is Outcome.RATE_LIMITED
-            ):
+            if host is not None and isinstance(error, CircuitOpenError):
+                # The image was not asked for.
                 await self._close(host, error)
                 return None if self._stopping else self._postponed(image, host)
+            if host is not None and error.outcome is Outcome.RATE_LIMITED:
+                # It counts for the image too: one that always gets this answer must not come first every night.
+                await self._close(host, error)
+                return self._failed(image, error.outcome)
             self._first_asked += _is_first(image)
             if shared is not None:
                 shared.error = error
