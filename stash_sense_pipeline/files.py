@@ -125,8 +125,8 @@ def _restrict_one(path: Path, forbidden: int) -> None:
         ours = status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
         if ours and status.st_mode & forbidden:
             path.chmod(stat.S_IMODE(status.st_mode) & ~forbidden)
-    except FileNotFoundError:
-        # Another process removed it meanwhile.
+    except (FileNotFoundError, NotADirectoryError):
+        # It was never made, or another process removed it meanwhile.
         return
 
 

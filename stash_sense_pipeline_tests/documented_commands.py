@@ -166,6 +166,8 @@ def _leaving(terminal: Terminal) -> None:
                  shown=f'suppress add {LEAVER} --reason "asked us"')  # fmt: skip
     terminal.run("suppress-list", "suppress", "list")
     terminal.run("suppress-apply", "suppress", "apply")
+    # No record of the demo is held.
+    terminal.run("suppress-review-settle", "suppress", "review", "settle", LEAVER, "--other", code=2)
 
 
 def _building(terminal: Terminal) -> None:

@@ -83,7 +83,7 @@ def _commands() -> Iterator[str]:
     yield "Below the help of a command is its output on the data of the demo.\n"
     examples = DOCS / "examples"
     for path, command in _walk(main, "stash-sense"):
-        if isinstance(command, click.Group):
+        if isinstance(command, click.Group) and not command.invoke_without_command:
             continue
         context = click.Context(command, info_name=path, max_content_width=100, **main.context_settings)
         yield f"\n## {path}\n\n```text\n{command.get_help(context)}\n```\n"

@@ -40,6 +40,28 @@ def test_the_readme_shows_the_same_demo() -> None:
     assert f"```\n{printed}```" in (PROJECT / "README.md").read_text()
 
 
+def named_tests() -> list[tuple[str, str, str]]:
+    """(page, path, test) of every test that a page names as a proof."""
+    proving = [DOCS / "robustness.md", PROJECT / "SECURITY.md", PROJECT / "PRIVACY.md"]
+    return [
+        (page.name, *found)
+        for page in proving
+        for found in re.findall(r"`([\w/]+\.py)::(test_\w+)`", page.read_text())
+    ]
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    named = named_tests()
+    assert len(named) > 50
+    missing = [
+        f"{page}: {path}::{name}"
+        for page, path, name in named
+        if not (file := PROJECT / "stash_sense_pipeline_tests" / path).is_file()
+        or f"def {name}(" not in file.read_text()
+    ]
+    assert missing == []
+
+
 def test_every_variable_that_is_read_is_explained() -> None:
     read = set()
     for path in (PROJECT / "stash_sense_pipeline").rglob("*.py"):

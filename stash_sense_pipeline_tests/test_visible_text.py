@@ -94,13 +94,13 @@ def test_a_log_record_holds_no_hidden_character(caplog):
 
 
 def test_only_the_one_function_prints_to_the_terminal():
-    """Everything else that prints would be a way around it."""
+    """Everything else that prints without `visible` would be a way around it."""
     printing = re.compile(r"click\.s?echo\(|\bprint\(|sys\.(stdout|stderr)\.write")
     found = [
         f"{path.relative_to(PACKAGE)}: {line.strip()}"
         for path in sorted(PACKAGE.rglob("*.py"))
         if "sandbox" not in path.parts and path.name != "common.py"
         for line in path.read_text(encoding="utf-8").splitlines()
-        if printing.search(line)
+        if printing.search(line) and "click.echo(visible(" not in line
     ]
     assert found == []

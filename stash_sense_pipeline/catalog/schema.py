@@ -357,7 +357,10 @@ suppressions = sa.Table(
     "suppressions",
     metadata,
     sa.Column(
-        "kind", sa.Text, primary_key=True, comment="record, url, image; key: which key made the hashes"
+        "kind",
+        sa.Text,
+        primary_key=True,
+        comment="record, url, image, persona, other; key: which key made the hashes",
     ),
     sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
     sa.Column("reason", sa.Text, nullable=False),
@@ -395,6 +398,22 @@ suppressed_faces = sa.Table(
     comment="only of those for whom block_face was asked: refuses their face under a new record",
 )
 
+held_evidence = sa.Table(
+    "held_evidence",
+    metadata,
+    sa.Column("evidence_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("owner_hash", sa.Text, nullable=False, comment="keyed hash of the record that is held"),
+    sa.Column(
+        "key_hash",
+        sa.Text,
+        nullable=False,
+        comment="keyed hash of an id, a page, or a name with a birth date",
+    ),
+    sa.UniqueConstraint("owner_hash", "key_hash"),
+    sqlite_autoincrement=True,
+    comment="what could link another record to one that is held for review; goes when that one is settled",
+)
+
 pending_purges = sa.Table(
     "pending_purges",
     metadata,
@@ -411,9 +430,7 @@ withheld_records = sa.Table(
     sa.Column("id_hash", sa.Text, primary_key=True, comment="keyed hash of the source_id"),
     sa.Column("updated_at", UtcTime, comment="the source's own time of the version that was not stored"),
     sa.Column("checked_at", UtcTime, nullable=False),
-    sa.Column(
-        "reason", sa.Text, nullable=False, comment="suppressed, under_18, started_under_18 or unreadable_date"
-    ),
+    sa.Column("reason", sa.Text, nullable=False, comment="suppressed, held, held_linked, under_18, ..."),
     sa.Column(
         "source_id", sa.Text, comment="for review; null for the suppressed, of whom only the hash is kept"
     ),

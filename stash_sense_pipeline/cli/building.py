@@ -112,6 +112,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
     from stash_sense_pipeline.orchestration.progress import progress_bars
     from stash_sense_pipeline.settings import load_settings
 
+    check_writable(environment.data_dir)
     restrict_data(environment.data_dir, home)
     settings = load_settings(environment.sources_file)
     if settings.missing_contact:
@@ -120,7 +121,6 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
             "fill it in, so that a source can reach you",
             err=True,
         )
-    check_writable(environment.data_dir)
     definitions = build_defs(
         settings=settings, environment=environment, resources={"progress": progress_bars}
     )

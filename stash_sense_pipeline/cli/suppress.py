@@ -153,11 +153,17 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
     """
     from stash_sense_pipeline.catalog.purge import is_purge_pending
     from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.current import enforce_suppressions
 
     with _opened() as (engine, environment, settings):
         enforced = enforce_suppressions(
-            engine, environment, settings.names, datetime.now(UTC), search_all=search_all
+            engine,
+            environment,
+            settings.names,
+            datetime.now(UTC),
+            search_all=search_all,
+            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
         )
         log_emptied = rewrite_tables(engine) if rewrite else True
         keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)
@@ -170,6 +176,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
         "rows in all": sum(erased.rows.values()),
         "lines of reports and logs": enforced.traces.lines,
         "staged releases": enforced.traces.staged_runs,
+        "held records": erased.held,
     }
     notes = list(_notes(enforced, log_emptied=log_emptied, keeps_bytes=keeps_bytes))
     if as_json:
@@ -233,15 +240,49 @@ def _list_namesakes(namesakes: Sequence[Namesake]) -> None:
         echo(f"  and {len(namesakes) - _NAMESAKES_SHOWN} more: see --json", err=True)
 
 
-@suppress.command("review")
-def suppress_review() -> None:
-    """List the records that are withheld because their dates do not show an adult."""
+@suppress.group("review", invoke_without_command=True)
+@click.pass_context
+def suppress_review(context: click.Context) -> None:
+    """List the records that are held, or withheld because their dates do not show an adult.
+
+    A held record has the name and birth date of a person on the list, or a refused face (`held`), or it is linked to such
+    a record (`held_linked`). It is in no release until `suppress review settle` says who it is.
+    """
     from stash_sense_pipeline.catalog.engine import reading
     from stash_sense_pipeline.catalog.performers import withheld_for_review
 
+    if context.invoked_subcommand is not None:
+        return
     with _opened() as (engine, _, _), reading(engine) as connection:
         rows = withheld_for_review(connection)
     print_table([row._asdict() for row in rows], "no record is withheld")
+
+
+@suppress_review.command("settle")
+@click.argument("target", metavar="SOURCE:ID")
+@click.option("--same/--other", "same", default=None, help="The person on the list, or another person.")
+def suppress_review_settle(target: str, same: bool | None) -> None:
+    """Say who a held record is.
+
+    With --same it is suppressed like a record that was added to the list. With --other it may be stored: the next sync of
+    its source reads it, and the records that were held with it. The decision is kept.
+    """
+    from stash_sense_pipeline.catalog.engine import writing
+    from stash_sense_pipeline.privacy.holding import settle
+    from stash_sense_pipeline.privacy.keys import load_or_create_key
+    from stash_sense_pipeline.privacy.suppression import load_list
+    from stash_sense_pipeline.privacy.suppression_file import check_target
+
+    if same is None:
+        raise click.UsageError("say --same or --other")
+    with _opened() as (engine, environment, settings):
+        check_target(target.strip(), settings.names)
+        source, _, source_id = target.strip().partition(":")
+        key = load_or_create_key(environment.suppression_key_file)
+        with writing(engine) as connection:
+            listed = load_list(connection, key)
+            settle(connection, listed, (source, source_id), datetime.now(UTC), same=same)
+    echo("suppressed" if same else f"the next sync of {source} reads it")
 
 
 @click.command("revoke")

@@ -198,6 +198,8 @@ def _too_large(part: Path, url: str, size: int | None) -> ModelPackError:
 def _extract(archive: Path, member: str, target: Path) -> None:
     try:
         with open_zip(archive, _ZIP_LIMITS) as content:
+            # `replacing` has made it, empty; an entry is only written to a new file.
+            target.unlink(missing_ok=True)
             content.extract(member, target)
     except (ArchiveError, OSError) as error:
         raise ModelPackError(

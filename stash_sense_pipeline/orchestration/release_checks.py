@@ -48,7 +48,7 @@ _PROOFS = (
     ReleaseCheck(
         "suppressed",
         "Nobody of the suppression list is in the release: no record, address, picture or refused face.",
-        _named("suppressed", "suppressed_images", "refused_faces"),
+        _named("suppressed", "suppressed_people", "suppressed_images", "refused_faces"),
     ),
     ReleaseCheck("nobody_deleted", "No record is one that its source has deleted.", _named("nobody_deleted")),
     ReleaseCheck("one_pack", "Every vector was made by the model pack in use.", _named("one_pack")),

@@ -19,6 +19,8 @@ from stash_sense_pipeline.privacy.entries import (
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.overrides_redaction import OverridesReport, forget_overrides
+from stash_sense_pipeline.privacy.recheck import RecheckReport, recheck_people
+from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
 from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
@@ -56,6 +58,7 @@ def enforce_suppressions(
     now: datetime,
     *,
     search_all: bool = False,
+    relatives: Relatives | None = None,
 ) -> Enforcement:
     """current_suppressions, after which nothing of the people they cover is in the catalog or in what we wrote
     of it: what is staged for a release, reports, logs, identity_overrides.yaml, and copies of the catalog that a killed
@@ -72,7 +75,9 @@ def enforce_suppressions(
         overrides = forget_overrides(environment.overrides_file, suppressions, erased.traces)
         done = replace(done, traces=traces, overrides=overrides)
 
-    erased = erase_suppressed(engine, suppressions, now, search_all=search_all, before=forget)
+    erased = erase_suppressed(
+        engine, suppressions, now, search_all=search_all, before=forget, relatives=relatives
+    )
     return replace(done, erased=erased)
 
 
@@ -107,3 +112,21 @@ def _imported(
     if environment.suppressions_file.exists():
         report = import_suppressions_file(engine, environment.suppressions_file, key, sources)
     return load_suppressions(engine, key), report
+
+
+def recheck(
+    engine: sa.Engine,
+    environment: Environment,
+    sources: Collection[str],
+    now: datetime,
+    relatives: Relatives | None = None,
+) -> RecheckReport:
+    """recheck_people with the list as it is now; reports, logs and what is staged forget those who go."""
+    suppressions = current_suppressions(engine, environment, sources)
+
+    def forget(traces: tuple[str, ...], until_committed: ExitStack) -> None:
+        until_committed.enter_context(texts_locked(environment.data_dir))
+        erase_traces(environment.data_dir, traces, staged=True)
+        forget_overrides(environment.overrides_file, suppressions, traces)
+
+    return recheck_people(engine, suppressions, now, forget, relatives)

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.identities import hold_still
+from stash_sense_pipeline.catalog.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
 from stash_sense_pipeline.catalog.schema import (
     IS_FOUND_SUPPRESSED,
@@ -28,6 +29,7 @@ from stash_sense_pipeline.catalog.schema import (
     identity_members,
     metadata,
     performer_aliases,
+    performer_images,
     performer_urls,
     source_images,
     source_performers,
@@ -41,9 +43,11 @@ from stash_sense_pipeline.privacy.face_templates import (
     keep_templates,
     load_templates,
 )
+from stash_sense_pipeline.privacy.holding import HELD, forget_held, remember_held
 from stash_sense_pipeline.privacy.kin import (
     Person,
     image_key,
+    judged,
     of_keys,
     record_key,
     rows_of,
@@ -51,12 +55,19 @@ from stash_sense_pipeline.privacy.kin import (
     whole_person,
     with_kin,
 )
-from stash_sense_pipeline.privacy.lookup import Picture, Record
+from stash_sense_pipeline.privacy.lookup import Picture, Record, records_listing
 from stash_sense_pipeline.privacy.mentions import ERASED, mentions_records
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
+from stash_sense_pipeline.privacy.record_evidence import (
+    Relatives,
+    persona_hashes,
+    read_told,
+    unknown_pages,
+)
 from stash_sense_pipeline.privacy.suppression import (
     IMAGE,
     LIKENESS,
+    PERSONA,
     RECORD,
     URL,
     HashRow,
@@ -99,7 +110,8 @@ class ErasureReport:
 
     `shared_pages` are profile pages that records of other people list too: a new record is not refused for them.
     `rows` counts all rows by table. `traces` are the texts by which the people can be found in files. `namesakes`
-    are records of the same name that stay: nothing but the name links them. `bytes_left` is one
+    are records of the same name that stay: nothing but the name links them. `held` records wait for review: they show
+    a refused face, or evidence links them to a person although identities are apart. `bytes_left` is one
     line that says why deleted bytes are still in the files of the database; None when they are not, and on PostgreSQL.
     """
 
@@ -110,13 +122,14 @@ class ErasureReport:
     shared_pages: int = field(default=0, compare=False)
     rows: Mapping[str, int] = field(default_factory=dict, compare=False)
     bytes_left: str | None = field(default=None, compare=False)
+    held: int = field(default=0, compare=False)
     traces: tuple[str, ...] = field(default=(), compare=False, repr=False)
     namesakes: tuple[Namesake, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def is_empty(self) -> bool:
         """True when there was nothing to erase."""
-        return not (self.records or self.images or self.faces)
+        return not (self.records or self.images or self.faces or self.held)
 
 
 def erase_suppressed(
@@ -126,6 +139,7 @@ def erase_suppressed(
     *,
     search_all: bool = False,
     before: Callable[[ErasureReport, ExitStack], None] = lambda report, until_committed: None,
+    relatives: Relatives | None = None,
 ) -> ErasureReport:
     """Deletes all that the catalog holds of the people whom `suppressions` covers, in one transaction.
 
@@ -148,7 +162,9 @@ def erase_suppressed(
     with ExitStack() as until_committed, writing(engine) as connection:
         hold_still(connection)
         _outlast_idleness(connection)
-        report = _erase(connection, suppressions.refreshed(connection), now, search_all=search_all)
+        report = _erase(
+            connection, suppressions.refreshed(connection), now, search_all=search_all, relatives=relatives
+        )
         before(report, until_committed)
     return _overwritten(engine, report)
 
@@ -160,7 +176,11 @@ def _outlast_idleness(connection: sa.Connection) -> None:
 
 
 def erase_records(
-    connection: sa.Connection, suppressions: Suppressions, records: Collection[Record], now: datetime
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    records: Collection[Record],
+    now: datetime,
+    relatives: Relatives | None = None,
 ) -> ErasureReport:
     """Erases the people of these records as erase_suppressed does, inside a transaction of the caller's.
 
@@ -168,10 +188,10 @@ def erase_records(
     overwritten by the next erase_suppressed.
     """
     hold_still(connection)
-    person = whole_person(connection, set(records))
-    return _take_out(
-        connection, suppressions, person, _images_to_erase(connection, suppressions, person), now
-    )
+    person, in_doubt = _person_of(connection, suppressions, set(records), relatives)
+    images = _images_to_erase(connection, suppressions, person)
+    report = _take_out(connection, suppressions, person, images, now)
+    return _with_held(connection, suppressions, report, in_doubt, now)
 
 
 def erase_alone(connection: sa.Connection, records: Collection[Record], now: datetime) -> tuple[str, ...]:
@@ -198,23 +218,100 @@ def erase_alone(connection: sa.Connection, records: Collection[Record], now: dat
     return traces
 
 
+def hold_stored(
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    reasons: Mapping[Record, str],
+    now: datetime,
+) -> tuple[str, ...]:
+    """Takes stored records out of the catalog and has them wait for the operator's review, each for its reason.
+
+    Their evidence is kept as hashes; so is the version, so that they are read again when they change. Returns the texts
+    by which the records can be found in files; the caller must remove them before the commit.
+    """
+    if not reasons:
+        return ()
+    table = source_performers
+    remember_held(connection, suppressions, list(read_told(connection, reasons.keys()).values()))
+    versions = sa.select(table.c.source, table.c.source_id, table.c.updated_at)
+    rows: dict[str, list[WithheldRecord]] = {}
+    for source, source_id, updated in rows_of(connection, versions, record_key(table), reasons.keys()):
+        id_hash = suppressions.withheld_hash(source, source_id)
+        reason = reasons[source, source_id]
+        rows.setdefault(source, []).append(WithheldRecord(id_hash, updated, reason, source_id))
+    traces = erase_alone(connection, reasons.keys(), now)
+    for source, withheld in rows.items():
+        withhold_records(connection, source, withheld, now)
+    return traces
+
+
+def _person_of(
+    connection: sa.Connection, suppressions: Suppressions, records: set[Record], relatives: Relatives | None
+) -> tuple[Person, set[Record]]:
+    """whole_person, with the records that `relatives` links to it, to a fixed point; and those that are in doubt.
+
+    In doubt are records of another identity: the last identity run did not link them, and what says so now may be new, or
+    a single wrong link.
+    """
+    person = whole_person(connection, records) if records else Person(frozenset(), (), 0, ())
+    while relatives is not None and person.records:
+        linked = relatives.of(connection, person.records, (), suppressions.is_other) - person.records
+        in_doubt = judged(connection, linked) if judged(connection, set(person.records)) else set[Record]()
+        if linked <= in_doubt:
+            return person, in_doubt
+        person = whole_person(connection, person.records | linked - in_doubt)
+    return person, set()
+
+
 def _erase(
-    connection: sa.Connection, suppressions: Suppressions, now: datetime, *, search_all: bool
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    now: datetime,
+    *,
+    search_all: bool,
+    relatives: Relatives | None,
 ) -> ErasureReport:
     sought = suppressions if search_all else suppressions.only_pending()
     covered = _covered_records(connection, sought)
-    person = whole_person(connection, covered) if covered else Person(frozenset(), (), 0, ())
+    person, in_doubt = _person_of(connection, suppressions, covered, relatives)
     if suppressions.face_blocks & sought.pending:
         keep_templates(
             connection, suppressions.key, _whose_face_is_blocked(connection, suppressions, covered), now
         )
     images = _covered_images(connection, sought) | _images_to_erase(connection, suppressions, person)
-    images |= _images_of_faces(connection, load_templates(connection, suppressions.key))
+    refused = _images_of_faces(connection, load_templates(connection, suppressions.key))
+    shown_by = _only_owners(connection, suppressions, refused) - person.records
     # A sync that erases has no operator to show them to, and its transaction should be short.
     namesakes = namesakes_of(connection, person.records)
-    report = replace(_take_out(connection, suppressions, person, images, now), namesakes=namesakes)
+    report = _take_out(connection, suppressions, person, images | refused, now)
+    report = replace(report, namesakes=namesakes)
+    report = _with_held(connection, suppressions, report, shown_by | in_doubt, now)
     mark_applied(connection, now)
     return report
+
+
+def _with_held(
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    report: ErasureReport,
+    records: Collection[Record],
+    now: datetime,
+) -> ErasureReport:
+    traces = hold_stored(connection, suppressions, dict.fromkeys(sorted(records), HELD), now)
+    return replace(report, held=len(records), traces=report.traces + traces)
+
+
+def _only_owners(
+    connection: sa.Connection, suppressions: Suppressions, images: Collection[Picture]
+) -> set[Record]:
+    """The records that alone show one of these images, but for those that the operator has called other people."""
+    table = performer_images
+    owners: dict[Picture, set[Record]] = {}
+    query = sa.select(table.c.source, table.c.image_id, table.c.source_id)
+    for source, image_id, source_id in rows_of(connection, query, image_key(table), images):
+        owners.setdefault((source, image_id), set()).add((source, source_id))
+    alone = {record for records in owners.values() if len(records) == 1 for record in records}
+    return {record for record in alone if not suppressions.is_other(record)}
 
 
 def _whose_face_is_blocked(
@@ -334,6 +431,7 @@ def _take_out(
     rows = _delete_everywhere(connection, belongings)
     _forget_mentions(connection, {*person.records, *person.other_ids})
     _forget_links(connection, suppressions.key, person)
+    forget_held(connection, suppressions, person.records)
     for chosen in of_keys(identities.c.performer_id, performers):
         retired = sa.update(identities).where(chosen)
         connection.execute(retired.values(retired_at=now, redirect_to=None))
@@ -366,6 +464,15 @@ def _remember(
         for url in person.pages
         for kind, digest in url_digests(key, url)
     ]
+    told = read_told(connection, person.records)
+    alone = _listed_by_no_other(connection, person, {url for each in told.values() for url in each.urls})
+    hashes = {plain_url_hash(key, url) for url in alone}.union(
+        *(persona_hashes(key, each) for each in told.values())
+    )
+    rows += [
+        HashRow(PERSONA, digest, "what a suppressed person is called", now, applied_at=now)
+        for digest in hashes
+    ]
     table = source_images
     columns = sa.select(table.c.url, table.c.sha256, table.c.picture_hash)
     urls, digests, looks = set[str](), set[str](), set[str]()
@@ -384,6 +491,13 @@ def _remember(
         for look in looks - _looks_of_others(connection, looks, images)
     ]
     store_hashes(connection, key, rows)
+
+
+def _listed_by_no_other(connection: sa.Connection, person: Person, urls: set[str]) -> list[str]:
+    """Of these URLs, the pages of unknown sites that only this person lists."""
+    unknown = unknown_pages(sorted(urls))
+    listers = records_listing(connection, unknown) if unknown else {}
+    return [url for url, who in listers.items() if who <= person.records]
 
 
 def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Picture]) -> set[str]:

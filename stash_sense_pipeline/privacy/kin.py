@@ -21,7 +21,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_listing
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages, is_copy
 
 # A page on more records says nothing about who they are, as in identity.evidence.
@@ -58,20 +58,33 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
         new_pages = [url for url in pages if url not in listers]
         listers |= records_listing(connection, new_pages) if new_pages else {}
         others = {record for who in listers.values() if len(who) <= MAX_HOLDERS for record in who} - people
-        unjudged = others - _judged(connection, others)
+        unjudged = others - judged(connection, others)
         if not unjudged:
             break
         people = with_kin(connection, people | unjudged)
-    own = tuple(sorted(url for url, who in listers.items() if who <= people))
+    alone = {url for url, who in listers.items() if who <= people}
+    own = tuple(sorted(alone - _pages_of_others(connection, alone, people)))
     strangers = frozenset(record for who in listers.values() for record in who) - people
     return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers)
+
+
+def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[Record]) -> set[str]:
+    """Of these URLs, the stash-box pages of stored records that are in an identity of others: the link was weighed."""
+    names: dict[str, Record] = {}
+    for url in urls:
+        profile = profile_urls.canonical_profile(url)
+        site = profile_urls.site(profile.site) if profile is not None else None
+        if profile is not None and site is not None and site.stash_box_host is not None:
+            names[url] = (profile.site, profile.key)
+    called = records_called(connection, set(names.values()))
+    return {url for url, name in names.items() if judged(connection, called[name] - people)}
 
 
 def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) -> list[str]:
     """Of what a stored record lists, the pages that no record of another identity lists as well."""
     listers = records_listing(connection, list(identifying_pages(urls).values()))
     kin = with_kin(connection, {record})
-    return [url for url, who in listers.items() if not _judged(connection, who - kin)]
+    return [url for url, who in listers.items() if not judged(connection, who - kin)]
 
 
 def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Record]:
@@ -179,7 +192,8 @@ def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:
             yield f"https://{site.stash_box_host}/performers/{source_id}"
 
 
-def _judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+def judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+    """Of these records, those that are in an identity."""
     members = identity_members
     found = rows_of(
         connection, sa.select(members.c.source, members.c.source_id), record_key(members), records

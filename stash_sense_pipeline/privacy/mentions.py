@@ -42,7 +42,7 @@ def mentions_records(records: Collection[Record]) -> Callable[[Any], bool]:
 
     def names_one(value: Any) -> bool:
         return any(
-            compared in ids or search(compared) for compared in map(_as_compared, _texts(value)) if compared
+            compared in ids or search(compared) for compared in map(_as_compared, texts_of(value)) if compared
         )
 
     return names_one
@@ -99,7 +99,7 @@ def _as_compared(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(plain.split()).casefold())
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """All texts of a JSON value, also the keys."""
     waiting = [value]
     while waiting:

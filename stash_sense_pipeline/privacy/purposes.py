@@ -233,6 +233,11 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "radius": _image("how near a face is refused"),
         "added_at": _own("since when"),
     },
+    "held_evidence": {
+        "evidence_id": _own("names the note"),
+        "owner_hash": _own("which held record it is of; useless without the key"),
+        "key_hash": _own("recognises a record that links to a held one; useless without the key"),
+    },
     "pending_purges": {
         "purge_id": _own("names the note"),
         "requested_at": _own("since when deleted bytes wait to be overwritten"),
@@ -244,7 +249,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "checked_at": _own("when to look again"),
         "reason": _own("why it is withheld"),
         "source_id": _source(
-            "lets somebody review a record whose dates do not show an adult; never of the suppressed"
+            "lets the operator review a record that is held, or whose dates do not show an adult; never of the suppressed"
         ),
     },
     "site_visits": {

@@ -6,7 +6,7 @@ import hmac
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -25,6 +25,10 @@ from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.errors import CatalogError
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
+# What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.
+PERSONA = "persona"
+# Records of which the operator has said that they are other people.
+OTHER = "other"
 # A row of its own that tells with which key the others were made.
 _KEY_CHECK = "key"
 # Kind of the hashes of withheld records; they are in a table of their own.
@@ -58,7 +62,8 @@ class Suppressions:
 
     The sets hold HMAC-SHA256 hex digests; an identifier cannot be read out of them. `met` are those of degree
     MET, `pending` those for which the catalog was not searched yet, `face_blocks` those whose face is to be
-    refused too. `rows` is the number of rows that were read.
+    refused too. `personas` and `others` are the hashes of these kinds. `held` maps hashes of the evidence of held
+    records to the records that they are of, as hashes too. `rows` and `held_state` tell how much was read.
     """
 
     key: bytes = field(repr=False)
@@ -71,10 +76,31 @@ class Suppressions:
     pending: frozenset[str] = field(default=frozenset(), repr=False)
     face_blocks: frozenset[str] = field(default=frozenset(), repr=False)
     rows: int = 0
+    personas: frozenset[str] = field(default=frozenset(), repr=False)
+    others: frozenset[str] = field(default=frozenset(), repr=False)
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
+    held_state: tuple[int, int] = (0, 0)
 
     def __len__(self) -> int:
         """How many keys are suppressed."""
         return sum(map(len, (self.records, self.urls, self.images, self.pictures, self.likenesses)))
+
+    @property
+    def knows_evidence(self) -> bool:
+        """False when no record can be on the list, nor be linked to one, by what it says."""
+        return bool(self.records or self.urls or self.personas or self.held)
+
+    def is_other(self, record: tuple[str, str]) -> bool:
+        """True for a record of which the operator has said that it is another person."""
+        return bool(self.others) and record_hash(self.key, *record) in self.others
+
+    def is_held(self, source: str, source_id: str) -> bool:
+        """True for a record that waits for review, or was refused with its evidence kept in the same way."""
+        return bool(self.held) and self.withheld_hash(source, source_id) in self._held_records
+
+    @cached_property
+    def _held_records(self) -> frozenset[str]:
+        return frozenset().union(*self.held.values())
 
     def covers_record(self, source: str, source_id: str) -> bool:
         """True when the record of a source must not be stored."""
@@ -161,12 +187,19 @@ class Suppressions:
 
     def has(self, kind: str, digest: str) -> bool:
         """True when the list has this hash."""
-        sets = {RECORD: self.records, URL: self.urls, IMAGE: self.images, PICTURE: self.pictures}
+        sets = {
+            RECORD: self.records,
+            URL: self.urls,
+            IMAGE: self.images,
+            PICTURE: self.pictures,
+            PERSONA: self.personas,
+            OTHER: self.others,
+        }
         return digest in sets.get(kind, self.likenesses)
 
     def withheld_hash(self, source: str, source_id: str) -> str:
         """What a record that was read and not stored is remembered by."""
-        return _hash(self.key, _WITHHELD, f"{source}:{source_id}")
+        return keyed_hash(self.key, _WITHHELD, f"{source}:{source_id}")
 
     def only_pending(self) -> Self:
         """The part of the list for which the catalog was not searched yet."""
@@ -177,8 +210,9 @@ class Suppressions:
         return replace(self, **kept)
 
     def refreshed(self, connection: sa.Connection) -> Self:
-        """The list with what other processes have added since it was read; rows are never taken away."""
-        if connection.scalar(sa.select(sa.func.count()).select_from(schema.suppressions)) == self.rows:
+        """The list with what other processes have added since it was read; only evidence of held records goes again."""
+        rows = connection.scalar(sa.select(sa.func.count()).select_from(schema.suppressions))
+        if rows == self.rows and _held_state(connection) == self.held_state:
             return self
         now = load_list(connection, self.key)
         return replace(
@@ -192,6 +226,10 @@ class Suppressions:
             pending=now.pending,
             face_blocks=now.face_blocks,
             rows=now.rows,
+            personas=self.personas | now.personas,
+            others=now.others,
+            held=now.held,
+            held_state=now.held_state,
         )
 
 
@@ -224,17 +262,17 @@ class ListedHash(NamedTuple):
 
 def record_hash(key: bytes, source: str, source_id: str) -> str:
     """Hex digest that stands for a record. Ids are compared without case: some paste a uuid in capitals."""
-    return _hash(key, RECORD, f"{source}:{source_id.casefold()}")
+    return keyed_hash(key, RECORD, f"{source}:{source_id.casefold()}")
 
 
 def image_hash(key: bytes, sha256: str) -> str:
     """Hex digest that stands for image bytes with this SHA-256."""
-    return _hash(key, IMAGE, sha256.lower())
+    return keyed_hash(key, IMAGE, sha256.lower())
 
 
 def picture_hash(key: bytes, source: str, image_id: str) -> str:
     """Hex digest that stands for an image under its id at a source."""
-    return _hash(key, PICTURE, f"{source}:{image_id.casefold()}")
+    return keyed_hash(key, PICTURE, f"{source}:{image_id.casefold()}")
 
 
 def is_copy(looks: NDArray[np.uint64], picture_hash: str) -> NDArray[np.bool_]:
@@ -261,12 +299,12 @@ def likeness(key: bytes, picture_hash: str) -> str:
 @lru_cache(maxsize=4)
 def _shuffle(key: bytes) -> tuple[tuple[int, ...], int]:
     order = sorted(range(64), key=lambda bit: hmac.digest(key, f"{LIKENESS}\0{bit}".encode(), "sha256"))
-    return tuple(order), int(_hash(key, LIKENESS, "flips")[:16], 16)
+    return tuple(order), int(keyed_hash(key, LIKENESS, "flips")[:16], 16)
 
 
 def plain_url_hash(key: bytes, url: str) -> str:
     """Hex digest that stands for a URL without scheme, query and other decoration."""
-    return _hash(key, URL, plain_url(url))
+    return keyed_hash(key, URL, plain_url(url))
 
 
 def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
@@ -290,12 +328,12 @@ def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
 
 
 def _profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
-    return _hash(key, URL, f"{profile.site} {profile.key}")
+    return keyed_hash(key, URL, f"{profile.site} {profile.key}")
 
 
 def key_fingerprint(key: bytes) -> str:
     """Eight hex digits that tell two keys apart and say nothing of them."""
-    return _hash(key, _KEY_CHECK, "")[:8]
+    return keyed_hash(key, _KEY_CHECK, "")[:8]
 
 
 def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
@@ -330,7 +368,7 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
             new.setdefault((row.kind, row.key_hash), row)
     if new:
         first = min(row.added_at for row in rows)
-        check = HashRow(_KEY_CHECK, _hash(key, _KEY_CHECK, ""), "check", first, NAMED, first)
+        check = HashRow(_KEY_CHECK, keyed_hash(key, _KEY_CHECK, ""), "check", first, NAMED, first)
         added = [row for place, row in new.items() if place not in present]
         rows_to_add = [row._asdict() for row in (check, *added)]
         upsert(connection, table, rows_to_add, keep=frozenset(HashRow._fields) - {"kind", "key_hash"})
@@ -451,6 +489,10 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         if block_face:
             blocks.add(key_hash)
     _check_key(key, hashes[_KEY_CHECK], count)
+    held: defaultdict[str, set[str]] = defaultdict(set)
+    notes = schema.held_evidence
+    for key_hash, owner in connection.execute(sa.select(notes.c.key_hash, notes.c.owner_hash)):
+        held[key_hash].add(owner)
     return Suppressions(
         key,
         frozenset(hashes[RECORD]),
@@ -462,7 +504,20 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         frozenset(pending),
         frozenset(blocks),
         count,
+        frozenset(hashes[PERSONA]),
+        frozenset(hashes[OTHER]),
+        {key_hash: frozenset(owners) for key_hash, owners in held.items()},
+        _held_state(connection),
     )
+
+
+def _held_state(connection: sa.Connection) -> tuple[int, int]:
+    """Another value whenever evidence of held records was added or has gone."""
+    table = schema.held_evidence
+    row = connection.execute(
+        sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(table.c.evidence_id), 0))
+    ).one()
+    return int(row[0]), int(row[1])
 
 
 def _load_check(connection: sa.Connection, key: bytes) -> None:
@@ -473,13 +528,13 @@ def _load_check(connection: sa.Connection, key: bytes) -> None:
 
 
 def _check_key(key: bytes, checks: Collection[str], rows: int) -> None:
-    if rows and _hash(key, _KEY_CHECK, "") not in checks:
+    if rows and keyed_hash(key, _KEY_CHECK, "") not in checks:
         raise CatalogError(
             "the catalog's suppression list was made with another suppression.key; restore it from a backup"
         )
 
 
-def _hash(key: bytes, kind: str, text: str) -> str:
+def keyed_hash(key: bytes, kind: str, text: str) -> str:
     """HMAC-SHA256. hmac.digest prepares the key anew each time, which takes longer than the rest."""
     code = _prepared(key).copy()
     code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.files import PUBLIC_FILE, read_only_sqlite, write_atomically
+from stash_sense_pipeline.privacy.suppression import OTHER, PERSONA
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.quality import (
@@ -141,7 +142,8 @@ def _left_out(engine: sa.Engine) -> dict[str, int]:
     by_reason = sa.select(table.c.reason, sa.func.count()).group_by(table.c.reason).order_by(table.c.reason)
     with reading(engine) as connection:
         found = {str(reason): int(count) for reason, count in connection.execute(by_reason)}
-        keys = connection.scalar(sa.select(sa.func.count()).select_from(suppressions)) or 0
+        counted = suppressions.c.kind.not_in((PERSONA, OTHER))
+        keys = connection.scalar(sa.select(sa.func.count()).where(counted)) or 0
     return {**found, "suppressed keys": max(keys - 1, 0)}
 
 

@@ -48,7 +48,7 @@ def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Supp
     sources = read_face_sources(before) if lost else {}
 
     def ended(record: Record) -> bool:
-        return record in deleted or suppressions.covers_record(*record)
+        return record in deleted or suppressions.covers_record(*record) or suppressions.is_held(*record)
 
     def explained(face_id: int, url: str, performer: int) -> bool:
         records = old.records[performer]

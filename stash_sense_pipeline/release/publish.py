@@ -52,6 +52,7 @@ from stash_sense_pipeline.release.suppressed import (
     check_refused_faces,
     check_suppressed,
     check_suppressed_images,
+    check_suppressed_people,
 )
 from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
 from stash_sense_pipeline.release.versions import (
@@ -398,7 +399,11 @@ def list_held(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> Iterator[N
 
 
 def _refuse_suppressed(engine: sa.Engine, release: Path, spec: ReleaseSpec, listed: Suppressions) -> None:
-    checks = (check_suppressed(release, listed, spec.hosts), check_suppressed_images(engine, listed))
+    checks = (
+        check_suppressed(release, listed, spec.hosts),
+        check_suppressed_people(engine, listed),
+        check_suppressed_images(engine, listed),
+    )
     if failures(checks):
         raise ReleaseRefusedError(checks)
 
@@ -407,6 +412,7 @@ def _check_suppressed_faces(
     engine: sa.Engine, spec: ReleaseSpec, vectors: ReleaseVectors
 ) -> tuple[CheckResult, ...]:
     return (
+        check_suppressed_people(engine, spec.suppressions),
         check_suppressed_images(engine, spec.suppressions),
         check_refused_faces(engine, vectors, spec.suppressions),
     )

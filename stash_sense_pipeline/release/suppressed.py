@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -17,6 +16,8 @@ from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_fa
 from stash_sense_pipeline.errors import ArchiveError, DatabaseFileError, ReleaseError
 from stash_sense_pipeline.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.face_templates import load_templates
+from stash_sense_pipeline.privacy.mentions import texts_of
+from stash_sense_pipeline.privacy.recheck import matching_records
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
@@ -85,7 +86,7 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
                 query = f"""SELECT "{column}" FROM "{name}" WHERE instr("{column}", '/') OR instr("{column}", ':')"""
                 texts.update(text for (text,) in connection.execute(query) if isinstance(text, str))
     for path in sorted(release.glob("*.json")):
-        texts.update(_texts(read_json(path, LARGE)))
+        texts.update(texts_of(read_json(path, LARGE)))
     sources = {host: source for source, host in hosts.items()}
     urls: set[str] = set()
     for text in texts:
@@ -144,6 +145,18 @@ def check_suppressed(
     return CheckResult(
         "suppressed", True, f"none of {held.of_records} records and {held.of_urls} URLs is suppressed"
     )
+
+
+def check_suppressed_people(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
+    """One line: no record of the catalog, of which releases are made, has the evidence of a suppressed or held one."""
+    found = matching_records(engine, suppressions)
+    if found:
+        return CheckResult(
+            "suppressed_people",
+            False,
+            f"{found} records are suppressed people's or must be held; publish again: the identities of a run take them out",
+        )
+    return CheckResult("suppressed_people", True, "no record is like a suppressed person's")
 
 
 def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
@@ -263,16 +276,3 @@ def _directory(releases: Path, version: str) -> Iterator[Path]:
             if name == PERFORMERS_DB or name.endswith(".json"):
                 archive.extract(name, work.directory / name)
         yield work.directory
-
-
-def _texts(value: Any) -> Iterator[str]:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            waiting += item
-            waiting += item.values()
-        elif isinstance(item, list):
-            waiting += item

@@ -27,6 +27,7 @@ from stash_sense_pipeline.errors import (
     SourceError,
     UnreadRecordError,
 )
+from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile, stash_box_performer
 from stash_sense_pipeline.profile_urls import site as site_of
@@ -101,6 +102,7 @@ class EnrichReport:
     images_added: int
     suppressed: int
     not_adult: int
+    held: int
     refused: int
     unread: int
     requests: int
@@ -147,15 +149,16 @@ async def enrich_source(
     rules: EnrichRules | None = None,
     clock: Clock | None = None,
     data_dir: Path | None = None,
+    relatives: Relatives | None = None,
 ) -> EnrichReport:
     """Visits the profiles of one site that are due, and stores what they say of performers that stash-boxes have.
 
     `boxes`: universal-id host of each stash-box by name, the most believed first. A failure of the site is the
     report's outcome, not an exception; what was stored before it stays, and what failed is tried again by the next run.
-    `data_dir`: see Mirror.
+    `data_dir` and `relatives`: see Mirror.
     """
     clock = clock or Clock()
-    mirror = Mirror(engine, settings.name, suppressions, clock, data_dir)
+    mirror = Mirror(engine, settings.name, suppressions, clock, data_dir, relatives)
     return await _Enrichment(
         engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock, mirror
     ).run()
@@ -224,6 +227,7 @@ class _Enrichment:
         finally:
             # Also after a cancellation: what was read is stored.
             await self._flush()
+        await self._mirror.erase_linked()
         if self._missing:
             outcome = Outcome.AMBIGUOUS
             message = (
@@ -244,6 +248,7 @@ class _Enrichment:
             images_added=tally.images_added,
             suppressed=len(tally.suppressed),
             not_adult=0,
+            held=len(tally.held),
             refused=self._missing.get("count", 0),
             unread=len(self._unread),
             requests=self._connector.client.requests - asked_before,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
@@ -19,8 +19,10 @@ from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_records
+from stash_sense_pipeline.privacy.holding import reason_of, release_allowed, remember_held
 from stash_sense_pipeline.privacy.kin import own_pages
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
+from stash_sense_pipeline.privacy.record_evidence import Relatives, Told, compare, remember_personas
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
 from stash_sense_pipeline.sources.limiter import Clock
@@ -35,6 +37,7 @@ _BATCH_SECONDS = 3.0
 # Who was no adult may be one later.
 _WITHHELD_FOR = timedelta(days=30)
 _SUPPRESSED = "suppressed"
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass
 class Tally:
-    """What a run did so far. `suppressed` and `not_adult` hold the ids of records that were not stored."""
+    """What a run did so far. `suppressed`, `not_adult` and `held` are the ids of records that were not stored."""
 
     added: int = 0
     updated: int = 0
@@ -51,6 +54,7 @@ class Tally:
     images_added: int = 0
     suppressed: set[str] = field(default_factory=set)
     not_adult: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
 
 
 class StoringBehind:
@@ -104,19 +108,20 @@ class StoringBehind:
 
 class _Withheld(NamedTuple):
     """Why a record is not stored. `is_person`: it is the very person of a suppressed record; `is_near`: it shares
-    something with one.
+    something with one, or was met before; `is_chained`: it shares something with one that was met.
     """
 
     reason: str
-    is_person: bool
-    is_near: bool
+    is_person: bool = False
+    is_near: bool = False
+    is_chained: bool = False
 
 
 class Mirror:
     """Reads and writes the records of one source, off the event loop, one transaction a call.
 
     `data_dir` is where reports and logs are, which forget an erased person before the catalog does; None where none
-    are written.
+    are written. `relatives` finds stored records of a person whose record is refused before identities link them.
     """
 
     def __init__(
@@ -126,6 +131,7 @@ class Mirror:
         refusals: Suppressions,
         clock: Clock,
         data_dir: Path | None = None,
+        relatives: Relatives | None = None,
     ) -> None:
         self.source = source
         self.tally = Tally()
@@ -135,6 +141,9 @@ class Mirror:
         self._refusals = refusals
         self._clock = clock
         self._data_dir = data_dir
+        self._relatives = relatives
+        # Refused records that are new to this run, each with its version, until erase_linked has looked for others.
+        self._refused: dict[Told, datetime | None] = {}
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
@@ -193,6 +202,7 @@ class Mirror:
             withheld = [(record, why) for record, why in verdicts if why is not None]
             self._forget(until_committed, self._withhold(connection, withheld))
             allowed = [self._with_shown_images(record) for record, why in verdicts if why is None]
+            release_allowed(connection, self._refusals, self.source, [record.source_id for record in allowed])
             counts = performers.store_records(connection, self.source, allowed, self._clock.now())
             if also is not None:
                 also(connection)
@@ -221,9 +231,11 @@ class Mirror:
             with ExitStack() as until_committed, writing(self._engine) as connection:
                 self._refusals = self._refusals.refreshed(connection)
                 told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
-                into = {key for key, target in told.items() if target is not None and self._is_named(target)}
+                into = {
+                    key for key, target in told.items() if target is not None and self.is_suppressed(target)
+                }
                 survivors = {
-                    target for key, target in gone.items() if target is not None and self._is_named(key)
+                    target for key, target in gone.items() if target is not None and self.is_suppressed(key)
                 }
                 self._forget(until_committed, self._erase(connection, into | survivors))
                 kept = {key: target for key, target in told.items() if key not in into | survivors}
@@ -233,6 +245,28 @@ class Mirror:
             counts = await asyncio.to_thread(run)
             self.tally.removed += counts.removed
             self.tally.merged += counts.merged
+
+    async def erase_linked(self) -> None:
+        """Erases the people of stored records that link to what this run refused, by the rules of identity.
+
+        Once a run, as it reads the whole catalog. A run that is killed before it leaves the refused records without a
+        version, so that the next one reads them again and looks again.
+        """
+        if self._refused and self._relatives is not None:
+            await asyncio.to_thread(self._erase_linked, self._relatives)
+
+    def _erase_linked(self, relatives: Relatives) -> None:
+        now = self._clock.now()
+        with ExitStack() as until_committed, writing(self._engine) as connection:
+            self._refusals = self._refusals.refreshed(connection)
+            linked = relatives.of(connection, (), list(self._refused), self._refusals.is_other)
+            self._forget(until_committed, self._erase_records(connection, linked))
+            rows = [
+                self._withheld_row(told.source_id, version, _SUPPRESSED)
+                for told, version in self._refused.items()
+            ]
+            performers.withhold_records(connection, self.source, rows, now)
+        self._refused = {}
 
     async def remove_orphaned_images(self) -> int:
         """Removes images without a performer. Only after a whole run, as a merge moves images."""
@@ -251,58 +285,114 @@ class Mirror:
         """The ids that may be stored, in their order."""
         return [source_id for source_id in source_ids if not self.is_suppressed(source_id)]
 
-    def _is_named(self, source_id: str) -> bool:
-        return self._refusals.degree(self.source, [source_id], ()) == NAMED
-
     def _verdict(self, record: PerformerRecord) -> _Withheld | None:
         """Why a record must not be stored, None when it may be."""
-        ids = (record.source_id, *record.merged_ids)
-        by_id = self._refusals.degree(self.source, ids, ())
-        # A new record under the slug of an erased one is at the address of that.
-        others = [str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name)]
-        degree = by_id if by_id == NAMED else self._refusals.degree(self.source, (*ids, *others), record.urls)
-        if degree is not None:
+        found = compare(self._refusals, self._told(record))
+        if found.degree is not None:
             self.tally.suppressed.add(record.source_id)
-            return _Withheld(_SUPPRESSED, is_person=by_id == NAMED, is_near=degree == NAMED)
+            is_near = found.degree == NAMED or found.by_id is not None
+            return _Withheld(_SUPPRESSED, found.by_id == NAMED, is_near, is_chained=not is_near)
         problem = why_no_adult(record.birth_date, record.career_start_year, self._clock.now().date())
         if problem is not None:
             self.tally.not_adult.add(record.source_id)
-            return _Withheld(problem, is_person=False, is_near=False)
+            return _Withheld(problem)
+        if found.is_held:
+            self.tally.held.add(record.source_id)
+            return _Withheld(reason_of(found), is_chained=True)
         return None
+
+    def _told(self, record: PerformerRecord) -> Told:
+        # A new record under the slug of an erased one is at the address of that.
+        called = tuple(str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name))
+        return Told(
+            self.source,
+            record.source_id,
+            record.name,
+            record.aliases,
+            record.birth_date,
+            record.gender,
+            record.country,
+            record.urls,
+            record.merged_ids,
+            called,
+        )
 
     def _withhold(
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Withheld]]
     ) -> tuple[str, ...]:
         """Returns the texts by which what was deleted can be found in files."""
+        if not withheld:
+            return ()
         now = self._clock.now()
-        met = {record.source_id: record.urls for record, why in withheld if why.is_near}
-        # Of a record that was somebody's until now it is known which pages are others' too: these refuse nobody.
-        own = {
-            source_id: own_pages(connection, (self.source, source_id), met[source_id])
-            for source_id in performers.liveness(connection, self.source, list(met))
-        }
-        remember_met(connection, self._refusals, self.source, list({**met, **own}.items()), now)
+        self._remember(connection, withheld, now)
         people = [record.source_id for record, why in withheld if why.is_person]
         traces = self._erase(connection, performers.liveness(connection, self.source, people))
         refused = performers.liveness(connection, self.source, [record.source_id for record, _ in withheld])
         traces += erase_alone(connection, {(self.source, source_id) for source_id in refused}, now)
+        unsearched = self._new_people(connection, withheld)
+        self._refused |= unsearched
         rows = [
-            performers.WithheldRecord(
-                self._refusals.withheld_hash(self.source, record.source_id),
-                record.updated_at,
+            self._withheld_row(
+                record.source_id,
+                None if self._told(record) in unsearched else record.updated_at,
                 why.reason,
-                None if why.reason == _SUPPRESSED else record.source_id,
             )
             for record, why in withheld
         ]
         performers.withhold_records(connection, self.source, rows, now)
         return traces
 
+    def _remember(
+        self,
+        connection: sa.Connection,
+        withheld: Sequence[tuple[PerformerRecord, _Withheld]],
+        now: datetime,
+    ) -> None:
+        """Keeps of refused and held records, as hashes, by what others of the same person are recognised."""
+        near = [record for record, why in withheld if why.is_near]
+        met = {record.source_id: record.urls for record in near}
+        # Of a record that was somebody's until now it is known which pages are others' too: these refuse nobody.
+        own = {
+            source_id: own_pages(connection, (self.source, source_id), met[source_id])
+            for source_id in performers.liveness(connection, self.source, list(met))
+        }
+        remember_met(connection, self._refusals, self.source, list({**met, **own}.items()), now)
+        remember_personas(connection, self._refusals, [self._told(record) for record in near], now)
+        chained = [self._told(record) for record, why in withheld if why.is_chained]
+        remember_held(connection, self._refusals, chained)
+
+    def _new_people(
+        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Withheld]]
+    ) -> dict[Told, datetime | None]:
+        """Of the suppressed people, the records whose version no run has refused before."""
+        if self._relatives is None:
+            return {}
+        people = {record.source_id: record for record, why in withheld if why.is_person}
+        hashes = {self._refusals.withheld_hash(self.source, each): each for each in people}
+        known = performers.withheld_versions(connection, self.source, hashes, _EVER)
+        return {
+            self._told(record): record.updated_at
+            for source_id, record in people.items()
+            if record.updated_at is None or known.get(source_id) != record.updated_at
+        }
+
+    def _withheld_row(
+        self, source_id: str, version: datetime | None, reason: str
+    ) -> performers.WithheldRecord:
+        id_hash = self._refusals.withheld_hash(self.source, source_id)
+        shown = None if reason == _SUPPRESSED else source_id
+        return performers.WithheldRecord(id_hash, version, reason, shown)
+
     def _erase(self, connection: sa.Connection, source_ids: Collection[str]) -> tuple[str, ...]:
         if not source_ids:
             return ()
-        records = [(self.source, source_id) for source_id in source_ids]
-        return erase_records(connection, self._refusals, records, self._clock.now()).traces
+        return self._erase_records(connection, [(self.source, source_id) for source_id in source_ids])
+
+    def _erase_records(self, connection: sa.Connection, records: Collection[Record]) -> tuple[str, ...]:
+        if not records:
+            return ()
+        now = self._clock.now()
+        return erase_records(connection, self._refusals, records, now, self._relatives).traces
 
     def _forget(self, until_committed: ExitStack, traces: Sequence[str]) -> None:
         """Removes what was written about erased people in files, which nothing could find after the commit."""

@@ -17,6 +17,7 @@ from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
 from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import SourceSettings
@@ -38,11 +39,11 @@ class SyncReport:
     """What a refresh did. Counts are of records: `listed` in the source's lists, `live` in the
     catalog now, of which `unchanged` are as they were.
 
-    `mode` is backfill, increment or sweep. `refused` records are missing at the source, too many to believe it
-    at once; `missing` has the numbers. `unread` ones came and could not be read or stored, or the server could not
-    answer for them; `unread_reasons` counts them by reason. `left_out` counts by field what was left out of records
-    because it cannot be used. An `outcome` other than found comes with a `message` of one line; then the watermark has not
-    moved, except for ambiguous (records were refused).
+    `mode` is backfill, increment or sweep. `held` records wait for the operator's review, see `suppress review`.
+    `refused` records are missing at the source, too many to believe it at once; `missing` has the numbers. `unread` ones
+    came and could not be read or stored, or the server could not answer for them; `unread_reasons` counts them by reason.
+    `left_out` counts by field what was left out of records because it cannot be used. An `outcome` other than found comes
+    with a `message` of one line; then the watermark has not moved, except for ambiguous (records were refused).
     """
 
     source: str
@@ -57,6 +58,7 @@ class SyncReport:
     images_added: int
     suppressed: int
     not_adult: int
+    held: int
     refused: int
     unread: int
     requests: int
@@ -84,18 +86,19 @@ async def refresh_source(
     rules: SyncRules | None = None,
     clock: Clock | None = None,
     data_dir: Path | None = None,
+    relatives: Relatives | None = None,
 ) -> SyncReport:
     """Brings the records of one source up to date.
 
     A source that was never read in full is read in full, whatever the mode; after that `auto` and
     `updates_only` read what changed, and `full_sweep` compares everything. A failure of the source is the
-    report's outcome, not an exception; what was stored before it stays. `data_dir`: see Mirror.
+    report's outcome, not an exception; what was stored before it stays. `data_dir` and `relatives`: see Mirror.
     """
     clock = clock or Clock()
     started, asked_before = clock.monotonic(), connector.client.requests
     with reading(engine) as connection:
         state = load_state(connection, source.name)
-    mirror = Mirror(engine, source.name, suppressions, clock, data_dir)
+    mirror = Mirror(engine, source.name, suppressions, clock, data_dir, relatives)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
     run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}
@@ -112,6 +115,7 @@ async def refresh_source(
         changes = {**changes, "last_sync_at": clock.now()}
     except SourceError as error:
         outcome, message = error.outcome, str(error)
+    await mirror.erase_linked()
     state = replace(
         state,
         **changes,
@@ -139,6 +143,7 @@ async def refresh_source(
         images_added=tally.images_added,
         suppressed=len(tally.suppressed),
         not_adult=len(tally.not_adult),
+        held=len(tally.held),
         refused=missing.get("count", 0),
         unread=len(run.unread),
         requests=connector.client.requests - asked_before,

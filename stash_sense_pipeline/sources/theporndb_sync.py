@@ -64,7 +64,7 @@ class ThePornDbSync:
                 pages_left -= 1
                 if quiet >= _QUIET_PAGES and (not expected or pages_left <= 0):
                     break
-        await self._look_up(sorted(expected))
+        await self._look_up(sorted(expected | self.unread.to_ask_again))
         self.unread.note(self._mirror.unread)
         self.unread.check()
         return Outcome.FOUND, None, {"detail": self._detail(dict(self._state.detail.get("missing", {})))}

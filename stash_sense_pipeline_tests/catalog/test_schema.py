@@ -123,3 +123,43 @@ def test_images_that_one_answer_had_lost_for_good_are_asked_for_once_more(catalo
     assert all(now - timedelta(minutes=5) < row.next_attempt_at < now + timedelta(days=31) for row in again)
     assert len({row.next_attempt_at.date() for row in again}) > 10, "spread over the days"
     assert {row.refusals for row in rows if row.next_attempt_at is None} == {0}
+
+
+@pytest.mark.parametrize(
+    ("source", "source_id", "death_date", "is_live", "kept_date"),
+    [
+        ("box", "good", "2001-02-03", True, "2001-02-03"),
+        ("box", "good", "2001", True, "2001"),
+        ("box", "good", "2001-02-31", True, None),
+        ("box", "good", "yesterday", True, None),
+        ("box", "a b", None, False, None),
+        ("box", "a/b", None, False, None),
+        ("box", "a\nb", None, False, None),
+        ("box", "..", None, False, None),
+        ("iafd", "a/b", None, True, None),
+    ],
+)
+def test_a_stored_record_that_no_release_may_hold_becomes_a_tombstone(
+    catalog, source, source_id, death_date, is_live, kept_date
+):
+    config, _ = _migrations()
+    table = metadata.tables["source_performers"]
+    long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+    with catalog.begin() as connection:
+        config.attributes["connection"] = connection
+        connection.execute(
+            sa.insert(table).values(
+                source=source,
+                source_id=source_id,
+                name="Ann Invented",
+                death_date=death_date,
+                first_seen_at=long_ago,
+                changed_at=long_ago,
+            )
+        )
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0012'")
+        command.upgrade(config, "0013")
+        row = connection.execute(sa.select(table)).one()
+    assert (row.deleted_at is None, row.death_date) == (is_live, kept_date)
+    changed = (row.deleted_at is not None) or death_date != kept_date
+    assert (row.changed_at > long_ago) == changed

@@ -77,7 +77,7 @@ def test_any_number_of_rows(any_catalog, count):
 
 def test_wide_rows_stay_below_the_limits_of_the_databases(any_catalog):
     row = {column.name: None for column in source_images.c}
-    row |= {"source": "s", "url": "u", "state": "pending", "attempts": 0}
+    row |= {"source": "s", "url": "u", "state": "pending", "attempts": 0, "refusals": 0}
     with writing(any_catalog) as connection:
         upsert(connection, source_images, [{**row, "image_id": str(number)} for number in range(3000)])
         assert connection.scalar(sa.select(sa.func.count()).select_from(source_images)) == 3000

@@ -41,6 +41,38 @@ def test_other_photos_are_not() -> None:
     assert not any(same_picture(first, second) for first, second in combinations(hashes, 2))
 
 
+def cropped(photo: np.ndarray, share: float) -> np.ndarray:
+    """The photo without this share of its width and height, half of it on each side."""
+    rows, columns = (int(side * share / 2) for side in photo.shape[:2])
+    return np.ascontiguousarray(photo[rows : photo.shape[0] - rows, columns : photo.shape[1] - columns])
+
+
+def bordered(photo: np.ndarray, share: float) -> np.ndarray:
+    """The photo with a black border of this share of its size on each side."""
+    rows, columns = (int(side * share) for side in photo.shape[:2])
+    return cv2.copyMakeBorder(photo, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "least", "most"),
+    [
+        (lambda photo: np.ascontiguousarray(photo[:, ::-1]), 0.0, 0.0),
+        (lambda photo: cv2.cvtColor(cv2.Canny(photo, 50, 150), cv2.COLOR_GRAY2RGB), 0.0, 0.0),
+        (lambda photo: cropped(photo, 0.02), 0.9, 1.0),
+        (lambda photo: cropped(photo, 0.05), 0.8, 1.0),
+        (lambda photo: cropped(photo, 0.10), 0.1, 0.6),
+        (lambda photo: cropped(photo, 0.20), 0.0, 0.05),
+        (lambda photo: bordered(photo, 0.02), 0.2, 0.8),
+        (lambda photo: bordered(photo, 0.05), 0.0, 0.1),
+    ],
+    ids=["mirrored", "drawn", "crop 2 %", "crop 5 %", "crop 10 %", "crop 20 %", "border 2 %", "border 5 %"],
+)
+def test_how_many_changed_pictures_are_recognised_is_what_privacy_md_says(change, least, most) -> None:
+    photos = [render_portrait(make_person(seed), seed).image for seed in range(30)]
+    known = [same_picture(picture_hash(photo), picture_hash(change(photo))) for photo in photos]
+    assert least <= sum(known) / len(known) <= most
+
+
 def test_any_image_has_a_hash() -> None:
     for shape in ((1, 1, 3), (3, 900, 3), (640, 640, 3)):
         flat = picture_hash(np.full(shape, 7, np.uint8))

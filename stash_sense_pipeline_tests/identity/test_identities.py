@@ -279,7 +279,7 @@ def test_a_record_that_is_erased_during_a_run_does_not_come_back(
         found = find_candidates(*arguments)
         if left:
             with writing(any_catalog) as connection:
-                erase_alone(connection, {left.pop().key})
+                erase_alone(connection, {left.pop().key}, NOW)
         return found
 
     monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)
@@ -299,7 +299,7 @@ def test_a_catalog_whose_records_vanish_during_every_try_is_given_up_in_one_line
     def erase_meanwhile(*arguments: Any) -> Candidates:
         found = find_candidates(*arguments)
         with writing(catalog) as connection:
-            erase_alone(connection, {max(found.records)})
+            erase_alone(connection, {max(found.records)}, NOW)
         return found
 
     monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)

@@ -195,7 +195,7 @@ def test_what_is_erased_while_faces_are_chosen_is_not_stored(
 
     def erase_meanwhile(*arguments: Any) -> Any:
         with writing(gallery.engine) as connection:
-            erase_alone(connection, {("stashdb", "gone")})
+            erase_alone(connection, {("stashdb", "gone")}, NOW)
             connection.execute(source_performers.delete().where(source_performers.c.source_id == "gone too"))
         return accept(*arguments)
 

@@ -26,6 +26,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
+from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.errors import CatalogError
 from stash_sense_pipeline.orchestration import execution
 from stash_sense_pipeline.orchestration.home import prepare_home
@@ -34,7 +35,9 @@ from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline.settings import load_settings
 from stash_sense_pipeline.shipped_files import shipped_file
+from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 from stash_sense_pipeline_tests.postgres import running_server, server_program
 
 LOG = logging.getLogger(__name__)
@@ -248,3 +251,20 @@ def test_a_volume_that_is_full_costs_a_batch(tmp_path: Path) -> None:
         assert_whole(f"sqlite:///{volume / 'catalog.db'}")
     finally:
         subprocess.run(["umount", str(volume)], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("job", ["refresh_source", "embed_faces"])
+def test_a_source_that_is_not_enabled_brings_nothing_new(tmp_path, job):
+    """Its crops that wait stay as they are; what it brought before stays in the catalog and in releases."""
+    sources = yaml.safe_load(shipped_file("sources.yaml").read_text())
+    sources["stash_boxes"]["pmvstash"]["enabled"] = False
+    path = tmp_path / "sources.yaml"
+    path.write_text(yaml.safe_dump(sources))
+    definitions = build_defs(settings=load_settings(path), environment=environment_at(tmp_path))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = definitions.resolve_job_def(job).execute_in_process(
+            instance=instance, partition_key="pmvstash", raise_on_error=False
+        )
+        failures = [event for event in result.all_events if event.event_type_value == "STEP_FAILURE"]
+    assert not result.success
+    assert "pmvstash is not enabled in sources.yaml" in str(failures[0].step_failure_data.error)

@@ -130,10 +130,11 @@ def test_a_data_directory_that_cannot_be_one_is_one_line(machine: Machine, what:
         "below a file": file / "below",
         "a link to nothing below a file": machine.home / "link",
     }[what]
-    code, _, complaints = machine.runs(data, "build", "--no-faces")
-    assert code == 2, complaints
-    assert len(complaints) == 1
-    assert "cannot be written" in complaints[0]
+    for command in (["build", "--no-faces"], ["prepare"]):
+        code, _, complaints = machine.runs(data, *command)
+        assert code == 2, complaints
+        assert len(complaints) == 1
+        assert "cannot be written" in complaints[0]
     code, _, complaints = machine.runs(data, "status")
     assert code in (1, 2)
     assert len(complaints) == 1

@@ -14,6 +14,7 @@ ABOUT_NOBODY = {
     "sync_state",
     "suppressions",
     "suppressed_faces",
+    "held_evidence",
     "identity_runs",
     "identity_hubs",
     "pending_purges",

@@ -224,7 +224,7 @@ def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
 
 
 def test_asking_an_empty_list_costs_no_hash(monkeypatch):
-    monkeypatch.setattr(suppression, "_hash", None)
+    monkeypatch.setattr(suppression, "keyed_hash", None)
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")
     assert not Suppressions(KEY).covers_image(DIGEST)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
@@ -133,7 +134,10 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
 
         source, stop = context.partition_key, threading.Event()
         with one_line_failures(), on_interrupt(stop.set):
-            settings.source(source)
+            if not settings.source(source).enabled:
+                raise ConfigurationError(
+                    f"{source} is not enabled in sources.yaml: none of its faces is embedded"
+                )
             pack = load_pack(environment.model_pack, environment.models_dir)
             report = embed_waiting(
                 catalog.engine,

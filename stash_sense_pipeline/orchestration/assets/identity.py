@@ -58,12 +58,21 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.faces.packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
+        from stash_sense_pipeline.identity.relatives import IdentityRelatives
         from stash_sense_pipeline.identity.review import write_review
-        from stash_sense_pipeline.privacy.current import current_suppressions, enforce_suppressions
+        from stash_sense_pipeline.privacy.current import (
+            current_suppressions,
+            enforce_suppressions,
+            recheck,
+        )
 
         now = datetime.now(UTC)
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+        relatives = IdentityRelatives(hosts)
         with one_line_failures():
-            enforced = enforce_suppressions(catalog.engine, environment, settings.names, now)
+            enforced = enforce_suppressions(
+                catalog.engine, environment, settings.names, now, relatives=relatives
+            )
             for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
                 context.log.warning("suppressed people: %s", problem)
             overrides = load_overrides(environment.overrides_file)
@@ -72,11 +81,12 @@ def identity_assets() -> list[dg.AssetsDefinition]:
                 overrides = without_suppressed(overrides, listed)
             report = rebuild_identities(
                 catalog.engine,
-                {name: box.host for name, box in settings.stash_boxes.items()},
+                hosts,
                 overrides,
                 now,
                 models=embedder_digests(environment.model_pack, environment.models_dir),
             )
+            rechecked = recheck(catalog.engine, environment, settings.names, now, relatives)
             to_review = write_review(catalog.engine, environment.review_dir, now)
             with reading(catalog.engine) as connection:
                 states = load_states(connection)
@@ -85,7 +95,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 **numbers(report),
-                "erased_records": enforced.erased.records,
+                "erased_records": enforced.erased.records + rechecked.erased,
+                "held_records": enforced.erased.held + rechecked.held,
                 "erased_images": enforced.erased.images,
                 "erased_faces": enforced.erased.faces,
                 "erased_report_lines": enforced.traces.lines,

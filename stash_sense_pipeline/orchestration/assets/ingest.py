@@ -116,6 +116,7 @@ async def _sync(
     config: IngestConfig,
     progress: Progress,
 ) -> "SyncReport":
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
 
@@ -130,6 +131,7 @@ async def _sync(
             progress,
             rules=_rules(settings),
             data_dir=environment.data_dir,
+            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
         )
 
 
@@ -148,6 +150,7 @@ async def _enrich(
     progress: Progress,
 ) -> "EnrichReport":
     """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.sources.enrich import EnrichRules, enrich_source
 
@@ -163,4 +166,5 @@ async def _enrich(
             progress,
             rules=EnrichRules(vanishing=_rules(settings)),
             data_dir=environment.data_dir,
+            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
         )

@@ -1,0 +1,144 @@
+"""Held records: which wait for the operator's review, by what others are held with them, and how one is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
+from stash_sense_pipeline.catalog.upsert import batched, insert_many
+from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.privacy.record_evidence import Findings, Told, evidence_hashes
+from stash_sense_pipeline.privacy.suppression import (
+    MET,
+    NAMED,
+    OTHER,
+    PERSONA,
+    RECORD,
+    URL,
+    HashRow,
+    Suppressions,
+    record_hash,
+    store_hashes,
+)
+
+# Reasons of withheld records: the record is like a suppressed person, or it is linked to a record that is.
+HELD: Final = "held"
+HELD_LINKED: Final = "held_linked"
+_IN_LIST = 500
+
+
+def reason_of(findings: Findings) -> str:
+    """Why a record with these findings is held."""
+    return HELD if findings.is_like else HELD_LINKED
+
+
+def remember_held(connection: sa.Connection, suppressions: Suppressions, held: Collection[Told]) -> None:
+    """Keeps the evidence of held records as hashes, so that records which link to them are held as well."""
+    table = held_evidence
+    wanted = {
+        (suppressions.withheld_hash(*told.record), digest)
+        for told in held
+        for digest in evidence_hashes(suppressions.key, told)
+    }
+    owners = sorted({owner for owner, _ in wanted})
+    for batch in batched(owners, _IN_LIST):
+        known = sa.select(table.c.owner_hash, table.c.key_hash).where(table.c.owner_hash.in_(batch))
+        wanted -= {(owner, digest) for owner, digest in connection.execute(known)}
+    insert_many(connection, table, ("owner_hash", "key_hash"), sorted(wanted))
+
+
+def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: Collection[Record]) -> None:
+    """Drops what was kept of held records that are erased: it is kept of suppressed ones from now on."""
+    owners = sorted(suppressions.withheld_hash(*record) for record in erased)
+    for batch in batched(owners, _IN_LIST):
+        connection.execute(sa.delete(held_evidence).where(held_evidence.c.owner_hash.in_(batch)))
+
+
+def release_allowed(
+    connection: sa.Connection, suppressions: Suppressions, source: str, source_ids: Collection[str]
+) -> None:
+    """Forgets that records were held which are stored now."""
+    table = withheld_records
+    held = sa.select(table.c.id_hash).where(table.c.source == source, table.c.reason.in_((HELD, HELD_LINKED)))
+    known = set(connection.scalars(held))
+    if known:
+        stored = {suppressions.withheld_hash(source, source_id) for source_id in source_ids}
+        _forget(connection, source, known & stored)
+
+
+def settle(
+    connection: sa.Connection, suppressions: Suppressions, record: Record, now: datetime, *, same: bool
+) -> None:
+    """Ends the review of a held record: it is the same person and suppressed as named, or another person.
+
+    Another person is remembered as an exception, and asked for by the next sync of its source; so are the records that
+    were held with it. Raises ConfigurationError when no such record is held.
+    """
+    source, source_id = record
+    table = withheld_records
+    owner = suppressions.withheld_hash(source, source_id)
+    of_record = (table.c.source == source) & (table.c.id_hash == owner)
+    reason = connection.scalar(sa.select(table.c.reason).where(of_record))
+    if reason not in (HELD, HELD_LINKED):
+        raise ConfigurationError(
+            f"{source}:{source_id} is not held; see stash-sense suppress review for those that are"
+        )
+    digest = record_hash(suppressions.key, source, source_id)
+    if same:
+        _suppress(connection, suppressions, owner, digest, now)
+        connection.execute(sa.update(table).where(of_record).values(reason="suppressed", source_id=None))
+        return
+    exception = HashRow(OTHER, digest, "another person than a suppressed one", now, applied_at=now)
+    store_hashes(connection, suppressions.key, [exception])
+    _forget(connection, source, [owner])
+    _ask_again(connection, source, [source_id])
+    linked = sa.select(table.c.source, table.c.source_id, table.c.id_hash).where(
+        table.c.reason == HELD_LINKED
+    )
+    for linked_source, linked_id, linked_owner in connection.execute(linked).all():
+        evidence = held_evidence.c.owner_hash == linked_owner
+        connection.execute(sa.delete(held_evidence).where(evidence))
+        _ask_again(connection, linked_source, [linked_id])
+
+
+def _suppress(
+    connection: sa.Connection, suppressions: Suppressions, owner: str, digest: str, now: datetime
+) -> None:
+    """Turns the evidence of a held record into that of a suppressed one."""
+    reason = "held, and found to be a suppressed person"
+    own = held_evidence.c.owner_hash == owner
+    evidence = connection.scalars(sa.select(held_evidence.c.key_hash).where(own)).all()
+    rows = [HashRow(RECORD, digest, reason, now, NAMED)]
+    for each in evidence:
+        # Which kind a hash is of cannot be told; each is found only by what it was made from.
+        rows += [HashRow(kind, each, reason, now, MET) for kind in (RECORD, URL)]
+        rows.append(HashRow(PERSONA, each, reason, now, applied_at=now))
+    store_hashes(connection, suppressions.key, rows)
+    connection.execute(sa.delete(held_evidence).where(own))
+
+
+def _forget(connection: sa.Connection, source: str, owners: Collection[str]) -> None:
+    table = withheld_records
+    for batch in batched(sorted(owners), _IN_LIST):
+        connection.execute(sa.delete(held_evidence).where(held_evidence.c.owner_hash.in_(batch)))
+        held = table.c.reason.in_((HELD, HELD_LINKED))
+        connection.execute(sa.delete(table).where(table.c.source == source, table.c.id_hash.in_(batch), held))
+
+
+def _ask_again(connection: sa.Connection, source: str, source_ids: Collection[str]) -> None:
+    """Has the next sync of a source ask for these records, whatever it knows of their versions."""
+    table = sync_state
+    # A reference site is asked for single profiles in any case, when their next visit is due.
+    is_box = (table.c.source == source) & table.c.backfilled_at.is_not(None)
+    detail = connection.scalar(sa.select(table.c.detail).where(is_box))
+    if detail is None:
+        return
+    note = {"reason": "it was held, and is asked for again"}
+    unread = {**(detail.get("unread") or {}), **dict.fromkeys(source_ids, note)}
+    of_source = sa.update(table).where(table.c.source == source)
+    connection.execute(of_source.values(detail={**detail, "unread": unread}))

@@ -1,0 +1,124 @@
+"""Compares every stored person with the suppression list once identities are known, before a release is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.identities import hold_still
+from stash_sense_pipeline.catalog.schema import identity_members, source_performers
+from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
+from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
+from stash_sense_pipeline.privacy.kin import record_key, rows_of
+from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.privacy.record_evidence import Findings, Relatives, Told, compare, read_told
+from stash_sense_pipeline.privacy.suppression import Suppressions
+
+
+@dataclass(frozen=True)
+class RecheckReport:
+    """Records that were erased, and records that are held for review from now on. `traces` as in ErasureReport."""
+
+    erased: int = 0
+    held: int = 0
+    traces: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Stored records whose evidence is on the list, with the reason for those to be held."""
+
+    suppressed: frozenset[Record]
+    held: Mapping[Record, str]
+
+
+def recheck_people(
+    engine: sa.Engine,
+    suppressions: Suppressions,
+    now: datetime,
+    before: Callable[[tuple[str, ...], ExitStack], None],
+    relatives: Relatives | None = None,
+) -> RecheckReport:
+    """Erases every person of whom a record is on the list by id or page, and holds every person of whom a record has the
+    name and birth date of a suppressed one, or is linked to a held record; all records of the identity go with it.
+
+    Closes the way of records that were stored before the list knew them and were linked to others only now. `before` is
+    called inside the transaction with the texts that must be removed from files before its commit.
+    """
+    with ExitStack() as until_committed, writing(engine) as connection:
+        hold_still(connection)
+        report = _recheck(connection, suppressions.refreshed(connection), now, relatives)
+        if report.traces:
+            before(report.traces, until_committed)
+    return report
+
+
+def matching_records(engine: sa.Engine, suppressions: Suppressions) -> int:
+    """How many live records of the catalog recheck_people would erase or hold."""
+    if not suppressions.knows_evidence:
+        return 0
+    with reading(engine) as connection:
+        found = _matches(connection, suppressions.refreshed(connection), _live_records(connection))
+    return len(found.suppressed) + len(found.held)
+
+
+def _recheck(
+    connection: sa.Connection, suppressions: Suppressions, now: datetime, relatives: Relatives | None
+) -> RecheckReport:
+    report = RecheckReport()
+    while suppressions.knows_evidence:
+        live = _live_records(connection)
+        found = _matches(connection, suppressions, live)
+        if not (found.suppressed or found.held):
+            return report
+        # What was erased may be what others would have been held with: it is kept as hashes by then.
+        if found.suppressed:
+            erased = erase_records(connection, suppressions, found.suppressed, now, relatives)
+            report = RecheckReport(report.erased + erased.records, report.held, report.traces + erased.traces)
+        else:
+            traces = hold_stored(connection, suppressions, found.held, now)
+            report = RecheckReport(report.erased, report.held + len(found.held), report.traces + traces)
+        suppressions = suppressions.refreshed(connection)
+    return report
+
+
+def _live_records(connection: sa.Connection) -> dict[Record, Told]:
+    table = source_performers
+    keys = connection.execute(
+        sa.select(table.c.source, table.c.source_id).where(table.c.deleted_at.is_(None))
+    )
+    live = {(source, source_id) for source, source_id in keys}
+    return {record: told for record, told in read_told(connection).items() if record in live}
+
+
+def _matches(connection: sa.Connection, suppressions: Suppressions, live: Mapping[Record, Told]) -> _Matches:
+    findings = {
+        record: found for record, told in live.items() if (found := compare(suppressions, told)) != Findings()
+    }
+    suppressed = frozenset(record for record, found in findings.items() if found.degree is not None)
+    held = {
+        record: HELD if found.is_like else HELD_LINKED for record, found in findings.items() if found.is_held
+    }
+    return _Matches(suppressed, _with_their_identities(connection, suppressions, held))
+
+
+def _with_their_identities(
+    connection: sa.Connection, suppressions: Suppressions, held: Mapping[Record, str]
+) -> dict[Record, str]:
+    """The records with all others of their identities; none of an identity that has a record of another person."""
+    members, others = identity_members, identity_members.alias()
+    columns = sa.select(members.c.source, members.c.source_id, others.c.source, others.c.source_id)
+    joined = columns.join(others, members.c.performer_id == others.c.performer_id)
+    people: dict[Record, set[Record]] = {record: {record} for record in held}
+    for source, source_id, of_source, of_id in rows_of(connection, joined, record_key(members), held.keys()):
+        people[source, source_id].add((of_source, of_id))
+    found: dict[Record, str] = {}
+    for record, person in people.items():
+        if not any(map(suppressions.is_other, person)):
+            found |= {each: held.get(each, HELD_LINKED) for each in person} | {record: held[record]}
+    return found

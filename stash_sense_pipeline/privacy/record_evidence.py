@@ -1,0 +1,368 @@
+"""Evidence of a record as keyed hashes: ids, pages, and names with birth dates, by which it is recognised later.
+
+The forms follow the weights of identity: what is kept of a suppressed record finds each record that identity would link
+to it by equal names and dates, by names that differ in one letter, or by two names in common. A name alone, and a name
+with nothing but a year in common unless it is a main name of two words, is not enough there and is not looked for here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+from typing import Protocol
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
+from stash_sense_pipeline.name_folding import fold_name, folded_words
+from stash_sense_pipeline.privacy.kin import record_key, rows_of
+from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
+from stash_sense_pipeline.privacy.suppression import (
+    MET,
+    NAMED,
+    PERSONA,
+    HashRow,
+    Suppressions,
+    identifying_pages,
+    keyed_hash,
+    plain_url,
+    plain_url_hash,
+    record_hash,
+    store_hashes,
+    url_digests,
+)
+
+_DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
+# Two names in common count; of more names than this the pairs would be hundreds.
+_MOST_NAMES_IN_PAIRS = 12
+# A slip in a shorter name makes another name.
+_SHORTEST_WITH_A_SLIP, _LONGEST_WITH_A_SLIP = 4, 60
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a record says about who it is. `other_ids` are ids merged into it, and what else its source calls it."""
+
+    source: str
+    source_id: str
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    birth_date: str | None = None
+    gender: str | None = None
+    country: str | None = None
+    urls: tuple[str, ...] = ()
+    merged_ids: tuple[str, ...] = ()
+    other_ids: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> Record:
+        """(source, source_id)."""
+        return self.source, self.source_id
+
+
+class Relatives(Protocol):
+    """Finds records of the same person by the rules of identity, which is a higher room."""
+
+    def of(
+        self,
+        connection: sa.Connection,
+        stored: Collection[Record],
+        unstored: Collection[Told],
+        is_other: Callable[[Record], bool],
+    ) -> set[Record]:
+        """The stored live records that link, directly or through others, to stored ones or to records in memory.
+
+        `is_other` tells the records that link to none, as the operator has said.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How a record is near to suppressed people.
+
+    `degree` is of its ids and pages (NAMED, MET, or None), `by_id` of its own ids alone. `is_like`: its name and birth
+    date, or a page that no table lists, are a suppressed person's. `is_linked`: it shares evidence with a held record.
+    """
+
+    degree: int | None = None
+    by_id: int | None = None
+    is_like: bool = False
+    is_linked: bool = False
+
+    @property
+    def is_held(self) -> bool:
+        """True when the record must wait for the operator's review."""
+        return self.degree is None and (self.is_like or self.is_linked)
+
+
+NOTHING = Findings()
+
+
+def compare(suppressions: Suppressions, told: Told) -> Findings:
+    """Compares a record with the list. A record of which the operator said that it is another person is compared by
+    its ids, and by pages of a person who was named.
+    """
+    known = suppressions
+    if not known.knows_evidence:
+        return NOTHING
+    key = known.key
+    own_hash = record_hash(key, *told.record)
+    ids = {own_hash, *(record_hash(key, told.source, each) for each in told.merged_ids)}
+    called = {record_hash(key, told.source, each) for each in told.other_ids}
+    pages = {digest for url in told.urls for _, digest in url_digests(key, url)}
+    # A link to this record on a suppressed one may be wrong, and this record cannot help it: it is held.
+    own = {digest for url in _own_pages(told) for _, digest in url_digests(key, url)} - ids
+    by_id = _degree(known, ids & known.records)
+    hashes = ids | called | pages
+    degree = _degree(known, (hashes & known.records) | (pages & known.urls))
+    if own_hash in known.others:
+        return Findings(degree if degree == NAMED or by_id is not None else None, by_id)
+    if degree is not None:
+        return Findings(degree, by_id)
+    is_like = (
+        not known.urls.isdisjoint(own)
+        or not known.personas.isdisjoint(pages | own)
+        or (bool(known.personas) and any(True for _ in _persona_hits(key, told, known.personas)))
+    )
+    return Findings(None, None, is_like, _is_linked(known, told, hashes | own))
+
+
+def persona_hashes(key: bytes, told: Told) -> set[str]:
+    """The hashes of a record's names and birth date that are kept, so that `compare` recognises the same person."""
+    return {keyed_hash(key, PERSONA, text) for text in _kept_texts(told)}
+
+
+def remember_personas(
+    connection: sa.Connection, suppressions: Suppressions, refused: Collection[Told], now: datetime
+) -> None:
+    """Keeps what refused records are called, and their pages on unknown sites that no stored record lists, as hashes."""
+    key = suppressions.key
+    unknown = {url for told in refused for url in unknown_pages(told.urls)}
+    table = performer_urls
+    listed = {url for (url,) in rows_of(connection, sa.select(table.c.url).distinct(), table.c.url, unknown)}
+    hashes = {plain_url_hash(key, url) for url in unknown - listed}.union(
+        *(persona_hashes(key, told) for told in refused)
+    )
+    reason = "what a suppressed person is called"
+    rows = [HashRow(PERSONA, digest, reason, now, applied_at=now) for digest in hashes]
+    store_hashes(connection, key, rows)
+
+
+def unknown_pages(urls: Iterable[str]) -> list[str]:
+    """Of these URLs, those on sites that the table of profile sites does not list; a bare host is no page."""
+    return [
+        url
+        for url in urls
+        if profile_urls.canonical_profile(url) is None and plain_url(url).partition("/")[2]
+    ]
+
+
+def evidence_hashes(key: bytes, told: Told) -> set[str]:
+    """All hashes by which another record can be linked to this one: ids, pages that identify, names with dates."""
+    ids = {
+        record_hash(key, told.source, each) for each in (told.source_id, *told.merged_ids, *told.other_ids)
+    }
+    pages = {
+        digest
+        for url in (*identifying_pages(told.urls).values(), *_own_pages(told))
+        for _, digest in url_digests(key, url)
+    }
+    unknown = {plain_url_hash(key, url) for url in unknown_pages(told.urls)}
+    return ids | pages | unknown | persona_hashes(key, told)
+
+
+def read_told(connection: sa.Connection, records: Collection[Record] | None = None) -> dict[Record, Told]:
+    """What stored records say: these, or all. Ids merged into one are with the record that is left."""
+    table, others, links = source_performers, performer_aliases, performer_urls
+    aliases = _texts(connection, others, others.c.alias, records)
+    urls = _texts(connection, links, links.c.url, records)
+    merged: dict[Record, list[str]] = {}
+    into = sa.select(table.c.source, table.c.merged_into, table.c.source_id).where(
+        table.c.merged_into.is_not(None)
+    )
+    for source, survivor, source_id in connection.execute(into):
+        merged.setdefault((source, survivor), []).append(source_id)
+    columns = sa.select(
+        table.c.source,
+        table.c.source_id,
+        table.c.name,
+        table.c.birth_date,
+        table.c.gender,
+        table.c.country,
+        *(table.c.raw[name].as_string() for name in OTHER_IDS),
+    )
+    rows = (
+        connection.execute(columns)
+        if records is None
+        else rows_of(connection, columns, record_key(table), records)
+    )
+    found: dict[Record, Told] = {}
+    for source, source_id, name, birth_date, gender, country, *called in rows:
+        record = (source, source_id)
+        found[record] = Told(
+            source,
+            source_id,
+            name or "",
+            tuple(sorted(aliases.get(record, ()))),
+            birth_date,
+            gender,
+            country,
+            tuple(sorted(urls.get(record, ()))),
+            tuple(sorted(merged.get(record, ()))),
+            tuple(each for each in called if each),
+        )
+    return found
+
+
+def _texts(
+    connection: sa.Connection, table: sa.Table, column: sa.Column[str], records: Collection[Record] | None
+) -> Mapping[Record, list[str]]:
+    query = sa.select(table.c.source, table.c.source_id, column)
+    rows = (
+        connection.execute(query)
+        if records is None
+        else rows_of(connection, query, record_key(table), records)
+    )
+    found: dict[Record, list[str]] = {}
+    for source, source_id, text in rows:
+        found.setdefault((source, source_id), []).append(text)
+    return found
+
+
+def _own_pages(told: Told) -> tuple[str, ...]:
+    site = profile_urls.site(told.source)
+    if site is None or site.stash_box_host is None:
+        return ()
+    ids = (told.source_id, *told.merged_ids)
+    return tuple(f"https://{site.stash_box_host}/performers/{each}" for each in ids)
+
+
+def _degree(known: Suppressions, hits: set[str]) -> int | None:
+    return None if not hits else NAMED if hits - known.met else MET
+
+
+def _is_linked(known: Suppressions, told: Told, hashes: set[str]) -> bool:
+    """Does another held record share one of these hashes, or a name and birth date?"""
+    if not known.held:
+        return False
+    own = known.withheld_hash(*told.record)
+    hits = (hashes & known.held.keys()) | set(_persona_hits(known.key, told, known.held.keys()))
+    return any(known.held[each] - {own} for each in hits)
+
+
+def _persona_hits(key: bytes, told: Told, known: Collection[str]) -> Iterator[str]:
+    """Most names and dates are on no list: one hash of each tells, before the others are made."""
+    names = _names(told)
+    dates = _chain(told.birth_date)
+    listed = [name for name in names if keyed_hash(key, PERSONA, f"name {name}") in known]
+    texts = list(_asked_texts(told, listed, dates))
+    if len(dates) == 3 and any(
+        keyed_hash(key, PERSONA, text) in known for text in _ends(told.name, dates[-1])
+    ):
+        texts += _slips(told.name, dates[-1])
+    for text in texts:
+        digest = keyed_hash(key, PERSONA, text)
+        if digest in known:
+            yield digest
+
+
+def _names(told: Told) -> list[str]:
+    """The folded main name first, then the aliases, each once."""
+    return [name for name in dict.fromkeys(map(fold_name, (told.name, *told.aliases))) if name]
+
+
+def _chain(birth_date: str | None) -> list[str]:
+    """The year, the month and the day of a date, as far as it goes. 1 January stands for an unknown day, as in identity."""
+    match = _DATE.fullmatch(birth_date or "")
+    if match is None:
+        return []
+    year, month, day = match[1], match[2], match[3]
+    if month is None or not 1 <= int(month) <= 12 or (month, day) == ("01", "01"):
+        return [year]
+    if day is None or not 1 <= int(day) <= 31:
+        return [year, f"{year}-{month}"]
+    return [year, f"{year}-{month}", f"{year}-{month}-{day}"]
+
+
+def _kept_texts(told: Told) -> Iterator[str]:
+    names, dates = _names(told), _chain(told.birth_date)
+    main = fold_name(told.name)
+    for name in names:
+        yield f"name {name}"
+        for number, date in enumerate(dates):
+            if _counts(name, name == main, number):
+                yield f"{'at' if date == dates[-1] else 'in'} {date} {name}"
+    if main and len(dates) == 3:
+        yield from _near(main, dates[-1])
+    for form in _pairs(names, main):
+        yield f"{form} {'dated' if dates else 'undated'}"
+    if len(dates) == 3:
+        for name in (told.name, *told.aliases):
+            yield from _ends(name, dates[-1])
+            yield from _slips(name, dates[-1])
+
+
+def _asked_texts(told: Told, names: list[str], dates: list[str]) -> Iterator[str]:
+    main = fold_name(told.name)
+    for name in names:
+        for number, date in enumerate(dates):
+            if _counts(name, name == main, number):
+                yield f"at {date} {name}"
+                if date == dates[-1]:
+                    yield f"in {date} {name}"
+    if main in names and len(dates) == 3:
+        yield from _near(main, dates[-1])
+    for form in _pairs(names, main):
+        # A main name of one of the two must be among both: two further names alone are too weak.
+        side, _, pair = form.partition(" ")
+        asked = f"{'any' if side == 'main' else 'main'} {pair}"
+        yield f"{asked} undated"
+        if not dates:
+            yield f"{asked} dated"
+
+
+def _counts(name: str, is_main: bool, precision: int) -> bool:
+    """Is an equal name with an equal year (0), month (1) or day (2) enough for identity to link?"""
+    several = " " in name
+    return precision == 2 or (precision == 1 and (is_main or several)) or (is_main and several)
+
+
+def _near(name: str, date: str) -> Iterator[str]:
+    """A date of which one part differs, or day and month are exchanged; enough beside a main name of two words."""
+    if " " in name:
+        year, month, day = date.split("-")
+        yield f"near {year}-{month}-* {name}"
+        yield f"near {year}-*-{day} {name}"
+        yield f"near *-{month}-{day} {name}"
+        yield f"near {year} {min(month, day)} {max(month, day)} {name}"
+
+
+def _pairs(names: list[str], main: str) -> Iterator[str]:
+    several = [name for name in names if " " in name][:_MOST_NAMES_IN_PAIRS]
+    for pair in combinations(several, 2):
+        text = " + ".join(sorted(pair))
+        yield f"any {text}"
+        if main in pair:
+            yield f"main {text}"
+
+
+def _ends(name: str, date: str) -> Iterator[str]:
+    """The first and the last letter of a name, each with the date: one slip changes one of them at most."""
+    letters = "".join(folded_words(name))
+    if letters:
+        yield f"first {date} {letters[0]}"
+        yield f"last {date} {letters[-1]}"
+
+
+def _slips(name: str, date: str) -> Iterator[str]:
+    """The letters of a name, and all without one of them: names that differ by one slip share one of these."""
+    letters = "".join(folded_words(name))
+    if _SHORTEST_WITH_A_SLIP <= len(letters) <= _LONGEST_WITH_A_SLIP:
+        yield f"slip {date} {letters}"
+        for place in range(len(letters)):
+            yield f"slip {date} {letters[:place]}{letters[place + 1 :]}"

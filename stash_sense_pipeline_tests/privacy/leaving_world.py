@@ -1,0 +1,186 @@
+"""A small world of true people with records on several boxes, and the steps of a build in any order."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.identity.evidence import find_evidence
+from stash_sense_pipeline.identity.graph import connect
+from stash_sense_pipeline.identity.identities import rebuild_identities
+from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
+from stash_sense_pipeline.privacy.entries import add_suppressions
+from stash_sense_pipeline.privacy.erasure import erase_suppressed
+from stash_sense_pipeline.privacy.holding import settle
+from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.privacy.recheck import matching_records, recheck_people
+from stash_sense_pipeline.privacy.record_evidence import Told
+from stash_sense_pipeline.privacy.suppression import load_suppressions
+from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.mirror import Mirror
+from stash_sense_pipeline.sources.records import PerformerRecord
+
+KEY = bytes(range(32))
+HOSTS = {
+    "stashdb": "stashdb.org",
+    "fansdb": "fansdb.cc",
+    "pmvstash": "pmvstash.org",
+    "javstash": "javstash.org",
+}
+NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
+
+
+def page_of(source: str, source_id: str) -> str:
+    """The public page of a record."""
+    return f"https://{HOSTS[source]}/performers/{source_id}"
+
+
+@dataclass
+class World:
+    """What the sources show now, what was `read` of it, and the catalog that is built from it."""
+
+    engine: sa.Engine
+    shown: dict[Record, PerformerRecord] = field(default_factory=dict)
+    gone: dict[Record, str] = field(default_factory=dict)
+    read: dict[Record, PerformerRecord] = field(default_factory=dict)
+    version: int = 0
+
+    def show(self, source: str, source_id: str, name: str, **fields: object) -> Record:
+        """Has a source show a record, or another version of it."""
+        self.version += 1
+        updated = NOW + timedelta(seconds=self.version)
+        values: dict[str, object] = {"birth_date": None, "urls": (), **fields}
+        self.shown[source, source_id] = PerformerRecord(source_id, name, updated_at=updated, **values)  # type: ignore[arg-type]
+        return source, source_id
+
+    def change(self, record: Record, **fields: object) -> None:
+        """Changes a record at its source."""
+        self.version += 1
+        updated = NOW + timedelta(seconds=self.version)
+        self.shown[record] = replace(self.shown[record], updated_at=updated, **fields)  # type: ignore[arg-type]
+
+    def merge(self, loser: Record, survivor: Record) -> None:
+        """Merges one record into another at their source."""
+        assert loser[0] == survivor[0]
+        self.change(survivor, merged_ids=(*self.shown[survivor].merged_ids, loser[1]))
+        del self.shown[loser]
+        self.gone[loser] = survivor[1]
+
+    def add(self, *targets: str) -> None:
+        """Puts targets on the list, seen or not."""
+        entries = [SuppressionEntry(target, "asked", date(2026, 11, 20), unseen=True) for target in targets]
+        with writing(self.engine) as connection:
+            add_suppressions(connection, KEY, entries)
+
+    def sync(self, *sources: str) -> Mirror:
+        """Reads sources, all without a name."""
+        for source in sources or sorted(HOSTS):
+            mirror = Mirror(
+                self.engine,
+                source,
+                load_suppressions(self.engine, KEY),
+                Clock(),
+                relatives=IdentityRelatives(HOSTS),
+            )
+            asyncio.run(self._sync(mirror, source))
+            self.read |= {key: record for key, record in self.shown.items() if key[0] == source}
+            self.read = {
+                key: record for key, record in self.read.items() if key in self.shown or key[0] != source
+            }
+        return mirror
+
+    async def _sync(self, mirror: Mirror, source: str) -> None:
+        records = [record for key, record in sorted(self.shown.items()) if key[0] == source]
+        await mirror.store(records)
+        await mirror.bury({key[1]: into for key, into in self.gone.items() if key[0] == source})
+        await mirror.erase_linked()
+
+    def apply(self) -> None:
+        """What `suppress apply` does in the catalog."""
+        erase_suppressed(
+            self.engine, load_suppressions(self.engine, KEY), NOW, relatives=IdentityRelatives(HOSTS)
+        )
+
+    def identities(self) -> None:
+        """What the asset identity_graph does."""
+        self.apply()
+        rebuild_identities(self.engine, HOSTS, Overrides(), NOW)
+        recheck_people(
+            self.engine,
+            load_suppressions(self.engine, KEY),
+            NOW,
+            lambda traces, until_committed: None,
+            IdentityRelatives(HOSTS),
+        )
+
+    def publish(self) -> set[Record]:
+        """Computes identities, and returns the records of which a release would be made."""
+        self.identities()
+        assert matching_records(self.engine, load_suppressions(self.engine, KEY)) == 0
+        return self.stored()
+
+    def stored(self) -> set[Record]:
+        """The live records of the catalog."""
+        table = schema.source_performers
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                sa.select(table.c.source, table.c.source_id).where(table.c.deleted_at.is_(None))
+            )
+            return {(source, source_id) for source, source_id in rows}
+
+    def held(self) -> set[Record]:
+        """The records that wait for review."""
+        table = schema.withheld_records
+        with reading(self.engine) as connection:
+            rows = connection.execute(
+                sa.select(table.c.source, table.c.source_id).where(table.c.reason.like("held%"))
+            )
+            return {(source, source_id) for source, source_id in rows}
+
+    def settle(self, record: Record, *, same: bool) -> None:
+        """Settles a held record."""
+        with writing(self.engine) as connection:
+            settle(connection, load_suppressions(self.engine, KEY), record, NOW, same=same)
+
+    def person_of(self, record: Record) -> set[Record]:
+        """What identity would link to a record if it knew everything that the sources showed when they were read."""
+        records = identity_records([told_of(*item) for item in self.read.items()])
+        groups = connect(records, find_evidence(records, HOSTS).evidence).groups
+        return {key for group in groups if record in group for key in group}
+
+
+def told_of(key: Record, record: PerformerRecord) -> Told:
+    """A record as privacy and identity see it."""
+    return Told(
+        *key,
+        record.name,
+        record.aliases,
+        record.birth_date,
+        record.gender,
+        record.country,
+        record.urls,
+        record.merged_ids,
+    )
+
+
+@contextmanager
+def fresh_world(template: Path, directory: Path) -> Iterator[World]:
+    """A world with an empty catalog, copied from `template`."""
+    path = directory / "catalog.db"
+    shutil.copy(template, path)
+    engine = open_catalog(f"sqlite:///{path}")
+    try:
+        yield World(engine)
+    finally:
+        engine.dispose()
