@@ -51,8 +51,11 @@ _ZERO_DATE = re.compile(
       [+-]?0+(?:[-/.\s]+0+)*              # 0000-00-00, 00/00/0000, 0
     | [+-]?0{4,}(?:-\d\d?(?:-\d\d?)?)?    # any day of the year 0
     | -0*[01](?:-\d\d?(?:-\d\d?)?)?       # -0001-11-30: 0000-00-00 as PHP writes it
-    | (?:(?:11|nov[a-z]*)[\s/.,-]+(?:29|30)|(?:29|30)[\s/.,-]+(?:11|nov[a-z]*))[\s/.,-]+-0*1
-    | 0+1-01-01 | 0?1[/.]0?1[/.]0+1       # the zero time of Go and .NET
+    | (?:(?:mon|tue|wed|thu|fri|sat|sun)[a-z]*[\s,]+)?(?:    # the same with names of days and months
+          (?:(?:11|nov[a-z]*)[\s/.,-]+(?:29|30)|(?:29|30)[\s/.,-]+(?:11|nov[a-z]*))[\s/.,-]+-0*1
+        | (?:0?1|jan[a-z]*)[\s/.,-]+(?:0?1|jan[a-z]*)[\s/.,-]+0001    # the zero time of Go and .NET
+      )
+    | 0+1-01-01
     | 1000-01-01 | 1753-01-01             # the first day of MySQL and of SQL Server
     | 9999-12-31                          # the last day of both
     | -62169984000(?:\.0+)?(?:000)? | -62135596800(?:\.0+)?(?:000)?   # the same in seconds or milliseconds
