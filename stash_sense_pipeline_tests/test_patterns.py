@@ -239,10 +239,11 @@ def slow_text(use: Use) -> str | None:
                     result = getattr(compiled, use.method)(*arguments)
                     if use.method == "finditer":
                         list(result)
+                too_slow = False
             except TooSlowError:
-                pass
+                too_slow = True
             # A search of many short matches does not look for signals in between.
-            if time.process_time() - begun > SECONDS:
+            if too_slow or time.process_time() - begun > SECONDS:
                 return f"{start!r} + {unit!r} * {length // len(unit)} + {end!r}"
     return None
 
