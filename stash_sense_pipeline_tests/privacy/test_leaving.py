@@ -136,8 +136,9 @@ def test_a_release_never_holds_a_person_who_left_whatever_the_order(catalog_file
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @given(people(), steps())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_law_of_leaving_holds_for_many_more_orders(catalog_file, population, orders):
     with tempfile.TemporaryDirectory() as directory, fresh_world(catalog_file, Path(directory)) as world:
         build(world, population, orders)

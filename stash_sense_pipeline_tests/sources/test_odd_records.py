@@ -333,7 +333,7 @@ def check_odd_records(
 
 TIERS = [
     pytest.param("sqlite", 60, id="sqlite"),
-    pytest.param("sqlite", 600, id="sqlite-long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+    pytest.param("sqlite", 200, id="sqlite-long", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     pytest.param(
         "postgresql",
         80,
