@@ -72,7 +72,7 @@ def test_who_is_suppressed_since_is_found_in_a_release_that_did_not_change(data:
     listed = Suppressions(key=key, records=frozenset({record_hash(key, "stashdb", "st-00001")}))
     again = publish_release(opened(data), data, "again", replace(SPEC, suppressions=listed), DAY)
     assert not again.changed
-    assert [check.name for check in failures(again.checks)] == ["suppressed"]
+    assert [check.name for check in failures(again.checks)] == ["suppressed", "suppressed_people"]
 
 
 def test_times_alone_are_no_change(data: Path) -> None:

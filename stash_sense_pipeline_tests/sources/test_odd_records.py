@@ -324,6 +324,9 @@ def check_odd_records(
     assert (first.outcome, first.message) == (Outcome.FOUND, None)
     assert names <= live(engine)
     assert not [reason for reason in first.unread_reasons if reason.startswith("the database")]
+    if "different performers of a page have its id" in first.unread_reasons:
+        # The next run asks for that id alone, and the server's answer settles which of them has it.
+        refresh(engine, answer, "auto", connector)
     before = stored(engine)
     for mode in ("auto", "full_sweep"):
         again = refresh(engine, answer, mode, connector)
