@@ -16,7 +16,8 @@ _MAX_DEPTH = 32
 # 2**64 has 20 digits, and no number in our files is larger.
 _MAX_DIGITS = 20
 _MAX_NUMBER = 64
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# A text without its end goes to the end of the file: searched for from each of its quotes, it would take quadratic time.
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
 

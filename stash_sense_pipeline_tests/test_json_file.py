@@ -26,6 +26,10 @@ REFUSED: dict[str, tuple[str, str]] = {
     "deep objects without an end": ('{"a":' * 100_000, "more than 32 levels|more than 1000 values"),
     "many values": ("[" + "0," * 2000 + "0]", "more than 1000 values"),
     "many lists": ("[" + "[]," * 2000 + "0]", "more than 1000 values"),
+    "many escaped quotes in a text without an end": (
+        "[" + "," * 2000 + '"' + '\\"' * 50_000,
+        "more than 1000 values",
+    ),
     "many keys": ("{" + ",".join(f'"{n}":0' for n in range(2000)) + "}", "more than 1000 values"),
     "a key twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
     "a key twice by an escape": ('{"a": 1, "\\u0061": 2}', "the key 'a' is there twice"),

@@ -169,7 +169,8 @@ def _samples(items: Any) -> list[str]:
         elif code is codes.NOT_LITERAL:
             out += [probe for probe in "a /" if ord(probe) != value]
         elif code is codes.ANY:
-            out += ["a", " ", "/"]
+            # A quote: a text in quotes may be left open, and each of its escaped quotes may begin another.
+            out += ["a", " ", "/", '"']
         elif code is codes.CATEGORY:
             out.append(_CLASSES[value])
         elif code is codes.IN:

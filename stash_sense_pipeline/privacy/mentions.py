@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,19 +19,29 @@ ERASED = "(erased)"
 # A shorter one is in every line, where a name in another script may be one character.
 _SHORTEST = 3
 _WORD = re.compile(r"\w+")
-_ESCAPE = re.compile(r'\\(?:u[0-9a-fA-F]{4}|["\\/bfnrt])')
+_ESCAPE = re.compile(r"""(?:\\x[0-9a-fA-F]{2})+|[\\%]u[0-9a-fA-F]{4}|\\U000[0-9a-fA-F]{5}|\\["'\\/bfnrt]""")
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+# A message may quote one that quotes another, and each escapes what it quotes.
+_MOST_ESCAPED = 5
+# What stands for the blanks of a name in a query, an address or the name of a file.
+_JOINED = str.maketrans("+_-", "   ")
 # After an id as the program writes it comes one of these, or the end: `boxa:anna` is not in `boxa:anna-maria`.
 _END_OF_ID = r"(?![\w.%/@+~=&-])"
 
 
 def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a line holds one of `texts` as whole words: in any case, escaped as in JSON, CSV, HTML or a URL."""
+    """Whether a line holds one of `texts` as whole words: in any case, escaped as in JSON, Python, CSV, HTML or
+    a URL, also several times, and with other signs for blanks.
+    """
     wanted = {text for text in texts if len(text) >= _SHORTEST or not text.isascii()}
     # Hidden characters leave the program as escapes.
     wanted |= {visible_line(text) for text in wanted}
+    wanted |= {text.translate(_JOINED) for text in wanted if " " in text}
     search = _Search(wanted, r"(?!\w)")
-    return lambda line: any(map(search, _readings(line)))
+    return lambda line: any(
+        search(_as_compared(reading)) or search(_as_compared(reading.translate(_JOINED)))
+        for reading in _readings(line)
+    )
 
 
 def mentions_records(records: Collection[Record]) -> Callable[[Any], bool]:
@@ -73,24 +84,40 @@ class _Search:
 
 
 def _readings(line: str) -> Iterator[str]:
-    """A line as it is compared, and as it reads without the escapes of JSON and of URLs."""
-    yield _as_compared(line)
+    """A line, and as it reads when its escapes are taken away, one kind after the other and again."""
+    yield line
     plain = line
-    if "\\" in plain:
-        plain = _unescaped(plain)
-        yield _as_compared(plain)
-    if "%" in plain:
-        yield _as_compared(unquote(plain))
+    for _ in range(_MOST_ESCAPED):
+        before = plain
+        for without in (_unescaped, unquote, html.unescape):
+            if (opened := without(plain)) != plain:
+                yield opened
+                plain = opened
+        if plain == before:
+            return
 
 
 def _unescaped(text: str) -> str:
-    """Without the escapes of JSON. Two of them are one character beyond the first 65,536."""
+    """Without the escapes of JSON, of Python and of old JavaScript. Two of JSON are one character beyond the first
+    65,536; those of Python may be bytes.
+    """
+    if "\\" not in text and "%" not in text:
+        return text
+    return _ESCAPE.sub(_character, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
-    def character(match: re.Match[str]) -> str:
-        escape = match[0][1:]
-        return chr(int(escape[1:], 16)) if len(escape) > 1 else _ESCAPED.get(escape, escape)
 
-    return _ESCAPE.sub(character, text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+def _character(match: re.Match[str]) -> str:
+    escape = match[0][1:]
+    if escape.startswith("x"):
+        content = bytes.fromhex(match[0].replace("\\x", ""))
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            return content.decode("latin-1")
+    if len(escape) > 1:
+        number = int(escape[1:], 16)
+        return chr(number) if number <= sys.maxunicode else match[0]
+    return _ESCAPED.get(escape, escape)
 
 
 def _as_compared(text: str) -> str:

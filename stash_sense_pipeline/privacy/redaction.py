@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, quote_plus
 
 from stash_sense_pipeline.visible_text import visible
 
@@ -21,6 +23,7 @@ _NAMED = re.compile(
     """
 )
 _IN_ADDRESS = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]{0,30}://(?:[^\s/:@]*:)?)[^\s/:@][^\s/@]*(?=@)")
+_BACKSLASHES = re.compile(r"\\+")
 _BEARER = re.compile(r"(?i)(\bbearer\s+)[a-z0-9._~+/=-]{8,}")
 
 
@@ -29,20 +32,42 @@ def redacted(text: str, secrets: Iterable[str]) -> str:
 
     For text of a server that is stored or shown: some servers repeat the key that they refuse.
     """
-    return _without({form for secret in secrets for form in _forms(secret)}, text)
+    return _without(map(_form, secrets), text)
 
 
-def _forms(secret: str) -> set[str]:
-    """The ways to write a secret: as it is, in a URL, and in JSON; none for a value that is too short."""
+@lru_cache(maxsize=256)
+def _form(secret: str) -> re.Pattern[str] | None:
+    """Finds a secret in any case, each character as it is or escaped as in a URL, JSON, HTML or a shell, or all of it in
+    base64; None for a value that is too short.
+    """
     if len(secret) < _SHORTEST_SECRET:
-        return set()
-    return {secret, quote(secret), quote(secret, safe=""), quote_plus(secret), json.dumps(secret)[1:-1]}
+        return None
+    in_base64 = base64.b64encode(secret.encode("utf-8", "surrogatepass")).decode()
+    in_characters = "".join(map(_character, _BACKSLASHES.sub(r"\\", secret)))
+    return re.compile(f"{in_characters}|{re.escape(in_base64)}", re.IGNORECASE)
 
 
-def _without(secrets: Collection[str], text: str) -> str:
+def _character(character: str) -> str:
+    if character.isascii() and character.isalnum():
+        return character
+    if character == "\\":
+        # As many as there are: several in a row could be divided in too many ways.
+        return r"\\++"
+    number = ord(character)
+    in_url = "".join(f"%(?:25){{0,4}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
+    in_json = re.escape(json.dumps(character)[1:-1]).replace(r"\\", r"\\{1,8}")
+    named = html.escape(character).replace("&", "&(?:amp;){0,4}") if character in "&<>\"'" else in_url
+    forms = [rf"\\{{0,8}}{re.escape(character)}", in_url, in_json, named, rf"\\{{1,8}}u{number:04x}"]
+    forms += [rf"&(?:amp;){{0,4}}#0{{0,5}}{number};", rf"&(?:amp;){{0,4}}#x0{{0,5}}{number:x};"]
+    if character == " ":
+        forms.append(r"\+")
+    return f"(?:{'|'.join(dict.fromkeys(forms))})"
+
+
+def _without(secrets: Iterable[re.Pattern[str] | None], text: str) -> str:
     # One may begin another, and the rest of that would stay.
-    for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+    for secret in sorted(filter(None, secrets), key=lambda form: len(form.pattern), reverse=True):
+        text = secret.sub(HIDDEN, text)
     text = _NAMED.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     return _IN_ADDRESS.sub(rf"\1{HIDDEN}", text)
@@ -53,12 +78,12 @@ class Redaction:
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
-        self._secrets: set[str] = set()
+        self._secrets: set[re.Pattern[str] | None] = set()
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Adds values that must not be shown, as they are and as they are written in a URL."""
+        """Adds values that must not be shown, in any case and however their characters are escaped."""
         for secret in secrets:
-            self._secrets.update(_forms(secret))
+            self._secrets.add(_form(secret))
 
     def redact(self, text: str) -> str:
         """The text with every secret replaced by ***."""

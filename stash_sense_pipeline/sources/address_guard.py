@@ -16,16 +16,17 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # A name is resolved again after this time, also while connections to its address are open.
 _KEPT_SECONDS = 60.0
-# Forms that carry an IPv4 address, or that routers of a site treat as internal. Python calls some of them global.
+# Everything else is special, or not allocated (RFC 4291 2.4): Python calls most of it global.
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+# Forms in it that carry an IPv4 address, and networks that are not for hosts.
 _REFUSED_NETWORKS = tuple(
-    ipaddress.IPv6Network(network)
+    ipaddress.ip_network(network)
     for network in (
-        "::/96",  # IPv4-compatible, RFC 4291 2.5.5.1
-        "64:ff9b::/96",  # NAT64, RFC 6052
-        "64:ff9b:1::/48",  # local NAT64, RFC 8215
-        "2001::/32",  # Teredo, RFC 4380
+        "2001::/23",  # Teredo and other protocols, RFC 2928
         "2002::/16",  # 6to4, RFC 3056
-        "fec0::/10",  # site-local, RFC 3879
+        "3fff::/20",  # documentation, RFC 9637
+        "192.0.0.0/24",  # protocols, RFC 6890
+        "192.88.99.0/24",  # relays of 6to4, RFC 7526
     )
 )
 
@@ -63,15 +64,17 @@ async def resolve(host: str, port: int) -> list[str]:
 def is_public(address: str) -> bool:
     """True for an IP address of the public Internet.
 
-    False for private, loopback, link-local and multicast addresses, and for every IPv6 form that embeds an IPv4
-    address, but IPv4-mapped ones, which are judged by the address that they embed.
+    False for private, loopback, link-local, multicast and unallocated addresses, and for every IPv6 form that embeds
+    an IPv4 address, but IPv4-mapped ones, which are judged by the address that they embed.
     """
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             parsed = parsed.ipv4_mapped
-        elif any(parsed in network for network in _REFUSED_NETWORKS):
+        elif parsed not in _GLOBAL_UNICAST:
             return False
+    if any(parsed in network for network in _REFUSED_NETWORKS):
+        return False
     return parsed.is_global and not parsed.is_multicast
 
 

@@ -26,6 +26,7 @@ from stash_sense_pipeline.errors import (
     SourceError,
     UnreachableError,
 )
+from stash_sense_pipeline.privacy.redaction import redacted
 from stash_sense_pipeline.sources.address_guard import (
     AddressGuard,
     RefusedAddressError,
@@ -49,6 +50,12 @@ _CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
 _CHALLENGED = frozenset({403, 503})
 _CHALLENGE_MARK = b"/cdn-cgi/challenge-platform/"
 _BODY_SHOWN = 2000
+_NAMED_TYPES = frozenset(
+    {"application/json", "application/xml", "application/xhtml+xml", "application/octet-stream"}
+    | {"application/graphql-response+json", "application/problem+json", "text/html", "text/plain", "text/xml"}
+)
+# Headers of a request that hold a key.
+_SECRET_HEADERS = frozenset({"apikey", "authorization"})
 _OUTCOMES = {
     401: Outcome.BLOCKED,
     403: Outcome.BLOCKED,
@@ -93,7 +100,8 @@ class Response:
         try:
             return _tolerant_json(self.content)
         except (ValueError, RecursionError) as error:
-            what = self.content_type or "unknown content"
+            # Other words of a server may be anything, also the key that was sent to it.
+            what = self.content_type if self.content_type in _NAMED_TYPES else "unknown content"
             raise SourceError(
                 self.source,
                 Outcome.PARSE_ERROR,
@@ -206,6 +214,7 @@ class PoliteClient:
         """
         self.source = source
         self.requests = 0
+        self._secrets: set[str] = set()
         self._clock = clock or Clock()
         self._patience = patience or Patience()
         self._limiters = HostLimiters(rate, self._clock, rates)
@@ -274,13 +283,13 @@ class PoliteClient:
         response = await self._send("POST", url, sent, body, max_bytes)
         if response.status in _REDIRECTS:
             try:
-                target = _endpoint(str(httpx.URL(url).join(response.headers.get("location", ""))))
+                target = self._quoted(str(httpx.URL(url).join(response.headers.get("location", ""))))
             except (httpx.InvalidURL, ValueError):
                 target = "no address"
             raise SourceError(
                 self.source,
                 Outcome.DISALLOWED,
-                f"{_endpoint(url)} redirects to {target}; if that is right, make it the url of this source",
+                f"{_endpoint(url)} redirects to {_endpoint(target)}; if that is right, make it the url of this source",
             )
         return response
 
@@ -390,6 +399,7 @@ class PoliteClient:
         self, method: str, url: str, headers: dict[str, str], body: bytes | None, max_bytes: int
     ) -> Response:
         """Sends one request once; raises SourceError when no whole answer came."""
+        self._secrets.update(_secrets_in(headers))
         try:
             self.requests += 1
             async with (
@@ -423,8 +433,11 @@ class PoliteClient:
             ) from error
         except (httpx.TransportError, OSError) as error:
             reason = str(error) or type(error).__name__
+            # The text of a protocol error quotes what the server sent.
             raise SourceError(
-                self.source, Outcome.TIMEOUT, f"{_shown(url)} could not be reached or read: {reason}"
+                self.source,
+                Outcome.TIMEOUT,
+                f"{_shown(url)} could not be reached or read: {self._quoted(reason)[:200]}",
             ) from error
 
     async def _read(self, url: str, answer: httpx.Response, max_bytes: int) -> bytes:
@@ -436,6 +449,10 @@ class PoliteClient:
             raise BodyTooLargeError(
                 self.source, Outcome.DISALLOWED, f"{_shown(url)} is larger than {max_bytes} bytes"
             ) from error
+
+    def _quoted(self, text: str) -> str:
+        """A text of a server, without the keys that were sent to it."""
+        return redacted(text, self._secrets)
 
     def _redirected(self, response: Response) -> httpx.URL:
         old = httpx.URL(response.url)
@@ -456,7 +473,7 @@ class PoliteClient:
             raise SourceError(
                 self.source,
                 Outcome.DISALLOWED,
-                f"{_shown(response.url)} redirects to another host, {_shown(str(new))}",
+                f"{_shown(response.url)} redirects to another host, {_shown(self._quoted(str(new)))}",
             )
         return new
 
@@ -512,10 +529,12 @@ async def _beginning(answer: httpx.Response) -> bytes:
     """The beginning of an answer that is no success, for its message. Its status counts, even with a broken body."""
     beginning = b""
     try:
-        async for piece in body_pieces(answer):
+        async for piece in body_pieces(answer, _BODY_SHOWN):
             beginning += piece
             if len(beginning) > _BODY_SHOWN:
                 break
+    except LongBodyError:
+        return beginning
     except httpx.DecodingError:
         return b""
     return beginning
@@ -524,6 +543,11 @@ async def _beginning(answer: httpx.Response) -> bytes:
 def _may_try_again(failure: SourceError, may_retry: MayRetry | None) -> bool:
     """A rate limit is the host's word to all of its items: it is waited for, whatever `may_retry` says."""
     return failure.outcome is Outcome.RATE_LIMITED or may_retry is None or may_retry()
+
+
+def _secrets_in(headers: Mapping[str, str]) -> set[str]:
+    """The keys in the headers of a request, without the word for their kind."""
+    return {value.rpartition(" ")[2] for name, value in headers.items() if name.lower() in _SECRET_HEADERS}
 
 
 def _shown(url: str) -> str:

@@ -23,7 +23,7 @@ async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
     """The decoded body of at most `max_bytes`. Raises LongBodyError, and httpx.DecodingError as body_pieces."""
     pieces: list[bytes] = []
     size = 0
-    async for piece in body_pieces(response):
+    async for piece in body_pieces(response, max_bytes):
         size += len(piece)
         if size > max_bytes:
             raise LongBodyError(f"a body of more than {max_bytes} bytes")
@@ -31,14 +31,19 @@ async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-async def body_pieces(response: httpx.Response) -> AsyncIterator[bytes]:
+async def body_pieces(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
     """The decoded body in pieces of at most 64 KiB, however far the coding expands it.
 
-    Raises httpx.DecodingError for a coding that was not asked for, for several codings, and for a body that its
+    Raises LongBodyError when more than `max_bytes` and 64 KiB came, before they are decoded: a body may decode to
+    nothing. Raises httpx.DecodingError for a coding that was not asked for, for several codings, and for a body that its
     coding does not fit or that ends before its time.
     """
     decoder = _decoder(response)
+    received = 0
     async for chunk in response.aiter_raw(_PIECE_BYTES):
+        received += len(chunk)
+        if received > max_bytes + _PIECE_BYTES:
+            raise LongBodyError(f"a body of more than {max_bytes} bytes")
         if decoder is None:
             yield chunk
             continue

@@ -70,6 +70,8 @@ _SELECTION: Mapping[str, str] = {
     "created": "",
     "updated": "",
 }
+# More of an error is not looked at.
+_MOST_SAID = 20_000
 _REQUIRED = frozenset({"id", "name", "aliases", "urls", "images", "deleted", "updated"})
 _BRIEF = {"id": "", "updated": ""}
 _LISTED = {"id": "", "updated": "", "merged_ids": "", "images": "{id}"}
@@ -425,7 +427,8 @@ class StashBoxConnector:
 
     def _said(self, error: Mapping[str, Any]) -> str:
         """The message of an error of the server. Some servers repeat the key that they refuse."""
-        return redacted(_message(error), [self._api_key])
+        # Cut at its end only without the key: a part of that would stay.
+        return redacted(_message(error), [self._api_key])[:200]
 
     def _wrong(self, message: str) -> SourceError:
         return SourceError(self.source, Outcome.PARSE_ERROR, message)
@@ -598,7 +601,7 @@ def _path(error: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    return clean_text(str(error.get("message")))[:200]
+    return clean_text(str(error.get("message"))[:_MOST_SAID])
 
 
 def _change(row: Any) -> tuple[str, Change] | None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import io
+import json
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import quote
 
 import pytest
 
@@ -82,3 +87,29 @@ def test_the_text_of_a_server_is_redacted_by_value_and_by_form(said: str) -> Non
     shown = redacted(said, [KEY, "k3y/of", 'ab"cd-0123'])
     assert "***" in shown
     assert not any(secret in shown for secret in (KEY, "k3y%2Fof", "cd-0123", "abcdefgh"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda key: key.lower(),
+        lambda key: key.upper(),
+        lambda key: key.replace("/", "\\/"),
+        lambda key: json.dumps(json.dumps(key)),
+        lambda key: html.escape(html.escape(key)),
+        lambda key: key.replace("+", "&#43;").replace("/", "&#x2F;"),
+        lambda key: quote(quote(key, safe=""), safe=""),
+        lambda key: base64.b64encode(key.encode()).decode(),
+    ],
+)
+def test_a_key_is_found_in_any_case_and_however_it_is_escaped(written: Callable[[str], str]) -> None:
+    key = 'Ab/cd+ef&gh"ij<kl=01'
+    assert redacted(f"refused {written(key)} here", [key]) == "refused *** here".replace(
+        "***", '"\\"***\\""' if written(key).startswith('"') else "***"
+    )
+
+
+def test_a_text_of_many_backslashes_is_read_in_linear_time() -> None:
+    started = time.perf_counter()
+    assert redacted("\\" * 20_000 + "%25" * 5_000, ["/b+c/defgh"])
+    assert time.perf_counter() - started < 5

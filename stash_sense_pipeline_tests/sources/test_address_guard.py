@@ -42,6 +42,17 @@ def test_a_global_unicast_address_is_public(address):
         "fd00::1",
         "fec0::1",
         "ff02::1",
+        # Not for hosts, or not allocated: routers of a site may send them anywhere.
+        *(
+            "192.0.0.9",
+            "192.88.99.1",
+            "100:0:0:1::1",
+            "200::1",
+            "3fff::1",
+            "4000::1",
+            "5f00::1",
+            "64:ff9b:2::1",
+        ),
     ],
 )
 def test_an_address_of_a_private_network_is_not_public(address):
@@ -49,7 +60,7 @@ def test_an_address_of_a_private_network_is_not_public(address):
 
 
 @pytest.mark.parametrize(
-    "prefix", ["::ffff:0:0", "::", "64:ff9b::", "64:ff9b:1::", "2002:{}::", "2001:0:{}::"]
+    "prefix", ["::ffff:0:0", "::ffff:0:0:0", "::", "64:ff9b::", "64:ff9b:1::", "2002:{}::", "2001:0:{}::"]
 )
 @pytest.mark.parametrize("embedded", PRIVATE_IPV4)
 def test_an_ipv6_form_that_embeds_a_private_ipv4_address_is_not_public(prefix, embedded):

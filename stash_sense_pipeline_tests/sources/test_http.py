@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -387,6 +388,38 @@ def test_other_names_of_the_machine_are_refused(served, host):
     at = served([answer()])
     assert at.failure(f"http://{host}:{at.server.port}/").outcome is Outcome.DISALLOWED
     assert at.server.requests == []
+
+
+KEY = "Key-of/this+box-0123456789"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        answer(307, Location=f"/x/{KEY}"),
+        answer(307, Location=f"/{'x' * 150}/{KEY}"),
+        answer(307, Location="http://u:Key-of%2Fthis%2Bbox-0123456789@b.example/x"),
+        answer(body=b"<html>", Content_Type=f"text/{KEY}"),
+        answer(body=b"not gzip", Content_Encoding="gzip", Content_Type=KEY),
+        f"HTTP/1.1 200 OK\r\n{KEY}\r\n\r\n".encode(),
+        f"HTTP/1.1 500 {KEY}\r\nContent-Length: 0\r\n\r\n".encode(),
+    ],
+    ids=["path", "where it is cut", "user", "content type", "broken body", "broken header", "reason"],
+)
+@pytest.mark.parametrize("header", [{"ApiKey": KEY}, {"Authorization": f"Bearer {KEY}"}])
+def test_a_key_that_a_server_repeats_outside_of_its_body_is_in_no_message(served, told, header):
+    at = served([told], patience=Patience(attempts=1))
+    for ask in (
+        lambda client: client.post_json(f"{at.server.url}/", {}, headers=header),
+        lambda client: client.get(f"{at.server.url}/", headers=header),
+    ):
+        with pytest.raises(SourceError) as caught:
+            at.run(lambda client, ask=ask: _json_of(ask(client)))
+        assert not re.search("key-of|box-0123", str(caught.value), re.IGNORECASE)
+
+
+async def _json_of(asked):
+    return (await asked).json()
 
 
 def test_a_redirect_from_https_to_http_is_refused():

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sources.response_body import body_pieces
+from stash_sense_pipeline.sources.response_body import LongBodyError, body_pieces, read_body
 
 PIECE = 64 * 1024
 
@@ -33,7 +33,7 @@ def pieces(coding: str | None, *chunks: bytes) -> list[bytes]:
     """All pieces of such a body."""
 
     async def read() -> list[bytes]:
-        return [piece async for piece in body_pieces(response(coding, chunks))]
+        return [piece async for piece in body_pieces(response(coding, chunks), 2**40)]
 
     return asyncio.run(read())
 
@@ -96,7 +96,7 @@ def test_a_bomb_is_handed_out_in_pieces_and_takes_no_memory():
 
     async def read_a_megabyte() -> int:
         size = 0
-        async for piece in body_pieces(response("gzip", [bomb])):
+        async for piece in body_pieces(response("gzip", [bomb]), 2**40):
             size += len(piece)
             if size > 1_000_000:
                 break
@@ -108,3 +108,19 @@ def test_a_bomb_is_handed_out_in_pieces_and_takes_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 4_000_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_body_that_decodes_to_nothing_is_not_read_without_end():
+    empty = gzip.compress(b"")
+    sent = 0
+
+    async def chunks():
+        nonlocal sent
+        while True:
+            sent += 1
+            yield empty * 1000
+
+    endless = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=chunks())
+    with pytest.raises(LongBodyError):
+        asyncio.run(read_body(endless, 100_000))
+    assert sent < 20

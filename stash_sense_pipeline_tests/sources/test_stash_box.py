@@ -331,6 +331,15 @@ def test_a_server_that_repeats_the_key_in_its_error_does_not_put_it_into_ours(as
     assert text.isprintable()
 
 
+def test_a_key_at_the_place_where_an_error_is_cut_leaves_no_part_of_itself(ask, box, fresh_sandbox):
+    fill(box, 3)
+    echoed = {"errors": [{"message": "x" * 170 + f" {box.api_key}"}], "data": None}
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
+    )
+    assert box.api_key[:8] not in str(fails(ask, everyone))
+
+
 def spoilt(ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any) -> Page[PerformerRecord]:
     """The first page of performers, when one field of its only performer holds `value`."""
     fill(box, 1)
