@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,19 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline_tests.postgres import PostgresServer, running_server, server_program
 
-# How long one example takes says nothing on a shared machine.
-hypothesis.settings.register_profile("house", deadline=None)
+# How long one example takes says nothing on a shared machine. CI tries the same examples each time, so that a failure is
+# of the change that is tested; everywhere else new ones are searched for.
+hypothesis.settings.register_profile("house", deadline=None, derandomize="CI" in os.environ)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _umask_of_the_process() -> Iterator[None]:
+    """A command that is called in this process makes its umask private for good: later tests must not see that."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture(scope="session")

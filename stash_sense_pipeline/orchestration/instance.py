@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import dagster as dg
@@ -27,7 +28,7 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     """
     home = prepare_home(home)
     try:
-        with holding_lock(home / ".instance.lock"):
+        with _alone(home):
             for database in _DATABASES:
                 if (home / database).is_file():
                     _repair_revisions(home / database)
@@ -36,6 +37,11 @@ def open_instance(home: Path) -> dg.DagsterInstance:
         raise ConfigurationError(
             f"DAGSTER_HOME: the run history in {home} cannot be used: {error}"
         ) from error
+
+
+def _alone(home: Path) -> AbstractContextManager[None]:
+    """The lock of those who open the history in `home`; none where nothing can be written: the history is on a server."""
+    return holding_lock(home / ".instance.lock") if os.access(home, os.W_OK) else nullcontext()
 
 
 def _repair_revisions(database: Path) -> None:
