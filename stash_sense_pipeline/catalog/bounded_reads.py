@@ -31,7 +31,7 @@ class ShortReads:
     def __call__(
         self, read: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`read(connection, ...)`, whose result must not need the connection any longer."""
+        """`read(connection, ...)`. Its result must not need the connection any longer."""
         # With millions of objects a pass of the collector takes longer than a transaction may be idle.
         with collector_paused(), reading(self.engine) as connection:
             return read(connection, *args, **kwargs)

@@ -144,11 +144,6 @@ def fits(value: str, limit: int) -> bool:
     return len(value) <= limit and (value.isascii() or len(value.encode()) <= limit)
 
 
-def optional_text(value: str | None) -> str | None:
-    """`text`, for None too."""
-    return None if value is None else text(value)
-
-
 def clean_texts(values: Iterable[str]) -> tuple[str, ...]:
     """Clean texts without blank, too long and repeated ones, in the order given."""
     return distinct(map(text, values))
