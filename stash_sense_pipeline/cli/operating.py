@@ -92,6 +92,7 @@ def restore(file: Path) -> None:
     Who is on the backup's suppression list, or on the one that is here, is erased before the catalog is put in place.
     """
     from stash_sense_pipeline.catalog.backup import restore_backup
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.current import enforce_in_copy
     from stash_sense_pipeline.settings import load_settings
     from stash_sense_pipeline.shipped_files import shipped_file
@@ -103,7 +104,9 @@ def restore(file: Path) -> None:
         nonlocal left_out
         files = (environment.sources_file, unpacked / "sources.yaml", shipped_file("sources.yaml"))
         settings = load_settings(next(path for path in files if path.exists()))
-        erased = enforce_in_copy(catalog, unpacked, environment, settings.names, datetime.now(UTC))
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+        relatives = IdentityRelatives(hosts, unpacked / "identity_overrides.yaml")
+        erased = enforce_in_copy(catalog, unpacked, environment, settings.names, datetime.now(UTC), relatives)
         left_out = erased.records
 
     # The list that is there knows who left since; those of the backup's are in its catalog.

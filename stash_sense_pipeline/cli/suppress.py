@@ -163,7 +163,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
             settings.names,
             datetime.now(UTC),
             search_all=search_all,
-            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
+            relatives=IdentityRelatives.for_settings(settings, environment),
         )
         log_emptied = rewrite_tables(engine) if rewrite else True
         keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,14 @@ class Overrides:
     path: Path | None = None
     must_link: tuple[Override, ...] = ()
     cannot_link: tuple[Override, ...] = ()
+
+    def among(self, records: Collection[RecordKey]) -> Overrides:
+        """The pairs of which both records are among `records`."""
+        must, cannot = (
+            tuple(pair for pair in pairs if pair.a in records and pair.b in records)
+            for pairs in (self.must_link, self.cannot_link)
+        )
+        return replace(self, must_link=must, cannot_link=cannot)
 
 
 @dataclass(frozen=True)

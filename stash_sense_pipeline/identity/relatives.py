@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -20,16 +22,34 @@ from stash_sense_pipeline.identity.evidence import (
 )
 from stash_sense_pipeline.identity.graph import connect
 from stash_sense_pipeline.identity.keys import StashBoxes, keys_of, merged_into
+from stash_sense_pipeline.identity.overrides import (
+    Overrides,
+    ResolvedOverrides,
+    load_overrides,
+    resolve_overrides,
+)
 from stash_sense_pipeline.identity.steps import read_population
 from stash_sense_pipeline.privacy.record_evidence import Told
+from stash_sense_pipeline.settings import Environment, Settings
 
 
 @dataclass(frozen=True)
 class IdentityRelatives:
-    """Finds the relatives of records: `hosts` are the universal-id hosts of the stash-boxes, by source name."""
+    """Finds the relatives of records.
+
+    `hosts` are the universal-id hosts of the stash-boxes, by source name. `overrides_file` is identity_overrides.yaml; it
+    is read at each search, so that a mistake in it stops only runs that search.
+    """
 
     hosts: Mapping[str, str]
+    overrides_file: Path | None = None
     weights: Weights = field(default=WEIGHTS)
+
+    @classmethod
+    def for_settings(cls, settings: Settings, environment: Environment) -> Self:
+        """With the stash-boxes of sources.yaml and the operator's overrides."""
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+        return cls(hosts, environment.overrides_file)
 
     def of(
         self,
@@ -41,7 +61,8 @@ class IdentityRelatives:
         """The stored live records that link to one of these, directly or through others.
 
         Computed anew from what the records say, with the verdicts of faces that the last identity run stored. `is_other`
-        tells the records that link to none. Reads the whole catalog: some seconds for 100,000 records.
+        tells the records that link to none. Reads the whole catalog: some seconds for 100,000 records. Raises
+        ConfigurationError for an overrides file that cannot be read.
         """
         population = {
             key: record
@@ -51,10 +72,22 @@ class IdentityRelatives:
         live = {key for key, record in population.items() if record.live}
         records = population | identity_records(unstored)
         seeds = {key for key in (*stored, *(told.record for told in unstored)) if key in records}
-        return (self._region(connection, records, seeds) & live) - {told.record for told in unstored}
+        overrides = self._overrides(records)
+        return (self._region(connection, records, seeds, overrides) & live) - {
+            told.record for told in unstored
+        }
+
+    def _overrides(self, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
+        """The overrides of which both records are among these; an identity run says what is wrong with others."""
+        overrides = Overrides() if self.overrides_file is None else load_overrides(self.overrides_file)
+        return resolve_overrides(overrides.among(records.keys()), records)
 
     def _region(
-        self, connection: sa.Connection, records: Mapping[RecordKey, Record], seeds: set[RecordKey]
+        self,
+        connection: sa.Connection,
+        records: Mapping[RecordKey, Record],
+        seeds: set[RecordKey],
+        overrides: ResolvedOverrides,
     ) -> set[RecordKey]:
         boxes = StashBoxes.of(self.hosts)
         merged = merged_into(records)
@@ -63,17 +96,24 @@ class IdentityRelatives:
         for key, held in keys.items():
             for text in held:
                 holders[text].append(key)
+        pairs = defaultdict[RecordKey, set[RecordKey]](set)
+        for a, b in overrides.must_link:
+            pairs[a].add(b)
+            pairs[b].add(a)
         region = {key for key in seeds if key in keys}
         while True:
             near = region | {other for key in region for text in keys[key] for other in holders[text]}
+            near |= {other for key in near for other in pairs[key]}
             tombstones = {(key[0], each) for key in near for each in merged.get(key, ())}
             some = {key: records[key] for key in near | tombstones}
             elsewhere = {
                 text: [key for key in holders[text] if key not in near] for key in near for text in keys[key]
             }
-            candidates = find_candidates(some, boxes, (), self.weights, elsewhere)
+            must = [pair for pair in overrides.must_link if near.issuperset(pair)]
+            cannot = [pair for pair in overrides.cannot_link if near.issuperset(pair)]
+            candidates = find_candidates(some, boxes, must, self.weights, elsewhere)
             evidence = [*weigh(candidates, weights=self.weights).evidence, *_faces(connection, region, near)]
-            groups = connect(some, evidence, (), self.weights).groups
+            groups = connect(some, evidence, cannot, self.weights).groups
             linked = {key for group in groups if not region.isdisjoint(group) for key in group}
             if linked <= region:
                 return region

@@ -15,10 +15,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stash_sense_pipeline.json_file import JsonLimits, parse_json
 from stash_sense_pipeline.orchestration.ui_access import HOSTS_VARIABLE, UiAccess, same_origin
+from stash_sense_pipeline.visible_text import visible_line
 
 # What the largest request of the UI takes is a few hundred kilobytes: a backfill with its partitions, a run's settings.
-_BODY_BYTES = 16 * 1024 * 1024
+_BODY = JsonLimits(size=16 * 1024 * 1024, values=1_000_000)
 _SAFE_METHODS = ("GET", "HEAD")
 # It reads any file whose name ends in .ipynb, and no asset of ours has a notebook.
 _CLOSED_PATHS = ("/notebook", "/dagit/notebook")
@@ -165,20 +167,24 @@ def _is_json(content_types: Sequence[str]) -> bool:
 
 
 async def _json_body(receive: Receive) -> bytes | Refusal:
-    """The whole body, when it is not too large and begins as a JSON object does. A list of requests is refused."""
+    """The whole body, when it is not too large and a JSON object. A list of requests is refused."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] != "http.request":
             return Refusal(HTTPStatus.BAD_REQUEST, "the request broke off")
         body += message.get("body", b"")
-        if len(body) > _BODY_BYTES:
+        if len(body) > _BODY.size:
             return Refusal(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {_BODY_BYTES} bytes at most"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a request may have {_BODY.size} bytes at most"
             )
         if not message.get("more_body", False):
             break
-    if not body.lstrip().startswith(b"{"):
+    try:
+        request = parse_json(bytes(body), _BODY)
+    except ValueError as error:
+        return Refusal(HTTPStatus.BAD_REQUEST, visible_line(f"the body cannot be read: {error}"))
+    if not isinstance(request, dict):
         return Refusal(HTTPStatus.BAD_REQUEST, "the body is not a JSON object")
     return bytes(body)
 

@@ -82,7 +82,12 @@ def enforce_suppressions(
 
 
 def enforce_in_copy(
-    catalog: sa.Engine, unpacked: Path, environment: Environment, sources: Collection[str], now: datetime
+    catalog: sa.Engine,
+    unpacked: Path,
+    environment: Environment,
+    sources: Collection[str],
+    now: datetime,
+    relatives: Relatives | None = None,
 ) -> ErasureReport:
     """Erases everybody from a backup's catalog and overrides, both unpacked, who is on its own list or on ours.
 
@@ -101,7 +106,7 @@ def enforce_in_copy(
     def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
         forget_overrides(unpacked / "identity_overrides.yaml", suppressions, erased.traces)
 
-    return erase_suppressed(catalog, suppressions, now, search_all=True, before=forget)
+    return erase_suppressed(catalog, suppressions, now, search_all=True, before=forget, relatives=relatives)
 
 
 def _imported(

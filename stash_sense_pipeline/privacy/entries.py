@@ -27,6 +27,7 @@ from stash_sense_pipeline.privacy.lookup import (
     records_listing,
 )
 from stash_sense_pipeline.privacy.suppression import (
+    AWAITED_IMAGE,
     PICTURE,
     RECORD,
     URL,
@@ -36,6 +37,7 @@ from stash_sense_pipeline.privacy.suppression import (
     key_fingerprint,
     load_list,
     picture_hash,
+    plain_url_hash,
     record_hash,
     store_hashes,
     target_hashes,
@@ -221,6 +223,8 @@ def _resolved(
         )
     records = listers if shared else listers | owners
     images = [(PICTURE, picture_hash(key, *picture)) for picture in sorted(pictures)]
+    if not (listers or pictures or entry.picture_only):
+        images = [(AWAITED_IMAGE, plain_url_hash(key, target))]
     hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
     return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
 

@@ -49,6 +49,7 @@ from stash_sense_pipeline.privacy.kin import (
     image_key,
     judged,
     of_keys,
+    owners_of,
     record_key,
     rows_of,
     theirs_and_shared,
@@ -76,6 +77,7 @@ from stash_sense_pipeline.privacy.suppression import (
     is_copy,
     likeness,
     mark_applied,
+    mark_shown,
     plain_url_hash,
     record_hash,
     store_hashes,
@@ -194,6 +196,23 @@ def erase_records(
     return _with_held(connection, suppressions, report, in_doubt, now)
 
 
+def erase_awaited(
+    connection: sa.Connection, suppressions: Suppressions, now: datetime, relatives: Relatives | None = None
+) -> tuple[str, ...]:
+    """Erases the people who alone show an image that the list awaits, and of other awaited images the image alone.
+
+    For the end of a sync, inside a transaction of the caller's. Returns the texts by which what was erased can be found
+    in files; the caller must remove them before the commit.
+    """
+    hold_still(connection)
+    awaited = _shown_awaited(connection, suppressions)
+    person, _ = _person_of(connection, suppressions, set(awaited.records), relatives)
+    images = _images_to_erase(connection, suppressions, person) | awaited.images
+    report = _take_out(connection, suppressions, person, images, now)
+    mark_shown(connection, awaited.digests, now)
+    return report.traces
+
+
 def erase_alone(connection: sa.Connection, records: Collection[Record], now: datetime) -> tuple[str, ...]:
     """Deletes what there is of these records, and nothing of others that may be the same people: with them go images
     that nobody else has. Nothing of it is remembered. Inside a transaction of the caller's.
@@ -272,13 +291,14 @@ def _erase(
     relatives: Relatives | None,
 ) -> ErasureReport:
     sought = suppressions if search_all else suppressions.only_pending()
-    covered = _covered_records(connection, sought)
+    awaited = _shown_awaited(connection, suppressions)
+    covered = _covered_records(connection, sought) | awaited.records
     person, in_doubt = _person_of(connection, suppressions, covered, relatives)
     if suppressions.face_blocks & sought.pending:
-        keep_templates(
-            connection, suppressions.key, _whose_face_is_blocked(connection, suppressions, covered), now
-        )
+        blocked = _whose_face_is_blocked(connection, suppressions, covered)
+        keep_templates(connection, suppressions.key, [*blocked, *awaited.face_blocks], now)
     images = _covered_images(connection, sought) | _images_to_erase(connection, suppressions, person)
+    images |= awaited.images
     refused = _images_of_faces(connection, load_templates(connection, suppressions.key))
     shown_by = _only_owners(connection, suppressions, refused) - person.records
     # A sync that erases has no operator to show them to, and its transaction should be short.
@@ -287,6 +307,7 @@ def _erase(
     report = replace(report, namesakes=namesakes)
     report = _with_held(connection, suppressions, report, shown_by | in_doubt, now)
     mark_applied(connection, now)
+    mark_shown(connection, awaited.digests, now)
     return report
 
 
@@ -350,6 +371,41 @@ def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Rec
             if sought.covers_url(url):
                 covered.add((source, source_id))
     return covered
+
+
+@dataclass(frozen=True)
+class _ShownAwaited:
+    """Awaited images that a source shows now: their hashes, the images, the records of people who alone show one, and
+    the people whose face is to be refused too.
+    """
+
+    digests: frozenset[str] = frozenset()
+    images: frozenset[Picture] = frozenset()
+    records: frozenset[Record] = frozenset()
+    face_blocks: tuple[set[Record], ...] = ()
+
+
+def _shown_awaited(connection: sa.Connection, suppressions: Suppressions) -> _ShownAwaited:
+    if not suppressions.awaited & suppressions.pending:
+        return _ShownAwaited()
+    table = source_images
+    shown: dict[str, set[Picture]] = {}
+    for source, image_id, url in streamed(
+        connection, sa.select(table.c.source, table.c.image_id, table.c.url)
+    ):
+        if suppressions.awaits_image(url):
+            shown.setdefault(plain_url_hash(suppressions.key, url), set()).add((source, image_id))
+    records: set[Record] = set()
+    blocks: list[set[Record]] = []
+    for digest, images in shown.items():
+        owners = owners_of(connection, images)
+        person = with_kin(connection, {min(owners)}) if owners else set[Record]()
+        if owners <= person:
+            records |= owners
+            if digest in suppressions.face_blocks and owners:
+                blocks.append(person)
+    images_of_all = frozenset[Picture]().union(*shown.values())
+    return _ShownAwaited(frozenset(shown), images_of_all, frozenset(records), tuple(blocks))
 
 
 def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Picture]:

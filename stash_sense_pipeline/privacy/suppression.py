@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading
-from stash_sense_pipeline.catalog.upsert import upsert
+from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.errors import CatalogError
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
@@ -29,6 +29,8 @@ RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "li
 PERSONA = "persona"
 # Records of which the operator has said that they are other people.
 OTHER = "other"
+# URLs of images that no source showed when they were listed: the person who alone shows one later is meant.
+AWAITED_IMAGE = "awaited"
 # A row of its own that tells with which key the others were made.
 _KEY_CHECK = "key"
 # Kind of the hashes of withheld records; they are in a table of their own.
@@ -62,8 +64,8 @@ class Suppressions:
 
     The sets hold HMAC-SHA256 hex digests; an identifier cannot be read out of them. `met` are those of degree
     MET, `pending` those for which the catalog was not searched yet, `face_blocks` those whose face is to be
-    refused too. `personas` and `others` are the hashes of these kinds. `held` maps hashes of the evidence of held
-    records to the records that they are of, as hashes too. `rows` and `held_state` tell how much was read.
+    refused too. `personas`, `others` and `awaited` are the hashes of these kinds. `held` maps hashes of the evidence of
+    held records to the records that they are of, as hashes too. `rows` and `held_state` tell how much was read.
     """
 
     key: bytes = field(repr=False)
@@ -80,6 +82,7 @@ class Suppressions:
     others: frozenset[str] = field(default=frozenset(), repr=False)
     held: Mapping[str, frozenset[str]] = field(default_factory=dict, repr=False)
     held_state: tuple[int, int] = (0, 0)
+    awaited: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __len__(self) -> int:
         """How many keys are suppressed."""
@@ -124,6 +127,11 @@ class Suppressions:
         if self.pictures and picture_hash(self.key, source, image_id) in self.pictures:
             return True
         return bool(self.urls) and plain_url_hash(self.key, url) in self.urls
+
+    def awaits_image(self, url: str) -> bool:
+        """True for the URL of an image whose person is suppressed and is not known yet."""
+        waiting = self.awaited & self.pending
+        return bool(waiting) and plain_url_hash(self.key, url) in waiting
 
     def covers_likeness(self, picture_hash: str) -> bool:
         """True when an image with this perceptual hash (16 hex digits) is a copy of a suppressed one."""
@@ -194,6 +202,7 @@ class Suppressions:
             PICTURE: self.pictures,
             PERSONA: self.personas,
             OTHER: self.others,
+            AWAITED_IMAGE: self.awaited,
         }
         return digest in sets.get(kind, self.likenesses)
 
@@ -230,6 +239,7 @@ class Suppressions:
             others=now.others,
             held=now.held,
             held_state=now.held_state,
+            awaited=now.awaited,
         )
 
 
@@ -396,9 +406,18 @@ def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
 
 
 def mark_applied(connection: sa.Connection, now: datetime) -> None:
-    """Notes that the catalog was searched for everything that is on its list."""
+    """Notes that the catalog was searched for everything that is on its list; an awaited image stays awaited."""
     table = schema.suppressions
-    connection.execute(sa.update(table).where(table.c.applied_at.is_(None)).values(applied_at=now))
+    searched = table.c.applied_at.is_(None) & (table.c.kind != AWAITED_IMAGE)
+    connection.execute(sa.update(table).where(searched).values(applied_at=now))
+
+
+def mark_shown(connection: sa.Connection, awaited: Collection[str], now: datetime) -> None:
+    """Notes that these awaited images were shown, and what they mean was decided."""
+    table = schema.suppressions
+    for batch in batched(sorted(awaited), 500):
+        shown = (table.c.kind == AWAITED_IMAGE) & table.c.key_hash.in_(batch)
+        connection.execute(sa.update(table).where(shown).values(applied_at=now))
 
 
 def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
@@ -508,6 +527,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         frozenset(hashes[OTHER]),
         {key_hash: frozenset(owners) for key_hash, owners in held.items()},
         _held_state(connection),
+        frozenset(hashes[AWAITED_IMAGE]),
     )
 
 

@@ -76,9 +76,10 @@ _FIRST_YEAR_OF_A_TIME = 1000
 
 # Printable, but shown as nothing: the fillers of Hangul and the empty pattern of Braille.
 _FILLERS = re.compile("[\u115f\u1160\u3164\uffa0\u2800]")
-# Not shown, and without a meaning of their own: blanks of no width, soft hyphens, marks of direction, byte order marks.
+# Not shown, and without a meaning of their own: blanks of no width, soft hyphens, marks of direction, byte order marks,
+# marks of musical notation, tags.
 _UNSEEN = re.compile(
-    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\ufffb]"
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
 )
 # These shape letters in some scripts, and mean something only between two of them.
 _JOINERS = "\u200c\u200d"

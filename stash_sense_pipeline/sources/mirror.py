@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.adults import why_no_adult
-from stash_sense_pipeline.privacy.erasure import erase_alone, erase_records
+from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
 from stash_sense_pipeline.privacy.holding import reason_of, release_allowed, remember_held
 from stash_sense_pipeline.privacy.kin import own_pages
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
@@ -144,6 +144,7 @@ class Mirror:
         self._relatives = relatives
         # Refused records that are new to this run, each with its version, until erase_linked has looked for others.
         self._refused: dict[Told, datetime | None] = {}
+        self._shows_awaited = False
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
@@ -247,13 +248,23 @@ class Mirror:
             self.tally.merged += counts.merged
 
     async def erase_linked(self) -> None:
-        """Erases the people of stored records that link to what this run refused, by the rules of identity.
+        """Erases the people of stored records that link to what this run refused, by the rules of identity, and the
+        people who show an image that the suppression list awaited.
 
         Once a run, as it reads the whole catalog. A run that is killed before it leaves the refused records without a
         version, so that the next one reads them again and looks again.
         """
+        if self._shows_awaited:
+            await asyncio.to_thread(self._erase_awaited)
         if self._refused and self._relatives is not None:
             await asyncio.to_thread(self._erase_linked, self._relatives)
+
+    def _erase_awaited(self) -> None:
+        with ExitStack() as until_committed, writing(self._engine) as connection:
+            self._refusals = self._refusals.refreshed(connection)
+            traces = erase_awaited(connection, self._refusals, self._clock.now(), self._relatives)
+            self._forget(until_committed, traces)
+        self._shows_awaited = False
 
     def _erase_linked(self, relatives: Relatives) -> None:
         now = self._clock.now()
@@ -401,7 +412,15 @@ class Mirror:
             erase_traces(self._data_dir, traces, staged=True)
 
     def _with_shown_images(self, record: PerformerRecord) -> PerformerRecord:
-        """The record without images that are suppressed."""
-        covers = self._refusals.covers_picture
-        shown = tuple(image for image in record.images if not covers(self.source, image.image_id, image.url))
-        return record if len(shown) == len(record.images) else replace(record, images=shown)
+        """The record without images that are suppressed. An awaited one stays until it is known who else shows it."""
+        covered = [
+            image
+            for image in record.images
+            if self._refusals.covers_picture(self.source, image.image_id, image.url)
+        ]
+        awaited = [image for image in covered if self._refusals.awaits_image(image.url)]
+        self._shows_awaited = self._shows_awaited or bool(awaited)
+        if len(awaited) == len(covered):
+            return record
+        shown = tuple(image for image in record.images if image not in covered or image in awaited)
+        return replace(record, images=shown)

@@ -236,9 +236,13 @@ def test_notebooks_are_closed_with_and_without_a_path_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b'[{"query": "mutation"}]', b"query=mutation", b'"x"', b"mutation {x}"]
-)
-def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
+    "body",
+    [
+        b"", b"[]", b'[{"query": "mutation"}]', b"query=mutation", b'"x"', b"mutation {x}", b"{", b'{"a": }',
+        b'{"a": "\xff"}', b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"a": NaN}', b'{"a": 1, "a": 2}',
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     reached, sent = post(JSON, parts=[body])
     assert not reached
     assert status(sent) == 400

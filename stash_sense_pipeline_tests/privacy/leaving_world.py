@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.identity.evidence import find_evidence
 from stash_sense_pipeline.identity.graph import connect
 from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
@@ -55,6 +55,12 @@ class World:
     gone: dict[Record, str] = field(default_factory=dict)
     read: dict[Record, PerformerRecord] = field(default_factory=dict)
     version: int = 0
+    overrides: Path | None = None
+
+    @property
+    def relatives(self) -> IdentityRelatives:
+        """What finds records of one person, with the overrides file of this world."""
+        return IdentityRelatives(HOSTS, self.overrides)
 
     def show(self, source: str, source_id: str, name: str, **fields: object) -> Record:
         """Has a source show a record, or another version of it."""
@@ -77,9 +83,11 @@ class World:
         del self.shown[loser]
         self.gone[loser] = survivor[1]
 
-    def add(self, *targets: str) -> None:
+    def add(self, *targets: str, **flags: bool) -> None:
         """Puts targets on the list, seen or not."""
-        entries = [SuppressionEntry(target, "asked", date(2026, 11, 20), unseen=True) for target in targets]
+        entries = [
+            SuppressionEntry(target, "asked", date(2026, 11, 20), unseen=True, **flags) for target in targets
+        ]
         with writing(self.engine) as connection:
             add_suppressions(connection, KEY, entries)
 
@@ -91,7 +99,7 @@ class World:
                 source,
                 load_suppressions(self.engine, KEY),
                 Clock(),
-                relatives=IdentityRelatives(HOSTS),
+                relatives=self.relatives,
             )
             asyncio.run(self._sync(mirror, source))
             self.read |= {key: record for key, record in self.shown.items() if key[0] == source}
@@ -108,20 +116,19 @@ class World:
 
     def apply(self) -> None:
         """What `suppress apply` does in the catalog."""
-        erase_suppressed(
-            self.engine, load_suppressions(self.engine, KEY), NOW, relatives=IdentityRelatives(HOSTS)
-        )
+        erase_suppressed(self.engine, load_suppressions(self.engine, KEY), NOW, relatives=self.relatives)
 
     def identities(self) -> None:
         """What the asset identity_graph does."""
         self.apply()
-        rebuild_identities(self.engine, HOSTS, Overrides(), NOW)
+        overrides = load_overrides(self.overrides) if self.overrides else Overrides()
+        rebuild_identities(self.engine, HOSTS, overrides, NOW)
         recheck_people(
             self.engine,
             load_suppressions(self.engine, KEY),
             NOW,
             lambda traces, until_committed: None,
-            IdentityRelatives(HOSTS),
+            self.relatives,
         )
 
     def publish(self) -> set[Record]:

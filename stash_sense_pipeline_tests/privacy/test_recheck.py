@@ -178,3 +178,25 @@ def test_a_new_page_of_a_refused_record_is_remembered_when_it_is_read_again(worl
     world.show("pmvstash", "c1", "Ada Lovely", aliases=("Ada Second",))
     world.sync()
     assert world.publish() == set()
+
+
+def test_a_pair_that_the_operator_keeps_apart_does_not_leave_together(world, tmp_path):
+    world.overrides = tmp_path / "identity_overrides.yaml"
+    world.overrides.write_text("cannot_link:\n- ['stashdb:a1', 'fansdb:b1']\n")
+    linked_pair(world, "alias and date")
+    world.sync("fansdb")
+    world.sync("stashdb")
+    world.add("stashdb:a1")
+    world.apply()
+    assert world.stored() == {("fansdb", "b1")}
+
+
+def test_a_pair_that_the_operator_joins_leaves_together(world, tmp_path):
+    world.overrides = tmp_path / "identity_overrides.yaml"
+    world.overrides.write_text("must_link:\n- ['stashdb:a1', 'fansdb:b1']\n")
+    world.show("stashdb", "a1", "Ada Lovely", birth_date=BORN)
+    world.show("fansdb", "b1", "Bea Other")
+    world.sync()
+    world.add("stashdb:a1")
+    world.apply()
+    assert world.stored() == set()

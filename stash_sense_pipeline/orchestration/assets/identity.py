@@ -68,7 +68,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
 
         now = datetime.now(UTC)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        relatives = IdentityRelatives(hosts)
+        relatives = IdentityRelatives.for_settings(settings, environment)
         with one_line_failures():
             enforced = enforce_suppressions(
                 catalog.engine, environment, settings.names, now, relatives=relatives

@@ -131,7 +131,7 @@ async def _sync(
             progress,
             rules=_rules(settings),
             data_dir=environment.data_dir,
-            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
+            relatives=IdentityRelatives.for_settings(settings, environment),
         )
 
 
@@ -166,5 +166,5 @@ async def _enrich(
             progress,
             rules=EnrichRules(vanishing=_rules(settings)),
             data_dir=environment.data_dir,
-            relatives=IdentityRelatives({name: box.host for name, box in settings.stash_boxes.items()}),
+            relatives=IdentityRelatives.for_settings(settings, environment),
         )
