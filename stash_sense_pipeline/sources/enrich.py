@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -357,12 +358,8 @@ class _Enrichment:
         async def look_elsewhere() -> None:
             nonlocal looking
             looking = True
-            for key in self._evidence(asked, visited, due, done):
-                await ask([key])
-                if self._suspicion is None:
-                    break
+            await self._look_elsewhere(self._evidence(asked, visited, due, done), lambda key: ask([key]))
             looking = False
-            self._end_if_suspected()
 
         for keys in batched(due, self._connector.batch):
             await ask(keys)
@@ -385,6 +382,16 @@ class _Enrichment:
         step = max(1, len(among) // (_EVIDENCE + 1))
         return among[step :: max(1, step)][:_EVIDENCE] or among[:_EVIDENCE]
 
+    async def _look_elsewhere(
+        self, items: Sequence[str], ask: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Asks for these items until one is answered. Raises as _end_if_suspected."""
+        for item in items:
+            await ask(item)
+            if self._suspicion is None:
+                break
+        self._end_if_suspected()
+
     def _end_if_suspected(self) -> None:
         """Raises when the evidence gave no answer either; or else the next suspicion takes twice as much."""
         error = self._suspicion
@@ -393,6 +400,9 @@ class _Enrichment:
             return
         if isinstance(error, LayoutChangedError):
             raise self._new_layout()
+        if not is_refusal(error.outcome):
+            message = f"gave no answer {self._refused} times in a row{_status(error)}; the next run asks others first"
+            raise SourceError(self._source, error.outcome, message)
         until = leave_alone(self._engine, self._source, self._clock.now())
         raise SourceError(
             self._source,
@@ -529,12 +539,20 @@ class _Enrichment:
         asked = {item: self._hash(item) for item in items}
         due = self._due(asked, visited)
         self._progress("names", 0, len(due))
-        for done, item in enumerate(due, 1):
+        done: set[str] = set()
+
+        async def ask(item: str) -> None:
             person, name = items[item]
+            done.add(item)
             await self._search_one(asked[item], visited.get(asked[item]), person, name, profiles)
+            self._progress("names", len(done.intersection(due)), len(due))
+
+        for item in due:
+            if item in done:
+                continue
+            await ask(item)
             if self._suspicion is not None:
-                self._end_if_suspected()
-            self._progress("names", done, len(due))
+                await self._look_elsewhere(self._evidence(asked, visited, due, done), ask)
 
     def _people(self, known: Collection[Known], linked: Collection[RecordKey]) -> list[tuple[Known, str]]:
         """One record of each person to search for, with the name to ask for. A name of two people is left out."""
@@ -646,7 +664,7 @@ class _Enrichment:
             self._answered(page=False)
             return False
         self._last_failure = error
-        if is_refusal(error.outcome):
+        if error.outcome is not Outcome.DISALLOWED and not isinstance(error, LayoutChangedError):
             self._refused += 1
             if self._refused >= REFUSALS_IN_A_ROW * self._patience:
                 self._suspicion = error

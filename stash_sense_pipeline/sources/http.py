@@ -140,7 +140,8 @@ class Patience:
 
 
 # A site that no key admits us to: fewer tries. Longer pauses are the breaker's, which lasts across runs.
-SITE_PATIENCE = Patience(attempts=3, total=60.0, circuit_after=6)
+# The circuit opens later than the runs of sites judge by the pages that failed: see sources.enrich.
+SITE_PATIENCE = Patience(attempts=3, total=60.0, circuit_after=30)
 
 
 def user_agent(contact: str) -> str:
@@ -276,11 +277,14 @@ class PoliteClient:
         *,
         headers: Mapping[str, str] | None = None,
         max_bytes: int = API_MAX_BYTES,
+        may_retry: MayRetry | None = None,
     ) -> Response:
-        """POSTs JSON. It must be a read, as it may be sent twice. Redirects are refused (disallowed)."""
+        """POSTs JSON. It must be a read, as it may be sent twice. Redirects are refused (disallowed). `may_retry` as in
+        `get`.
+        """
         body = json.dumps(payload, separators=(",", ":")).encode()
         sent = {"Content-Type": "application/json", "Accept": "application/json", **(headers or {})}
-        response = await self._send("POST", url, sent, body, max_bytes)
+        response = await self._send("POST", url, sent, body, max_bytes, may_retry)
         if response.status in _REDIRECTS:
             try:
                 target = self._quoted(str(httpx.URL(url).join(response.headers.get("location", ""))))

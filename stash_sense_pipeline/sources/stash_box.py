@@ -34,13 +34,16 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.http import MayRetry, PoliteClient
 from stash_sense_pipeline.sources.in_order import in_order
+from stash_sense_pipeline.sources.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item, never
 from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, UnreadRecord, unique_images
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, Row, read_rows, unread_row
 
 Direction = Literal["ASC", "DESC"]
 _Answer = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+# Data of single performers by alias, and the aliases without an answer.
+_Details = tuple[Mapping[str, Any], frozenset[str]]
 
 # What is asked of a performer. Fields that cost the server one statement each (scene_count, scenes, studios,
 # edits) are left out on purpose. Those in _REQUIRED make a server a stash-box; the rest is asked for where
@@ -239,19 +242,24 @@ class StashBoxConnector:
                 yield page
 
     async def records_page(self, direction: Direction, size: int, number: int) -> Page[PerformerRecord]:
-        """One page of `records`. Performers of a page that breaks are asked for alone."""
+        """One page of `records`. When the page breaks, or its answer, its performers are asked for alone."""
         selection = await self._selection(_SELECTION)
         try:
             return await self._read_page(
                 partial(self._ask_page, selection, direction, size, number), self._record
             )
-        except _RowsError:
+        except SourceError as error:
+            if not (isinstance(error, _RowsError) or may_be_of_the_item(error)):
+                raise
             listed = await self._listing_page(_BRIEF, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
         return Page(listed.count, tuple(details.records.values()), (*listed.unread, *details.unread))
 
     async def details(self, source_ids: Sequence[str]) -> Details:
-        """Single performers, deleted ones too. An error of the server about one of them is not an absence."""
+        """Single performers, deleted ones too. An error of the server about one of them is not an absence.
+
+        When a request for several of them fails, and the server answers otherwise, they are asked for in smaller parts.
+        """
         records: dict[str, PerformerRecord] = {}
         absent: set[str] = set()
         unread: list[UnreadRecord] = []
@@ -260,7 +268,7 @@ class StashBoxConnector:
             source_ids[start : start + self.details_a_request]
             for start in range(0, len(source_ids), self.details_a_request)
         ]
-        asked = [partial(self._ask_details, selection, batch) for batch in batches]
+        asked = [partial(self._ask_details_in_parts, selection, batch) for batch in batches]
         async with aclosing(in_order(asked)) as answers:
             for batch in batches:
                 data, failed = await anext(answers)
@@ -342,9 +350,51 @@ class StashBoxConnector:
         given = {"page": number, "per_page": size, "sort": "NAME", "direction": direction}
         return await self._ask(query, {"input": given})
 
+    async def _ask_details_in_parts(self, selection: str, batch: Sequence[str]) -> _Details:
+        """As _ask_details; a performer whose answer breaks off is among the failed ones."""
+        try:
+            return await self._ask_details(selection, batch)
+        except SourceError as error:
+            if not may_be_of_the_item(error):
+                raise
+            await self.head(1)
+            return await self._ask_parts(selection, batch, error)
+
+    async def _ask_parts(self, selection: str, batch: Sequence[str], failure: SourceError) -> _Details:
+        """The parts of a batch that failed, each asked for once. Raises `failure` when too many fail alone, one after
+        the other.
+        """
+        data: dict[str, Any] = {}
+        failed: set[str] = set()
+        broken = 0
+        waiting = [(0, len(batch))]
+        while waiting:
+            start, end = waiting.pop()
+            if (start, end) != (0, len(batch)) or len(batch) == 1:
+                try:
+                    found, missing = await self._ask_details(selection, batch[start:end], never)
+                except SourceError as error:
+                    if not may_be_of_the_item(error):
+                        raise
+                else:
+                    broken = 0
+                    data |= {f"p{start + number}": found.get(f"p{number}") for number in range(end - start)
+                             if f"p{number}" in found}  # fmt: skip
+                    failed |= {f"p{start + int(alias[1:])}" for alias in missing}
+                    continue
+            if end - start == 1:
+                broken += 1
+                if broken >= MOST_BROKEN_IN_A_ROW:
+                    raise failure
+                failed.add(f"p{start}")
+                continue
+            middle = (start + end) // 2
+            waiting += [(middle, end), (start, middle)]
+        return data, frozenset(failed)
+
     async def _ask_details(
-        self, selection: str, batch: Sequence[str]
-    ) -> tuple[Mapping[str, Any], frozenset[str]]:
+        self, selection: str, batch: Sequence[str], may_retry: MayRetry | None = None
+    ) -> _Details:
         """Data by alias `p0`, `p1`, ..., and the aliases that the server reports errors for."""
         variables = {f"i{number}": source_id for number, source_id in enumerate(batch)}
         declared = ", ".join(f"${name}: ID!" for name in variables)
@@ -352,7 +402,7 @@ class StashBoxConnector:
             f"p{number}: findPerformer(id: $i{number}) {{ ...F }}" for number in range(len(batch))
         )
         query = f"query Details({declared}) {{ {asked} }} fragment F on Performer {{ {selection} }}"
-        data, errors = await self._exchange(query, variables)
+        data, errors = await self._exchange(query, variables, may_retry)
         paths = [_path(error) for error in errors]
         if not all(paths):
             raise self._refused(errors)
@@ -393,11 +443,15 @@ class StashBoxConnector:
                 raise self._refused(errors)
         raise AssertionError("unreachable")
 
-    async def _exchange(self, query: str, variables: Mapping[str, Any]) -> _Answer:
+    async def _exchange(
+        self, query: str, variables: Mapping[str, Any], may_retry: MayRetry | None = None
+    ) -> _Answer:
         """Data (empty when null) and errors of one question; a refused key is raised at once."""
         payload = {"query": query, "variables": variables}
         try:
-            response = await self.client.post_json(self._url, payload, headers=self._headers)
+            response = await self.client.post_json(
+                self._url, payload, headers=self._headers, may_retry=may_retry
+            )
         except HttpStatusError as error:
             raise self._status(error) from error
         answer = response.json()

@@ -35,14 +35,17 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.http import MayRetry, PoliteClient
 from stash_sense_pipeline.sources.in_order import in_order
+from stash_sense_pipeline.sources.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item, never
 from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, UnreadRecord, unique_images
-from stash_sense_pipeline.sources.unread import read_rows, unread_row
+from stash_sense_pipeline.sources.unread import NOT_ANSWERED, read_rows, unread_row
 
 # No list is longer than this, whatever it should hold.
 _LIST_CAP = 10_000
 _A_PAGE = 100
+# A page that fails is asked for in parts: of ten rows, and the parts that fail row by row.
+_PART = 10
 # Lists that reach the cap are split by these filters, one after the other.
 _SPLITS: Sequence[tuple[str, Sequence[str]]] = (
     ("letter", "abcdefghijklmnopqrstuvwxyz0123456789"),
@@ -81,12 +84,16 @@ _KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 @dataclass(frozen=True)
 class RestPage:
-    """A page of a list as it came. `total` is cut at 10,000. `is_past_end`: the server repeated its last page instead."""
+    """A page of a list as it came. `total` is cut at 10,000. `is_past_end`: the server repeated its last page instead.
+
+    `broken` are the numbers of rows of the list for which the server gave no answer, from 1.
+    """
 
     total: int
     size: int
     is_past_end: bool
     rows: tuple[Any, ...]
+    broken: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,10 @@ class ThePornDbConnector:
             raise
         return frozenset(changed)
 
+    async def check_answering(self) -> None:
+        """Asks for one row of the list. Raises SourceError when the server does not answer that either."""
+        await self._page(_LIST, {"orderBy": "asc_name"}, 1, 1)
+
     async def performer(self, identifier: str) -> PerformerRecord | UnreadRecord | None:
         """One performer by uuid, number or slug; None when the server does not know it."""
         try:
@@ -162,7 +173,7 @@ class ThePornDbConnector:
         self, filters: Mapping[str, str], depth: int, parent: frozenset[str]
     ) -> AsyncGenerator[Performers, None]:
         """All performers that pass `filters`. A filter that changes nothing (`parent` ids again) is not followed."""
-        first = await self._page(_LIST, {"orderBy": "asc_name", **filters}, 1)
+        first = await self._page_in_parts(_LIST, {"orderBy": "asc_name", **filters}, 1)
         ids = frozenset(str(_id_of(row, "id")) for row in first.rows)
         if filters and first.total >= _LIST_CAP and ids == parent:
             return
@@ -182,20 +193,69 @@ class ThePornDbConnector:
         self, path: str, filters: Mapping[str, str], under_way: int = 4
     ) -> AsyncGenerator[RestPage, None]:
         """The pages of a list. Past its end the server answers with the last page again."""
-        first = await self._page(path, filters, 1)
+        first = await self._page_in_parts(path, filters, 1)
         yield first
         last = -(-first.total // first.size) if first.size else 1
         # As an iterator: the total can be any number.
-        questions = (partial(self._page, path, filters, number) for number in range(2, last + 1))
+        questions = (partial(self._page_in_parts, path, filters, number) for number in range(2, last + 1))
         async with aclosing(in_order(questions, under_way)) as pages:
             async for page in pages:
-                if page.is_past_end or not page.rows:
+                if page.is_past_end or not (page.rows or page.broken):
                     return
                 yield page
 
-    async def _page(self, path: str, filters: Mapping[str, str], number: int) -> RestPage:
+    async def _page_in_parts(self, path: str, filters: Mapping[str, str], number: int) -> RestPage:
+        """A page of a list. When it fails, and the server answers otherwise, it is asked for in smaller parts."""
         try:
-            answer = await self._get(path, {**filters, "page": number, "per_page": _A_PAGE})
+            return await self._page(path, filters, number)
+        except SourceError as error:
+            if path != _LIST or not may_be_of_the_item(error):
+                raise
+            await self.check_answering()
+            return await self._parts(path, filters, number, error)
+
+    async def _parts(
+        self, path: str, filters: Mapping[str, str], number: int, failure: SourceError
+    ) -> RestPage:
+        rows: list[Any] = []
+        broken: list[int] = []
+        first_row = (number - 1) * _A_PAGE
+        waiting = [(first_row + start, _PART) for start in reversed(range(0, _A_PAGE, _PART))]
+        total, in_a_row = 0, 0
+        while waiting:
+            start, size = waiting.pop()
+            try:
+                part = await self._page(path, filters, start // size + 1, size, never)
+            except SourceError as error:
+                if not may_be_of_the_item(error):
+                    raise
+                if size > 1:
+                    waiting += [(row, 1) for row in reversed(range(start, start + size))]
+                    continue
+                in_a_row += 1
+                if in_a_row >= MOST_BROKEN_IN_A_ROW:
+                    raise failure from error
+                broken.append(start + 1)
+                continue
+            if part.size != size:
+                raise failure
+            in_a_row, total = 0, part.total
+            if part.is_past_end or len(part.rows) < size:
+                rows += () if part.is_past_end else part.rows
+                break
+            rows += part.rows
+        return RestPage(total, _A_PAGE, not (rows or broken), tuple(rows), tuple(broken))
+
+    async def _page(
+        self,
+        path: str,
+        filters: Mapping[str, str],
+        number: int,
+        size: int = _A_PAGE,
+        may_retry: MayRetry | None = None,
+    ) -> RestPage:
+        try:
+            answer = await self._get(path, {**filters, "page": number, "per_page": size}, may_retry)
         except HttpStatusError as error:
             if path == _LIST and error.outcome.is_answer:
                 message = f"{self._url} has no list of performers (status {error.status}); is it ThePornDB?"
@@ -211,9 +271,13 @@ class ThePornDbConnector:
                 rows=tuple(rows),
             )
 
-    async def _get(self, path: str, params: Mapping[str, str | int]) -> Mapping[str, Any]:
+    async def _get(
+        self, path: str, params: Mapping[str, str | int], may_retry: MayRetry | None = None
+    ) -> Mapping[str, Any]:
         try:
-            response = await self.client.get(f"{self._url}{path}", headers=self._headers, params=params)
+            response = await self.client.get(
+                f"{self._url}{path}", headers=self._headers, params=params, may_retry=may_retry
+            )
         except HttpStatusError as error:
             if error.status == _UNAUTHORIZED:
                 raise SourceError(self.source, Outcome.BLOCKED, _KEY_REFUSED) from error
@@ -224,7 +288,9 @@ class ThePornDbConnector:
     # --- reading ----------------------------------------------------------------------------------
 
     def _records(self, page: RestPage) -> Performers:
-        return Performers(*read_rows(page.rows, self._record, numbers=True))
+        rows, unread = read_rows(page.rows, self._record, numbers=True)
+        broken = (UnreadRecord(f"row {number} of the list", NOT_ANSWERED) for number in page.broken)
+        return Performers(rows, (*unread, *broken))
 
     def _record(self, row: Any) -> PerformerRecord | None:
         """A person; None for a site performer. Raises FieldError for one without a readable id or name."""

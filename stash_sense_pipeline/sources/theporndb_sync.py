@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -10,13 +11,14 @@ from typing import Any
 
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.sync import SyncState
-from stash_sense_pipeline.errors import Outcome
+from stash_sense_pipeline.errors import Outcome, SourceError
 from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.sources.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 from stash_sense_pipeline.sources.theporndb import Performers, ThePornDbConnector
-from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, UnreadNotes
+from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes
 
 # Pages of the list by last change that bring nothing new before it is left.
 _QUIET_PAGES = 2
@@ -113,8 +115,20 @@ class ThePornDbSync:
     async def _look_up(self, source_ids: Sequence[str]) -> None:
         """Asks for single performers. Who is unknown to the server twice is gone, merged if the slug leads on."""
         doubtful = []
-        for source_id in source_ids:
-            record = await self._connector.performer(source_id)
+        broken = 0
+        # In another order each time: of records that break their answers, others may be before.
+        shuffled = random.Random(self._now.isoformat()).sample(source_ids, len(source_ids))
+        for source_id in shuffled:
+            try:
+                record = await self._connector.performer(source_id)
+            except SourceError as error:
+                broken += 1
+                if not may_be_of_the_item(error) or broken >= MOST_BROKEN_IN_A_ROW:
+                    raise
+                await self._connector.check_answering()
+                self.unread.note([UnreadRecord(source_id, NOT_ANSWERED, source_id)])
+                continue
+            broken = 0
             if isinstance(record, UnreadRecord):
                 self.unread.note([replace(record, label=source_id, source_id=source_id)])
             elif record is not None and record.source_id != source_id:

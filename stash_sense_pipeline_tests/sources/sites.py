@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,13 +16,13 @@ from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.settings import ReferenceSiteSettings
 from stash_sense_pipeline.sources.enrich import EnrichReport, enrich_source
 from stash_sense_pipeline.sources.fetchers import make_fetcher
-from stash_sense_pipeline.sources.http import Patience, PoliteClient
+from stash_sense_pipeline.sources.http import SITE_PATIENCE, PoliteClient
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.robots import Robots
 from stash_sense_pipeline.sources.site_connector import SiteConnector
 
-IMPATIENT = Patience(
-    attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=50
+IMPATIENT = replace(
+    SITE_PATIENCE, attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20
 )
 BY_NAME = ("elitebabes", "javdatabase")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -468,7 +468,7 @@ def test_bad_answers_are_typed_counted_and_move_nothing(servers, catalog, what):
     assert enrich_from(servers, catalog, "babepedia").live == 11
 
 
-@pytest.mark.parametrize("what", ["refused", "json in html"])
+@pytest.mark.parametrize("what", ["refused", "json in html", "server error", "cut"])
 def test_three_odd_profiles_in_a_row_do_not_stop_the_site(servers, catalog, what):
     fault, outcome = BAD[what]
     thrice = Fault(
@@ -478,7 +478,8 @@ def test_three_odd_profiles_in_a_row_do_not_stop_the_site(servers, catalog, what
         status=fault.status,
         body=fault.body,
         content_type=fault.content_type,
-        times=3,
+        # A connection that is cut is tried a second time.
+        times=6 if what == "cut" else 3,
     )
     servers.traffic.inject(thrice)
     report = enrich_from(servers, catalog, "babepedia")
@@ -487,6 +488,17 @@ def test_three_odd_profiles_in_a_row_do_not_stop_the_site(servers, catalog, what
     assert report.live == 8
     servers.traffic.clear_faults()
     assert enrich_from(servers, catalog, "babepedia").live == 11
+
+
+def test_three_name_searches_that_are_refused_in_a_row_do_not_stop_the_site(servers, catalog):
+    servers.traffic.inject(
+        Fault(FaultKind.STATUS, box="elitebabes", path="/", containing="s=", status=403, times=3)
+    )
+    report = enrich_from(servers, catalog, "elitebabes")
+    assert report.outcome is Outcome.FOUND, report.message
+    assert report.outcomes["blocked"] == 3
+    assert report.live > 0
+    assert enrich_from(servers, catalog, "elitebabes", now=NOW + timedelta(days=1)).live > report.live
 
 
 @pytest.mark.parametrize("what", ["wrong charset", "ten megabytes", "cut", "broken"])

@@ -735,9 +735,9 @@ def test_who_grew_up_is_read_again(refresh, catalog, box):
         (Fault(FaultKind.STATUS, status=429, times=None), Outcome.RATE_LIMITED),
         (Fault(FaultKind.STATUS, status=429, retry_after="86400", times=None), Outcome.RATE_LIMITED),
         (Fault(FaultKind.STATUS, status=503, times=None), Outcome.TIMEOUT),
-        (Fault(FaultKind.STATUS, status=422), Outcome.PARSE_ERROR),
-        (Fault(FaultKind.BODY), Outcome.PARSE_ERROR),
-        (Fault(FaultKind.SHORT), Outcome.PARSE_ERROR),
+        (Fault(FaultKind.STATUS, status=422, times=None), Outcome.PARSE_ERROR),
+        (Fault(FaultKind.BODY, times=None), Outcome.PARSE_ERROR),
+        (Fault(FaultKind.SHORT, times=None), Outcome.PARSE_ERROR),
         (Fault(FaultKind.WRONG_TYPES, times=None), Outcome.PARSE_ERROR),
         (Fault(FaultKind.CUT, times=None), Outcome.TIMEOUT),
         (
@@ -776,6 +776,46 @@ def test_a_failure_anywhere_moves_no_watermark_and_deletes_nobody(
             fresh_sandbox.traffic.clear_faults()
             refresh()
             assert differences(catalog, box) == []
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(FaultKind.STATUS, status=422),
+        Fault(FaultKind.STATUS, status=500),
+        Fault(FaultKind.BODY),
+        Fault(FaultKind.SHORT),
+    ],
+    ids=lambda fault: f"{fault.kind} {fault.status}",
+)
+def test_records_of_an_answer_that_breaks_are_asked_for_in_parts(refresh, catalog, box, fresh_sandbox, fault):
+    fill(box, 40)
+    fresh_sandbox.traffic.inject(replace(fault, box="stashdb", containing='"NAME"'))
+    report = refresh(adjust=small_pages)
+    assert report.outcome is Outcome.FOUND
+    assert differences(catalog, box) == []
+
+
+def test_a_record_that_breaks_every_answer_is_unread_and_the_others_are_stored(
+    refresh, catalog, box, fresh_sandbox
+):
+    """As a record with a body beyond all bounds does: the answer to any request for it is cut off by a proxy."""
+    keys = fill(box, 40)
+    refresh(adjust=small_pages)
+    bad = keys[17]
+    for key in keys:
+        box.edit(key, height=171)
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.STATUS, status=502, times=None, box="stashdb", containing=f'"{bad}"')
+    )
+    report = refresh()
+    assert report.outcome is Outcome.FOUND
+    assert report.unread == 1
+    assert report.unread_reasons == {"the server failed to answer for it": 1}
+    assert {key for key, row in rows(catalog).items() if row.height_cm != 171} == {bad}
+    fresh_sandbox.traffic.clear_faults()
+    assert refresh().unread == 0
+    assert differences(catalog, box) == []
 
 
 FIELDS = ("kind", "times", "status", "retry_after", "rewrite", "share")

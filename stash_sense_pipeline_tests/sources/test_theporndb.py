@@ -454,3 +454,56 @@ def test_a_failure_deletes_nobody_and_is_told(refresh, catalog, store, fresh_san
         with reading(catalog) as connection:
             after = load_state(connection, NAME)
         assert (after.last_sync_at, after.last_sweep_at) == (before.last_sync_at, before.last_sweep_at)
+
+
+def test_a_row_that_breaks_every_answer_costs_itself(refresh, catalog, store, fresh_sandbox):
+    """The server fails for each page that holds it, and for the performer alone."""
+    keys = fill(store, 25)
+    names = sorted(keys, key=lambda key: store.performers[key].name)
+    place = names.index(keys[4]) + 1
+    for size in (100, 10, 1):
+        page = -(-place // size)
+        containing = f"page={page}&per_page={size}"
+        fresh_sandbox.traffic.inject(
+            Fault(
+                FaultKind.STATUS, status=500, times=None, box=NAME, path="/performers", containing=containing
+            )
+        )
+    report = refresh()
+    assert report.outcome is Outcome.FOUND
+    assert report.unread == 1
+    assert set(rows(catalog, NAME)) == set(keys) - {keys[4]}
+    fresh_sandbox.traffic.clear_faults()
+    assert refresh("full_sweep").unread == 0
+    assert set(rows(catalog, NAME)) == set(keys)
+
+
+def test_a_performer_whose_look_up_fails_stays_and_costs_no_other(refresh, catalog, store, fresh_sandbox):
+    keys = fill(store, 12)
+    refresh()
+    gone = [keys[2], keys[5], keys[9]]
+    for key in gone:
+        store.delete(key)
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.STATUS, status=503, times=None, box=NAME, path=f"/performers/{keys[5]}")
+    )
+    report = refresh("full_sweep")
+    assert report.outcome is Outcome.FOUND
+    assert report.unread == 1
+    assert set(buried(catalog, NAME)) == {keys[2], keys[9]}
+    fresh_sandbox.traffic.clear_faults()
+    refresh("full_sweep")
+    assert set(buried(catalog, NAME)) == set(gone)
+
+
+def test_a_server_that_answers_no_look_up_at_all_is_no_odd_record(refresh, catalog, store, fresh_sandbox):
+    keys = fill(store, 12)
+    refresh()
+    for key in keys[:5]:
+        store.delete(key)
+    fresh_sandbox.traffic.inject(
+        Fault(FaultKind.STATUS, status=503, times=None, box=NAME, path="/performers/")
+    )
+    report = refresh("full_sweep")
+    assert report.outcome is Outcome.TIMEOUT
+    assert buried(catalog, NAME) == {}
