@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import sqlite_url
-from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import sqlite_url
+from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 
 ReferenceMode = Literal["url", "name"]
 SyncMode = Literal["auto", "updates_only", "full_sweep"]

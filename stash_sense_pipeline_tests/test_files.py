@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import stash_sense_pipeline
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.files import (
     PUBLIC_DIRECTORY,
     PUBLIC_FILE,
     keep_files_private,
@@ -116,19 +116,19 @@ def test_what_a_process_and_its_children_make_by_themselves_is_private(tmp_path:
 
 
 def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None:
-    """`files.py` makes them. What is written into a temporary file of `replacing` or a private directory is private."""
+    """`foundation/files.py` makes them. What is written into a temporary file of `replacing` or a private directory is private."""
     known = {
         "release/index.py": ['path.open("wb")'],  # in the staging directory, which is private
         "release/install.py": [
             '(fresh / member.name).open("xb")'
         ],  # in a private directory, then made public
-        "zip_file.py": ['target.open("xb")'],  # in a private directory of its caller
+        "foundation/zip_file.py": ['target.open("xb")'],  # in a private directory of its caller
     }
     package = Path(stash_sense_pipeline.__file__).parent
     found: dict[str, list[str]] = {}
     for path in sorted(package.rglob("*.py")):
         name = str(path.relative_to(package))
-        if name != "files.py" and not name.startswith("sandbox/"):
+        if name != "foundation/files.py" and not name.startswith("sandbox/"):
             found[name] = _makers(ast.parse(path.read_text()))
     assert {name: calls for name, calls in found.items() if calls} == known
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.json_file import SMALL, JsonLimits, parse_json, read_json
+from stash_sense_pipeline.foundation.json_file import SMALL, JsonLimits, parse_json, read_json
 
 LIMITS = JsonLimits(1024**2, 1000)
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import stash_sense_pipeline
-from stash_sense_pipeline import profile_urls
+from stash_sense_pipeline.records import profile_urls
 
 PACKAGE = Path(stash_sense_pipeline.__file__).parent
 METHODS = ("match", "search", "fullmatch", "sub", "split", "findall", "finditer")
@@ -278,7 +278,7 @@ def test_the_attacks_find_what_is_known_to_be_slow(pattern: str, method: str) ->
 
 @pytest.mark.parametrize("length", [200_000, 2_000_000])
 def test_a_long_target_of_a_suppression_is_refused_at_once(length: int) -> None:
-    from stash_sense_pipeline.errors import ConfigurationError
+    from stash_sense_pipeline.foundation.errors import ConfigurationError
     from stash_sense_pipeline.privacy.suppression_file import check_target
 
     begun = time.process_time()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.profile_urls import (
+from stash_sense_pipeline.records.profile_urls import (
     SITES,
     ProfileKey,
     canonical_profile,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.settings import (
     KNOWN_REFERENCE_SITES,
     KNOWN_STASH_BOXES,

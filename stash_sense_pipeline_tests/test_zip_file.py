@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.errors import ArchiveError
-from stash_sense_pipeline.zip_file import ZipLimits, open_zip
+from stash_sense_pipeline.foundation.errors import ArchiveError
+from stash_sense_pipeline.foundation.zip_file import ZipLimits, open_zip
 
 from .zips import Archive, Entry, _deflate
 

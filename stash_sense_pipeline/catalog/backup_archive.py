@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.catalog.schema import metadata
-from stash_sense_pipeline.errors import ArchiveError, CatalogError, DatabaseFileError
-from stash_sense_pipeline.files import sha256_file
-from stash_sense_pipeline.json_file import SMALL, parse_json
-from stash_sense_pipeline.sqlite_file import check_objects, open_read_only, run_checks
-from stash_sense_pipeline.zip_file import OpenedZip, ZipLimits, open_zip, room_for
+from stash_sense_pipeline.foundation.errors import ArchiveError, CatalogError, DatabaseFileError
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.foundation.json_file import SMALL, parse_json
+from stash_sense_pipeline.foundation.sqlite_file import check_objects, open_read_only, run_checks
+from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_zip, room_for
 
 CATALOG = "catalog.db"
 CONTENTS = "backup.json"

@@ -19,8 +19,8 @@ from alembic.script import ScriptDirectory
 
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import first_line, server_errors_in_one_line
-from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import holding_lock, make_directory, make_private_file, restrict
+from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.foundation.files import holding_lock, make_directory, make_private_file, restrict
 
 _BUSY_TIMEOUT_MS = 30_000
 # The pages that a batch of a large source touches: with fewer they are written more than once.

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import shown_url
 from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line
-from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import private_opener
+from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.foundation.files import private_opener
 
 _LOOK_AGAIN_SECONDS = 1.0
 # The first half of PostgreSQL's lock number: ours. The second one stands for the source.

@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.upsert import batched, upsert, upsert_values
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.records import PerformerRecord
+    from stash_sense_pipeline.records.performer_record import PerformerRecord
 
 # Values in one IN list: far below what either database allows in a statement.
 _IN_LIST = 500

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading, rebuild_lock, writing
 from stash_sense_pipeline.catalog.schema import metadata, pending_purges
 from stash_sense_pipeline.catalog.transactions import first_line
-from stash_sense_pipeline.errors import CatalogError
-from stash_sense_pipeline.files import private_opener
+from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.foundation.files import private_opener
 
 _LOCK_TIMEOUT_MS = 30_000
 # How long to wait for other processes to let go of SQLite's write-ahead log, in seconds.

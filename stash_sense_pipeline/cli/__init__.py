@@ -8,8 +8,8 @@ import click
 
 from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases, suppress
 from stash_sense_pipeline.cli.common import echo
-from stash_sense_pipeline.errors import StashSenseError
-from stash_sense_pipeline.files import keep_files_private
+from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.foundation.files import keep_files_private
 
 
 class _Commands(click.Group):

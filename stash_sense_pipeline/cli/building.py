@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.orchestration.build import BuildResult, PartResult

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.visible_text import visible, visible_line
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.settings import Environment
@@ -28,7 +28,7 @@ def environment_of(variables: Mapping[str, str]) -> Environment:
 
     Copies of the catalog that a killed command left in DATA_DIR are removed, where this user may.
     """
-    from stash_sense_pipeline.private_work import clear_private_work
+    from stash_sense_pipeline.foundation.private_work import clear_private_work
     from stash_sense_pipeline.settings import read_environment
 
     environment = read_environment(variables, Path.cwd())

@@ -7,8 +7,8 @@ import os
 import click
 
 from stash_sense_pipeline.cli.common import echo, environment_of
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.visible_text import visible_line
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.visible_text import visible_line
 
 
 @click.group()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from stash_sense_pipeline.cli.common import echo, environment_of, print_table, release_directory
-from stash_sense_pipeline.progress import Progress
-from stash_sense_pipeline.visible_text import visible_line
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.visible_text import visible_line
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.settings import Environment

@@ -34,14 +34,6 @@ from stash_sense_pipeline.catalog.images import (
 )
 from stash_sense_pipeline.catalog.sync import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.errors import (
-    BodyTooLargeError,
-    CircuitOpenError,
-    Outcome,
-    RobotsRefusalError,
-    SourceError,
-    UnreachableError,
-)
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.examine import Examiner
@@ -53,7 +45,15 @@ from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
 from stash_sense_pipeline.faces.rules import Rules
 from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.foundation.errors import (
+    BodyTooLargeError,
+    CircuitOpenError,
+    Outcome,
+    RobotsRefusalError,
+    SourceError,
+    UnreachableError,
+)
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from stash_sense_pipeline.errors import LEFT_ALONE, SourceError, UnreachableError
+from stash_sense_pipeline.foundation.errors import LEFT_ALONE, SourceError, UnreachableError
 from stash_sense_pipeline.sources.address_guard import host_of
 
 # Different images that fail in a row before evidence is asked for; doubled each time that the host was found well.

@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stash_sense_pipeline.errors import DeviceError, ModelPackError
+from stash_sense_pipeline.foundation.errors import DeviceError, ModelPackError
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -9,7 +9,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from stash_sense_pipeline.errors import ArchiveError, ModelPackError
 from stash_sense_pipeline.faces.packs import (
     PACK_FILE,
     ModelPack,
@@ -18,7 +17,8 @@ from stash_sense_pipeline.faces.packs import (
     load_pack,
     read_description,
 )
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.errors import ArchiveError, ModelPackError
+from stash_sense_pipeline.foundation.files import (
     fsync_file,
     make_directory,
     private_opener,
@@ -26,8 +26,8 @@ from stash_sense_pipeline.files import (
     sha256_file,
     write_atomically,
 )
-from stash_sense_pipeline.progress import Progress
-from stash_sense_pipeline.zip_file import ZipLimits, open_zip
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.zip_file import ZipLimits, open_zip
 
 _KNOWN = Path(__file__).with_name("known_packs")
 _BLOCK = 1024 * 1024

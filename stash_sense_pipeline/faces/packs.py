@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from stash_sense_pipeline.errors import ConfigurationError, ModelPackError
-from stash_sense_pipeline.files import sha256_file
-from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
+from stash_sense_pipeline.foundation.errors import ConfigurationError, ModelPackError
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 
 PACK_FILE = "pack.yaml"
 

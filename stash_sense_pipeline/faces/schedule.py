@@ -16,7 +16,7 @@ from math import gcd
 from weakref import WeakValueDictionary
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
-from stash_sense_pipeline.faces.pictures import same_picture
+from stash_sense_pipeline.records.perceptual_hash import same_picture
 
 
 class _Status(Enum):

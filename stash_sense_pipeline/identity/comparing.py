@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from stash_sense_pipeline.name_folding import fold_name, folded_words
+from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 
 RecordKey = tuple[str, str]
 

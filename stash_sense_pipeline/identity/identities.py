@@ -20,8 +20,8 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.identity_runs import Run, State
 from stash_sense_pipeline.catalog.templates import Template
-from stash_sense_pipeline.collector import collector_paused
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.agreement import (
     NOT_CALIBRATED,
     Calibration,

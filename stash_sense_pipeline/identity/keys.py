@@ -9,8 +9,8 @@ from hashlib import blake2b
 from typing import Final
 
 from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval
-from stash_sense_pipeline.name_folding import fold_name
-from stash_sense_pipeline.profile_urls import SITES, canonical_profile, site, stash_box_performer
+from stash_sense_pipeline.records.name_folding import fold_name
+from stash_sense_pipeline.records.profile_urls import SITES, canonical_profile, site, stash_box_performer
 
 
 class Sort:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 from stash_sense_pipeline.identity.keys import survivor
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, read_yaml
 
 _SECTIONS = ("must_link", "cannot_link")
 

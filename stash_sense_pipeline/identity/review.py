@@ -16,11 +16,11 @@ from stash_sense_pipeline.catalog import identity_runs as runs
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.trusted import read_collisions
-from stash_sense_pipeline.files import make_directory, replacing
+from stash_sense_pipeline.foundation.files import make_directory, replacing
+from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
 from stash_sense_pipeline.privacy.traces import texts_locked
-from stash_sense_pipeline.visible_text import visible
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.pictures import MOST_BITS_OF_A_COPY
+from stash_sense_pipeline.records.perceptual_hash import MOST_BITS_OF_A_COPY
 
 ImageKey = tuple[str, str]
 Indices = NDArray[np.int64]

@@ -35,7 +35,7 @@ from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import models_digest
-from stash_sense_pipeline.profile_urls import SITES
+from stash_sense_pipeline.records.profile_urls import SITES
 
 _MAX_KEY_BYTES, _KEY_SHOWN = 1000, 900
 

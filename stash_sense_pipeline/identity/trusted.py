@@ -22,7 +22,7 @@ from stash_sense_pipeline.catalog.site_records import (
     unproven_records,
 )
 from stash_sense_pipeline.catalog.trusted import CandidateRow, CollisionRow, TrustedRow
-from stash_sense_pipeline.collector import collector_paused
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
 from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import dagster as dg
 
-from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
 from stash_sense_pipeline.orchestration.sensors import sensor_status
 from stash_sense_pipeline.settings import Environment, Settings

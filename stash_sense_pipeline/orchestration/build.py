@@ -9,10 +9,10 @@ from typing import Any
 
 import dagster as dg
 
-from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.inference import Device, require_device
 from stash_sense_pipeline.faces.packs import load_pack
-from stash_sense_pipeline.files import holding_lock
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import (

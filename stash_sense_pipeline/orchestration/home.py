@@ -13,8 +13,8 @@ from glob import escape
 from pathlib import Path
 from urllib.parse import unquote
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import (
     PRIVATE_DIRECTORY,
     make_directory,
     make_private_file,

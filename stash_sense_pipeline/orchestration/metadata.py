@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.errors import LEFT_ALONE, Outcome, SourceError, StashSenseError
-from stash_sense_pipeline.files import read_only_sqlite
+from stash_sense_pipeline.foundation.errors import LEFT_ALONE, Outcome, SourceError, StashSenseError
+from stash_sense_pipeline.foundation.files import read_only_sqlite
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

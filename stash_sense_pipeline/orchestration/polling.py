@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stash_sense_pipeline.errors import ConfigurationError, SourceError
+from stash_sense_pipeline.foundation.errors import ConfigurationError, SourceError
 from stash_sense_pipeline.orchestration.asking import asking
 from stash_sense_pipeline.settings import Environment, Settings
 

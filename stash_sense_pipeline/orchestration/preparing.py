@@ -10,9 +10,9 @@ import dagster as dg
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog, shown_url
-from stash_sense_pipeline.errors import ConfigurationError
 from stash_sense_pipeline.faces.inference import Device, require_runtime
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import write_atomically
 from stash_sense_pipeline.orchestration.home import check_writable, prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from logging import Logger
 from typing import Never
 
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress
 
 # (log of the step, source or asset it works on) -> Progress
 ProgressFactory = Callable[[Logger, str], Progress]

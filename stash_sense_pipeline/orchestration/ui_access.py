@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 HOSTS_VARIABLE = "STASH_SENSE_UI_HOSTS"
 PASSWORD_VARIABLE = "STASH_SENSE_UI_PASSWORD_FILE"

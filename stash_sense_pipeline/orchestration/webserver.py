@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import keep_files_private
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import keep_files_private
+from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.orchestration.ui_access import UiAccess, read_ui_access
-from stash_sense_pipeline.visible_text import visible
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

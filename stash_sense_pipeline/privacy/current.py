@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.foundation.private_work import clear_private_work
 from stash_sense_pipeline.privacy.entries import (
     ImportReport,
     add_suppressions,
@@ -24,7 +25,6 @@ from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
 from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
-from stash_sense_pipeline.private_work import clear_private_work
 from stash_sense_pipeline.settings import Environment
 
 

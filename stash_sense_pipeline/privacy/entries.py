@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.schema import (
     sync_state,
     withheld_records,
 )
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, owners_of, rows_of, with_kin
 from stash_sense_pipeline.privacy.lookup import (
     Picture,
@@ -50,7 +50,7 @@ from stash_sense_pipeline.privacy.suppression_file import (
     sealed_target,
     unsealed,
 )
-from stash_sense_pipeline.profile_urls import canonical_profile, site
+from stash_sense_pipeline.records.profile_urls import canonical_profile, site
 
 
 @dataclass(frozen=True)

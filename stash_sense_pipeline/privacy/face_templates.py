@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.privacy.kin import image_key, rows_of, theirs_and_shared
 from stash_sense_pipeline.privacy.lookup import Record
 

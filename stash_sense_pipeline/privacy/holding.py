@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.privacy.record_evidence import Findings, Told, evidence_hashes
 from stash_sense_pipeline.privacy.suppression import (

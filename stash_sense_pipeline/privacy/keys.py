@@ -7,8 +7,8 @@ import re
 import secrets
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import fsync_directory, fsync_file, make_directory
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import fsync_directory, fsync_file, make_directory
 
 KEY_BYTES = 32
 

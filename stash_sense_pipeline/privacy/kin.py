@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
@@ -23,6 +22,7 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages, is_copy
+from stash_sense_pipeline.records import profile_urls
 
 # A page on more records says nothing about who they are, as in identity.evidence.
 MAX_HOLDERS = 5

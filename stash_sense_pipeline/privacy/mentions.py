@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from stash_sense_pipeline.foundation.visible_text import visible_line
 from stash_sense_pipeline.privacy.lookup import Record
-from stash_sense_pipeline.visible_text import visible_line
 
 # Stands where a text named an erased person.
 ERASED = "(erased)"

@@ -16,9 +16,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
-from stash_sense_pipeline.name_folding import fold_name, folded_words
 from stash_sense_pipeline.privacy.kin import record_key, rows_of
 from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
 from stash_sense_pipeline.privacy.suppression import (
@@ -35,6 +33,8 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     url_digests,
 )
+from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
 # Two names in common count; of more names than this the pairs would be hundreds.

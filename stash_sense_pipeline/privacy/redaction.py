@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
-from stash_sense_pipeline.visible_text import visible
+from stash_sense_pipeline.foundation.visible_text import visible
 
 HIDDEN = "***"
 # A shorter value would blank ordinary words.

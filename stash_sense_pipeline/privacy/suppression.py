@@ -18,11 +18,11 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from stash_sense_pipeline import profile_urls
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.records import profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
 # What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.

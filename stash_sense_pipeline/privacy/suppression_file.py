@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import PRIVATE_FILE, write_atomically
-from stash_sense_pipeline.yamlfile import KeyPath, YamlFile, parse_yaml, read_yaml
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import PRIVATE_FILE, write_atomically
+from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, parse_yaml, read_yaml
 
 _NEEDED = ("target", "reason", "date")
 _FLAGS = ("unseen", "block_face", "picture_only")

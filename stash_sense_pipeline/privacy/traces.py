@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.files import make_directory, private_opener, write_atomically
+from stash_sense_pipeline.foundation.files import make_directory, private_opener, write_atomically
 from stash_sense_pipeline.privacy.mentions import ERASED, mentions
 
 # Where the program writes texts about people, below DATA_DIR. In releases/ only what lies beside a release: the

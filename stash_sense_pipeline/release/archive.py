@@ -6,8 +6,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ArchiveError, ReleaseError
-from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.foundation.errors import ArchiveError, ReleaseError
+from stash_sense_pipeline.foundation.files import replacing, sha256_file
 from stash_sense_pipeline.release.contract import MANIFEST
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.opened_release import opened_archive

@@ -27,8 +27,8 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
-from stash_sense_pipeline.collector import collector_paused
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
 from stash_sense_pipeline.release.order import FaceOrder, read_face_order
 

@@ -15,7 +15,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
-from stash_sense_pipeline.files import PUBLIC_FILE, read_only_sqlite, write_atomically
+from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
+from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression import OTHER, PERSONA
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 from stash_sense_pipeline.release.manifest import read_manifest
@@ -26,7 +27,6 @@ from stash_sense_pipeline.release.quality import (
     sample_positions,
 )
 from stash_sense_pipeline.release.verify import CheckResult
-from stash_sense_pipeline.visible_text import visible
 
 # An error in a smaller group says something of single people, and nothing of the group.
 _SMALLEST_GROUP = 20

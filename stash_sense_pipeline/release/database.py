@@ -12,9 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.collector import collector_paused
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import replacing, sha256_file
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import replacing, sha256_file
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.release.content import Instant, ProfileKey, ReleaseContent, read_content
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
 from stash_sense_pipeline.release.staging import Staging, disk_errors

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.errors import DatabaseFileError, ReleaseError
+from stash_sense_pipeline.foundation.errors import DatabaseFileError, ReleaseError
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.opened_release import open_database

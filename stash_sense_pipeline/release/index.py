@@ -21,11 +21,11 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.engine import reading
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import PUBLIC_FILE, replacing, sha256_file
-from stash_sense_pipeline.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import PUBLIC_FILE, replacing, sha256_file
+from stash_sense_pipeline.foundation.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.memory import give_back_memory
-from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 from stash_sense_pipeline.release.order import (
     FaceOrder,

@@ -9,8 +9,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ArchiveError, ReleaseError
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.errors import ArchiveError, ReleaseError
+from stash_sense_pipeline.foundation.files import (
     PUBLIC_DIRECTORY,
     PUBLIC_FILE,
     fsync_directory,
@@ -19,14 +19,14 @@ from stash_sense_pipeline.files import (
     open_regular,
     write_atomically,
 )
-from stash_sense_pipeline.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.zip_file import room_for
 from stash_sense_pipeline.release.contract import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.opened_release import check_sizes, opened_archive, unpack
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.verify import failures, verify_release
 from stash_sense_pipeline.release.versions import is_version
-from stash_sense_pipeline.zip_file import room_for
 
 _WORK = ".stash-sense-install"
 _PLAN = "plan.json"

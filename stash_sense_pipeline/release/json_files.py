@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import read_only_sqlite, write_atomically
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import read_only_sqlite, write_atomically
 from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, endpoint_rank
 from stash_sense_pipeline.release.staging import disk_errors
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.files import sha256_file, write_atomically
-from stash_sense_pipeline.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
+from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT
 from stash_sense_pipeline.release.staging import disk_errors
 

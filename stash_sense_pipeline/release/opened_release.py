@@ -11,8 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ArchiveError
-from stash_sense_pipeline.json_file import LARGE, SMALL, read_json
+from stash_sense_pipeline.foundation.errors import ArchiveError
+from stash_sense_pipeline.foundation.json_file import LARGE, SMALL, read_json
+from stash_sense_pipeline.foundation.sqlite_file import (
+    check_objects,
+    open_read_only,
+    run_checks,
+    time_allowed,
+)
+from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_zip, room_for
 from stash_sense_pipeline.release.contract import (
     FACES_JSON,
     INDEX_FILES,
@@ -25,8 +32,6 @@ from stash_sense_pipeline.release.contract import (
     TATTOO_JSON,
 )
 from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.sqlite_file import check_objects, open_read_only, run_checks, time_allowed
-from stash_sense_pipeline.zip_file import OpenedZip, ZipLimits, open_zip, room_for
 
 # A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
 MAX_RELEASE_BYTES = 8 * 1024**3

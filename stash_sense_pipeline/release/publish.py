@@ -17,9 +17,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.errors import ReleaseError
 from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import (
     PUBLIC_DIRECTORY,
     PUBLIC_FILE,
     fsync_directory,
@@ -27,9 +27,9 @@ from stash_sense_pipeline.files import (
     make_directory,
     restrict,
 )
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.memory import give_back_memory
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, hold_list
-from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import check_zip, write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
 from stash_sense_pipeline.release.contract import (

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import make_directory, write_atomically
-from stash_sense_pipeline.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import make_directory, write_atomically
+from stash_sense_pipeline.foundation.json_file import SMALL, read_json
+from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.history import ReleaseDiff, describe_diff
 from stash_sense_pipeline.release.neighbours import BINS
 from stash_sense_pipeline.release.proof import Figures
 from stash_sense_pipeline.release.staging import disk_errors
 from stash_sense_pipeline.release.verify import CheckResult, Severity
-from stash_sense_pipeline.visible_text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import make_directory, write_atomically
-from stash_sense_pipeline.json_file import LARGE, read_json
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import make_directory, write_atomically
+from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 
 
 @dataclass(frozen=True)

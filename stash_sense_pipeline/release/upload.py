@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from stash_sense_pipeline.errors import ConfigurationError, ReleaseError
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.errors import ConfigurationError, ReleaseError
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.redaction import redacted
-from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.release.archive import check_zip
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
 from stash_sense_pipeline.release.history import diff_releases

@@ -17,8 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from stash_sense_pipeline.errors import ArchiveError, DatabaseFileError, ReleaseError, StashSenseError
-from stash_sense_pipeline.files import open_regular, sha256_file
+from stash_sense_pipeline.foundation.errors import (
+    ArchiveError,
+    DatabaseFileError,
+    ReleaseError,
+    StashSenseError,
+)
+from stash_sense_pipeline.foundation.files import open_regular, sha256_file
+from stash_sense_pipeline.foundation.sqlite_file import MAGIC as SQLITE_MAGIC
 from stash_sense_pipeline.release.contract import (
     ASSET_LIMIT_BYTES,
     CHECKSUM_FORM,
@@ -55,7 +61,6 @@ from stash_sense_pipeline.release.opened_release import (
 )
 from stash_sense_pipeline.release.versions import is_version
 from stash_sense_pipeline.release.voyager_file import VoyagerFile, read_voyager_file
-from stash_sense_pipeline.sqlite_file import MAGIC as SQLITE_MAGIC
 
 # What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.
 _DAMAGE = (

@@ -6,7 +6,7 @@ import shutil
 from datetime import date, datetime
 from pathlib import Path
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.contract import MANIFEST, VERSION_FORM, zip_name
 
 LATEST = "latest"

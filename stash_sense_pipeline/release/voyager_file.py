@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.files import open_regular
+from stash_sense_pipeline.foundation.files import open_regular
 
 # Layout of format 1, as Voyager 2 writes it: magic, version, dimensions, space, storage, maximum norm, transform flag;
 # then the hnswlib header, `count` elements of fixed size (links, vector, id), and the links of the upper levels.

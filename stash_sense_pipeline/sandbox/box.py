@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.sandbox.clock import Clock
 from stash_sense_pipeline.sandbox.images import Picture
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from stash_sense_pipeline.files import write_atomically
+from stash_sense_pipeline.foundation.files import write_atomically
 
 
 class Kind(StrEnum):

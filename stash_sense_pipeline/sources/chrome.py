@@ -12,7 +12,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
-from stash_sense_pipeline.errors import BodyTooLargeError, HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import BodyTooLargeError, HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.sources.fetchers import MAX_PAGE_BYTES, Fetched, is_loopback
 from stash_sense_pipeline.sources.http import PoliteClient, outcome_of_status
 

@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.site_records import rejected_since
 from stash_sense_pipeline.catalog.sync import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.catalog.visits import Held, Known, Visited
-from stash_sense_pipeline.errors import (
+from stash_sense_pipeline.foundation.errors import (
     CircuitOpenError,
     HttpStatusError,
     LayoutChangedError,
@@ -28,11 +28,12 @@ from stash_sense_pipeline.errors import (
     SourceError,
     UnreadRecordError,
 )
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile, stash_box_performer
-from stash_sense_pipeline.profile_urls import site as site_of
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile, stash_box_performer
+from stash_sense_pipeline.records.profile_urls import site as site_of
 from stash_sense_pipeline.settings import ReferenceSiteSettings
 from stash_sense_pipeline.sources.breaker import (
     REFUSALS_IN_A_ROW,
@@ -43,7 +44,6 @@ from stash_sense_pipeline.sources.breaker import (
 )
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit
 from stash_sense_pipeline.sources.site_matching import (
     any_order,

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from stash_sense_pipeline.errors import BodyTooLargeError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import BodyTooLargeError, Outcome, SourceError
 from stash_sense_pipeline.sources.fetchers import MAX_PAGE_BYTES, Fetched
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.response_body import LongBodyError, read_body

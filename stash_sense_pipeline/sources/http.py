@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx
 
-from stash_sense_pipeline.errors import (
+from stash_sense_pipeline.foundation.errors import (
     LEFT_ALONE,
     BodyTooLargeError,
     CircuitOpenError,

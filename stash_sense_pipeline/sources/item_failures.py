@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stash_sense_pipeline.errors import (
+from stash_sense_pipeline.foundation.errors import (
     BodyTooLargeError,
     CircuitOpenError,
     HttpStatusError,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 
 # No source has a thousand million records.
 _COUNT_DIGITS = 9

@@ -19,8 +19,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.errors import ConfigurationError, DatabaseFileError
-from stash_sense_pipeline.json_file import LARGE, read_json
+from stash_sense_pipeline.foundation.errors import ConfigurationError, DatabaseFileError
+from stash_sense_pipeline.foundation.json_file import LARGE, read_json
+from stash_sense_pipeline.foundation.sqlite_file import check_objects, open_read_only, run_checks
+from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import (
     SHORTEST_CM,
@@ -37,8 +39,6 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.records import PerformerRecord
-from stash_sense_pipeline.sqlite_file import check_objects, open_read_only, run_checks
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"
 

@@ -28,8 +28,8 @@ from stash_sense_pipeline.catalog import identities, performers
 from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.privacy.adults import is_adult
 from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources.legacy import Legacy, LegacyPerson
-from stash_sense_pipeline.sources.records import PerformerRecord
 
 
 @dataclass(frozen=True)

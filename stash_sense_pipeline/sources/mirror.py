@@ -25,8 +25,8 @@ from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
 from stash_sense_pipeline.privacy.record_evidence import Relatives, Told, compare, remember_personas
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.limiter import Clock
-from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 
 # A batch is one transaction, begun when the one before is through and there is enough; it takes all that came
 # meanwhile. Ids are random, so that each page of an index is written once a batch, and large ones are cheaper. What a

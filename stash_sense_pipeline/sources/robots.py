@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from protego import Protego
 
-from stash_sense_pipeline.errors import (
+from stash_sense_pipeline.foundation.errors import (
     HttpStatusError,
     Outcome,
     RobotsRefusalError,

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.visits import held_records, owners_of_images
-from stash_sense_pipeline.errors import Outcome, RobotsRefusalError, SourceError, UnreadRecordError
-from stash_sense_pipeline.profile_urls import canonical_profile, parse_profile
+from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError, SourceError, UnreadRecordError
+from stash_sense_pipeline.records.performer_record import ImageRecord, unique_images
+from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile
 from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings
 from stash_sense_pipeline.sources.cleaning import (
     MAX_ID_BYTES,
@@ -29,7 +30,6 @@ from stash_sense_pipeline.sources.cleaning import (
 from stash_sense_pipeline.sources.fetchers import Fetcher
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.json_fields import FieldError
-from stash_sense_pipeline.sources.records import ImageRecord, unique_images
 from stash_sense_pipeline.sources.sites import SITES
 from stash_sense_pipeline.sources.sites.base import Base
 from stash_sense_pipeline.sources.sites.boobpedia import BATCH, Boobpedia, WikiPage, images_of

@@ -10,9 +10,15 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Generic, Literal
 
-from stash_sense_pipeline.errors import HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.privacy.minimal import drop_private_fields
 from stash_sense_pipeline.privacy.redaction import redacted
+from stash_sense_pipeline.records.performer_record import (
+    ImageRecord,
+    PerformerRecord,
+    UnreadRecord,
+    unique_images,
+)
 from stash_sense_pipeline.sources import json_fields as json
 from stash_sense_pipeline.sources.cleaning import (
     SHORTEST_CM,
@@ -37,7 +43,6 @@ from stash_sense_pipeline.sources.cleaning import (
 from stash_sense_pipeline.sources.http import MayRetry, PoliteClient
 from stash_sense_pipeline.sources.in_order import in_order
 from stash_sense_pipeline.sources.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item, never
-from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, UnreadRecord, unique_images
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, Row, read_rows, unread_row
 
 Direction = Literal["ASC", "DESC"]

@@ -14,11 +14,11 @@ from typing import Any
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.sync import SyncState
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources.in_order import in_order
 from stash_sense_pipeline.sources.mirror import Mirror, StoringBehind
-from stash_sense_pipeline.sources.records import PerformerRecord
 from stash_sense_pipeline.sources.stash_box import Details, Direction, Listed, Page, StashBoxConnector
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 from stash_sense_pipeline.sources.unread import UnreadNotes

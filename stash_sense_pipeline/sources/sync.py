@@ -16,10 +16,10 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
-from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.settings import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector
 from stash_sense_pipeline.sources.limiter import Clock

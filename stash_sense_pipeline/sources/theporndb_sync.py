@@ -11,11 +11,11 @@ from typing import Any
 
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.sync import SyncState
-from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.progress import Progress
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
 from stash_sense_pipeline.sources.theporndb import Performers, ThePornDbConnector
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes

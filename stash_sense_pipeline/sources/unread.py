@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import UnreadRecord
 from stash_sense_pipeline.sources.cleaning import Fields, optional_id
 from stash_sense_pipeline.sources.json_fields import FieldError
-from stash_sense_pipeline.sources.records import UnreadRecord
 
 # Some odd records are found in every source. More than both of these are no odd records: the source answers in another
 # form than we read, or we read it wrongly.

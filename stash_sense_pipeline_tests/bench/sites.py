@@ -111,10 +111,10 @@ def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
     from stash_sense_pipeline.catalog import performers
     from stash_sense_pipeline.catalog.engine import open_catalog, writing
     from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+    from stash_sense_pipeline.records.performer_record import PerformerRecord
     from stash_sense_pipeline.sources.enrich import enrich_source
     from stash_sense_pipeline.sources.fetchers import PlainFetcher
     from stash_sense_pipeline.sources.http import PoliteClient
-    from stash_sense_pipeline.sources.records import PerformerRecord
     from stash_sense_pipeline.sources.robots import Robots
     from stash_sense_pipeline.sources.site_connector import SiteConnector
     from stash_sense_pipeline_tests.sources.sites import NOW, site_settings

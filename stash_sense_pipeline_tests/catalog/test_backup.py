@@ -22,7 +22,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     suppressions,
 )
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 

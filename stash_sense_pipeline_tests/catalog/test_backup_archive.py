@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.backup import restore_backup, write_backup
-from stash_sense_pipeline.errors import CatalogError, StashSenseError
+from stash_sense_pipeline.foundation.errors import CatalogError, StashSenseError
 from stash_sense_pipeline_tests.databases import extras, statements
 from stash_sense_pipeline_tests.zips import Archive, Entry
 

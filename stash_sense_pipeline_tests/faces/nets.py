@@ -11,7 +11,7 @@ import yaml
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.files import sha256_file
 
 STRIDES = (8, 16, 32)
 CELL = 32

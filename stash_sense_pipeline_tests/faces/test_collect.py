@@ -29,12 +29,12 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
-from stash_sense_pipeline.errors import CatalogError, Outcome
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, ImageRequest, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.foundation.errors import CatalogError, Outcome
 from stash_sense_pipeline.privacy.suppression import (
     NO_SUPPRESSIONS,
     HashRow,

@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from stash_sense_pipeline.errors import DeviceError, ModelPackError
 from stash_sense_pipeline.faces.embed import Embedder, EmbeddingError, _buckets, preprocess
 from stash_sense_pipeline.faces.inference import Device
 from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout, ModelPack
+from stash_sense_pipeline.foundation.errors import DeviceError, ModelPackError
 from stash_sense_pipeline_tests.faces.nets import random_embedder, rewritten, with_norm, with_pooled_axes
 
 

@@ -13,13 +13,13 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
-from stash_sense_pipeline.errors import DeviceError
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.embed import EmbeddingError
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.foundation.errors import DeviceError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import GlobalSettings
 from stash_sense_pipeline_tests.faces.nets import describe_pack, picture, random_embedder

@@ -22,9 +22,9 @@ from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.schema import faces, performer_images, source_images, source_performers
 from stash_sense_pipeline.catalog.sync import mass_refusals
 from stash_sense_pipeline.catalog.upsert import upsert
-from stash_sense_pipeline.errors import HttpStatusError, Outcome, SourceError, UnreachableError
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
 from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError, UnreachableError
 from stash_sense_pipeline.orchestration.metadata import image_refusal_check
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings import GlobalSettings, StashBoxSettings

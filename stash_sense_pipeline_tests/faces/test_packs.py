@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from stash_sense_pipeline.errors import ModelPackError
 from stash_sense_pipeline.faces.packs import ChannelOrder, Layout, ModelPack, load_pack, read_description
+from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline_tests.faces.nets import describe_pack, random_embedder
 
 

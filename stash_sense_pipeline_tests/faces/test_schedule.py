@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
-from stash_sense_pipeline.faces.pictures import same_picture
 from stash_sense_pipeline.faces.schedule import Schedule
+from stash_sense_pipeline.records.perceptual_hash import same_picture
 
 NO_PICTURES: Mapping[str, str] = {}
 # The first is a copy of the second and the second of the third, but the first not of the third.

@@ -22,7 +22,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
-from stash_sense_pipeline.collector import collector_paused
+from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.comparing import Record, RecordKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,7 +6,7 @@ from stash_sense_pipeline.identity.comparing import Record, birth_interval
 from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_candidates, find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
 from stash_sense_pipeline.identity.keys import MAX_STASH_BOX_HOLDERS, StashBoxes
-from stash_sense_pipeline.name_folding import fold_name
+from stash_sense_pipeline.records.name_folding import fold_name
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population
 
 X = "https://x.com/sample_person"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.errors import StashSenseError
+from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.explain import explain
 from stash_sense_pipeline.identity.identities import rebuild_identities

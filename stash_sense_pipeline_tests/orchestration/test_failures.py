@@ -27,7 +27,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.orchestration import execution
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance

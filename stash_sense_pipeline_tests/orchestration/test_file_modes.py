@@ -23,8 +23,8 @@ import yaml
 
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import private_opener
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import private_opener
 from stash_sense_pipeline.orchestration.home import prepare_home, restrict_data
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings

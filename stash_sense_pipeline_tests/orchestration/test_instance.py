@@ -14,7 +14,7 @@ import pytest
 import yaml
 from dagster._core.test_utils import create_run_for_test
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG

@@ -27,9 +27,9 @@ from stash_sense_pipeline.privacy.recheck import matching_records, recheck_peopl
 from stash_sense_pipeline.privacy.record_evidence import Told
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import PerformerRecord
 
 KEY = bytes(range(32))
 HOSTS = {

@@ -11,7 +11,7 @@ from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.privacy.entries import add_sealed, add_suppressions
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline_tests.privacy.leaving_world import KEY, World, fresh_world, page_of
 
 BORN = "1990-05-17"

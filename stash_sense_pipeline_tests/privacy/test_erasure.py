@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.purge import rewrite
-from stash_sense_pipeline.errors import CatalogError
+from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
 from stash_sense_pipeline.privacy.suppression import load_suppressions

@@ -26,9 +26,9 @@ from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)

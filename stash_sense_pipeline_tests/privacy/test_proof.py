@@ -24,7 +24,8 @@ from click.testing import CliRunner, Result
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.cli import main
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.private_work import private_work
 from stash_sense_pipeline.privacy import erasure
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.keys import load_or_create_key
@@ -38,7 +39,6 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
 )
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
-from stash_sense_pipeline.private_work import private_work
 from stash_sense_pipeline.release import publish
 from stash_sense_pipeline.release.proof import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline_tests.privacy.leaving_world import World, page_of
 
 BORN = "1990-05-17"

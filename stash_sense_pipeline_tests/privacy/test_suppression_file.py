@@ -2,7 +2,7 @@ from datetime import date
 
 import pytest
 
-from stash_sense_pipeline.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression_file import (
     SuppressionEntry,
     append_entry,

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
-from stash_sense_pipeline.files import sha256_file
-from stash_sense_pipeline.profile_urls import canonical_profile
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.release.content import read_content
 from stash_sense_pipeline.release.index import IndexParams, Storage, build_index
 from stash_sense_pipeline.release.order import face_order, read_face_order, read_vectors

@@ -42,7 +42,7 @@ shutil.copytree(source, data, symlinks=True)
 import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline_tests.release.conftest import DAY
 from stash_sense_pipeline_tests.release.worlds import SPEC

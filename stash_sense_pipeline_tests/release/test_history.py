@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
 from stash_sense_pipeline.cli import main
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.archive import check_zip
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases

@@ -19,7 +19,7 @@ import voyager
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.install import install_release
 from stash_sense_pipeline.release.publish import ReleaseReport
 from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release import install
 from stash_sense_pipeline.release.install import BACKUP, install_release
 from stash_sense_pipeline.release.publish import ReleaseReport

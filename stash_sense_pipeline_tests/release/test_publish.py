@@ -16,8 +16,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
-from stash_sense_pipeline.errors import ReleaseError
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash
 from stash_sense_pipeline.release import publish
 from stash_sense_pipeline.release.database import stage_performers_db

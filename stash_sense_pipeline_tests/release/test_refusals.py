@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.index import build_index
 from stash_sense_pipeline.release.publish import publish_release
 

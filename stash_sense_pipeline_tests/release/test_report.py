@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.neighbours import BINS, crowd, spread
 from stash_sense_pipeline.release.order import FaceOrder
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
 from stash_sense_pipeline.cli import main
-from stash_sense_pipeline.errors import ConfigurationError, ReleaseError
+from stash_sense_pipeline.foundation.errors import ConfigurationError, ReleaseError
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
 from stash_sense_pipeline.release.upload import Destination, UploadReport, release_notes, upload_release
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import voyager
 
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release import verify
 from stash_sense_pipeline.release.archive import write_zip
 from stash_sense_pipeline.release.contract import RELEASE_FORMAT

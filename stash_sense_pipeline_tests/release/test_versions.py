@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.errors import ReleaseError
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.versions import is_version, latest_release, next_version
 
 

@@ -14,7 +14,7 @@ from insightface.model_zoo.arcface_onnx import ArcFaceONNX
 from insightface.model_zoo.scrfd import SCRFD
 
 import stash_sense_pipeline.sandbox
-from stash_sense_pipeline.files import sha256_file
+from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.sandbox.rendering import HELD_OUT_SEEDS, make_person, render_portrait
 from stash_sense_pipeline.sandbox.training.evaluate import (
     Pack,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
-from stash_sense_pipeline.progress import Progress
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.serve import SandboxServers

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.errors import Outcome
+from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Moment, Ties
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind

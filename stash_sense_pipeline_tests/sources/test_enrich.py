@@ -17,10 +17,10 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.errors import Outcome
 from stash_sense_pipeline.faces.collect import collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces

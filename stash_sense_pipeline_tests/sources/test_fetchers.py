@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.errors import Outcome, RobotsRefusalError
+from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.sites.model import Behaviour, SitePage
 from stash_sense_pipeline.sandbox.solvers import AGENT, Chrome, FlareSolverr

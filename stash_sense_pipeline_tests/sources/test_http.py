@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.errors import (
+from stash_sense_pipeline.foundation.errors import (
     CircuitOpenError,
     HttpStatusError,
     Outcome,

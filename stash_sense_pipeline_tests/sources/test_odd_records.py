@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import writing
-from stash_sense_pipeline.errors import HttpStatusError, Outcome, UnreadRecordError
+from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, UnreadRecordError
+from stash_sense_pipeline.foundation.json_file import LARGE, parse_json
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
-from stash_sense_pipeline.json_file import LARGE, parse_json
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.connectors import make_connector
@@ -34,7 +35,6 @@ from stash_sense_pipeline.sources.legacy import read_legacy
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sources.site_connector import SiteConnector
 from stash_sense_pipeline.sources.site_matching import record_of
 from stash_sense_pipeline.sources.sites.site import Profile

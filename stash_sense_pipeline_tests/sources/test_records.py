@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord, unique_images
 from stash_sense_pipeline.sources.cleaning import (
     birth_date,
     clean_text,
@@ -19,7 +20,6 @@ from stash_sense_pipeline.sources.cleaning import (
     instant,
     partial_date,
 )
-from stash_sense_pipeline.sources.records import ImageRecord, PerformerRecord, unique_images
 
 TEXTS = st.text(max_size=12)
 IMAGES = st.builds(ImageRecord, TEXTS, TEXTS, st.none() | st.integers(1, 9))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
-from stash_sense_pipeline.profile_urls import parse_profile
+from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sandbox.images import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.building import SHAPES
 from stash_sense_pipeline.sandbox.sites.model import CHALLENGE, SandboxSite, SitePage

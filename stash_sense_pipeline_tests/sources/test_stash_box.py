@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sandbox.box import BodyModification, Box, BoxOptions, Link, Moment
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.images import Picture
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.stash_box import Page, StashBoxConnector
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED
 from stash_sense_pipeline_tests.sources.conftest import QUICK

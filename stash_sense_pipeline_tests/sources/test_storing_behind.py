@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources import mirror
 from stash_sense_pipeline.sources.mirror import StoringBehind
-from stash_sense_pipeline.sources.records import PerformerRecord
 
 
 def records(count: int) -> list[PerformerRecord]:

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.sync import load_state
-from stash_sense_pipeline.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sandbox import theporndb as server_module
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
@@ -23,7 +24,6 @@ from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources import theporndb as connector_module
 from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.records import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.sync import SyncReport
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
 from stash_sense_pipeline_tests.sources.conftest import QUICK, refresh_from

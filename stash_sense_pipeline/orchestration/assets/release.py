@@ -159,7 +159,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         progress: dg.ResourceParam[ProgressFactory],
     ) -> dg.MaterializeResult:
         """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
-        from stash_sense_pipeline.errors import ReleaseError
+        from stash_sense_pipeline.foundation.errors import ReleaseError
         from stash_sense_pipeline.privacy.current import current_suppressions
         from stash_sense_pipeline.release.spec import upload_destination
         from stash_sense_pipeline.release.suppressed import refuse_suppressed

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stash_sense_pipeline.profile_urls import canonical_profile
+from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.sandbox.box import Box, Joins, Link
 from stash_sense_pipeline.sandbox.images import Kind, Picture
 from stash_sense_pipeline.sandbox.naming import Style, invent_name, slug

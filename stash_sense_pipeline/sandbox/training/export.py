@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
-from stash_sense_pipeline.files import replacing, sha256_file, write_atomically
+from stash_sense_pipeline.foundation.files import replacing, sha256_file, write_atomically
 from stash_sense_pipeline.sandbox.training.nets import STRIDES, Detector, Embedder
 
 _OPSET = 17

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, own_text, path_of
 from stash_sense_pipeline.sources.sites.site import Profile, Site
 

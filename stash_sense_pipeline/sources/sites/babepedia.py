@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, urlsplit
 
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.sites.page import (
     Page,
     distinct,

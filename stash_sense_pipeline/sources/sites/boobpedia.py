@@ -10,9 +10,9 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 from parsel import Selector
 
-from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
-from stash_sense_pipeline.profile_urls import parse_profile
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.sites.page import Page, distinct, fold, image, parts_between_breaks, text_of
 from stash_sense_pipeline.sources.sites.site import Profile, Site
 

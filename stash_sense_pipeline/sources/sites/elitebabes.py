@@ -8,8 +8,8 @@ from urllib.parse import quote_plus, urlsplit
 
 from parsel import Selector
 
-from stash_sense_pipeline.profile_urls import parse_profile
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, fold, image, path_of, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
 

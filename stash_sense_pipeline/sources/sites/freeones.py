@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, urlsplit
 
-from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.profile_urls import parse_profile
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.cleaning import clean_text
-from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, own_text, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
 

@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 
 from parsel import Selector
 
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.sites.page import (
     Page,
     distinct,

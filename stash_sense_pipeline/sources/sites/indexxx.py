@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import quote_plus
 
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.cleaning import clean_text
-from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.page import Page, distinct, file_name, image, path_of, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
 

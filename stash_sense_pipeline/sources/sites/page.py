@@ -15,9 +15,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from parsel import Selector
 
-from stash_sense_pipeline.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.cleaning import clean_text, side
-from stash_sense_pipeline.sources.records import ImageRecord
 from stash_sense_pipeline.sources.sites.base import Base
 
 _META_CHARSET = re.compile(

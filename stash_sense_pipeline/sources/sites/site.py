@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.profile_urls import parse_profile
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.sites.page import Page, fold
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, quote_plus, urlsplit
 
-from stash_sense_pipeline.errors import Outcome, SourceError
-from stash_sense_pipeline.profile_urls import parse_profile
-from stash_sense_pipeline.sources.records import ImageRecord
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.sites.page import Page, distinct, image, path_of, text_of
 from stash_sense_pipeline.sources.sites.site import Candidate, Profile, Site
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from stash_sense_pipeline.visible_text import visible
+from stash_sense_pipeline.foundation.visible_text import visible
 
 
 class StashSenseError(Exception):

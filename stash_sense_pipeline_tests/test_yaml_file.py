@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.yamlfile import parse_yaml, read_yaml
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.yaml_file import parse_yaml, read_yaml
 
 PATH = Path("a.yaml")
 
@@ -113,8 +113,8 @@ def test_a_fifo_and_a_device_are_not_read(tmp_path: Path) -> None:
 _READ = """
 import resource, sys
 from pathlib import Path
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.yamlfile import read_yaml
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.yaml_file import read_yaml
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     read_yaml(Path(sys.argv[1])).raise_problems()

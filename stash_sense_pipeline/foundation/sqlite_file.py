@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from stash_sense_pipeline.errors import DatabaseFileError
-from stash_sense_pipeline.files import open_regular
+from stash_sense_pipeline.foundation.errors import DatabaseFileError
+from stash_sense_pipeline.foundation.files import open_regular
 
 MAGIC = b"SQLite format 3\x00"
 # A value: a crop has 40 KB, the raw record of a source at most some hundred.

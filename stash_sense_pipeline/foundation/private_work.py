@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from stash_sense_pipeline.files import (
+from stash_sense_pipeline.foundation.files import (
     PRIVATE_DIRECTORY,
     fsync_directory,
     fsync_file,

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from stash_sense_pipeline.errors import ConfigurationError
-from stash_sense_pipeline.files import read_regular
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import read_regular
 
 KeyPath = tuple[str | int, ...]
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from stash_sense_pipeline.errors import ArchiveError
-from stash_sense_pipeline.files import open_regular
+from stash_sense_pipeline.foundation.errors import ArchiveError
+from stash_sense_pipeline.foundation.files import open_regular
 
 _BLOCK = 1024 * 1024
 # End of central directory; its 64-bit locator and record; central and local headers (APPNOTE.TXT 6.3, 4.3).

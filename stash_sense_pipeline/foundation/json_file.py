@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.files import read_regular
+from stash_sense_pipeline.foundation.files import read_regular
 
 # No file that we read has more than five levels.
 _MAX_DEPTH = 32

@@ -1,0 +1,1 @@
+"""Tools without domain knowledge; they import nothing else of this package."""
