@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import stash_sense_pipeline
-from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.records import profile_sites
 
 PACKAGE = Path(stash_sense_pipeline.__file__).parent
 METHODS = ("match", "search", "fullmatch", "sub", "split", "findall", "finditer")
@@ -72,7 +72,7 @@ def uses() -> list[Use]:
             for origin, pattern, flags in constants.get(owner.id, []):
                 if origin == module_name:
                     found[(pattern, flags, method)] = Use(f"{origin}.{owner.id}", pattern, flags, method)
-    for site in profile_urls.SITES:
+    for site in profile_sites.SITES:
         for form in site.forms:
             pattern = form.pattern
             found[(pattern.pattern, pattern.flags, "fullmatch")] = Use(

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stash_sense_pipeline.records.profile_sites import SITES, site
 from stash_sense_pipeline.records.profile_urls import (
-    SITES,
     ProfileKey,
     canonical_profile,
     parse_profile,
-    site,
     stash_box_performer,
 )
 

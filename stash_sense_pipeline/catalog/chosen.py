@@ -9,8 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.upsert import batched
-
-RecordKey = tuple[str, str]
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Below SQLite's bound on parameters.
 _IN_LIST = 800

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
+from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
@@ -24,9 +24,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
-
-# (source, image_id)
-ImageKey = tuple[str, str]
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 _BATCH = 5_000
 # The first half of the number of PostgreSQL's lock, ours alone, and its second half.

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
+from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import (
     identity_hubs,
     identity_records,
@@ -24,6 +24,7 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.templates import own_faces
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
+from stash_sense_pipeline.records.record_key import RecordKey
 
 Digests = NDArray[np.int64]
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import RecordKey, of_records
+from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_templates,
@@ -20,6 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
 )
 from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Two models of 512 dimensions make two megabytes.
 _RECORDS_A_TIME = 1_000

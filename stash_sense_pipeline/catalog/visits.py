@@ -10,7 +10,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_aliases,
@@ -21,6 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched, upsert
+from stash_sense_pipeline.records.record_key import RecordKey
 
 _IN_LIST = 500
 

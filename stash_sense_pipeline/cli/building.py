@@ -106,10 +106,10 @@ def ui(data_dir: Path, port: int) -> None:
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
     from stash_sense_pipeline.definitions import build_defs
+    from stash_sense_pipeline.foundation.progress import progress_bars
     from stash_sense_pipeline.orchestration.build import build as run_build
     from stash_sense_pipeline.orchestration.home import check_writable, restrict_data
     from stash_sense_pipeline.orchestration.instance import open_instance
-    from stash_sense_pipeline.orchestration.progress import progress_bars
     from stash_sense_pipeline.settings import load_settings
 
     check_writable(environment.data_dir)

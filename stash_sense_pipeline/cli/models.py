@@ -34,7 +34,7 @@ def models_pull(name: str, accept_licence: bool) -> None:
     import logging
 
     from stash_sense_pipeline.faces.installing import known_packs, pull_pack
-    from stash_sense_pipeline.orchestration.progress import progress_bars
+    from stash_sense_pipeline.foundation.progress import progress_bars
 
     if name in known_packs():
         echo(f"licence of {name}: {known_packs()[name].licence}")

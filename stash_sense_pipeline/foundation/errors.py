@@ -6,6 +6,9 @@ from enum import StrEnum
 
 from stash_sense_pipeline.foundation.visible_text import visible
 
+# Refused so often in a row, with nothing answered between: the site means us.
+REFUSALS_IN_A_ROW = 3
+
 
 class StashSenseError(Exception):
     """Base of all errors of this program. Its text is one line: what happened, where, and what to do.

@@ -2,7 +2,58 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from logging import Logger
+from typing import Never
 
 # (stage, items done, items in all or None where nobody knows)
 Progress = Callable[[str, int, int | None], None]
+
+
+# (log of the step, source or asset it works on) -> Progress
+ProgressFactory = Callable[[Logger, str], Progress]
+
+
+_SECONDS_BETWEEN_LINES = 15.0
+
+
+def log_progress(log: Logger, subject: str) -> Progress:
+    """A line for each stage at its first and last item, and every 15 s between them."""
+    last: dict[str, float] = {}
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if stage in last and done != total and now - last[stage] < _SECONDS_BETWEEN_LINES:
+            return
+        last[stage] = now
+        log.info("%s: %s %s", subject, stage, f"{done}/{total}" if total is not None else str(done))
+
+    return report
+
+
+def progress_bars(log: Logger, subject: str) -> Progress:
+    """A bar on the terminal for each stage of `subject`; nothing where the output is no terminal.
+
+    A stage that comes to its end takes those with it that were counted beside it.
+    """
+    from tqdm import tqdm
+
+    bars: dict[str, tqdm[Never]] = {}
+
+    def report(stage: str, done: int, total: int | None) -> None:
+        if stage not in bars:
+            bars[stage] = tqdm(desc=f"{subject} {stage}", total=total, leave=False, disable=None)
+        bar = bars[stage]
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            for each in bars.values():
+                each.close()
+            bars.clear()
+
+    return report
+
+
+def silent_progress(stage: str, done: int, total: int | None) -> None:
+    """Progress that nobody watches."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.templates import Template
-from stash_sense_pipeline.identity.comparing import RecordKey
 from stash_sense_pipeline.identity.evidence import FaceOpinion, Pair
+from stash_sense_pipeline.records.record_key import RecordKey
 
 Vectors = NDArray[np.float32]
 Indices = NDArray[np.int64]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
-
-RecordKey = tuple[str, str]
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Years: the sources' dates of one person differ by slips and by a year or two that somebody was made younger.
 MAX_BIRTH_DATE_GAP = 2

@@ -11,7 +11,6 @@ from typing import Final, NamedTuple
 from stash_sense_pipeline.identity.comparing import (
     FoldedNames,
     Record,
-    RecordKey,
     birth_agreement,
     country_agreement,
     name_agreement,
@@ -26,6 +25,7 @@ from stash_sense_pipeline.identity.keys import (
     singular_sites,
     survivor,
 )
+from stash_sense_pipeline.records.record_key import RecordKey
 
 Pair = tuple[RecordKey, RecordKey]
 

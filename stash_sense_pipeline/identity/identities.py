@@ -30,7 +30,7 @@ from stash_sense_pipeline.identity.agreement import (
     calibrate,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import (
     WEIGHTS,
     Candidates,
@@ -57,6 +57,7 @@ from stash_sense_pipeline.identity.steps import (
     write_plan,
 )
 from stash_sense_pipeline.identity.templates import build_templates, models_digest
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Syncs may write while a run computes. So many times the result has to be that of the newest state; from then on it is
 # stored as a run that had ended before the sync would have stored it, and what changed is left to the next run.

@@ -28,7 +28,7 @@ from stash_sense_pipeline.identity.agreement import (
     neighbours,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import FoldedNames, Record, RecordKey, name_agreement
+from stash_sense_pipeline.identity.comparing import FoldedNames, Record, name_agreement
 from stash_sense_pipeline.identity.evidence import (
     Candidates,
     Evidence,
@@ -64,6 +64,7 @@ from stash_sense_pipeline.identity.steps import (
     run_detail,
 )
 from stash_sense_pipeline.identity.templates import build_templates, models_digest
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # With more changes than this, or this share of all records, a full run is as quick.
 _MOST_CHANGES = 3_000

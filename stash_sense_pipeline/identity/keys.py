@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from stash_sense_pipeline.identity.comparing import Record, RecordKey, birth_interval
+from stash_sense_pipeline.identity.comparing import Record, birth_interval
 from stash_sense_pipeline.records.name_folding import fold_name
-from stash_sense_pipeline.records.profile_urls import SITES, canonical_profile, site, stash_box_performer
+from stash_sense_pipeline.records.profile_sites import SITES, site
+from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile, stash_box_performer
+from stash_sense_pipeline.records.record_key import RecordKey
 
 
 class Sort:
@@ -25,7 +27,6 @@ class Sort:
 # A key on more records is a hub: a studio's account, a link collection, a mistake. A reference site repeats the links
 # of the stash-boxes, so its records count for their own site only.
 MAX_HOLDERS_IN_A_SOURCE = 2
-MAX_STASH_BOX_HOLDERS = 5
 _PROOFS = frozenset(row.name for row in SITES if row.identity_grade)
 
 
@@ -75,7 +76,7 @@ def is_hub(holders: Collection[RecordKey], boxes: StashBoxes) -> bool:
         return False
     per_source = Counter(source for source, _ in holders)
     in_boxes = sum(count for source, count in per_source.items() if source in boxes.sources)
-    return max(per_source.values()) > MAX_HOLDERS_IN_A_SOURCE or in_boxes > MAX_STASH_BOX_HOLDERS
+    return max(per_source.values()) > MAX_HOLDERS_IN_A_SOURCE or in_boxes > MAX_PAGE_HOLDERS
 
 
 def owner(page: str, holders: Iterable[RecordKey]) -> RecordKey | None:

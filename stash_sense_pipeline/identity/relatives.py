@@ -11,7 +11,7 @@ from typing import Self
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import identities as store
-from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import (
     WEIGHTS,
     Evidence,
@@ -30,6 +30,7 @@ from stash_sense_pipeline.identity.overrides import (
 )
 from stash_sense_pipeline.identity.steps import read_population
 from stash_sense_pipeline.privacy.record_evidence import Told
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings import Environment, Settings
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.records.perceptual_hash import MOST_BITS_OF_A_COPY
+from stash_sense_pipeline.records.record_key import ImageKey
 
-ImageKey = tuple[str, str]
 Indices = NDArray[np.int64]
 Bits = NDArray[np.uint64]
 

@@ -20,14 +20,13 @@ from stash_sense_pipeline.catalog.identities import (
     EvidenceChanges,
     EvidenceKey,
     EvidenceState,
-    ImageKey,
     LogEntry,
     MemberChanges,
 )
 from stash_sense_pipeline.catalog.identity_runs import HubChanges, Run, SeenChanges, State
 from stash_sense_pipeline.catalog.templates import Template
 from stash_sense_pipeline.identity.agreement import Calibration
-from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import Evidence, Weights
 from stash_sense_pipeline.identity.graph import Components
 from stash_sense_pipeline.identity.keys import StashBoxes, survivor
@@ -35,7 +34,8 @@ from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import models_digest
-from stash_sense_pipeline.records.profile_urls import SITES
+from stash_sense_pipeline.records.profile_sites import SITES
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 _MAX_KEY_BYTES, _KEY_SHOWN = 1000, 900
 

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import templates as store
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.identities import ImageKey
 from stash_sense_pipeline.catalog.templates import OwnFace, Template
 from stash_sense_pipeline.catalog.trusted import read_vectors
-from stash_sense_pipeline.identity.comparing import RecordKey
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 Vectors = NDArray[np.float32]
 

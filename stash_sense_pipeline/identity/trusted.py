@@ -13,7 +13,6 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import trusted as store
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.identities import hold_still
 from stash_sense_pipeline.catalog.site_records import (
@@ -27,6 +26,7 @@ from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
 from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
 from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.templates import outliers
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.
 _FACES_AT_ONCE = 20_000

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.orchestration.progress import log_progress
+from stash_sense_pipeline.foundation.progress import log_progress
 from stash_sense_pipeline.settings import Environment, Settings
 
 if TYPE_CHECKING:

@@ -18,14 +18,8 @@ from stash_sense_pipeline.catalog.schema import (
     withheld_records,
 )
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.kin import MAX_HOLDERS, owners_of, rows_of, with_kin
-from stash_sense_pipeline.privacy.lookup import (
-    Picture,
-    Record,
-    pictures_at,
-    records_called,
-    records_listing,
-)
+from stash_sense_pipeline.privacy.kin import owners_of, rows_of, with_kin
+from stash_sense_pipeline.privacy.lookup import pictures_at, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import (
     AWAITED_IMAGE,
     PICTURE,
@@ -34,9 +28,9 @@ from stash_sense_pipeline.privacy.suppression import (
     Digest,
     HashRow,
     Suppressions,
+    image_id_hash,
     key_fingerprint,
     load_list,
-    picture_hash,
     plain_url_hash,
     record_hash,
     store_hashes,
@@ -50,7 +44,9 @@ from stash_sense_pipeline.privacy.suppression_file import (
     sealed_target,
     unsealed,
 )
-from stash_sense_pipeline.records.profile_urls import canonical_profile, site
+from stash_sense_pipeline.records.profile_sites import site
+from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class AddedEntry:
     """
 
     entry: SuppressionEntry
-    records: frozenset[Record]
+    records: frozenset[RecordKey]
     picture: bool
     shared: bool
 
@@ -85,7 +81,7 @@ class _Resolved:
 
     entry: SuppressionEntry
     hashes: tuple[Digest, ...]
-    records: frozenset[Record] = frozenset()
+    records: frozenset[RecordKey] = frozenset()
     picture: bool = False
     shared: bool = False
 
@@ -94,9 +90,9 @@ class _Resolved:
 class _Found:
     """What the targets of new entries are in the catalog."""
 
-    called: dict[Record, set[Record]]
-    listers: dict[str, set[Record]]
-    pictures: dict[str, set[Picture]]
+    called: dict[RecordKey, set[RecordKey]]
+    listers: dict[str, set[RecordKey]]
+    pictures: dict[str, set[ImageKey]]
     read_in_full: frozenset[str]
 
 
@@ -222,14 +218,14 @@ def _resolved(
             "several people have this picture, so whose face to refuse is not known; give SOURCE:ID of the person's record"
         )
     records = listers if shared else listers | owners
-    images = [(PICTURE, picture_hash(key, *picture)) for picture in sorted(pictures)]
+    images = [(PICTURE, image_id_hash(key, *picture)) for picture in sorted(pictures)]
     if not (listers or pictures or entry.picture_only):
         images = [(AWAITED_IMAGE, plain_url_hash(key, target))]
     hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
     return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
 
 
-def _record_digests(key: bytes, records: Collection[Record]) -> list[Digest]:
+def _record_digests(key: bytes, records: Collection[RecordKey]) -> list[Digest]:
     return [(RECORD, record_hash(key, *record)) for record in sorted(records)]
 
 
@@ -237,7 +233,7 @@ def _distinct(*digests: Iterable[Digest]) -> tuple[Digest, ...]:
     return tuple(dict.fromkeys(chain(*digests)))
 
 
-def _name_of(target: str) -> Record | None:
+def _name_of(target: str) -> RecordKey | None:
     """The source and id that a target names, also by the page of a stash-box; None for another URL, or a sealed one."""
     if unsealed(target) is not None:
         return None
@@ -260,7 +256,7 @@ def _has(connection: sa.Connection, known: Suppressions, source: str, source_id:
     return connection.scalar(stored) is not None or connection.scalar(kept_out) is not None
 
 
-def _refuse_ambiguity(connection: sa.Connection, listers: set[Record]) -> None:
+def _refuse_ambiguity(connection: sa.Connection, listers: set[RecordKey]) -> None:
     """Refuses a page that several people list: who of them is meant?"""
     if len(listers) < 2:
         return
@@ -269,7 +265,7 @@ def _refuse_ambiguity(connection: sa.Connection, listers: set[Record]) -> None:
     own = sa.tuple_(members.c.source, members.c.source_id)
     people = {performer_id for (performer_id,) in rows_of(connection, query, own, listers)}
     apart = len(people) > 1 and not listers <= with_kin(connection, {min(listers)})
-    if apart or len(listers) > MAX_HOLDERS:
+    if apart or len(listers) > MAX_PAGE_HOLDERS:
         raise ConfigurationError(
             f"the URL is ambiguous: {len(listers)} records of {max(len(people), 2)} people list it;"
             " give SOURCE:ID of the person's record instead"

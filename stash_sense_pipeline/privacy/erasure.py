@@ -56,7 +56,7 @@ from stash_sense_pipeline.privacy.kin import (
     whole_person,
     with_kin,
 )
-from stash_sense_pipeline.privacy.lookup import Picture, Record, records_listing
+from stash_sense_pipeline.privacy.lookup import records_listing
 from stash_sense_pipeline.privacy.mentions import ERASED, mentions_records
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.record_evidence import (
@@ -74,7 +74,6 @@ from stash_sense_pipeline.privacy.suppression import (
     HashRow,
     Suppressions,
     image_hash,
-    is_copy,
     likeness,
     mark_applied,
     mark_shown,
@@ -83,6 +82,8 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     url_digests,
 )
+from stash_sense_pipeline.records.perceptual_hash import is_copy
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 # Compared with the suppressed ones in some tenths of a second.
 _IMAGES_AT_ONCE = 10_000
@@ -180,7 +181,7 @@ def _outlast_idleness(connection: sa.Connection) -> None:
 def erase_records(
     connection: sa.Connection,
     suppressions: Suppressions,
-    records: Collection[Record],
+    records: Collection[RecordKey],
     now: datetime,
     relatives: Relatives | None = None,
 ) -> ErasureReport:
@@ -213,7 +214,7 @@ def erase_awaited(
     return report.traces
 
 
-def erase_alone(connection: sa.Connection, records: Collection[Record], now: datetime) -> tuple[str, ...]:
+def erase_alone(connection: sa.Connection, records: Collection[RecordKey], now: datetime) -> tuple[str, ...]:
     """Deletes what there is of these records, and nothing of others that may be the same people: with them go images
     that nobody else has. Nothing of it is remembered. Inside a transaction of the caller's.
 
@@ -240,7 +241,7 @@ def erase_alone(connection: sa.Connection, records: Collection[Record], now: dat
 def hold_stored(
     connection: sa.Connection,
     suppressions: Suppressions,
-    reasons: Mapping[Record, str],
+    reasons: Mapping[RecordKey, str],
     now: datetime,
 ) -> tuple[str, ...]:
     """Takes stored records out of the catalog and has them wait for the operator's review, each for its reason.
@@ -265,8 +266,11 @@ def hold_stored(
 
 
 def _person_of(
-    connection: sa.Connection, suppressions: Suppressions, records: set[Record], relatives: Relatives | None
-) -> tuple[Person, set[Record]]:
+    connection: sa.Connection,
+    suppressions: Suppressions,
+    records: set[RecordKey],
+    relatives: Relatives | None,
+) -> tuple[Person, set[RecordKey]]:
     """whole_person, with the records that `relatives` links to it, to a fixed point; and those that are in doubt.
 
     In doubt are records of another identity: the last identity run did not link them, and what says so now may be new, or
@@ -275,7 +279,7 @@ def _person_of(
     person = whole_person(connection, records) if records else Person(frozenset(), (), 0, ())
     while relatives is not None and person.records:
         linked = relatives.of(connection, person.records, (), suppressions.is_other) - person.records
-        in_doubt = judged(connection, linked) if judged(connection, set(person.records)) else set[Record]()
+        in_doubt = judged(connection, linked) if judged(connection, set(person.records)) else set[RecordKey]()
         if linked <= in_doubt:
             return person, in_doubt
         person = whole_person(connection, person.records | linked - in_doubt)
@@ -315,7 +319,7 @@ def _with_held(
     connection: sa.Connection,
     suppressions: Suppressions,
     report: ErasureReport,
-    records: Collection[Record],
+    records: Collection[RecordKey],
     now: datetime,
 ) -> ErasureReport:
     traces = hold_stored(connection, suppressions, dict.fromkeys(sorted(records), HELD), now)
@@ -323,11 +327,11 @@ def _with_held(
 
 
 def _only_owners(
-    connection: sa.Connection, suppressions: Suppressions, images: Collection[Picture]
-) -> set[Record]:
+    connection: sa.Connection, suppressions: Suppressions, images: Collection[ImageKey]
+) -> set[RecordKey]:
     """The records that alone show one of these images, but for those that the operator has called other people."""
     table = performer_images
-    owners: dict[Picture, set[Record]] = {}
+    owners: dict[ImageKey, set[RecordKey]] = {}
     query = sa.select(table.c.source, table.c.image_id, table.c.source_id)
     for source, image_id, source_id in rows_of(connection, query, image_key(table), images):
         owners.setdefault((source, image_id), set()).add((source, source_id))
@@ -336,10 +340,10 @@ def _only_owners(
 
 
 def _whose_face_is_blocked(
-    connection: sa.Connection, suppressions: Suppressions, covered: set[Record]
-) -> list[set[Record]]:
+    connection: sa.Connection, suppressions: Suppressions, covered: set[RecordKey]
+) -> list[set[RecordKey]]:
     """The records of each person whose entry asks for it."""
-    people: list[set[Record]] = []
+    people: list[set[RecordKey]] = []
     for record in sorted(covered):
         asked = record_hash(suppressions.key, *record) in suppressions.face_blocks
         if asked and not any(record in known for known in people):
@@ -347,8 +351,8 @@ def _whose_face_is_blocked(
     return people
 
 
-def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[Record]:
-    covered: set[Record] = set()
+def _covered_records(connection: sa.Connection, sought: Suppressions) -> set[RecordKey]:
+    covered: set[RecordKey] = set()
     table = source_performers
     if sought.records:
         records = sa.select(table.c.source, table.c.source_id, table.c.merged_into)
@@ -380,35 +384,35 @@ class _ShownAwaited:
     """
 
     digests: frozenset[str] = frozenset()
-    images: frozenset[Picture] = frozenset()
-    records: frozenset[Record] = frozenset()
-    face_blocks: tuple[set[Record], ...] = ()
+    images: frozenset[ImageKey] = frozenset()
+    records: frozenset[RecordKey] = frozenset()
+    face_blocks: tuple[set[RecordKey], ...] = ()
 
 
 def _shown_awaited(connection: sa.Connection, suppressions: Suppressions) -> _ShownAwaited:
     if not suppressions.awaited & suppressions.pending:
         return _ShownAwaited()
     table = source_images
-    shown: dict[str, set[Picture]] = {}
+    shown: dict[str, set[ImageKey]] = {}
     for source, image_id, url in streamed(
         connection, sa.select(table.c.source, table.c.image_id, table.c.url)
     ):
         if suppressions.awaits_image(url):
             shown.setdefault(plain_url_hash(suppressions.key, url), set()).add((source, image_id))
-    records: set[Record] = set()
-    blocks: list[set[Record]] = []
+    records: set[RecordKey] = set()
+    blocks: list[set[RecordKey]] = []
     for digest, images in shown.items():
         owners = owners_of(connection, images)
-        person = with_kin(connection, {min(owners)}) if owners else set[Record]()
+        person = with_kin(connection, {min(owners)}) if owners else set[RecordKey]()
         if owners <= person:
             records |= owners
             if digest in suppressions.face_blocks and owners:
                 blocks.append(person)
-    images_of_all = frozenset[Picture]().union(*shown.values())
+    images_of_all = frozenset[ImageKey]().union(*shown.values())
     return _ShownAwaited(frozenset(shown), images_of_all, frozenset(records), tuple(blocks))
 
 
-def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Picture]:
+def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[ImageKey]:
     table = source_images
     found = {
         (source, image_id)
@@ -432,7 +436,7 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Pict
     return found
 
 
-def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, person: Person) -> set[Picture]:
+def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, person: Person) -> set[ImageKey]:
     """Their images, but for those that are others' too and show nobody but others.
 
     Whose face is on a shared image is known only if it is trusted for somebody; in doubt it is theirs.
@@ -452,13 +456,13 @@ def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, pers
     return theirs - shared | in_doubt
 
 
-def _faces_on(connection: sa.Connection, images: Collection[Picture]) -> set[int]:
+def _faces_on(connection: sa.Connection, images: Collection[ImageKey]) -> set[int]:
     return {
         face_id for (face_id,) in rows_of(connection, sa.select(faces.c.face_id), image_key(faces), images)
     }
 
 
-def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[Picture]:
+def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[ImageKey]:
     """The images with a face that is refused."""
     near = faces_near(connection, templates)
     query = sa.select(faces.c.source, faces.c.image_id)
@@ -469,7 +473,7 @@ def _take_out(
     connection: sa.Connection,
     suppressions: Suppressions,
     person: Person,
-    images: set[Picture],
+    images: set[ImageKey],
     now: datetime,
 ) -> ErasureReport:
     if not person.records and not images:
@@ -507,7 +511,7 @@ def _remember(
     connection: sa.Connection,
     suppressions: Suppressions,
     person: Person,
-    images: set[Picture],
+    images: set[ImageKey],
     now: datetime,
 ) -> None:
     key = suppressions.key
@@ -556,7 +560,7 @@ def _listed_by_no_other(connection: sa.Connection, person: Person, urls: set[str
     return [url for url, who in listers.items() if who <= person.records]
 
 
-def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Picture]) -> set[str]:
+def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[ImageKey]) -> set[str]:
     """Of these perceptual hashes, those of pictures that other images show as well."""
     table = source_images
     if not looks:
@@ -572,7 +576,7 @@ def _looks_of_others(connection: sa.Connection, looks: set[str], images: set[Pic
     return {look for look in looks if is_copy(others, look).any()}
 
 
-def _digests_of_others(connection: sa.Connection, digests: set[str], images: set[Picture]) -> set[str]:
+def _digests_of_others(connection: sa.Connection, digests: set[str], images: set[ImageKey]) -> set[str]:
     """Of these SHA-256, those that other images have as well, such as placeholders."""
     table = source_images
     holders = sa.select(table.c.source, table.c.image_id, table.c.sha256)
@@ -583,7 +587,7 @@ def _digests_of_others(connection: sa.Connection, digests: set[str], images: set
     }
 
 
-def _performer_ids(connection: sa.Connection, people: Collection[Record]) -> set[int]:
+def _performer_ids(connection: sa.Connection, people: Collection[RecordKey]) -> set[int]:
     members = identity_members
     rows = rows_of(connection, sa.select(members.c.performer_id), record_key(members), people)
     return {performer_id for (performer_id,) in rows}
@@ -616,7 +620,7 @@ def _delete(
     return sum(connection.execute(sa.delete(table).where(chosen)).rowcount for chosen in of_keys(key, keys))
 
 
-def _forget_mentions(connection: sa.Connection, records: Collection[Record]) -> None:
+def _forget_mentions(connection: sa.Connection, records: Collection[RecordKey]) -> None:
     """Deletes what rows about others say of these records: identity log, evidence, hubs, states of sources, raw fields."""
     if not records:
         return
@@ -634,7 +638,7 @@ def _forget_mentions(connection: sa.Connection, records: Collection[Record]) -> 
 
 
 def _forget_evidence(
-    connection: sa.Connection, records: Collection[Record], names_one: Callable[[Any], bool]
+    connection: sa.Connection, records: Collection[RecordKey], names_one: Callable[[Any], bool]
 ) -> None:
     """Deletes evidence between others that rests on a page of these records, and blanks reasons that name them."""
     table = identity_evidence
@@ -664,7 +668,7 @@ def _forget_evidence(
 
 
 def _forget_states(
-    connection: sa.Connection, records: Collection[Record], names_one: Callable[[Any], bool]
+    connection: sa.Connection, records: Collection[RecordKey], names_one: Callable[[Any], bool]
 ) -> None:
     table = sync_state
     ids = {source_id.casefold() for _, source_id in records}
@@ -678,7 +682,7 @@ def _forget_states(
             connection.execute(of_source.values(detail=kept, last_message=told))
 
 
-def _forget_raw(connection: sa.Connection, records: Collection[Record]) -> None:
+def _forget_raw(connection: sa.Connection, records: Collection[RecordKey]) -> None:
     """Takes these records' ids out of the raw fields of others."""
     table = source_performers
     names_one = mentions_records({record for record in records if len(record[1]) >= _SHORTEST_ID_IN_RAW})
@@ -717,7 +721,7 @@ def _without(value: Any, is_one: Callable[[str], bool]) -> Any:
 
 
 def _traces(
-    connection: sa.Connection, records: Collection[Record], images: Collection[Picture]
+    connection: sa.Connection, records: Collection[RecordKey], images: Collection[ImageKey]
 ) -> tuple[str, ...]:
     """The texts by which these records can be found in what was written about them: names, ids, URLs."""
     performers, aliases, urls, shown = source_performers, performer_aliases, performer_urls, source_images

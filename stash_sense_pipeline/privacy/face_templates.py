@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.privacy.kin import image_key, rows_of, theirs_and_shared
-from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.records.record_key import RecordKey
 
 Floats = NDArray[np.float32]
 
@@ -92,7 +92,7 @@ class Templates:
 
 
 def keep_templates(
-    connection: sa.Connection, key: bytes, people: Sequence[Collection[Record]], now: datetime
+    connection: sa.Connection, key: bytes, people: Sequence[Collection[RecordKey]], now: datetime
 ) -> int:
     """Keeps a sealed template of each person, of the faces on the images that only they have. Returns how many
     people have one now: without such a face there is nothing to keep.
@@ -176,7 +176,9 @@ def _stack(blobs: Iterable[bytes]) -> Floats:
     return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), -1)
 
 
-def _faces_of(connection: sa.Connection, records: Collection[Record]) -> dict[tuple[str, str], list[Floats]]:
+def _faces_of(
+    connection: sa.Connection, records: Collection[RecordKey]
+) -> dict[tuple[str, str], list[Floats]]:
     """The vectors of faces on images that only these records have, by (model, digest)."""
     theirs, shared = theirs_and_shared(connection, records)
     joined = faces.join(embeddings, embeddings.c.face_id == faces.c.face_id)

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.privacy.record_evidence import Findings, Told, evidence_hashes
 from stash_sense_pipeline.privacy.suppression import (
     MET,
@@ -25,6 +24,7 @@ from stash_sense_pipeline.privacy.suppression import (
     record_hash,
     store_hashes,
 )
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Reasons of withheld records: the record is like a suppressed person, or it is linked to a record that is.
 HELD: Final = "held"
@@ -52,7 +52,7 @@ def remember_held(connection: sa.Connection, suppressions: Suppressions, held: C
     insert_many(connection, table, ("owner_hash", "key_hash"), sorted(wanted))
 
 
-def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: Collection[Record]) -> None:
+def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: Collection[RecordKey]) -> None:
     """Drops what was kept of held records that are erased: it is kept of suppressed ones from now on."""
     owners = sorted(suppressions.withheld_hash(*record) for record in erased)
     for batch in batched(owners, _IN_LIST):
@@ -72,7 +72,7 @@ def release_allowed(
 
 
 def settle(
-    connection: sa.Connection, suppressions: Suppressions, record: Record, now: datetime, *, same: bool
+    connection: sa.Connection, suppressions: Suppressions, record: RecordKey, now: datetime, *, same: bool
 ) -> None:
     """Ends the review of a held record: it is the same person and suppressed as named, or another person.
 

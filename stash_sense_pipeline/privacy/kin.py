@@ -20,12 +20,11 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Picture, Record, records_called, records_listing
-from stash_sense_pipeline.privacy.suppression import identifying_pages, is_copy
-from stash_sense_pipeline.records import profile_urls
-
-# A page on more records says nothing about who they are, as in identity.evidence.
-MAX_HOLDERS = 5
+from stash_sense_pipeline.privacy.lookup import records_called, records_listing
+from stash_sense_pipeline.privacy.suppression import identifying_pages
+from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.records.perceptual_hash import is_copy
+from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
 # How many keys a statement names; both databases allow far more.
 _BATCH = 400
@@ -38,26 +37,28 @@ class Person:
     `shared` pages are left out of `pages`: records of other people, the `other_listers`, list them too.
     """
 
-    records: frozenset[Record]
+    records: frozenset[RecordKey]
     pages: tuple[str, ...]
     shared: int
-    other_ids: tuple[Record, ...]
-    other_listers: frozenset[Record] = frozenset()
+    other_ids: tuple[RecordKey, ...]
+    other_listers: frozenset[RecordKey] = frozenset()
 
 
-def whole_person(connection: sa.Connection, records: Collection[Record]) -> Person:
+def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> Person:
     """All that belongs to the people of these records.
 
     A record that no identity was computed for yet belongs to them if it lists one of their pages. One that
     has an identity of its own does not: the evidence was weighed and was not enough, and the page is shared.
     """
     people = with_kin(connection, records)
-    listers: dict[str, set[Record]] = {}
+    listers: dict[str, set[RecordKey]] = {}
     while True:
         pages = identifying_pages(_urls_of(connection, people)).values()
         new_pages = [url for url in pages if url not in listers]
         listers |= records_listing(connection, new_pages) if new_pages else {}
-        others = {record for who in listers.values() if len(who) <= MAX_HOLDERS for record in who} - people
+        others = {
+            record for who in listers.values() if len(who) <= profile_urls.MAX_PAGE_HOLDERS for record in who
+        } - people
         unjudged = others - judged(connection, others)
         if not unjudged:
             break
@@ -68,26 +69,26 @@ def whole_person(connection: sa.Connection, records: Collection[Record]) -> Pers
     return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers)
 
 
-def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[Record]) -> set[str]:
+def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[RecordKey]) -> set[str]:
     """Of these URLs, the stash-box pages of stored records that are in an identity of others: the link was weighed."""
-    names: dict[str, Record] = {}
+    names: dict[str, RecordKey] = {}
     for url in urls:
         profile = profile_urls.canonical_profile(url)
-        site = profile_urls.site(profile.site) if profile is not None else None
+        site = profile_sites.site(profile.site) if profile is not None else None
         if profile is not None and site is not None and site.stash_box_host is not None:
             names[url] = (profile.site, profile.key)
     called = records_called(connection, set(names.values()))
     return {url for url, name in names.items() if judged(connection, called[name] - people)}
 
 
-def own_pages(connection: sa.Connection, record: Record, urls: Collection[str]) -> list[str]:
+def own_pages(connection: sa.Connection, record: RecordKey, urls: Collection[str]) -> list[str]:
     """Of what a stored record lists, the pages that no record of another identity lists as well."""
     listers = records_listing(connection, list(identifying_pages(urls).values()))
     kin = with_kin(connection, {record})
     return [url for url, who in listers.items() if not judged(connection, who - kin)]
 
 
-def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Record]:
+def with_kin(connection: sa.Connection, records: Collection[RecordKey]) -> set[RecordKey]:
     """The records and all that are the same person, by upstream merges or by our identities."""
     performers, members, others = source_performers, identity_members, identity_members.alias()
     merged_key = sa.tuple_(performers.c.source, performers.c.merged_into)
@@ -98,7 +99,7 @@ def with_kin(connection: sa.Connection, records: Collection[Record]) -> set[Reco
     same_identity = sa.select(others.c.source, others.c.source_id).join(
         members, members.c.performer_id == others.c.performer_id
     )
-    kin: set[Record] = set()
+    kin: set[RecordKey] = set()
     news = set(records)
     while news:
         kin |= news
@@ -140,11 +141,11 @@ def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.Co
 
 
 def theirs_and_shared(
-    connection: sa.Connection, records: Collection[Record]
-) -> tuple[set[Picture], set[Picture]]:
+    connection: sa.Connection, records: Collection[RecordKey]
+) -> tuple[set[ImageKey], set[ImageKey]]:
     """The images of these records, and those of them that others have too."""
     table = performer_images
-    theirs: set[Picture] = {
+    theirs: set[ImageKey] = {
         (source, image_id)
         for source, image_id in rows_of(
             connection, sa.select(table.c.source, table.c.image_id), record_key(table), records
@@ -159,7 +160,7 @@ def theirs_and_shared(
     return theirs, shared
 
 
-def owners_of(connection: sa.Connection, pictures: Collection[Picture]) -> set[Record]:
+def owners_of(connection: sa.Connection, pictures: Collection[ImageKey]) -> set[RecordKey]:
     """The records that show one of these pictures, or an image of the same bytes or looks."""
     images, links = source_images, performer_images
     columns = sa.select(images.c.sha256, images.c.picture_hash)
@@ -181,18 +182,18 @@ def owners_of(connection: sa.Connection, pictures: Collection[Picture]) -> set[R
     return {(source, source_id) for source, source_id in rows_of(connection, owners, image_key(links), shown)}
 
 
-def _urls_of(connection: sa.Connection, people: set[Record]) -> Iterator[str]:
+def _urls_of(connection: sa.Connection, people: set[RecordKey]) -> Iterator[str]:
     """What they list, and the pages of their own records on the public stash-boxes."""
     table = performer_urls
     for (url,) in rows_of(connection, sa.select(table.c.url), record_key(table), people):
         yield url
     for source, source_id in sorted(people):
-        site = profile_urls.site(source)
+        site = profile_sites.site(source)
         if site is not None and site.stash_box_host is not None:
             yield f"https://{site.stash_box_host}/performers/{source_id}"
 
 
-def judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
+def judged(connection: sa.Connection, records: set[RecordKey]) -> set[RecordKey]:
     """Of these records, those that are in an identity."""
     members = identity_members
     found = rows_of(
@@ -201,7 +202,7 @@ def judged(connection: sa.Connection, records: set[Record]) -> set[Record]:
     return {(source, source_id) for source, source_id in found}
 
 
-def _other_ids(connection: sa.Connection, people: set[Record]) -> tuple[Record, ...]:
+def _other_ids(connection: sa.Connection, people: set[RecordKey]) -> tuple[RecordKey, ...]:
     """What else the source calls these records."""
     table = source_performers
     query = sa.select(table.c.source, *(table.c.raw[name].as_string() for name in OTHER_IDS))

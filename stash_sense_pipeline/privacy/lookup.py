@@ -13,27 +13,22 @@ from stash_sense_pipeline.catalog.chosen import of_records
 from stash_sense_pipeline.catalog.schema import performer_urls, source_images, source_performers
 from stash_sense_pipeline.privacy.suppression import plain_url
 from stash_sense_pipeline.records import profile_urls
-
-# (source, source_id) and (source, image_id).
-Record = tuple[str, str]
-Picture = tuple[str, str]
+from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
 # With more fragments than this a look at each URL costs more than parsing it.
 _MOST_FRAGMENTS = 60
 # Letters may be written in other ways in such URLs, so that no fragment need be in them.
 _SHORTEST = 3
-# Beside its uuid ThePornDB has a slug, of which its addresses are made, and a number.
-OTHER_IDS = ("slug", "_id")
 _ODD = r"[%+]|[^\x00-\x7f]"
 
 
-def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[Record]]:
+def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[RecordKey]]:
     """For each of these URLs, the records that list it in any of its forms, or another URL of the same profile."""
     wanted: dict[str, list[str]] = {}
     for url in urls:
         for form in _forms(url):
             wanted.setdefault(form, []).append(url)
-    found: dict[str, set[Record]] = {url: set() for url in urls}
+    found: dict[str, set[RecordKey]] = {url: set() for url in urls}
     table = performer_urls
     rows = streamed(connection, sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)
@@ -45,11 +40,13 @@ def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[st
     return found
 
 
-def records_called(connection: sa.Connection, names: Collection[Record]) -> dict[Record, set[Record]]:
+def records_called(
+    connection: sa.Connection, names: Collection[RecordKey]
+) -> dict[RecordKey, set[RecordKey]]:
     """For each (source, id), the records of that id, or those that the source calls so as well: see OTHER_IDS."""
     table = source_performers
-    found: dict[Record, set[Record]] = {name: set() for name in names}
-    wanted: dict[Record, list[Record]] = {}
+    found: dict[RecordKey, set[RecordKey]] = {name: set() for name in names}
+    wanted: dict[RecordKey, list[RecordKey]] = {}
     for asked in found:
         for form in {asked[1], asked[1].casefold()}:
             wanted.setdefault((asked[0], form), []).append(asked)
@@ -69,12 +66,12 @@ def records_called(connection: sa.Connection, names: Collection[Record]) -> dict
     return found
 
 
-def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[Picture]]:
+def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[ImageKey]]:
     """For each of these URLs, the images that sources list under it."""
     wanted: dict[str, list[str]] = {}
     for url in urls:
         wanted.setdefault(plain_url(url), []).append(url)
-    found: dict[str, set[Picture]] = {url: set() for url in urls}
+    found: dict[str, set[ImageKey]] = {url: set() for url in urls}
     table = source_images
     rows = streamed(connection, sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
     may_be = _prefilter(urls)

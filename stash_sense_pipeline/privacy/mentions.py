@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from stash_sense_pipeline.foundation.visible_text import visible_line
-from stash_sense_pipeline.privacy.lookup import Record
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Stands where a text named an erased person.
 ERASED = "(erased)"
@@ -44,7 +44,7 @@ def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
     )
 
 
-def mentions_records(records: Collection[Record]) -> Callable[[Any], bool]:
+def mentions_records(records: Collection[RecordKey]) -> Callable[[Any], bool]:
     """Whether a value of a JSON or text column names one of these records: as `source:id`, or a text or key in it that
     is the id.
     """

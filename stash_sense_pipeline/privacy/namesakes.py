@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import performer_aliases, source_performers
 from stash_sense_pipeline.privacy.kin import record_key, rows_of
-from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.records.name_folding import fold_name
+from stash_sense_pipeline.records.record_key import RecordKey
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +23,7 @@ class Namesake:
     same_birth_date: bool
 
 
-def namesakes_of(connection: sa.Connection, people: Collection[Record]) -> tuple[Namesake, ...]:
+def namesakes_of(connection: sa.Connection, people: Collection[RecordKey]) -> tuple[Namesake, ...]:
     """Live records of others with the folded name of one of these records, or with one of its other names and its
     birth date. Both must be in the catalog: call it before they are erased.
     """
@@ -32,8 +32,8 @@ def namesakes_of(connection: sa.Connection, people: Collection[Record]) -> tuple
         return ()
     table = source_performers
     columns = sa.select(table.c.source, table.c.source_id, table.c.name, table.c.birth_date)
-    found: dict[Record, bool] = {}
-    born_together: dict[Record, str] = {}
+    found: dict[RecordKey, bool] = {}
+    born_together: dict[RecordKey, str] = {}
     dates = set().union(*(dates for _, dates in births.values()))
     for source, source_id, name, birth_date in connection.execute(
         columns.where(table.c.deleted_at.is_(None))
@@ -54,15 +54,15 @@ def namesakes_of(connection: sa.Connection, people: Collection[Record]) -> tuple
 
 
 def _birth_dates_by_name(
-    connection: sa.Connection, people: Collection[Record]
+    connection: sa.Connection, people: Collection[RecordKey]
 ) -> dict[str, tuple[bool, frozenset[str]]]:
     """By folded name: whether it is a main name, and the birth dates of the records that have it."""
     table, others = source_performers, performer_aliases
-    born: dict[Record, str | None] = {}
+    born: dict[RecordKey, str | None] = {}
     main = set[str]()
     dates: defaultdict[str, set[str]] = defaultdict(set)
     columns = sa.select(table.c.source, table.c.source_id, table.c.name, table.c.birth_date)
-    names: list[tuple[Record, str]] = []
+    names: list[tuple[RecordKey, str]] = []
     for source, source_id, name, birth_date in rows_of(connection, columns, record_key(table), people):
         born[source, source_id] = birth_date
         main.add(fold_name(name or ""))

@@ -15,9 +15,9 @@ from stash_sense_pipeline.catalog.schema import identity_members, source_perform
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
 from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
 from stash_sense_pipeline.privacy.kin import record_key, rows_of
-from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.privacy.record_evidence import Findings, Relatives, Told, compare, read_told
 from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.records.record_key import RecordKey
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class RecheckReport:
 class _Matches:
     """Stored records whose evidence is on the list, with the reason for those to be held."""
 
-    suppressed: frozenset[Record]
-    held: Mapping[Record, str]
+    suppressed: frozenset[RecordKey]
+    held: Mapping[RecordKey, str]
 
 
 def recheck_people(
@@ -87,7 +87,7 @@ def _recheck(
     return report
 
 
-def _live_records(connection: sa.Connection) -> dict[Record, Told]:
+def _live_records(connection: sa.Connection) -> dict[RecordKey, Told]:
     table = source_performers
     keys = connection.execute(
         sa.select(table.c.source, table.c.source_id).where(table.c.deleted_at.is_(None))
@@ -96,7 +96,9 @@ def _live_records(connection: sa.Connection) -> dict[Record, Told]:
     return {record: told for record, told in read_told(connection).items() if record in live}
 
 
-def _matches(connection: sa.Connection, suppressions: Suppressions, live: Mapping[Record, Told]) -> _Matches:
+def _matches(
+    connection: sa.Connection, suppressions: Suppressions, live: Mapping[RecordKey, Told]
+) -> _Matches:
     findings = {
         record: found for record, told in live.items() if (found := compare(suppressions, told)) != Findings()
     }
@@ -108,16 +110,16 @@ def _matches(connection: sa.Connection, suppressions: Suppressions, live: Mappin
 
 
 def _with_their_identities(
-    connection: sa.Connection, suppressions: Suppressions, held: Mapping[Record, str]
-) -> dict[Record, str]:
+    connection: sa.Connection, suppressions: Suppressions, held: Mapping[RecordKey, str]
+) -> dict[RecordKey, str]:
     """The records with all others of their identities; none of an identity that has a record of another person."""
     members, others = identity_members, identity_members.alias()
     columns = sa.select(members.c.source, members.c.source_id, others.c.source, others.c.source_id)
     joined = columns.join(others, members.c.performer_id == others.c.performer_id)
-    people: dict[Record, set[Record]] = {record: {record} for record in held}
+    people: dict[RecordKey, set[RecordKey]] = {record: {record} for record in held}
     for source, source_id, of_source, of_id in rows_of(connection, joined, record_key(members), held.keys()):
         people[source, source_id].add((of_source, of_id))
-    found: dict[Record, str] = {}
+    found: dict[RecordKey, str] = {}
     for record, person in people.items():
         if not any(map(suppressions.is_other, person)):
             found |= {each: held.get(each, HELD_LINKED) for each in person} | {record: held[record]}

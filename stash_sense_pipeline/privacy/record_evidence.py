@@ -18,7 +18,6 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
 from stash_sense_pipeline.privacy.kin import record_key, rows_of
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
 from stash_sense_pipeline.privacy.suppression import (
     MET,
     NAMED,
@@ -33,8 +32,9 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     url_digests,
 )
-from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
+from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
 # Two names in common count; of more names than this the pairs would be hundreds.
@@ -59,7 +59,7 @@ class Told:
     other_ids: tuple[str, ...] = ()
 
     @property
-    def record(self) -> Record:
+    def record(self) -> RecordKey:
         """(source, source_id)."""
         return self.source, self.source_id
 
@@ -70,10 +70,10 @@ class Relatives(Protocol):
     def of(
         self,
         connection: sa.Connection,
-        stored: Collection[Record],
+        stored: Collection[RecordKey],
         unstored: Collection[Told],
-        is_other: Callable[[Record], bool],
-    ) -> set[Record]:
+        is_other: Callable[[RecordKey], bool],
+    ) -> set[RecordKey]:
         """The stored live records that link, directly or through others, to stored ones or to records in memory.
 
         `is_other` tells the records that link to none, as the operator has said.
@@ -176,12 +176,14 @@ def evidence_hashes(key: bytes, told: Told) -> set[str]:
     return ids | pages | unknown | persona_hashes(key, told)
 
 
-def read_told(connection: sa.Connection, records: Collection[Record] | None = None) -> dict[Record, Told]:
+def read_told(
+    connection: sa.Connection, records: Collection[RecordKey] | None = None
+) -> dict[RecordKey, Told]:
     """What stored records say: these, or all. Ids merged into one are with the record that is left."""
     table, others, links = source_performers, performer_aliases, performer_urls
     aliases = _texts(connection, others, others.c.alias, records)
     urls = _texts(connection, links, links.c.url, records)
-    merged: dict[Record, list[str]] = {}
+    merged: dict[RecordKey, list[str]] = {}
     into = sa.select(table.c.source, table.c.merged_into, table.c.source_id).where(
         table.c.merged_into.is_not(None)
     )
@@ -201,7 +203,7 @@ def read_told(connection: sa.Connection, records: Collection[Record] | None = No
         if records is None
         else rows_of(connection, columns, record_key(table), records)
     )
-    found: dict[Record, Told] = {}
+    found: dict[RecordKey, Told] = {}
     for source, source_id, name, birth_date, gender, country, *called in rows:
         record = (source, source_id)
         found[record] = Told(
@@ -220,22 +222,22 @@ def read_told(connection: sa.Connection, records: Collection[Record] | None = No
 
 
 def _texts(
-    connection: sa.Connection, table: sa.Table, column: sa.Column[str], records: Collection[Record] | None
-) -> Mapping[Record, list[str]]:
+    connection: sa.Connection, table: sa.Table, column: sa.Column[str], records: Collection[RecordKey] | None
+) -> Mapping[RecordKey, list[str]]:
     query = sa.select(table.c.source, table.c.source_id, column)
     rows = (
         connection.execute(query)
         if records is None
         else rows_of(connection, query, record_key(table), records)
     )
-    found: dict[Record, list[str]] = {}
+    found: dict[RecordKey, list[str]] = {}
     for source, source_id, text in rows:
         found.setdefault((source, source_id), []).append(text)
     return found
 
 
 def _own_pages(told: Told) -> tuple[str, ...]:
-    site = profile_urls.site(told.source)
+    site = profile_sites.site(told.source)
     if site is None or site.stash_box_host is None:
         return ()
     ids = (told.source_id, *told.merged_ids)

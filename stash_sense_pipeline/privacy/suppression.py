@@ -22,7 +22,8 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.records.perceptual_hash import are_copies, is_copy
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
 # What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.
@@ -46,8 +47,6 @@ _SIMPLE_URL = re.compile(
     r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+((?!/)[!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
 )
 
-# Bits of 64 in which the perceptual hashes of two copies of a picture may differ, as in faces.pictures.
-_MOST_BITS_OF_A_COPY = 6
 _PIECE = 16
 _PIECE_MASK = np.uint64((1 << _PIECE) - 1)
 # What a piece that differs in no bit, or in one, differs by.
@@ -124,7 +123,7 @@ class Suppressions:
 
     def covers_picture(self, source: str, image_id: str, url: str) -> bool:
         """True when an image that a source lists must not be stored, by its id there or by its URL."""
-        if self.pictures and picture_hash(self.key, source, image_id) in self.pictures:
+        if self.pictures and image_id_hash(self.key, source, image_id) in self.pictures:
             return True
         return bool(self.urls) and plain_url_hash(self.key, url) in self.urls
 
@@ -165,7 +164,7 @@ class Suppressions:
                 rows = np.repeat(np.arange(len(near)), count)
                 listed = looks[starts[near][rows] + np.arange(len(rows)) - (np.cumsum(count) - count)[rows]]
                 rows //= len(_ONE_BIT)
-                covered[places[begin + rows[_are_copies(block[rows], listed)]]] = True
+                covered[places[begin + rows[are_copies(block[rows], listed)]]] = True
         return covered
 
     @cached_property
@@ -280,18 +279,9 @@ def image_hash(key: bytes, sha256: str) -> str:
     return keyed_hash(key, IMAGE, sha256.lower())
 
 
-def picture_hash(key: bytes, source: str, image_id: str) -> str:
+def image_id_hash(key: bytes, source: str, image_id: str) -> str:
     """Hex digest that stands for an image under its id at a source."""
     return keyed_hash(key, PICTURE, f"{source}:{image_id.casefold()}")
-
-
-def is_copy(looks: NDArray[np.uint64], picture_hash: str) -> NDArray[np.bool_]:
-    """Which of these perceptual hashes are of a copy of the picture with this one (16 hex digits)."""
-    return _are_copies(looks, np.uint64(int(picture_hash, 16)))
-
-
-def _are_copies(looks: NDArray[np.uint64], others: NDArray[np.uint64] | np.uint64) -> NDArray[np.bool_]:
-    return np.asarray(np.bitwise_count(looks ^ others) <= _MOST_BITS_OF_A_COPY)
 
 
 def likeness(key: bytes, picture_hash: str) -> str:
@@ -331,7 +321,7 @@ def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
     digests = [(URL, plain_url_hash(key, url))]
     if profile is not None:
         digests.append((URL, _profile_hash(key, profile)))
-        site = profile_urls.site(profile.site)
+        site = profile_sites.site(profile.site)
         if site is not None and site.stash_box_host is not None:
             digests.append((RECORD, record_hash(key, profile.site, profile.key)))
     return tuple(digests)
@@ -451,7 +441,7 @@ def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]
     pages: dict[profile_urls.ProfileKey, str] = {}
     for url in urls:
         profile = profile_urls.canonical_profile(url)
-        site = profile_urls.site(profile.site) if profile else None
+        site = profile_sites.site(profile.site) if profile else None
         if profile is not None and site is not None and site.identity_grade:
             pages.setdefault(profile, url)
     return pages

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,6 +18,9 @@ def picture_hash(rgb: NDArray[np.uint8]) -> str:
     Signs, against their median, of the lowest 8 x 8 frequencies of the grey 32 x 32 thumbnail (Zauner,
     "Implementation and benchmarking of perceptual image hash functions", 2010).
     """
+    # Comparing hashes takes no OpenCV, which is slow to load.
+    import cv2
+
     thumbnail = cv2.cvtColor(
         cv2.resize(rgb, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY
     )
@@ -29,3 +31,13 @@ def picture_hash(rgb: NDArray[np.uint8]) -> str:
 def same_picture(first: str, second: str) -> bool:
     """Are two hashes those of copies of one picture?"""
     return (int(first, 16) ^ int(second, 16)).bit_count() <= MOST_BITS_OF_A_COPY
+
+
+def is_copy(looks: NDArray[np.uint64], picture_hash: str) -> NDArray[np.bool_]:
+    """Which of these perceptual hashes are of a copy of the picture with this one (16 hex digits)."""
+    return are_copies(looks, np.uint64(int(picture_hash, 16)))
+
+
+def are_copies(looks: NDArray[np.uint64], others: NDArray[np.uint64] | np.uint64) -> NDArray[np.bool_]:
+    """Which of these pairs of perceptual hashes are of copies; both as 64-bit numbers."""
+    return np.asarray(np.bitwise_count(looks ^ others) <= MOST_BITS_OF_A_COPY)

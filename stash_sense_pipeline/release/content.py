@@ -29,13 +29,13 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
 from stash_sense_pipeline.release.order import FaceOrder, read_face_order
 
 # Maps a profile URL to (site, id on that site), or None when the URL names nobody.
 ProfileKey = Callable[[str], tuple[str, str] | None]
 
-_Record = tuple[str, str]
 
 # Times as the catalog stores them, `2026-01-31T04:05:06.000007Z`: their order is that of the texts, and to read some
 # hundred thousand only to write them again is a tenth of the work.
@@ -194,10 +194,10 @@ class _Rows:
 
     faces: tuple[ReleasedFace, ...]
     members: Sequence[_Member]
-    owners: Mapping[_Record, int]
+    owners: Mapping[RecordKey, int]
     aliases: Sequence[tuple[str, str, str]]
     urls: Sequence[tuple[str, str, str]]
-    gone: Mapping[_Record, tuple[str, Instant | None]]
+    gone: Mapping[RecordKey, tuple[str, Instant | None]]
     created: Mapping[int, Instant]
 
 
@@ -333,7 +333,7 @@ def _by_priority(members: Sequence[_Member], hosts: Mapping[str, str]) -> dict[i
     return found
 
 
-def _read_owners(connection: sa.Connection) -> dict[_Record, int]:
+def _read_owners(connection: sa.Connection) -> dict[RecordKey, int]:
     query = sa.select(
         identity_members.c.source, identity_members.c.source_id, identity_members.c.performer_id
     ).where(_members_with_faces())
@@ -369,8 +369,8 @@ def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> list[tup
     return [(source, source_id, text) for source, source_id, text in streamed(connection, query)]
 
 
-def _by_record(rows: Sequence[tuple[str, str, str]]) -> dict[_Record, list[str]]:
-    found: dict[_Record, list[str]] = defaultdict(list)
+def _by_record(rows: Sequence[tuple[str, str, str]]) -> dict[RecordKey, list[str]]:
+    found: dict[RecordKey, list[str]] = defaultdict(list)
     for source, source_id, text in rows:
         found[source, source_id].append(text)
     for texts in found.values():
@@ -379,7 +379,7 @@ def _by_record(rows: Sequence[tuple[str, str, str]]) -> dict[_Record, list[str]]
 
 
 def _external_urls(
-    listed: Mapping[_Record, Sequence[str]],
+    listed: Mapping[RecordKey, Sequence[str]],
     members: Mapping[int, Sequence[_Member]],
     profile_key: ProfileKey,
 ) -> dict[int, tuple[ExternalUrl, ...]]:
@@ -402,7 +402,7 @@ def _external_urls(
 
 def _read_gone(
     connection: sa.Connection, hosts: Mapping[str, str]
-) -> dict[_Record, tuple[str, Instant | None]]:
+) -> dict[RecordKey, tuple[str, Instant | None]]:
     columns = source_performers.c
     query = sa.select(
         columns.source, columns.source_id, columns.merged_into, _instant(columns.deleted_at)
@@ -414,7 +414,7 @@ def _read_gone(
 
 
 def _merged_ids(
-    gone: Mapping[_Record, tuple[str, Instant | None]], members: Mapping[int, Sequence[_Member]]
+    gone: Mapping[RecordKey, tuple[str, Instant | None]], members: Mapping[int, Sequence[_Member]]
 ) -> dict[int, tuple[MergedId, ...]]:
     owner = {(row.source, row.source_id): number for number, rows in members.items() for row in rows}
     found: dict[int, list[MergedId]] = defaultdict(list)
@@ -435,10 +435,10 @@ def _performer(
     own_faces: Sequence[ReleasedFace],
     created_at: Instant,
     hosts: Mapping[str, str],
-    aliases: Mapping[_Record, Sequence[str]],
+    aliases: Mapping[RecordKey, Sequence[str]],
     urls: tuple[ExternalUrl, ...],
     merged: tuple[MergedId, ...],
-    pictures: Mapping[_Record, str],
+    pictures: Mapping[RecordKey, str],
 ) -> ReleasedPerformer:
     names = [name for row in rows if (name := _clean(row.name or ""))]
     if not names:
@@ -480,7 +480,7 @@ def _first_known(rows: Sequence[_Member]) -> dict[str, str | int | None]:
 def _aliases(
     name: str,
     rows: Sequence[_Member],
-    aliases: Mapping[_Record, Sequence[str]],
+    aliases: Mapping[RecordKey, Sequence[str]],
     hosts: Mapping[str, str],
 ) -> tuple[tuple[str, str, Instant], ...]:
     """Aliases and other names of all records but the name itself, each with the best source that has it.
@@ -506,9 +506,9 @@ def _without_box_faces(
     by_performer: Mapping[int, Sequence[ReleasedFace]],
     members: Mapping[int, Sequence[_Member]],
     hosts: Mapping[str, str],
-) -> set[_Record]:
+) -> set[RecordKey]:
     """The stash-box records of performers who have no face of a stash-box of theirs."""
-    found: set[_Record] = set()
+    found: set[RecordKey] = set()
     for performer_id, own_faces in by_performer.items():
         boxes = [row for row in members[performer_id] if row.source in hosts]
         if {row.source for row in boxes}.isdisjoint(face.source for face in own_faces):
@@ -516,7 +516,7 @@ def _without_box_faces(
     return found
 
 
-def _read_pictures(connection: sa.Connection, records: Collection[_Record]) -> dict[_Record, str]:
+def _read_pictures(connection: sa.Connection, records: Collection[RecordKey]) -> dict[RecordKey, str]:
     """The first URL of the pictures of each record that has some."""
     shown = performer_images.c
     query = (
@@ -535,7 +535,7 @@ def _read_pictures(connection: sa.Connection, records: Collection[_Record]) -> d
 
 
 def _image_url(
-    own_faces: Sequence[ReleasedFace], boxes: Sequence[_Member], pictures: Mapping[_Record, str]
+    own_faces: Sequence[ReleasedFace], boxes: Sequence[_Member], pictures: Mapping[RecordKey, str]
 ) -> str:
     """Picture of the best face from the record that names the person, else from another stash-box, else any picture there.
 

@@ -25,7 +25,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, replacing, sha256_file
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.memory import give_back_memory
+from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 from stash_sense_pipeline.release.order import (
     FaceOrder,
@@ -200,7 +200,7 @@ def stage_indices(
         except BaseException:
             stop.set()
             raise
-    give_back_memory()
+    trim_heap()
     return {model: built.result() for model, built in builds.items()}
 
 

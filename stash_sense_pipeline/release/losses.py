@@ -10,10 +10,9 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.release.held import came_together, read_face_sources, read_held, read_owners
 from stash_sense_pipeline.release.verify import CheckResult
-
-Record = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Supp
     lost = [face for face in old.faces.items() if face[0] not in new.faces]
     sources = read_face_sources(before) if lost else {}
 
-    def ended(record: Record) -> bool:
+    def ended(record: RecordKey) -> bool:
         return record in deleted or suppressions.covers_record(*record) or suppressions.is_held(*record)
 
     def explained(face_id: int, url: str, performer: int) -> bool:
@@ -131,7 +130,7 @@ def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
     return CheckResult("nobody_deleted", True, f"all {len(owner)} records are live", numbers=numbers)
 
 
-def _deleted_upstream(engine: sa.Engine) -> set[Record]:
+def _deleted_upstream(engine: sa.Engine) -> set[RecordKey]:
     columns = source_performers.c
     query = sa.select(columns.source, columns.source_id).where(columns.deleted_at.is_not(None))
     with reading(engine) as connection:

@@ -28,7 +28,7 @@ from stash_sense_pipeline.foundation.files import (
     restrict,
 )
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.memory import give_back_memory
+from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, hold_list
 from stash_sense_pipeline.release.archive import check_zip, write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
@@ -160,7 +160,7 @@ def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[Releas
     order, digest, sources = content.order, content.digest, content.sources
     # Two gigabytes come now.
     del content
-    give_back_memory()
+    trim_heap()
     with reading(engine) as connection:
         _check_order(connection, order)
         vectors = read_unit_vectors(connection, order, spec.models)

@@ -7,7 +7,8 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from stash_sense_pipeline.identity.comparing import Record, RecordKey
+from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.records.record_key import RecordKey
 
 HOSTS: Mapping[str, str] = {
     "stashdb": "stashdb.org",

@@ -11,10 +11,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.sync import load_state, save_state
-from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import REFUSALS_IN_A_ROW, Outcome, SourceError
 
-# Refused so often in a row, with nothing answered between: the site means us.
-REFUSALS_IN_A_ROW = 3
 _FIRST_PAUSE = timedelta(hours=6)
 _LONGEST_PAUSE = timedelta(days=4)
 _REFUSALS = frozenset({Outcome.BLOCKED, Outcome.RATE_LIMITED})

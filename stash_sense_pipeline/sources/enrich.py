@@ -14,13 +14,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import performers, visits
-from stash_sense_pipeline.catalog.chosen import RecordKey
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.site_records import rejected_since
 from stash_sense_pipeline.catalog.sync import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.catalog.visits import Held, Known, Visited
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (
+    REFUSALS_IN_A_ROW,
     CircuitOpenError,
     HttpStatusError,
     LayoutChangedError,
@@ -32,17 +33,11 @@ from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile, stash_box_performer
-from stash_sense_pipeline.records.profile_urls import site as site_of
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings import ReferenceSiteSettings
-from stash_sense_pipeline.sources.breaker import (
-    REFUSALS_IN_A_ROW,
-    check_left_alone,
-    is_refusal,
-    leave_alone,
-    welcomed,
-)
-from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.sources.breaker import check_left_alone, is_refusal, leave_alone, welcomed
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit
 from stash_sense_pipeline.sources.site_matching import (

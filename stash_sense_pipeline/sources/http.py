@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import httpx
 
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (
     LEFT_ALONE,
     BodyTooLargeError,
@@ -34,7 +35,7 @@ from stash_sense_pipeline.sources.address_guard import (
     host_of,
     resolve,
 )
-from stash_sense_pipeline.sources.limiter import Clock, HostLimiters
+from stash_sense_pipeline.sources.limiter import HostLimiters
 from stash_sense_pipeline.sources.response_body import ACCEPT_ENCODING, LongBodyError, body_pieces, read_body
 
 MIB = 1024 * 1024

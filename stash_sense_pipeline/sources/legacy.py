@@ -23,6 +23,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError, DatabaseF
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.foundation.sqlite_file import check_objects, open_read_only, run_checks
 from stash_sense_pipeline.records.performer_record import PerformerRecord
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import (
     SHORTEST_CM,
@@ -42,8 +43,6 @@ from stash_sense_pipeline.sources.cleaning import (
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"
 
-# (source, source_id)
-RecordKey = tuple[str, str]
 
 _FIRST_SCHEMA, _LAST_SCHEMA = 3, 9
 _MAX_ID = 2**31 - 1

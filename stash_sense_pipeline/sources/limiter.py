@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+
+from stash_sense_pipeline.foundation.clock import Clock
 
 _SECONDS_A_MINUTE = 60.0
 # Timers wake up about a millisecond late, which at 40 requests a second would be every 25th of them.
 _MOST_MADE_UP = 0.002
 _SHARE_MADE_UP = 0.1
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Where time comes from: seconds that never go back, waiting in seconds, and the wall clock in UTC."""
-
-    monotonic: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    now: Callable[[], datetime] = _utc_now
 
 
 class EvenLimiter:

@@ -17,16 +17,16 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
 from stash_sense_pipeline.privacy.holding import reason_of, release_allowed, remember_held
 from stash_sense_pipeline.privacy.kin import own_pages
-from stash_sense_pipeline.privacy.lookup import OTHER_IDS, Record
 from stash_sense_pipeline.privacy.record_evidence import Relatives, Told, compare, remember_personas
 from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
-from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
 # A batch is one transaction, begun when the one before is through and there is enough; it takes all that came
 # meanwhile. Ids are random, so that each page of an index is written once a batch, and large ones are cheaper. What a
@@ -399,7 +399,7 @@ class Mirror:
             return ()
         return self._erase_records(connection, [(self.source, source_id) for source_id in source_ids])
 
-    def _erase_records(self, connection: sa.Connection, records: Collection[Record]) -> tuple[str, ...]:
+    def _erase_records(self, connection: sa.Connection, records: Collection[RecordKey]) -> tuple[str, ...]:
         if not records:
             return ()
         now = self._clock.now()

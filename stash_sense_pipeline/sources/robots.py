@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from protego import Protego
 
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (
     HttpStatusError,
     Outcome,
@@ -17,7 +18,6 @@ from stash_sense_pipeline.foundation.errors import (
 )
 from stash_sense_pipeline.sources.address_guard import host_of
 from stash_sense_pipeline.sources.http import MIB, PoliteClient, Response
-from stash_sense_pipeline.sources.limiter import Clock
 
 # What rules for us in a robots.txt are written for.
 AGENT = "stash-sense-pipeline"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from stash_sense_pipeline.catalog.visits import Known
 from stash_sense_pipeline.records.performer_record import PerformerRecord
+from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.records.profile_urls import site as site_of
 from stash_sense_pipeline.sources.cleaning import distinct
 from stash_sense_pipeline.sources.sites.page import fold
 from stash_sense_pipeline.sources.sites.site import Profile

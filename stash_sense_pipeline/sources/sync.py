@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,20 +14,19 @@ from stash_sense_pipeline.catalog import performers
 from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.sync import SyncState, load_state, save_state
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
-from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress, silent_progress
+from stash_sense_pipeline.foundation.runtime_tuning import rare_collections
 from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.settings import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector
-from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
 from stash_sense_pipeline.sources.theporndb_sync import ThePornDbSync
-
-_ALLOCATIONS_A_COLLECTION = 100_000
 
 SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
@@ -71,17 +68,13 @@ class SyncReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
-def _silent(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
-
-
 async def refresh_source(
     engine: sa.Engine,
     source: SourceSettings,
     connector: Connector,
     suppressions: Suppressions,
     mode: SyncMode = "auto",
-    progress: Progress = _silent,
+    progress: Progress = silent_progress,
     *,
     rules: SyncRules | None = None,
     clock: Clock | None = None,
@@ -103,7 +96,7 @@ async def refresh_source(
     run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}
     try:
-        with _rare_collections():
+        with rare_collections():
             outcome, message, changes = await {
                 "backfill": run.backfill,
                 "sweep": run.sweep,
@@ -168,20 +161,6 @@ def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) ->
     if isinstance(detail, list | tuple):
         return [source_id for source_id in detail if not suppressions.covers_record(source, source_id)]
     return detail
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Lets Python look for reference cycles rarely: records are many small objects, and without any.
-
-    By default a seventh of a backfill goes into looking.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(_ALLOCATIONS_A_COLLECTION, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _run(

@@ -5,8 +5,9 @@ import pytest
 from stash_sense_pipeline.identity.comparing import Record, birth_interval
 from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_candidates, find_evidence
 from stash_sense_pipeline.identity.graph import Verdict, connect
-from stash_sense_pipeline.identity.keys import MAX_STASH_BOX_HOLDERS, StashBoxes
+from stash_sense_pipeline.identity.keys import StashBoxes
 from stash_sense_pipeline.records.name_folding import fold_name
+from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population
 
 X = "https://x.com/sample_person"
@@ -128,7 +129,7 @@ def test_a_hub_proves_nothing() -> None:
     findings = find_evidence(known, HOSTS)
     assert findings.evidence == ()
     assert [hub.key for hub in findings.hubs] == ["twitter:sample_person"]
-    boxes = {f"box{n}": f"box{n}.example" for n in range(MAX_STASH_BOX_HOLDERS + 1)}
+    boxes = {f"box{n}": f"box{n}.example" for n in range(MAX_PAGE_HOLDERS + 1)}
     many = population(*(Record(box, "a", "Sample Person", urls=(X,)) for box in boxes))
     assert [len(hub.holders) for hub in find_evidence(many, boxes).hubs] == [len(boxes)]
     # Reference sites repeat the links of the stash-boxes.

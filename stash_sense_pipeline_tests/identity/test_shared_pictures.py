@@ -13,8 +13,9 @@ from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
-from stash_sense_pipeline.identity.shared_pictures import ImageKey, ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.records.perceptual_hash import same_picture
+from stash_sense_pipeline.records.record_key import ImageKey
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, evidence, show, store
 
 _PICTURES = (0x8F3A5511AA00FF13, 0x0123456789ABCDEF)

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.evidence import find_evidence
 from stash_sense_pipeline.identity.graph import connect
 from stash_sense_pipeline.identity.identities import rebuild_identities
@@ -22,13 +23,12 @@ from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.holding import settle
-from stash_sense_pipeline.privacy.lookup import Record
 from stash_sense_pipeline.privacy.recheck import matching_records, recheck_people
 from stash_sense_pipeline.privacy.record_evidence import Told
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
 from stash_sense_pipeline.records.performer_record import PerformerRecord
-from stash_sense_pipeline.sources.limiter import Clock
+from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sources.mirror import Mirror
 
 KEY = bytes(range(32))
@@ -51,9 +51,9 @@ class World:
     """What the sources show now, what was `read` of it, and the catalog that is built from it."""
 
     engine: sa.Engine
-    shown: dict[Record, PerformerRecord] = field(default_factory=dict)
-    gone: dict[Record, str] = field(default_factory=dict)
-    read: dict[Record, PerformerRecord] = field(default_factory=dict)
+    shown: dict[RecordKey, PerformerRecord] = field(default_factory=dict)
+    gone: dict[RecordKey, str] = field(default_factory=dict)
+    read: dict[RecordKey, PerformerRecord] = field(default_factory=dict)
     version: int = 0
     overrides: Path | None = None
 
@@ -62,7 +62,7 @@ class World:
         """What finds records of one person, with the overrides file of this world."""
         return IdentityRelatives(HOSTS, self.overrides)
 
-    def show(self, source: str, source_id: str, name: str, **fields: object) -> Record:
+    def show(self, source: str, source_id: str, name: str, **fields: object) -> RecordKey:
         """Has a source show a record, or another version of it."""
         self.version += 1
         updated = NOW + timedelta(seconds=self.version)
@@ -70,13 +70,13 @@ class World:
         self.shown[source, source_id] = PerformerRecord(source_id, name, updated_at=updated, **values)  # type: ignore[arg-type]
         return source, source_id
 
-    def change(self, record: Record, **fields: object) -> None:
+    def change(self, record: RecordKey, **fields: object) -> None:
         """Changes a record at its source."""
         self.version += 1
         updated = NOW + timedelta(seconds=self.version)
         self.shown[record] = replace(self.shown[record], updated_at=updated, **fields)  # type: ignore[arg-type]
 
-    def merge(self, loser: Record, survivor: Record) -> None:
+    def merge(self, loser: RecordKey, survivor: RecordKey) -> None:
         """Merges one record into another at their source."""
         assert loser[0] == survivor[0]
         self.change(survivor, merged_ids=(*self.shown[survivor].merged_ids, loser[1]))
@@ -131,13 +131,13 @@ class World:
             self.relatives,
         )
 
-    def publish(self) -> set[Record]:
+    def publish(self) -> set[RecordKey]:
         """Computes identities, and returns the records of which a release would be made."""
         self.identities()
         assert matching_records(self.engine, load_suppressions(self.engine, KEY)) == 0
         return self.stored()
 
-    def stored(self) -> set[Record]:
+    def stored(self) -> set[RecordKey]:
         """The live records of the catalog."""
         table = schema.source_performers
         with reading(self.engine) as connection:
@@ -146,7 +146,7 @@ class World:
             )
             return {(source, source_id) for source, source_id in rows}
 
-    def held(self) -> set[Record]:
+    def held(self) -> set[RecordKey]:
         """The records that wait for review."""
         table = schema.withheld_records
         with reading(self.engine) as connection:
@@ -155,19 +155,19 @@ class World:
             )
             return {(source, source_id) for source, source_id in rows}
 
-    def settle(self, record: Record, *, same: bool) -> None:
+    def settle(self, record: RecordKey, *, same: bool) -> None:
         """Settles a held record."""
         with writing(self.engine) as connection:
             settle(connection, load_suppressions(self.engine, KEY), record, NOW, same=same)
 
-    def person_of(self, record: Record) -> set[Record]:
+    def person_of(self, record: RecordKey) -> set[RecordKey]:
         """What identity would link to a record if it knew everything that the sources showed when they were read."""
         records = identity_records([told_of(*item) for item in self.read.items()])
         groups = connect(records, find_evidence(records, HOSTS).evidence).groups
         return {key for group in groups if record in group for key in group}
 
 
-def told_of(key: Record, record: PerformerRecord) -> Told:
+def told_of(key: RecordKey, record: PerformerRecord) -> Told:
     """A record as privacy and identity see it."""
     return Told(
         *key,

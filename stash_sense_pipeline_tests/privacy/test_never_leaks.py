@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from stash_sense_pipeline.catalog import performers, schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
 from stash_sense_pipeline.catalog.purge import is_purge_pending
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline.privacy.entries import add_suppressions
@@ -27,7 +28,6 @@ from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
-from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
 
 KEY = bytes(range(32))

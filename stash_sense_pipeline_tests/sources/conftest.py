@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions
@@ -20,7 +21,6 @@ from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings import StashBoxSettings
 from stash_sense_pipeline.sources.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.http import Patience, PoliteClient
-from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.sync import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (
     CircuitOpenError,
     HttpStatusError,
@@ -23,7 +24,6 @@ from stash_sense_pipeline.foundation.errors import (
 )
 from stash_sense_pipeline.sources.address_guard import host_of
 from stash_sense_pipeline.sources.http import Patience, PoliteClient, Response, user_agent
-from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, Raw, Request, answer
 

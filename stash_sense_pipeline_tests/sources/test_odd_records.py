@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, UnreadRecordError
 from stash_sense_pipeline.foundation.json_file import LARGE, parse_json
 from stash_sense_pipeline.identity.identities import rebuild_identities
@@ -33,7 +34,6 @@ from stash_sense_pipeline.sources.connectors import make_connector
 from stash_sense_pipeline.sources.http import Response
 from stash_sense_pipeline.sources.legacy import read_legacy
 from stash_sense_pipeline.sources.legacy_import import import_legacy
-from stash_sense_pipeline.sources.limiter import Clock
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.site_connector import SiteConnector
 from stash_sense_pipeline.sources.site_matching import record_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
@@ -21,7 +21,6 @@ from stash_sense_pipeline.orchestration.metadata import (
     preview,
     source_failure,
 )
-from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
 from stash_sense_pipeline.settings import (

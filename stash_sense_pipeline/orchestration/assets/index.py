@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
+from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import described_columns, numbers, one_line_failures
-from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig
 from stash_sense_pipeline.settings import Environment, Settings

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.metadata import (
@@ -15,7 +15,6 @@ from stash_sense_pipeline.orchestration.metadata import (
     preview,
     source_failure,
 )
-from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
 from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Settings

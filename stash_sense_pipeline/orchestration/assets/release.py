@@ -6,6 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
     described_columns,
@@ -14,7 +15,6 @@ from stash_sense_pipeline.orchestration.metadata import (
     one_line_failures,
     preview,
 )
-from stash_sense_pipeline.orchestration.progress import ProgressFactory
 from stash_sense_pipeline.orchestration.release_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
