@@ -20,7 +20,9 @@ from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
-from stash_sense_pipeline.settings import Environment, Settings, load_settings, read_environment
+from stash_sense_pipeline.settings.environment import Environment, read_environment
+from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.settings.sources_file import load_settings
 
 
 def build_defs(

@@ -10,8 +10,8 @@ from typing import Any
 import click
 from pydantic_core import PydanticUndefined
 
-from stash_sense_pipeline import settings
 from stash_sense_pipeline.cli import main
+from stash_sense_pipeline.settings import schema
 
 DOCS = Path(__file__).parent.parent / "docs"
 _MADE = "<!-- Made from the code by `make docs`; a test compares. -->\n"
@@ -111,10 +111,10 @@ def _settings() -> Iterator[str]:
     yield "`*`: of a known source it is known, "
     yield "else `url` is needed, `rate_limit` is `default_rate_limit`, and `host` comes from `url`.\n"
     sections = {
-        "global": settings.GlobalSettings,
-        "stash_boxes.<name>": settings.StashBoxSettings,
-        "reference_sites.<name>": settings.ReferenceSiteSettings,
-        "export": settings.ExportSettings,
+        "global": schema.GlobalSettings,
+        "stash_boxes.<name>": schema.StashBoxSettings,
+        "reference_sites.<name>": schema.ReferenceSiteSettings,
+        "export": schema.ExportSettings,
     }
     for title, model in sections.items():
         yield f"\n### {title}\n\n| key | default | allowed |\n|---|---|---|\n"

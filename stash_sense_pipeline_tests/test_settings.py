@@ -11,20 +11,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.settings import (
-    KNOWN_REFERENCE_SITES,
-    KNOWN_STASH_BOXES,
-    ExportSettings,
-    GlobalSettings,
+from stash_sense_pipeline.settings.environment import read_environment
+from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES, KNOWN_STASH_BOXES
+from stash_sense_pipeline.settings.run_overrides import (
     RunOverrides,
-    TrustLevel,
     apply_overrides,
-    load_settings,
     make_overrides,
     parse_counts,
     parse_names,
-    read_environment,
 )
+from stash_sense_pipeline.settings.schema import ExportSettings, GlobalSettings, TrustLevel
+from stash_sense_pipeline.settings.sources_file import load_settings
 
 SHIPPED = Path(__file__).parents[1] / "sources.yaml"
 
@@ -575,7 +572,8 @@ def test_an_unknown_source_is_refused_with_the_known_names(field):
 
 
 def test_importing_settings_loads_nothing_heavy():
-    code = "import sys; import stash_sense_pipeline.settings; print(*sys.modules)"
+    modules = "environment, run_overrides, sources_file"
+    code = f"import sys; from stash_sense_pipeline.settings import {modules}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     heavy = {"dagster", "sqlalchemy", "numpy", "httpx", "alembic", "cv2", "pandas"}
     assert heavy.isdisjoint(loaded.split())

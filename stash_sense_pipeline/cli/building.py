@@ -14,7 +14,8 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.orchestration.build import BuildResult, PartResult
-    from stash_sense_pipeline.settings import Environment, RunOverrides
+    from stash_sense_pipeline.settings.environment import Environment
+    from stash_sense_pipeline.settings.run_overrides import RunOverrides
 
 
 @click.command()
@@ -44,7 +45,7 @@ def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: 
 
     Exit code 0 only if everything asked for was done, or nothing had changed.
     """
-    from stash_sense_pipeline.settings import make_overrides
+    from stash_sense_pipeline.settings.run_overrides import make_overrides
 
     if sync_updates_only and full_sweep:
         raise ConfigurationError("--sync-updates-only and --full-sweep contradict each other; give one")
@@ -66,7 +67,7 @@ def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: 
 def demo(data_dir: Path) -> None:
     """Run the whole pipeline on a world of invented people, served on this machine. Needs no key, no GPU, no download."""
     from stash_sense_pipeline.sandbox.demo import demo_world
-    from stash_sense_pipeline.settings import RunOverrides
+    from stash_sense_pipeline.settings.run_overrides import RunOverrides
 
     with demo_world(data_dir.resolve()) as variables:
         # Not what the shell says: the demo must never touch an operator's own catalog or run history.
@@ -110,7 +111,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
     from stash_sense_pipeline.orchestration.build import build as run_build
     from stash_sense_pipeline.orchestration.home import check_writable, restrict_data
     from stash_sense_pipeline.orchestration.instance import open_instance
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
     check_writable(environment.data_dir)
     restrict_data(environment.data_dir, home)

@@ -17,7 +17,7 @@ def status(unread: bool) -> None:
     """Show what the catalog holds of each source, and how its last sync ended."""
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.status import source_status, unread_status
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
@@ -43,7 +43,7 @@ def import_legacy_command(directory: Path) -> None:
     """
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.privacy.current import current_suppressions
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.legacy import read_legacy
     from stash_sense_pipeline.sources.legacy_import import import_legacy
 

@@ -15,7 +15,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.settings import Environment
+    from stash_sense_pipeline.settings.environment import Environment
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -29,7 +29,7 @@ def environment_of(variables: Mapping[str, str]) -> Environment:
     Copies of the catalog that a killed command left in DATA_DIR are removed, where this user may.
     """
     from stash_sense_pipeline.foundation.private_work import clear_private_work
-    from stash_sense_pipeline.settings import read_environment
+    from stash_sense_pipeline.settings.environment import read_environment
 
     environment = read_environment(variables, Path.cwd())
     with suppress(OSError):

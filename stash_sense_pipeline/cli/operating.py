@@ -15,7 +15,7 @@ from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.settings import Environment
+    from stash_sense_pipeline.settings.environment import Environment
 
 
 @click.command()
@@ -94,7 +94,7 @@ def restore(file: Path) -> None:
     from stash_sense_pipeline.catalog.backup import restore_backup
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.current import enforce_in_copy
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.shipped_files import shipped_file
 
     environment = environment_of(os.environ)

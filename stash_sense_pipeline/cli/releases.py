@@ -15,7 +15,7 @@ from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.settings import Environment
+    from stash_sense_pipeline.settings.environment import Environment
 
 
 @click.command()
@@ -94,7 +94,7 @@ def releases_upload(version: str) -> None:
     """
     from stash_sense_pipeline.release.spec import upload_destination
     from stash_sense_pipeline.release.upload import upload_release
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
     directory = release_directory(version)
@@ -117,7 +117,7 @@ def _refuse_who_left(environment: Environment, release: Path) -> None:
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
     from stash_sense_pipeline.privacy.current import current_suppressions
     from stash_sense_pipeline.release.suppressed import refuse_suppressed
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
     if not (environment.suppressions_file.exists() or is_there(environment.catalog_url)):
         return

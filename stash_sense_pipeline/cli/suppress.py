@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from stash_sense_pipeline.privacy.current import Enforcement
     from stash_sense_pipeline.privacy.namesakes import Namesake
-    from stash_sense_pipeline.settings import Environment, Settings
+    from stash_sense_pipeline.settings.environment import Environment
+    from stash_sense_pipeline.settings.schema import Settings
 
 # More are not read on a terminal.
 _NAMESAKES_SHOWN = 20
@@ -306,7 +307,7 @@ def revoke(delete: bool) -> None:
 @contextmanager
 def _opened() -> Iterator[tuple[sa.Engine, Environment, Settings]]:
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.settings import load_settings
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)

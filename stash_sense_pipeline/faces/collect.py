@@ -54,7 +54,7 @@ from stash_sense_pipeline.foundation.errors import (
     UnreachableError,
 )
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.settings import GlobalSettings, SourceSettings, TrustLevel
+from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
 
 log = logging.getLogger(__name__)
 

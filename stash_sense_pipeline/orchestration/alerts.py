@@ -19,7 +19,8 @@ import dagster as dg
 from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
 from stash_sense_pipeline.orchestration.sensors import sensor_status
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _TIMEOUT_SECONDS = 5.0
 _ATTEMPTS = 3

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Settings, StashBoxSettings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.connectors import Connector

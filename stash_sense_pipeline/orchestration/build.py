@@ -25,7 +25,9 @@ from stash_sense_pipeline.orchestration.run_config import (
     SyncMode,
     TrustConfig,
 )
-from stash_sense_pipeline.settings import Environment, RunOverrides, Settings, apply_overrides
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
+from stash_sense_pipeline.settings.schema import Settings
 
 # The console would repeat every Dagster event; the command line prints its own summary.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}

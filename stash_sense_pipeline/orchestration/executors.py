@@ -9,7 +9,7 @@ import dagster as dg
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.settings import ExecutorName
+    from stash_sense_pipeline.settings.environment import ExecutorName
 
 
 def chosen_executor(name: ExecutorName) -> dg.ExecutorDefinition:

@@ -22,7 +22,7 @@ from stash_sense_pipeline.foundation.files import (
     restrict,
     write_atomically,
 )
-from stash_sense_pipeline.settings import usable_path
+from stash_sense_pipeline.settings.environment import usable_path
 from stash_sense_pipeline.shipped_files import shipped_file
 
 # What the program makes in DATA_DIR, beside what an operator may keep there.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.settings.schema import Settings
 
 
 def source_partitions(settings: Settings) -> dg.StaticPartitionsDefinition:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError, SourceError
 from stash_sense_pipeline.orchestration.asking import asking
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _SECONDS_A_SOURCE = 5.0
 

@@ -16,7 +16,8 @@ from stash_sense_pipeline.foundation.files import write_atomically
 from stash_sense_pipeline.orchestration.home import check_writable, prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL
-from stash_sense_pipeline.settings import Environment, load_settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline.shipped_files import shipped_file
 
 _WAIT_SECONDS = 60.0

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from stash_sense_pipeline.foundation.progress import log_progress
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -11,7 +11,7 @@ from pydantic import Field
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.index import IndexParams
-    from stash_sense_pipeline.settings import IndexSettings
+    from stash_sense_pipeline.settings.schema import IndexSettings
 
 
 class SyncMode(Enum):

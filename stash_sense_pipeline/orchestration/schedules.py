@@ -9,7 +9,8 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 
 def _status(automation: bool) -> dg.DefaultScheduleStatus:

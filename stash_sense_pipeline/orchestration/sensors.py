@@ -18,7 +18,8 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.polling import poll_sources
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _EMBEDDING_BEGINS_WITHIN = 900.0
 

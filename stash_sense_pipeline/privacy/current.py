@@ -25,7 +25,7 @@ from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
 from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
-from stash_sense_pipeline.settings import Environment
+from stash_sense_pipeline.settings.environment import Environment
 
 
 @dataclass(frozen=True)

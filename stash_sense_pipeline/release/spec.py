@@ -10,7 +10,8 @@ from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.proof import Limits
 from stash_sense_pipeline.release.publish import ReleaseSpec
 from stash_sense_pipeline.release.upload import Destination
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http import PoliteClient
 from stash_sense_pipeline.sources.stash_box import StashBoxConnector
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector

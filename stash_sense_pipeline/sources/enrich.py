@@ -36,7 +36,7 @@ from stash_sense_pipeline.records.performer_record import PerformerRecord, Unrea
 from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile, stash_box_performer
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.settings import ReferenceSiteSettings
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.breaker import check_left_alone, is_refusal, leave_alone, welcomed
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.site_connector import SiteConnector, Target, Visit

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from stash_sense_pipeline.settings import ReferenceSiteSettings
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http import PoliteClient
 
 # IAFD's own words: robots that disguise themselves are not welcome.

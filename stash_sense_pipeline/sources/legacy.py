@@ -24,7 +24,8 @@ from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.foundation.sqlite_file import check_objects, open_read_only, run_checks
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.settings import KNOWN_STASH_BOXES, StashBoxSettings
+from stash_sense_pipeline.settings.known_sources import KNOWN_STASH_BOXES
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import (
     SHORTEST_CM,
     TALLEST_CM,

@@ -15,7 +15,8 @@ from stash_sense_pipeline.catalog.visits import held_records, owners_of_images
 from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError, SourceError, UnreadRecordError
 from stash_sense_pipeline.records.performer_record import ImageRecord, unique_images
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile
-from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings
+from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.cleaning import (
     MAX_ID_BYTES,
     address,

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -20,15 +20,14 @@ from stash_sense_pipeline.foundation.progress import Progress, silent_progress
 from stash_sense_pipeline.foundation.runtime_tuning import rare_collections
 from stash_sense_pipeline.privacy.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression import Suppressions
-from stash_sense_pipeline.settings import SourceSettings
+from stash_sense_pipeline.settings.run_overrides import SyncMode
+from stash_sense_pipeline.settings.schema import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector
 from stash_sense_pipeline.sources.mirror import Mirror
 from stash_sense_pipeline.sources.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
 from stash_sense_pipeline.sources.theporndb_sync import ThePornDbSync
-
-SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, shown_url, writing
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.settings import read_environment
+from stash_sense_pipeline.settings.environment import read_environment
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 

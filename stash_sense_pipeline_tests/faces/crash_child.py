@@ -13,7 +13,7 @@ from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.packs import load_pack
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
-from stash_sense_pipeline.settings import GlobalSettings
+from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.world import ImageServer, box, image_request, polite_client
 
 FETCHES, BATCH = 4, 8

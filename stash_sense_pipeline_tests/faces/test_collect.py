@@ -42,7 +42,7 @@ from stash_sense_pipeline.privacy.suppression import (
     load_suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.settings import GlobalSettings, QualityFilters, SourceSettings
+from stash_sense_pipeline.settings.schema import GlobalSettings, QualityFilters, SourceSettings
 from stash_sense_pipeline_tests.faces.nets import picture, write_pack
 from stash_sense_pipeline_tests.faces.world import (
     LONG_AGO,

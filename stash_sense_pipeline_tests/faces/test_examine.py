@@ -21,7 +21,7 @@ from stash_sense_pipeline.faces.examine import Examiner, decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
 from stash_sense_pipeline.sandbox.rendering import make_person, render_portrait
-from stash_sense_pipeline.settings import QualityFilters
+from stash_sense_pipeline.settings.schema import QualityFilters
 from stash_sense_pipeline_tests.faces.picture_files import (
     exif as exif_of,
 )

@@ -14,7 +14,7 @@ from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.quality import check_image_size, choose_face, flaw, quality_score
 from stash_sense_pipeline.faces.reasons import Reason, Rejected
 from stash_sense_pipeline.faces.rules import Rules
-from stash_sense_pipeline.settings import QualityFilters
+from stash_sense_pipeline.settings.schema import QualityFilters
 
 FILTERS = QualityFilters()
 

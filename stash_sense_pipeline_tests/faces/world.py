@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.schema import performer_images, source_images, source_performers
 from stash_sense_pipeline.catalog.upsert import upsert
-from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http import Patience, PoliteClient
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)

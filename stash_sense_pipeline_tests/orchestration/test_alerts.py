@@ -29,7 +29,7 @@ from stash_sense_pipeline.orchestration.alerts import (
     stale_alerts,
 )
 from stash_sense_pipeline.orchestration.metadata import source_failure
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
 ALERT = Alert(

@@ -43,7 +43,9 @@ from stash_sense_pipeline.orchestration.sensors import (
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.settings import Environment, Settings, load_settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at, materialize_runless
 
 

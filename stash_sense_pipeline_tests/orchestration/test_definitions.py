@@ -11,7 +11,7 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.settings import Settings
+from stash_sense_pipeline.settings.schema import Settings
 
 PARENTS = {
     "performer_table": set(),

@@ -19,7 +19,7 @@ from stash_sense_pipeline.faces import packs
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.release.verify import failures, verify_release
-from stash_sense_pipeline.settings import GithubSettings, Settings
+from stash_sense_pipeline.settings.schema import GithubSettings, Settings
 from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
 from stash_sense_pipeline_tests.release.sidecar import Updater
 from stash_sense_pipeline_tests.release.worlds import BEGIN, PACK, make_catalog

@@ -24,7 +24,7 @@ from stash_sense_pipeline.privacy.current import enforce_suppressions
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.keys import load_or_create_key
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
-from stash_sense_pipeline.settings import Environment, read_environment
+from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline_tests.privacy.test_erasure import Writer
 
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)

@@ -18,7 +18,7 @@ from stash_sense_pipeline.sandbox.box import Box, BoxOptions
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.http import Patience, PoliteClient
 from stash_sense_pipeline.sources.sync import SyncReport, refresh_source

@@ -6,7 +6,7 @@ import asyncio
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
-from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources import mirror
 from stash_sense_pipeline.sources.connectors import make_connector
 from stash_sense_pipeline.sources.http import PoliteClient

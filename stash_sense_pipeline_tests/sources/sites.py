@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.serve import SandboxServers
-from stash_sense_pipeline.settings import ReferenceSiteSettings
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.enrich import EnrichReport, enrich_source
 from stash_sense_pipeline.sources.fetchers import make_fetcher
 from stash_sense_pipeline.sources.http import SITE_PATIENCE, PoliteClient

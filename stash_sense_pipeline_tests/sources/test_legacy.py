@@ -24,7 +24,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, record_hash, url_hashes
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sandbox.box import Box
-from stash_sense_pipeline.settings import StashBoxSettings
+from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.legacy import Legacy, read_legacy
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
 from stash_sense_pipeline_tests.databases import extras

@@ -28,7 +28,8 @@ from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
-from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES, ReferenceSiteSettings, StashBoxSettings
+from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, StashBoxSettings
 from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.connectors import make_connector
 from stash_sense_pipeline.sources.http import Response

@@ -13,7 +13,7 @@ from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sandbox.images import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.building import SHAPES
 from stash_sense_pipeline.sandbox.sites.model import CHALLENGE, SandboxSite, SitePage
-from stash_sense_pipeline.settings import KNOWN_REFERENCE_SITES
+from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.sources.sites import SITES
 from stash_sense_pipeline.sources.sites.base import Base
 from stash_sense_pipeline.sources.sites.boobpedia import Boobpedia, images_of

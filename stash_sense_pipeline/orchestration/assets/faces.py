@@ -23,13 +23,9 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
-from stash_sense_pipeline.settings import (
-    Environment,
-    ReferenceSiteSettings,
-    RunOverrides,
-    Settings,
-    apply_overrides,
-)
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport

@@ -17,7 +17,8 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import TrustConfig
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 
 def identity_assets() -> list[dg.AssetsDefinition]:

@@ -9,7 +9,8 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import described_columns, numbers, one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _COLUMNS = {
     "id": ("integer", "0..n-1: the position of the face's performer in faces.json"),

@@ -17,7 +17,8 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
-from stash_sense_pipeline.settings import Environment, ReferenceSiteSettings, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.enrich import EnrichReport

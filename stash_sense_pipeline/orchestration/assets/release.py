@@ -18,7 +18,8 @@ from stash_sense_pipeline.orchestration.metadata import (
 from stash_sense_pipeline.orchestration.release_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
-from stash_sense_pipeline.settings import Environment, Settings
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _PERFORMERS_JSON = {
     "universal id": ("string", "host:record of the performer; faces.json names it once for each face"),

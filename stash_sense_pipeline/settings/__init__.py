@@ -1,0 +1,1 @@
+"""Typed, validated, immutable settings. Importing them loads nothing heavy."""

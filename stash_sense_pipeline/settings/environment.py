@@ -1,0 +1,229 @@
+"""Settings from environment variables: paths, switches, API keys, tokens."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeVar, get_args
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import SecretStr
+
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.files import sqlite_url
+from stash_sense_pipeline.settings.validation import (
+    COUNT,
+)
+
+ExecutorName = Literal["in_process", "docker", "k8s"]
+
+
+_KEY_VARIABLE = re.compile(r"([A-Z0-9_]+_API_KEY|GITHUB_TOKEN)(_FILE)?")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment says: places and keys. Nothing of it that is secret is in its repr."""
+
+    data_dir: Path
+    sources_file: Path
+    catalog_url: str = field(repr=False)
+    model_pack: str
+    device: str
+    overrides_file: Path
+    suppressions_file: Path
+    flaresolverr_url: str | None
+    chrome_cdp_url: str | None
+    automation: bool
+    executor: ExecutorName
+    alert_url: SecretStr | None
+    alert_after: int
+    _key_variables: Mapping[str, SecretStr] = field(repr=False)
+
+    @property
+    def models_dir(self) -> Path:
+        """Where installed model packs are."""
+        return self.data_dir / "models"
+
+    @property
+    def suppression_key_file(self) -> Path:
+        """Where the key of the suppression hashes is."""
+        return self.data_dir / "suppression.key"
+
+    @property
+    def review_dir(self) -> Path:
+        """Where the reports are that a person should look at."""
+        return self.data_dir / "review"
+
+    @property
+    def releases_dir(self) -> Path:
+        """Where releases are."""
+        return self.data_dir / "releases"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be shown: keys that are set directly, the password of the catalog, where alerts go."""
+        direct = (
+            value.get_secret_value()
+            for name, value in self._key_variables.items()
+            if not name.endswith("_FILE")
+        )
+        catalog = urlsplit(self.catalog_url)
+        in_query = (value for name, value in parse_qsl(catalog.query) if "pass" in name.lower())
+        alert = (self.alert_url.get_secret_value(),) if self.alert_url else ()
+        return (*direct, *((catalog.password,) if catalog.password else ()), *in_query, *alert)
+
+    @property
+    def own_files(self) -> Mapping[str, Path]:
+        """The operator's own files, by their names in a backup; any of them may be missing."""
+        return MappingProxyType(
+            {
+                "sources.yaml": self.sources_file,
+                "identity_overrides.yaml": self.overrides_file,
+                "suppressions.yaml": self.suppressions_file,
+                "suppression.key": self.suppression_key_file,
+            }
+        )
+
+    def api_key(self, name: str) -> str | None:
+        """The key of a source: `<NAME>_API_KEY`, or what is in the file `<NAME>_API_KEY_FILE`; None without.
+
+        Raises ConfigurationError, which never shows the key, when both are set, or key or file is unusable.
+        """
+        return self._secret(f"{name.upper()}_API_KEY")
+
+    @property
+    def github_token(self) -> str | None:
+        """`GITHUB_TOKEN`, or what is in the file `GITHUB_TOKEN_FILE`; None without. Raises as api_key does."""
+        return self._secret("GITHUB_TOKEN")
+
+    def _secret(self, variable: str) -> str | None:
+        direct = self._key_variables.get(variable)
+        file = self._key_variables.get(f"{variable}_FILE")
+        if direct is not None and file is not None:
+            raise ConfigurationError(f"{variable} and {variable}_FILE are both set; keep one")
+        if file is not None:
+            return _key_from_file(f"{variable}_FILE", Path(file.get_secret_value()))
+        return None if direct is None else _checked_key(variable, direct.get_secret_value())
+
+
+_ALERT_SCHEMES = ("http", "https", "ntfy+http", "ntfy+https", "discord+http", "discord+https")
+
+
+def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
+    """Takes the settings of the environment; relative paths count from `cwd`, empty is unset.
+
+    Raises ConfigurationError naming the variable.
+    """
+    values = {name: value.strip() for name, value in environ.items() if value.strip()}
+
+    def path(name: str, default: Path) -> Path:
+        return usable_path(name, cwd / _expanded(name, values[name]) if name in values else default)
+
+    data_dir = path("DATA_DIR", cwd / "data")
+    pack = values.get("STASH_SENSE_MODEL_PACK", "stash-sense-v1")
+    pack_is_path = "/" in pack or pack.startswith((".", "~"))
+    return Environment(
+        data_dir=data_dir,
+        sources_file=path("STASH_SENSE_SOURCES", cwd / "sources.yaml"),
+        catalog_url=_catalog_url(values.get("STASH_SENSE_CATALOG_URL"), data_dir, cwd),
+        model_pack=str(path("STASH_SENSE_MODEL_PACK", Path(pack))) if pack_is_path else pack,
+        device=_choice(values, "STASH_SENSE_DEVICE", ("cpu", "cuda")),
+        overrides_file=path("STASH_SENSE_OVERRIDES", data_dir / "identity_overrides.yaml"),
+        suppressions_file=path("STASH_SENSE_SUPPRESSIONS", data_dir / "suppressions.yaml"),
+        flaresolverr_url=_address(values, "FLARESOLVERR_URL", ("http", "https")),
+        chrome_cdp_url=_address(values, "CHROME_CDP_URL", ("http", "https", "ws", "wss")),
+        automation=_choice(values, "STASH_SENSE_AUTOMATION", ("off", "on")) == "on",
+        executor=_choice(values, "STASH_SENSE_EXECUTOR", get_args(ExecutorName)),
+        alert_url=SecretStr(alert)
+        if (alert := _address(values, "STASH_SENSE_ALERT_URL", _ALERT_SCHEMES))
+        else None,
+        alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
+        _key_variables=MappingProxyType(
+            {name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)}
+        ),
+    )
+
+
+def usable_path(name: str, path: Path) -> Path:
+    """The path, for the setting `name`. Raises ConfigurationError, in one line, for one that cannot be shown or stored:
+    with a line break or another control character, or that is no UTF-8.
+    """
+    text = str(path)
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
+        raise ConfigurationError(
+            f"{name}: {text!a} holds a control character or a byte that is no UTF-8; choose another path"
+        )
+    return path
+
+
+def _expanded(name: str, text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{name}: {text!r} names the home of a user who is not there") from error
+
+
+def _catalog_url(given: str | None, data_dir: Path, cwd: Path) -> str:
+    """The URL of the catalog; the relative path of a SQLite file is made absolute: services run in another directory."""
+    if given is None:
+        return sqlite_url(data_dir / "catalog.db")
+    scheme, found, file = given.partition(":///")
+    relative = scheme.startswith("sqlite") and found and not file.startswith(("/", ":", "file:", "?"))
+    if not relative or not file:
+        return given
+    return f"{scheme}{sqlite_url(cwd).removeprefix('sqlite')}/{file}"
+
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def _choice(values: Mapping[str, str], name: str, allowed: Sequence[_Choice]) -> _Choice:
+    """One of `allowed`; the first of them when the variable is unset."""
+    given = values.get(name, allowed[0])
+    for choice in allowed:
+        if choice == given:
+            return choice
+    raise ConfigurationError(f"{name}: {given!r} is not one of {', '.join(allowed)}")
+
+
+def _positive(values: Mapping[str, str], name: str, default: int) -> int:
+    given = values.get(name, str(default))
+    if not (given.isascii() and given.isdigit() and int(given)):
+        raise ConfigurationError(f"{name}: {given!r} is not {COUNT}")
+    return int(given)
+
+
+def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> str | None:
+    if name not in values:
+        return None
+    parts = urlsplit(values[name])
+    if parts.scheme not in schemes or not parts.netloc:
+        # The value is not shown: the address of an alert is a secret, and a mistyped one nearly is.
+        raise ConfigurationError(f"{name}: the value is not an address of {' or '.join(schemes)}")
+    return values[name].rstrip("/")
+
+
+def _key_from_file(variable: str, path: Path) -> str:
+    try:
+        content = path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{variable}: {path} is not a text file") from None
+    if not content:
+        raise ConfigurationError(f"{variable}: {path} is empty")
+    return _checked_key(f"{variable}: {path}", content)
+
+
+def _checked_key(where: str, key: str) -> str:
+    # It goes into a request header; anything else in it is a paste gone wrong.
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigurationError(
+            f"{where}: the key holds a character that no key has (a space, a line break, ...)"
+        )
+    return key

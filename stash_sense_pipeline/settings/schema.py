@@ -1,0 +1,264 @@
+"""The schema of sources.yaml: fields, defaults, and the rule of each field as its description."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.settings.validation import (
+    A_FLAG,
+    COUNT,
+    SettingsModel,
+    unknown_source,
+)
+
+ReferenceMode = Literal["url", "name"]
+
+
+GENDERS = ("MALE", "FEMALE", "TRANSGENDER_MALE", "TRANSGENDER_FEMALE", "INTERSEX", "NON_BINARY")
+
+
+NAME_FORM = re.compile(r"[a-z0-9_]+")
+
+
+HOST_FORM = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?|[0-9a-f]*:[0-9a-f:.]+")
+
+
+_HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
+
+
+_HOST_AND_PORT = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]):[0-9]{1,5}")
+
+
+_REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
+
+
+class TrustLevel(StrEnum):
+    """How far the faces of a source are believed without a second opinion."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+def _web_address(text: str) -> str:
+    parts = urlsplit(text)
+    _ = parts.port  # raises ValueError when out of range
+    plain = text.isascii() and text.isprintable() and " " not in text
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or not plain:
+        raise ValueError
+    if parts.fragment or parts.query:
+        raise ValueError
+    return text
+
+
+def _safe_for_a_token(text: str) -> str:
+    """A token goes there, so only encrypted, or to this very machine."""
+    parts = urlsplit(text)
+    if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
+        raise ValueError
+    return text.rstrip("/")
+
+
+def _gender(text: str) -> str:
+    if text.upper() not in GENDERS:
+        raise ValueError
+    return text.upper()
+
+
+def _matching(pattern: re.Pattern[str]) -> AfterValidator:
+    def check(text: str) -> str:
+        if pattern.fullmatch(text) is None:
+            raise ValueError
+        return text
+
+    return AfterValidator(check)
+
+
+_AN_ADDRESS = "an http or https address without user, query and fragment"
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+
+
+class QualityFilters(SettingsModel):
+    """Which faces are good enough to be used."""
+
+    min_face_size: int = Field(default=80, ge=1, description="a whole number of pixels of at least 1")
+    min_image_size: int = Field(default=300, ge=1, description="a whole number of pixels of at least 1")
+    min_detection_confidence: float = Field(default=0.7, ge=0, le=1, description="a number from 0 to 1")
+    max_face_angle: float = Field(
+        default=45.0, gt=0, le=90, description="a number of degrees above 0 and up to 90"
+    )
+    prefer_single_face: bool = Field(default=True, description=A_FLAG)
+
+
+class MassDisappearance(SettingsModel):
+    """How many records may vanish from a source at once before two sweeps must agree."""
+
+    records: int = Field(default=20, ge=0, description="a whole number of records of at least 0")
+    share: float = Field(default=0.01, ge=0, le=1, description="a number from 0 to 1")
+    always: int = Field(default=10, ge=0, description="a whole number of records of at least 0")
+
+
+class GlobalSettings(SettingsModel):
+    """What holds for all sources."""
+
+    max_faces_per_performer: int = Field(default=20, ge=1, description=COUNT)
+    default_rate_limit: float = Field(default=60.0, gt=0, description="a number of requests a minute above 0")
+    completeness_threshold: int = Field(default=5, ge=1, description=COUNT)
+    user_agent_contact: Annotated[str, _matching(_HEADER_TEXT)] = Field(
+        default="", description="an address or mail box in plain ASCII of at most 200 characters"
+    )
+    keep_aligned_crops: bool = Field(default=False, description=A_FLAG)
+    quality_filters: QualityFilters = Field(default=QualityFilters(), description="a mapping")
+    mass_disappearance: MassDisappearance = Field(default=MassDisappearance(), description="a mapping")
+
+
+class IndexSettings(SettingsModel):
+    """How the Voyager indices of a release are built; docs/release.md has the measurements behind the defaults."""
+
+    m: int = Field(default=96, ge=4, le=512, description="a whole number of links from 4 to 512")
+    ef_construction: int = Field(default=600, ge=10, le=5000, description="a whole number from 10 to 5000")
+    storage: Literal["float32", "e4m3", "float8"] = Field(
+        default="float32", description="one of float32, e4m3, float8"
+    )
+
+
+class GithubSettings(SettingsModel):
+    """Where `releases upload` publishes to; the token comes from the environment, GITHUB_TOKEN."""
+
+    repository: Annotated[str, _matching(_REPOSITORY)] = Field(
+        default="", description="owner/name of a repository, or empty"
+    )
+    upload: bool = Field(
+        default=False, description=f"{A_FLAG}; true uploads every new release after it is published"
+    )
+    api: Annotated[WebAddress, AfterValidator(_safe_for_a_token)] = Field(
+        default="https://api.github.com", description="an https address (http on this machine only)"
+    )
+
+
+class ExportSettings(SettingsModel):
+    """What a release holds, what it must prove before it is published, and where it goes."""
+
+    adaface: bool = Field(
+        default=False, description=f"{A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
+    )
+    min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    recall_at_100_blocks: bool = Field(
+        default=True,
+        description=f"{A_FLAG}; false only warns about neighbours beyond the sidecar's distance",
+    )
+    max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
+    index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
+    github: GithubSettings = Field(default=GithubSettings(), description="a mapping")
+
+
+class SourceSettings(SettingsModel):
+    """One source: where it is, how politely it is asked, and how far it is believed."""
+
+    name: Annotated[str, _matching(NAME_FORM)] = Field(description="small letters, digits and _")
+    enabled: bool = Field(description=A_FLAG)
+    url: WebAddress = Field(description=_AN_ADDRESS)
+    rate_limit: float = Field(gt=0, description="a number of requests a minute above 0")
+    max_faces: int = Field(default=5, ge=1, description=COUNT)
+    priority: int = Field(default=100, ge=0, description="a whole number of at least 0; small goes first")
+    trust_level: Annotated[TrustLevel, Field(strict=False)] = Field(description="one of high, medium, low")
+    gender_filter: Annotated[str, AfterValidator(_gender)] | None = Field(
+        default=None, description=f"one of {', '.join(GENDERS).lower()}"
+    )
+
+    @property
+    def is_loopback(self) -> bool:
+        """True for a server on this very machine."""
+        return is_loopback_host(urlsplit(self.url).hostname or "")
+
+
+class StashBoxSettings(SourceSettings):
+    """A source that creates performers."""
+
+    enabled: bool = Field(default=True, description=A_FLAG)
+    trust_level: Annotated[TrustLevel, Field(strict=False)] = Field(
+        default=TrustLevel.HIGH, description="one of high, medium, low"
+    )
+    connector: Literal["stash_box", "theporndb"] = Field(
+        default="stash_box", description="one of stash_box, theporndb"
+    )
+    host: Annotated[str, _matching(HOST_FORM)] = Field(
+        description="the host name in universal ids, e.g. stashdb.org, in small letters"
+    )
+    picture_hosts: Annotated[tuple[Annotated[str, _matching(_HOST_AND_PORT)], ...], Field(strict=False)] = (
+        Field(
+            default=(),
+            description="a list of host:port in the private network that serve pictures of this stash-box",
+        )
+    )
+
+
+class ReferenceSiteSettings(SourceSettings):
+    """A source that only adds to performers that a stash-box has."""
+
+    enabled: bool = Field(default=False, description=A_FLAG)
+    trust_level: Annotated[TrustLevel, Field(strict=False)] = Field(
+        default=TrustLevel.MEDIUM, description="one of high, medium, low"
+    )
+    needs_flaresolverr: bool = Field(default=False, description=A_FLAG)
+    needs_chrome_cdp: bool = Field(default=False, description=A_FLAG)
+    reference_mode: ReferenceMode = Field(default="url", description="one of url, name")
+    fetch: bool = Field(
+        default=True, description=f"{A_FLAG}; false uses the site's identifiers without asking the site"
+    )
+
+
+class Settings(SettingsModel):
+    """All of sources.yaml. `global_` is its `global` section."""
+
+    global_: GlobalSettings
+    export: ExportSettings = Field(default=ExportSettings(), description="a mapping")
+    stash_boxes: Mapping[str, StashBoxSettings]
+    reference_sites: Mapping[str, ReferenceSiteSettings]
+
+    @property
+    def sources(self) -> tuple[SourceSettings, ...]:
+        """All sources: stash-boxes first, each kind by priority, equals in the order of the file."""
+        boxes = sorted(self.stash_boxes.values(), key=lambda source: source.priority)
+        sites = sorted(self.reference_sites.values(), key=lambda source: source.priority)
+        return (*boxes, *sites)
+
+    @property
+    def enabled(self) -> tuple[SourceSettings, ...]:
+        """The enabled sources, in the order of `sources`."""
+        return tuple(source for source in self.sources if source.enabled)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all sources, in the order of `sources`: the partition keys."""
+        return tuple(source.name for source in self.sources)
+
+    @property
+    def missing_contact(self) -> bool:
+        """True when somebody else's server is asked without a contact in the User-Agent: worth a warning."""
+        return not self.global_.user_agent_contact and any(not source.is_loopback for source in self.enabled)
+
+    def source(self, name: str) -> SourceSettings:
+        """The source of that name; ConfigurationError, with the known names, when there is none."""
+        found = self.stash_boxes.get(name) or self.reference_sites.get(name)
+        if found is None:
+            raise ConfigurationError(unknown_source(name, self.names))
+        return found
+
+
+def is_loopback_host(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
