@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.types import UtcTime
+from stash_sense_pipeline.catalog.column_types import UtcTime
 
 metadata = sa.MetaData(
     naming_convention={

@@ -16,7 +16,7 @@ from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 def status(unread: bool) -> None:
     """Show what the catalog holds of each source, and how its last sync ended."""
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.catalog.status import source_status, unread_status
+    from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)

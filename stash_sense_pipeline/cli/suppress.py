@@ -250,7 +250,7 @@ def suppress_review(context: click.Context) -> None:
     a record (`held_linked`). It is in no release until `suppress review settle` says who it is.
     """
     from stash_sense_pipeline.catalog.engine import reading
-    from stash_sense_pipeline.catalog.performers import withheld_for_review
+    from stash_sense_pipeline.catalog.queries.performers import withheld_for_review
 
     if context.invoked_subcommand is not None:
         return

@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self, TypeVar
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.catalog.faces import StoredFace, find_judged, forget_faces, store_faces
-from stash_sense_pipeline.catalog.images import (
+from stash_sense_pipeline.catalog.queries.faces import StoredFace, find_judged, forget_faces, store_faces
+from stash_sense_pipeline.catalog.queries.images import (
     ImageState,
     LedgerImage,
     WaitingPerformer,
@@ -32,7 +32,7 @@ from stash_sense_pipeline.catalog.images import (
     waiting_performers,
     waits_elsewhere,
 )
-from stash_sense_pipeline.catalog.sync import MASS_REFUSAL, load_state, save_state
+from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector

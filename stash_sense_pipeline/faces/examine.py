@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.faces import StoredFace
+from stash_sense_pipeline.catalog.queries.faces import StoredFace
 from stash_sense_pipeline.faces.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.decode_process import ImageDecoder

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog import images
+from stash_sense_pipeline.catalog.queries import images
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.faces.reasons import SPOILED, Reason
 from stash_sense_pipeline.faces.rules import Rules

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from math import gcd
 from weakref import WeakValueDictionary
 
-from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
+from stash_sense_pipeline.catalog.queries.images import ImageState, LedgerImage
 from stash_sense_pipeline.records.perceptual_hash import same_picture
 
 

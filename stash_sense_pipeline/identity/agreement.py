@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.templates import Template
+from stash_sense_pipeline.catalog.queries.face_templates import Template
 from stash_sense_pipeline.identity.evidence import FaceOpinion, Pair
 from stash_sense_pipeline.records.record_key import RecordKey
 

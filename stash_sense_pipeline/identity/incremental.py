@@ -14,13 +14,13 @@ from datetime import datetime
 
 import numpy as np
 
-from stash_sense_pipeline.catalog import identities as store
-from stash_sense_pipeline.catalog import identity_runs as runs
-from stash_sense_pipeline.catalog import templates as template_store
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.identities import EvidenceChanges, EvidenceKey, EvidenceState
-from stash_sense_pipeline.catalog.identity_runs import KeyIndex, Run
-from stash_sense_pipeline.catalog.templates import Template
+from stash_sense_pipeline.catalog.queries import face_templates as template_store
+from stash_sense_pipeline.catalog.queries import identities as store
+from stash_sense_pipeline.catalog.queries import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.face_templates import Template
+from stash_sense_pipeline.catalog.queries.identities import EvidenceChanges, EvidenceKey, EvidenceState
+from stash_sense_pipeline.catalog.queries.identity_runs import KeyIndex, Run
 from stash_sense_pipeline.identity.agreement import (
     Calibration,
     TemplateSet,

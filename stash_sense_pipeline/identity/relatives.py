@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog import identities as store
+from stash_sense_pipeline.catalog.queries import identities as store
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import (
     WEIGHTS,

@@ -14,9 +14,9 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.engine import writing
-from stash_sense_pipeline.catalog.identities import hold_still
-from stash_sense_pipeline.catalog.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
+from stash_sense_pipeline.catalog.queries.identities import hold_still
+from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.schema import (
     IS_FOUND_SUPPRESSED,
     aligned_crops,

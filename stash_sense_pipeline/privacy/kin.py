@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_images,

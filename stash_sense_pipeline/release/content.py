@@ -15,7 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads, streamed
-from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import (
     faces,
     identities,

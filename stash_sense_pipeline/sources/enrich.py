@@ -13,12 +13,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog import performers, visits
 from stash_sense_pipeline.catalog.engine import reading, writing
-from stash_sense_pipeline.catalog.site_records import rejected_since
-from stash_sense_pipeline.catalog.sync import load_state, save_state
+from stash_sense_pipeline.catalog.queries import enrichment, performers
+from stash_sense_pipeline.catalog.queries.enrichment import Held, Known, Visited
+from stash_sense_pipeline.catalog.queries.site_records import rejected_since
+from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.catalog.visits import Held, Known, Visited
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (
     REFUSALS_IN_A_ROW,
@@ -268,7 +268,7 @@ class _Enrichment:
         urls: dict[str, str] = {}
         proves: set[str] = set()
         with reading(self._engine) as connection:
-            for record, url in visits.listed_urls(connection, list(self._boxes), parts):
+            for record, url in enrichment.listed_urls(connection, list(self._boxes), parts):
                 public = base.public(url)
                 profile = parse_profile(public)
                 if profile is None or profile.key.site != self._source:
@@ -282,7 +282,7 @@ class _Enrichment:
                 urls.setdefault(key, profile.url or public)
                 if self._identity_grade and canonical_profile(url) == profile.key:
                     proves.add(key)
-            self._held = visits.held_records(connection, self._source)
+            self._held = enrichment.held_records(connection, self._source)
             since = self._clock.now() - self._rules.doubt
             self._rejected = rejected_since(connection, self._source, since)
         return {
@@ -316,8 +316,8 @@ class _Enrichment:
             with reading(self._engine) as connection:
                 wanted = {record for listed in profiles.values() for record in listed.by}
                 return (
-                    visits.known_records(connection, list(self._boxes), wanted),
-                    visits.visits(connection, self._source, _URL),
+                    enrichment.known_records(connection, list(self._boxes), wanted),
+                    enrichment.visits(connection, self._source, _URL),
                 )
 
         known, visited = await asyncio.to_thread(load)
@@ -523,8 +523,8 @@ class _Enrichment:
         def load() -> tuple[dict[RecordKey, Known], dict[str, Visited]]:
             with reading(self._engine) as connection:
                 return (
-                    visits.known_records(connection, list(self._boxes)),
-                    visits.visits(connection, self._source, _NAME),
+                    enrichment.known_records(connection, list(self._boxes)),
+                    enrichment.visits(connection, self._source, _NAME),
                 )
 
         known, visited = await asyncio.to_thread(load)
@@ -716,7 +716,7 @@ class _Enrichment:
         def seconded() -> frozenset[str]:
             ids = {record.performer_id for record in records if record.performer_id is not None}
             with reading(self._engine) as connection:
-                return visits.alias_hashes(connection, ids, self._source)
+                return enrichment.alias_hashes(connection, ids, self._source)
 
         hashes = await asyncio.to_thread(seconded) if profile.aliases else frozenset()
         self._pending.records.append(
@@ -774,7 +774,7 @@ class _Enrichment:
             buried = performers.bury_records(connection, self._source, gone, self._clock.now())
             self._mirror.tally.removed += buried.removed
             for mode, visited in pending.visited.items():
-                visits.store_visits(connection, self._source, mode, visited)
+                enrichment.store_visits(connection, self._source, mode, visited)
 
         await asyncio.shield(self._mirror.store(pending.records, also))
 

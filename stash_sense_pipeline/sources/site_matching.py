@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 
-from stash_sense_pipeline.catalog.visits import Known
+from stash_sense_pipeline.catalog.queries.enrichment import Known
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile

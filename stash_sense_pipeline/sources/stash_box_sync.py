@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from stash_sense_pipeline.catalog import performers
-from stash_sense_pipeline.catalog.sync import SyncState
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from stash_sense_pipeline.catalog import performers
-from stash_sense_pipeline.catalog.sync import SyncState
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord

@@ -26,7 +26,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog, writing
-from stash_sense_pipeline.catalog.faces import StoredFace, store_faces
+from stash_sense_pipeline.catalog.queries.faces import StoredFace, store_faces
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import encode_crop

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
-from stash_sense_pipeline.catalog.one_writer import one_writer
 from stash_sense_pipeline.catalog.schema import performer_aliases, sync_state
+from stash_sense_pipeline.catalog.source_lock import one_writer
 from stash_sense_pipeline.foundation.errors import CatalogError
 
 SECRET = "Zq Invented"

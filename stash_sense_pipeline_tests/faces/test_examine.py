@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import stash_sense_pipeline.sandbox
-from stash_sense_pipeline.catalog.faces import StoredFace
+from stash_sense_pipeline.catalog.queries.faces import StoredFace
 from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.detect import Detector
 from stash_sense_pipeline.faces.embed import Embedder

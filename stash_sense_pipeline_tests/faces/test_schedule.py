@@ -11,7 +11,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.catalog.images import ImageState, LedgerImage
+from stash_sense_pipeline.catalog.queries.images import ImageState, LedgerImage
 from stash_sense_pipeline.faces.schedule import Schedule
 from stash_sense_pipeline.records.perceptual_hash import same_picture
 

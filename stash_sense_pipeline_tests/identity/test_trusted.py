@@ -8,6 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.queries.trusted_faces import read_candidates, read_collisions
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     faces,
@@ -19,7 +20,6 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
-from stash_sense_pipeline.catalog.trusted import read_candidates, read_collisions
 from stash_sense_pipeline.identity import trusted as module
 from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_alone

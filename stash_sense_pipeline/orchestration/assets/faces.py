@@ -64,9 +64,10 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
 
         Images are held in memory only. A crop waits in the catalog until it is embedded.
         """
-        from stash_sense_pipeline.catalog import previews, schema
-        from stash_sense_pipeline.catalog.one_writer import one_writer
-        from stash_sense_pipeline.catalog.sync import mass_refusals
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog.queries import previews
+        from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
+        from stash_sense_pipeline.catalog.source_lock import one_writer
         from stash_sense_pipeline.faces.packs import load_pack
 
         source = context.partition_key
@@ -123,7 +124,8 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         progress: dg.ResourceParam[ProgressFactory],
     ) -> dg.MaterializeResult:
         """Embeddings of one source's aligned faces that wait for one, by every embedder of the model pack: raw float32."""
-        from stash_sense_pipeline.catalog import previews, schema
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.faces.embed_waiting import embed_waiting
         from stash_sense_pipeline.faces.packs import load_pack
 

@@ -53,9 +53,10 @@ def identity_assets() -> list[dg.AssetsDefinition]:
 
         Performer ids are permanent. Suppressed people are erased from the catalog first.
         """
-        from stash_sense_pipeline.catalog import previews, schema
+        from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.engine import reading
-        from stash_sense_pipeline.catalog.sync import load_states
+        from stash_sense_pipeline.catalog.queries import previews
+        from stash_sense_pipeline.catalog.queries.sync_state import load_states
         from stash_sense_pipeline.faces.packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
@@ -133,7 +134,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         catalog: dg.ResourceParam[Catalog],
     ) -> dg.MaterializeResult:
         """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
-        from stash_sense_pipeline.catalog import previews, schema
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.faces.packs import load_pack
         from stash_sense_pipeline.identity.review import write_review
         from stash_sense_pipeline.identity.trusted import choose_trusted_faces

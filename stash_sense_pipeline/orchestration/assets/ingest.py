@@ -57,8 +57,9 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
         Of a stash-box a first run reads every performer; later runs read what the source changed since, and sweep it from
         time to time. Of a reference site those profiles are read that are due, of performers that a stash-box has.
         """
-        from stash_sense_pipeline.catalog import previews, schema
-        from stash_sense_pipeline.catalog.one_writer import one_writer
+        from stash_sense_pipeline.catalog import schema
+        from stash_sense_pipeline.catalog.queries import previews
+        from stash_sense_pipeline.catalog.source_lock import one_writer
 
         source = context.partition_key
         # A click on Materialize carries no tag by which the queue would keep it from running beside another.

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.performers import bury_records, remove_orphaned_images
+from stash_sense_pipeline.catalog.queries.performers import bury_records, remove_orphaned_images
 from stash_sense_pipeline.catalog.schema import site_rejections, source_performers
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.records.profile_sites import site as site_of

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_templates,

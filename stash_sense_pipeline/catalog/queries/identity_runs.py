@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.key_filters import of_records
+from stash_sense_pipeline.catalog.queries.face_templates import own_faces
 from stash_sense_pipeline.catalog.schema import (
     identity_hubs,
     identity_records,
@@ -22,7 +23,6 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
-from stash_sense_pipeline.catalog.templates import own_faces
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.records.record_key import RecordKey
 

@@ -10,13 +10,13 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog import one_writer as module
-from stash_sense_pipeline.catalog.one_writer import one_writer
+from stash_sense_pipeline.catalog import source_lock as module
+from stash_sense_pipeline.catalog.source_lock import one_writer
 
 _CHILD = """
 import sys, time
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.catalog.one_writer import one_writer
+from stash_sense_pipeline.catalog.source_lock import one_writer
 with one_writer(open_catalog(sys.argv[1]), "stashdb", print):
     print("mine", flush=True)
     time.sleep(100)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.chosen import of_records
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,

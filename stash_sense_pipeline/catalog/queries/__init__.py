@@ -1,0 +1,1 @@
+"""Queries by subject. Each function takes an open connection."""
