@@ -18,9 +18,9 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.backup_archive import CATALOG, CONTENTS, FORMAT, unpack_backup
-from stash_sense_pipeline.catalog.engine import create_database, open_catalog, reading, shown_url, writing
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog
 from stash_sense_pipeline.catalog.schema import metadata
-from stash_sense_pipeline.catalog.transactions import first_line
+from stash_sense_pipeline.catalog.transactions import first_line, reading, shown_url, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import replacing, sha256_file, sqlite_url
 from stash_sense_pipeline.foundation.private_work import private_work

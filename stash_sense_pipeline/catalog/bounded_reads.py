@@ -8,7 +8,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 
 P = ParamSpec("P")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import secrets
-import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,11 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from stash_sense_pipeline.catalog.schema import source_performers
-from stash_sense_pipeline.catalog.transactions import first_line, server_errors_in_one_line
+from stash_sense_pipeline.catalog.transactions import (
+    first_line,
+    shown_url,
+    writing,
+)
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import holding_lock, make_directory, make_private_file, restrict
 
@@ -30,8 +32,6 @@ _CACHE_KIB = 49_152
 _PAGE_BYTES = 16_384
 # 40 MB of write-ahead log: a page that several transactions change is then written into the file once.
 _WAL_PAGES = 2_500
-# Parameters of libpq and psycopg2 with such a word in their name hold secrets or lead to them.
-_SECRET_WORDS = ("pass", "secret", "token", "key")
 # Above this size only the header and the schema are read at opening; a backup or a release checks it all.
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
@@ -81,68 +81,6 @@ def create_database(url: str) -> None:
     except sa.exc.DBAPIError as error:
         shown = shown_url(parsed)
         raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
-
-
-@contextmanager
-def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One write transaction, committed at the end and rolled back on error.
-
-    On SQLite it takes the write lock at once; it waits as long as a rebuild of the file lasts, and 30 s for any other
-    writer. Raises CatalogError when the lock stays taken, and when the database cannot write at the begin, in the middle
-    or at the commit: read-only, full, restarted, gone. Nothing of the transaction is stored then.
-    """
-    with server_errors_in_one_line(shown_url(engine.url), "write to"), ExitStack() as stack:
-        while True:
-            begun = time.time()
-            try:
-                connection = stack.enter_context(engine.connect().execution_options(write=True))
-                stack.enter_context(connection.begin())
-                break
-            except sa.exc.OperationalError:
-                stack.close()
-                if not _rebuilt_since(engine, begun):
-                    raise
-        yield connection
-
-
-def rebuild_lock(engine: sa.Engine) -> Path | None:
-    """The file that is locked (flock) while SQLite's file is rebuilt; None for a database that is no file."""
-    database = engine.url.database
-    if engine.dialect.name != "sqlite" or database in (None, "", ":memory:"):
-        return None
-    path = Path(str(database))
-    return path.with_name(f".{path.name}.rebuild.lock")
-
-
-def _rebuilt_since(engine: sa.Engine, moment: float) -> bool:
-    """True when a process rebuilds SQLite's file now, or has since `moment`: it holds the write lock for minutes."""
-    path = rebuild_lock(engine)
-    if path is None or not path.exists():
-        return False
-    with path.open() as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return path.stat().st_mtime >= moment
-
-
-@contextmanager
-def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One consistent snapshot for reading; writers are not held up by it. Raises CatalogError when it cannot be read."""
-    isolation = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
-    with (
-        server_errors_in_one_line(shown_url(engine.url), "read"),
-        engine.connect().execution_options(**isolation) as connection,
-        connection.begin(),
-    ):
-        yield connection
-
-
-def shown_url(url: sa.URL) -> str:
-    """The URL of a database as it may be shown: without its password, also where its query holds one."""
-    hidden = {name: "***" for name in url.query if any(word in name.lower() for word in _SECRET_WORDS)}
-    return url.update_query_dict(hidden).render_as_string(hide_password=True)
 
 
 def _parse(url: str) -> sa.URL:

@@ -28,3 +28,35 @@ def of_records(
     for name, identifiers in by_source.items():
         for batch in batched(identifiers, _IN_LIST):
             yield sa.and_(source == name, identifier.in_(batch))
+
+
+# How many keys a statement names; both databases allow far more.
+_BATCH = 400
+
+
+def record_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
+    """(source, source_id) of a table, to compare with records."""
+    return sa.tuple_(table.c.source, table.c.source_id)
+
+
+def image_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
+    """(source, image_id) of a table, to compare with images."""
+    return sa.tuple_(table.c.source, table.c.image_id)
+
+
+def rows_of(
+    connection: sa.Connection, query: sa.Select[Any], key: sa.ColumnElement[Any], keys: Collection[Any]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows of `query` whose `key`, a column or a pair of two, is one of `keys`."""
+    for chosen in of_keys(key, keys):
+        yield from (tuple(row) for row in connection.execute(query.where(chosen)))
+
+
+def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:
+    """Conditions that together choose the rows whose `key`, a column or a pair of two, is one of `keys`."""
+    if isinstance(key, sa.Tuple):
+        source, identifier = key.clauses
+        yield from of_records(source, identifier, keys)
+        return
+    for batch in batched(sorted(keys), _BATCH):
+        yield key.in_(batch)

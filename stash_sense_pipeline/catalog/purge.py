@@ -14,9 +14,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, rebuild_lock, writing
 from stash_sense_pipeline.catalog.schema import metadata, pending_purges
-from stash_sense_pipeline.catalog.transactions import first_line
+from stash_sense_pipeline.catalog.transactions import first_line, reading, rebuild_lock, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import private_opener
 

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import shown_url
-from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line
+from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line, shown_url
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import private_opener
 

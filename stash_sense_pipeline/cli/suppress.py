@@ -60,7 +60,7 @@ def suppress_add(
 
     Records with the same name that nothing else links to the person are listed: add those that are the person too.
     """
-    from stash_sense_pipeline.catalog.engine import writing
+    from stash_sense_pipeline.catalog.transactions import writing
     from stash_sense_pipeline.privacy.entries import add_sealed
     from stash_sense_pipeline.privacy.keys import load_or_create_key
     from stash_sense_pipeline.privacy.kin import whole_person
@@ -249,8 +249,8 @@ def suppress_review(context: click.Context) -> None:
     A held record has the name and birth date of a person on the list, or a refused face (`held`), or it is linked to such
     a record (`held_linked`). It is in no release until `suppress review settle` says who it is.
     """
-    from stash_sense_pipeline.catalog.engine import reading
     from stash_sense_pipeline.catalog.queries.performers import withheld_for_review
+    from stash_sense_pipeline.catalog.transactions import reading
 
     if context.invoked_subcommand is not None:
         return
@@ -268,7 +268,7 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
     With --same it is suppressed like a record that was added to the list. With --other it may be stored: the next sync of
     its source reads it, and the records that were held with it. The decision is kept.
     """
-    from stash_sense_pipeline.catalog.engine import writing
+    from stash_sense_pipeline.catalog.transactions import writing
     from stash_sense_pipeline.privacy.holding import settle
     from stash_sense_pipeline.privacy.keys import load_or_create_key
     from stash_sense_pipeline.privacy.suppression import load_list

@@ -17,7 +17,6 @@ from typing import Any, Protocol, Self, TypeVar
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries.faces import StoredFace, find_judged, forget_faces, store_faces
 from stash_sense_pipeline.catalog.queries.images import (
     ImageState,
@@ -33,6 +32,7 @@ from stash_sense_pipeline.catalog.queries.images import (
     waits_elsewhere,
 )
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, shown_url, writing
 from stash_sense_pipeline.catalog.queries import faces as catalog
-from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line
+from stash_sense_pipeline.catalog.transactions import reading, server_errors_in_one_line, shown_url, writing
 from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.inference import Device

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.queries import identities as store
 from stash_sense_pipeline.catalog.queries.identities import EvidenceRow
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import StashSenseError
 
 _EVENTS_SHOWN = 20

@@ -210,8 +210,9 @@ def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:
 
 def _stale_sources(settings: Settings, environment: Environment) -> list[str]:
     """Enabled sources that were read once, but not lately. One that was never read waits for its key, or its first run."""
-    from stash_sense_pipeline.catalog.engine import open_catalog, reading
+    from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.queries.sync_state import load_states
+    from stash_sense_pipeline.catalog.transactions import reading
 
     engine = open_catalog(environment.catalog_url)
     try:

@@ -9,7 +9,8 @@ from pathlib import Path
 import dagster as dg
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import create_database, open_catalog, shown_url
+from stash_sense_pipeline.catalog.engine import create_database, open_catalog
+from stash_sense_pipeline.catalog.transactions import shown_url
 from stash_sense_pipeline.faces.inference import Device, require_runtime
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import write_atomically

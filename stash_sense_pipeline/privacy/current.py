@@ -10,7 +10,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.private_work import clear_private_work
 from stash_sense_pipeline.privacy.entries import (
     ImportReport,

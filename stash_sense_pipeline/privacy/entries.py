@@ -10,15 +10,16 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.key_filters import rows_of
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     source_performers,
     sync_state,
     withheld_records,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.kin import owners_of, rows_of, with_kin
+from stash_sense_pipeline.privacy.kin import owners_of, with_kin
 from stash_sense_pipeline.privacy.lookup import pictures_at, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import (
     AWAITED_IMAGE,

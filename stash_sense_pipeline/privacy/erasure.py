@@ -13,7 +13,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.key_filters import image_key, of_keys, record_key, rows_of
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
 from stash_sense_pipeline.catalog.queries.identities import hold_still
 from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
@@ -37,6 +37,7 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
     withheld_records,
 )
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.face_templates import (
     Templates,
     faces_near,
@@ -46,12 +47,8 @@ from stash_sense_pipeline.privacy.face_templates import (
 from stash_sense_pipeline.privacy.holding import HELD, forget_held, remember_held
 from stash_sense_pipeline.privacy.kin import (
     Person,
-    image_key,
     judged,
-    of_keys,
     owners_of,
-    record_key,
-    rows_of,
     theirs_and_shared,
     whole_person,
     with_kin,

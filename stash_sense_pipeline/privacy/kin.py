@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.key_filters import of_records
+from stash_sense_pipeline.catalog.key_filters import image_key, record_key, rows_of
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_images,
@@ -19,15 +18,11 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
-from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.privacy.lookup import records_called, records_listing
 from stash_sense_pipeline.privacy.suppression import identifying_pages
 from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
-
-# How many keys a statement names; both databases allow far more.
-_BATCH = 400
 
 
 @dataclass(frozen=True)
@@ -110,34 +105,6 @@ def with_kin(connection: sa.Connection, records: Collection[RecordKey]) -> set[R
         }
         news = {(source, source_id) for source, source_id in found} - kin
     return kin
-
-
-def record_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
-    """(source, source_id) of a table, to compare with records."""
-    return sa.tuple_(table.c.source, table.c.source_id)
-
-
-def image_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
-    """(source, image_id) of a table, to compare with images."""
-    return sa.tuple_(table.c.source, table.c.image_id)
-
-
-def rows_of(
-    connection: sa.Connection, query: sa.Select[Any], key: sa.ColumnElement[Any], keys: Collection[Any]
-) -> Iterator[tuple[Any, ...]]:
-    """The rows of `query` whose `key`, a column or a pair of two, is one of `keys`."""
-    for chosen in of_keys(key, keys):
-        yield from (tuple(row) for row in connection.execute(query.where(chosen)))
-
-
-def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.ColumnElement[bool]]:
-    """Conditions that together choose the rows whose `key`, a column or a pair of two, is one of `keys`."""
-    if isinstance(key, sa.Tuple):
-        source, identifier = key.clauses
-        yield from of_records(source, identifier, keys)
-        return
-    for batch in batched(sorted(keys), _BATCH):
-        yield key.in_(batch)
 
 
 def theirs_and_shared(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.schema import performer_aliases, source_performers
-from stash_sense_pipeline.privacy.kin import record_key, rows_of
 from stash_sense_pipeline.records.name_folding import fold_name
 from stash_sense_pipeline.records.record_key import RecordKey
 

@@ -9,12 +9,12 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.queries.identities import hold_still
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
 from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
-from stash_sense_pipeline.privacy.kin import record_key, rows_of
 from stash_sense_pipeline.privacy.record_evidence import Findings, Relatives, Told, compare, read_told
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.records import profile_sites, profile_urls

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression import OTHER, PERSONA

@@ -20,7 +20,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, replacing, sha256_file
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import embeddings, trusted_faces
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
 
 # 10 MB of vectors.

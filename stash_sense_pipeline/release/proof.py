@@ -9,8 +9,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import trusted_faces
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.suppression import Suppressions

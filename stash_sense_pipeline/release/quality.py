@@ -11,7 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.engine import reading
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
     SIDECAR_K,

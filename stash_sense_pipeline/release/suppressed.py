@@ -11,8 +11,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import faces, source_images, trusted_faces
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ArchiveError, DatabaseFileError, ReleaseError
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.foundation.private_work import private_work

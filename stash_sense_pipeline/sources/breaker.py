@@ -9,8 +9,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import REFUSALS_IN_A_ROW, Outcome, SourceError
 
 _FIRST_PAUSE = timedelta(hours=6)

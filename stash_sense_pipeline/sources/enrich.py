@@ -13,11 +13,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries import enrichment, performers
 from stash_sense_pipeline.catalog.queries.enrichment import Held, Known, Visited
 from stash_sense_pipeline.catalog.queries.site_records import rejected_since
 from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import (

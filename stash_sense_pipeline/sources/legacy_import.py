@@ -24,8 +24,8 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.queries import identities, performers
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.adults import is_adult
 from stash_sense_pipeline.privacy.suppression import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord

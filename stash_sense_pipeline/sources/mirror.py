@@ -15,8 +15,8 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.data_errors import is_about_data
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records

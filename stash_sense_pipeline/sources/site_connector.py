@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.queries.enrichment import held_records, owners_of_images
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError, SourceError, UnreadRecordError
 from stash_sense_pipeline.records.performer_record import ImageRecord, unique_images
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile

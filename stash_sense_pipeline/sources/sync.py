@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress, silent_progress

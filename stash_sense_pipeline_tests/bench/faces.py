@@ -25,8 +25,9 @@ import httpx
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectReport, ImageClient, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.detect import Detector

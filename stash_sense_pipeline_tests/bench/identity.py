@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries.face_templates import Template
 from stash_sense_pipeline.catalog.schema import (
     performer_aliases,
@@ -24,6 +24,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import insert_many
 from stash_sense_pipeline.identity.agreement import TemplateSet, agree, calibrate, unlike
 from stash_sense_pipeline.identity.evidence import NO_FACES, Faces, Pair, find_candidates, weigh

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries.faces import StoredFace, store_faces
 from stash_sense_pipeline.catalog.schema import faces, source_images
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import encode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_urls,
@@ -28,6 +28,7 @@ from stash_sense_pipeline.catalog.schema import (
     suppressed_faces,
     suppressions,
 )
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed

@@ -10,7 +10,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
 from stash_sense_pipeline_tests.release.worlds import DIGESTS, PACK
 

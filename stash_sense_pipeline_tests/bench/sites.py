@@ -108,8 +108,9 @@ def _reading() -> Iterator[float]:
 
 def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
     """Reads all sites at once, a thread each, as ten runs beside each other do, into one catalog."""
-    from stash_sense_pipeline.catalog.engine import open_catalog, writing
+    from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.queries import performers
+    from stash_sense_pipeline.catalog.transactions import writing
     from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
     from stash_sense_pipeline.records.performer_record import PerformerRecord
     from stash_sense_pipeline.sources.enrich import enrich_source

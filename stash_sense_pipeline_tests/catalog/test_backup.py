@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.backup import restore_backup, write_backup
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
     faces,
@@ -22,6 +22,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     suppressions,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 
 NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

@@ -187,7 +187,8 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
     """What an older program wrote holds tables that are gone since, and lacks others."""
     from alembic import command
 
-    from stash_sense_pipeline.catalog.engine import _migrations, open_catalog, writing
+    from stash_sense_pipeline.catalog.engine import _migrations, open_catalog
+    from stash_sense_pipeline.catalog.transactions import writing
 
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'old.db'}")
     config, script = _migrations()

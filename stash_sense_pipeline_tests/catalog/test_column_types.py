@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.column_types import UtcTime
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.schema import sync_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 
 ZONES = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 # Not at the ends, where UTC has no name for every zone's times.

@@ -13,8 +13,9 @@ from alembic import command
 
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, shown_url, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import checkpoint
+from stash_sense_pipeline.catalog.transactions import reading, shown_url, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.settings.environment import read_environment
 

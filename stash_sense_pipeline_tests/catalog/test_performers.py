@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.queries.performers import BurialCounts, RecordCounts, StoreCounts
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, load_states, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import engine as engine_module
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import performer_aliases, sync_state
 from stash_sense_pipeline.catalog.source_lock import one_writer
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 
 SECRET = "Zq Invented"

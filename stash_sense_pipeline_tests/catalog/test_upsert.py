@@ -5,13 +5,13 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.schema import (
     performer_aliases,
     source_images,
     source_performers,
     sync_state,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import _portions, batched, upsert
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)

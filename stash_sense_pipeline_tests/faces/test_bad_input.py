@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.schema import faces, source_images
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS

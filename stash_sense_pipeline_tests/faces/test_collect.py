@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
     embeddings,
@@ -29,6 +29,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, ImageRequest, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting

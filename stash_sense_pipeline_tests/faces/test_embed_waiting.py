@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
 from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.detect import Detector

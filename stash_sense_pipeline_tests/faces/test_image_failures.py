@@ -18,9 +18,10 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
 from stash_sense_pipeline.catalog.schema import faces, performer_images, source_images, source_performers
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
 from stash_sense_pipeline.faces.packs import ModelPack

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries import faces as catalog_faces
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces import embed_waiting as module
 from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.inference import Device

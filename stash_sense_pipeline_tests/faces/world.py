@@ -15,8 +15,8 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.schema import performer_images, source_images, source_performers
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http import Patience, PoliteClient

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     faces,
     performer_images,
     source_images,
 )
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline_tests.identity.population import NOW
 

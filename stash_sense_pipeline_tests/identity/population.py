@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
@@ -21,6 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
     source_performers,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.comparing import Record

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries.identity_runs import last_run
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.identity.agreement import Calibration, TemplateSet, agree, agree_around
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities

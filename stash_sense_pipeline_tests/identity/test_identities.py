@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.evidence import Candidates, find_candidates

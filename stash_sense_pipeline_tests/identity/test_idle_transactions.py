@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import source_performers
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.sandbox.population import make_population

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries.trusted_faces import read_candidates, read_collisions
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
@@ -20,6 +19,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.identity import trusted as module
 from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_alone

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.test_utils import create_run_for_test
 
-from stash_sense_pipeline.catalog.engine import writing
 from stash_sense_pipeline.catalog.schema import sync_state
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.foundation.errors import LEFT_ALONE, Outcome
 from stash_sense_pipeline.orchestration import alerts

@@ -24,8 +24,9 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.monitoring.concurrency import execute_concurrency_slots_iteration
 from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_iteration
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.orchestration import execution

@@ -22,7 +22,8 @@ import sqlalchemy as sa
 import yaml
 
 from stash_sense_pipeline.catalog import engine as engine_module
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import private_opener
 from stash_sense_pipeline.orchestration.home import prepare_home, restrict_data

@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from stash_sense_pipeline.catalog.engine import open_catalog, reading
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import faces, source_images
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectLimits
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance

@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.faces import packs
 from stash_sense_pipeline.faces.packs import ModelPack

@@ -13,7 +13,8 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.evidence import find_evidence
 from stash_sense_pipeline.identity.graph import connect

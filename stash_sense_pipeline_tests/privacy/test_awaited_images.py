@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.entries import add_sealed, add_suppressions
 from stash_sense_pipeline.privacy.suppression import load_suppressions
 from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry

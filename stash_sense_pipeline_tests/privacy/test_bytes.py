@@ -17,8 +17,9 @@ import sqlalchemy as sa
 import yaml
 
 from stash_sense_pipeline.catalog import purge, schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import is_purge_pending, overwrite_deleted, request_purge, rewrite
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy import erasure
 from stash_sense_pipeline.privacy.current import enforce_suppressions
 from stash_sense_pipeline.privacy.entries import add_suppressions

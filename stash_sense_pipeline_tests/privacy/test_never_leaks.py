@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import is_purge_pending
 from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides

@@ -22,7 +22,8 @@ import yaml
 from click.testing import CliRunner, Result
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.private_work import private_work

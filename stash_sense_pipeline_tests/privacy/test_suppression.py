@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading, writing
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.privacy import suppression
 from stash_sense_pipeline.privacy.entries import ImportReport, add_suppressions, import_suppressions_file

@@ -12,7 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.release.content import read_content

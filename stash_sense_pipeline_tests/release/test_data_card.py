@@ -10,7 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.release.data_card import group_errors, write_data_card
 from stash_sense_pipeline.release.order import FaceOrder
 from stash_sense_pipeline.release.publish import ReleaseReport

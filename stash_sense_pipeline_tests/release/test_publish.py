@@ -15,7 +15,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash

@@ -11,7 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.index import build_index
 from stash_sense_pipeline.release.publish import publish_release

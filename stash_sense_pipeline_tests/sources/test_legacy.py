@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading, writing
 from stash_sense_pipeline.catalog.queries import identities, performers
 from stash_sense_pipeline.catalog.queries.images import waiting_performers
 from stash_sense_pipeline.catalog.queries.sync_state import load_states
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, record_hash, url_hashes

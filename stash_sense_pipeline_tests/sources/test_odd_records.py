@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import writing
+from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, UnreadRecordError
 from stash_sense_pipeline.foundation.json_file import LARGE, parse_json

@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import open_catalog, reading, writing
+from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, save_state
+from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash, url_hashes
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Link, Moment, Ties

@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.queries.sync_state import load_state
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sandbox import theporndb as server_module

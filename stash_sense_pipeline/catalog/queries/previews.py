@@ -8,7 +8,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     faces,
@@ -17,6 +16,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
     trusted_faces,
 )
+from stash_sense_pipeline.catalog.transactions import reading
 
 _ROWS = 5
 

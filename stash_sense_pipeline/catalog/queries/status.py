@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.queries.performers import count_records
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_states
 from stash_sense_pipeline.catalog.schema import embeddings, faces, source_images
+from stash_sense_pipeline.catalog.transactions import reading
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.engine import reading
 from stash_sense_pipeline.catalog.schema import sync_state
+from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import upsert
 
 # Key of SyncState.detail: the numbers of the last run in which too many images were refused at once.

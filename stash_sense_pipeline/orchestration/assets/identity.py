@@ -54,9 +54,9 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         Performer ids are permanent. Suppressed people are erased from the catalog first.
         """
         from stash_sense_pipeline.catalog import schema
-        from stash_sense_pipeline.catalog.engine import reading
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.catalog.queries.sync_state import load_states
+        from stash_sense_pipeline.catalog.transactions import reading
         from stash_sense_pipeline.faces.packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
