@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Below SQLite's bound on parameters.
-_IN_LIST = 800
+# Keys that one statement names. SQLite allows 999 parameters at least, PostgreSQL 65,535.
+IN_LIST = 500
 
 
 def of_records(
@@ -26,12 +26,8 @@ def of_records(
     for key in sorted(wanted):
         by_source[key[0]].append(key[1])
     for name, identifiers in by_source.items():
-        for batch in batched(identifiers, _IN_LIST):
+        for batch in batched(identifiers, IN_LIST):
             yield sa.and_(source == name, identifier.in_(batch))
-
-
-# How many keys a statement names; both databases allow far more.
-_BATCH = 400
 
 
 def record_key(table: sa.FromClause) -> sa.ColumnElement[Any]:
@@ -58,5 +54,5 @@ def of_keys(key: sa.ColumnElement[Any], keys: Collection[Any]) -> Iterator[sa.Co
         source, identifier = key.clauses
         yield from of_records(source, identifier, keys)
         return
-    for batch in batched(sorted(keys), _BATCH):
+    for batch in batched(sorted(keys), IN_LIST):
         yield key.in_(batch)

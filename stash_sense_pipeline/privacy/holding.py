@@ -8,6 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
@@ -29,7 +30,6 @@ from stash_sense_pipeline.records.record_key import RecordKey
 # Reasons of withheld records: the record is like a suppressed person, or it is linked to a record that is.
 HELD: Final = "held"
 HELD_LINKED: Final = "held_linked"
-_IN_LIST = 500
 
 
 def reason_of(findings: Findings) -> str:
@@ -46,7 +46,7 @@ def remember_held(connection: sa.Connection, suppressions: Suppressions, held: C
         for digest in evidence_hashes(suppressions.key, told)
     }
     owners = sorted({owner for owner, _ in wanted})
-    for batch in batched(owners, _IN_LIST):
+    for batch in batched(owners, IN_LIST):
         known = sa.select(table.c.owner_hash, table.c.key_hash).where(table.c.owner_hash.in_(batch))
         wanted -= {(owner, digest) for owner, digest in connection.execute(known)}
     insert_many(connection, table, ("owner_hash", "key_hash"), sorted(wanted))
@@ -55,7 +55,7 @@ def remember_held(connection: sa.Connection, suppressions: Suppressions, held: C
 def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: Collection[RecordKey]) -> None:
     """Drops what was kept of held records that are erased: it is kept of suppressed ones from now on."""
     owners = sorted(suppressions.withheld_hash(*record) for record in erased)
-    for batch in batched(owners, _IN_LIST):
+    for batch in batched(owners, IN_LIST):
         connection.execute(sa.delete(held_evidence).where(held_evidence.c.owner_hash.in_(batch)))
 
 
@@ -124,7 +124,7 @@ def _suppress(
 
 def _forget(connection: sa.Connection, source: str, owners: Collection[str]) -> None:
     table = withheld_records
-    for batch in batched(sorted(owners), _IN_LIST):
+    for batch in batched(sorted(owners), IN_LIST):
         connection.execute(sa.delete(held_evidence).where(held_evidence.c.owner_hash.in_(batch)))
         held = table.c.reason.in_((HELD, HELD_LINKED))
         connection.execute(sa.delete(table).where(table.c.source == source, table.c.id_hash.in_(batch), held))

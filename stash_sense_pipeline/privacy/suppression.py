@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.foundation.errors import CatalogError
@@ -405,7 +406,7 @@ def mark_applied(connection: sa.Connection, now: datetime) -> None:
 def mark_shown(connection: sa.Connection, awaited: Collection[str], now: datetime) -> None:
     """Notes that these awaited images were shown, and what they mean was decided."""
     table = schema.suppressions
-    for batch in batched(sorted(awaited), 500):
+    for batch in batched(sorted(awaited), IN_LIST):
         shown = (table.c.kind == AWAITED_IMAGE) & table.c.key_hash.in_(batch)
         connection.execute(sa.update(table).where(shown).values(applied_at=now))
 

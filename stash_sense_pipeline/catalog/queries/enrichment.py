@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
     identity_members,
     performer_aliases,
@@ -21,8 +22,6 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.records.record_key import RecordKey
-
-_IN_LIST = 500
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def known_records(
         for source, source_id in sorted(wanted):
             by_source[source].append(source_id)
         for source, ids in by_source.items():
-            for batch in batched(ids, _IN_LIST):
+            for batch in batched(ids, IN_LIST):
                 these = (table.c.source == source) & table.c.source_id.in_(batch)
                 rows += connection.execute(query.where(these)).all()
                 theirs = performer_aliases.c.source_id.in_(batch) & (performer_aliases.c.source == source)
@@ -179,7 +178,7 @@ def alias_hashes(connection: sa.Connection, performer_ids: Collection[int], but:
     )
     return frozenset(
         found
-        for batch in batched(sorted(performer_ids), _IN_LIST)
+        for batch in batched(sorted(performer_ids), IN_LIST)
         for (raw,) in connection.execute(query.where(members.c.performer_id.in_(batch)))
         for found in (raw or {}).get("alias_hashes", ())
     )

@@ -12,10 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces, source_images
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
-_IN_LIST = 500
 # The first half of the number of PostgreSQL's lock on a face, ours alone; the second half is the face's id.
 _LEASES = 7305216
 _FACE_COLUMNS = tuple(
@@ -151,7 +151,7 @@ def store_faces(
 
 def forget_faces(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
     """Removes the faces of images, with their crops and vectors."""
-    for ids in batched(image_ids, _IN_LIST):
+    for ids in batched(image_ids, IN_LIST):
         connection.execute(sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids)))
 
 
@@ -211,7 +211,7 @@ def waiting_faces(
     rows = connection.execute(next_ones).all()
     have: dict[int, set[str]] = {}
     outdated: set[int] = set()
-    for ids in batched([row.face_id for row in rows], _IN_LIST):
+    for ids in batched([row.face_id for row in rows], IN_LIST):
         current = connection.execute(
             sa.select(embeddings.c.face_id, embeddings.c.model, embeddings.c.model_digest).where(
                 embeddings.c.face_id.in_(ids)
@@ -296,7 +296,7 @@ def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) 
     transaction is removing, is left out.
     """
     present: set[int] = set()
-    for ids in batched(sorted({row["face_id"] for row in rows}), _IN_LIST):
+    for ids in batched(sorted({row["face_id"] for row in rows}), IN_LIST):
         query = sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))
         # Whoever removes one of them from now on waits until its vectors are stored. SQLite has one writer anyhow.
         present.update(connection.scalars(query.with_for_update(key_share=True, read=True, skip_locked=True)))
@@ -305,7 +305,7 @@ def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) 
 
 def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
     """Removes the crops of faces."""
-    for ids in batched(face_ids, _IN_LIST):
+    for ids in batched(face_ids, IN_LIST):
         connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(ids)))
 
 

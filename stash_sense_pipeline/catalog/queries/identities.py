@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.key_filters import of_records
+from stash_sense_pipeline.catalog.key_filters import IN_LIST, of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
@@ -29,8 +29,6 @@ from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 _BATCH = 5_000
 # The first half of the number of PostgreSQL's lock, ours alone, and its second half.
 _WRITERS_LOCK = (7305215, 1)
-# Below SQLite's bound on parameters.
-_IN_LIST = 800
 
 
 class RecordRow(NamedTuple):
@@ -231,7 +229,7 @@ def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> in
     count = sa.select(sa.func.count()).select_from(identity_members)
     return sum(
         connection.scalar(count.where(table.performer_id.in_(batch))) or 0
-        for batch in batched(sorted(performer_ids), _IN_LIST)
+        for batch in batched(sorted(performer_ids), IN_LIST)
     )
 
 
@@ -241,7 +239,7 @@ def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[I
     query = sa.select(table.performer_id, table.retired_at, table.redirect_to)
     return [
         IdentityRow(*row)
-        for batch in batched(sorted(targets), _IN_LIST)
+        for batch in batched(sorted(targets), IN_LIST)
         for row in connection.execute(query.where(table.redirect_to.in_(batch)).order_by(table.performer_id))
     ]
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
-from stash_sense_pipeline.catalog.key_filters import of_records
+from stash_sense_pipeline.catalog.key_filters import IN_LIST, of_records
 from stash_sense_pipeline.catalog.queries.face_templates import own_faces
 from stash_sense_pipeline.catalog.schema import (
     identity_hubs,
@@ -28,8 +28,6 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 Digests = NDArray[np.int64]
 
-# Below SQLite's bound on parameters.
-_IN_LIST = 800
 _BATCH = 5_000
 
 
@@ -255,7 +253,7 @@ def hub_changes(
 def write_hubs(connection: sa.Connection, changes: HubChanges) -> None:
     """Writes the changes."""
     table = identity_hubs
-    for batch in batched(changes.gone, _IN_LIST):
+    for batch in batched(changes.gone, IN_LIST):
         connection.execute(table.delete().where(table.c.digest.in_(batch)))
     for rows in batched(changes.new, _BATCH):
         insert_many(connection, table, ("digest", "key", "holders"), rows)

@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
     embeddings,
@@ -21,8 +22,6 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched
 
-# Values in one IN list: far below what either database allows in a statement.
-_IN_LIST = 500
 _OF_REFUSAL = ("refusals", "next_attempt_at", "sha256", "picture_hash")
 
 
@@ -177,7 +176,7 @@ def images_of(
     owners = _owners(connection, source, source_ids)
     listed: dict[str, list[LedgerImage]] = {source_id: [] for source_id in source_ids}
     known: dict[str, LedgerImage] = {}
-    for ids in batched(source_ids, _IN_LIST):
+    for ids in batched(source_ids, IN_LIST):
         rows = connection.execute(
             sa.select(
                 performer_images.c.source_id,
@@ -280,7 +279,7 @@ def _at(origins: Collection[str]) -> sa.ColumnElement[bool]:
 def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     wanted = performer_images.alias()
     owners: dict[str, list[str]] = {}
-    for ids in batched(source_ids, _IN_LIST):
+    for ids in batched(source_ids, IN_LIST):
         images = sa.select(wanted.c.image_id).where(wanted.c.source == source, wanted.c.source_id.in_(ids))
         rows = connection.execute(
             sa.select(performer_images.c.image_id, performer_images.c.source_id)
@@ -345,7 +344,7 @@ def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mappi
 def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:
     """Which of the images are in the ledger."""
     found: set[str] = set()
-    for ids in batched(image_ids, _IN_LIST):
+    for ids in batched(image_ids, IN_LIST):
         found.update(
             connection.scalars(
                 sa.select(source_images.c.image_id).where(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
     performer_aliases,
     performer_images,
@@ -22,8 +23,6 @@ from stash_sense_pipeline.catalog.upsert import batched, upsert, upsert_values
 if TYPE_CHECKING:
     from stash_sense_pipeline.records.performer_record import PerformerRecord
 
-# Values in one IN list: far below what either database allows in a statement.
-_IN_LIST = 500
 # In no id: connectors clean texts of control characters.
 _SEPARATOR = "\n"
 _PENDING = "pending"
@@ -257,7 +256,7 @@ def withheld_versions(
     table = withheld_records
     return {
         hashes[id_hash]: updated
-        for batch in batched(list(hashes), _IN_LIST)
+        for batch in batched(list(hashes), IN_LIST)
         for id_hash, updated in connection.execute(
             sa.select(table.c.id_hash, table.c.updated_at).where(
                 table.c.source == source, table.c.id_hash.in_(batch), table.c.checked_at >= since
@@ -318,7 +317,7 @@ def live_versions(
     )
     return {
         source_id: updated
-        for batch in batched(list(source_ids), _IN_LIST)
+        for batch in batched(list(source_ids), IN_LIST)
         for source_id, updated in connection.execute(query.where(table.c.source_id.in_(batch))).all()
     }
 
@@ -335,7 +334,7 @@ def slugs(
     table = source_performers
     return {
         source_id: (name, slug)
-        for batch in batched(list(source_ids), _IN_LIST)
+        for batch in batched(list(source_ids), IN_LIST)
         for source_id, name, slug in connection.execute(
             sa.select(table.c.source_id, table.c.name, table.c.raw["slug"].as_string()).where(
                 table.c.source == source, table.c.source_id.in_(batch), table.c.deleted_at.is_(None)
@@ -372,7 +371,7 @@ def held_records(
     queries = (
         [query]
         if source_ids is None
-        else [query.where(table.c.source_id.in_(batch)) for batch in batched(list(source_ids), _IN_LIST)]
+        else [query.where(table.c.source_id.in_(batch)) for batch in batched(list(source_ids), IN_LIST)]
     )
     return {
         source_id: HeldRecord(updated, listed)
@@ -487,7 +486,7 @@ def _stored(connection: sa.Connection, source: str, source_ids: Collection[str])
     )
     return {
         row.source_id: row
-        for batch in batched(list(source_ids), _IN_LIST)
+        for batch in batched(list(source_ids), IN_LIST)
         for row in connection.execute(
             sa.select(*columns).where(table.c.source == source, table.c.source_id.in_(batch))
         )
@@ -549,7 +548,7 @@ def _store_links(
     table = column.table
     assert isinstance(table, sa.Table)
     present: dict[str, set[str]] = {source_id: set() for source_id in known}
-    for batch in batched(known, _IN_LIST):
+    for batch in batched(known, IN_LIST):
         query = sa.select(table.c.source_id, column).where(
             table.c.source == source, table.c.source_id.in_(batch)
         )
@@ -592,7 +591,7 @@ def _store_images(connection: sa.Connection, source: str, records: Sequence[Perf
     table = source_images
     stored = {
         row.image_id: row
-        for batch in batched(list(wanted), _IN_LIST)
+        for batch in batched(list(wanted), IN_LIST)
         for row in connection.execute(
             sa.select(
                 table.c.image_id, table.c.url, table.c.width, table.c.height, table.c.state, table.c.reason

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.bounded_reads import streamed
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_collisions,
@@ -22,8 +23,6 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many, upsert
 
-# Below SQLite's bound on parameters, and short enough to plan quickly.
-_IDS_A_QUERY = 500
 _ROWS_A_STATEMENT = 5_000
 
 
@@ -137,7 +136,7 @@ def read_vectors(
 ) -> dict[int, NDArray[np.float32]]:
     """Raw embeddings of the faces by one model, float32 (dim,)."""
     found: dict[int, NDArray[np.float32]] = {}
-    for batch in batched(face_ids, _IDS_A_QUERY):
+    for batch in batched(face_ids, IN_LIST):
         query = sa.select(embeddings.c.face_id, embeddings.c.vector).where(
             embeddings.c.face_id.in_(batch),
             embeddings.c.model == model,
@@ -190,7 +189,7 @@ def store_collisions(connection: sa.Connection, wanted: Mapping[int, CollisionRo
     """Makes the stored quarantine equal to `wanted`; found_at of faces that stay is kept."""
     stored = read_collisions(connection)
     table = face_collisions
-    for batch in batched(sorted(stored.keys() - wanted.keys()), _IDS_A_QUERY):
+    for batch in batched(sorted(stored.keys() - wanted.keys()), IN_LIST):
         connection.execute(table.delete().where(table.c.face_id.in_(batch)))
     rows = [
         {"face_id": face_id, **row._asdict(), "found_at": now}
