@@ -18,7 +18,7 @@ from stash_sense_pipeline.orchestration.assets.release import release_assets
 from stash_sense_pipeline.orchestration.executors import chosen_executor
 from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
-from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
+from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline.settings.schema import Settings

@@ -279,7 +279,7 @@ def test_the_attacks_find_what_is_known_to_be_slow(pattern: str, method: str) ->
 @pytest.mark.parametrize("length", [200_000, 2_000_000])
 def test_a_long_target_of_a_suppression_is_refused_at_once(length: int) -> None:
     from stash_sense_pipeline.foundation.errors import ConfigurationError
-    from stash_sense_pipeline.privacy.suppression_file import check_target
+    from stash_sense_pipeline.privacy.suppression.suppression_file import check_target
 
     begun = time.process_time()
     for text in ("http://" + "a" * length, "a" * length + ":", "sealed:" + "0" * length, "s:" + "x" * length):

@@ -16,7 +16,7 @@ import stash_sense_pipeline
 from stash_sense_pipeline.cli.common import echo, print_table
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
-from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs
+from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs
 
 PACKAGE = Path(stash_sense_pipeline.__file__).parent
 TEXT = st.text(st.characters(codec=None, categories=None))

@@ -42,7 +42,7 @@ def import_legacy_command(directory: Path) -> None:
     predecessor's faces only decide in which order. Doing it again changes nothing.
     """
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.legacy import read_legacy
     from stash_sense_pipeline.sources.legacy_import import import_legacy

@@ -93,7 +93,7 @@ def restore(file: Path) -> None:
     """
     from stash_sense_pipeline.catalog.backup import restore_backup
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.current import enforce_in_copy
+    from stash_sense_pipeline.privacy.enforcement import enforce_in_copy
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.shipped_files import shipped_file
 

@@ -115,7 +115,7 @@ def releases_upload(version: str) -> None:
 def _refuse_who_left(environment: Environment, release: Path) -> None:
     """Raises ReleaseError when the release holds people on the suppression list as it is now."""
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.suppressed import refuse_suppressed
     from stash_sense_pipeline.settings.sources_file import load_settings
 

@@ -17,7 +17,7 @@ from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.privacy.current import Enforcement
+    from stash_sense_pipeline.privacy.enforcement import Enforcement
     from stash_sense_pipeline.privacy.namesakes import Namesake
     from stash_sense_pipeline.settings.environment import Environment
     from stash_sense_pipeline.settings.schema import Settings
@@ -61,17 +61,17 @@ def suppress_add(
     Records with the same name that nothing else links to the person are listed: add those that are the person too.
     """
     from stash_sense_pipeline.catalog.transactions import writing
-    from stash_sense_pipeline.privacy.entries import add_sealed
-    from stash_sense_pipeline.privacy.keys import load_or_create_key
-    from stash_sense_pipeline.privacy.kin import whole_person
+    from stash_sense_pipeline.privacy.linked_records import whole_person
     from stash_sense_pipeline.privacy.namesakes import namesakes_of
-    from stash_sense_pipeline.privacy.suppression_file import (
+    from stash_sense_pipeline.privacy.suppression.suppression_file import (
         SuppressionEntry,
         append_entry,
         check_picture_only,
         check_reason,
         check_target,
     )
+    from stash_sense_pipeline.privacy.suppression.suppression_import import add_sealed
+    from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
 
     with _opened() as (engine, environment, settings):
         check_target(target.strip(), settings.names)
@@ -117,7 +117,7 @@ def suppress_add(
 @suppress.command("list")
 def suppress_list() -> None:
     """Show the list: what kind of key, why, since when. The keys themselves are not kept in clear."""
-    from stash_sense_pipeline.privacy.suppression import listed_hashes
+    from stash_sense_pipeline.privacy.suppression.suppression_list import listed_hashes
 
     with _opened() as (engine, _, _):
         rows = Counter(
@@ -155,7 +155,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
     from stash_sense_pipeline.catalog.purge import is_purge_pending
     from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.current import enforce_suppressions
+    from stash_sense_pipeline.privacy.enforcement import enforce_suppressions
 
     with _opened() as (engine, environment, settings):
         enforced = enforce_suppressions(
@@ -269,10 +269,10 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
     its source reads it, and the records that were held with it. The decision is kept.
     """
     from stash_sense_pipeline.catalog.transactions import writing
-    from stash_sense_pipeline.privacy.holding import settle
-    from stash_sense_pipeline.privacy.keys import load_or_create_key
-    from stash_sense_pipeline.privacy.suppression import load_list
-    from stash_sense_pipeline.privacy.suppression_file import check_target
+    from stash_sense_pipeline.privacy.intake.holding import settle
+    from stash_sense_pipeline.privacy.suppression.suppression_file import check_target
+    from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
+    from stash_sense_pipeline.privacy.suppression.suppression_list import load_list
 
     if same is None:
         raise click.UsageError("say --same or --other")
@@ -290,7 +290,7 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
 @click.option("--delete", is_flag=True, help="Delete them here, with zip and reports; never the latest one.")
 def revoke(delete: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.suppressed import revoked_releases
 
     with _opened() as (engine, environment, settings):

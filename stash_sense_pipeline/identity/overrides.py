@@ -11,7 +11,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.keys import survivor
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
 _SECTIONS = ("must_link", "cannot_link")

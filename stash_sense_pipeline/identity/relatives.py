@@ -29,7 +29,7 @@ from stash_sense_pipeline.identity.overrides import (
     resolve_overrides,
 )
 from stash_sense_pipeline.identity.steps import read_population
-from stash_sense_pipeline.privacy.record_evidence import Told
+from stash_sense_pipeline.privacy.intake.record_evidence import Told
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings

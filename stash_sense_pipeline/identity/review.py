@@ -20,7 +20,7 @@ from stash_sense_pipeline.foundation.files import make_directory, replacing
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.identity.evidence import Kind
 from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
-from stash_sense_pipeline.privacy.traces import texts_locked
+from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100

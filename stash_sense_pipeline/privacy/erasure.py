@@ -38,14 +38,14 @@ from stash_sense_pipeline.catalog.schema import (
     withheld_records,
 )
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.privacy.face_templates import (
-    Templates,
-    faces_near,
-    keep_templates,
-    load_templates,
+from stash_sense_pipeline.privacy.intake.holding import HELD, forget_held, remember_held
+from stash_sense_pipeline.privacy.intake.record_evidence import (
+    Relatives,
+    persona_hashes,
+    read_told,
+    unknown_pages,
 )
-from stash_sense_pipeline.privacy.holding import HELD, forget_held, remember_held
-from stash_sense_pipeline.privacy.kin import (
+from stash_sense_pipeline.privacy.linked_records import (
     Person,
     judged,
     owners_of,
@@ -53,16 +53,16 @@ from stash_sense_pipeline.privacy.kin import (
     whole_person,
     with_kin,
 )
-from stash_sense_pipeline.privacy.lookup import records_listing
-from stash_sense_pipeline.privacy.mentions import ERASED, mentions_records
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
-from stash_sense_pipeline.privacy.record_evidence import (
-    Relatives,
-    persona_hashes,
-    read_told,
-    unknown_pages,
+from stash_sense_pipeline.privacy.record_lookup import records_listing
+from stash_sense_pipeline.privacy.redaction.mentions import ERASED, mentions_records
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import (
+    Templates,
+    faces_near,
+    keep_templates,
+    load_templates,
 )
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     IMAGE,
     LIKENESS,
     PERSONA,

@@ -14,9 +14,9 @@ from stash_sense_pipeline.catalog.queries.identities import hold_still
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
-from stash_sense_pipeline.privacy.holding import HELD, HELD_LINKED
-from stash_sense_pipeline.privacy.record_evidence import Findings, Relatives, Told, compare, read_told
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.intake.holding import HELD, HELD_LINKED
+from stash_sense_pipeline.privacy.intake.record_evidence import Findings, Relatives, Told, compare, read_told
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.privacy.mentions import ERASED
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.privacy.redaction.mentions import ERASED
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.contract import MANIFEST, zip_name
 from stash_sense_pipeline.release.held import COMPARED, Held, came_together, read_held
 from stash_sense_pipeline.release.manifest import read_manifest

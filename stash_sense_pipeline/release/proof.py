@@ -13,7 +13,7 @@ from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
 from stash_sense_pipeline.release.losses import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.neighbours import Crowd, Spread, crowd, spread

@@ -29,7 +29,7 @@ from stash_sense_pipeline.foundation.files import (
 )
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS, Suppressions, hold_list
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions, hold_list
 from stash_sense_pipeline.release.archive import check_zip, write_zip
 from stash_sense_pipeline.release.content import ProfileKey, read_content
 from stash_sense_pipeline.release.contract import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.proof import Limits

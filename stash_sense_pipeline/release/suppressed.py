@@ -16,10 +16,10 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ArchiveError, DatabaseFileError, ReleaseError
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.foundation.private_work import private_work
-from stash_sense_pipeline.privacy.face_templates import load_templates
-from stash_sense_pipeline.privacy.mentions import texts_of
 from stash_sense_pipeline.privacy.recheck import matching_records
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.redaction.mentions import texts_of
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import load_templates
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.opened_release import open_database, opened_archive
 from stash_sense_pipeline.release.quality import ReleaseVectors

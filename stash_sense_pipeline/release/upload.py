@@ -16,7 +16,7 @@ import httpx
 from stash_sense_pipeline.foundation.errors import ConfigurationError, ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.privacy.redaction import redacted
+from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.release.archive import check_zip
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
 from stash_sense_pipeline.release.history import diff_releases

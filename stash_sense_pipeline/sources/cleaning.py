@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from stash_sense_pipeline.privacy.adults import FIRST_YEAR, LAST_YEAR
+from stash_sense_pipeline.privacy.intake.adults import FIRST_YEAR, LAST_YEAR
 from stash_sense_pipeline.sources.json_fields import FieldError, kind_of
 
 T = TypeVar("T")

@@ -30,8 +30,8 @@ from stash_sense_pipeline.foundation.errors import (
     UnreadRecordError,
 )
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.privacy.record_evidence import Relatives
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile, stash_box_performer

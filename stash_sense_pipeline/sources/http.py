@@ -27,7 +27,7 @@ from stash_sense_pipeline.foundation.errors import (
     SourceError,
     UnreachableError,
 )
-from stash_sense_pipeline.privacy.redaction import redacted
+from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.sources.address_guard import (
     AddressGuard,
     RefusedAddressError,

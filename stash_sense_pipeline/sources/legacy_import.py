@@ -26,8 +26,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import identities, performers
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.privacy.adults import is_adult
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.intake.adults import is_adult
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources.legacy import Legacy, LegacyPerson
 

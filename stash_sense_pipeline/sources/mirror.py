@@ -18,13 +18,13 @@ from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.privacy.adults import why_no_adult
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
-from stash_sense_pipeline.privacy.holding import reason_of, release_allowed, remember_held
-from stash_sense_pipeline.privacy.kin import own_pages
-from stash_sense_pipeline.privacy.record_evidence import Relatives, Told, compare, remember_personas
-from stash_sense_pipeline.privacy.suppression import NAMED, Suppressions, remember_met
-from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
+from stash_sense_pipeline.privacy.intake.adults import why_no_adult
+from stash_sense_pipeline.privacy.intake.holding import reason_of, release_allowed, remember_held
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, Told, compare, remember_personas
+from stash_sense_pipeline.privacy.linked_records import own_pages
+from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces, texts_locked
+from stash_sense_pipeline.privacy.suppression.suppression_list import NAMED, Suppressions, remember_met
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 

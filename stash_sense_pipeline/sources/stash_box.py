@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Generic, Literal
 
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
-from stash_sense_pipeline.privacy.minimal import drop_private_fields
-from stash_sense_pipeline.privacy.redaction import redacted
+from stash_sense_pipeline.privacy.intake.data_minimisation import drop_private_fields
+from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.records.performer_record import (
     ImageRecord,
     PerformerRecord,

@@ -18,8 +18,8 @@ from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress, silent_progress
 from stash_sense_pipeline.foundation.runtime_tuning import rare_collections
-from stash_sense_pipeline.privacy.record_evidence import Relatives
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.run_overrides import SyncMode
 from stash_sense_pipeline.settings.schema import SourceSettings
 from stash_sense_pipeline.sources.connectors import Connector

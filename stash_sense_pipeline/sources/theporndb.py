@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
-from stash_sense_pipeline.privacy.minimal import drop_private_fields
+from stash_sense_pipeline.privacy.intake.data_minimisation import drop_private_fields
 from stash_sense_pipeline.records.performer_record import (
     ImageRecord,
     PerformerRecord,

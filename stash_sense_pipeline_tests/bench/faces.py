@@ -35,7 +35,7 @@ from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import Examiner, decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.faces.nets import describe_pack, marker_detector, picture, random_embedder

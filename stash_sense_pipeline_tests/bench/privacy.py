@@ -30,10 +30,11 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces
-from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
-from stash_sense_pipeline.privacy.face_templates import keep_templates
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     IMAGE,
     LIKENESS,
     RECORD,
@@ -48,7 +49,6 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     url_hashes,
 )
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
 from stash_sense_pipeline.release import publish as publishing
 from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.proof import Limits

@@ -111,7 +111,7 @@ def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.queries import performers
     from stash_sense_pipeline.catalog.transactions import writing
-    from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+    from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
     from stash_sense_pipeline.records.performer_record import PerformerRecord
     from stash_sense_pipeline.sources.enrich import enrich_source
     from stash_sense_pipeline.sources.fetchers import PlainFetcher

@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
 
 async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+    from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
     from stash_sense_pipeline.settings.schema import StashBoxSettings
     from stash_sense_pipeline.sources.connectors import make_connector
     from stash_sense_pipeline.sources.http import PoliteClient, Response

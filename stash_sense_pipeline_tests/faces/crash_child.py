@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.packs import load_pack
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.world import ImageServer, box, image_request, polite_client
 

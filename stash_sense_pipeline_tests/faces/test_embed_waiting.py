@@ -20,7 +20,7 @@ from stash_sense_pipeline.faces.embed import EmbeddingError
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import DeviceError
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.nets import describe_pack, picture, random_embedder
 from stash_sense_pipeline_tests.faces.test_embed import cosines, reference

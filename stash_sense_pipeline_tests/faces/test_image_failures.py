@@ -27,7 +27,7 @@ from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, col
 from stash_sense_pipeline.faces.packs import ModelPack
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError, UnreachableError
 from stash_sense_pipeline.orchestration.metadata import image_refusal_check
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings, StashBoxSettings
 from stash_sense_pipeline_tests.faces.nets import picture
 from stash_sense_pipeline_tests.faces.world import LONG_AGO, png

@@ -10,7 +10,7 @@ from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.review import write_review
-from stash_sense_pipeline.privacy.traces import erase_traces
+from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
 
 X = "https://x.com/sample_person"

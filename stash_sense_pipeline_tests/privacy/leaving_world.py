@@ -21,13 +21,13 @@ from stash_sense_pipeline.identity.graph import connect
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
-from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
-from stash_sense_pipeline.privacy.holding import settle
+from stash_sense_pipeline.privacy.intake.holding import settle
+from stash_sense_pipeline.privacy.intake.record_evidence import Told
 from stash_sense_pipeline.privacy.recheck import matching_records, recheck_people
-from stash_sense_pipeline.privacy.record_evidence import Told
-from stash_sense_pipeline.privacy.suppression import load_suppressions
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sources.mirror import Mirror

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.adults import (
+from stash_sense_pipeline.privacy.intake.adults import (
     STARTED_UNDER_18,
     UNDER_18,
     UNREADABLE_DATE,

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.privacy.entries import add_sealed, add_suppressions
-from stash_sense_pipeline.privacy.suppression import load_suppressions
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_sealed, add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline_tests.privacy.leaving_world import KEY, World, fresh_world, page_of
 

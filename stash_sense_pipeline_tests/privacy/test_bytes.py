@@ -21,10 +21,10 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import is_purge_pending, overwrite_deleted, request_purge, rewrite
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy import erasure
-from stash_sense_pipeline.privacy.current import enforce_suppressions
-from stash_sense_pipeline.privacy.entries import add_suppressions
-from stash_sense_pipeline.privacy.keys import load_or_create_key
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.enforcement import enforce_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
 from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline_tests.privacy.test_erasure import Writer
 

@@ -13,10 +13,10 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import rewrite
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
-from stash_sense_pipeline.privacy.suppression import load_suppressions
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)

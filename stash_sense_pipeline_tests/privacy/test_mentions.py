@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.mentions import mentions
+from stash_sense_pipeline.privacy.redaction.mentions import mentions
 
 NAMES = (
     "Lomeir Ploswux",

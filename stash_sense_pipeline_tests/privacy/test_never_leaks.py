@@ -25,10 +25,10 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
-from stash_sense_pipeline.privacy.entries import add_suppressions
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
-from stash_sense_pipeline.privacy.suppression import load_suppressions
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sources.mirror import Mirror
 

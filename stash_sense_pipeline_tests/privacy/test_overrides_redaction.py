@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.overrides_redaction import forget_overrides
-from stash_sense_pipeline.privacy.suppression import Suppressions, record_hash
+from stash_sense_pipeline.privacy.redaction.overrides_redaction import forget_overrides
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, record_hash
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -106,7 +106,7 @@ def test_a_file_that_cannot_be_changed_is_told(tmp_path: Path, monkeypatch: pyte
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr("stash_sense_pipeline.privacy.overrides_redaction.write_atomically", refuse)
+    monkeypatch.setattr("stash_sense_pipeline.privacy.redaction.overrides_redaction.write_atomically", refuse)
     assert "cannot be written (Read-only file system)" in str(forget_overrides(path, GONE, ()).problem)
     assert forget_overrides(tmp_path / "none.yaml", GONE, ()).problem is None
 

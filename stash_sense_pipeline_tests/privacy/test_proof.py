@@ -28,9 +28,10 @@ from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.private_work import private_work
 from stash_sense_pipeline.privacy import erasure
-from stash_sense_pipeline.privacy.entries import add_suppressions
-from stash_sense_pipeline.privacy.keys import load_or_create_key
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
     HashRow,
@@ -39,7 +40,6 @@ from stash_sense_pipeline.privacy.suppression import (
     record_hash,
     store_hashes,
 )
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
 from stash_sense_pipeline.release import publish
 from stash_sense_pipeline.release.proof import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release

@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
-from stash_sense_pipeline.privacy import suppression
-from stash_sense_pipeline.privacy.entries import ImportReport, add_suppressions, import_suppressions_file
-from stash_sense_pipeline.privacy.lookup import records_called
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.record_lookup import records_called
+from stash_sense_pipeline.privacy.suppression import suppression_list
+from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_import import (
+    ImportReport,
+    add_suppressions,
+    import_suppressions_file,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     IMAGE,
     NO_SUPPRESSIONS,
     HashRow,
@@ -25,7 +30,6 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     url_hashes,
 )
-from stash_sense_pipeline.privacy.suppression_file import SuppressionEntry
 
 KEY = bytes(range(32))
 OTHER_KEY = bytes(32)
@@ -225,7 +229,7 @@ def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
 
 
 def test_asking_an_empty_list_costs_no_hash(monkeypatch):
-    monkeypatch.setattr(suppression, "keyed_hash", None)
+    monkeypatch.setattr(suppression_list, "keyed_hash", None)
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")
     assert not Suppressions(KEY).covers_image(DIGEST)
@@ -285,21 +289,21 @@ _PARTS = [
 @example("https://www./x")
 @example("https://www.www.a.example//x//")
 def test_the_short_way_to_a_plain_url_gives_the_same(url):
-    assert suppression.plain_url(url) == suppression._plain_url(url)
+    assert suppression_list.plain_url(url) == suppression_list._plain_url(url)
 
 
 def test_who_was_met_is_named_by_the_list(any_catalog):
     """And is searched for then, as everything that is new on it; a sync that meets them again changes nothing."""
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression.MET, now)
+    met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression_list.MET, now)
     with writing(any_catalog) as connection:
         assert store_hashes(connection, KEY, [met]) == 1
-    assert load_suppressions(any_catalog, KEY).degree("stashdb", [UUID], ()) == suppression.MET
+    assert load_suppressions(any_catalog, KEY).degree("stashdb", [UUID], ()) == suppression_list.MET
     assert suppress(any_catalog, f"stashdb:{UUID}") == 1
     with writing(any_catalog) as connection:
         assert store_hashes(connection, KEY, [met]) == 0
     listed = load_suppressions(any_catalog, KEY)
-    assert listed.degree("stashdb", [UUID], ()) == suppression.NAMED
+    assert listed.degree("stashdb", [UUID], ()) == suppression_list.NAMED
     assert listed.pending == {met.key_hash}
 
 

@@ -3,7 +3,7 @@ from datetime import date
 import pytest
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.suppression_file import (
+from stash_sense_pipeline.privacy.suppression.suppression_file import (
     SuppressionEntry,
     append_entry,
     read_suppressions_file,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.serve import SandboxServers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources import mirror
 from stash_sense_pipeline.sources.connectors import make_connector

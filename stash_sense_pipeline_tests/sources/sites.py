@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.privacy.suppression import NO_SUPPRESSIONS
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.enrich import EnrichReport, enrich_source

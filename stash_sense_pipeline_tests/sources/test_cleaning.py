@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.adults import why_no_adult
+from stash_sense_pipeline.privacy.intake.adults import why_no_adult
 from stash_sense_pipeline.sources.cleaning import (
     MAX_ID_BYTES,
     MAX_TEXT_BYTES,

@@ -24,7 +24,7 @@ from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     NO_SUPPRESSIONS,
     Suppressions,
     record_hash,

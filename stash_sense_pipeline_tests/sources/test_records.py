@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.adults import is_adult
+from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord, unique_images
 from stash_sense_pipeline.sources.cleaning import (
     birth_date,

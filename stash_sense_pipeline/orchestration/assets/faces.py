@@ -198,7 +198,7 @@ async def _collect(
 ) -> "CollectReport":
     """Collects the faces of one source until it is done or somebody interrupts."""
     from stash_sense_pipeline.faces.collect import collect_faces
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
 
     source = settings.source(name)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -231,7 +231,7 @@ async def _collect_from_site(
     """As `_collect`. A site that refuses us is left alone for hours; addresses of its images, which name people, are in no
     message."""
     from stash_sense_pipeline.faces.collect import collect_faces
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.breaker import check_left_alone, is_refusal, leave_alone
     from stash_sense_pipeline.sources.site_connector import read_referers
 

@@ -62,7 +62,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
         from stash_sense_pipeline.identity.relatives import IdentityRelatives
         from stash_sense_pipeline.identity.review import write_review
-        from stash_sense_pipeline.privacy.current import (
+        from stash_sense_pipeline.privacy.enforcement import (
             current_suppressions,
             enforce_suppressions,
             recheck,

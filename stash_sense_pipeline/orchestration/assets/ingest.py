@@ -118,7 +118,7 @@ async def _sync(
     progress: Progress,
 ) -> "SyncReport":
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.sync import refresh_source
 
     async with asking(settings, environment, name) as connector:
@@ -152,7 +152,7 @@ async def _enrich(
 ) -> "EnrichReport":
     """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.current import current_suppressions
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.enrich import EnrichRules, enrich_source
 
     boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)

@@ -90,7 +90,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         The checks are recorded also when one of them forbids publishing.
         """
         from stash_sense_pipeline.faces.packs import load_pack
-        from stash_sense_pipeline.privacy.current import current_suppressions
+        from stash_sense_pipeline.privacy.enforcement import current_suppressions
         from stash_sense_pipeline.release.data_card import data_card_path, write_data_card
         from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
         from stash_sense_pipeline.release.report import read_quality
@@ -161,7 +161,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
     ) -> dg.MaterializeResult:
         """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
         from stash_sense_pipeline.foundation.errors import ReleaseError
-        from stash_sense_pipeline.privacy.current import current_suppressions
+        from stash_sense_pipeline.privacy.enforcement import current_suppressions
         from stash_sense_pipeline.release.spec import upload_destination
         from stash_sense_pipeline.release.suppressed import refuse_suppressed
         from stash_sense_pipeline.release.upload import upload_release

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
     PERSONA,

@@ -12,8 +12,8 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.record_evidence import Findings, Told, evidence_hashes
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.intake.record_evidence import Findings, Told, evidence_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
     OTHER,

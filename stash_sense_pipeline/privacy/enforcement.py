@@ -12,19 +12,19 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.private_work import clear_private_work
-from stash_sense_pipeline.privacy.entries import (
+from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
+from stash_sense_pipeline.privacy.recheck import RecheckReport, recheck_people
+from stash_sense_pipeline.privacy.redaction.overrides_redaction import OverridesReport, forget_overrides
+from stash_sense_pipeline.privacy.redaction.report_redaction import TraceReport, erase_traces, texts_locked
+from stash_sense_pipeline.privacy.suppression.suppression_file import read_suppressions_file
+from stash_sense_pipeline.privacy.suppression.suppression_import import (
     ImportReport,
     add_suppressions,
     import_suppressions_file,
 )
-from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
-from stash_sense_pipeline.privacy.keys import load_or_create_key
-from stash_sense_pipeline.privacy.overrides_redaction import OverridesReport, forget_overrides
-from stash_sense_pipeline.privacy.recheck import RecheckReport, recheck_people
-from stash_sense_pipeline.privacy.record_evidence import Relatives
-from stash_sense_pipeline.privacy.suppression import Suppressions, load_suppressions
-from stash_sense_pipeline.privacy.suppression_file import read_suppressions_file
-from stash_sense_pipeline.privacy.traces import TraceReport, erase_traces, texts_locked
+from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, load_suppressions
 from stash_sense_pipeline.settings.environment import Environment
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.minimal import drop_private_fields
+from stash_sense_pipeline.privacy.intake.data_minimisation import drop_private_fields
 
 LABELS = """full_name|Full name|birthName|Birth-Name|BORN AS|legal_name|bio|birthplace|birthplace_code
 Place of birth|description|comments|trivia|e-mail|Real name:"""

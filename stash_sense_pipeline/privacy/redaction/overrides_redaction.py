@@ -14,8 +14,8 @@ import yaml
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import write_atomically
 from stash_sense_pipeline.foundation.yaml_file import read_yaml
-from stash_sense_pipeline.privacy.mentions import mentions
-from stash_sense_pipeline.privacy.suppression import Suppressions
+from stash_sense_pipeline.privacy.redaction.mentions import mentions
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 
 _SECTIONS = ("must_link", "cannot_link")
 _RECORD = re.compile(r"(?<!\w)([a-z0-9_]+):([^\s,\]\"']+)")

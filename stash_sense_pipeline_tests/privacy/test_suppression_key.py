@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.keys import KEY_BYTES, load_or_create_key
+from stash_sense_pipeline.privacy.suppression.suppression_key import KEY_BYTES, load_or_create_key
 
 
 def mode(path):

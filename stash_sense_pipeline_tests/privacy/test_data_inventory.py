@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import metadata
+from stash_sense_pipeline.privacy.data_inventory import PURPOSES
 from stash_sense_pipeline.privacy.erasure import BELONGS
-from stash_sense_pipeline.privacy.purposes import PURPOSES
 
 # Tables without a row about a single person.
 ABOUT_NOBODY = {

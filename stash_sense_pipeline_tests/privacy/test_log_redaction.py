@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from stash_sense_pipeline.privacy.redaction import keep_secrets_out_of_logs, redacted
+from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs, redacted
 
 KEY = "k3y-of-a-stash-box-0123456789"
 

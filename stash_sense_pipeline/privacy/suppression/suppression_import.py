@@ -19,9 +19,16 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.kin import owners_of, with_kin
-from stash_sense_pipeline.privacy.lookup import pictures_at, records_called, records_listing
-from stash_sense_pipeline.privacy.suppression import (
+from stash_sense_pipeline.privacy.linked_records import owners_of, with_kin
+from stash_sense_pipeline.privacy.record_lookup import pictures_at, records_called, records_listing
+from stash_sense_pipeline.privacy.suppression.suppression_file import (
+    SuppressionEntry,
+    is_url,
+    read_suppressions_file,
+    sealed_target,
+    unsealed,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
     AWAITED_IMAGE,
     PICTURE,
     RECORD,
@@ -37,13 +44,6 @@ from stash_sense_pipeline.privacy.suppression import (
     store_hashes,
     target_hashes,
     url_digests,
-)
-from stash_sense_pipeline.privacy.suppression_file import (
-    SuppressionEntry,
-    is_url,
-    read_suppressions_file,
-    sealed_target,
-    unsealed,
 )
 from stash_sense_pipeline.records.profile_sites import site
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.files import make_directory, private_opener, write_atomically
-from stash_sense_pipeline.privacy.mentions import ERASED, mentions
+from stash_sense_pipeline.privacy.redaction.mentions import ERASED, mentions
 
 # Where the program writes texts about people, below DATA_DIR. In releases/ only what lies beside a release: the
 # files of a published release are never changed, `releases revoke` removes it.

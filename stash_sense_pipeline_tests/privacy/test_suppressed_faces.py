@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.face_templates import Template, Templates
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import Template, Templates
 
 MODELS = [("facenet", "f"), ("arcface", "a"), ("other", "o")]
 
@@ -48,6 +48,6 @@ def test_a_face_is_refused_when_all_common_embedders_find_it_near(
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.privacy.face_templates._FACES_A_PRODUCT", 3)
+        patch.setattr("stash_sense_pipeline.privacy.suppression.suppressed_faces._FACES_A_PRODUCT", 3)
         found = templates.near(vectors)
     assert found.tolist() == ([refused(face) for face in range(7)] if present else [])

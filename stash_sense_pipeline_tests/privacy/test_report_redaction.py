@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.foundation.visible_text import visible_line
 from stash_sense_pipeline.identity.review import write_review
-from stash_sense_pipeline.privacy.mentions import mentions
-from stash_sense_pipeline.privacy.traces import erase_traces, texts_locked
+from stash_sense_pipeline.privacy.redaction.mentions import mentions
+from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces, texts_locked
 
 
 @pytest.mark.parametrize(

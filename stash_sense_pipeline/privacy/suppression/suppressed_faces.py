@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import image_key, rows_of
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.privacy.kin import theirs_and_shared
+from stash_sense_pipeline.privacy.linked_records import theirs_and_shared
 from stash_sense_pipeline.records.record_key import RecordKey
 
 Floats = NDArray[np.float32]
