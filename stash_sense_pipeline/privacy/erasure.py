@@ -62,22 +62,24 @@ from stash_sense_pipeline.privacy.suppression.suppressed_faces import (
     keep_templates,
     load_templates,
 )
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     IMAGE,
     LIKENESS,
     PERSONA,
     RECORD,
     URL,
-    HashRow,
-    Suppressions,
     image_hash,
     likeness,
-    mark_applied,
-    mark_shown,
     plain_url_hash,
     record_hash,
-    store_hashes,
     url_digests,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    HashRow,
+    Suppressions,
+    mark_applied,
+    mark_shown,
+    store_hashes,
 )
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey

@@ -19,7 +19,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.privacy.record_lookup import records_called, records_listing
-from stash_sense_pipeline.privacy.suppression.suppression_list import identifying_pages
+from stash_sense_pipeline.privacy.url_forms import identifying_pages
 from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import performer_urls, source_images, source_performers
-from stash_sense_pipeline.privacy.suppression.suppression_list import plain_url
+from stash_sense_pipeline.privacy.url_forms import plain_url
 from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 

@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.foundation.visible_text import visible
-from stash_sense_pipeline.privacy.suppression.suppression_list import OTHER, PERSONA
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 from stash_sense_pipeline.release.manifest import read_manifest
 from stash_sense_pipeline.release.quality import (

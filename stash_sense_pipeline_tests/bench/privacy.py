@@ -33,21 +33,23 @@ from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
-from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     IMAGE,
     LIKENESS,
     RECORD,
     URL,
-    HashRow,
-    Suppressions,
     image_hash,
     likeness,
-    load_suppressions,
     plain_url_hash,
     record_hash,
-    store_hashes,
     url_hashes,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    HashRow,
+    Suppressions,
+    load_suppressions,
+    store_hashes,
 )
 from stash_sense_pipeline.release import publish as publishing
 from stash_sense_pipeline.release.index import IndexParams

@@ -36,10 +36,10 @@ from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.examine import decode_crop
 from stash_sense_pipeline.faces.packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import CatalogError, Outcome
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     NO_SUPPRESSIONS,
     HashRow,
-    image_hash,
     load_suppressions,
     store_hashes,
 )

@@ -15,11 +15,8 @@ from stash_sense_pipeline.identity.evidence import Candidates, find_candidates
 from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides, load_overrides, without_suppressed
 from stash_sense_pipeline.privacy.erasure import erase_alone
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    NO_SUPPRESSIONS,
-    Suppressions,
-    record_hash,
-)
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline_tests.identity.population import (
     HOSTS,
     NOW,

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.redaction.overrides_redaction import forget_overrides
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, tzinfo=UTC)

@@ -29,15 +29,14 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.private_work import private_work
 from stash_sense_pipeline.privacy import erasure
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_hash, record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
     HashRow,
-    image_hash,
     load_suppressions,
-    record_hash,
     store_hashes,
 )
 from stash_sense_pipeline.release import publish

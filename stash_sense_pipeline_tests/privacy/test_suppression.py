@@ -10,25 +10,28 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
+from stash_sense_pipeline.privacy import url_forms
 from stash_sense_pipeline.privacy.record_lookup import records_called
-from stash_sense_pipeline.privacy.suppression import suppression_list
+from stash_sense_pipeline.privacy.suppression import suppression_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
+    IMAGE,
+    image_hash,
+    likeness,
+    record_hash,
+    url_hashes,
+)
 from stash_sense_pipeline.privacy.suppression.suppression_import import (
     ImportReport,
     add_suppressions,
     import_suppressions_file,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    IMAGE,
     NO_SUPPRESSIONS,
     HashRow,
     Suppressions,
-    image_hash,
-    likeness,
     load_suppressions,
-    record_hash,
     store_hashes,
-    url_hashes,
 )
 
 KEY = bytes(range(32))
@@ -229,7 +232,7 @@ def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
 
 
 def test_asking_an_empty_list_costs_no_hash(monkeypatch):
-    monkeypatch.setattr(suppression_list, "keyed_hash", None)
+    monkeypatch.setattr(suppression_hashes, "keyed_hash", None)
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")
     assert not Suppressions(KEY).covers_image(DIGEST)
@@ -289,7 +292,7 @@ _PARTS = [
 @example("https://www./x")
 @example("https://www.www.a.example//x//")
 def test_the_short_way_to_a_plain_url_gives_the_same(url):
-    assert suppression_list.plain_url(url) == suppression_list._plain_url(url)
+    assert url_forms.plain_url(url) == url_forms._plain_url(url)
 
 
 def test_who_was_met_is_named_by_the_list(any_catalog):

@@ -19,7 +19,8 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release import publish
 from stash_sense_pipeline.release.database import stage_performers_db
 from stash_sense_pipeline.release.index import IndexParams, stage_index

@@ -24,12 +24,8 @@ from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides
 from stash_sense_pipeline.identity.trusted import choose_trusted_faces
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    NO_SUPPRESSIONS,
-    Suppressions,
-    record_hash,
-    url_hashes,
-)
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.images import Kind

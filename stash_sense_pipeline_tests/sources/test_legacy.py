@@ -22,12 +22,8 @@ from stash_sense_pipeline.catalog.queries.sync_state import load_states
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    NO_SUPPRESSIONS,
-    Suppressions,
-    record_hash,
-    url_hashes,
-)
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sandbox.box import Box
 from stash_sense_pipeline.settings.schema import StashBoxSettings

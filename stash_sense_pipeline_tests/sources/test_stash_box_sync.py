@@ -21,7 +21,8 @@ from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import Outcome
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Link, Moment, Ties
 from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind

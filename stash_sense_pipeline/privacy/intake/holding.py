@@ -13,16 +13,18 @@ from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withh
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.intake.record_evidence import Findings, Told, evidence_hashes
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
-    NAMED,
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     OTHER,
     PERSONA,
     RECORD,
     URL,
+    record_hash,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    MET,
+    NAMED,
     HashRow,
     Suppressions,
-    record_hash,
     store_hashes,
 )
 from stash_sense_pipeline.records.record_key import RecordKey

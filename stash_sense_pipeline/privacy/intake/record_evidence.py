@@ -18,20 +18,21 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
+    PERSONA,
+    keyed_hash,
+    plain_url_hash,
+    record_hash,
+    url_digests,
+)
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
-    PERSONA,
     HashRow,
     Suppressions,
-    identifying_pages,
-    keyed_hash,
-    plain_url,
-    plain_url_hash,
-    record_hash,
     store_hashes,
-    url_digests,
 )
+from stash_sense_pipeline.privacy.url_forms import identifying_pages, plain_url
 from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey

@@ -28,22 +28,24 @@ from stash_sense_pipeline.privacy.suppression.suppression_file import (
     sealed_target,
     unsealed,
 )
-from stash_sense_pipeline.privacy.suppression.suppression_list import (
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     AWAITED_IMAGE,
     PICTURE,
     RECORD,
     URL,
     Digest,
-    HashRow,
-    Suppressions,
     image_id_hash,
     key_fingerprint,
-    load_list,
     plain_url_hash,
     record_hash,
-    store_hashes,
     target_hashes,
     url_digests,
+)
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    HashRow,
+    Suppressions,
+    load_list,
+    store_hashes,
 )
 from stash_sense_pipeline.records.profile_sites import site
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile

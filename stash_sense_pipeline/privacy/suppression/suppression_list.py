@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
-import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple, Self
-from urllib.parse import parse_qsl, unquote, urlencode
 
 import numpy as np
 import sqlalchemy as sa
@@ -23,39 +18,41 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
+    AWAITED_IMAGE,
+    IMAGE,
+    KEY_CHECK,
+    LIKENESS,
+    OTHER,
+    PERSONA,
+    PICTURE,
+    RECORD,
+    URL,
+    WITHHELD,
+    Digest,
+    image_hash,
+    image_id_hash,
+    keyed_hash,
+    plain_url_hash,
+    profile_hash,
+    record_hash,
+    shuffle,
+    url_digests,
+    url_hashes,
+)
+from stash_sense_pipeline.privacy.url_forms import identifying_pages
+from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.perceptual_hash import are_copies, is_copy
 
-RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
-# What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.
-PERSONA = "persona"
-# Records of which the operator has said that they are other people.
-OTHER = "other"
-# URLs of images that no source showed when they were listed: the person who alone shows one later is meant.
-AWAITED_IMAGE = "awaited"
-# A row of its own that tells with which key the others were made.
-_KEY_CHECK = "key"
-# Kind of the hashes of withheld records; they are in a table of their own.
-_WITHHELD = "withheld"
 # Who is met together with somebody suppressed is suppressed too, but who is met with those is only refused.
 NAMED, MET = 0, 1
 
-# Pages of such programs differ in their query; elsewhere it holds tracking, sizes and signatures.
-_PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
-
-# What most URLs look like: nothing in them is decoration but the scheme, www and outer slashes.
-_SIMPLE_URL = re.compile(
-    r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+((?!/)[!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
-)
 
 _PIECE = 16
 _PIECE_MASK = np.uint64((1 << _PIECE) - 1)
 # What a piece that differs in no bit, or in one, differs by.
 _ONE_BIT = np.array([0, *(1 << bit for bit in range(_PIECE))], dtype=np.uint64)
 _LOOKS_A_BLOCK = 4_096
-
-# (kind, hash)
-Digest = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class Suppressions:
         if plain_url_hash(self.key, url) in self.urls:
             return True
         profile = profile_urls.canonical_profile(url)
-        return profile is not None and _profile_hash(self.key, profile) in self.urls
+        return profile is not None and profile_hash(self.key, profile) in self.urls
 
     def covers_image(self, sha256: str) -> bool:
         """True when image bytes with this hex digest must not be used."""
@@ -171,7 +168,7 @@ class Suppressions:
     @cached_property
     def _looks(self) -> NDArray[np.uint64]:
         """The perceptual hashes themselves: a million images are compared with them in a release."""
-        order, flips = _shuffle(self.key)
+        order, flips = shuffle(self.key)
         shuffled = np.array([int(each, 16) for each in self.likenesses], dtype=np.uint64) ^ np.uint64(flips)
         looks = np.zeros_like(shuffled)
         for place, source in enumerate(order):
@@ -208,7 +205,7 @@ class Suppressions:
 
     def withheld_hash(self, source: str, source_id: str) -> str:
         """What a record that was read and not stored is remembered by."""
-        return keyed_hash(self.key, _WITHHELD, f"{source}:{source_id}")
+        return keyed_hash(self.key, WITHHELD, f"{source}:{source_id}")
 
     def only_pending(self) -> Self:
         """The part of the list for which the catalog was not searched yet."""
@@ -270,73 +267,6 @@ class ListedHash(NamedTuple):
     applied: bool
 
 
-def record_hash(key: bytes, source: str, source_id: str) -> str:
-    """Hex digest that stands for a record. Ids are compared without case: some paste a uuid in capitals."""
-    return keyed_hash(key, RECORD, f"{source}:{source_id.casefold()}")
-
-
-def image_hash(key: bytes, sha256: str) -> str:
-    """Hex digest that stands for image bytes with this SHA-256."""
-    return keyed_hash(key, IMAGE, sha256.lower())
-
-
-def image_id_hash(key: bytes, source: str, image_id: str) -> str:
-    """Hex digest that stands for an image under its id at a source."""
-    return keyed_hash(key, PICTURE, f"{source}:{image_id.casefold()}")
-
-
-def likeness(key: bytes, picture_hash: str) -> str:
-    """A perceptual hash (64 bits, 16 hex digits) with its bits shuffled and flipped by the key.
-
-    Copies of a picture differ in a few bits, so no ordinary hash of it would recognise them. Two likenesses differ
-    in as many bits as the hashes they are made from; what the bits mean takes the key.
-    """
-    order, flips = _shuffle(key)
-    bits = int(picture_hash, 16)
-    shuffled = sum((bits >> source & 1) << place for place, source in enumerate(order))
-    return f"{shuffled ^ flips:016x}"
-
-
-@lru_cache(maxsize=4)
-def _shuffle(key: bytes) -> tuple[tuple[int, ...], int]:
-    order = sorted(range(64), key=lambda bit: hmac.digest(key, f"{LIKENESS}\0{bit}".encode(), "sha256"))
-    return tuple(order), int(keyed_hash(key, LIKENESS, "flips")[:16], 16)
-
-
-def plain_url_hash(key: bytes, url: str) -> str:
-    """Hex digest that stands for a URL without scheme, query and other decoration."""
-    return keyed_hash(key, URL, plain_url(url))
-
-
-def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
-    """Hex digests that stand for a URL: of its plain form, and of the profile it names, if it is one we know.
-
-    Both, so that a list stays good when we learn to read the profiles of another site.
-    """
-    return tuple(digest for kind, digest in url_digests(key, url) if kind == URL)
-
-
-def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
-    """What a URL stands for, as (kind, hash): the URL itself, and the record if it is a page of a stash-box."""
-    profile = profile_urls.canonical_profile(url)
-    digests = [(URL, plain_url_hash(key, url))]
-    if profile is not None:
-        digests.append((URL, _profile_hash(key, profile)))
-        site = profile_sites.site(profile.site)
-        if site is not None and site.stash_box_host is not None:
-            digests.append((RECORD, record_hash(key, profile.site, profile.key)))
-    return tuple(digests)
-
-
-def _profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
-    return keyed_hash(key, URL, f"{profile.site} {profile.key}")
-
-
-def key_fingerprint(key: bytes) -> str:
-    """Eight hex digits that tell two keys apart and say nothing of them."""
-    return keyed_hash(key, _KEY_CHECK, "")[:8]
-
-
 def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
     """The suppression list of a catalog.
 
@@ -369,7 +299,7 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
             new.setdefault((row.kind, row.key_hash), row)
     if new:
         first = min(row.added_at for row in rows)
-        check = HashRow(_KEY_CHECK, keyed_hash(key, _KEY_CHECK, ""), "check", first, NAMED, first)
+        check = HashRow(KEY_CHECK, keyed_hash(key, KEY_CHECK, ""), "check", first, NAMED, first)
         added = [row for place, row in new.items() if place not in present]
         rows_to_add = [row._asdict() for row in (check, *added)]
         upsert(connection, table, rows_to_add, keep=frozenset(HashRow._fields) - {"kind", "key_hash"})
@@ -416,7 +346,7 @@ def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
     table = schema.suppressions
     query = (
         sa.select(table.c.kind, table.c.reason, table.c.added_at, table.c.applied_at)
-        .where(table.c.kind != _KEY_CHECK)
+        .where(table.c.kind != KEY_CHECK)
         .order_by(table.c.added_at, table.c.kind, table.c.key_hash)
     )
     with reading(engine) as connection:
@@ -424,28 +354,6 @@ def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
             ListedHash(kind, reason, added, applied is not None)
             for kind, reason, added, applied in connection.execute(query)
         ]
-
-
-def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...]:
-    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL. The page of a stash-box's
-    record is that record, whoever else lists it.
-    """
-    if is_url:
-        digests = url_digests(key, target)
-        return tuple(each for each in digests if each[0] == RECORD) or digests
-    source, _, source_id = target.partition(":")
-    return ((RECORD, record_hash(key, source, source_id)),)
-
-
-def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]:
-    """Of these URLs, the pages that can prove who somebody is, each with one of the URLs that name it."""
-    pages: dict[profile_urls.ProfileKey, str] = {}
-    for url in urls:
-        profile = profile_urls.canonical_profile(url)
-        site = profile_sites.site(profile.site) if profile else None
-        if profile is not None and site is not None and site.identity_grade:
-            pages.setdefault(profile, url)
-    return pages
 
 
 def remember_met(
@@ -498,7 +406,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
             pending.add(key_hash)
         if block_face:
             blocks.add(key_hash)
-    _check_key(key, hashes[_KEY_CHECK], count)
+    _check_key(key, hashes[KEY_CHECK], count)
     held: defaultdict[str, set[str]] = defaultdict(set)
     notes = schema.held_evidence
     for key_hash, owner in connection.execute(sa.select(notes.c.key_hash, notes.c.owner_hash)):
@@ -534,46 +442,12 @@ def _held_state(connection: sa.Connection) -> tuple[int, int]:
 def _load_check(connection: sa.Connection, key: bytes) -> None:
     table = schema.suppressions
     count = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
-    checks = connection.scalars(sa.select(table.c.key_hash).where(table.c.kind == _KEY_CHECK))
+    checks = connection.scalars(sa.select(table.c.key_hash).where(table.c.kind == KEY_CHECK))
     _check_key(key, set(checks), count)
 
 
 def _check_key(key: bytes, checks: Collection[str], rows: int) -> None:
-    if rows and keyed_hash(key, _KEY_CHECK, "") not in checks:
+    if rows and keyed_hash(key, KEY_CHECK, "") not in checks:
         raise CatalogError(
             "the catalog's suppression list was made with another suppression.key; restore it from a backup"
         )
-
-
-def keyed_hash(key: bytes, kind: str, text: str) -> str:
-    """HMAC-SHA256. hmac.digest prepares the key anew each time, which takes longer than the rest."""
-    code = _prepared(key).copy()
-    code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
-    return code.hexdigest()
-
-
-@lru_cache(maxsize=4)
-def _prepared(key: bytes) -> hmac.HMAC:
-    return hmac.new(key, digestmod="sha256")
-
-
-def plain_url(url: str) -> str:
-    """A URL without what tells no pages apart: scheme, www, case of the host, outer slashes, query, ..."""
-    simple = _SIMPLE_URL.fullmatch(url)
-    return f"{simple[1]}/{(simple[2] or '').strip('/')}" if simple is not None else _plain_url(url)
-
-
-def _plain_url(url: str) -> str:
-    text = re.sub(r"^([a-z][a-z0-9+.-]*:)?//", "", url.strip(), flags=re.IGNORECASE).split("#", 1)[0]
-    before, _, query = text.partition("?")
-    netloc, _, path = before.partition("/")
-    host = netloc.rpartition("@")[2].lower().removeprefix("www.")
-    host = re.sub(r"\.?(:80|:443)?$", "", host)
-    if not host.isascii():
-        # Some write the name in letters, others as it is asked for: xn--...
-        with suppress(UnicodeError):
-            host = host.encode("idna").decode()
-    path = unicodedata.normalize("NFC", unquote(path)).strip("/")
-    if query and (not path or _PROGRAM.search(path)):
-        return f"{host}/{path}?{urlencode(sorted(parse_qsl(query, keep_blank_values=True)))}"
-    return f"{host}/{path}"

@@ -1,0 +1,125 @@
+"""Keyed hashes of records, URLs, images and likenesses."""
+
+from __future__ import annotations
+
+import hmac
+from functools import lru_cache
+
+from stash_sense_pipeline.privacy.url_forms import plain_url
+from stash_sense_pipeline.records import profile_sites, profile_urls
+
+RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
+
+
+# What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.
+PERSONA = "persona"
+
+
+# Records of which the operator has said that they are other people.
+OTHER = "other"
+
+
+# URLs of images that no source showed when they were listed: the person who alone shows one later is meant.
+AWAITED_IMAGE = "awaited"
+
+
+# A row of its own that tells with which key the others were made.
+KEY_CHECK = "key"
+
+
+# Kind of the hashes of withheld records; they are in a table of their own.
+WITHHELD = "withheld"
+
+
+# (kind, hash)
+Digest = tuple[str, str]
+
+
+def record_hash(key: bytes, source: str, source_id: str) -> str:
+    """Hex digest that stands for a record. Ids are compared without case: some paste a uuid in capitals."""
+    return keyed_hash(key, RECORD, f"{source}:{source_id.casefold()}")
+
+
+def image_hash(key: bytes, sha256: str) -> str:
+    """Hex digest that stands for image bytes with this SHA-256."""
+    return keyed_hash(key, IMAGE, sha256.lower())
+
+
+def image_id_hash(key: bytes, source: str, image_id: str) -> str:
+    """Hex digest that stands for an image under its id at a source."""
+    return keyed_hash(key, PICTURE, f"{source}:{image_id.casefold()}")
+
+
+def likeness(key: bytes, picture_hash: str) -> str:
+    """A perceptual hash (64 bits, 16 hex digits) with its bits shuffled and flipped by the key.
+
+    Copies of a picture differ in a few bits, so no ordinary hash of it would recognise them. Two likenesses differ
+    in as many bits as the hashes they are made from; what the bits mean takes the key.
+    """
+    order, flips = shuffle(key)
+    bits = int(picture_hash, 16)
+    shuffled = sum((bits >> source & 1) << place for place, source in enumerate(order))
+    return f"{shuffled ^ flips:016x}"
+
+
+@lru_cache(maxsize=4)
+def shuffle(key: bytes) -> tuple[tuple[int, ...], int]:
+    order = sorted(range(64), key=lambda bit: hmac.digest(key, f"{LIKENESS}\0{bit}".encode(), "sha256"))
+    return tuple(order), int(keyed_hash(key, LIKENESS, "flips")[:16], 16)
+
+
+def plain_url_hash(key: bytes, url: str) -> str:
+    """Hex digest that stands for a URL without scheme, query and other decoration."""
+    return keyed_hash(key, URL, plain_url(url))
+
+
+def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
+    """Hex digests that stand for a URL: of its plain form, and of the profile it names, if it is one we know.
+
+    Both, so that a list stays good when we learn to read the profiles of another site.
+    """
+    return tuple(digest for kind, digest in url_digests(key, url) if kind == URL)
+
+
+def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
+    """What a URL stands for, as (kind, hash): the URL itself, and the record if it is a page of a stash-box."""
+    profile = profile_urls.canonical_profile(url)
+    digests = [(URL, plain_url_hash(key, url))]
+    if profile is not None:
+        digests.append((URL, profile_hash(key, profile)))
+        site = profile_sites.site(profile.site)
+        if site is not None and site.stash_box_host is not None:
+            digests.append((RECORD, record_hash(key, profile.site, profile.key)))
+    return tuple(digests)
+
+
+def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
+    return keyed_hash(key, URL, f"{profile.site} {profile.key}")
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Eight hex digits that tell two keys apart and say nothing of them."""
+    return keyed_hash(key, KEY_CHECK, "")[:8]
+
+
+def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...]:
+    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL. The page of a stash-box's
+    record is that record, whoever else lists it.
+    """
+    if is_url:
+        digests = url_digests(key, target)
+        return tuple(each for each in digests if each[0] == RECORD) or digests
+    source, _, source_id = target.partition(":")
+    return ((RECORD, record_hash(key, source, source_id)),)
+
+
+def keyed_hash(key: bytes, kind: str, text: str) -> str:
+    """HMAC-SHA256. hmac.digest prepares the key anew each time, which takes longer than the rest."""
+    code = _prepared(key).copy()
+    code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
+    return code.hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _prepared(key: bytes) -> hmac.HMAC:
+    return hmac.new(key, digestmod="sha256")

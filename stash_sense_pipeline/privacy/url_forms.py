@@ -1,0 +1,53 @@
+"""URLs in one form for comparison, and the pages that can identify a person."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
+from urllib.parse import parse_qsl, unquote, urlencode
+
+from stash_sense_pipeline.records import profile_sites, profile_urls
+
+# Pages of such programs differ in their query; elsewhere it holds tracking, sizes and signatures.
+_PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
+
+
+# What most URLs look like: nothing in them is decoration but the scheme, www and outer slashes.
+_SIMPLE_URL = re.compile(
+    r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+((?!/)[!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
+)
+
+
+def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]:
+    """Of these URLs, the pages that can prove who somebody is, each with one of the URLs that name it."""
+    pages: dict[profile_urls.ProfileKey, str] = {}
+    for url in urls:
+        profile = profile_urls.canonical_profile(url)
+        site = profile_sites.site(profile.site) if profile else None
+        if profile is not None and site is not None and site.identity_grade:
+            pages.setdefault(profile, url)
+    return pages
+
+
+def plain_url(url: str) -> str:
+    """A URL without what tells no pages apart: scheme, www, case of the host, outer slashes, query, ..."""
+    simple = _SIMPLE_URL.fullmatch(url)
+    return f"{simple[1]}/{(simple[2] or '').strip('/')}" if simple is not None else _plain_url(url)
+
+
+def _plain_url(url: str) -> str:
+    text = re.sub(r"^([a-z][a-z0-9+.-]*:)?//", "", url.strip(), flags=re.IGNORECASE).split("#", 1)[0]
+    before, _, query = text.partition("?")
+    netloc, _, path = before.partition("/")
+    host = netloc.rpartition("@")[2].lower().removeprefix("www.")
+    host = re.sub(r"\.?(:80|:443)?$", "", host)
+    if not host.isascii():
+        # Some write the name in letters, others as it is asked for: xn--...
+        with suppress(UnicodeError):
+            host = host.encode("idna").decode()
+    path = unicodedata.normalize("NFC", unquote(path)).strip("/")
+    if query and (not path or _PROGRAM.search(path)):
+        return f"{host}/{path}?{urlencode(sorted(parse_qsl(query, keep_blank_values=True)))}"
+    return f"{host}/{path}"
