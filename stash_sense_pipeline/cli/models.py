@@ -17,7 +17,7 @@ def models() -> None:
 @models.command("list")
 def models_list() -> None:
     """List the packs that are known or installed."""
-    from stash_sense_pipeline.faces.installing import list_packs
+    from stash_sense_pipeline.faces.models.pack_install import list_packs
 
     packs = list_packs(environment_of(os.environ).models_dir)
     shown = ("name", "known", "installed", "demo", "size", "problem")
@@ -33,7 +33,7 @@ def models_pull(name: str, accept_licence: bool) -> None:
     """Download a known pack into the models directory: resumed, every file verified before it gets its name."""
     import logging
 
-    from stash_sense_pipeline.faces.installing import known_packs, pull_pack
+    from stash_sense_pipeline.faces.models.pack_install import known_packs, pull_pack
     from stash_sense_pipeline.foundation.progress import progress_bars
 
     if name in known_packs():
@@ -47,7 +47,7 @@ def models_pull(name: str, accept_licence: bool) -> None:
 @click.argument("name")
 def models_check(name: str) -> None:
     """Verify an installed pack, or a pack directory: its description, its files, and that each network runs."""
-    from stash_sense_pipeline.faces.installing import check_pack
+    from stash_sense_pipeline.faces.models.pack_install import check_pack
 
     pack = check_pack(name, environment_of(os.environ).models_dir)
     echo(f"{pack.name}: detector {pack.detector.path.name}, embedders {', '.join(pack.embedders)}; all run")

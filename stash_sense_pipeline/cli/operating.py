@@ -35,7 +35,7 @@ def prepare() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
     """Run the Dagster UI, the schedules and the sensors on this machine until SIGINT or SIGTERM: no container, no server."""
-    from stash_sense_pipeline.faces.inference import Device, require_device
+    from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
     from stash_sense_pipeline.orchestration.home import check_writable, only_daemon, prepare_home
     from stash_sense_pipeline.orchestration.ui import serve_ui
 

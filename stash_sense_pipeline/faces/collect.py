@@ -34,17 +34,17 @@ from stash_sense_pipeline.catalog.queries.images import (
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.faces.decode import DecodeLimits
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.examine import Examiner
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.extract_face import Examiner
+from stash_sense_pipeline.faces.extraction.quality import check_image_size
+from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.image_hosts import ImageHost, ImageHosts, Suspicion
 from stash_sense_pipeline.faces.image_refusals import RefusalRules, next_look, next_night
-from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.quality import check_image_size
-from stash_sense_pipeline.faces.reasons import SEEN, SPOILED, Reason, Rejected
-from stash_sense_pipeline.faces.reopen import Reopened, reopen_images
-from stash_sense_pipeline.faces.rules import Rules
-from stash_sense_pipeline.faces.schedule import Schedule, ScheduledImage
+from stash_sense_pipeline.faces.image_schedule import Schedule, ScheduledImage
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.faces.requeue import Reopened, reopen_images
 from stash_sense_pipeline.foundation.errors import (
     BodyTooLargeError,
     CircuitOpenError,

@@ -15,11 +15,11 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import faces as catalog
 from stash_sense_pipeline.catalog.transactions import reading, server_errors_in_one_line, shown_url, writing
-from stash_sense_pipeline.faces.embed import Embedder
-from stash_sense_pipeline.faces.examine import decode_crop
-from stash_sense_pipeline.faces.inference import Device
-from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.reopen import Reopened, reopen_for_pack
+from stash_sense_pipeline.faces.extraction.extract_face import decode_crop
+from stash_sense_pipeline.faces.models.embedder import Embedder
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
+from stash_sense_pipeline.faces.requeue import Reopened, reopen_for_pack
 from stash_sense_pipeline.foundation.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5

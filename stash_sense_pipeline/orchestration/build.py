@@ -9,8 +9,8 @@ from typing import Any
 
 import dagster as dg
 
-from stash_sense_pipeline.faces.inference import Device, require_device
-from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.faces.models.model_packs import load_pack
+from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration import names

@@ -27,7 +27,7 @@ from dagster_docker.container_context import DockerContainerContext
 from dagster_docker.docker_executor import DockerStepHandler
 from dagster_docker.utils import DOCKER_CONFIG_SCHEMA
 
-from stash_sense_pipeline.faces.inference import Device
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 
 GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}

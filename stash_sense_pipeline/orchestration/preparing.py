@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog
 from stash_sense_pipeline.catalog.transactions import shown_url
-from stash_sense_pipeline.faces.inference import Device, require_runtime
+from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_runtime
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import write_atomically
 from stash_sense_pipeline.orchestration.home import check_writable, prepare_home

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json

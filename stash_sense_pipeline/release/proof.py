@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import (
     PUBLIC_DIRECTORY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS

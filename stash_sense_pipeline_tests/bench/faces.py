@@ -29,12 +29,12 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectReport, ImageClient, collect_faces
-from stash_sense_pipeline.faces.decode import DecodeLimits
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.embed import Embedder
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.examine import Examiner, decode_crop
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.extract_face import Examiner, decode_crop
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.embedder import Embedder
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.bench.table import Row

@@ -30,8 +30,8 @@ from stash_sense_pipeline.catalog.queries.faces import StoredFace, store_faces
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.examine import encode_crop
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.extraction.extract_face import encode_crop
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.faces.nets import describe_pack, marker_detector, random_embedder
 from stash_sense_pipeline_tests.postgres import free_port, running_server, server_program

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline_tests.faces.nets import write_pack
 from stash_sense_pipeline_tests.faces.world import ImageServer
 

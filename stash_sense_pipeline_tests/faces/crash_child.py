@@ -11,7 +11,7 @@ import insightface  # noqa: F401 - loaded once by the fork server, not by each c
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.world import ImageServer, box, image_request, polite_client

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.faces.models.model_packs import load_pack
 
 
 def main() -> None:

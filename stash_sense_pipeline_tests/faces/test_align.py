@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from insightface.utils import face_align
 
-from stash_sense_pipeline.faces.align import (
+from stash_sense_pipeline.faces.extraction.align import (
     TEMPLATE,
     blur_measure,
     norm_crop,

@@ -13,7 +13,7 @@ from PIL import Image
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.nets import picture

@@ -31,10 +31,10 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, ImageRequest, collect_faces
-from stash_sense_pipeline.faces.decode import DecodeLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.examine import decode_crop
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.extract_face import decode_crop
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import CatalogError, Outcome
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
@@ -391,7 +391,7 @@ def test_a_picture_that_is_taken_down_leaves_no_face(
 
 
 def count_detections(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    from stash_sense_pipeline.faces.detect import Detector
+    from stash_sense_pipeline.faces.models.detector import Detector
 
     seen: list[int] = []
     detect = Detector.detect

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces, source_images
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline_tests.faces.crash_child import BATCH, FETCHES, work
 from stash_sense_pipeline_tests.faces.nets import picture
 from stash_sense_pipeline_tests.faces.world import ImageServer, list_performers, png

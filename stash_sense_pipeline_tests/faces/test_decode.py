@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline_tests.faces.picture_files import chunk, many_scans, saved
 
 LIMITS = DecodeLimits()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image, prepare
-from stash_sense_pipeline.faces.decode_process import ImageDecoder
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image, prepare
+from stash_sense_pipeline.faces.extraction.decode_process import ImageDecoder
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline_tests.faces.picture_files import exif, saved
 
 LIMITS = DecodeLimits()
@@ -83,7 +83,7 @@ def test_decoding_that_takes_too_long_is_ended() -> None:
 def test_decoding_that_takes_too_much_memory_is_refused() -> None:
     """A limit below what decoding takes stands for a decoder that takes more than it should."""
     program = (
-        "import stash_sense_pipeline.faces.decode_process as tested\n"
+        "import stash_sense_pipeline.faces.extraction.decode_process as tested\n"
         f"tested._PROGRAM_MEMORY = 60_000_000 - {LIMITS.max_memory}\n"
         "tested._serve_one(tested.DecodeLimits())"
     )

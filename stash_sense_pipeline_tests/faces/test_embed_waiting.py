@@ -14,16 +14,16 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.embed import EmbeddingError
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.embedder import EmbeddingError
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import DeviceError
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings
 from stash_sense_pipeline_tests.faces.nets import describe_pack, picture, random_embedder
-from stash_sense_pipeline_tests.faces.test_embed import cosines, reference
+from stash_sense_pipeline_tests.faces.test_embedder import cosines, reference
 from stash_sense_pipeline_tests.faces.world import (
     ImageServer,
     box,
@@ -128,7 +128,7 @@ def test_a_new_embedder_is_added_to_retained_crops(
 
 
 def added(directory: Path):
-    from stash_sense_pipeline.faces.packs import EmbedderSpec, Layout
+    from stash_sense_pipeline.faces.models.model_packs import EmbedderSpec, Layout
 
     random_embedder(directory / "adaface.onnx", 77, size=112, layout="nchw")
     return EmbedderSpec(directory / "adaface.onnx", "d" * 64, 112, Layout.NCHW, 127.5, 127.5, 512)

@@ -24,7 +24,7 @@ from stash_sense_pipeline.catalog.schema import faces, performer_images, source_
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError, UnreachableError
 from stash_sense_pipeline.orchestration.metadata import image_refusal_check
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.faces.align import TEMPLATE
-from stash_sense_pipeline.faces.decode import DecodeLimits
-from stash_sense_pipeline.faces.detect import DetectedFace
-from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.quality import check_image_size, choose_face, flaw, quality_score
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
-from stash_sense_pipeline.faces.rules import Rules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.align import TEMPLATE
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.quality import check_image_size, choose_face, flaw, quality_score
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
+from stash_sense_pipeline.faces.models.detector import DetectedFace
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.settings.schema import QualityFilters
 
 FILTERS = QualityFilters()

@@ -16,9 +16,9 @@ from stash_sense_pipeline.catalog.queries import faces as catalog_faces
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.faces import embed_waiting as module
-from stash_sense_pipeline.faces.embed import Embedder
-from stash_sense_pipeline.faces.inference import Device
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models.embedder import Embedder
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline_tests.faces.test_embed_waiting import fill
 from stash_sense_pipeline_tests.faces.world import ImageServer
 

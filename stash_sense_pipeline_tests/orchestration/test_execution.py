@@ -20,7 +20,7 @@ from dagster._core.launcher import WorkerStatus
 from docker.models.containers import _create_container_args
 
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.faces.inference import Device
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.orchestration import execution
 from stash_sense_pipeline.orchestration.execution import (
     GPU_REQUEST,

@@ -16,8 +16,8 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.faces import packs
-from stash_sense_pipeline.faces.packs import ModelPack
+from stash_sense_pipeline.faces.models import model_packs
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.release.verify import failures, verify_release
 from stash_sense_pipeline.settings.schema import GithubSettings, Settings
@@ -35,7 +35,7 @@ def pack(monkeypatch: pytest.MonkeyPatch) -> ModelPack:
     """A pack of three embedders, without any network in it."""
     third = replace(PACK.embedders["arcface"], digest=ADAFACE)
     three = replace(PACK, embedders={**PACK.embedders, "adaface": third})
-    monkeypatch.setattr(packs, "load_pack", lambda *_: three)
+    monkeypatch.setattr(model_packs, "load_pack", lambda *_: three)
     return three
 
 
@@ -188,7 +188,7 @@ def test_adaface_is_in_the_release_when_it_is_wanted_and_there(
         assert failures(verify_release(latest.parent / f"stash-sense-data-v{latest.name}.zip")) == ()
         assert "adaface_recall_at_1" in checks(result)["recall_at_1"].metadata
         # A pack without it: no file, and nothing fails.
-        monkeypatch.setattr(packs, "load_pack", lambda *_: PACK)
+        monkeypatch.setattr(model_packs, "load_pack", lambda *_: PACK)
         result = publish(wanted, tmp_path, instance)
         assert result.success
         latest = (tmp_path / "releases" / "latest").resolve()

@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.privacy import url_forms
 from stash_sense_pipeline.privacy.record_lookup import records_called
-from stash_sense_pipeline.privacy.suppression import suppression_hashes
+from stash_sense_pipeline.privacy.suppression import suppression_hashes, suppression_list
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     IMAGE,

@@ -11,7 +11,13 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec, EmbedderSpec, Layout, ModelPack
+from stash_sense_pipeline.faces.models.model_packs import (
+    ChannelOrder,
+    DetectorSpec,
+    EmbedderSpec,
+    Layout,
+    ModelPack,
+)
 from stash_sense_pipeline.release.index import IndexParams
 from stash_sense_pipeline.release.publish import ReleaseSpec
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.collect import collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.identity.identities import rebuild_identities
 from stash_sense_pipeline.identity.overrides import Overrides

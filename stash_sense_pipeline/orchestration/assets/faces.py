@@ -29,8 +29,8 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
-    from stash_sense_pipeline.faces.packs import ModelPack
-    from stash_sense_pipeline.faces.reopen import Reopened
+    from stash_sense_pipeline.faces.models.model_packs import ModelPack
+    from stash_sense_pipeline.faces.requeue import Reopened
 
 
 def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> list[dg.AssetsDefinition]:
@@ -68,7 +68,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
         from stash_sense_pipeline.catalog.source_lock import one_writer
-        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.faces.models.model_packs import load_pack
 
         source = context.partition_key
         chosen = apply_overrides(
@@ -127,7 +127,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.faces.embed_waiting import embed_waiting
-        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.faces.models.model_packs import load_pack
 
         source, stop = context.partition_key, threading.Event()
         with one_line_failures(), on_interrupt(stop.set):

@@ -57,7 +57,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.catalog.queries.sync_state import load_states
         from stash_sense_pipeline.catalog.transactions import reading
-        from stash_sense_pipeline.faces.packs import embedder_digests
+        from stash_sense_pipeline.faces.models.model_packs import embedder_digests
         from stash_sense_pipeline.identity.identities import rebuild_identities
         from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
         from stash_sense_pipeline.identity.relatives import IdentityRelatives
@@ -136,7 +136,7 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.queries import previews
-        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.identity.review import write_review
         from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 

@@ -34,7 +34,7 @@ def index_assets(models: Sequence[str]) -> list[dg.AssetsDefinition]:
         catalog: dg.ResourceParam[Catalog],
         progress: dg.ResourceParam[ProgressFactory],
     ) -> Iterator[dg.MaterializeResult]:
-        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.orchestration.assets.release import STAGING
         from stash_sense_pipeline.release.index import stage_indices
         from stash_sense_pipeline.release.spec import index_models

@@ -89,7 +89,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         Published by renames, `latest` last; when nothing changed since the last release, that one stays the newest.
         The checks are recorded also when one of them forbids publishing.
         """
-        from stash_sense_pipeline.faces.packs import load_pack
+        from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.privacy.enforcement import current_suppressions
         from stash_sense_pipeline.release.data_card import data_card_path, write_data_card
         from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.align import norm_crop
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.packs import DetectorSpec
+from stash_sense_pipeline.faces.extraction.align import norm_crop
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
 from stash_sense_pipeline.sandbox.rendering import (
     TRAIN_SEEDS,
     Face,

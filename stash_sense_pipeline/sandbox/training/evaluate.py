@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.align import norm_crop
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.embed import Embedder
-from stash_sense_pipeline.faces.packs import load_pack
+from stash_sense_pipeline.faces.extraction.align import norm_crop
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.embedder import Embedder
+from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.sandbox.rendering import (
     HELD_OUT_SEEDS,
     Image,

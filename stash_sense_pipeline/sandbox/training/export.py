@@ -11,7 +11,7 @@ import yaml
 from onnx import helper, numpy_helper
 from torch import nn
 
-from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
+from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, DetectorSpec
 from stash_sense_pipeline.foundation.files import replacing, sha256_file, write_atomically
 from stash_sense_pipeline.sandbox.training.nets import STRIDES, Detector, Embedder
 

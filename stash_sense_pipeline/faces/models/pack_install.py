@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from stash_sense_pipeline.faces.packs import (
+from stash_sense_pipeline.faces.models.model_packs import (
     PACK_FILE,
     ModelPack,
     PackDescription,
@@ -71,9 +71,9 @@ def list_packs(models_dir: Path) -> tuple[PackStatus, ...]:
 def check_pack(name_or_path: str, models_dir: Path) -> ModelPack:
     """Loads a pack and runs each of its networks once. Raises ModelPackError for what is missing, altered or unfit."""
     # The networks need ONNX Runtime and insightface, the rest of this module does not.
-    from stash_sense_pipeline.faces.align import CROP_SIZE
-    from stash_sense_pipeline.faces.detect import Detector
-    from stash_sense_pipeline.faces.embed import Embedder
+    from stash_sense_pipeline.faces.models.detector import Detector
+    from stash_sense_pipeline.faces.models.embedder import Embedder
+    from stash_sense_pipeline.faces.models.model_packs import CROP_SIZE
 
     pack = load_pack(name_or_path, models_dir)
     noise = np.random.default_rng(1).integers(0, 256, (CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)

@@ -22,9 +22,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from stash_sense_pipeline.faces import container_bytes, gif_bytes, jpeg_bytes, png_bytes
-from stash_sense_pipeline.faces.orientation import exif_orientation, upright
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction import container_bytes, gif_bytes, jpeg_bytes, png_bytes
+from stash_sense_pipeline.faces.extraction.orientation import exif_orientation, upright
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
 # What the sources serve. Others that Pillow knows are rare there, and each decoder is a surface for attacks.
 _PLUGINS = (

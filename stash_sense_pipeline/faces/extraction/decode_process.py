@@ -13,14 +13,14 @@ from typing import IO
 
 import numpy as np
 
-from stash_sense_pipeline.faces.decode import (
+from stash_sense_pipeline.faces.extraction.decode import (
     DecodedImage,
     DecodeLimits,
     decode_image,
     decode_prepared,
     prepare,
 )
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
 # Reduction, width and height of the picture, height and width of the pixels that follow; or a reason's length and 0s.
 _ANSWER = struct.Struct("<5I")

@@ -8,9 +8,9 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import images
-from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.reasons import SPOILED, Reason
-from stash_sense_pipeline.faces.rules import Rules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.rejection_reasons import SPOILED, Reason
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.queries.faces import StoredFace
-from stash_sense_pipeline.faces.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
-from stash_sense_pipeline.faces.decode import DecodeLimits
-from stash_sense_pipeline.faces.decode_process import ImageDecoder
-from stash_sense_pipeline.faces.detect import DetectedFace, Detector
-from stash_sense_pipeline.faces.packs import ModelPack
-from stash_sense_pipeline.faces.quality import Filters, check_image_size, choose_face, quality_score
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.align import blur_measure, norm_crop, roll_degrees, yaw_degrees
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.decode_process import ImageDecoder
+from stash_sense_pipeline.faces.extraction.quality import (
+    Filters,
+    check_image_size,
+    choose_face,
+    quality_score,
+)
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
+from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.records.perceptual_hash import picture_hash
 

@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 from insightface.model_zoo import get_model
 
-from stash_sense_pipeline.faces.detect import DetectedFace, Detector
-from stash_sense_pipeline.faces.packs import ChannelOrder, ModelPack, load_pack
+from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
+from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.rendering import (

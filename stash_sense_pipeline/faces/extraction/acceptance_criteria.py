@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stash_sense_pipeline.faces.decode import DecodeLimits
-from stash_sense_pipeline.faces.packs import DetectorSpec
-from stash_sense_pipeline.faces.quality import Filters
-from stash_sense_pipeline.faces.reasons import SEEN, Reason
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.extraction.quality import Filters
+from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, Reason
+from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
 
 _FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
 _JUDGED = SEEN | {

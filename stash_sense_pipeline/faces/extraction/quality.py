@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from stash_sense_pipeline.faces.align import yaw_degrees
-from stash_sense_pipeline.faces.detect import DetectedFace
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.align import yaw_degrees
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
+from stash_sense_pipeline.faces.models.detector import DetectedFace
 
 # A face of this many pixels fills the 112 pixel crop from more pixels than it has: larger is not better.
 _FULL_SIDE = 160.0

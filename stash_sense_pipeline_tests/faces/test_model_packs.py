@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from stash_sense_pipeline.faces.packs import ChannelOrder, Layout, ModelPack, load_pack, read_description
+from stash_sense_pipeline.faces.models.model_packs import (
+    ChannelOrder,
+    Layout,
+    ModelPack,
+    load_pack,
+    read_description,
+)
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline_tests.faces.nets import describe_pack, random_embedder
 

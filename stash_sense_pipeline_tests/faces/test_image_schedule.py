@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.queries.images import ImageState, LedgerImage
-from stash_sense_pipeline.faces.schedule import Schedule
+from stash_sense_pipeline.faces.image_schedule import Schedule
 from stash_sense_pipeline.records.perceptual_hash import same_picture
 
 NO_PICTURES: Mapping[str, str] = {}

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.inference import Device, open_session, running
-from stash_sense_pipeline.faces.packs import ChannelOrder, EmbedderSpec, Layout
+from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, EmbedderSpec, Layout
+from stash_sense_pipeline.faces.models.onnx_sessions import Device, open_session, running
 from stash_sense_pipeline.foundation.errors import ModelPackError, StashSenseError
 
 # Rows of one run on CUDA: few shapes, so that plans and arenas stay; the rest of the last bucket is padding.

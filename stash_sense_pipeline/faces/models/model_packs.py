@@ -15,6 +15,9 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError, ModelPack
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 
+CROP_SIZE = 112
+
+
 PACK_FILE = "pack.yaml"
 
 _PACK_KEYS = ("name", "licence", "detector", "embedders", "flip_averaging", "demo", "description")

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

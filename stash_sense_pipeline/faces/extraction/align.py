@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-CROP_SIZE = 112
+from stash_sense_pipeline.faces.models.model_packs import CROP_SIZE
 
 # The five-point template of ArcFace for a 112 pixel crop: left eye, right eye, nose, left and right corner of
 # the mouth, as (x, y) seen in the image (Deng et al., "ArcFace", 2019; the same numbers in every

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.faces.inference import Device, open_session, running
-from stash_sense_pipeline.faces.packs import ChannelOrder, DetectorSpec
+from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, DetectorSpec
+from stash_sense_pipeline.faces.models.onnx_sessions import Device, open_session, running
 from stash_sense_pipeline.foundation.errors import ModelPackError
 
 if TYPE_CHECKING:

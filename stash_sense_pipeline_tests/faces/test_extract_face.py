@@ -14,12 +14,12 @@ from PIL import Image, ImageOps
 
 import stash_sense_pipeline.sandbox
 from stash_sense_pipeline.catalog.queries.faces import StoredFace
-from stash_sense_pipeline.faces.decode import DecodeLimits, decode_image
-from stash_sense_pipeline.faces.detect import Detector
-from stash_sense_pipeline.faces.embed import Embedder
-from stash_sense_pipeline.faces.examine import Examiner, decode_crop
-from stash_sense_pipeline.faces.packs import ModelPack, load_pack
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
+from stash_sense_pipeline.faces.extraction.extract_face import Examiner, decode_crop
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
+from stash_sense_pipeline.faces.models.detector import Detector
+from stash_sense_pipeline.faces.models.embedder import Embedder
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.sandbox.rendering import make_person, render_portrait
 from stash_sense_pipeline.settings.schema import QualityFilters
 from stash_sense_pipeline_tests.faces.picture_files import (

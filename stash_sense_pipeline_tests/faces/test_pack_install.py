@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stash_sense_pipeline.faces.installing import check_pack, known_packs, list_packs, pull_pack
-from stash_sense_pipeline.faces.packs import ModelPack, PackDescription, read_description
+from stash_sense_pipeline.faces.models.model_packs import ModelPack, PackDescription, read_description
+from stash_sense_pipeline.faces.models.pack_install import check_pack, known_packs, list_packs, pull_pack
 from stash_sense_pipeline.foundation.errors import ModelPackError
 
 

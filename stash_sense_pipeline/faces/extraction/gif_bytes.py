@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stash_sense_pipeline.faces.reasons import Reason, Rejected
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
 SIGNATURES = (b"GIF87a", b"GIF89a")
 
