@@ -44,8 +44,8 @@ def import_legacy_command(directory: Path) -> None:
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.settings.sources_file import load_settings
-    from stash_sense_pipeline.sources.legacy import read_legacy
     from stash_sense_pipeline.sources.legacy_import import import_legacy
+    from stash_sense_pipeline.sources.legacy_reader import read_legacy
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)

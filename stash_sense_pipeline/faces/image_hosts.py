@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from stash_sense_pipeline.foundation.errors import LEFT_ALONE, SourceError, UnreachableError
-from stash_sense_pipeline.sources.address_guard import host_of
+from stash_sense_pipeline.sources.http.address_guard import host_of
 
 # Different images that fail in a row before evidence is asked for; doubled each time that the host was found well.
 _FAILURES_IN_A_ROW = 3

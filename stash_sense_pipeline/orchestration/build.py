@@ -14,7 +14,6 @@ from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_devi
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import (
     EmbeddingConfig,
     FacesConfig,
@@ -28,6 +27,7 @@ from stash_sense_pipeline.orchestration.run_config import (
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.connections import unusable
 
 # The console would repeat every Dagster event; the command line prints its own summary.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import unusable
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.connections import unusable
 
 
 def _status(automation: bool) -> dg.DefaultScheduleStatus:

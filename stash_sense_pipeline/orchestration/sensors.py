@@ -17,9 +17,9 @@ from typing import TypeVar
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.polling import poll_sources
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.source_polling import poll_sources
 
 _EMBEDDING_BEGINS_WITHIN = 900.0
 

@@ -29,7 +29,7 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
-from stash_sense_pipeline.sources.legacy import Legacy, LegacyPerson
+from stash_sense_pipeline.sources.legacy_reader import Legacy, LegacyPerson
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from contextlib import aclosing
 
-from stash_sense_pipeline.sources.connectors import Connector
-from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
+from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 
 
 async def newest_change(connector: Connector) -> str:

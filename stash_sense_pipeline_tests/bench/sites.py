@@ -113,11 +113,11 @@ def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
     from stash_sense_pipeline.catalog.transactions import writing
     from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
     from stash_sense_pipeline.records.performer_record import PerformerRecord
-    from stash_sense_pipeline.sources.enrich import enrich_source
-    from stash_sense_pipeline.sources.fetchers import PlainFetcher
-    from stash_sense_pipeline.sources.http import PoliteClient
-    from stash_sense_pipeline.sources.robots import Robots
-    from stash_sense_pipeline.sources.site_connector import SiteConnector
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+    from stash_sense_pipeline.sources.http.robots import Robots
+    from stash_sense_pipeline.sources.reference_sites.enrich import enrich_source
+    from stash_sense_pipeline.sources.reference_sites.page_fetcher import PlainFetcher
+    from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
     from stash_sense_pipeline_tests.sources.sites import NOW, site_settings
 
     world = _world()

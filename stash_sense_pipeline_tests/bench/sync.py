@@ -168,9 +168,9 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
     from stash_sense_pipeline.settings.schema import StashBoxSettings
-    from stash_sense_pipeline.sources.connectors import make_connector
-    from stash_sense_pipeline.sources.http import PoliteClient, Response
-    from stash_sense_pipeline.sources.sync import refresh_source
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient, Response
+    from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
+    from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
     asked: list[str] = []
     details = 0

@@ -32,8 +32,6 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.orchestration import sensors
 from stash_sense_pipeline.orchestration.alerts import alert_on_stale_sources
-from stash_sense_pipeline.orchestration.asking import unusable
-from stash_sense_pipeline.orchestration.polling import Poll
 from stash_sense_pipeline.orchestration.schedules import nightly_enrichment, weekly_sweep
 from stash_sense_pipeline.orchestration.sensors import (
     embed_when_refreshed,
@@ -46,6 +44,8 @@ from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
+from stash_sense_pipeline.sources.connections import unusable
+from stash_sense_pipeline.sources.source_polling import Poll
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at, materialize_runless
 
 

@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_import import add_supp
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.sources.mirror import Mirror
+from stash_sense_pipeline.sources.catalog_writer import Mirror
 
 KEY = bytes(range(32))
 HOSTS = {

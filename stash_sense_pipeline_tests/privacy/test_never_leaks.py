@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_file import Suppressio
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
-from stash_sense_pipeline.sources.mirror import Mirror
+from stash_sense_pipeline.sources.catalog_writer import Mirror
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)

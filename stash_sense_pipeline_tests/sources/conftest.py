@@ -19,9 +19,9 @@ from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.connectors import Connector, make_connector
-from stash_sense_pipeline.sources.http import Patience, PoliteClient
-from stash_sense_pipeline.sources.sync import SyncReport, refresh_source
+from stash_sense_pipeline.sources.http.polite_client import Patience, PoliteClient
+from stash_sense_pipeline.sources.stash_boxes.connectors import Connector, make_connector
+from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 # Impatient between tries, patient within one: a loaded machine is no failure of the server.

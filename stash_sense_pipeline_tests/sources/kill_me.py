@@ -7,15 +7,15 @@ import asyncio
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources import mirror
-from stash_sense_pipeline.sources.connectors import make_connector
-from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.sync import refresh_source
+from stash_sense_pipeline.sources import catalog_writer
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
+from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
 
 def main(catalog_url: str, endpoint: str, api_key: str) -> None:
     """Refreshes with tiny pages, so that there is something to be killed in."""
-    mirror._BATCH_SECONDS = 0.05
+    catalog_writer._BATCH_SECONDS = 0.05
     engine = open_catalog(catalog_url)
     source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=3000.0)
 

@@ -15,11 +15,11 @@ from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
-from stash_sense_pipeline.sources.enrich import EnrichReport, enrich_source
-from stash_sense_pipeline.sources.fetchers import make_fetcher
-from stash_sense_pipeline.sources.http import SITE_PATIENCE, PoliteClient
-from stash_sense_pipeline.sources.robots import Robots
-from stash_sense_pipeline.sources.site_connector import SiteConnector
+from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
+from stash_sense_pipeline.sources.http.robots import Robots
+from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport, enrich_source
+from stash_sense_pipeline.sources.reference_sites.page_fetcher import make_fetcher
+from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
 IMPATIENT = replace(
     SITE_PATIENCE, attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20

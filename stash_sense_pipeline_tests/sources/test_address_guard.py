@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sources.address_guard import AddressGuard, RefusedAddressError, is_public
+from stash_sense_pipeline.sources.http.address_guard import AddressGuard, RefusedAddressError, is_public
 
 PRIVATE_IPV4 = [
     "127.0.0.1",

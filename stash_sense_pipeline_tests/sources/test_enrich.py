@@ -33,7 +33,7 @@ from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.sites.model import Behaviour
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import GlobalSettings, StashBoxSettings
-from stash_sense_pipeline.sources.http import PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline_tests.sources.conftest import refresh_from
 from stash_sense_pipeline_tests.sources.sites import (
     BY_NAME,

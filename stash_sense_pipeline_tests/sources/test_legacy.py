@@ -27,8 +27,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sandbox.box import Box
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.legacy import Legacy, read_legacy
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
+from stash_sense_pipeline.sources.legacy_reader import Legacy, read_legacy
 from stash_sense_pipeline_tests.databases import extras
 from stash_sense_pipeline_tests.sources.conftest import Refresh
 

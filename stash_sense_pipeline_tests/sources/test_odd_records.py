@@ -30,16 +30,16 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, StashBoxSettings
+from stash_sense_pipeline.sources.catalog_writer import Mirror
 from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
-from stash_sense_pipeline.sources.connectors import make_connector
-from stash_sense_pipeline.sources.http import Response
-from stash_sense_pipeline.sources.legacy import read_legacy
+from stash_sense_pipeline.sources.http.polite_client import Response
 from stash_sense_pipeline.sources.legacy_import import import_legacy
-from stash_sense_pipeline.sources.mirror import Mirror
-from stash_sense_pipeline.sources.site_connector import SiteConnector
-from stash_sense_pipeline.sources.site_matching import record_of
-from stash_sense_pipeline.sources.sites.site import Profile
-from stash_sense_pipeline.sources.sync import SyncReport, refresh_source
+from stash_sense_pipeline.sources.legacy_reader import read_legacy
+from stash_sense_pipeline.sources.reference_sites.profile_matching import record_of
+from stash_sense_pipeline.sources.reference_sites.site import Profile
+from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
+from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
+from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.unread import MANY_UNREAD
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -566,7 +566,9 @@ def test_images_stay_when_their_list_cannot_be_read(catalog):
 
 
 def test_what_the_database_refuses_costs_one_record(any_catalog, monkeypatch):
-    monkeypatch.setattr("stash_sense_pipeline.sources.stash_box._height", lambda value: 2**70)
+    monkeypatch.setattr(
+        "stash_sense_pipeline.sources.stash_boxes.stash_box_connector._height", lambda value: 2**70
+    )
     rows = [{**box_row(number), "height": 170 if number == 5 else None} for number in range(1, 10)]
     report = refresh(any_catalog, graphql(rows))
     assert (report.outcome, report.live, report.unread) == (Outcome.FOUND, 8, 1)

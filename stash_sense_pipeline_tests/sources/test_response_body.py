@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sources.response_body import LongBodyError, body_pieces, read_body
+from stash_sense_pipeline.sources.http.response_body import LongBodyError, body_pieces, read_body
 
 PIECE = 64 * 1024
 

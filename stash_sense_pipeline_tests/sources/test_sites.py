@@ -14,11 +14,11 @@ from stash_sense_pipeline.sandbox.images import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.building import SHAPES
 from stash_sense_pipeline.sandbox.sites.model import CHALLENGE, SandboxSite, SitePage
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
-from stash_sense_pipeline.sources.sites import SITES
-from stash_sense_pipeline.sources.sites.base import Base
-from stash_sense_pipeline.sources.sites.boobpedia import Boobpedia, images_of
-from stash_sense_pipeline.sources.sites.page import Page, fold
-from stash_sense_pipeline.sources.sites.site import Profile
+from stash_sense_pipeline.sources.reference_sites.page import Page, fold
+from stash_sense_pipeline.sources.reference_sites.registry import SITES
+from stash_sense_pipeline.sources.reference_sites.site import Profile
+from stash_sense_pipeline.sources.reference_sites.site_address import Base
+from stash_sense_pipeline.sources.reference_sites.sites.boobpedia import Boobpedia, images_of
 
 NAMES = tuple(shape.name for shape in SHAPES)
 UUID = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"

@@ -22,10 +22,10 @@ from stash_sense_pipeline.sandbox.images import Picture
 from stash_sense_pipeline.sandbox.serve import SandboxServers
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.sources import theporndb as connector_module
-from stash_sense_pipeline.sources.http import PoliteClient
-from stash_sense_pipeline.sources.sync import SyncReport
-from stash_sense_pipeline.sources.theporndb import ThePornDbConnector
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.stash_boxes import theporndb_connector as connector_module
+from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport
+from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 from stash_sense_pipeline_tests.sources.conftest import QUICK, refresh_from
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, answer
 from stash_sense_pipeline_tests.sources.truth import buried, images, links, live, rows

@@ -11,7 +11,6 @@ import dagster as dg
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.interrupts import on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
@@ -26,6 +25,7 @@ from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, Faces
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
+from stash_sense_pipeline.sources.connections import asking, asking_site
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
@@ -232,8 +232,8 @@ async def _collect_from_site(
     message."""
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.breaker import check_left_alone, is_refusal, leave_alone
-    from stash_sense_pipeline.sources.site_connector import read_referers
+    from stash_sense_pipeline.sources.cooldown import check_left_alone, is_refusal, leave_alone
+    from stash_sense_pipeline.sources.reference_sites.site_connector import read_referers
 
     now = datetime.now(UTC)
     check_left_alone(catalog.engine, site.name, now)

@@ -7,7 +7,6 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.asking import asking, asking_site
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     numbers,
@@ -19,10 +18,11 @@ from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
+from stash_sense_pipeline.sources.connections import asking, asking_site
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.enrich import EnrichReport
-    from stash_sense_pipeline.sources.sync import SyncReport
+    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
+    from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport
     from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
@@ -119,7 +119,7 @@ async def _sync(
 ) -> "SyncReport":
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.sync import refresh_source
+    from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
     async with asking(settings, environment, name) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
@@ -153,7 +153,7 @@ async def _enrich(
     """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.enrich import EnrichRules, enrich_source
+    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichRules, enrich_source
 
     boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
     async with asking_site(settings, environment, site) as connector:

@@ -1,0 +1,100 @@
+"""From a source's name to a connector that can be asked: settings, key and polite client put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.http.polite_client import Patience
+    from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
+    from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
+
+
+def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
+    """Why a source cannot be asked, in one line; None when it can. ConfigurationError when there is no such source."""
+    source = settings.source(name)
+    if not source.enabled:
+        return f"{name} is not enabled in sources.yaml"
+    if isinstance(source, ReferenceSiteSettings):
+        return _unusable_site(environment, source)
+    if environment.api_key(name) is None:
+        return f"{name}: no key; set {name.upper()}_API_KEY or {name.upper()}_API_KEY_FILE"
+    return None
+
+
+def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str | None:
+    from stash_sense_pipeline.sources.reference_sites.page_fetcher import why_no_fetcher
+    from stash_sense_pipeline.sources.reference_sites.registry import SITES
+
+    if not site.fetch:
+        return None
+    if site.reference_mode == "name" and not SITES[site.name].by_name:
+        return f"{site.name}: the site has no search by name; set reference_mode: url"
+    return why_no_fetcher(site, environment.flaresolverr_url, environment.chrome_cdp_url)
+
+
+@asynccontextmanager
+async def asking(
+    settings: Settings, environment: Environment, name: str, patience: Patience | None = None
+) -> AsyncIterator[Connector]:
+    """The connector of a stash-box, with a client that keeps its pace, while the block runs.
+
+    Raises ConfigurationError with the reason of `unusable`.
+    """
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+    from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
+
+    problem = unusable(settings, environment, name)
+    source, key = settings.source(name), environment.api_key(name)
+    if problem is not None or key is None or not isinstance(source, StashBoxSettings):
+        raise ConfigurationError(problem or f"{name}: no key")
+    contact = settings.global_.user_agent_contact
+    async with PoliteClient(
+        name,
+        source.url,
+        rate=source.rate_limit,
+        contact=contact,
+        patience=patience,
+        trusted_hosts=source.picture_hosts,
+    ) as client:
+        yield make_connector(source, key, client)
+
+
+@asynccontextmanager
+async def asking_site(
+    settings: Settings, environment: Environment, site: ReferenceSiteSettings
+) -> AsyncIterator[SiteConnector]:
+    """The connector of a reference site, with a client that obeys robots.txt, while the block runs.
+
+    `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
+    `unusable`.
+    """
+    from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
+    from stash_sense_pipeline.sources.http.robots import Robots
+    from stash_sense_pipeline.sources.reference_sites.page_fetcher import make_fetcher
+    from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
+
+    off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"
+    problem = off or _unusable_site(environment, site)
+    if problem is not None:
+        raise ConfigurationError(problem)
+    async with PoliteClient(
+        site.name,
+        site.url,
+        rate=site.rate_limit,
+        contact=settings.global_.user_agent_contact,
+        patience=SITE_PATIENCE,
+        gate=Robots(site.name),
+        one_at_a_time=True,
+    ) as client:
+        fetcher = make_fetcher(site, client, environment.flaresolverr_url, environment.chrome_cdp_url)
+        try:
+            yield SiteConnector(site, client, fetcher)
+        finally:
+            await fetcher.close()

@@ -1,0 +1,111 @@
+"""Whose page a profile is, and what of it is kept: names, genders and aliases compared; pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from stash_sense_pipeline.catalog.queries.enrichment import Known
+from stash_sense_pipeline.records.performer_record import PerformerRecord
+from stash_sense_pipeline.records.profile_sites import site as site_of
+from stash_sense_pipeline.records.profile_urls import canonical_profile
+from stash_sense_pipeline.sources.cleaning import distinct
+from stash_sense_pipeline.sources.reference_sites.page import fold
+from stash_sense_pipeline.sources.reference_sites.site import Profile
+
+_SIDES = {"FEMALE": "f", "TRANSGENDER_FEMALE": "f", "MALE": "m", "TRANSGENDER_MALE": "m"}
+
+
+def any_order(name: str) -> str:
+    """A folded name without the order of its words: sources do not agree on which comes first."""
+    return " ".join(sorted(fold(name).split()))
+
+
+def is_full_name(name: str) -> bool:
+    """Does a name say more than a first name? One Latin word does not; a name in another script has no blanks."""
+    folded = fold(name)
+    return " " in folded or (len(folded) >= 3 and not folded.isascii())
+
+
+def names_agree(profile: Profile, record: Known) -> bool:
+    """Is the main name of both the same, or a full name that both list?"""
+    if any_order(profile.name) == any_order(record.name):
+        return True
+    theirs = {
+        any_order(name) for name in (profile.name, *profile.aliases, *profile.credited) if is_full_name(name)
+    }
+    ours = {any_order(name) for name in (record.name, *record.aliases) if is_full_name(name)}
+    return not theirs.isdisjoint(ours)
+
+
+def is_called(profile: Profile, name: str, either_order: bool) -> bool:
+    """Does the page itself show exactly this name, as its own or as an alias?"""
+    folded = any_order if either_order else fold
+    return folded(name) in {folded(shown) for shown in (profile.name, *profile.aliases, *profile.credited)}
+
+
+def genders_agree(one: str | None, other: str | None) -> bool:
+    """Unknown agrees with everything; otherwise only presenting as the one or the other can contradict."""
+    first, second = _SIDES.get(one or ""), _SIDES.get(other or "")
+    return first is None or second is None or first == second
+
+
+def passes_filter(gender: str | None, wanted: str | None) -> bool:
+    """Is this gender, or an unknown one, asked about?"""
+    return gender is None or wanted is None or gender == wanted
+
+
+def claimants_of(profile: Profile, records: Sequence[Known], same_person_only: bool) -> tuple[Known, ...]:
+    """Those of the records listing a page whose person it can be; empty when none is, or when it cannot be decided.
+
+    Two live records of one stash-box are two people, so a page that fits both is nobody's. With `same_person_only`
+    the records must not be known to be of different people: the page is no proof that they are one.
+    """
+    fitting = [
+        record
+        for record in records
+        if names_agree(profile, record) and genders_agree(profile.gender, record.gender)
+    ]
+    people = {record.performer_id for record in fitting if record.performer_id is not None}
+    one_each = len({record.source for record in fitting}) == len(fitting)
+    if not one_each or (same_person_only and len(people) > 1):
+        return ()
+    return tuple(fitting)
+
+
+def record_of(
+    profile: Profile,
+    claimants: Sequence[Known],
+    *,
+    found_by: str,
+    seconded: Collection[str],
+    extra_urls: Iterable[str],
+    alias_hash: Callable[[str], str],
+) -> PerformerRecord:
+    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`; of
+    the others only the hash is kept.
+
+    Outgoing links stay when they are profiles of a site that we know, but none of a stash-box: such a page proves
+    too much. A profile found by name proves nothing, so none of its links is kept.
+    """
+    listed = {any_order(name) for record in claimants for name in (record.name, *record.aliases)}
+    kept = [*profile.credited]
+    kept += [name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in seconded]
+    links = [url for url in profile.links if _is_kept(url)] if found_by == "url" else []
+    return PerformerRecord(
+        source_id=profile.key,
+        name=profile.name,
+        aliases=distinct(kept),
+        gender=profile.gender,
+        urls=distinct([*profile.urls, *links, *extra_urls]),
+        images=profile.images,
+        raw={
+            "found_by": found_by,
+            "alias_hashes": sorted({alias_hash(name) for name in profile.aliases}),
+        },
+    )
+
+
+def _is_kept(url: str) -> bool:
+    found = canonical_profile(url)
+    place = site_of(found.site) if found is not None else None
+    return place is not None and place.stash_box_host is None

@@ -1,0 +1,62 @@
+"""AFDB: pages by number, read by text and path as its classes mean nothing; co-stars share the portrait folder."""
+
+from __future__ import annotations
+
+import re
+
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.sources.reference_sites.page import (
+    Page,
+    distinct,
+    file_name,
+    image,
+    own_text,
+    path_of,
+)
+from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+
+
+class Afdb(Site):
+    """No search, no gender and no links of a person: its outgoing links are of shops."""
+
+    name = "afdb"
+    hosts = ("adultfilmdatabase.com",)
+    mark = "h1.w3-opacity"
+
+    def parse(self, page: Page, key: str) -> Profile:
+        """Name, the AKA line, and files that carry this number."""
+        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.mark)).strip()
+        return Profile(
+            key=key,
+            name=name,
+            aliases=distinct(_aliases(page), name),
+            images=tuple(_images(page, key)),
+        )
+
+
+def _aliases(page: Page) -> list[str]:
+    """The list after "AKA:", up to the next line or label."""
+    for element in page.root.xpath("//body//*[text()[contains(., 'AKA:')]]"):
+        said = own_text(element).partition("AKA:")[2]
+        if not said:
+            # The label alone is in it, say in bold; the list stands right behind.
+            said = str(element.xpath("following-sibling::node()[1][self::text()]").get() or "")
+        return re.split(r"[,;]", re.split(r"\b[A-Z][a-z]+:", said)[0])
+    return []
+
+
+def _images(page: Page, key: str) -> list[ImageRecord]:
+    # Of thousands of links only those with the number in them are looked at.
+    with_number = f"//img/@src[contains(., '{key}')] | //a/@href[contains(., '{key}')]"
+    urls = [page.join(url) for url in page.root.xpath(with_number).getall()]
+    return [image(url) for url in dict.fromkeys(urls) if url and _belongs(url, key)]
+
+
+def _belongs(url: str, key: str) -> bool:
+    folder, _, _ = path_of(url).lower().rpartition("/")
+    stem, _, ending = file_name(url).lower().rpartition(".")
+    if ending not in ("jpg", "jpeg", "png", "webp"):
+        return False
+    if folder == "/graphics/pornstars":
+        return re.sub(r"^.*_", "", stem) == key and "_" in stem
+    return folder == f"/graphics/galleries/{key}"

@@ -1,0 +1,256 @@
+"""Boobpedia: a MediaWiki, read through its API: fifty titles in one question, then infoboxes and files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlencode, urlsplit
+
+from parsel import Selector
+
+from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
+from stash_sense_pipeline.sources.reference_sites.page import (
+    Page,
+    distinct,
+    fold,
+    image,
+    parts_between_breaks,
+    text_of,
+)
+from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+
+_HOME = "https://www.boobpedia.com"
+_API = f"{_HOME}/wiki/api.php"
+_SHARED = {"format": "json", "formatversion": "2", "maxlag": "5"}
+BATCH = 50
+_NO_PICTURE = re.compile(r"icon|flag|logo|\.svg$|placeholder|no[-_ ]?image", re.IGNORECASE)
+_NO_PERSON = re.compile(r"compan|studio|website|magazine|\blists?\b|disambig|event|award", re.IGNORECASE)
+_NOTE = re.compile(r"\[\d+\]")
+
+
+@dataclass(frozen=True)
+class WikiPage:
+    """A page as the first question tells of it. `asked`: the titles that lead to it."""
+
+    page_id: int | None
+    title: str
+    revision: str | None
+    asked: tuple[str, ...]
+    is_person: bool
+
+
+class Boobpedia(Site):
+    """`read` is not used: a page here is made of three answers."""
+
+    name = "boobpedia"
+    hosts = ("boobpedia.com",)
+    mark = "table.infobox"
+    by_name = True
+
+    def parse(self, page: Page, key: str) -> Profile:
+        """The profile of an infobox, with image ids to be filled in by `with_files`: `galleries` are file titles."""
+        parsed = _mapping(_answer(page).get("parse"))
+        text = parsed.get("text")
+        root = Selector(text=str(text or "<html></html>"), type="html")
+        boxes = root.css(self.mark)
+        if not boxes:
+            raise LayoutChangedError(
+                self.name,
+                Outcome.PARSE_ERROR,
+                "an article has no table.infobox: no person, or the layout changed",
+            )
+        title = str(parsed.get("title") or "")
+        return Profile(
+            key=key,
+            name=_without_note(title),
+            aliases=distinct(_aliases(boxes[0]), title),
+            links=tuple(_links(boxes[0], page)),
+            galleries=tuple(_files(boxes[0])),
+        )
+
+    @staticmethod
+    def title_of(url: str) -> str:
+        """The title that a canonical address names."""
+        return unquote(urlsplit(url).path).rpartition("/boobs/")[2].replace("_", " ")
+
+    @staticmethod
+    def key_of_title(title: str) -> tuple[str, str] | None:
+        """(key, canonical address) of a title; None for what cannot be a person's page."""
+        found = parse_profile(f"{_HOME}/boobs/{title.replace(' ', '_')}")
+        return (found.key.key, found.url) if found is not None and found.url else None
+
+    @staticmethod
+    def question(titles: Sequence[str], more: Mapping[str, str]) -> str:
+        """The address that asks for up to fifty titles at once."""
+        parameters = {
+            **_SHARED,
+            "action": "query",
+            "titles": "|".join(titles),
+            "redirects": "1",
+            "prop": "info|categories|pageprops|revisions",
+            "cllimit": "max",
+            "rvprop": "ids|timestamp",
+            **more,
+        }
+        return f"{_API}?{urlencode(parameters)}"
+
+    @staticmethod
+    def article(page_id: int) -> str:
+        """The address of the lead section with the infobox; the biography is never asked for."""
+        parameters = {
+            **_SHARED,
+            "action": "parse",
+            "pageid": str(page_id),
+            "prop": "text|categories",
+            "section": "0",
+            "disabletoc": "1",
+        }
+        return f"{_API}?{urlencode(parameters)}"
+
+    @staticmethod
+    def files(titles: Sequence[str]) -> str:
+        """The address that asks where files are."""
+        parameters = {
+            **_SHARED,
+            "action": "query",
+            "titles": "|".join(f"File:{title}" for title in titles),
+            "prop": "imageinfo",
+            "iiprop": "url|size|mime|sha1",
+        }
+        return f"{_API}?{urlencode(parameters)}"
+
+    def search(self, name: str) -> str:
+        """The search in titles; a title or redirect of exactly that name is tried before."""
+        parameters = {
+            **_SHARED,
+            "action": "query",
+            "list": "search",
+            "srsearch": name,
+            "srwhat": "title",
+            "srlimit": "10",
+        }
+        return f"{_API}?{urlencode(parameters)}"
+
+    def read_titles(self, page: Page) -> tuple[list[WikiPage], dict[str, str]]:
+        """The pages of an answer to `question`, and what to add to the next one (empty at the end)."""
+        answer = _answer(page)
+        query = _mapping(answer.get("query"))
+        leads = {str(e.get("to")): str(e.get("from")) for e in _rows(query, "normalized")}
+        ways: dict[str, set[str]] = {}
+        for entry in _rows(query, "redirects"):
+            start = str(entry.get("from"))
+            ways.setdefault(str(entry.get("to")), set()).update({start, leads.get(start, start)})
+        pages = []
+        for row in _rows(query, "pages"):
+            title = str(row.get("title") or "")
+            asked = {title, leads.get(title, title), *ways.get(title, ())}
+            number = row.get("pageid")
+            pages.append(
+                WikiPage(
+                    page_id=number if isinstance(number, int) and not row.get("missing") else None,
+                    title=title,
+                    revision=next((str(r.get("revid")) for r in _rows(row, "revisions")), None),
+                    asked=tuple(sorted(asked)),
+                    is_person=row.get("ns", 0) == 0
+                    and "disambiguation" not in _mapping(row.get("pageprops"))
+                    and not any(_NO_PERSON.search(str(c.get("title"))) for c in _rows(row, "categories")),
+                )
+            )
+        more = {key: str(value) for key, value in _mapping(answer.get("continue")).items()}
+        return pages, more
+
+    def read_files(self, page: Page) -> dict[str, ImageRecord]:
+        """Images by file title (with blanks), from an answer to `files`."""
+        found = {}
+        for row in _rows(_mapping(_answer(page).get("query")), "pages"):
+            for info in _rows(row, "imageinfo")[:1]:
+                url = page.join(str(info.get("url") or ""))
+                if url and str(info.get("mime", "image/")).startswith("image/"):
+                    title = str(row.get("title") or "").partition(":")[2]
+                    found[_file_key(title)] = image(url, info.get("width"), info.get("height"))
+        return found
+
+    def read_hits(self, page: Page, name: str) -> list[str]:
+        """Titles among the hits of a search that fold as the name does."""
+        hits = _rows(_mapping(_answer(page).get("query")), "search")
+        return [str(hit.get("title")) for hit in hits if fold(str(hit.get("title"))) == fold(name)]
+
+
+def images_of(profile: Profile, files: Mapping[str, ImageRecord]) -> tuple[ImageRecord, ...]:
+    """The images of the infobox, of those that the wiki told the place of."""
+    return tuple(files[key] for title in profile.galleries if (key := _file_key(title)) in files)
+
+
+def _answer(page: Page) -> Mapping[str, Any]:
+    answer = page.json
+    if not isinstance(answer, dict):
+        raise SourceError("boobpedia", Outcome.PARSE_ERROR, "the API did not answer with an object")
+    error = _mapping(answer.get("error"))
+    if error:
+        code = str(error.get("code"))
+        outcomes = {
+            "maxlag": Outcome.RATE_LIMITED,
+            "ratelimited": Outcome.RATE_LIMITED,
+            "readapidenied": Outcome.BLOCKED,
+            "permissiondenied": Outcome.BLOCKED,
+            "missingtitle": Outcome.NOT_FOUND,
+            "nosuchpageid": Outcome.NOT_FOUND,
+        }
+        raise SourceError(
+            "boobpedia", outcomes.get(code, Outcome.PARSE_ERROR), f"the API answered {code[:60]}"
+        )
+    return answer
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    rows = value.get(key)
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _without_note(title: str) -> str:
+    """A title without the note in brackets at its end, as in `Name (actress)`."""
+    opened = title.find("(", title.rfind(")", 0, -1) + 1) if title.endswith(")") else -1
+    return title[:opened].rstrip() if opened >= 0 else title
+
+
+def _aliases(box: Selector) -> Iterator[str]:
+    """The row whose label says "known"; birth and real names are other rows."""
+    for row in box.css("tr"):
+        label = row.css("td b, th")
+        cells = row.css("td")
+        if label and cells and "known" in text_of(label[0]).casefold():
+            for line in parts_between_breaks(cells[-1]):
+                yield from (_NOTE.sub("", part) for part in re.split(r",|\s/\s", line))
+
+
+def _links(box: Selector, page: Page) -> Iterator[str]:
+    """Outside links below the headings "Databases" and "Links and profiles"."""
+    below = False
+    for row in box.css("tr"):
+        heading = text_of(row.css("th")[0]).casefold() if row.css("th") else ""
+        if heading:
+            below = "databases" in heading or "links" in heading
+        if below:
+            yield from (url for href in row.css("a::attr(href)").getall() if (url := page.join(href)))
+
+
+def _files(box: Selector) -> list[str]:
+    """Titles of the box's pictures: its links to files, less icons."""
+    hrefs = box.xpath(".//a[.//img]/@href").getall()
+    titles = [
+        unquote(href).rpartition("File:")[2].replace("_", " ") for href in hrefs if "File:" in unquote(href)
+    ]
+    return [title for title in dict.fromkeys(titles) if not _NO_PICTURE.search(title)]
+
+
+def _file_key(title: str) -> str:
+    text = title.replace("_", " ").strip()
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,71 @@
+"""PornPics: a page is a tag that namesakes share; pictures only, and only of galleries with one model."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.records.performer_record import ImageRecord
+from stash_sense_pipeline.records.profile_urls import parse_profile
+from stash_sense_pipeline.sources.reference_sites.page import Page, file_name, fold, image, path_of, text_of
+from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+
+
+class PornPics(Site):
+    """Nothing on it says who somebody is: no aliases, links or gender."""
+
+    name = "pornpics"
+    hosts = ("pornpics.com",)
+    mark = "h1"
+    galleries = 3
+
+    def is_missing(self, page: Page) -> bool:
+        """A tag without a single gallery."""
+        return bool(page.root.css("h1")) and not page.root.css("li.thumbwook")
+
+    def parse(self, page: Page, key: str) -> Profile:
+        """Name, the head picture of that name, and the galleries of the first page."""
+        page.need("li.thumbwook a.rel-link[data-gid]")
+        name = re.sub(r"(?<!\s)\s+(?:Nude\s+)?(?:Porn\s+)?Pics$", "", page.first("h1"), flags=re.IGNORECASE)
+        heads = [page.join(src) for src in page.root.css("img::attr(src), img::attr(data-src)").getall()]
+        own = [url for url in heads if re.match(r"/models/[^/]+/", path_of(url)) and _stem(url) == fold(key)]
+        hrefs = page.root.css("li.thumbwook a.rel-link[data-gid]::attr(href)").getall()
+        return Profile(
+            key=key,
+            name=name,
+            images=tuple(image(url) for url in dict.fromkeys(own)),
+            galleries=tuple(
+                dict.fromkeys(url for href in hrefs if "/galleries/" in (url := page.join(href)))
+            ),
+        )
+
+    def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
+        """Full pictures of a gallery that lists exactly this one model."""
+        gid = re.search(r"(?<!\d)(\d+)/?$", urlsplit(page.url).path)
+        if gid is None or "/galleries/" not in page.url:
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
+        page.need("span.gallery-info__title")
+        if _models(page) != [profile.key]:
+            return ()
+        urls = [page.join(href) for href in page.root.css("a.rel-link::attr(href)").getall()]
+        own = [
+            url.replace("/460/", "/1280/", 1)
+            for url in urls
+            if f"/{gid[1]}/" in url and "_" in file_name(url)
+        ]
+        return tuple(image(url) for url in dict.fromkeys(own))
+
+
+def _stem(url: str) -> str:
+    return fold(file_name(url).rpartition(".")[0])
+
+
+def _models(page: Page) -> list[str]:
+    """The keys in the row "Models:"; an empty text for one that is no profile."""
+    for title in page.root.css("span.gallery-info__title"):
+        if text_of(title).casefold().startswith("model"):
+            links = title.xpath("following-sibling::a/@href | following-sibling::*//a/@href").getall()
+            found = (parse_profile(page.join(href)) for href in links)
+            return [one.key.key if one is not None else "" for one in found]
+    return []

@@ -1,0 +1,1 @@
+"""Stash-boxes: the sources that create performers."""

@@ -1,0 +1,150 @@
+"""The sync of ThePornDB, which gives no times: content hashes tell what changed, two answers of 404 what is gone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
+from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Performers, ThePornDbConnector
+from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
+from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes
+
+# Pages of the list by last change that bring nothing new before it is left.
+_QUIET_PAGES = 2
+# `changed_since` takes a day of the server's calendar, which need not be ours.
+_CHANGES_OVERLAP = timedelta(days=2)
+
+
+class ThePornDbSync:
+    """One run for ThePornDB. Records are stored as they come; the state moves when a run is through."""
+
+    def __init__(
+        self,
+        connector: ThePornDbConnector,
+        mirror: Mirror,
+        state: SyncState,
+        rules: SyncRules,
+        now: datetime,
+        progress: Progress,
+    ) -> None:
+        self.listed: set[str] = set()
+        self.unread = UnreadNotes(mirror.source, state.detail.get("unread"))
+        self._connector = connector
+        self._mirror = mirror
+        self._state = state
+        self._rules = rules
+        self._now = now
+        self._progress = progress
+
+    async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads everything. Returns the outcome, a message, and the fields of the state that it changes."""
+        outcome, message, changes = await self.sweep()
+        return outcome, message, {**changes, "backfilled_at": self._now}
+
+    async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads what changed last, until the list brings nothing new."""
+        last = self._state.last_sync_at or self._now
+        changed = await self._connector.changed_since((last - _CHANGES_OVERLAP).date()) or frozenset()
+        live = await self._mirror.read(performers.liveness, sorted(changed))
+        expected = {source_id for source_id in changed if live.get(source_id, True)}
+        quiet, pages_left = 0, _QUIET_PAGES + len(expected) // 50
+        async with aclosing(self._connector.recently_updated()) as pages:
+            async for page in pages:
+                quiet = 0 if await self._store(page) else quiet + 1
+                expected -= self.listed
+                pages_left -= 1
+                if quiet >= _QUIET_PAGES and (not expected or pages_left <= 0):
+                    break
+        await self._look_up(sorted(expected | self.unread.to_ask_again))
+        self.unread.note(self._mirror.unread)
+        self.unread.check()
+        return Outcome.FOUND, None, {"detail": self._detail(dict(self._state.detail.get("missing", {})))}
+
+    async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
+        """Reads everything and asks for what is not there any more."""
+        async with aclosing(self._connector.everyone()) as pages:
+            async for page in pages:
+                await self._store(page)
+        self.unread.note(self._mirror.unread)
+        self.unread.keep_only(self.listed)
+        self.unread.check(len(self.listed))
+        live, missing = await self._mirror.read(performers.live_besides, self.listed)
+        verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
+        await self._look_up(verdict.believed)
+        self.unread.note(self._mirror.unread)
+        outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
+        return (
+            outcome,
+            verdict.message,
+            {
+                "detail": self._detail(verdict.refused),
+                "last_sweep_at": self._now,
+            },
+        )
+
+    def _detail(self, missing: Mapping[str, Any]) -> dict[str, Any]:
+        """What the next run must remember."""
+        detail = {key: value for key, value in self._state.detail.items() if key not in ("missing", "unread")}
+        found = {"missing": missing, "unread": self.unread.detail()}
+        return {**detail, **{key: value for key, value in found.items() if value}}
+
+    async def _store(self, page: Performers) -> bool:
+        """Stores records; True if any of them was new or other than before."""
+        self.unread.note(each for each in page.unread if each.source_id not in self.listed)
+        # Also what cannot be read is there.
+        self.listed.update(each.label for each in page.unread)
+        fresh = [record for record in page.rows if record.source_id not in self.listed]
+        self.listed.update(record.source_id for record in fresh)
+        self.unread.read(record.source_id for record in fresh)
+        before = self._mirror.tally.added + self._mirror.tally.updated
+        await self._mirror.store(fresh)
+        self._progress("records", len(self.listed), None)
+        return self._mirror.tally.added + self._mirror.tally.updated > before
+
+    async def _look_up(self, source_ids: Sequence[str]) -> None:
+        """Asks for single performers. Who is unknown to the server twice is gone, merged if the slug leads on."""
+        doubtful = []
+        broken = 0
+        # In another order each time: of records that break their answers, others may be before.
+        shuffled = random.Random(self._now.isoformat()).sample(source_ids, len(source_ids))
+        for source_id in shuffled:
+            try:
+                record = await self._connector.performer(source_id)
+            except SourceError as error:
+                broken += 1
+                if not may_be_of_the_item(error) or broken >= MOST_BROKEN_IN_A_ROW:
+                    raise
+                await self._connector.check_answering()
+                self.unread.note([UnreadRecord(source_id, NOT_ANSWERED, source_id)])
+                continue
+            broken = 0
+            if isinstance(record, UnreadRecord):
+                self.unread.note([replace(record, label=source_id, source_id=source_id)])
+            elif record is not None and record.source_id != source_id:
+                self.unread.note([UnreadRecord(source_id, ANOTHER_ANSWERED, source_id)])
+            elif record is not None:
+                self.unread.read([source_id])
+                await self._mirror.store([record])
+            else:
+                self.unread.forget([source_id])
+                doubtful.append(source_id)
+        held = await self._mirror.read(performers.slugs, doubtful)
+        for source_id, (name, slug) in held.items():
+            if await self._connector.performer(source_id) is None:
+                other = await self._connector.performer(slug) if slug else None
+                is_same = (
+                    isinstance(other, PerformerRecord) and other.name == name and other.source_id != source_id
+                )
+                survivor = other.source_id if other is not None and is_same else None
+                await self._mirror.bury({source_id: survivor})
