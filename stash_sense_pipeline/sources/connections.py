@@ -29,7 +29,7 @@ def unusable(settings: Settings, environment: Environment, name: str) -> str | N
 
 
 def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str | None:
-    from stash_sense_pipeline.sources.reference_sites.page_fetcher import why_no_fetcher
+    from stash_sense_pipeline.sources.reference_sites.fetcher_choice import why_no_fetcher
     from stash_sense_pipeline.sources.reference_sites.registry import SITES
 
     if not site.fetch:
@@ -77,7 +77,7 @@ async def asking_site(
     """
     from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
     from stash_sense_pipeline.sources.http.robots import Robots
-    from stash_sense_pipeline.sources.reference_sites.page_fetcher import make_fetcher
+    from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
     off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError, SourceError
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.connections import asking
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
 _SECONDS_A_SOURCE = 5.0
 
@@ -30,7 +36,6 @@ async def poll_sources(settings: Settings, environment: Environment, names: Sequ
 
 async def _poll(settings: Settings, environment: Environment, name: str) -> Poll:
     from stash_sense_pipeline.sources.http.polite_client import Patience
-    from stash_sense_pipeline.sources.newest import newest_change
 
     hurried = Patience(attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE)
     try:
@@ -38,8 +43,29 @@ async def _poll(settings: Settings, environment: Environment, name: str) -> Poll
             asyncio.timeout(_SECONDS_A_SOURCE),
             asking(settings, environment, name, hurried) as connector,
         ):
-            return Poll(name, await newest_change(connector), None)
+            return Poll(name, await change_token(connector), None)
     except TimeoutError:
         return Poll(name, None, f"{name}: no answer within {_SECONDS_A_SOURCE:.0f} s")
     except (SourceError, ConfigurationError) as error:
         return Poll(name, None, str(error))
+
+
+async def change_token(connector: Connector) -> str:
+    """A token that moves when the source's list of latest changes does, by one request. Raises SourceError.
+
+    A stash-box: the time of its latest change, without the id, since rows of one time have no order. ThePornDB has no
+    times: a digest of the first page of its latest changes. Removals need not move it.
+    """
+    from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
+
+    if isinstance(connector, ThePornDbConnector):
+        async with aclosing(connector.recently_updated()) as pages:
+            async for page in pages:
+                known = [f"{record.source_id} {record.content_hash}" for record in page.rows]
+                text = "\n".join([*known, *(f"{each.label} unread" for each in page.unread)])
+                return hashlib.sha256(text.encode()).hexdigest()
+        return ""
+    head = await connector.head(1)
+    if head.unread:
+        return f"unread {head.unread[0].label}"
+    return head.rows[0].updated.isoformat() if head.rows and head.rows[0].updated else ""

@@ -88,7 +88,8 @@ def test_a_face_has_one_vector_alone_in_any_batch_and_with_any_threads(pack: Mod
 def test_a_face_has_one_vector_in_any_process(pack: ModelPack) -> None:
     script = (
         "import sys, numpy as np; from pathlib import Path;"
-        "from stash_sense_pipeline.faces.models.model_packs import load_pack; from stash_sense_pipeline.faces.models.embedder import Embedder;"
+        "from stash_sense_pipeline.faces.models.model_packs import load_pack;"
+        "from stash_sense_pipeline.faces.models.embedder import Embedder;"
         "spec = load_pack(sys.argv[1], Path('x')).embedders['facenet'];"
         "crops = np.load(sys.argv[2]);"
         "np.save(sys.argv[3], Embedder('facenet', spec).embed(crops, True))"

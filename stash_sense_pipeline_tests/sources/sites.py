@@ -18,7 +18,7 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport, enrich_source
-from stash_sense_pipeline.sources.reference_sites.page_fetcher import make_fetcher
+from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
 IMPATIENT = replace(
