@@ -21,15 +21,26 @@ from stash_sense_pipeline.catalog.queries import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.face_templates import Template
 from stash_sense_pipeline.catalog.queries.identities import EvidenceChanges, EvidenceKey, EvidenceState
 from stash_sense_pipeline.catalog.queries.identity_runs import KeyIndex, Run
-from stash_sense_pipeline.identity.agreement import (
+from stash_sense_pipeline.identity.face_matching.face_agreement import (
     Calibration,
     TemplateSet,
     agree_around,
     neighbours,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import FoldedNames, Record, name_agreement
-from stash_sense_pipeline.identity.evidence import (
+from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
+from stash_sense_pipeline.identity.linkage.blocking import (
+    Sort,
+    StashBoxes,
+    digest,
+    is_hub,
+    keys_of,
+    merged_into,
+    survivor,
+)
+from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.comparisons import FoldedNames, Record, name_agreement
+from stash_sense_pipeline.identity.linkage.evidence import (
     Candidates,
     Evidence,
     FaceOpinion,
@@ -39,18 +50,8 @@ from stash_sense_pipeline.identity.evidence import (
     find_candidates,
     weigh,
 )
-from stash_sense_pipeline.identity.graph import connect
-from stash_sense_pipeline.identity.keys import (
-    Sort,
-    StashBoxes,
-    digest,
-    is_hub,
-    keys_of,
-    merged_into,
-    survivor,
-)
-from stash_sense_pipeline.identity.overrides import resolve_overrides
-from stash_sense_pipeline.identity.steps import (
+from stash_sense_pipeline.identity.linkage.overrides import resolve_overrides
+from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Done,
     IdentityChanges,
@@ -63,7 +64,6 @@ from stash_sense_pipeline.identity.steps import (
     read_population,
     run_detail,
 )
-from stash_sense_pipeline.identity.templates import build_templates, models_digest
 from stash_sense_pipeline.records.record_key import RecordKey
 
 # With more changes than this, or this share of all records, a full run is as quick.

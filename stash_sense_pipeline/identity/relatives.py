@@ -11,8 +11,10 @@ from typing import Self
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import (
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, keys_of, merged_into
+from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import (
     WEIGHTS,
     Evidence,
     Kind,
@@ -20,15 +22,13 @@ from stash_sense_pipeline.identity.evidence import (
     find_candidates,
     weigh,
 )
-from stash_sense_pipeline.identity.graph import connect
-from stash_sense_pipeline.identity.keys import StashBoxes, keys_of, merged_into
-from stash_sense_pipeline.identity.overrides import (
+from stash_sense_pipeline.identity.linkage.overrides import (
     Overrides,
     ResolvedOverrides,
     load_overrides,
     resolve_overrides,
 )
-from stash_sense_pipeline.identity.steps import read_population
+from stash_sense_pipeline.identity.run_steps import read_population
 from stash_sense_pipeline.privacy.intake.record_evidence import Told
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.environment import Environment

@@ -18,8 +18,8 @@ from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing
 from stash_sense_pipeline.foundation.visible_text import visible
-from stash_sense_pipeline.identity.evidence import Kind
-from stash_sense_pipeline.identity.graph import TOO_WEAK, Verdict
+from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, Verdict
+from stash_sense_pipeline.identity.linkage.evidence import Kind
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"

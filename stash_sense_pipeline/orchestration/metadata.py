@@ -21,7 +21,7 @@ from stash_sense_pipeline.foundation.files import read_only_sqlite
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.identity.agreement import Calibration
+    from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
 
 
 # A night's refresh may come late, but not two of them.

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.records.record_key import RecordKey
 
 HOSTS: Mapping[str, str] = {

@@ -26,12 +26,12 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import insert_many
-from stash_sense_pipeline.identity.agreement import TemplateSet, agree, calibrate, unlike
-from stash_sense_pipeline.identity.evidence import NO_FACES, Faces, Pair, find_candidates, weigh
-from stash_sense_pipeline.identity.graph import connect
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.keys import StashBoxes
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.face_matching.face_agreement import TemplateSet, agree, calibrate, unlike
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
+from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.evidence import NO_FACES, Faces, Pair, find_candidates, weigh
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sandbox.population import HOSTS, Population, Score, make_population, score
 from stash_sense_pipeline_tests.bench.table import Row

@@ -29,7 +29,7 @@ from stash_sense_pipeline.catalog.schema import (
     suppressions,
 )
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.identity.trusted import choose_trusted_faces
+from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry

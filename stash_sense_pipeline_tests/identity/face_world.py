@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_images,
 )
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline_tests.identity.population import NOW
 
 MODELS = {"arcface": "digest-a", "facenet": "digest-f"}

@@ -23,7 +23,7 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.comparing import Record
+from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.records.record_key import RecordKey
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from stash_sense_pipeline.identity.comparing import Record, birth_interval
-from stash_sense_pipeline.identity.evidence import WEIGHTS, Kind, find_candidates, find_evidence
-from stash_sense_pipeline.identity.graph import Verdict, connect
-from stash_sense_pipeline.identity.keys import StashBoxes
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
+from stash_sense_pipeline.identity.linkage.clustering import Verdict, connect
+from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
+from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind, find_candidates, find_evidence
 from stash_sense_pipeline.records.name_folding import fold_name
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population

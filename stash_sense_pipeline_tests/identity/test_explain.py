@@ -4,10 +4,10 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
-from stash_sense_pipeline.identity.comparing import Record
 from stash_sense_pipeline.identity.explain import explain
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store
 
 X = "https://x.com/sample_person"

@@ -15,9 +15,9 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Override, Overrides
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, members, store
 
 _UUID = "00000000-0000-4000-8000-00000000000"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.review import write_review
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import Kind
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
-from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import Kind
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.records.perceptual_hash import same_picture
 from stash_sense_pipeline.records.record_key import ImageKey
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, evidence, show, store

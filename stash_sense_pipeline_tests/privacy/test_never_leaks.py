@@ -23,8 +23,8 @@ from stash_sense_pipeline.catalog.purge import is_purge_pending
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides, load_overrides
+from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions

@@ -21,9 +21,9 @@ from stash_sense_pipeline.faces.collect import collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.foundation.errors import Outcome
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
-from stash_sense_pipeline.identity.trusted import choose_trusted_faces
+from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK

@@ -24,8 +24,8 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, UnreadRecordError
 from stash_sense_pipeline.foundation.json_file import LARGE, parse_json
-from stash_sense_pipeline.identity.identities import rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES

@@ -58,8 +58,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.catalog.queries.sync_state import load_states
         from stash_sense_pipeline.catalog.transactions import reading
         from stash_sense_pipeline.faces.models.model_packs import embedder_digests
-        from stash_sense_pipeline.identity.identities import rebuild_identities
-        from stash_sense_pipeline.identity.overrides import load_overrides, without_suppressed
+        from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
+        from stash_sense_pipeline.identity.rebuild import rebuild_identities
         from stash_sense_pipeline.identity.relatives import IdentityRelatives
         from stash_sense_pipeline.identity.review import write_review
         from stash_sense_pipeline.privacy.enforcement import (
@@ -137,8 +137,8 @@ def identity_assets() -> list[dg.AssetsDefinition]:
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.faces.models.model_packs import load_pack
+        from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
         from stash_sense_pipeline.identity.review import write_review
-        from stash_sense_pipeline.identity.trusted import choose_trusted_faces
 
         caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
         with one_line_failures():

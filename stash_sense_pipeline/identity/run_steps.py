@@ -25,15 +25,15 @@ from stash_sense_pipeline.catalog.queries.identities import (
     MemberChanges,
 )
 from stash_sense_pipeline.catalog.queries.identity_runs import HubChanges, Run, SeenChanges, State
-from stash_sense_pipeline.identity.agreement import Calibration
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import Evidence, Weights
-from stash_sense_pipeline.identity.graph import Components
-from stash_sense_pipeline.identity.keys import StashBoxes, survivor
-from stash_sense_pipeline.identity.overrides import Overrides
-from stash_sense_pipeline.identity.permanence import assign, log_entries, retirements
-from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
-from stash_sense_pipeline.identity.templates import models_digest
+from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
+from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor
+from stash_sense_pipeline.identity.linkage.clustering import Components
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.linkage.permanent_ids import assign, log_entries, retirements
 from stash_sense_pipeline.records.profile_sites import SITES
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 

@@ -9,8 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from stash_sense_pipeline.catalog.queries.trusted_faces import CollisionRow
-from stash_sense_pipeline.identity.agreement import above
-from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.face_matching.face_agreement import above
+from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,12 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.identity import trusted as module
-from stash_sense_pipeline.identity.trusted import TrustPolicy, TrustReport, choose_trusted_faces
+from stash_sense_pipeline.identity.face_matching import trusted_faces as module
+from stash_sense_pipeline.identity.face_matching.trusted_faces import (
+    TrustPolicy,
+    TrustReport,
+    choose_trusted_faces,
+)
 from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline_tests.identity.population import NOW
 

@@ -10,10 +10,10 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import Candidates, find_candidates
-from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import Candidates, find_candidates
+from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
@@ -240,7 +240,7 @@ def test_a_sync_that_writes_meanwhile_is_not_overlooked(
             store(catalog, record)
         return find_candidates(*arguments)
 
-    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", find_slowly)
+    monkeypatch.setattr("stash_sense_pipeline.identity.rebuild.find_candidates", find_slowly)
     rebuild(catalog)
     assert sorted(map(sorted, members(catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
 
@@ -257,7 +257,7 @@ def test_syncs_that_write_during_every_try_do_not_keep_a_run_from_ending(
         return find_candidates(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.identity.identities.find_candidates", find_slowly)
+        patch.setattr("stash_sense_pipeline.identity.rebuild.find_candidates", find_slowly)
         rebuild(catalog)
     known = set().union(*members(catalog).values())
     assert {f"fansdb:{record.source_id}" for record in written[:-1]} <= known
@@ -283,7 +283,7 @@ def test_a_record_that_is_erased_during_a_run_does_not_come_back(
                 erase_alone(connection, {left.pop().key}, NOW)
         return found
 
-    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)
+    monkeypatch.setattr("stash_sense_pipeline.identity.rebuild.find_candidates", erase_meanwhile)
     rebuild(any_catalog)
     with reading(any_catalog) as connection:
         for table in metadata.sorted_tables:
@@ -303,7 +303,7 @@ def test_a_catalog_whose_records_vanish_during_every_try_is_given_up_in_one_line
             erase_alone(connection, {max(found.records)}, NOW)
         return found
 
-    monkeypatch.setattr("stash_sense_pipeline.identity.identities.find_candidates", erase_meanwhile)
+    monkeypatch.setattr("stash_sense_pipeline.identity.rebuild.find_candidates", erase_meanwhile)
     with pytest.raises(CatalogError, match="run it again"):
         rebuild(catalog)
 

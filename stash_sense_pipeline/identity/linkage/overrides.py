@@ -9,8 +9,8 @@ from typing import Any
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.keys import survivor
+from stash_sense_pipeline.identity.linkage.blocking import survivor
+from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.identity.comparing import Record, birth_interval
-from stash_sense_pipeline.identity.evidence import find_evidence
-from stash_sense_pipeline.identity.graph import Verdict, connect
-from stash_sense_pipeline.identity.permanence import assign
+from stash_sense_pipeline.identity.linkage.clustering import Verdict, connect
+from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
+from stash_sense_pipeline.identity.linkage.evidence import find_evidence
+from stash_sense_pipeline.identity.linkage.permanent_ids import assign
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sandbox.population import make_population, score
 from stash_sense_pipeline_tests.identity.population import HOSTS

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from stash_sense_pipeline.identity.comparing import Record, birth_interval
+from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
 from stash_sense_pipeline.records.name_folding import fold_name
 from stash_sense_pipeline.records.profile_sites import SITES, site
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile, stash_box_performer

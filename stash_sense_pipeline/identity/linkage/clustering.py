@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from math import fsum
 from typing import Final, NamedTuple
 
-from stash_sense_pipeline.identity.comparing import DAYS_A_YEAR, MAX_BIRTH_DATE_GAP, Record, birth_interval
-from stash_sense_pipeline.identity.evidence import WEIGHTS, Evidence, Kind, Weights
+from stash_sense_pipeline.identity.linkage.comparisons import (
+    DAYS_A_YEAR,
+    MAX_BIRTH_DATE_GAP,
+    Record,
+    birth_interval,
+)
+from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Evidence, Kind, Weights
 from stash_sense_pipeline.records.record_key import RecordKey
 
 # Scores nearer to each other than this do not tell which of two records of one source is meant.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.identity.evidence import FaceOpinion, Pair
+from stash_sense_pipeline.identity.linkage.evidence import FaceOpinion, Pair
 from stash_sense_pipeline.records.record_key import RecordKey
 
 Vectors = NDArray[np.float32]

@@ -8,14 +8,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Final, NamedTuple
 
-from stash_sense_pipeline.identity.comparing import (
-    FoldedNames,
-    Record,
-    birth_agreement,
-    country_agreement,
-    name_agreement,
-)
-from stash_sense_pipeline.identity.keys import (
+from stash_sense_pipeline.identity.linkage.blocking import (
     Sort,
     StashBoxes,
     is_hub,
@@ -24,6 +17,13 @@ from stash_sense_pipeline.identity.keys import (
     owner,
     singular_sites,
     survivor,
+)
+from stash_sense_pipeline.identity.linkage.comparisons import (
+    FoldedNames,
+    Record,
+    birth_agreement,
+    country_agreement,
+    name_agreement,
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 

@@ -22,7 +22,7 @@ from stash_sense_pipeline.catalog.queries.identity_runs import Run, State
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.agreement import (
+from stash_sense_pipeline.identity.face_matching.face_agreement import (
     NOT_CALIBRATED,
     Calibration,
     TemplateSet,
@@ -30,8 +30,12 @@ from stash_sense_pipeline.identity.agreement import (
     calibrate,
     unlike,
 )
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import (
+from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
+from stash_sense_pipeline.identity.incremental import update_identities
+from stash_sense_pipeline.identity.linkage.blocking import Sort, digest
+from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import (
     WEIGHTS,
     Candidates,
     Faces,
@@ -39,11 +43,8 @@ from stash_sense_pipeline.identity.evidence import (
     find_candidates,
     weigh,
 )
-from stash_sense_pipeline.identity.graph import connect
-from stash_sense_pipeline.identity.incremental import update_identities
-from stash_sense_pipeline.identity.keys import Sort, digest
-from stash_sense_pipeline.identity.overrides import Overrides, resolve_overrides
-from stash_sense_pipeline.identity.steps import (
+from stash_sense_pipeline.identity.linkage.overrides import Overrides, resolve_overrides
+from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Done,
     Plan,
@@ -56,7 +57,6 @@ from stash_sense_pipeline.identity.steps import (
     run_detail,
     write_plan,
 )
-from stash_sense_pipeline.identity.templates import build_templates, models_digest
 from stash_sense_pipeline.records.record_key import RecordKey
 
 # Syncs may write while a run computes. So many times the result has to be that of the newest state; from then on it is

@@ -22,10 +22,10 @@ from stash_sense_pipeline.catalog.queries.site_records import (
 from stash_sense_pipeline.catalog.queries.trusted_faces import CandidateRow, CollisionRow, TrustedRow
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.collisions import Likeness, Likenesses
-from stash_sense_pipeline.identity.performer_faces import PerformerFaces, Vectors
-from stash_sense_pipeline.identity.shared_pictures import ShownPicture, shared_pictures
-from stash_sense_pipeline.identity.templates import outliers
+from stash_sense_pipeline.identity.face_matching.collisions import Likeness, Likenesses
+from stash_sense_pipeline.identity.face_matching.face_templates import outliers
+from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.records.record_key import RecordKey
 
 # Vectors of so many faces are in memory at once: 2 models of 512 dimensions make 80 MB.

@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from stash_sense_pipeline.catalog.queries.identities import IdentityRow, LogEntry
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.evidence import Evidence
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.evidence import Evidence
 from stash_sense_pipeline.records.record_key import RecordKey
 
 # Reasons kept in a log entry; the evidence table has them all.

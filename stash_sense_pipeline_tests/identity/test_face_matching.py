@@ -15,12 +15,17 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.queries.identity_runs import last_run
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.identity.agreement import Calibration, TemplateSet, agree, agree_around
-from stash_sense_pipeline.identity.comparing import Record
-from stash_sense_pipeline.identity.identities import IdentityReport, rebuild_identities
-from stash_sense_pipeline.identity.overrides import Overrides
+from stash_sense_pipeline.identity.face_matching.face_agreement import (
+    Calibration,
+    TemplateSet,
+    agree,
+    agree_around,
+)
+from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, make_template
+from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.review import write_review
-from stash_sense_pipeline.identity.templates import build_templates, make_template
 from stash_sense_pipeline_tests.identity.face_world import MODELS, FaceMaker, add_photos
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, members, store_many
 from stash_sense_pipeline_tests.identity.test_incremental import content
@@ -189,7 +194,7 @@ def test_an_incremental_run_with_faces_equals_one_over_everything(
     ]
     first = [world.rebuild() for world in worlds]
     assert first[0].calibration == first[1].calibration
-    monkeypatch.setattr("stash_sense_pipeline.identity.identities.calibrate", lambda *_: first[0].calibration)
+    monkeypatch.setattr("stash_sense_pipeline.identity.rebuild.calibrate", lambda *_: first[0].calibration)
     steps = [
         lambda world, make: world.add(make.person(), "stashdb", "Mira Sample"),
         lambda world, make: (

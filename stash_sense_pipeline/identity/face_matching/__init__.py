@@ -1,0 +1,1 @@
+"""Faces as evidence, and the choice of trusted faces."""

@@ -1,0 +1,1 @@
+"""Record linkage: pure functions over records."""
