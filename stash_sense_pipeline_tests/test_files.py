@@ -118,8 +118,8 @@ def test_what_a_process_and_its_children_make_by_themselves_is_private(tmp_path:
 def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None:
     """`foundation/files.py` makes them. What is in a temporary file of `replacing` or a private directory is private."""
     known = {
-        "release/index.py": ['path.open("wb")'],  # in the staging directory, which is private
-        "release/install.py": [
+        "release/build/voyager_index.py": ['path.open("wb")'],  # in the staging directory, which is private
+        "release/distribution/install.py": [
             '(fresh / member.name).open("xb")'
         ],  # in a private directory, then made public
         "foundation/zip_file.py": ['target.open("xb")'],  # in a private directory of its caller

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.argument("path", type=click.Path(path_type=Path))
 def verify(path: Path) -> None:
     """Check a release directory or zip against the sidecar's contract: one line a check, exit 1 on any failure."""
-    from stash_sense_pipeline.release.verify import verify_release
+    from stash_sense_pipeline.release.checks.verify import verify_release
 
     checks = verify_release(path)
     for check in checks:
@@ -38,7 +38,7 @@ def releases() -> None:
 @releases.command("list")
 def releases_list() -> None:
     """List the releases with their counts, oldest first."""
-    from stash_sense_pipeline.release.history import list_releases
+    from stash_sense_pipeline.release.distribution.history import list_releases
 
     found = list_releases(environment_of(os.environ).releases_dir)
     print_table([vars(release) for release in found], "no release has been published yet")
@@ -49,7 +49,7 @@ def releases_list() -> None:
 @click.argument("new")
 def releases_diff(old: str, new: str) -> None:
     """Show which performers and faces came, went, changed, merged and split from one version to another."""
-    from stash_sense_pipeline.release.history import describe_diff, diff_releases
+    from stash_sense_pipeline.release.distribution.history import describe_diff, diff_releases
 
     diff = diff_releases(release_directory(old), release_directory(new))
     echo(describe_diff(diff, names=None))
@@ -59,7 +59,7 @@ def releases_diff(old: str, new: str) -> None:
 @click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest releases stay.")
 def releases_prune(keep: int) -> None:
     """Remove old releases with their zips, never the one that `latest` shows."""
-    from stash_sense_pipeline.release.history import prune_releases
+    from stash_sense_pipeline.release.distribution.history import prune_releases
 
     removed = prune_releases(environment_of(os.environ).releases_dir, keep)
     echo(f"removed {', '.join(removed)}" if removed else "nothing to remove")
@@ -73,7 +73,7 @@ def releases_install(version: str, directory: Path) -> None:
 
     A release that holds people on the suppression list is refused.
     """
-    from stash_sense_pipeline.release.install import install_release
+    from stash_sense_pipeline.release.distribution.install import install_release
 
     release = release_directory(version)
     _refuse_who_left(environment_of(os.environ), release)
@@ -92,8 +92,8 @@ def releases_upload(version: str) -> None:
     it goes on where it was; what is there already is left alone. A release that holds people on the suppression list is
     refused.
     """
+    from stash_sense_pipeline.release.distribution.upload import upload_release
     from stash_sense_pipeline.release.spec import upload_destination
-    from stash_sense_pipeline.release.upload import upload_release
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
@@ -116,7 +116,7 @@ def _refuse_who_left(environment: Environment, release: Path) -> None:
     """Raises ReleaseError when the release holds people on the suppression list as it is now."""
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.suppressed import refuse_suppressed
+    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     if not (environment.suppressions_file.exists() or is_there(environment.catalog_url)):

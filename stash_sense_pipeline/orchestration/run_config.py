@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.release.index import IndexParams
+    from stash_sense_pipeline.release.build.voyager_index import IndexParams
     from stash_sense_pipeline.settings.schema import IndexSettings
 
 
@@ -95,7 +95,7 @@ class IndexConfig(dg.Config):
 
     def params(self, defaults: IndexSettings) -> IndexParams:
         """As the release room takes them."""
-        from stash_sense_pipeline.release.index import IndexParams, Storage
+        from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
 
         return IndexParams(
             m=self.m or defaults.m,

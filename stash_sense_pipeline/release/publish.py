@@ -30,31 +30,36 @@ from stash_sense_pipeline.foundation.files import (
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions, hold_list
-from stash_sense_pipeline.release.archive import check_zip, write_zip
-from stash_sense_pipeline.release.content import ProfileKey, read_content
+from stash_sense_pipeline.release.build.archive import check_zip, write_zip
+from stash_sense_pipeline.release.build.content import ProfileKey, read_content
+from stash_sense_pipeline.release.build.face_order import FaceOrder, VectorFacts, read_face_order, read_facts
+from stash_sense_pipeline.release.build.json_files import write_json_files
+from stash_sense_pipeline.release.build.manifest import ManifestFacts, read_manifest, write_manifest
+from stash_sense_pipeline.release.build.performers_db import DatabaseReport, stage_performers_db
+from stash_sense_pipeline.release.build.staging import Staging, disk_errors, open_staging
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+    IndexReport,
+    index_digest,
+    stage_indices,
+)
+from stash_sense_pipeline.release.checks.quality_gate import Figures, Limits, prove_release
+from stash_sense_pipeline.release.checks.retrieval import ReleaseVectors, read_unit_vectors
+from stash_sense_pipeline.release.checks.suppression_check import (
+    check_refused_faces,
+    check_suppressed,
+    check_suppressed_images,
+    check_suppressed_people,
+)
+from stash_sense_pipeline.release.checks.verify import CheckResult, failures, verify_release
 from stash_sense_pipeline.release.contract import (
     PERFORMERS_DB,
     RELEASE_FORMAT,
     REQUIRED_MODELS,
     zip_name,
 )
-from stash_sense_pipeline.release.database import DatabaseReport, stage_performers_db
-from stash_sense_pipeline.release.history import ReleaseDiff, diff_releases
-from stash_sense_pipeline.release.index import IndexParams, IndexReport, index_digest, stage_indices
-from stash_sense_pipeline.release.json_files import write_json_files
-from stash_sense_pipeline.release.manifest import ManifestFacts, read_manifest, write_manifest
-from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_facts
-from stash_sense_pipeline.release.proof import Figures, Limits, prove_release
-from stash_sense_pipeline.release.quality import ReleaseVectors, read_unit_vectors
-from stash_sense_pipeline.release.report import read_checks, write_report
-from stash_sense_pipeline.release.staging import Staging, disk_errors, open_staging
-from stash_sense_pipeline.release.suppressed import (
-    check_refused_faces,
-    check_suppressed,
-    check_suppressed_images,
-    check_suppressed_people,
-)
-from stash_sense_pipeline.release.verify import CheckResult, failures, verify_release
+from stash_sense_pipeline.release.distribution.history import ReleaseDiff, diff_releases
+from stash_sense_pipeline.release.reports.quality_report import read_checks, write_report
 from stash_sense_pipeline.release.versions import (
     LATEST,
     is_version,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.release.build.voyager_index import IndexParams
+from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
-from stash_sense_pipeline.release.index import IndexParams
-from stash_sense_pipeline.release.proof import Limits
+from stash_sense_pipeline.release.distribution.upload import Destination
 from stash_sense_pipeline.release.publish import ReleaseSpec
-from stash_sense_pipeline.release.upload import Destination
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 

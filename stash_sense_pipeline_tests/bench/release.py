@@ -25,14 +25,14 @@ from unittest.mock import patch
 import numpy as np
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.release import neighbours, quality
-from stash_sense_pipeline.release.database import stage_performers_db
-from stash_sense_pipeline.release.index import IndexParams, build_index, stage_indices
-from stash_sense_pipeline.release.neighbours import Crowd
-from stash_sense_pipeline.release.proof import Limits
+from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+from stash_sense_pipeline.release.build.staging import open_staging
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, build_index, stage_indices
+from stash_sense_pipeline.release.checks import confusable_people, retrieval
+from stash_sense_pipeline.release.checks.confusable_people import Crowd
+from stash_sense_pipeline.release.checks.quality_gate import Limits
+from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
-from stash_sense_pipeline.release.quality import exact_neighbours
-from stash_sense_pipeline.release.staging import open_staging
 from stash_sense_pipeline_tests.bench.index_corner import manifold
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
@@ -224,9 +224,9 @@ def _publish(data: Path, index: IndexParams) -> None:
 
 def _publish_in_small_blocks(data: Path) -> None:
     with (
-        patch.object(quality, "_ROWS_A_BLOCK", _SMALL_BLOCK),
-        patch.object(neighbours, "_FACES_A_BLOCK", _SMALL_BLOCK),
-        patch.object(neighbours, "_PEOPLE_A_BLOCK", _SMALL_BLOCK),
+        patch.object(retrieval, "_ROWS_A_BLOCK", _SMALL_BLOCK),
+        patch.object(confusable_people, "_FACES_A_BLOCK", _SMALL_BLOCK),
+        patch.object(confusable_people, "_PEOPLE_A_BLOCK", _SMALL_BLOCK),
     ):
         _publish(data, replace(_HASTY, m=IndexParams().m))
 

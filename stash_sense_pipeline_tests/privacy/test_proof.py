@@ -40,7 +40,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     store_hashes,
 )
 from stash_sense_pipeline.release import publish
-from stash_sense_pipeline.release.proof import Proof, prove_release
+from stash_sense_pipeline.release.checks.quality_gate import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog

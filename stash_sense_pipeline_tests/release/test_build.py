@@ -16,9 +16,9 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.release.content import read_content
-from stash_sense_pipeline.release.index import IndexParams, Storage, build_index
-from stash_sense_pipeline.release.order import face_order, read_face_order, read_vectors
+from stash_sense_pipeline.release.build.content import read_content
+from stash_sense_pipeline.release.build.face_order import face_order, read_face_order, read_vectors
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage, build_index
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
 
 from .conftest import DAY

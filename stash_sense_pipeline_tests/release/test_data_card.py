@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.release.data_card import group_errors, write_data_card
-from stash_sense_pipeline.release.order import FaceOrder
+from stash_sense_pipeline.release.build.face_order import FaceOrder
+from stash_sense_pipeline.release.checks.retrieval import ReleaseVectors, load_unit_vectors
 from stash_sense_pipeline.release.publish import ReleaseReport
-from stash_sense_pipeline.release.quality import ReleaseVectors, load_unit_vectors
+from stash_sense_pipeline.release.reports.data_card import group_errors, write_data_card
 
 
 def test_a_card_tells_sources_counts_groups_and_limits(world: tuple[Path, ReleaseReport], data: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.release.verify import failures, verify_release
+from stash_sense_pipeline.release.checks.verify import failures, verify_release
 
 from .test_publish import STEPS
 

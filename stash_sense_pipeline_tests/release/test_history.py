@@ -14,10 +14,15 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.archive import check_zip
+from stash_sense_pipeline.release.build.archive import check_zip
+from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import zip_name
-from stash_sense_pipeline.release.history import describe_diff, diff_releases, list_releases, prune_releases
-from stash_sense_pipeline.release.proof import Limits
+from stash_sense_pipeline.release.distribution.history import (
+    describe_diff,
+    diff_releases,
+    list_releases,
+    prune_releases,
+)
 from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY

@@ -10,8 +10,8 @@ import pytest
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.release import install
-from stash_sense_pipeline.release.install import BACKUP, install_release
+from stash_sense_pipeline.release.distribution import install
+from stash_sense_pipeline.release.distribution.install import BACKUP, install_release
 from stash_sense_pipeline.release.publish import ReleaseReport
 
 World = tuple[Path, ReleaseReport]

@@ -22,11 +22,11 @@ from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release import publish
-from stash_sense_pipeline.release.database import stage_performers_db
-from stash_sense_pipeline.release.index import IndexParams, stage_index
+from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+from stash_sense_pipeline.release.build.staging import Staging, open_staging
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, stage_index
+from stash_sense_pipeline.release.checks.verify import failures, verify_release
 from stash_sense_pipeline.release.publish import clear_leftovers, publish_release, publish_staged
-from stash_sense_pipeline.release.staging import Staging, open_staging
-from stash_sense_pipeline.release.verify import failures, verify_release
 from stash_sense_pipeline.release.versions import latest_release, published_versions
 
 from .conftest import DAY

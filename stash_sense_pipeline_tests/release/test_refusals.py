@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.index import build_index
+from stash_sense_pipeline.release.build.voyager_index import build_index
 from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY

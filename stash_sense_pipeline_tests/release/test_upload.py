@@ -17,8 +17,13 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ConfigurationError, ReleaseError
+from stash_sense_pipeline.release.distribution.upload import (
+    Destination,
+    UploadReport,
+    release_notes,
+    upload_release,
+)
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
-from stash_sense_pipeline.release.upload import Destination, UploadReport, release_notes, upload_release
 
 from .github import REPOSITORY, TOKEN, GithubWorld, github, soon
 from .sidecar import Sidecar, Updater

@@ -18,12 +18,12 @@ import pytest
 import voyager
 
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.release import verify
-from stash_sense_pipeline.release.archive import write_zip
+from stash_sense_pipeline.release.build.archive import write_zip
+from stash_sense_pipeline.release.checks import verify
+from stash_sense_pipeline.release.checks.verify import Severity, failures, verify_release
+from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.contract import RELEASE_FORMAT
 from stash_sense_pipeline.release.publish import ReleaseReport
-from stash_sense_pipeline.release.verify import Severity, failures, verify_release
-from stash_sense_pipeline.release.voyager_file import read_voyager_file
 
 Damage = Callable[[Path], object]
 
@@ -518,7 +518,7 @@ _LOAD_DAMAGED = """
 import random, sys
 from pathlib import Path
 import voyager
-from stash_sense_pipeline.release.voyager_file import read_voyager_file
+from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 original, scratch = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 rng = random.Random(5)
 graph = 115 + 160 * 2156

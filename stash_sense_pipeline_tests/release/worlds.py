@@ -18,7 +18,7 @@ from stash_sense_pipeline.faces.models.model_packs import (
     Layout,
     ModelPack,
 )
-from stash_sense_pipeline.release.index import IndexParams
+from stash_sense_pipeline.release.build.voyager_index import IndexParams
 from stash_sense_pipeline.release.publish import ReleaseSpec
 
 HOSTS = {

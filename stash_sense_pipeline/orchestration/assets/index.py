@@ -36,9 +36,9 @@ def index_assets(models: Sequence[str]) -> list[dg.AssetsDefinition]:
     ) -> Iterator[dg.MaterializeResult]:
         from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.orchestration.assets.release import STAGING
-        from stash_sense_pipeline.release.index import stage_indices
+        from stash_sense_pipeline.release.build.staging import open_staging
+        from stash_sense_pipeline.release.build.voyager_index import stage_indices
         from stash_sense_pipeline.release.spec import index_models
-        from stash_sense_pipeline.release.staging import open_staging
         from stash_sense_pipeline.release.versions import latest_release
 
         wanted = [model for model in models if names.index_key(model) in context.selected_asset_keys]

@@ -49,8 +49,8 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         catalog: dg.ResourceParam[Catalog],
     ) -> dg.MaterializeResult:
         """The performers of the release with their stash-box ids, aliases and faces, as the sidecar's SQLite file."""
-        from stash_sense_pipeline.release.database import stage_performers_db
-        from stash_sense_pipeline.release.staging import open_staging
+        from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+        from stash_sense_pipeline.release.build.staging import open_staging
 
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         with one_line_failures():
@@ -91,11 +91,11 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         """
         from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.privacy.enforcement import current_suppressions
-        from stash_sense_pipeline.release.data_card import data_card_path, write_data_card
+        from stash_sense_pipeline.release.build.staging import open_staging
         from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
-        from stash_sense_pipeline.release.report import read_quality
+        from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
+        from stash_sense_pipeline.release.reports.quality_report import read_quality
         from stash_sense_pipeline.release.spec import release_spec
-        from stash_sense_pipeline.release.staging import open_staging
         from stash_sense_pipeline.release.versions import report_directory
 
         with one_line_failures():
@@ -162,9 +162,9 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
         from stash_sense_pipeline.foundation.errors import ReleaseError
         from stash_sense_pipeline.privacy.enforcement import current_suppressions
+        from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
+        from stash_sense_pipeline.release.distribution.upload import upload_release
         from stash_sense_pipeline.release.spec import upload_destination
-        from stash_sense_pipeline.release.suppressed import refuse_suppressed
-        from stash_sense_pipeline.release.upload import upload_release
         from stash_sense_pipeline.release.versions import latest_release
 
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}

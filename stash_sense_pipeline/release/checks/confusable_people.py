@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.release.build.face_order import FaceOrder
 from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_MAX_DISTANCE, SIDECAR_WEIGHT
-from stash_sense_pipeline.release.order import FaceOrder
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

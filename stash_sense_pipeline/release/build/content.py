@@ -30,8 +30,8 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.records.record_key import RecordKey
+from stash_sense_pipeline.release.build.face_order import FaceOrder, read_face_order
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
-from stash_sense_pipeline.release.order import FaceOrder, read_face_order
 
 # Maps a profile URL to (site, id on that site), or None when the URL names nobody.
 ProfileKey = Callable[[str], tuple[str, str] | None]

@@ -20,6 +20,7 @@ from stash_sense_pipeline.foundation.sqlite_file import (
     time_allowed,
 )
 from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_zip, room_for
+from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import (
     FACES_JSON,
     INDEX_FILES,
@@ -31,7 +32,6 @@ from stash_sense_pipeline.release.contract import (
     TATTOO_INDEX,
     TATTOO_JSON,
 )
-from stash_sense_pipeline.release.manifest import read_manifest
 
 # A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
 MAX_RELEASE_BYTES = 8 * 1024**3

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import ArchiveError, ReleaseError
 from stash_sense_pipeline.foundation.files import replacing, sha256_file
+from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.build.staging import disk_errors
+from stash_sense_pipeline.release.checks.opened_release import opened_archive
 from stash_sense_pipeline.release.contract import MANIFEST
-from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.release.opened_release import opened_archive
-from stash_sense_pipeline.release.staging import disk_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Large, because whoever packs beside another thread waits for it after every block.

@@ -20,12 +20,12 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import make_directory, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
+from stash_sense_pipeline.release.build.staging import disk_errors
+from stash_sense_pipeline.release.checks.confusable_people import BINS
+from stash_sense_pipeline.release.checks.quality_gate import Figures
+from stash_sense_pipeline.release.checks.verify import CheckResult, Severity
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
-from stash_sense_pipeline.release.history import ReleaseDiff, describe_diff
-from stash_sense_pipeline.release.neighbours import BINS
-from stash_sense_pipeline.release.proof import Figures
-from stash_sense_pipeline.release.staging import disk_errors
-from stash_sense_pipeline.release.verify import CheckResult, Severity
+from stash_sense_pipeline.release.distribution.history import ReleaseDiff, describe_diff
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,6 +12,13 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.transactions import reading
+from stash_sense_pipeline.release.build.face_order import (
+    FaceOrder,
+    VectorFacts,
+    read_face_order,
+    read_vectors,
+)
+from stash_sense_pipeline.release.checks.verify import CheckResult, Severity
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
     SIDECAR_K,
@@ -19,8 +26,6 @@ from stash_sense_pipeline.release.contract import (
     SIDECAR_MISSING_DISTANCE,
     SIDECAR_WEIGHT,
 )
-from stash_sense_pipeline.release.order import FaceOrder, VectorFacts, read_face_order, read_vectors
-from stash_sense_pipeline.release.verify import CheckResult, Severity
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]

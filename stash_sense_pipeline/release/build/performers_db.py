@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import replacing, sha256_file
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.release.content import Instant, ProfileKey, ReleaseContent, read_content
+from stash_sense_pipeline.release.build.content import Instant, ProfileKey, ReleaseContent, read_content
+from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
-from stash_sense_pipeline.release.staging import Staging, disk_errors
 
 _TO_THE_SECOND = len("2026-01-31T04:05:06")
 # The readers unpack `SELECT *` of the first four tables into fixed fields: one column more or less breaks them.

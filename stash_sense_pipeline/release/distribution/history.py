@@ -9,10 +9,10 @@ from pathlib import Path
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import MANIFEST, zip_name
-from stash_sense_pipeline.release.held import COMPARED, Held, came_together, read_held
-from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.release.staging import disk_errors
+from stash_sense_pipeline.release.snapshot import COMPARED, Held, came_together, read_held
 from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
 
 

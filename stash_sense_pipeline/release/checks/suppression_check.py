@@ -20,10 +20,10 @@ from stash_sense_pipeline.privacy.recheck import matching_records
 from stash_sense_pipeline.privacy.redaction.mentions import texts_of
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import load_templates
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.release.checks.opened_release import open_database, opened_archive
+from stash_sense_pipeline.release.checks.retrieval import ReleaseVectors
+from stash_sense_pipeline.release.checks.verify import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
-from stash_sense_pipeline.release.opened_release import open_database, opened_archive
-from stash_sense_pipeline.release.quality import ReleaseVectors
-from stash_sense_pipeline.release.verify import CheckResult
 from stash_sense_pipeline.release.versions import is_version, latest_release, remove_release
 
 # A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.

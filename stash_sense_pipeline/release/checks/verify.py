@@ -25,6 +25,15 @@ from stash_sense_pipeline.foundation.errors import (
 )
 from stash_sense_pipeline.foundation.files import open_regular, sha256_file
 from stash_sense_pipeline.foundation.sqlite_file import MAGIC as SQLITE_MAGIC
+from stash_sense_pipeline.release.build.manifest import NewerReleaseError
+from stash_sense_pipeline.release.checks.opened_release import (
+    OpenedRelease,
+    check_sizes,
+    opened_archive,
+    room_to_unpack,
+    unpack,
+)
+from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, read_voyager_file
 from stash_sense_pipeline.release.contract import (
     ASSET_LIMIT_BYTES,
     CHECKSUM_FORM,
@@ -51,16 +60,7 @@ from stash_sense_pipeline.release.contract import (
     endpoint_rank,
     zip_name,
 )
-from stash_sense_pipeline.release.manifest import NewerReleaseError
-from stash_sense_pipeline.release.opened_release import (
-    OpenedRelease,
-    check_sizes,
-    opened_archive,
-    room_to_unpack,
-    unpack,
-)
 from stash_sense_pipeline.release.versions import is_version
-from stash_sense_pipeline.release.voyager_file import VoyagerFile, read_voyager_file
 
 # What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.
 _DAMAGE = (

@@ -12,8 +12,8 @@ from typing import Any
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite, write_atomically
+from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PERFORMERS_JSON, endpoint_rank
-from stash_sense_pipeline.release.staging import disk_errors
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import DatabaseFileError, ReleaseError
+from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.checks.opened_release import open_database
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS
-from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.release.opened_release import open_database
 
 COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 

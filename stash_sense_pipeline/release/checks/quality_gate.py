@@ -14,10 +14,8 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
-from stash_sense_pipeline.release.losses import deleted_check, find_losses, shrink_check
-from stash_sense_pipeline.release.neighbours import Crowd, Spread, crowd, spread
-from stash_sense_pipeline.release.quality import (
+from stash_sense_pipeline.release.checks.confusable_people import Crowd, Spread, crowd, spread
+from stash_sense_pipeline.release.checks.retrieval import (
     Answers,
     HeldOutBucket,
     RecallReport,
@@ -32,7 +30,9 @@ from stash_sense_pipeline.release.quality import (
     recall_checks,
     self_retrieval_check,
 )
-from stash_sense_pipeline.release.verify import CheckResult
+from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
+from stash_sense_pipeline.release.checks.verify import CheckResult
+from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
 
 
 @dataclass(frozen=True)

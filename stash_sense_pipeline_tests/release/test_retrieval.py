@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.release.order import FaceOrder
-from stash_sense_pipeline.release.publish import ReleaseReport
-from stash_sense_pipeline.release.quality import (
+from stash_sense_pipeline.release.build.face_order import FaceOrder
+from stash_sense_pipeline.release.checks.retrieval import (
     ReleaseVectors,
     ask_index,
     exact_neighbours,
@@ -28,7 +27,8 @@ from stash_sense_pipeline.release.quality import (
     sample_positions,
     self_retrieval_check,
 )
-from stash_sense_pipeline.release.verify import CheckResult
+from stash_sense_pipeline.release.checks.verify import CheckResult
+from stash_sense_pipeline.release.publish import ReleaseReport
 
 World = tuple[Path, ReleaseReport]
 
@@ -48,7 +48,7 @@ def unit(seed: int, count: int, dim: int = 512) -> np.ndarray:
 def test_exact_search_is_what_sorting_everything_gives(seed: int, n: int, q: int, k: int, block: int) -> None:
     gallery, queries = unit(seed, n, 8), unit(seed + 1, q, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.release.quality._ROWS_A_BLOCK", block)
+        patch.setattr("stash_sense_pipeline.release.checks.retrieval._ROWS_A_BLOCK", block)
         positions, similarities = exact_neighbours(queries, gallery, k)
     everything = queries @ gallery.T
     expected = np.sort(everything, axis=1)[:, ::-1][:, : min(k, n)]

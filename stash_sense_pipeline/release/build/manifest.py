@@ -12,8 +12,8 @@ from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
+from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT
-from stash_sense_pipeline.release.staging import disk_errors
 
 DEMO_STATEMENT = (
     "Made with a demonstration model pack that recognises only cartoon faces rendered by this program; "

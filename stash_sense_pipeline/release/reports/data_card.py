@@ -18,15 +18,15 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
-from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.release.quality import (
+from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.checks.retrieval import (
     ReleaseVectors,
     exact_neighbours,
     fused_distances,
     sample_positions,
 )
-from stash_sense_pipeline.release.verify import CheckResult
+from stash_sense_pipeline.release.checks.verify import CheckResult
+from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 
 # An error in a smaller group says something of single people, and nothing of the group.
 _SMALLEST_GROUP = 20

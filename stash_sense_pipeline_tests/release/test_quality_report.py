@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.release.neighbours import BINS, crowd, spread
-from stash_sense_pipeline.release.order import FaceOrder
+from stash_sense_pipeline.release.build.face_order import FaceOrder
+from stash_sense_pipeline.release.checks.confusable_people import BINS, crowd, spread
+from stash_sense_pipeline.release.checks.retrieval import normalised
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
-from stash_sense_pipeline.release.quality import normalised
-from stash_sense_pipeline.release.report import nameless_report, read_checks, read_quality, write_report
+from stash_sense_pipeline.release.reports.quality_report import (
+    nameless_report,
+    read_checks,
+    read_quality,
+    write_report,
+)
 
 from .conftest import DAY
 from .worlds import SPEC, make_catalog
@@ -47,9 +52,9 @@ def test_pairs_and_hubs_are_those_of_comparing_everybody(
 ) -> None:
     order, unit = population(seed, faces_of)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.release.neighbours._PEOPLE_A_BLOCK", people_block)
-        patch.setattr("stash_sense_pipeline.release.neighbours._FACES_A_BLOCK", face_block)
-        patch.setattr("stash_sense_pipeline.release.neighbours._FEW", few)
+        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._PEOPLE_A_BLOCK", people_block)
+        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FACES_A_BLOCK", face_block)
+        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FEW", few)
         found = crowd(order, unit, pairs=7, hubs=4)
     people = np.unique(order.performer_ids)
     similar = np.zeros((len(order), len(people)))

@@ -15,8 +15,8 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.losses import Losses, deleted_check, find_losses, shrink_check
-from stash_sense_pipeline.release.proof import Limits
+from stash_sense_pipeline.release.checks.quality_gate import Limits
+from stash_sense_pipeline.release.checks.shrinkage import Losses, deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
 
 from .worlds import BEGIN, SPEC

@@ -26,8 +26,7 @@ from stash_sense_pipeline.foundation.files import PUBLIC_FILE, replacing, sha256
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
-from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
-from stash_sense_pipeline.release.order import (
+from stash_sense_pipeline.release.build.face_order import (
     FaceOrder,
     VectorFacts,
     block_starts,
@@ -36,7 +35,8 @@ from stash_sense_pipeline.release.order import (
     read_facts,
     start_digest,
 )
-from stash_sense_pipeline.release.staging import Staging, disk_errors
+from stash_sense_pipeline.release.build.staging import Staging, disk_errors
+from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
 
 _SECONDS_BETWEEN_UPDATES = 0.2
 

@@ -17,11 +17,11 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError, ReleaseEr
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
-from stash_sense_pipeline.release.archive import check_zip
+from stash_sense_pipeline.release.build.archive import check_zip
+from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
-from stash_sense_pipeline.release.history import diff_releases
-from stash_sense_pipeline.release.manifest import read_manifest
-from stash_sense_pipeline.release.report import counted_diff
+from stash_sense_pipeline.release.distribution.history import diff_releases
+from stash_sense_pipeline.release.reports.quality_report import counted_diff
 from stash_sense_pipeline.release.versions import is_version, published_versions
 
 _BLOCK = 1024 * 1024
