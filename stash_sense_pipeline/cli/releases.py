@@ -49,7 +49,7 @@ def releases_list() -> None:
 @click.argument("new")
 def releases_diff(old: str, new: str) -> None:
     """Show which performers and faces came, went, changed, merged and split from one version to another."""
-    from stash_sense_pipeline.release.distribution.history import describe_diff, diff_releases
+    from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
 
     diff = diff_releases(release_directory(old), release_directory(new))
     echo(describe_diff(diff, names=None))
@@ -92,8 +92,7 @@ def releases_upload(version: str) -> None:
     it goes on where it was; what is there already is left alone. A release that holds people on the suppression list is
     refused.
     """
-    from stash_sense_pipeline.release.distribution.upload import upload_release
-    from stash_sense_pipeline.release.spec import upload_destination
+    from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)

@@ -291,7 +291,7 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
 def revoke(delete: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.checks.suppression_check import revoked_releases
+    from stash_sense_pipeline.release.distribution.revocation import revoked_releases
 
     with _opened() as (engine, environment, settings):
         suppressions = current_suppressions(engine, environment, settings.names)

@@ -11,7 +11,7 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.release.checks.verify import CheckResult
+    from stash_sense_pipeline.release.checks.check_result import CheckResult
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-from stash_sense_pipeline.release.build.voyager_index import IndexParams
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.release.build.content import ProfileKey
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+)
 from stash_sense_pipeline.release.checks.quality_gate import Limits
-from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
-from stash_sense_pipeline.release.distribution.upload import Destination
-from stash_sense_pipeline.release.publish import ReleaseSpec
-from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.release.contract import (
+    ADAFACE,
+    REQUIRED_MODELS,
+)
 from stash_sense_pipeline.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class ReleaseSpec:
+    """What a release is to be made of, apart from the catalog.
+
+    `hosts`: universal-id host of each stash-box by its short name. `models`: embedders that get an index; each must
+    be in the pack. `profile_key` finds the site and id of an external URL; None leaves those out. `suppressions` is
+    proven against the finished files: keeping suppressed people out of the catalog is the privacy room's work.
+    `limits`: what it must reach to be published.
+    """
+
+    hosts: Mapping[str, str]
+    pack: ModelPack
+    index: IndexParams = field(default_factory=IndexParams)
+    models: tuple[str, ...] = REQUIRED_MODELS
+    profile_key: ProfileKey | None = None
+    suppressions: Suppressions = NO_SUPPRESSIONS
+    limits: Limits = field(default_factory=Limits)
 
 
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
@@ -46,13 +70,3 @@ def release_spec(
             accept_shrink=accept_shrink,
         ),
     )
-
-
-def upload_destination(settings: Settings, environment: Environment) -> Destination:
-    """Where releases are uploaded to. Raises ConfigurationError without a repository or a token."""
-    token = environment.github_token
-    if token is None:
-        raise ConfigurationError(
-            "GITHUB_TOKEN is not set; it needs write access to the contents of the repository"
-        )
-    return Destination(settings.export.github.repository, settings.export.github.api, token)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from stash_sense_pipeline.release.build.face_order import normalised
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage, write_index
-from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index, normalised
+from stash_sense_pipeline.release.checks.retrieval import ask_index, index_recall, load_index
 
 PHOTOS_EACH = 3.4
 

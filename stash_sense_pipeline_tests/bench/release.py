@@ -61,17 +61,17 @@ _SMALL_BLOCK = 1_024
 
 # The exact search, and what only it needs; everything else of a publish is "the rest".
 _EXACT = (
-    ("publish", "read_unit_vectors"),
-    ("proof", "load_index"),
-    ("proof", "ask_index"),
-    ("proof", "index_recall"),
-    ("proof", "held_out_retrieval"),
+    ("release_input", "read_unit_vectors"),
+    ("checks.quality_gate", "load_index"),
+    ("checks.quality_gate", "ask_index"),
+    ("checks.quality_gate", "index_recall"),
+    ("checks.quality_gate", "held_out_retrieval"),
 )
 _STEPS = (
-    ("publish", "write_json_files"),
-    ("publish", "write_manifest"),
-    ("publish", "verify_release"),
-    ("publish", "check_suppressed"),
+    ("assembly", "write_json_files"),
+    ("assembly", "write_manifest"),
+    ("assembly", "verify_release"),
+    ("assembly", "check_suppressed"),
     ("publish", "prove_release"),
     ("publish", "promote_release"),
 )
@@ -188,7 +188,7 @@ def _watched(functions: Sequence[tuple[str, str]]) -> Iterator[dict[str, float]]
         for module, name in functions:
             real = getattr(sys.modules[f"{root}.{module}"], name)
             patches.enter_context(patch(f"{root}.{module}.{name}", watched(name, real)))
-        patches.enter_context(patch(f"{root}.proof.crowd", lambda *_: Crowd((), (), 0)))
+        patches.enter_context(patch(f"{root}.checks.quality_gate.crowd", lambda *_: Crowd((), (), 0)))
         yield seconds
 
 

@@ -14,7 +14,8 @@ import yaml
 
 from stash_sense_pipeline.orchestration.home import prepare_home
 from stash_sense_pipeline.orchestration.instance import open_instance
-from stash_sense_pipeline.release.checks.verify import failures, verify_release
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.release.checks.verify import failures, verify_release
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.sandbox.demo import PEOPLE, SEED, SITES, demo_world
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo

@@ -19,7 +19,8 @@ from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.faces.models import model_packs
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.release.checks.verify import failures, verify_release
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.settings.schema import GithubSettings, Settings
 from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
 from stash_sense_pipeline_tests.release.sidecar import Updater

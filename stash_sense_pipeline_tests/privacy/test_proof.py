@@ -39,7 +39,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     load_suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.release import publish
+from stash_sense_pipeline.release import promotion, publish, suppression_gate
 from stash_sense_pipeline.release.checks.quality_gate import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.shipped_files import shipped_file
@@ -187,7 +187,7 @@ def test_who_asks_to_leave_in_the_last_seconds_of_a_publish_is_not_in_it(
     with writing(operator.engine) as connection:
         connection.execute(sa.update(schema.source_performers).values(country="IS"))
     added: list[int] = []
-    original = getattr(publish, step)
+    original = getattr(promotion, step)
 
     def then_add(*arguments: Any, **named: Any) -> Any:
         if not added:
@@ -196,7 +196,7 @@ def test_who_asks_to_leave_in_the_last_seconds_of_a_publish_is_not_in_it(
                 added.append(add_suppressions(connection, key, [SuppressionEntry(PERSON, "asked", FIRST)]))
         return original(*arguments, **named)
 
-    monkeypatch.setattr(publish, step, then_add)
+    monkeypatch.setattr(promotion, step, then_add)
     with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"):
         operator.publish(SECOND)
     assert added == [1]
@@ -223,13 +223,13 @@ def test_who_asks_to_leave_while_a_release_is_moved_waits_and_finds_it_published
         order.append("added")
 
     thread = threading.Thread(target=add)
-    with publish.list_held(engine, operator.data / "releases" / "2026.02.18", spec):
+    with suppression_gate.list_held(engine, operator.data / "releases" / "2026.02.18", spec):
         thread.start()
         thread.join(0.5)
         order.append("published")
     thread.join()
     assert order == ["published", "added"]
-    again = publish.list_held(engine, operator.data / "releases" / "2026.02.18", spec)
+    again = suppression_gate.list_held(engine, operator.data / "releases" / "2026.02.18", spec)
     with pytest.raises(ReleaseError, match="suppressed: 1 suppressed records"), again:
         raise AssertionError("a release of who has left is not moved")
     if server:
@@ -241,7 +241,7 @@ def test_a_release_that_a_kill_left_unpointed_is_not_pointed_at_once_somebody_in
 ) -> None:
     with writing(operator.engine) as connection:
         connection.execute(sa.update(schema.source_performers).values(country="IS"))
-    monkeypatch.setattr(publish, "_point_latest", lambda *_: 1 / 0)
+    monkeypatch.setattr(promotion, "_point_latest", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         operator.publish(SECOND)
     monkeypatch.undo()

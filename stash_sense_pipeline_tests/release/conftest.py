@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.publish import publish_release
 
 from .worlds import SPEC, make_catalog
 

@@ -19,7 +19,8 @@ from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.release.build.content import read_content
 from stash_sense_pipeline.release.build.face_order import face_order, read_face_order, read_vectors
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage, build_index
-from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY
 from .sidecar import Sidecar

@@ -12,9 +12,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.release.build.face_order import FaceOrder
-from stash_sense_pipeline.release.checks.retrieval import ReleaseVectors, load_unit_vectors
-from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors, load_unit_vectors
+from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.reports.data_card import group_errors, write_data_card
 
 

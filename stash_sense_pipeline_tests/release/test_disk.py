@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.release.checks.verify import failures, verify_release
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
 
 from .test_publish import STEPS
 
@@ -54,15 +55,15 @@ with writing(engine) as connection:
     connection.execute(sa.delete(schema.trusted_faces).where(face))
 step = sys.argv[4]
 if step:
-    from stash_sense_pipeline.release import publish
+    from stash_sense_pipeline_tests.release.test_publish import STEPS
 
-    real = getattr(publish, step)
+    real = getattr(STEPS[step], step)
 
     def from_here(*arguments, **options):
         mount("-o", "remount,ro", str(place))
         return real(*arguments, **options)
 
-    setattr(publish, step, from_here)
+    setattr(STEPS[step], step, from_here)
 elif free < 0:
     mount("-o", "remount,ro", str(place))
 else:

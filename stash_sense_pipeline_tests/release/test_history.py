@@ -17,13 +17,9 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.archive import check_zip
 from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import zip_name
-from stash_sense_pipeline.release.distribution.history import (
-    describe_diff,
-    diff_releases,
-    list_releases,
-    prune_releases,
-)
+from stash_sense_pipeline.release.distribution.history import list_releases, prune_releases
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
 
 from .conftest import DAY
 from .worlds import BEGIN, SPEC

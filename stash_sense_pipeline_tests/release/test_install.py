@@ -12,7 +12,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.distribution import install
 from stash_sense_pipeline.release.distribution.install import BACKUP, install_release
-from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.promotion import ReleaseReport
 
 World = tuple[Path, ReleaseReport]
 

@@ -21,12 +21,14 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-from stash_sense_pipeline.release import publish
+from stash_sense_pipeline.release import assembly, promotion, publish
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import Staging, open_staging
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, stage_index
-from stash_sense_pipeline.release.checks.verify import failures, verify_release
-from stash_sense_pipeline.release.publish import clear_leftovers, publish_release, publish_staged
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
+from stash_sense_pipeline.release.promotion import clear_leftovers
+from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.versions import latest_release, published_versions
 
 from .conftest import DAY
@@ -229,17 +231,18 @@ def test_an_index_that_loses_neighbours_is_not_published(tmp_path: Path) -> None
     assert latest_release(tmp_path / "releases") is None
 
 
-STEPS = [
-    "stage_indices",
-    "stage_performers_db",
-    "write_json_files",
-    "write_manifest",
-    "verify_release",
-    "prove_release",
-    "write_report",
-    "write_zip",
-    "_point_latest",
-]
+# Steps of a publish in their order, each with the module that calls it.
+STEPS = {
+    "stage_indices": publish,
+    "stage_performers_db": publish,
+    "write_json_files": assembly,
+    "write_manifest": assembly,
+    "verify_release": assembly,
+    "prove_release": publish,
+    "write_report": promotion,
+    "write_zip": promotion,
+    "_point_latest": promotion,
+}
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -254,7 +257,7 @@ def test_an_error_at_any_step_leaves_the_last_release(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(publish, step, broken)
+        patch.setattr(STEPS[step], step, broken)
         with pytest.raises((ReleaseError, OSError), match="No space left"):
             publish_release(engine, data, "broken", SPEC, DAY)
     assert fingerprint(data / "releases") == before
@@ -289,14 +292,14 @@ def test_a_kill_at_any_step_leaves_a_whole_release(
     rename_somebody(engine)
     engine.dispose()
     before = fingerprint(data / "releases")
-    real = getattr(publish, step)
+    real = getattr(STEPS[step], step)
 
     def killed(*args: Any, **options: Any) -> None:
         if moment == "after":
             real(*args, **options)
         die()
 
-    monkeypatch.setattr(publish, step, killed)
+    monkeypatch.setattr(STEPS[step], step, killed)
     status = in_child(lambda: publish_release(opened(data), data, "killed", SPEC, DAY) and None)
     assert os.WIFSIGNALED(status)
     monkeypatch.undo()
@@ -315,7 +318,7 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
     engine = opened(data)
     rename_somebody(engine)
     engine.dispose()
-    real = publish.write_zip
+    real = promotion.write_zip
     done = []
 
     def counting(rename: Callable[..., Any]) -> Callable[..., Any]:
@@ -334,7 +337,7 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
         monkeypatch.setattr(Path, "replace", counting(Path.replace))
         real(*args)
 
-    monkeypatch.setattr(publish, "write_zip", from_here)
+    monkeypatch.setattr(promotion, "write_zip", from_here)
     status = in_child(lambda: publish_release(opened(data), data, "killed", SPEC, DAY) and None)
     monkeypatch.undo()
     # The zip into place, the moves of report, zip and release, latest: five, so the last case is not killed.

@@ -10,9 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.release.build.face_order import FaceOrder
-from stash_sense_pipeline.release.checks.retrieval import (
+from stash_sense_pipeline.release.build.face_order import (
+    FaceOrder,
     ReleaseVectors,
+    load_unit_vectors,
+    normalised,
+)
+from stash_sense_pipeline.release.checks.check_result import CheckResult
+from stash_sense_pipeline.release.checks.retrieval import (
     ask_index,
     exact_neighbours,
     fused_distances,
@@ -20,15 +25,12 @@ from stash_sense_pipeline.release.checks.retrieval import (
     index_content_check,
     index_recall,
     load_index,
-    load_unit_vectors,
-    normalised,
     people_by_faces,
     recall_checks,
     sample_positions,
     self_retrieval_check,
 )
-from stash_sense_pipeline.release.checks.verify import CheckResult
-from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.promotion import ReleaseReport
 
 World = tuple[Path, ReleaseReport]
 

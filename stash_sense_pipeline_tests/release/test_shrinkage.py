@@ -17,7 +17,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_h
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.shrinkage import Losses, deleted_check, find_losses, shrink_check
-from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.publish import publish_release
 
 from .worlds import BEGIN, SPEC
 

@@ -23,7 +23,8 @@ from stash_sense_pipeline.release.distribution.upload import (
     release_notes,
     upload_release,
 )
-from stash_sense_pipeline.release.publish import ReleaseReport, publish_release
+from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.publish import publish_release
 
 from .github import REPOSITORY, TOKEN, GithubWorld, github, soon
 from .sidecar import Sidecar, Updater

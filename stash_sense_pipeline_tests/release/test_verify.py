@@ -20,10 +20,11 @@ import voyager
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.archive import write_zip
 from stash_sense_pipeline.release.checks import verify
-from stash_sense_pipeline.release.checks.verify import Severity, failures, verify_release
+from stash_sense_pipeline.release.checks.check_result import Severity, failures
+from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
 from stash_sense_pipeline.release.contract import RELEASE_FORMAT
-from stash_sense_pipeline.release.publish import ReleaseReport
+from stash_sense_pipeline.release.promotion import ReleaseReport
 
 Damage = Callable[[Path], object]
 

@@ -19,7 +19,7 @@ from stash_sense_pipeline.faces.models.model_packs import (
     ModelPack,
 )
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
-from stash_sense_pipeline.release.publish import ReleaseSpec
+from stash_sense_pipeline.release.spec import ReleaseSpec
 
 HOSTS = {
     "stashdb": "stashdb.org",

@@ -92,7 +92,8 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         from stash_sense_pipeline.faces.models.model_packs import load_pack
         from stash_sense_pipeline.privacy.enforcement import current_suppressions
         from stash_sense_pipeline.release.build.staging import open_staging
-        from stash_sense_pipeline.release.publish import ReleaseRefusedError, publish_staged
+        from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
+        from stash_sense_pipeline.release.publish import publish_staged
         from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
         from stash_sense_pipeline.release.reports.quality_report import read_quality
         from stash_sense_pipeline.release.spec import release_spec
@@ -163,8 +164,7 @@ def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.As
         from stash_sense_pipeline.foundation.errors import ReleaseError
         from stash_sense_pipeline.privacy.enforcement import current_suppressions
         from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
-        from stash_sense_pipeline.release.distribution.upload import upload_release
-        from stash_sense_pipeline.release.spec import upload_destination
+        from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
         from stash_sense_pipeline.release.versions import latest_release
 
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}

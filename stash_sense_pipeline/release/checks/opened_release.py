@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stash_sense_pipeline.foundation.errors import ArchiveError
+from stash_sense_pipeline.foundation.errors import (
+    ArchiveError,
+    DatabaseFileError,
+    ReleaseError,
+    StashSenseError,
+)
 from stash_sense_pipeline.foundation.json_file import LARGE, SMALL, read_json
 from stash_sense_pipeline.foundation.sqlite_file import (
     check_objects,
@@ -189,3 +195,46 @@ class OpenedRelease:
         """Raises DatabaseFileError when SQLite finds damage in performers.db, or a table has too many rows."""
         with self.database() as connection:
             run_checks(connection, TABLES, _MAX_ROWS)
+
+
+# What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.
+DAMAGE = (
+    ReleaseError,
+    ArchiveError,
+    DatabaseFileError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    AttributeError,
+    EOFError,
+    sqlite3.Error,
+    struct.error,
+)
+
+
+MAX_DETAIL = 500
+
+
+# More are not counted.
+_EXAMPLES = 1000
+
+
+def one_line(error: BaseException) -> str:
+    # A KeyError's text is only the key, so the kind of error goes along where the text says too little.
+    text = " ".join(str(error).split())
+    return (
+        text
+        if isinstance(error, (ValueError, StashSenseError)) and text
+        else f"{type(error).__name__}: {text}"
+    )
+
+
+def refuse_examples(examples: Sequence[object], what: str) -> None:
+    """Raises ValueError with the number of examples and the first of them, when there are any."""
+    if examples:
+        more = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
+        raise ValueError(f"{what}: {examples[0]}{more}")

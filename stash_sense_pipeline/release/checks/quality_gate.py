@@ -14,12 +14,13 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.confusable_people import Crowd, Spread, crowd, spread
 from stash_sense_pipeline.release.checks.retrieval import (
     Answers,
     HeldOutBucket,
     RecallReport,
-    ReleaseVectors,
     ask_index,
     held_out_check,
     held_out_retrieval,
@@ -31,7 +32,6 @@ from stash_sense_pipeline.release.checks.retrieval import (
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
-from stash_sense_pipeline.release.checks.verify import CheckResult
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
 
 

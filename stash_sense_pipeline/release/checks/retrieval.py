@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.release.build.face_order import (
     FaceOrder,
-    VectorFacts,
-    read_face_order,
-    read_vectors,
+    Floats,
+    ReleaseVectors,
+    lengths,
 )
-from stash_sense_pipeline.release.checks.verify import CheckResult, Severity
+from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.contract import (
     REQUIRED_MODELS,
     SIDECAR_K,
@@ -27,7 +25,6 @@ from stash_sense_pipeline.release.contract import (
     SIDECAR_WEIGHT,
 )
 
-Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 _ROWS_A_BLOCK = 16_384
@@ -40,18 +37,6 @@ _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
 _HELD_OUT_FLOOR = 0.5
 
 FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
-
-
-@dataclass(frozen=True)
-class ReleaseVectors:
-    """Unit vectors (n, dim) of each embedder in release order, and the faces and performers they belong to.
-
-    `facts`: of the raw vectors that they were made from.
-    """
-
-    order: FaceOrder
-    unit: Mapping[str, Floats]
-    facts: Mapping[str, VectorFacts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,33 +80,6 @@ class HeldOutBucket:
     def name(self) -> str:
         """`4-5`, or `11+`."""
         return bucket_name(self.fewest, self.most)
-
-
-def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVectors:
-    """Vectors of all trusted faces, normalised; 2 KB a face and model. ReleaseError as read_vectors."""
-    with reading(engine) as connection:
-        return read_unit_vectors(connection, read_face_order(connection), models)
-
-
-def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Sequence[str]) -> ReleaseVectors:
-    """Like load_unit_vectors, inside a transaction of the caller's, in its order."""
-    read = {model: read_vectors(connection, order, model, unit=True) for model in models}
-    return ReleaseVectors(
-        order,
-        {model: found.vectors for model, found in read.items()},
-        {model: found.facts for model, found in read.items()},
-    )
-
-
-def normalised(vectors: Floats) -> Floats:
-    """Rows scaled to length 1, in place."""
-    vectors /= lengths(vectors)[:, None]
-    return vectors
-
-
-def lengths(vectors: Floats) -> Floats:
-    """The length of each row, without a copy of all of them as numpy.linalg.norm makes."""
-    return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), dtype=np.float32)
 
 
 def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:

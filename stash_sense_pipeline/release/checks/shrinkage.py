@@ -11,7 +11,7 @@ from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.release.checks.verify import CheckResult
+from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.snapshot import came_together, read_face_sources, read_held, read_owners
 
 

@@ -20,9 +20,10 @@ from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.release.build.archive import check_zip
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
-from stash_sense_pipeline.release.distribution.history import diff_releases
-from stash_sense_pipeline.release.reports.quality_report import counted_diff
+from stash_sense_pipeline.release.reports.release_diff import counted_diff, diff_releases
 from stash_sense_pipeline.release.versions import is_version, published_versions
+from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.schema import Settings
 
 _BLOCK = 1024 * 1024
 _TRIES = 5
@@ -340,3 +341,13 @@ def _advice(problem: str) -> str:
     if problem.startswith("404"):
         return "; is export.github.repository right, and may GITHUB_TOKEN see it?"
     return ""
+
+
+def upload_destination(settings: Settings, environment: Environment) -> Destination:
+    """Where releases are uploaded to. Raises ConfigurationError without a repository or a token."""
+    token = environment.github_token
+    if token is None:
+        raise ConfigurationError(
+            "GITHUB_TOKEN is not set; it needs write access to the contents of the repository"
+        )
+    return Destination(settings.export.github.repository, settings.export.github.api, token)

@@ -18,21 +18,21 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
+from stash_sense_pipeline.release.build.face_order import ReleaseVectors
 from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.retrieval import (
-    ReleaseVectors,
+    FACE_BUCKETS,
     exact_neighbours,
     fused_distances,
     sample_positions,
 )
-from stash_sense_pipeline.release.checks.verify import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 
 # An error in a smaller group says something of single people, and nothing of the group.
 _SMALLEST_GROUP = 20
 _QUERIES_A_GROUP = 300
 _GROUPED_BY = ("gender", "ethnicity")
-_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
 
 _LIMITS = """\
 - Only people whom a stash-box lists are in it, with the pictures that the sources chose: mostly posed, lit, recent.
@@ -211,7 +211,7 @@ def _margin(error: GroupError) -> float:
 
 def _buckets(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     counts = [person["face_count"] for person in people.values()]
-    for fewest, most in _BUCKETS:
+    for fewest, most in FACE_BUCKETS:
         name = f"{fewest}+" if most is None else str(fewest) if most == fewest else f"{fewest}-{most}"
         yield name, sum(fewest <= count <= (most or count) for count in counts)
 

@@ -6,7 +6,6 @@ The directory is no part of the release. The file names people, so it is erased 
 from __future__ import annotations
 
 import json
-import logging
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
@@ -21,18 +20,18 @@ from stash_sense_pipeline.foundation.files import make_directory, write_atomical
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.build.staging import disk_errors
+from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.confusable_people import BINS
 from stash_sense_pipeline.release.checks.quality_gate import Figures
-from stash_sense_pipeline.release.checks.verify import CheckResult, Severity
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
-from stash_sense_pipeline.release.distribution.history import ReleaseDiff, describe_diff
+from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots
+from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, describe_diff
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 # The report for people, the one without names for the UI, and what the checks found.
 REPORT, QUALITY, CHECKS = "report.md", "quality.md", "checks.json"
-_FACES_PLOT, _SIMILARITY_PLOT = "faces.png", "similarity.png"
 
 
 def write_report(
@@ -51,7 +50,7 @@ def write_report(
         make_directory(directory)
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
         if figures is not None:
-            _draw(figures, directory)
+            draw_plots(figures, directory)
         names = _names(release)
         lines = [f"# Release {version}", "", *_check_lines(checks)]
         if figures is not None:
@@ -83,21 +82,6 @@ def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def counted_diff(diff: ReleaseDiff) -> str:
-    """How much changed, as Markdown, without saying whose."""
-    counts = {
-        "performers added": len(diff.added),
-        "performers removed": len(diff.removed),
-        "performers changed": len(diff.changed),
-        "performers merged": len(diff.merged),
-        "performers split": len(diff.split),
-        "faces added": diff.faces_added,
-        "faces removed": diff.faces_removed,
-        "faces moved to another performer": diff.faces_moved,
-    }
-    return "\n".join([f"Since {diff.old}:", "", *(f"- {count} {what}" for what, count in counts.items())])
-
-
 def _check_lines(checks: Sequence[CheckResult]) -> list[str]:
     marks = {True: "ok", False: "failed"}
     rows = [(check.name, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
@@ -112,7 +96,7 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     lines += _table(("faces", "people"), figures.people_by_faces.items())
     lines += ["", "## Faces by source", "", *_table(("source", "faces"), figures.faces_by_source.items())]
     if plots:
-        lines += ["", f"![Faces of people and of sources]({_FACES_PLOT})"]
+        lines += ["", f"![Faces of people and of sources]({FACES_PLOT})"]
     lines += ["", "## Recall of the indices, against exact search", ""]
     lines += _table(
         (
@@ -140,7 +124,7 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
         ),
     )
     if plots:
-        lines += ["", f"![Similarities of genuine and impostor pairs]({_SIMILARITY_PLOT})"]
+        lines += ["", f"![Similarities of genuine and impostor pairs]({SIMILARITY_PLOT})"]
     lines += ["", "## Most confusable people", "", "Distance as the sidecar fuses it, face to mean face.", ""]
     lines += _table(
         ("one", "other", "distance"),
@@ -177,32 +161,3 @@ def _names(release: Path) -> dict[int, str]:
             return {number: " ".join(name.replace("|", "/").split()) for number, name in rows}
     except sqlite3.Error as error:
         raise ReleaseError(f"cannot read {path}: {error}") from error
-
-
-def _draw(figures: Figures, directory: Path) -> None:
-    # On its first use it speaks of its font cache, which is nobody's concern here.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
-
-    counts = Figure(figsize=(10, 4), layout="constrained")
-    left, right = counts.subplots(1, 2)
-    left.bar(list(figures.people_by_faces), list(figures.people_by_faces.values()))
-    left.set(title="People by number of faces", xlabel="faces", ylabel="people")
-    right.barh(list(figures.faces_by_source), list(figures.faces_by_source.values()))
-    right.set(title="Faces by source", xlabel="faces")
-    _save(counts, directory / _FACES_PLOT)
-
-    similarity = Figure(figsize=(5 * len(figures.spread), 4), layout="constrained")
-    plots = similarity.subplots(1, len(figures.spread), squeeze=False)[0]
-    for axes, (model, spread) in zip(plots, figures.spread.items(), strict=True):
-        for name, pairs in (("one person", spread.genuine), ("two people", spread.impostor)):
-            total = max(1, sum(pairs))
-            axes.stairs([count / total for count in pairs], BINS, label=name, fill=True, alpha=0.6)
-        axes.set(title=model, xlabel="cosine similarity", ylabel="share of pairs")
-        axes.legend()
-    _save(similarity, directory / _SIMILARITY_PLOT)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    # Without the program's version in it, the same figures give the same file.
-    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -1,0 +1,117 @@
+"""Assembles a staged release: JSON files, manifest, verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.release.build.json_files import write_json_files
+from stash_sense_pipeline.release.build.manifest import ManifestFacts, write_manifest
+from stash_sense_pipeline.release.build.performers_db import DatabaseReport
+from stash_sense_pipeline.release.build.staging import Staging
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexReport,
+)
+from stash_sense_pipeline.release.checks.check_result import CheckResult, failures
+from stash_sense_pipeline.release.checks.suppression_check import (
+    check_suppressed,
+)
+from stash_sense_pipeline.release.checks.verify import verify_release
+from stash_sense_pipeline.release.contract import (
+    PERFORMERS_DB,
+)
+from stash_sense_pipeline.release.release_input import (
+    ReleaseInput,
+    check_pack,
+)
+from stash_sense_pipeline.release.spec import ReleaseSpec
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A finished release that still lies in staging, with what the verification found. `errors` forbid publishing."""
+
+    staging: Staging
+    version: str
+    manifest: Mapping[str, Any]
+    checks: tuple[CheckResult, ...]
+
+    @property
+    def errors(self) -> tuple[CheckResult, ...]:
+        """The failed checks of severity error."""
+        return failures(self.checks)
+
+
+def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
+    """Completes a staged release (JSON files, manifest last) and verifies it; publishes nothing.
+
+    Needs the indices and performers.db staged before. Raises ReleaseError when these are missing, or were not built
+    from the state of the catalog that `now` describes. What the verification finds is in the answer:
+    promote_release refuses errors.
+    """
+    database = _database_report(staging)
+    indices = index_reports(staging, spec)
+    stale = [index.file for index in indices if index.input_digest != now.indices[index.model]]
+    stale += [index.file for index in indices if index.order_digest != now.order]
+    if (database.order_digest, database.content_digest) != (now.order, now.content):
+        stale.append(PERFORMERS_DB)
+    if stale:
+        raise ReleaseError(
+            f"{stale[0]} was staged from another state of the catalog than now; run publish again"
+        )
+    _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
+    counts = write_json_files(staging.release, spec.hosts)
+    facts = ManifestFacts(
+        version=version,
+        created_at=database.newest_change,
+        performer_count=counts.performers,
+        face_count=counts.faces,
+        sources=database.sources,
+        input_digest=now.digest,
+        pack=spec.pack,
+        indices={index.model: _provenance(index) for index in indices},
+    )
+    known = {index.file: index.sha256 for index in indices} | {PERFORMERS_DB: database.sha256}
+    manifest = write_manifest(staging.release, facts, known)
+    checks = (
+        *verify_release(staging.release),
+        check_suppressed(staging.release, spec.suppressions, spec.hosts),
+    )
+    return Assembled(staging, version, manifest, checks)
+
+
+def _database_report(staging: Staging) -> DatabaseReport:
+    note = staging.read_part("performers_db")
+    return DatabaseReport(**{**note, "sources": tuple(note["sources"])})
+
+
+def index_reports(staging: Staging, spec: ReleaseSpec) -> tuple[IndexReport, ...]:
+    reports = tuple(IndexReport(**staging.read_part(f"index-{model}")) for model in spec.models)
+    for report in reports:
+        check_pack(spec.pack, report.model, report.pack, report.model_digest)
+    return reports
+
+
+def _provenance(index: IndexReport) -> dict[str, Any]:
+    """What the manifest says about an index; nothing that differs between two builds of the same input."""
+    return {
+        "file": index.file,
+        "vectors": index.faces,
+        "dimensions": index.dimensions,
+        "m": index.m,
+        "ef_construction": index.ef_construction,
+        "seed": index.seed,
+        "storage": index.storage,
+        "threads": index.threads,
+        "reproducible": index.threads == 1,
+        "input_digest": index.input_digest,
+    }
+
+
+def _keep_only(staging: Staging, names: set[str]) -> None:
+    """An earlier try of the same run may have got further; its files are made again."""
+    for member in staging.release.iterdir():
+        if member.name not in names:
+            member.unlink()

@@ -1,0 +1,45 @@
+"""The plots of the quality report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stash_sense_pipeline.release.checks.confusable_people import BINS
+from stash_sense_pipeline.release.checks.quality_gate import Figures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+FACES_PLOT, SIMILARITY_PLOT = "faces.png", "similarity.png"
+
+
+def draw_plots(figures: Figures, directory: Path) -> None:
+    # On its first use it speaks of its font cache, which is nobody's concern here.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    counts = Figure(figsize=(10, 4), layout="constrained")
+    left, right = counts.subplots(1, 2)
+    left.bar(list(figures.people_by_faces), list(figures.people_by_faces.values()))
+    left.set(title="People by number of faces", xlabel="faces", ylabel="people")
+    right.barh(list(figures.faces_by_source), list(figures.faces_by_source.values()))
+    right.set(title="Faces by source", xlabel="faces")
+    _save(counts, directory / FACES_PLOT)
+
+    similarity = Figure(figsize=(5 * len(figures.spread), 4), layout="constrained")
+    plots = similarity.subplots(1, len(figures.spread), squeeze=False)[0]
+    for axes, (model, spread) in zip(plots, figures.spread.items(), strict=True):
+        for name, pairs in (("one person", spread.genuine), ("two people", spread.impostor)):
+            total = max(1, sum(pairs))
+            axes.stairs([count / total for count in pairs], BINS, label=name, fill=True, alpha=0.6)
+        axes.set(title=model, xlabel="cosine similarity", ylabel="share of pairs")
+        axes.legend()
+    _save(similarity, directory / SIMILARITY_PLOT)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    # Without the program's version in it, the same figures give the same file.
+    figure.savefig(path, dpi=100, metadata={"Software": None})

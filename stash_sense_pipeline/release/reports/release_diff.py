@@ -1,0 +1,148 @@
+"""The difference of two releases, and its description with or without names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stash_sense_pipeline.privacy.redaction.mentions import ERASED
+from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.release.snapshot import COMPARED, Held, came_together, read_held
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class PerformerChange:
+    """A performer with its id and name, and what happened: names of fields, or of the others it came from or went to."""
+
+    performer_id: int
+    name: str
+    detail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReleaseDiff:
+    """What changed from `old` to `new`. Who is under merged or split is not listed as changed too."""
+
+    old: str
+    new: str
+    added: tuple[PerformerChange, ...]
+    removed: tuple[PerformerChange, ...]
+    changed: tuple[PerformerChange, ...]
+    merged: tuple[PerformerChange, ...]
+    split: tuple[PerformerChange, ...]
+    faces_added: int
+    faces_removed: int
+    faces_moved: int
+
+    @property
+    def empty(self) -> bool:
+        """True when the releases hold the same people, data and faces."""
+        people = (self.added, self.removed, self.changed, self.merged, self.split)
+        return not any(people) and not (self.faces_added or self.faces_removed or self.faces_moved)
+
+
+def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESSIONS) -> ReleaseDiff:
+    """Compares two release directories by permanent performer ids, their stash-box records, and face ids.
+
+    Who was in the old one and is suppressed now is counted like the others, and not named. Raises ReleaseError when one
+    of them cannot be read.
+    """
+    before, after = _without_names(read_held(old), suppressions), read_held(new)
+    into, out_of = came_together(before, after), came_together(after, before)
+    merged, split = _moves(into, after, before), _moves(out_of, before, after)
+    told = into.keys() | out_of.keys()
+    # Those who were merged away or who split off are told about under the other's entry.
+    gone = before.people.keys() - after.people.keys() - told.union(*into.values())
+    come = after.people.keys() - before.people.keys() - told.union(*out_of.values())
+    changed = []
+    for performer_id in sorted((before.people.keys() & after.people.keys()) - told):
+        fields = _changed_fields(before, after, performer_id)
+        if fields:
+            changed.append(PerformerChange(performer_id, after.name(performer_id), fields))
+    shared = before.faces.keys() & after.faces.keys()
+    return ReleaseDiff(
+        old=before.version,
+        new=after.version,
+        added=tuple(PerformerChange(p, after.name(p)) for p in sorted(come)),
+        removed=tuple(PerformerChange(p, before.name(p)) for p in sorted(gone)),
+        changed=tuple(changed),
+        merged=merged,
+        split=split,
+        faces_added=len(after.faces.keys() - shared),
+        faces_removed=len(before.faces.keys() - shared),
+        faces_moved=sum(before.faces[face] != after.faces[face] for face in shared),
+    )
+
+
+def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
+    """The diff as Markdown, with up to `names` performers a section, or all of them."""
+    lines = [f"## {diff.old} → {diff.new}", ""]
+    if diff.empty:
+        return "\n".join([*lines, "Nothing changed.", ""])
+    lines.append(
+        f"Faces: {diff.faces_added} added, {diff.faces_removed} removed, {diff.faces_moved} moved to another performer."
+    )
+    sections: Mapping[str, Sequence[PerformerChange]] = {
+        "added": diff.added,
+        "removed": diff.removed,
+        "merged": diff.merged,
+        "split": diff.split,
+        "changed": diff.changed,
+    }
+    for title, changes in sections.items():
+        if changes:
+            lines += ["", f"### {len(changes)} performers {title}", ""]
+            for change in changes[:names]:
+                detail = f": {', '.join(change.detail)}" if change.detail else ""
+                lines.append(f"- {change.name} ({change.performer_id}){detail}")
+            if names is not None and len(changes) > names:
+                lines.append(f"- and {len(changes) - names} more")
+    return "\n".join([*lines, ""])
+
+
+def _without_names(held: Held, suppressions: Suppressions) -> Held:
+    """The same, where nobody who is suppressed has a name."""
+    people = {
+        performer_id: {**person, "canonical_name": ERASED}
+        if any(suppressions.covers_record(*record) for record in held.records[performer_id])
+        else person
+        for performer_id, person in held.people.items()
+    }
+    return replace(held, people=people)
+
+
+def _moves(whom: Mapping[int, set[int]], whose: Held, others: Held) -> tuple[PerformerChange, ...]:
+    return tuple(
+        PerformerChange(p, whose.name(p), tuple(f"{others.name(o)} ({o})" for o in sorted(of)))
+        for p, of in sorted(whom.items())
+    )
+
+
+def _changed_fields(before: Held, after: Held, performer_id: int) -> tuple[str, ...]:
+    old, new = before.people[performer_id], after.people[performer_id]
+    fields = [field for field in COMPARED if old[field] != new[field]]
+    if before.aliases[performer_id] != after.aliases[performer_id]:
+        fields.append("aliases")
+    if before.records[performer_id] != after.records[performer_id]:
+        fields.append("stash-box records")
+    return tuple(fields)
+
+
+def counted_diff(diff: ReleaseDiff) -> str:
+    """How much changed, as Markdown, without saying whose."""
+    counts = {
+        "performers added": len(diff.added),
+        "performers removed": len(diff.removed),
+        "performers changed": len(diff.changed),
+        "performers merged": len(diff.merged),
+        "performers split": len(diff.split),
+        "faces added": diff.faces_added,
+        "faces removed": diff.faces_removed,
+        "faces moved to another performer": diff.faces_moved,
+    }
+    return "\n".join([f"Since {diff.old}:", "", *(f"- {count} {what}" for what, count in counts.items())])
