@@ -9,13 +9,14 @@ from typing import Any
 
 import dagster as dg
 
-from stash_sense_pipeline.orchestration import alerts, jobs, names, schedules, sensors
+from stash_sense_pipeline.deployment.executors import chosen_executor
+from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.assets.faces import face_assets
 from stash_sense_pipeline.orchestration.assets.identity import identity_assets
 from stash_sense_pipeline.orchestration.assets.index import index_assets
 from stash_sense_pipeline.orchestration.assets.ingest import ingest_assets
 from stash_sense_pipeline.orchestration.assets.release import release_assets
-from stash_sense_pipeline.orchestration.executors import chosen_executor
+from stash_sense_pipeline.orchestration.automation import alerts, jobs, schedules, sensors
 from stash_sense_pipeline.orchestration.partitions import source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs

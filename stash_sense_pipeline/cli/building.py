@@ -13,7 +13,7 @@ from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.orchestration.build import BuildResult, PartResult
+    from stash_sense_pipeline.orchestration.in_process_build import BuildResult, PartResult
     from stash_sense_pipeline.settings.environment import Environment
     from stash_sense_pipeline.settings.run_overrides import RunOverrides
 
@@ -88,8 +88,8 @@ def demo(data_dir: Path) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def ui(data_dir: Path, port: int) -> None:
     """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
-    from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home, restrict_data
-    from stash_sense_pipeline.orchestration.ui import serve_ui
+    from stash_sense_pipeline.deployment.dagster_home import only_daemon, prepare_home, restrict_data
+    from stash_sense_pipeline.deployment.supervisor import serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
 
     if not (data_dir / "catalog.db").exists():
@@ -107,10 +107,10 @@ def ui(data_dir: Path, port: int) -> None:
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
     from stash_sense_pipeline.definitions import build_defs
+    from stash_sense_pipeline.deployment.dagster_home import check_writable, restrict_data
+    from stash_sense_pipeline.deployment.dagster_instance import open_instance
     from stash_sense_pipeline.foundation.progress import progress_bars
-    from stash_sense_pipeline.orchestration.build import build as run_build
-    from stash_sense_pipeline.orchestration.home import check_writable, restrict_data
-    from stash_sense_pipeline.orchestration.instance import open_instance
+    from stash_sense_pipeline.orchestration.in_process_build import build as run_build
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     check_writable(environment.data_dir)
@@ -130,7 +130,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
 
 
 def _announce(part: PartResult) -> None:
-    from stash_sense_pipeline.orchestration.summary import summary_lines
+    from stash_sense_pipeline.orchestration.build_summary import summary_lines
 
     for line in summary_lines(part):
         echo(line, err=part.status != "done")

@@ -42,7 +42,7 @@ def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
 
     `bound_to`: the address that it listens on. Raises ConfigurationError.
     """
-    from stash_sense_pipeline.orchestration.ui_access import PASSWORD_VARIABLE, read_ui_access
+    from stash_sense_pipeline.deployment.ui_access import PASSWORD_VARIABLE, read_ui_access
 
     read_ui_access(variables, Path.cwd(), bound_to)
     found = {name: value for name, value in variables.items() if name.startswith("STASH_SENSE_UI_")}

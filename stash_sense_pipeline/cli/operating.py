@@ -35,9 +35,9 @@ def prepare() -> None:
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
     """Run the Dagster UI, the schedules and the sensors on this machine until SIGINT or SIGTERM: no container, no server."""
+    from stash_sense_pipeline.deployment.dagster_home import check_writable, only_daemon, prepare_home
+    from stash_sense_pipeline.deployment.supervisor import serve_ui
     from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
-    from stash_sense_pipeline.orchestration.home import check_writable, only_daemon, prepare_home
-    from stash_sense_pipeline.orchestration.ui import serve_ui
 
     check_port(host, port)
     environment = environment_of(os.environ)
@@ -92,10 +92,10 @@ def restore(file: Path) -> None:
     Who is on the backup's suppression list, or on the one that is here, is erased before the catalog is put in place.
     """
     from stash_sense_pipeline.catalog.backup import restore_backup
+    from stash_sense_pipeline.deployment.shipped_files import shipped_file
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import enforce_in_copy
     from stash_sense_pipeline.settings.sources_file import load_settings
-    from stash_sense_pipeline.shipped_files import shipped_file
 
     environment = environment_of(os.environ)
     left_out = 0
@@ -129,8 +129,8 @@ def restore(file: Path) -> None:
 
 
 def _make_ready(environment: Environment, home: Path) -> None:
-    from stash_sense_pipeline.orchestration.home import restrict_data
-    from stash_sense_pipeline.orchestration.preparing import gpu_count, prepare
+    from stash_sense_pipeline.deployment.bootstrap import gpu_count, prepare
+    from stash_sense_pipeline.deployment.dagster_home import restrict_data
 
     restrict_data(environment.data_dir, home)
     prepare(environment, home, gpu_count(os.environ), echo)

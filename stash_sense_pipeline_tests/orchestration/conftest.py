@@ -12,10 +12,10 @@ import dagster as dg
 import pytest
 
 from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
-from stash_sense_pipeline.shipped_files import shipped_file
 
 PROGRAM = Path(sys.executable).with_name("stash-sense")
 

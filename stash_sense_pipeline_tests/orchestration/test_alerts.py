@@ -20,8 +20,8 @@ from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.foundation.errors import LEFT_ALONE, Outcome
-from stash_sense_pipeline.orchestration import alerts
-from stash_sense_pipeline.orchestration.alerts import (
+from stash_sense_pipeline.orchestration.automation import alerts
+from stash_sense_pipeline.orchestration.automation.alerts import (
     Alert,
     AlertError,
     failure_alert,

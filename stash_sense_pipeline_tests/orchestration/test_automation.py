@@ -30,10 +30,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.orchestration import sensors
-from stash_sense_pipeline.orchestration.alerts import alert_on_stale_sources
-from stash_sense_pipeline.orchestration.schedules import nightly_enrichment, weekly_sweep
-from stash_sense_pipeline.orchestration.sensors import (
+from stash_sense_pipeline.orchestration.automation import sensors
+from stash_sense_pipeline.orchestration.automation.alerts import alert_on_stale_sources
+from stash_sense_pipeline.orchestration.automation.schedules import nightly_enrichment, weekly_sweep
+from stash_sense_pipeline.orchestration.automation.sensors import (
     embed_when_refreshed,
     publish_when_changed,
     stash_box_updates,

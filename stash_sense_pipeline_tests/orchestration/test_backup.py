@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 from stash_sense_pipeline_tests.postgres import running_server, server_program
 

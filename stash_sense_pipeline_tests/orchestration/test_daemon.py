@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stash_sense_pipeline.orchestration.home import prepare_home
-from stash_sense_pipeline.orchestration.instance import open_instance
+from stash_sense_pipeline.deployment.dagster_home import prepare_home
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.shipped_files import shipped_file
 
 PROJECT = shipped_file("workspace.yaml").parent
 WITHIN_SECONDS = 480

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stash_sense_pipeline.orchestration.home import prepare_home
-from stash_sense_pipeline.orchestration.instance import open_instance
+from stash_sense_pipeline.deployment.dagster_home import prepare_home
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.shipped_files import shipped_file
 
 pytestmark = pytest.mark.slow
 

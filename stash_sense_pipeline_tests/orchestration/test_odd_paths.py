@@ -14,8 +14,8 @@ import yaml
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
+from stash_sense_pipeline_tests.deployment.test_serve import served_at
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
-from stash_sense_pipeline_tests.orchestration.test_serve import served_at
 from stash_sense_pipeline_tests.postgres import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -17,8 +17,8 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from stash_sense_pipeline.orchestration.asset_checks import RELEASE_CHECKS
 from stash_sense_pipeline.orchestration.names import Group
-from stash_sense_pipeline.orchestration.release_checks import RELEASE_CHECKS
 from stash_sense_pipeline.sandbox.demo import SITES
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo
 from stash_sense_pipeline_tests.postgres import free_port

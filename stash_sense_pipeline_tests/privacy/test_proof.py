@@ -25,6 +25,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.cli import main
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.private_work import private_work
 from stash_sense_pipeline.privacy import erasure
@@ -42,7 +43,6 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 from stash_sense_pipeline.release import promotion, publish, suppression_gate
 from stash_sense_pipeline.release.checks.quality_gate import Proof, prove_release
 from stash_sense_pipeline.release.publish import publish_release
-from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
 
 FIRST, SECOND = date(2026, 2, 18), date(2026, 2, 19)

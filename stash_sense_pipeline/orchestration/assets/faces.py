@@ -11,7 +11,7 @@ import dagster as dg
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.interrupts import on_interrupt
+from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     image_refusal_check,

@@ -8,6 +8,7 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.asset_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.metadata import (
     described_columns,
     file_columns,
@@ -15,7 +16,6 @@ from stash_sense_pipeline.orchestration.metadata import (
     one_line_failures,
     preview,
 )
-from stash_sense_pipeline.orchestration.release_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
 from stash_sense_pipeline.settings.environment import Environment

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, WebSocket, sync_playwright
 
-from stash_sense_pipeline_tests.orchestration.test_serve import Served
+from stash_sense_pipeline_tests.deployment.test_serve import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
 

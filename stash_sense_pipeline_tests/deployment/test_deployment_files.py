@@ -13,8 +13,8 @@ import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
 
-from stash_sense_pipeline.orchestration.execution import PoolDockerRunLauncher, WatchedRunLauncher
-from stash_sense_pipeline.orchestration.instance import open_instance
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.docker_launcher import PoolDockerRunLauncher, WatchedRunLauncher
 
 PROJECT = Path(__file__).parent.parent.parent
 COMPOSE = PROJECT / "docker-compose.yml"
@@ -157,7 +157,7 @@ def test_the_code_server_listens_on_the_internal_network_only(services: dict[str
 
 
 def test_the_ui_is_served_behind_its_guard_everywhere(services: dict[str, Any]) -> None:
-    module = "stash_sense_pipeline.orchestration.webserver"
+    module = "stash_sense_pipeline.deployment.webserver"
     assert services["webserver"]["command"][:3] == ["python", "-m", module]
     for path in ("docker-compose.yml", "Dockerfile", "deploy/stash-sense.service"):
         assert "dagster-webserver" not in (PROJECT / path).read_text(), path

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from dagster._core.test_utils import create_run_for_test
 
+from stash_sense_pipeline.deployment.dagster_home import prepare_home
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.orchestration.home import prepare_home
-from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG
-from stash_sense_pipeline.shipped_files import shipped_file
 
 
 def test_the_shipped_settings_are_taken(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Message, Receive, Scope, Send
 
-from stash_sense_pipeline.orchestration.ui_access import UiAccess, read_ui_access
-from stash_sense_pipeline.orchestration.ui_guard import UiGuard
-from stash_sense_pipeline_tests.orchestration.test_ui_access import password_file
+from stash_sense_pipeline.deployment.ui_access import UiAccess, read_ui_access
+from stash_sense_pipeline.deployment.ui_guard import UiGuard
+from stash_sense_pipeline_tests.deployment.test_ui_access import password_file
 
 HOST = ("host", "127.0.0.1:3000")
 JSON = ("content-type", "application/json")

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
 from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
-from stash_sense_pipeline.orchestration.sensors import sensor_status
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stash_sense_pipeline.deployment.ui_access import UiAccess, read_ui_access
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import keep_files_private
 from stash_sense_pipeline.foundation.visible_text import visible
-from stash_sense_pipeline.orchestration.ui_access import UiAccess, read_ui_access
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -83,7 +83,7 @@ def serve(workspace: Path, host: str, port: int, access: UiAccess, wait_for: Pat
 
 def guarded(application: ASGIApp, access: UiAccess) -> ASGIApp:
     """The application behind the guard."""
-    from stash_sense_pipeline.orchestration.ui_guard import UiGuard
+    from stash_sense_pipeline.deployment.ui_guard import UiGuard
 
     return UiGuard(application, access)
 

@@ -20,9 +20,8 @@ from dagster._core.launcher import WorkerStatus
 from docker.models.containers import _create_container_args
 
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.faces.models.onnx_sessions import Device
-from stash_sense_pipeline.orchestration import execution
-from stash_sense_pipeline.orchestration.execution import (
+from stash_sense_pipeline.deployment import docker_launcher
+from stash_sense_pipeline.deployment.docker_launcher import (
     GPU_REQUEST,
     PoolDockerRunLauncher,
     PoolDockerStepHandler,
@@ -30,6 +29,7 @@ from stash_sense_pipeline.orchestration.execution import (
     engine_problem,
     forwarded_variables,
 )
+from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
 ASKED = [dict(GPU_REQUEST)]
@@ -147,7 +147,7 @@ def test_a_step_container_gets_the_device_of_its_pool(
             execute_step_args=SimpleNamespace(step_keys_to_execute=["face_embeddings"]),
             get_step_context=lambda key: SimpleNamespace(step=SimpleNamespace(pool=pool)),
         )
-        handler = PoolDockerStepHandler("image", execution.DockerContainerContext(), Device(device))
+        handler = PoolDockerStepHandler("image", docker_launcher.DockerContainerContext(), Device(device))
         given = handler._get_docker_container_context(cast("Any", context)).container_kwargs
     assert given.get("device_requests") == (ASKED if asks else None)
 
@@ -228,7 +228,7 @@ def test_a_number_that_belongs_to_a_younger_process_is_not_the_run(
     with dg.DagsterInstance.ephemeral() as instance:
         run = reported(instance, definitions, os.getpid())
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
-        monkeypatch.setattr(execution, "_process_started", lambda pid: time.time() + 3600)
+        monkeypatch.setattr(docker_launcher, "_process_started", lambda pid: time.time() + 3600)
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
 
 

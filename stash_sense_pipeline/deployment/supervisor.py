@@ -144,7 +144,7 @@ def _services(
     workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
     code = ["dagster", "code-server", "start", "--socket", str(place), "--location-name", _LOCATION]
     code += ["-m", "stash_sense_pipeline.definitions", "--log-level", "warning"]
-    web = ["stash_sense_pipeline.orchestration.webserver", "--wait-for", str(place), "-w", str(workspace)]
+    web = ["stash_sense_pipeline.deployment.webserver", "--wait-for", str(place), "-w", str(workspace)]
     web += ["-h", host, "-p", str(port)]
     daemon = ["dagster._daemon", "run", "-w", str(workspace)]
     return [

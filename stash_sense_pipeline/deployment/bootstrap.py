@@ -11,15 +11,15 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import create_database, open_catalog
 from stash_sense_pipeline.catalog.transactions import shown_url
+from stash_sense_pipeline.deployment.dagster_home import check_writable, prepare_home
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_runtime
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import write_atomically
-from stash_sense_pipeline.orchestration.home import check_writable, prepare_home
-from stash_sense_pipeline.orchestration.instance import open_instance
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.sources_file import load_settings
-from stash_sense_pipeline.shipped_files import shipped_file
 
 _WAIT_SECONDS = 60.0
 

@@ -12,7 +12,7 @@ def shipped_file(name: str) -> Path:
 
     Raises ConfigurationError when the installation is incomplete.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     for candidate in (package / "shipped" / name, package.parent / name):
         if candidate.is_file():
             return candidate

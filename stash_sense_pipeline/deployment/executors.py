@@ -20,7 +20,7 @@ def chosen_executor(name: ExecutorName) -> dg.ExecutorDefinition:
     """
     # Imported only when chosen: both bring clients that take long to load.
     if name == "docker":
-        from stash_sense_pipeline.orchestration.execution import pool_docker_executor
+        from stash_sense_pipeline.deployment.docker_launcher import pool_docker_executor
 
         return pool_docker_executor
     if name == "k8s":

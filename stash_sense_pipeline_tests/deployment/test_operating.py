@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline.orchestration.home import only_daemon, prepare_home
+from stash_sense_pipeline.deployment.dagster_home import only_daemon, prepare_home
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.shipped_files import shipped_file
 from stash_sense_pipeline_tests.postgres import free_port
 
 pytestmark = pytest.mark.slow
@@ -218,7 +218,7 @@ def test_a_mistake_in_who_may_use_the_ui_is_one_line(
     if program == "serve":
         result = runs(tmp_path, "serve", "--port", str(free_port()), **variables)
     else:
-        module = "stash_sense_pipeline.orchestration.webserver"
+        module = "stash_sense_pipeline.deployment.webserver"
         result = subprocess.run(
             [sys.executable, "-m", module, "-w", "workspace.yaml"], env={**os.environ, **variables}, cwd=tmp_path,
             capture_output=True, text=True, check=False, timeout=60,

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from stash_sense_pipeline.orchestration import ui
-from stash_sense_pipeline.orchestration.ui import _Interruption, _Service, _stop
+from stash_sense_pipeline.deployment import supervisor
+from stash_sense_pipeline.deployment.supervisor import _Interruption, _Service, _stop
 
 STUBBORN = """
 import signal, time
@@ -58,8 +58,8 @@ def test_an_interruption_during_a_start_leaves_nobody_behind(
             started.append(self)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(ui.subprocess, "Popen", Interrupted)
-    monkeypatch.setattr(ui, "_STOP_SECONDS", 0.5)
+    monkeypatch.setattr(supervisor.subprocess, "Popen", Interrupted)
+    monkeypatch.setattr(supervisor, "_STOP_SECONDS", 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
             stubborn.start()

@@ -18,14 +18,14 @@ import yaml
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.catalog.transactions import reading
+from stash_sense_pipeline.deployment.dagster_home import prepare_home
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.faces.collect import CollectLimits
-from stash_sense_pipeline.orchestration.home import prepare_home
-from stash_sense_pipeline.orchestration.instance import open_instance
-from stash_sense_pipeline.orchestration.interrupts import on_interrupt
+from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
-from stash_sense_pipeline.shipped_files import shipped_file
 
 PROJECT = shipped_file("workspace.yaml").parent
 FETCHES = CollectLimits().fetches

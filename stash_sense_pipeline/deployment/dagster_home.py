@@ -13,6 +13,7 @@ from glob import escape
 from pathlib import Path
 from urllib.parse import unquote
 
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import (
     PRIVATE_DIRECTORY,
@@ -23,7 +24,6 @@ from stash_sense_pipeline.foundation.files import (
     write_atomically,
 )
 from stash_sense_pipeline.settings.environment import usable_path
-from stash_sense_pipeline.shipped_files import shipped_file
 
 # What the program makes in DATA_DIR, beside what an operator may keep there.
 _PRIVATE_NAMES = (

@@ -16,8 +16,8 @@ from types import MappingProxyType
 import psutil
 import pytest
 
+from stash_sense_pipeline_tests.deployment.test_operating import one_line, runs
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
-from stash_sense_pipeline_tests.orchestration.test_operating import one_line, runs
 from stash_sense_pipeline_tests.postgres import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

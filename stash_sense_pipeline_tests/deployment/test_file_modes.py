@@ -24,9 +24,9 @@ import yaml
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
+from stash_sense_pipeline.deployment.dagster_home import prepare_home, restrict_data
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import private_opener
-from stash_sense_pipeline.orchestration.home import prepare_home, restrict_data
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import dagster as dg
 
+from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
-from stash_sense_pipeline.orchestration.home import prepare_home
 
 # Where Dagster keeps the databases of its run history, as seen from DAGSTER_HOME.
 _DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")

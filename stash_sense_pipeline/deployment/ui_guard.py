@@ -15,9 +15,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stash_sense_pipeline.deployment.ui_access import HOSTS_VARIABLE, UiAccess, same_origin
 from stash_sense_pipeline.foundation.json_file import JsonLimits, parse_json
 from stash_sense_pipeline.foundation.visible_text import visible_line
-from stash_sense_pipeline.orchestration.ui_access import HOSTS_VARIABLE, UiAccess, same_origin
 
 # What the largest request of the UI takes is a few hundred kilobytes: a backfill with its partitions, a run's settings.
 _BODY = JsonLimits(size=16 * 1024 * 1024, values=1_000_000)

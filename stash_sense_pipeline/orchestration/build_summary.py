@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.build import PartResult, Status
+from stash_sense_pipeline.orchestration.in_process_build import PartResult, Status
 
 
 def summary_lines(part: PartResult) -> Iterator[str]:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.orchestration.ui_access import (
+from stash_sense_pipeline.deployment.ui_access import (
     parse_authority,
     read_password,
     read_ui_access,
     same_origin,
 )
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
 

@@ -1,0 +1,1 @@
+"""Deployment: how the services start, and where runs are executed."""

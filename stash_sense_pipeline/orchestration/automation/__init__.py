@@ -1,0 +1,1 @@
+"""What starts runs, and what tells the operator."""

@@ -1,0 +1,1 @@
+"""Tests of deployment: how the services start, and where runs are executed."""
