@@ -1,56 +1,132 @@
-"""The rooms of docs/architecture.md: each imports only rooms below it, and Dagster stays in the upper ones."""
+"""The rooms of docs/architecture.md: imports run downwards, nothing imports in a circle, and Dagster stays at the top."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "stash_sense_pipeline"
-# From the ground up. Modules that lie in the package itself are below all rooms, but for definitions.py.
-FLOORS = ("catalog", "privacy", "sources", "faces", "identity", "release", "orchestration")
-ABOVE = ("definitions", "cli", "sandbox")
+# From the ground up.
+FLOORS = (
+    *("foundation", "records", "settings", "catalog", "privacy", "sources", "faces", "identity", "release"),
+    *("orchestration", "deployment", "definitions", "cli"),
+)
+WITH_DAGSTER = {"orchestration", "deployment", "definitions", "cli"}
+MOST_MODULES_OF_A_FOLDER = 12
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts)
 
 
-def _floor(name: str) -> int:
-    """0 for the ground, the place in FLOORS from 1, and the highest for what may import anything."""
-    if name in FLOORS:
-        return FLOORS.index(name) + 1
-    return len(FLOORS) + 1 if name in ABOVE else 0
+def name_of(path: Path) -> str:
+    """The dotted name of a module below the package; empty for the package itself."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
-def _imports(path: Path) -> Iterator[str]:
-    """Modules that a file imports, but for the ones that only the type checker sees."""
-    tree = ast.parse(path.read_text())
-    typing_only = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
+NAMES = {name_of(path) for path in MODULES}
+
+
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names that a file imports, in functions and for the type checker too."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def own_imports(path: Path) -> set[str]:
+    """The modules of the package that a file imports."""
+    found = set()
+    for name in imports_of(path):
+        own, _, rest = name.partition(".")
+        if own == PACKAGE.name:
+            found.add(rest if rest in NAMES else rest.rpartition(".")[0])
+    return found - {"", name_of(path)}
 
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py") if _room(path) not in ABOVE)
+GRAPH = {name_of(path): own_imports(path) for path in MODULES if name_of(path)}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_room_imports_only_rooms_below_it(path: Path) -> None:
-    for name in _imports(path):
-        own, _, rest = name.partition(".")
-        if own == PACKAGE.name:
-            assert _floor(rest.partition(".")[0]) <= _floor(_room(path)), name
-        if own.startswith("dagster"):
-            assert _room(path) == "orchestration", name
+    own = room_of(name_of(path))
+    if not own:
+        assert own_imports(path) == set()
+        return
+    allowed = (
+        {"foundation", "records", "sandbox"} if own == "sandbox" else set(FLOORS[: FLOORS.index(own) + 1])
+    )
+    allowed |= {"sandbox"} if own == "cli" else set()
+    assert {room_of(name) for name in own_imports(path)} <= allowed
+    if any(name.partition(".")[0].startswith("dagster") for name in imports_of(path)):
+        assert own in WITH_DAGSTER
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of several nodes, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = lowest[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in stack:
+                lowest[node] = min(lowest[node], index[other])
+        if lowest[node] == index[node]:
+            component = []
+            while not component or component[-1] != node:
+                component.append(stack.pop())
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(GRAPH) == []
+
+
+def test_no_folders_beside_each_other_import_each_other_in_a_circle() -> None:
+    folders = {name_of(path / "__init__.py") for path in PACKAGE.rglob("*") if path.is_dir()} & NAMES
+    for parent in folders | {""}:
+        prefix = f"{parent}." if parent else ""
+
+        def child(name: str, prefix: str = prefix) -> str | None:
+            """The folder directly below the parent that holds a module."""
+            if not name.startswith(prefix):
+                return None
+            folder = prefix + name.removeprefix(prefix).partition(".")[0]
+            return folder if folder in folders and folder != name else None
+
+        graph: dict[str, set[str]] = {}
+        for name, imported in GRAPH.items():
+            if (own := child(name)) is not None:
+                graph.setdefault(own, set()).update({child(each) or own for each in imported} - {own})
+        assert circles(graph) == [], parent
+
+
+def test_no_folder_holds_more_modules_than_a_reader_can_survey() -> None:
+    folders = [path for path in PACKAGE.rglob("*") if (path / "__init__.py").exists()]
+    sizes = {
+        str(folder.relative_to(PACKAGE)): len(
+            [each for each in folder.glob("*.py") if each.stem != "__init__"]
+        )
+        for folder in folders
+    }
+    assert {folder: size for folder, size in sizes.items() if size > MOST_MODULES_OF_A_FOLDER} == {}

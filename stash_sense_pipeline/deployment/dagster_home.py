@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -42,6 +43,17 @@ _PRIVATE_NAMES = (
     "sources.yaml",
 )
 _READABLE_NAMES = ("releases", "models")
+
+# Run launchers by class, with the module that holds them. Until 2026-11 one module held both.
+_LAUNCHERS = {
+    "WatchedRunLauncher": "stash_sense_pipeline.deployment.process_launcher",
+    "PoolDockerRunLauncher": "stash_sense_pipeline.deployment.docker_launcher",
+}
+_MOVED_LAUNCHER = re.compile(
+    r"^([ \t]+module:[ \t]*)stash_sense_pipeline\.orchestration\.execution([ \t]*\n[ \t]+class:[ \t]*)"
+    r"(WatchedRunLauncher|PoolDockerRunLauncher)\b",
+    re.MULTILINE,
+)
 
 
 def check_writable(directory: Path) -> None:
@@ -88,6 +100,8 @@ def restrict_data(data_dir: Path, home: Path) -> None:
 def prepare_home(home: Path) -> Path:
     """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute.
 
+    A dagster.yaml that is there stays, but for the names of modules that have moved since it was written.
+
     Raises ConfigurationError where it cannot be made or written, and for a path that Dagster cannot work with.
     """
     # A symbolic link stays: it can lead to a path that Dagster could not work with.
@@ -104,11 +118,21 @@ def prepare_home(home: Path) -> Path:
         make_directory(absolute)
         if not settings.exists():
             write_atomically(settings, shipped_file("dagster.yaml").read_text())
+        else:
+            _rename_moved_module(settings)
     except OSError as error:
         raise ConfigurationError(
             f"DAGSTER_HOME: {absolute} cannot be written by user {os.geteuid()}:{os.getegid()} ({error.strerror})"
         ) from error
     return absolute
+
+
+def _rename_moved_module(settings: Path) -> None:
+    """Replaces the module of our run launcher where dagster.yaml still names the one of an earlier version."""
+    text = settings.read_text()
+    renamed = _MOVED_LAUNCHER.sub(lambda found: f"{found[1]}{_LAUNCHERS[found[3]]}{found[2]}{found[3]}", text)
+    if renamed != text:
+        write_atomically(settings, renamed, mode=settings.stat().st_mode & 0o777)
 
 
 @contextmanager

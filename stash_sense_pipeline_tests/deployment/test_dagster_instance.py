@@ -44,6 +44,32 @@ def test_settings_that_are_there_stay(tmp_path: Path) -> None:
     assert mine.read_text() == "telemetry: {enabled: false}\n"
 
 
+@pytest.mark.parametrize(
+    ("written", "module"),
+    [("WatchedRunLauncher", "process_launcher"), ("PoolDockerRunLauncher", "docker_launcher")],
+)
+def test_a_dagster_yaml_of_an_earlier_version_gets_the_new_module_of_its_run_launcher(
+    tmp_path: Path, written: str, module: str
+) -> None:
+    mine = tmp_path / "dagster.yaml"
+    text = (
+        "# stash_sense_pipeline.orchestration.execution was here\n"
+        "run_launcher:\n  module: {module}\n  class: {written}\ntelemetry: {{enabled: true}}\n"
+    )
+    old = text.format(module="stash_sense_pipeline.orchestration.execution", written=written)
+    mine.write_text(old)
+    mine.chmod(0o640)
+    prepare_home(tmp_path)
+    assert mine.read_text() == text.format(
+        module=f"stash_sense_pipeline.deployment.{module}", written=written
+    )
+    assert mine.stat().st_mode & 0o777 == 0o640
+    prepare_home(tmp_path)
+    if written == "WatchedRunLauncher":
+        with open_instance(tmp_path) as instance:
+            assert type(instance.run_launcher).__name__ == written
+
+
 def test_the_code_location_has_one_name_everywhere() -> None:
     workspace = yaml.safe_load(shipped_file("workspace.yaml").read_text())
     module = workspace["load_from"][0]["python_module"]

@@ -14,7 +14,8 @@ import yaml
 from dagster._core.instance.config import dagster_instance_config
 
 from stash_sense_pipeline.deployment.dagster_instance import open_instance
-from stash_sense_pipeline.deployment.docker_launcher import PoolDockerRunLauncher, WatchedRunLauncher
+from stash_sense_pipeline.deployment.docker_launcher import PoolDockerRunLauncher
+from stash_sense_pipeline.deployment.process_launcher import WatchedRunLauncher
 
 PROJECT = Path(__file__).parent.parent.parent
 COMPOSE = PROJECT / "docker-compose.yml"

@@ -28,7 +28,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import embeddings, faces, identities, source_images
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.deployment import docker_launcher
+from stash_sense_pipeline.deployment import process_launcher
 from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.deployment.dagster_instance import open_instance
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_before_it_reported_its_process_fails_after_a_whil
             dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, "refresh_source"), run.run_id
         )
         for reports_within, status in ((300, dg.DagsterRunStatus.STARTED), (0, dg.DagsterRunStatus.FAILURE)):
-            monkeypatch.setattr(docker_launcher, "_REPORTS_WITHIN_SECONDS", reports_within)
+            monkeypatch.setattr(process_launcher, "REPORTS_WITHIN_SECONDS", reports_within)
             daemons_look(instance)
             found = instance.get_run_by_id(run.run_id)
             assert found is not None

@@ -20,15 +20,15 @@ from dagster._core.launcher import WorkerStatus
 from docker.models.containers import _create_container_args
 
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.deployment import docker_launcher
+from stash_sense_pipeline.deployment import docker_launcher, process_launcher
 from stash_sense_pipeline.deployment.docker_launcher import (
     GPU_REQUEST,
     PoolDockerRunLauncher,
     PoolDockerStepHandler,
-    WatchedRunLauncher,
     engine_problem,
     forwarded_variables,
 )
+from stash_sense_pipeline.deployment.process_launcher import WatchedRunLauncher
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
@@ -228,7 +228,7 @@ def test_a_number_that_belongs_to_a_younger_process_is_not_the_run(
     with dg.DagsterInstance.ephemeral() as instance:
         run = reported(instance, definitions, os.getpid())
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
-        monkeypatch.setattr(docker_launcher, "_process_started", lambda pid: time.time() + 3600)
+        monkeypatch.setattr(process_launcher, "_process_started", lambda pid: time.time() + 3600)
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
 
 

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from stash_sense_pipeline.foundation.errors import ArchiveError, ReleaseError
+from stash_sense_pipeline.foundation.errors import (
+    ArchiveError,
+    ReleaseError,
+)
 from stash_sense_pipeline.foundation.files import replacing, sha256_file
+from stash_sense_pipeline.foundation.json_file import LARGE, SMALL
+from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_zip
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.build.staging import disk_errors
-from stash_sense_pipeline.release.checks.opened_release import opened_archive
-from stash_sense_pipeline.release.contract import MANIFEST
+from stash_sense_pipeline.release.contract import (
+    FACES_JSON,
+    MANIFEST,
+    PERFORMERS_DB,
+    PERFORMERS_JSON,
+    TATTOO_JSON,
+)
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 # Large, because whoever packs beside another thread waits for it after every block.
@@ -55,3 +67,53 @@ def check_zip(path: Path, release: Path) -> None:
     if found != expected:
         wrong = sorted(set(found.items()) ^ set(expected.items()))[0][0]
         raise ReleaseError(f"{wrong} in {path.name} is not the file of the manifest; publish again")
+
+
+# A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
+MAX_RELEASE_BYTES = 8 * 1024**3
+
+
+# The predecessor's database of 107,759 performers has about 200 MB.
+_MAX_BYTES: Mapping[str, int] = {
+    MANIFEST: SMALL.size,
+    FACES_JSON: LARGE.size,
+    PERFORMERS_JSON: LARGE.size,
+    TATTOO_JSON: LARGE.size,
+    PERFORMERS_DB: 2 * 1024**3,
+}
+
+
+# Of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
+MAX_ROWS = 3_000_000
+
+
+# Of one element of an index: 1,280 numbers of the largest vectors take 5 KiB, 96 links and their levels 1 KiB.
+MAX_BYTES_A_VECTOR = 16 * 1024
+
+
+INDEX_SLACK = 1024**2
+
+
+# Nine files in the contract; the check of the files names what is too many. Vectors do not compress, JSON to a tenth.
+_ZIP_LIMITS = ZipLimits(entries=64, size=MAX_RELEASE_BYTES, ratio=10)
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raises ValueError when a file, by name, has more bytes than a release needs, or all of them together."""
+    for name, size in sizes.items():
+        limit = _MAX_BYTES.get(name, MAX_RELEASE_BYTES)
+        if size > limit:
+            raise ValueError(f"{name} has {size} bytes, and at most {limit} are allowed")
+    total = sum(sizes.values())
+    if total > MAX_RELEASE_BYTES:
+        raise ValueError(f"the files have {total} bytes, and at most {MAX_RELEASE_BYTES} are allowed")
+
+
+@contextmanager
+def opened_archive(path: Path) -> Iterator[OpenedZip]:
+    """Opens the zip of a release and judges its directory and sizes. Raises ArchiveError and ValueError for what is no
+    zip of a release, before anything is unpacked, and OSError.
+    """
+    with open_zip(path, _ZIP_LIMITS) as archive:
+        check_sizes(archive.sizes)
+        yield archive

@@ -6,7 +6,7 @@ import sqlite3
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +18,19 @@ from stash_sense_pipeline.foundation.errors import (
     ReleaseError,
     StashSenseError,
 )
-from stash_sense_pipeline.foundation.json_file import LARGE, SMALL, read_json
+from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.foundation.sqlite_file import (
     check_objects,
     open_read_only,
     run_checks,
     time_allowed,
 )
-from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_zip, room_for
+from stash_sense_pipeline.foundation.zip_file import OpenedZip, room_for
+from stash_sense_pipeline.release.build.archive import INDEX_SLACK, MAX_BYTES_A_VECTOR, MAX_ROWS
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import (
     FACES_JSON,
     INDEX_FILES,
-    MANIFEST,
     PERFORMERS_DB,
     PERFORMERS_JSON,
     REQUIRED_MODELS,
@@ -38,45 +38,6 @@ from stash_sense_pipeline.release.contract import (
     TATTOO_INDEX,
     TATTOO_JSON,
 )
-
-# A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
-MAX_RELEASE_BYTES = 8 * 1024**3
-# The predecessor's database of 107,759 performers has about 200 MB.
-_MAX_BYTES: Mapping[str, int] = {
-    MANIFEST: SMALL.size,
-    FACES_JSON: LARGE.size,
-    PERFORMERS_JSON: LARGE.size,
-    TATTOO_JSON: LARGE.size,
-    PERFORMERS_DB: 2 * 1024**3,
-}
-# Of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
-_MAX_ROWS = 3_000_000
-# Of one element of an index: 1,280 numbers of the largest vectors take 5 KiB, 96 links and their levels 1 KiB.
-_MAX_BYTES_A_VECTOR = 16 * 1024
-_INDEX_SLACK = 1024**2
-# Nine files in the contract; the check of the files names what is too many. Vectors do not compress, JSON to a tenth.
-_ZIP_LIMITS = ZipLimits(entries=64, size=MAX_RELEASE_BYTES, ratio=10)
-
-
-def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raises ValueError when a file, by name, has more bytes than a release needs, or all of them together."""
-    for name, size in sizes.items():
-        limit = _MAX_BYTES.get(name, MAX_RELEASE_BYTES)
-        if size > limit:
-            raise ValueError(f"{name} has {size} bytes, and at most {limit} are allowed")
-    total = sum(sizes.values())
-    if total > MAX_RELEASE_BYTES:
-        raise ValueError(f"the files have {total} bytes, and at most {MAX_RELEASE_BYTES} are allowed")
-
-
-@contextmanager
-def opened_archive(path: Path) -> Iterator[OpenedZip]:
-    """Opens the zip of a release and judges its directory and sizes. Raises ArchiveError and ValueError for what is no
-    zip of a release, before anything is unpacked, and OSError.
-    """
-    with open_zip(path, _ZIP_LIMITS) as archive:
-        check_sizes(archive.sizes)
-        yield archive
 
 
 def unpack(archive: OpenedZip, directory: Path) -> None:
@@ -164,10 +125,10 @@ class OpenedRelease:
         for name, entries in listed.items():
             path = self.directory / name
             size = path.stat().st_size if path.is_file() else 0
-            if size <= _INDEX_SLACK:
+            if size <= INDEX_SLACK:
                 continue
             count = self._count(entries)
-            if size > _INDEX_SLACK + count * _MAX_BYTES_A_VECTOR:
+            if size > INDEX_SLACK + count * MAX_BYTES_A_VECTOR:
                 raise ValueError(f"{name} has {size} bytes, too many for the {count} entries of {entries}")
 
     def _count(self, name: str) -> int:
@@ -194,7 +155,7 @@ class OpenedRelease:
     def check_database(self) -> None:
         """Raises DatabaseFileError when SQLite finds damage in performers.db, or a table has too many rows."""
         with self.database() as connection:
-            run_checks(connection, TABLES, _MAX_ROWS)
+            run_checks(connection, TABLES, MAX_ROWS)
 
 
 # What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.

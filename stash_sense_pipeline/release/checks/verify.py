@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.release.build.archive import check_sizes, opened_archive
 from stash_sense_pipeline.release.build.manifest import NewerReleaseError
 from stash_sense_pipeline.release.checks import database_checks, index_checks, json_checks
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
@@ -17,9 +18,7 @@ from stash_sense_pipeline.release.checks.opened_release import (
     DAMAGE,
     MAX_DETAIL,
     OpenedRelease,
-    check_sizes,
     one_line,
-    opened_archive,
     refuse_examples,
     room_to_unpack,
     unpack,

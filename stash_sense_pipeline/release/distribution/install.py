@@ -21,10 +21,11 @@ from stash_sense_pipeline.foundation.files import (
 )
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.zip_file import room_for
+from stash_sense_pipeline.release.build.archive import check_sizes, opened_archive
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.check_result import failures
-from stash_sense_pipeline.release.checks.opened_release import check_sizes, opened_archive, unpack
+from stash_sense_pipeline.release.checks.opened_release import unpack
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import MANIFEST, OPTIONAL_FILES, REQUIRED_FILES
 from stash_sense_pipeline.release.versions import is_version

@@ -10,7 +10,7 @@ from pathlib import Path
 from stash_sense_pipeline.foundation.errors import ArchiveError, ReleaseError
 from stash_sense_pipeline.foundation.private_work import private_work
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-from stash_sense_pipeline.release.checks.opened_release import opened_archive
+from stash_sense_pipeline.release.build.archive import opened_archive
 from stash_sense_pipeline.release.checks.suppression_check import HeldKeys, held_keys
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, zip_name
 from stash_sense_pipeline.release.versions import is_version, latest_release, remove_release
