@@ -53,12 +53,12 @@ bench: setup
 
 # The pages that are made from the code, and the site into site/.
 docs: setup
-	$(BIN)/python -m stash_sense_pipeline_tests.generated_docs
+	$(BIN)/python -m stash_sense_pipeline_tests.tools.generated_docs
 	$(BIN)/mkdocs build -q
 
 # docs/examples, which the page of commands shows: every command is run on the data of a demo. `make docs` after it.
 examples: setup
-	$(BIN)/python -m stash_sense_pipeline_tests.documented_commands
+	$(BIN)/python -m stash_sense_pipeline_tests.tools.documented_commands
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis

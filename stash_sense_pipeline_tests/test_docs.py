@@ -18,7 +18,7 @@ from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.settings.environment import read_environment
 from stash_sense_pipeline.settings.sources_file import load_settings
-from stash_sense_pipeline_tests.generated_docs import DOCS, VARIABLES, pages
+from stash_sense_pipeline_tests.tools.generated_docs import DOCS, VARIABLES, pages
 
 PROJECT = DOCS.parent
 TEXTS = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from stash_sense_pipeline.foundation.files import write_atomically
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 
 DEMO_PACK = Path(__file__).with_name("demo_pack")

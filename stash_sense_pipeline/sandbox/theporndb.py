@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from stash_sense_pipeline.sandbox.box import ControlError
-from stash_sense_pipeline.sandbox.clock import Clock, parse_rfc3339
 from stash_sense_pipeline.sandbox.control import decode_picture
-from stash_sense_pipeline.sandbox.images import Picture, PictureStore, sniff
-from stash_sense_pipeline.sandbox.naming import slug
+from stash_sense_pipeline.sandbox.invented.clock import Clock, parse_rfc3339
+from stash_sense_pipeline.sandbox.invented.naming import slug
+from stash_sense_pipeline.sandbox.invented.pictures import Picture, PictureStore, sniff
+from stash_sense_pipeline.sandbox.stash_box.database import ControlError
 
 RESULT_CAP = 10_000
 _DEFAULT_PER_PAGE, _MAX_PER_PAGE = 20, 100

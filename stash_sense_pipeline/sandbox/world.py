@@ -12,18 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from stash_sense_pipeline.sandbox.box import (
-    BodyModification,
-    Box,
-    BoxOptions,
-    ImageRow,
-    Joins,
-    Link,
-    PerformerRow,
-)
-from stash_sense_pipeline.sandbox.clock import Clock, to_micros
-from stash_sense_pipeline.sandbox.images import Kind, Picture
-from stash_sense_pipeline.sandbox.naming import (
+from stash_sense_pipeline.sandbox.invented.clock import Clock, to_micros
+from stash_sense_pipeline.sandbox.invented.naming import (
     STYLES,
     Style,
     invent_handle,
@@ -32,8 +22,18 @@ from stash_sense_pipeline.sandbox.naming import (
     romanised,
     slug,
 )
-from stash_sense_pipeline.sandbox.sites.building import empty_sites, fill_sites
+from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite
+from stash_sense_pipeline.sandbox.sites.site_pages import empty_sites, fill_sites
+from stash_sense_pipeline.sandbox.stash_box.database import (
+    BodyModification,
+    Box,
+    BoxOptions,
+    ImageRow,
+    Joins,
+    Link,
+    PerformerRow,
+)
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 
 THEPORNDB = "theporndb"

@@ -33,8 +33,14 @@ from stash_sense_pipeline.identity.linkage.evidence import NO_FACES, Faces, Pair
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.sandbox.population import HOSTS, Population, Score, make_population, score
 from stash_sense_pipeline_tests.bench.table import Row
+from stash_sense_pipeline_tests.identity.invented_population import (
+    HOSTS,
+    Population,
+    Score,
+    make_population,
+    score,
+)
 
 _MODELS = ("arcface", "facenet")
 _DIM = 512

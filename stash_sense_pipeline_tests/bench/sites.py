@@ -23,7 +23,7 @@ _REPEAT = 20
 def rows() -> Iterator[Row]:
     """The slowest and the fastest of ten sites against the pace allowed, the peak memory of a process that reads them
     all, and the slowest site's time for a page of 200 kB."""
-    from stash_sense_pipeline.sandbox.serve import SandboxServers
+    from stash_sense_pipeline.sandbox.servers import SandboxServers
 
     with SandboxServers(_world()) as servers:
         addresses = {name: servers.url(name) for name in servers.world.sites}
@@ -56,8 +56,8 @@ def rows() -> Iterator[Row]:
 
 def _world():
     """Pages without pictures: of each site the same people, all of them listed."""
-    from stash_sense_pipeline.sandbox.sites.building import SLUGS
     from stash_sense_pipeline.sandbox.sites.model import SitePage
+    from stash_sense_pipeline.sandbox.sites.site_pages import SLUGS
     from stash_sense_pipeline.sandbox.world import World
 
     world = World.empty()

@@ -91,7 +91,7 @@ def _served(*options: str) -> Iterator[tuple[str, str]]:
     command = [
         sys.executable,
         "-m",
-        "stash_sense_pipeline.sandbox.serve",
+        "stash_sense_pipeline.sandbox.servers",
         "--synthetic",
         str(_PERFORMERS),
         *options,

@@ -35,7 +35,7 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at

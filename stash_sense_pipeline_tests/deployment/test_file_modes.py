@@ -28,7 +28,7 @@ from stash_sense_pipeline.deployment.dagster_home import prepare_home, restrict_
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import private_opener
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 from stash_sense_pipeline_tests.postgres import free_port

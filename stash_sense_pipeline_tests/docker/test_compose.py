@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.docker.engine import (
     BASE,

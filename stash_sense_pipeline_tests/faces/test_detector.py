@@ -17,7 +17,7 @@ from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
 from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendering import (
     HELD_OUT_SEEDS,
     make_person,
     render_portrait,

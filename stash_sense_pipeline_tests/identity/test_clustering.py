@@ -12,7 +12,7 @@ from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_inte
 from stash_sense_pipeline.identity.linkage.evidence import find_evidence
 from stash_sense_pipeline.identity.linkage.permanent_ids import assign
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.sandbox.population import make_population, score
+from stash_sense_pipeline_tests.identity.invented_population import make_population, score
 from stash_sense_pipeline_tests.identity.population import HOSTS
 
 _URLS = [f"https://x.com/person{n}" for n in range(6)] + [

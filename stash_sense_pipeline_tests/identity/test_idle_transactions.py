@@ -10,7 +10,7 @@ from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
-from stash_sense_pipeline.sandbox.population import make_population
+from stash_sense_pipeline_tests.identity.invented_population import make_population
 from stash_sense_pipeline_tests.identity.population import HOSTS, NOW, store_many
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]

@@ -39,7 +39,7 @@ from stash_sense_pipeline.orchestration.automation.sensors import (
     stash_box_updates,
 )
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings

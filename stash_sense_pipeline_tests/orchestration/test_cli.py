@@ -14,7 +14,7 @@ import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 
 pytestmark = pytest.mark.slow

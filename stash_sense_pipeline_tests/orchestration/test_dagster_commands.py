@@ -16,7 +16,7 @@ from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.deployment.dagster_instance import open_instance
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline_tests.documented_commands import EXAMPLES, comparable, transcripts
+from stash_sense_pipeline_tests.tools.documented_commands import EXAMPLES, comparable, transcripts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

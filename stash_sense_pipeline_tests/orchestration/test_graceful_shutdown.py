@@ -24,7 +24,7 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.faces.collect import CollectLimits
 from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 
 PROJECT = shipped_file("workspace.yaml").parent

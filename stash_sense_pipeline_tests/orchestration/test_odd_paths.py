@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.deployment.test_serve import served_at
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sandbox.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendering import (
     DEMO_SEEDS,
     HELD_OUT_SEEDS,
     TRAIN_SEEDS,
@@ -26,7 +26,7 @@ from stash_sense_pipeline.sandbox.rendering import (
 
 _DIGESTS = """
 import hashlib
-from stash_sense_pipeline.sandbox.rendering import *
+from stash_sense_pipeline.sandbox.invented.rendering import *
 people = [make_person(seed) for seed in (3, 4)]
 for photo in (render_portrait(people[0], 7), render_group(people, 7), render_scenery(7)):
     print(hashlib.sha256(photo.image.tobytes()).hexdigest())

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sandbox.box import BoxOptions, ControlError, Link, Moment, Ties
-from stash_sense_pipeline.sandbox.clock import parse_rfc3339, rfc3339, to_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Picture
-from stash_sense_pipeline.sandbox.resolvers import Context
-from stash_sense_pipeline.sandbox.serve import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.stash_box import answer_query
+from stash_sense_pipeline.sandbox.invented.clock import parse_rfc3339, rfc3339, to_micros
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline.sandbox.stash_box.database import BoxOptions, ControlError, Link, Moment, Ties
+from stash_sense_pipeline.sandbox.stash_box.resolvers import Context
+from stash_sense_pipeline.sandbox.stash_box.server import answer_query
 from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, World
 
 BOX = "stashdb"
@@ -910,7 +910,7 @@ def test_the_settings_name_all_five_sources(demo):
 
 def test_another_process_changes_the_world_over_http(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "stash_sense_pipeline.sandbox.serve", "--people", "30"],
+        [sys.executable, "-m", "stash_sense_pipeline.sandbox.servers", "--people", "30"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

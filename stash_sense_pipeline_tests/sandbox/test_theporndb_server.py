@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import BROKEN, Picture
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.pictures import BROKEN, Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.theporndb import RESULT_CAP
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stash_sense_pipeline.sandbox.images import BROKEN, Kind, Picture, PictureStore, sniff
+from stash_sense_pipeline.sandbox.invented.pictures import BROKEN, Kind, Picture, PictureStore, sniff
 from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, THEPORNDB, World
 
 
@@ -49,7 +49,7 @@ def test_it_is_made_quickly_and_without_drawing_anything(monkeypatch):
     def refuse(*_):
         raise AssertionError("a picture was drawn")
 
-    monkeypatch.setattr("stash_sense_pipeline.sandbox.images._render", refuse)
+    monkeypatch.setattr("stash_sense_pipeline.sandbox.invented.pictures._render", refuse)
     started = time.thread_time()  # other work on the machine must not fail the test
     World.demo()
     assert time.thread_time() - started < 1.0

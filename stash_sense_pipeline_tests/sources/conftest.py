@@ -14,9 +14,9 @@ import sqlalchemy as sa
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
-from stash_sense_pipeline.sandbox.box import Box, BoxOptions
-from stash_sense_pipeline.sandbox.clock import from_micros
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.servers import SandboxServers
+from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http.polite_client import Patience, PoliteClient

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots

@@ -19,11 +19,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.errors import Outcome
-from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Moment, Ties
-from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Picture
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers
+from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions, Moment, Ties
 from stash_sense_pipeline_tests.sources.conftest import refresh_from
 from stash_sense_pipeline_tests.sources.truth import buried, differences
 

@@ -28,8 +28,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_h
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Kind
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.pictures import Kind
+from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.sites.model import Behaviour
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import GlobalSettings, StashBoxSettings

@@ -25,7 +25,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
-from stash_sense_pipeline.sandbox.box import Box
+from stash_sense_pipeline.sandbox.stash_box.database import Box
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
 from stash_sense_pipeline.sources.legacy_reader import Legacy, read_legacy

@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 
 from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.sites.model import Behaviour, SitePage
-from stash_sense_pipeline.sandbox.solvers import AGENT, Chrome, FlareSolverr
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher, why_no_fetcher
 from stash_sense_pipeline.sources.reference_sites.flaresolverr import FlareSolverrFetcher
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector, Target, Visit
+from stash_sense_pipeline_tests.sources.page_solvers import AGENT, Chrome, FlareSolverr
 from stash_sense_pipeline_tests.sources.sites import IMPATIENT, site_settings
 
 PAGE = SitePage(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sandbox.images import Kind, Picture
-from stash_sense_pipeline.sandbox.sites.building import SHAPES
+from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.model import CHALLENGE, SandboxSite, SitePage
+from stash_sense_pipeline.sandbox.sites.site_pages import SHAPES
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.sources.reference_sites.page import Page, fold
 from stash_sense_pipeline.sources.reference_sites.registry import SITES

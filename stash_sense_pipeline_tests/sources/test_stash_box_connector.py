@@ -11,11 +11,11 @@ import pytest
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
-from stash_sense_pipeline.sandbox.box import BodyModification, Box, BoxOptions, Link, Moment
-from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Picture
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers
+from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, BoxOptions, Link, Moment
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import Page, StashBoxConnector
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED

@@ -23,11 +23,11 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
-from stash_sense_pipeline.sandbox.box import Box, BoxOptions, Link, Moment, Ties
-from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Picture
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers
+from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions, Link, Moment, Ties
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline_tests.sources.conftest import refresh_from

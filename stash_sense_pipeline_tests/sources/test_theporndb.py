@@ -16,10 +16,10 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sandbox import theporndb as server_module
-from stash_sense_pipeline.sandbox.clock import from_micros
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
-from stash_sense_pipeline.sandbox.images import Picture
-from stash_sense_pipeline.sandbox.serve import SandboxServers
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient

@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.sandbox.box import Box
-from stash_sense_pipeline.sandbox.clock import from_micros
+from stash_sense_pipeline.sandbox.invented.clock import from_micros
+from stash_sense_pipeline.sandbox.stash_box.database import Box
 
 P = schema.source_performers
 _COLUMNS = (

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
-from stash_sense_pipeline.sandbox.images import Picture
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.sites.model import (
     AGE_GATE,
     Reply,

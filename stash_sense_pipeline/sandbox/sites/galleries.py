@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import quote
 
-from stash_sense_pipeline.sandbox.images import Picture
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.sites.model import (
     Reply,
     SandboxSite,

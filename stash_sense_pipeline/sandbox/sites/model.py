@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import quote
 
-from stash_sense_pipeline.sandbox.images import Picture
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
 
 # The cookie of a browser that passed the challenge.
 CLEARANCE = "sandbox-passed"

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stash_sense_pipeline.sandbox.clock import Clock
-from stash_sense_pipeline.sandbox.images import PictureStore, sniff
+from stash_sense_pipeline.sandbox.invented.clock import Clock
+from stash_sense_pipeline.sandbox.invented.pictures import PictureStore, sniff
 from stash_sense_pipeline.sandbox.sites.model import AGE_GATE, CHALLENGE, CLEARANCE, Reply, SandboxSite
 
 # Sites that keep pictures from other sites: they want a page of their own as Referer.

@@ -12,10 +12,19 @@ from typing import Any, NamedTuple
 
 from graphql import GraphQLError, GraphQLObjectType, GraphQLResolveInfo, GraphQLSchema, GraphQLUnionType
 
-from stash_sense_pipeline.sandbox.box import Box, Edit, ImageRow, Link, Moment, PerformerRow, Related, Site
-from stash_sense_pipeline.sandbox.clock import from_micros, parse_rfc3339, rfc3339
-from stash_sense_pipeline.sandbox.fast_execution import Getter, RootResolver
-from stash_sense_pipeline.sandbox.stash_box_schema import stash_box_schema
+from stash_sense_pipeline.sandbox.invented.clock import from_micros, parse_rfc3339, rfc3339
+from stash_sense_pipeline.sandbox.stash_box.database import (
+    Box,
+    Edit,
+    ImageRow,
+    Link,
+    Moment,
+    PerformerRow,
+    Related,
+    Site,
+)
+from stash_sense_pipeline.sandbox.stash_box.fast_execution import Getter, RootResolver
+from stash_sense_pipeline.sandbox.stash_box.graphql_schema import stash_box_schema
 
 _DEFAULT_PER_PAGE = 25
 _SHAPE = attrgetter("shape")

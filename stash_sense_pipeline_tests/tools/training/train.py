@@ -13,8 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from stash_sense_pipeline.sandbox.training.data import Crops, Scenes, batches
-from stash_sense_pipeline.sandbox.training.nets import ANCHORS, STRIDES, CosineMarginHead, Detector, Embedder
+from stash_sense_pipeline_tests.tools.training.data import Crops, Scenes, batches
+from stash_sense_pipeline_tests.tools.training.nets import (
+    ANCHORS,
+    STRIDES,
+    CosineMarginHead,
+    Detector,
+    Embedder,
+)
 
 log = logging.getLogger(__name__)
 

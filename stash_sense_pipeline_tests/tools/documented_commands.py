@@ -21,9 +21,9 @@ from pathlib import Path
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK, demo_world
-from stash_sense_pipeline_tests.generated_docs import DOCS
 from stash_sense_pipeline_tests.postgres import free_port
 from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
+from stash_sense_pipeline_tests.tools.generated_docs import DOCS
 
 EXAMPLES = DOCS / "examples"
 PROGRAM = Path(sys.executable).with_name("stash-sense")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
-from stash_sense_pipeline.sandbox.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendering import (
     TRAIN_SEEDS,
     Face,
     Photo,
@@ -23,7 +23,7 @@ from stash_sense_pipeline.sandbox.rendering import (
     render_portrait,
     render_scenery,
 )
-from stash_sense_pipeline.sandbox.training.evaluate import through_jpeg
+from stash_sense_pipeline_tests.tools.training.evaluate import through_jpeg
 
 MAX_FACES = 6
 _SCENE_STREAM, _CROP_STREAM = 21, 22

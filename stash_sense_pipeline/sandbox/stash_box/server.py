@@ -25,10 +25,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from stash_sense_pipeline.sandbox.box import Box, ImageRow, Moment
-from stash_sense_pipeline.sandbox.fast_execution import Plan, compile_plan
-from stash_sense_pipeline.sandbox.images import PictureStore, sniff
-from stash_sense_pipeline.sandbox.resolvers import FAST_ROOTS, GETTERS, Context, executable_schema
+from stash_sense_pipeline.sandbox.invented.pictures import PictureStore, sniff
+from stash_sense_pipeline.sandbox.stash_box.database import Box, ImageRow, Moment
+from stash_sense_pipeline.sandbox.stash_box.fast_execution import Plan, compile_plan
+from stash_sense_pipeline.sandbox.stash_box.resolvers import FAST_ROOTS, GETTERS, Context, executable_schema
 
 _PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 _VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"

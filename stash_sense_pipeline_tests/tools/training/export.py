@@ -13,7 +13,7 @@ from torch import nn
 
 from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, DetectorSpec
 from stash_sense_pipeline.foundation.files import replacing, sha256_file, write_atomically
-from stash_sense_pipeline.sandbox.training.nets import STRIDES, Detector, Embedder
+from stash_sense_pipeline_tests.tools.training.nets import STRIDES, Detector, Embedder
 
 _OPSET = 17
 _THRESHOLD = 0.5

@@ -20,7 +20,7 @@ from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import load_pack
-from stash_sense_pipeline.sandbox.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendering import (
     HELD_OUT_SEEDS,
     Image,
     encode_jpeg,
@@ -185,7 +185,7 @@ def main(arguments: list[str]) -> int:
     """Logs the report of the pack directory named on the command line; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if len(arguments) not in (1, 2):
-        log.error("usage: python -m stash_sense_pipeline.sandbox.training.evaluate PACK_DIR [PEOPLE]")
+        log.error("usage: python -m stash_sense_pipeline_tests.tools.training.evaluate PACK_DIR [PEOPLE]")
         return 2
     cv2.setNumThreads(1)
     for line in report(Path(arguments[0]), int(arguments[1]) if len(arguments) == 2 else 400):

@@ -135,7 +135,7 @@ def _render(picture: Picture) -> bytes:
 
 
 def _photo(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox import rendering
+    from stash_sense_pipeline.sandbox.invented import rendering
 
     people = [
         rendering.make_person(rendering.DEMO_SEEDS[number], feminine)
@@ -153,7 +153,7 @@ def _photo(picture: Picture) -> bytes:
 def _plain(picture: Picture) -> bytes:
     import numpy as np
 
-    from stash_sense_pipeline.sandbox.rendering import encode_jpeg
+    from stash_sense_pipeline.sandbox.invented.rendering import encode_jpeg
 
     width, height = picture.size
     # A block of random tiles: different seeds give different bytes, and encoding stays cheap.
@@ -178,7 +178,7 @@ def _resize(data: bytes, longest: int) -> bytes:
 
 
 def _cut_out_face(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox import rendering
+    from stash_sense_pipeline.sandbox.invented import rendering
 
     person = rendering.make_person(rendering.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
     photo = rendering.render_portrait(person, picture.seed, picture.size)

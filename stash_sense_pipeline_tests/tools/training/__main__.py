@@ -8,15 +8,15 @@ from pathlib import Path
 import click
 import torch
 
-from stash_sense_pipeline.sandbox.training.data import make_crops, make_scenes
-from stash_sense_pipeline.sandbox.training.evaluate import report
-from stash_sense_pipeline.sandbox.training.export import (
+from stash_sense_pipeline_tests.tools.training.data import make_crops, make_scenes
+from stash_sense_pipeline_tests.tools.training.evaluate import report
+from stash_sense_pipeline_tests.tools.training.export import (
     detector_spec,
     export_detector,
     export_embedder,
     write_pack,
 )
-from stash_sense_pipeline.sandbox.training.train import train_detector, train_embedder
+from stash_sense_pipeline_tests.tools.training.train import train_detector, train_embedder
 
 log = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.sandbox.box import Box, Joins, Link
-from stash_sense_pipeline.sandbox.images import Kind, Picture
-from stash_sense_pipeline.sandbox.naming import Style, invent_name, slug
+from stash_sense_pipeline.sandbox.invented.naming import Style, invent_name, slug
+from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite, SitePage
+from stash_sense_pipeline.sandbox.stash_box.database import Box, Joins, Link
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sandbox.world import InventedPerson, World

@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
-from stash_sense_pipeline.sandbox.clock import Clock
-from stash_sense_pipeline.sandbox.images import Picture
+from stash_sense_pipeline.sandbox.invented.clock import Clock
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
 
 
 class ControlError(StashSenseError):

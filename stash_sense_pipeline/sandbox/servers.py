@@ -18,13 +18,13 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from stash_sense_pipeline.sandbox.clock import Clock
 from stash_sense_pipeline.sandbox.control import box_operations, control_route
 from stash_sense_pipeline.sandbox.faults import FaultyServer, Traffic
-from stash_sense_pipeline.sandbox.images import PictureStore
-from stash_sense_pipeline.sandbox.sites.building import BY_NAME
+from stash_sense_pipeline.sandbox.invented.clock import Clock
+from stash_sense_pipeline.sandbox.invented.pictures import PictureStore
 from stash_sense_pipeline.sandbox.sites.server import SiteServer, site_operations
-from stash_sense_pipeline.sandbox.stash_box import StashBoxServer
+from stash_sense_pipeline.sandbox.sites.site_pages import BY_NAME
+from stash_sense_pipeline.sandbox.stash_box.server import StashBoxServer
 from stash_sense_pipeline.sandbox.theporndb import ThePornDBServer, theporndb_operations
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 

@@ -1,0 +1,1 @@
+"""A stash-box server."""

@@ -1,0 +1,1 @@
+"""Trains the demo model pack: needs torch, except `data` and `evaluate`."""
