@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from stash_sense_pipeline.foundation.files import write_atomically
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 DEMO_PACK = Path(__file__).with_name("demo_pack")
 SEED = 1
@@ -43,7 +43,9 @@ def demo_world(data_dir: Path) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _servers(ports: dict[str, int], pictures: Path) -> Iterator[SandboxServers]:
-    servers = SandboxServers(World.demo(seed=SEED, people=PEOPLE), ports=ports, picture_directory=pictures)
+    servers = SandboxServers(
+        make_demo_world(seed=SEED, people=PEOPLE), ports=ports, picture_directory=pictures
+    )
     try:
         servers.start()
     except OSError:

@@ -91,7 +91,7 @@ def _served(*options: str) -> Iterator[tuple[str, str]]:
     command = [
         sys.executable,
         "-m",
-        "stash_sense_pipeline.sandbox.servers",
+        "stash_sense_pipeline_tests.tools.serve_sandbox",
         "--synthetic",
         str(_PERFORMERS),
         *options,

@@ -35,8 +35,8 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 from stash_sense_pipeline_tests.postgres import running_server, server_program
@@ -210,7 +210,7 @@ def test_a_database_server_that_restarts_under_a_build_costs_a_batch(tmp_path: P
     with (
         running_server(program) as server,
         server.database() as url,
-        SandboxServers(World.demo(seed=6, people=60)) as servers,
+        SandboxServers(make_demo_world(seed=6, people=60)) as servers,
     ):
         (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers, rate_limit=1200)))
         first = building(tmp_path, servers, STASH_SENSE_CATALOG_URL=url)
@@ -237,7 +237,7 @@ def test_a_volume_that_is_full_costs_a_batch(tmp_path: Path) -> None:
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("nothing can be mounted here")
     try:
-        with SandboxServers(World.demo(seed=6, people=60)) as servers:
+        with SandboxServers(make_demo_world(seed=6, people=60)) as servers:
             (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers)))
             code, said, complaint = ended(building(tmp_path, servers))
             assert code == 1, said

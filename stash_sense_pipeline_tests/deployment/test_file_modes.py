@@ -28,8 +28,8 @@ from stash_sense_pipeline.deployment.dagster_home import prepare_home, restrict_
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import private_opener
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 from stash_sense_pipeline_tests.postgres import free_port
 
@@ -118,7 +118,7 @@ def operator(
     """After a build, a suppression, a second build, a served UI with a run, a backup and an installation."""
     home = tmp_path_factory.mktemp("operator")
     home.chmod(0o700)
-    with SandboxServers(World.demo(seed=4, people=24)) as servers, Watch(home) as watch:
+    with SandboxServers(make_demo_world(seed=4, people=24)) as servers, Watch(home) as watch:
         settings = sources_settings(servers)
         settings["stash_boxes"] = {name: settings["stash_boxes"][name] for name in ("stashdb", "fansdb")}
         (home / "sources.yaml").write_text(yaml.safe_dump(settings))

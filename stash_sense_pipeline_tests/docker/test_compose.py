@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.docker.engine import (
     BASE,
     BRIDGE,
@@ -194,7 +194,7 @@ def click_materialize(job: str, assets: list[str], source: str | None) -> str:
 @pytest.fixture(scope="module")
 def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The whole of docker-compose.yml, up, with two stash-boxes of the sandbox on the engine's bridge."""
-    with SandboxServers(World.demo(seed=6, people=30), host=BRIDGE) as servers:
+    with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as servers:
         made = Deployment(engine, tmp_path_factory.mktemp("compose"), servers)
         kept = sources_settings(servers)
         kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in SOURCES}

@@ -38,9 +38,9 @@ from stash_sense_pipeline.orchestration.automation.sensors import (
     publish_when_changed,
     stash_box_updates,
 )
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
@@ -120,7 +120,7 @@ def test_faces_that_are_about_to_be_embedded_are_waited_for(definitions: dg.Defi
 
 @pytest.mark.slow
 def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(tmp_path: Path) -> None:
-    with SandboxServers(World.demo(seed=3, people=12)) as servers:
+    with SandboxServers(make_demo_world(seed=3, people=12)) as servers:
         file = tmp_path / "sources.yaml"
         file.write_text(yaml.safe_dump(sources_settings(servers)))
         environment = environment_at(tmp_path, **servers.environment())

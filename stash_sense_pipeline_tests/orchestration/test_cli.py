@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ PROGRAM = Path(sys.executable).with_name("stash-sense")
 @pytest.fixture(scope="module")
 def servers() -> Iterator[SandboxServers]:
     """A small world, served."""
-    with SandboxServers(World.demo(seed=2, people=24)) as running:
+    with SandboxServers(make_demo_world(seed=2, people=24)) as running:
         yield running
 
 

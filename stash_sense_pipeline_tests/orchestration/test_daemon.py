@@ -18,8 +18,8 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 PROJECT = shipped_file("workspace.yaml").parent
 WITHIN_SECONDS = 480
@@ -32,7 +32,7 @@ def _dagster(program: str, *arguments: str) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_SECONDS + 180)
 def test_the_daemon_carries_news_of_a_stash_box_into_a_release(tmp_path: Path) -> None:
-    with SandboxServers(World.demo(seed=5, people=40)) as servers:
+    with SandboxServers(make_demo_world(seed=5, people=40)) as servers:
         kept = sources_settings(servers)
         kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in ("stashdb", "fansdb")}
         (tmp_path / "sources.yaml").write_text(yaml.safe_dump(kept))

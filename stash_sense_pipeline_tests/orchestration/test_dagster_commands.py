@@ -16,8 +16,8 @@ from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.deployment.dagster_instance import open_instance
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ README = shipped_file("workspace.yaml").with_name("README.md")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of an operator whose sources are a small world, with a DAGSTER_HOME."""
     home = tmp_path_factory.mktemp("operator")
-    with SandboxServers(World.demo(seed=4, people=16)) as servers:
+    with SandboxServers(make_demo_world(seed=4, people=16)) as servers:
         (home / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers)))
         yield {
             **os.environ,

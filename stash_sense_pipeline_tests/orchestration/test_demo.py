@@ -16,6 +16,7 @@ import pytest
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.sandbox.demo import PEOPLE, SEED, SITES, demo_world
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo
 
@@ -52,7 +53,7 @@ def test_the_run_history_names_nobody(demo: tuple[Path, str]) -> None:
 @pytest.fixture(scope="module")
 def world() -> World:
     """The world that the demo serves, for its truth."""
-    return World.demo(seed=SEED, people=PEOPLE)
+    return make_demo_world(seed=SEED, people=PEOPLE)
 
 
 def test_the_demo_ends_with_a_verified_release(demo: tuple[Path, str]) -> None:

@@ -24,8 +24,8 @@ from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.faces.collect import CollectLimits
 from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 PROJECT = shipped_file("workspace.yaml").parent
 FETCHES = CollectLimits().fetches
@@ -92,7 +92,7 @@ TAGS = ("--tags", '{"dagster/partition": "stashdb", "source": "stashdb"}')
 def test_a_run_that_is_ended_stores_all_that_it_fetched(
     tmp_path: Path, command: list[str], number: signal.Signals, status: str
 ) -> None:
-    with SandboxServers(World.demo(seed=6, people=60)) as servers:
+    with SandboxServers(make_demo_world(seed=6, people=60)) as servers:
         # Slow enough to be interrupted, and never twice at the same place.
         (tmp_path / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers, rate_limit=1200)))
         variables = {

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -33,7 +33,7 @@ REFUSED_IDS = ("a/b", "a b", "a\nb", "..", "a\u202eb", "x" * 301)
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory with settings for StashDB, in which some performers have odd ids."""
     home = tmp_path_factory.mktemp("hostile")
-    world = World.demo(seed=5, people=140)
+    world = make_demo_world(seed=5, people=140)
     box = world.boxes["stashdb"]
     ordinary = [key for key in box.performers if len(set(box.joins[key].images)) > 2]
     assert len(ordinary) > 2 * len(ODD_IDS + REFUSED_IDS)

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline_tests.deployment.test_serve import served_at
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 from stash_sense_pipeline_tests.postgres import free_port
@@ -47,7 +47,7 @@ REFUSED = {
 @pytest.fixture(scope="module")
 def servers() -> Iterator[SandboxServers]:
     """A small world, served."""
-    with SandboxServers(World.demo(seed=2, people=8)) as running:
+    with SandboxServers(make_demo_world(seed=2, people=8)) as running:
         yield running
 
 

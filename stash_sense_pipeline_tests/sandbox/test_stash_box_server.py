@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import parse_rfc3339, rfc3339, to_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
@@ -25,6 +26,7 @@ from stash_sense_pipeline.sandbox.stash_box.database import BoxOptions, ControlE
 from stash_sense_pipeline.sandbox.stash_box.resolvers import Context
 from stash_sense_pipeline.sandbox.stash_box.server import answer_query
 from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, World
+from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
 
 BOX = "stashdb"
 FULL = """
@@ -94,14 +96,14 @@ class Client:
 
 @pytest.fixture(scope="module")
 def demo():
-    with SandboxServers(World.demo()) as servers:
+    with SandboxServers(make_demo_world()) as servers:
         yield servers
 
 
 @pytest.fixture
 def small():
     """A world that the test may change."""
-    with SandboxServers(World.demo(people=60)) as servers:
+    with SandboxServers(make_demo_world(people=60)) as servers:
         yield servers
 
 
@@ -384,7 +386,7 @@ def test_the_quick_execution_answers_what_graphql_core_answers(
 
 
 def test_paging_by_time_loses_rows_and_paging_by_name_does_not():
-    world = World.synthetic(3000)
+    world = make_synthetic_world(3000)
     with SandboxServers(world) as servers:
         client = Client(servers)
         everything = set(world.boxes[BOX].performers)
@@ -860,12 +862,12 @@ def test_the_log_tells_when_each_request_came(small, client):
 
 
 def test_two_worlds_at_once_start_fast_and_stop_clean():
-    world = World.demo(people=20)
+    world = make_demo_world(people=20)
     before = threading.active_count()
     started = time.perf_counter()
     with SandboxServers(world) as first:
         assert time.perf_counter() - started < 1.0
-        with SandboxServers(World.demo(people=20)) as second:
+        with SandboxServers(make_demo_world(people=20)) as second:
             assert Client(first).page()["count"] == Client(second).page()["count"]
             assert first.url(BOX) != second.url(BOX)
     with pytest.raises(httpx.ConnectError):
@@ -910,7 +912,7 @@ def test_the_settings_name_all_five_sources(demo):
 
 def test_another_process_changes_the_world_over_http(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "stash_sense_pipeline.sandbox.servers", "--people", "30"],
+        [sys.executable, "-m", "stash_sense_pipeline_tests.tools.serve_sandbox", "--people", "30"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -959,7 +961,7 @@ def test_another_process_changes_the_world_over_http(tmp_path):
 
 @pytest.mark.slow
 def test_large_pages_of_a_large_box_are_quick():
-    world = World.synthetic(110_000)
+    world = make_synthetic_world(110_000)
     box = world.boxes[BOX]
     context = Context(box, True, "http://127.0.0.1:1")
     for sort in ("NAME", "UPDATED_AT"):

@@ -9,11 +9,13 @@ import httpx
 import numpy as np
 import pytest
 
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.pictures import BROKEN, Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.theporndb import RESULT_CAP
-from stash_sense_pipeline.sandbox.world import THEPORNDB, World
+from stash_sense_pipeline.sandbox.world import THEPORNDB
+from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
 
 
 class Client:
@@ -44,13 +46,13 @@ class Client:
 
 @pytest.fixture(scope="module")
 def demo():
-    with SandboxServers(World.demo()) as servers:
+    with SandboxServers(make_demo_world()) as servers:
         yield servers
 
 
 @pytest.fixture
 def small():
-    with SandboxServers(World.demo(people=40)) as servers:
+    with SandboxServers(make_demo_world(people=40)) as servers:
         yield servers
 
 
@@ -113,7 +115,7 @@ def test_an_empty_list_is_one_empty_page(demo):
 
 
 def test_lists_are_cut_at_the_cap_and_partitions_reach_everybody():
-    world = World.synthetic({THEPORNDB: 12_000})
+    world = make_synthetic_world({THEPORNDB: 12_000})
     with SandboxServers(world) as servers:
         client = Client(servers)
         assert client.page(per_page=100)["meta"]["total"] == RESULT_CAP

@@ -11,13 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.invented.pictures import BROKEN, Kind, Picture, PictureStore, sniff
-from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, THEPORNDB, World
+from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, THEPORNDB
+from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
 
 
 @pytest.fixture(scope="module")
 def world():
-    return World.demo()
+    return make_demo_world()
 
 
 def contents(world):
@@ -41,8 +43,8 @@ def persons_by_picture(world):
 
 
 def test_a_seed_gives_the_same_world_every_time(world):
-    assert contents(World.demo()) == contents(world)
-    assert contents(World.demo(seed=2)) != contents(world)
+    assert contents(make_demo_world()) == contents(world)
+    assert contents(make_demo_world(seed=2)) != contents(world)
 
 
 def test_it_is_made_quickly_and_without_drawing_anything(monkeypatch):
@@ -51,7 +53,7 @@ def test_it_is_made_quickly_and_without_drawing_anything(monkeypatch):
 
     monkeypatch.setattr("stash_sense_pipeline.sandbox.invented.pictures._render", refuse)
     started = time.thread_time()  # other work on the machine must not fail the test
-    World.demo()
+    make_demo_world()
     assert time.thread_time() - started < 1.0
 
 
@@ -262,7 +264,7 @@ def test_derived_pictures_are_smaller():
 
 
 def test_a_synthetic_world_has_the_size_and_ties_that_were_asked_for():
-    world = World.synthetic({"stashdb": 3000, THEPORNDB: 200, "fansdb": 10})
+    world = make_synthetic_world({"stashdb": 3000, THEPORNDB: 200, "fansdb": 10})
     assert world.boxes["stashdb"].count() == 3000
     assert len(world.theporndb.performers) == 200
     assert world.boxes["fansdb"].count() == 10
@@ -275,7 +277,7 @@ def test_a_synthetic_world_has_the_size_and_ties_that_were_asked_for():
 
 def test_a_small_world_works_too():
     for people in (1, 3, 12):
-        world = World.demo(people=people)
+        world = make_demo_world(people=people)
         assert set().union(*(source.people.values() for source in world.sources.values())) == set(
             range(people)
         )

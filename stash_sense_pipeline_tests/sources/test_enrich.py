@@ -27,6 +27,7 @@ from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.pictures import Kind
 from stash_sense_pipeline.sandbox.servers import SandboxServers
@@ -55,7 +56,7 @@ LISTED = tuple(name for name in SITES if name not in BY_NAME)
 @pytest.fixture(scope="module")
 def servers() -> Iterator[SandboxServers]:
     """A world of 80 people with all its servers."""
-    with SandboxServers(World.demo(seed=5, people=80)) as running:
+    with SandboxServers(make_demo_world(seed=5, people=80)) as running:
         yield running
 
 

@@ -23,12 +23,12 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import from_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions, Link, Moment, Ties
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline_tests.sources.conftest import refresh_from
 from stash_sense_pipeline_tests.sources.truth import buried, differences, images, links, live, rows
@@ -64,7 +64,7 @@ def small_pages(connector: Any) -> None:
 
 
 def test_a_backfill_equals_the_demo_world(any_catalog: sa.Engine) -> None:
-    world = World.demo(people=60)
+    world = make_demo_world(people=60)
     with SandboxServers(world) as servers:
         for name, box in world.boxes.items():
             report = refresh_from(servers, any_catalog, name, "auto", adjust=small_pages)

@@ -16,12 +16,12 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sandbox import theporndb as server_module
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import from_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
-from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.stash_boxes import theporndb_connector as connector_module
 from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport
@@ -340,7 +340,7 @@ def differences(engine: sa.Engine, store: ThePornDB) -> list[Any]:
 
 
 def test_a_backfill_equals_the_demo_world(any_catalog):
-    world = World.demo(people=60)
+    world = make_demo_world(people=60)
     with SandboxServers(world) as servers:
         report = refresh_from(servers, any_catalog, NAME, "auto")
         assert (report.mode, report.outcome, report.live) == (

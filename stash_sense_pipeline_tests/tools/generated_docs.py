@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.settings import schema
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 _MADE = "<!-- Made from the code by `make docs`; a test compares. -->\n"
 
 VARIABLES = {

@@ -5,19 +5,16 @@ from __future__ import annotations
 import random
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.sandbox.invented.naming import Style, invent_name, slug
+from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite, SitePage
 from stash_sense_pipeline.sandbox.stash_box.database import Box, Joins, Link
-
-if TYPE_CHECKING:
-    from stash_sense_pipeline.sandbox.world import InventedPerson, World
 
 SHAPES: tuple[type[SandboxSite], ...] = (
     encyclopedias.BabepediaSite,
@@ -44,23 +41,39 @@ def empty_sites() -> dict[str, SandboxSite]:
     return {shape.name: shape() for shape in SHAPES}
 
 
-def fill_sites(world: World, seed: int, people: int = 12) -> None:
-    """Gives each site pages of up to `people` people, and links to most of them from the boxes.
+def fill_sites(
+    sites: Mapping[str, SandboxSite],
+    people: Sequence[InventedPerson],
+    boxes: Mapping[str, Box],
+    seed: int,
+    most: int = 12,
+) -> None:
+    """Gives each site pages of up to `most` of the people, and links to most of them from the boxes.
 
     On every site: a namesake's page that nobody links to, a link to somebody else's page, one that was removed, one
     without a portrait, pictures of two people, and related people in the same mark-up.
     """
-    for site in world.sites.values():
-        _Filler(world, site, random.Random(f"{seed} {site.name}"), people).fill()
+    for place, site in enumerate(sites.values()):
+        first_picture = _FIRST_SEED + 1000 * place
+        _Filler(site, people, boxes, random.Random(f"{seed} {site.name}"), first_picture, most).fill()
 
 
 class _Filler:
-    def __init__(self, world: World, site: SandboxSite, rng: random.Random, people: int) -> None:
-        self._world = world
+    def __init__(
+        self,
+        site: SandboxSite,
+        people: Sequence[InventedPerson],
+        boxes: Mapping[str, Box],
+        rng: random.Random,
+        first_picture: int,
+        most: int,
+    ) -> None:
         self._site = site
+        self._everyone = people
+        self._boxes = boxes
         self._random = rng
-        self._people = people
-        self._seed = _FIRST_SEED + 1000 * list(world.sites).index(site.name)
+        self._most = most
+        self._seed = first_picture
         self._slug = SLUGS[site.name]
 
     def fill(self) -> None:
@@ -85,11 +98,11 @@ class _Filler:
                 self._link(chosen[3], pages[4])
 
     def _choose(self) -> list[InventedPerson]:
-        counts = Counter(person.name for person in self._world.people)
-        boxes = self._world.boxes
+        counts = Counter(person.name for person in self._everyone)
+        boxes = self._boxes
         able = [
             person
-            for person in self._world.people
+            for person in self._everyone
             if counts[person.name] == 1
             and person.gender == "FEMALE"
             and _latin(person) is not None
@@ -99,7 +112,7 @@ class _Filler:
                 for key, row in box.performers.items()
             )
         ]
-        return self._random.sample(able, min(self._people, len(able)))
+        return self._random.sample(able, min(self._most, len(able)))
 
     def _page(self, person: InventedPerson, place: int) -> SitePage:
         rng = self._random
@@ -161,7 +174,7 @@ class _Filler:
 
     def _couple(self, person: InventedPerson) -> Picture:
         self._seed += 1
-        other = self._random.choice(self._world.people)
+        other = self._random.choice(self._everyone)
         return Picture(
             self._seed,
             Kind.GROUP,
@@ -173,7 +186,7 @@ class _Filler:
     def _link(self, person: InventedPerson, page: SitePage) -> None:
         """Lists the page on the person's records in the boxes: on the first, and on some of the others."""
         first = True
-        for box in self._world.boxes.values():
+        for box in self._boxes.values():
             for key, number in box.people.items():
                 if number != person.number or box.performers[key].deleted or key not in box.joins:
                     continue

@@ -1,4 +1,4 @@
-"""`python -m stash_sense_pipeline.sandbox.training --out DIR`: makes and measures a demo pack."""
+"""`python -m stash_sense_pipeline_tests.tools.training --out DIR`: makes and measures a demo pack."""
 
 from __future__ import annotations
 
