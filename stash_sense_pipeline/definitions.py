@@ -1,4 +1,4 @@
-"""Everything that Dagster loads: assets, jobs, the schedule, sensors and resources, put together on one screen."""
+"""The Dagster code location: all assets, jobs, schedules, sensors and resources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backups: the catalog as of one moment, with the operator's own files, in one zip that any machine can restore.
+"""Backup and restore: the catalog and the operator's files in one zip.
 
 The catalog in it is a SQLite file, also when it comes from PostgreSQL, so that a backup can change between the two.
 """

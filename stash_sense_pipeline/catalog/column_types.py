@@ -1,4 +1,4 @@
-"""Column types that read and write the same on SQLite and PostgreSQL."""
+"""Column types that store equal values on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 

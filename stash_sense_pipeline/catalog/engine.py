@@ -1,4 +1,4 @@
-"""Opening the catalog: connection settings, migration to the current schema, the two kinds of transaction."""
+"""Opens the catalog: URL, connection settings, file checks, migrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing the rows of some records, whose key is a source and an identifier in it."""
+"""SQL conditions that select the rows of given records or images, in batches."""
 
 from __future__ import annotations
 

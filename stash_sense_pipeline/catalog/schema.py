@@ -1,4 +1,6 @@
-"""The tables of the catalog. A change here needs a migration in migrations/versions."""
+"""The tables of the catalog; a change here needs a migration.
+
+A change here needs a migration in migrations/versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run at a time for each source, whoever started it: two that read the same pages would ask its server twice."""
+"""The lock that lets one run at a time read a source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transactions: database errors in one line."""
+"""Transactions: consistent reads, exclusive writes, database errors in one line."""
 
 from __future__ import annotations
 

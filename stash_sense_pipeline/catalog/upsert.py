@@ -1,4 +1,4 @@
-"""Insert-or-update in bulk, the same on SQLite and PostgreSQL."""
+"""Bulk insert and upsert, the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 

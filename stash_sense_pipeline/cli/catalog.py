@@ -1,4 +1,4 @@
-"""Commands on the catalog: what it holds of each source, and taking over a predecessor's data."""
+"""Commands on the catalog: status, import of predecessor data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands share: the environment they run in, a release by its version, a free port, a table of lines."""
+"""Helpers of the commands: environment, release by version, free port, tables."""
 
 from __future__ import annotations
 

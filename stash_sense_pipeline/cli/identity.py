@@ -1,4 +1,4 @@
-"""Commands on identities: who is the same person, and why."""
+"""Commands on identities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands of an operator: make ready, serve the UI with the daemon, back up, restore."""
+"""Commands of an operator: prepare, serve, backup, restore."""
 
 from __future__ import annotations
 

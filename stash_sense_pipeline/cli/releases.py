@@ -1,4 +1,4 @@
-"""Commands on published releases, and on one that somebody hands over."""
+"""Commands on releases: verify, list, diff, prune, install, upload."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands by which a person can leave: the suppression list, who is withheld, and past releases."""
+"""Commands on suppressions: add, list, apply, review; revoke."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be true before the services start: directories that can be written, a sources file, databases, pool limits."""
+"""Prepares a deployment: directories, sources.yaml, databases, pool limits."""
 
 from __future__ import annotations
 

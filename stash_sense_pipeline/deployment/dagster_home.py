@@ -1,4 +1,4 @@
-"""The directories that services write to: may they, the dagster.yaml of DAGSTER_HOME, and the place of its one daemon.
+"""DAGSTER_HOME: writable, with dagster.yaml, its instance, and the lock of its one daemon.
 
 Imports no Dagster, which takes seconds.
 """

@@ -1,4 +1,4 @@
-"""Where runs and steps are carried out: as watched processes, or in containers that get a GPU when their pool says so.
+"""Run launcher and step executor for Docker; a GPU for steps of the gpu pool.
 
 One word on an asset, `pool="gpu"`, is both the limit on concurrent steps and the request for a device. Dagster stores with
 each run which pools its steps are in, however it was started, so the launcher below sees it for a sensor, a schedule, a

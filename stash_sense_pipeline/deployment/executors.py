@@ -1,4 +1,4 @@
-"""How the steps of a run are carried out, by the name that the operator gives in STASH_SENSE_EXECUTOR."""
+"""Chooses the executor: in process, Docker, Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding the configuration files that come with the program: sources.yaml, dagster.yaml and workspace.yaml."""
+"""Finds the configuration files that are installed with the package."""
 
 from __future__ import annotations
 

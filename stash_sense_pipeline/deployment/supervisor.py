@@ -1,4 +1,4 @@
-"""Running the Dagster UI, its code server and the daemon as children of this process, until somebody ends it.
+"""Runs UI, code server and daemon as child processes and restarts them.
 
 `dagster dev` starts them one after the other, which takes twice as long, and ends when the daemon or the UI is killed.
 """

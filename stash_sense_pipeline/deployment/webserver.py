@@ -1,4 +1,4 @@
-"""The process of the webserver: waits for the code server, then serves Dagster's UI behind our guard.
+"""The webserver process: waits for the code server, then serves.
 
 Dagster's own program `dagster-webserver` has no place for a middleware, so its application is put together here.
 """

@@ -1,4 +1,4 @@
-"""The streaming worker: fetch, decode, detect, align and store what the images of one source show."""
+"""The streaming worker of a source: fetches images, extracts faces, stores them in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Working off the aligned crops of a source that wait for their vectors."""
+"""Embeds the aligned crops of a source that lack a vector."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image is fetched next: people with the fewest faces first, and for nobody more than the cap needs.
+"""Fetch order of images: people with fewest faces first, no more than their cap.
 
 A copy of a picture that a person already has from this source is not another face of that person. Copies in other
 sources do not count here: they become known only with the identities, and what was enough yesterday must be enough

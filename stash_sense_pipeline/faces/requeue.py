@@ -1,4 +1,4 @@
-"""Making images pending again that a new model pack or looser rules may judge otherwise."""
+"""Requeues images that a new model pack or looser criteria may judge differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one tree of exceptions raised on purpose; everything a user can meet derives from it."""
+"""The exception tree, the typed outcomes of a request, and how many refusals in a row end a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes and hashes files: a crash leaves the old content or the new, and the umask decides nothing about their modes.
+"""Atomic file writes, fsync and SHA-256: after a crash a file is old or new, never partial.
 
 Files that others made are read within a limit.
 """

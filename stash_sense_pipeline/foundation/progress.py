@@ -1,4 +1,4 @@
-"""How a long step tells how far it is; whether that becomes a log line or a bar is the caller's."""
+"""Progress reporting: the callback type, log lines, terminal bars."""
 
 from __future__ import annotations
 

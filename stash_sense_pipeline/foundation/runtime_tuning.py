@@ -1,4 +1,4 @@
-"""Python's cycle collector, where it only costs: while millions of objects are made that nearly all are kept."""
+"""Runtime tuning: the cycle collector paused or made rare, free heap memory returned to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading an operator's YAML file, within limits, so that every complaint can name its file, line and key."""
+"""YAML with line numbers: every error names file, line and key."""
 
 from __future__ import annotations
 

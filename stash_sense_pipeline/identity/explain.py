@@ -1,4 +1,4 @@
-"""Why a record is in its identity: members, evidence and refused links, as lines of text."""
+"""Explains an identity as text: members, evidence, refused links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of identity that changed records can touch, computed by itself with the result of a run over everything.
+"""The incremental run: recomputes what changed records can affect, with the result of a full run.
 
 Evidence on a pair depends on the two records and on who else holds the keys they share; what is decided on a pair
 depends on the records that evidence ties to it, directly or in a chain. So an incremental run loads the records that

@@ -1,4 +1,4 @@
-"""A run of identity: evidence and components from what the catalog holds, and the differences stored.
+"""Brings identities up to date with the catalog, incrementally or from scratch.
 
 No transaction is open while anything is computed: what was read may be another state of the catalog by then, so the
 transaction that writes looks first whether it is.

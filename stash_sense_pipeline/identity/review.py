@@ -1,4 +1,4 @@
-"""What a person should look at: refused links, faces that nearly agree, collisions and hubs, as Markdown and CSV."""
+"""Review list for the operator: refused links, near matches, collisions, hubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a full and an incremental run of identity have in common: the rules, reading records, planning and writing."""
+"""Steps that full and incremental runs share: rules, loading records, storing results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The asset checks of a release: which results of the release room each shows, and whether it forbids publishing."""
+"""The asset checks of a release, and which of them block publication."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build says about each of its parts on a terminal: a line or two from the metadata of its assets."""
+"""The summary of a build on the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending a step at its next whole batch: on Ctrl-C, `dagster run terminate`, `docker stop` or an eviction."""
+"""Graceful shutdown: a signal ends a step after its current batch."""
 
 from __future__ import annotations
 

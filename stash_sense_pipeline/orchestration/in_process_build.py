@@ -1,4 +1,4 @@
-"""Running the jobs one after the other in this process, as `stash-sense build` and the demo do: no daemon, no queue."""
+"""Runs the jobs one after the other in this process, for `build` and `demo`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metadata of materializations: numbers to plot, column schemas, previews, and errors as one line.
+"""Metadata of materializations: numbers, column schemas, previews, one-line failures.
 
 Run history outlives the catalog and is outside its erasure, so no name, alias or profile URL of a person goes into it.
 """

@@ -1,4 +1,4 @@
-"""Names that more than one module of the orchestration uses: groups, jobs, tags, pools and asset keys."""
+"""Names that several modules use: asset keys, groups, jobs, tags, pools."""
 
 from __future__ import annotations
 

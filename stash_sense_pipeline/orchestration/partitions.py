@@ -1,4 +1,4 @@
-"""The one partitioning of the pipeline: by source, from sources.yaml."""
+"""The partitions: one for each source."""
 
 from __future__ import annotations
 

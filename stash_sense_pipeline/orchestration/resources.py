@@ -1,4 +1,4 @@
-"""What assets are handed at run time: plain objects of the rooms below, opened for one run and closed after it."""
+"""The resources of a run: settings, environment, catalog, progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Typed run configuration: what one run may set differently, in the Launchpad or through `stash-sense build`."""
+"""Run configuration: what one run may set differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Why every stored field is there, where it is from, and whether a release holds it. A field without a line here is a bug.
+"""Data inventory: purpose, origin and export of every stored column; a test fails for a missing one.
+
+A field without a line here is a bug.
 
 The test of this table fails when a column is added without one. Before you add a line, ask whether the job (find the
 performer on a picture, and say by which stage name and record) needs the field at all.

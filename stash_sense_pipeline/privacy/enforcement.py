@@ -1,4 +1,4 @@
-"""The suppressions that hold for a run: the operator's file taken over, and everything of these people erased."""
+"""Applies the operator's suppression list at the start of a run: import, erasure, redaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking suppressed people out of the catalog."""
+"""Erasure of suppressed people from every table of the catalog."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Which records are one person, by upstream merges, our identities and pages that nobody else lists; and which
-images are theirs.
-"""
+"""All records and images of one person: upstream merges, identities, exclusive pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who in the catalog lists a URL: one pass over the URLs, which hashes none of them."""
+"""Finds records by URL, id or slug, and images by URL."""
 
 from __future__ import annotations
 

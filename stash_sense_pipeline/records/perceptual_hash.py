@@ -1,4 +1,4 @@
-"""Whether two image files show the same picture, in whatever size, format or quality."""
+"""Perceptual hashes of images, and when two of them are copies of one picture."""
 
 from __future__ import annotations
 

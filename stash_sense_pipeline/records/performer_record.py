@@ -1,4 +1,4 @@
-"""Performer and image records as every connector yields them, and records that could not be read."""
+"""Performer and image records as connectors return them, and their content hash."""
 
 from __future__ import annotations
 

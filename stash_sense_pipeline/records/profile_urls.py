@@ -1,4 +1,4 @@
-"""Which person's page a URL names: one table of sites, for connectors and identity alike; no network."""
+"""Profile URLs: which page of which site a URL names, in canonical form."""
 
 from __future__ import annotations
 

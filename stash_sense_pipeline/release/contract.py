@@ -1,4 +1,4 @@
-"""What the sidecar reads: names of files, tables and columns, the order of endpoints, and its fixed query size."""
+"""The sidecar's contract: file names, tables, columns, query size, order of endpoints."""
 
 from __future__ import annotations
 

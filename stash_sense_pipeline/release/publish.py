@@ -1,4 +1,4 @@
-"""From staged files to a published release: what goes in, whether anything changed, assembly, and the move into place."""
+"""Publishes a release from staged files, or finds that nothing has changed."""
 
 from __future__ import annotations
 

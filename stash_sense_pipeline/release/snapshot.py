@@ -1,4 +1,4 @@
-"""What a release on disk holds, as two releases are compared: people, their records and aliases, and their faces."""
+"""The contents of a performers.db on disk, for comparing two releases."""
 
 from __future__ import annotations
 

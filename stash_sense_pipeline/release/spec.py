@@ -1,4 +1,4 @@
-"""What a release is made of, from the operator's settings and the model pack in use."""
+"""What a release is made of: hosts, model pack, index parameters, limits."""
 
 from __future__ import annotations
 

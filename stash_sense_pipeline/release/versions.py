@@ -1,4 +1,4 @@
-"""Versions of releases: their names, order, and which ones are on disk."""
+"""Release versions: names, order, and which are on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The way to change a box, and to inject faults, from another process: `POST /_control/<operation>`.
+"""HTTP control of a server from another process.
 
 The body is a JSON object with the arguments of the method of that name; the answer is `{"result": ...}`, or
 status 400 with `{"error": ...}`. Times are RFC 3339 texts, pictures objects with the fields of `Picture`.

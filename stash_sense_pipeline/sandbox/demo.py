@@ -1,4 +1,4 @@
-"""The demo: a data directory whose sources are the servers of the sandbox world, and the environment that points there."""
+"""The demo: starts the servers of the demo world and yields the environment that points there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faults that the sandbox servers inject on demand, and the log of the requests that they saw."""
+"""Faults injected into answers, and the log of requests."""
 
 from __future__ import annotations
 

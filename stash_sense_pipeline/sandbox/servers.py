@@ -1,4 +1,4 @@
-"""Running the servers of a sandbox world on loopback: in a thread of this process, or as a program."""
+"""Runs all servers of a world on loopback, in one background thread."""
 
 from __future__ import annotations
 

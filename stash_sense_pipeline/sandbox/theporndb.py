@@ -1,4 +1,4 @@
-"""ThePornDB as its REST interface shows it: the store of one server, and its HTTP face.
+"""ThePornDB: its store and its REST server.
 
 It has no timestamps in its answers, cuts every list at 10,000 entries, and repeats the last page for any page
 after it. Parents are people; site performers are what one site calls one of them.

@@ -1,4 +1,4 @@
-"""The sandbox world: invented people, what five invented catalogues know of them, and the truth about both.
+"""A world: five catalogues, ten sites, and the truth about them.
 
 Everything follows from a seed. Nobody in it exists, and no picture is drawn before somebody asks for it.
 """

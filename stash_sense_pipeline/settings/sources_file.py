@@ -1,4 +1,4 @@
-"""What the operator decides: sources.yaml and the environment, as typed, validated, immutable settings."""
+"""Loads sources.yaml and reports every error in it with file, line and key."""
 
 from __future__ import annotations
 

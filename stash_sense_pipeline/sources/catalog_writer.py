@@ -1,4 +1,4 @@
-"""The writer of a sync: puts what connectors yield into the catalog in batches, and keeps count."""
+"""Writes the records of a sync to the catalog in batches, off the event loop."""
 
 from __future__ import annotations
 

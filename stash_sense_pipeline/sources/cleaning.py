@@ -1,4 +1,4 @@
-"""Cleans fields of a source: text, partial dates, enumerations, numbers, times, addresses and ids.
+"""Cleans fields of a source: text, partial dates, enumerations, times.
 
 Every connector reads its records through these functions, and nothing cleans a value a second time. A result can be
 stored in SQLite and in PostgreSQL. The bounds, and why:

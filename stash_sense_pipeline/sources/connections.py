@@ -1,4 +1,4 @@
-"""From a source's name to a connector that can be asked: settings, key and polite client put together."""
+"""Opens the connector of a source from settings and keys, or says why it cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving a site alone: after repeated refusals it is not asked again for hours, across runs."""
+"""Cooldown of a source that refused us: not asked for hours, across runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a predecessor's data over into the catalog, as hearsay that the sources have yet to confirm.
+"""Imports the predecessor's data as records that the sources must still confirm.
 
 What becomes of it:
 

@@ -1,4 +1,4 @@
-"""Reading what a predecessor left in a directory: progress.json, performers.json and performers.db; it stores nothing.
+"""Reads the predecessor's files: progress.json, performers.json, performers.db.
 
 Their shapes:
 

@@ -1,4 +1,4 @@
-"""Asking all stash-boxes at once whether they have news, within the time that a sensor has."""
+"""Polls stash-boxes for a change token: one cheap request each, in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sync allows: how far it reads back, and how many records may vanish before it believes it."""
+"""Limits of a sync: how far it reads back, how many records may vanish before it is believed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what reads pages in a browser's place: a FlareSolverr (API v1) and a Chrome with DevTools, on loopback."""
+"""Stand-ins for FlareSolverr and Chrome."""
 
 from __future__ import annotations
 

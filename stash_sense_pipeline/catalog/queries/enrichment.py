@@ -1,4 +1,4 @@
-"""What enriching from reference sites asks and keeps: who lists a profile, who could be searched for, and the visits."""
+"""Input and state of enrichment: listed profiles, searchable performers, visits."""
 
 from __future__ import annotations
 

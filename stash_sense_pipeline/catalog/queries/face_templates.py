@@ -1,4 +1,4 @@
-"""Faces that are one record's own, and the mean vectors that stand for the record, in the catalog."""
+"""Faces that belong to one record only, and the mean vector of each record."""
 
 from __future__ import annotations
 

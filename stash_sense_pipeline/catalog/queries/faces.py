@@ -1,6 +1,4 @@
-"""Faces, their crops and their embeddings: storing them, finding an equal image, and working off what waits
-for a vector.
-"""
+"""Faces, aligned crops and embeddings: store, reuse, lease for embedding."""
 
 from __future__ import annotations
 

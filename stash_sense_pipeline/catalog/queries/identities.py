@@ -1,4 +1,4 @@
-"""Identities in the catalog: reading what they are computed from, and storing only what changed."""
+"""Identities: their input, members, evidence and log."""
 
 from __future__ import annotations
 

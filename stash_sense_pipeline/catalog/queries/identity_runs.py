@@ -1,4 +1,4 @@
-"""What an identity run leaves for the next one: what it saw of each record, the keys it found it by, hubs, settings."""
+"""State that an identity run leaves for the next one: record states, blocking keys, hubs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger of images: which wait, who is in them, what became of each, and which to look at again."""
+"""The image ledger: images to fetch, outcomes, retries, requeueing."""
 
 from __future__ import annotations
 

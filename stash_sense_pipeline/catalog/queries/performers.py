@@ -1,4 +1,4 @@
-"""Performer records in the catalog: storing what a source says, tombstones, and what a sync must know."""
+"""Performer records: store, tombstone, withhold, and what a sync compares with."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""A few rows of each table for the UI. Run history outlives the catalog, so nothing in them leads to a person: no name, link
-or picture, and no id of a source either (a reference site's is made of the name)."""
+"""Sample rows of each table for the UI, without anything that identifies a person.
+
+Run history outlives the catalog, so nothing in them leads to a person: no name, link or picture, and no id of a source
+either (a reference site's is made of the name)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of reference sites under doubt: those that nothing but a name ties to a person, and those rejected by faces."""
+"""Records of reference sites that are unproven, or were rejected by their faces."""
 
 from __future__ import annotations
 

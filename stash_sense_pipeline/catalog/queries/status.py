@@ -1,4 +1,4 @@
-"""What the catalog holds of each source, for `stash-sense status` and for checks."""
+"""Counts of each source for `stash-sense status` and checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far each source is read: watermarks, the last outcome, and what the next run must remember."""
+"""Sync state of each source: watermarks, last outcome, details for the next run."""
 
 from __future__ import annotations
 

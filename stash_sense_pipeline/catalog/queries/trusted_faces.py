@@ -1,4 +1,4 @@
-"""Trusted faces in the catalog: the faces that could represent a performer, their vectors, and the choice stored."""
+"""Candidates for trusted faces, the stored choice, and collisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits and filters that judge an image, kept with each verdict so that looser ones re-open it."""
+"""The criteria behind a verdict, stored with it, so that looser ones requeue the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From five landmarks to the aligned 112 pixel crop, and what both say about pose and sharpness."""
+"""Aligns a face by its landmarks to a 112-pixel crop; yaw, roll and blur."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decodes an image file to upright RGB pixels, within limits on format, bytes, pixels, memory and time."""
+"""Decodes an image file to RGB, within limits on format, pixels and bytes."""
 
 from __future__ import annotations
 

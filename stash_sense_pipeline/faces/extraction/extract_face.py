@@ -1,4 +1,4 @@
-"""From an image's bytes to the aligned face that it contributes, or the reason why it contributes none."""
+"""Extracts the face of an image: decode, detect, choose, align, measure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which detected faces are good enough, and how good the one is that an image contributes."""
+"""Quality filters, the choice of one face, and its quality score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why an image gives no face: the closed list of reasons that the ledger and the reports use."""
+"""The closed list of reasons why an image gives no face."""
 
 from __future__ import annotations
 

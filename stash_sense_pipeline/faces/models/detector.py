@@ -1,4 +1,4 @@
-"""Finding faces and their five landmarks with insightface's SCRFD, fed as the sidecar feeds it."""
+"""Face detector (SCRFD): boxes, scores and five landmarks."""
 
 from __future__ import annotations
 

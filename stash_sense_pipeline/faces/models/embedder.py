@@ -1,4 +1,4 @@
-"""Aligned crops to raw embedding vectors, with the preprocessing that the sidecar applies at query time."""
+"""Embedder: aligned crops to raw vectors, with the sidecar's preprocessing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model packs: a directory with pack.yaml that names a detector and embedders and says how to feed them."""
+"""Model packs: pack.yaml read and validated, files verified by SHA-256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions: one place that knows devices, providers and session options."""
+"""ONNX Runtime sessions: devices, providers, options."""
 
 from __future__ import annotations
 

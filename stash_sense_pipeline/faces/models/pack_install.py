@@ -1,4 +1,4 @@
-"""Which model packs there are, and how one that is known gets onto this machine: resumed, verified, licence first."""
+"""Lists known packs; downloads, verifies and installs one."""
 
 from __future__ import annotations
 

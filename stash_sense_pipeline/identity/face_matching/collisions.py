@@ -1,4 +1,4 @@
-"""Faces that are nearer to another performer than to the other faces of their own: probably filed with the wrong person."""
+"""Finds faces that are nearer to another performer than to their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Face agreement: calibrated thresholds, and an exact search for the records whose templates are each other's nearest."""
+"""Agreement of templates: calibrated thresholds and exact nearest-neighbour search."""
 
 from __future__ import annotations
 

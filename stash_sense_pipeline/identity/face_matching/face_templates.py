@@ -1,4 +1,4 @@
-"""A template for each source record: the mean vector of its own faces, foreign ones and copies out."""
+"""The template of a record: mean vector of its own faces, without outliers and copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One performer's faces with their vectors."""
+"""The faces of one performer with their vectors."""
 
 from __future__ import annotations
 

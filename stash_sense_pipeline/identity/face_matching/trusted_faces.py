@@ -1,4 +1,4 @@
-"""Which faces represent a performer: foreign, repeated and surplus ones out, the best and most different first."""
+"""Chooses the faces that represent a performer: trust, quality, diversity, caps."""
 
 from __future__ import annotations
 

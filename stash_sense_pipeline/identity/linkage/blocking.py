@@ -1,4 +1,4 @@
-"""What a record can be found by: profile pages, its own identifiers, name, birth date and pictures, each as a text."""
+"""Blocking keys: pages, ids, names, birth dates and images that propose pairs of records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connected components of the evidence under constraints: strongest pair first, a contradictory union refused."""
+"""Constrained clustering: joins the strongest pairs first and refuses contradictions."""
 
 from __future__ import annotations
 

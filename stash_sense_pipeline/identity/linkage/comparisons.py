@@ -1,4 +1,4 @@
-"""A record as identity sees it, and how two records' names, birth dates and countries compare."""
+"""Comparisons of two records: names, birth dates, countries."""
 
 from __future__ import annotations
 

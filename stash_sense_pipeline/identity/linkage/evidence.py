@@ -1,4 +1,4 @@
-"""From records to evidence: pure functions that find what speaks for or against two records being one person."""
+"""Weighted evidence for and against two records being one person."""
 
 from __future__ import annotations
 

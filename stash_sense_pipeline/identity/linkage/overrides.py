@@ -1,4 +1,4 @@
-"""The operator's word on who is whom: identity_overrides.yaml, read and checked."""
+"""identity_overrides.yaml: the operator's must_link and cannot_link pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permanent performer ids for the components: allocated once, merged with a redirect, split, retired, revived, logged."""
+"""Permanent performer ids: allocated, merged, split, retired, revived."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Group faces: aligned faces from each source's images, and their embeddings."""
+"""Group faces: aligned faces and embeddings of each source."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Group identity: who is the same person across sources, and which faces represent a person."""
+"""Group identity: identities and trusted faces."""
 
 from datetime import UTC, datetime
 

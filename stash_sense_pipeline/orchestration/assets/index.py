@@ -1,4 +1,4 @@
-"""Group index: one Voyager index for each embedder of the release."""
+"""Group index: one Voyager index for each embedder."""
 
 from collections.abc import Iterator, Sequence
 

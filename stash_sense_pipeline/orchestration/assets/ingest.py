@@ -1,4 +1,4 @@
-"""Group ingest: what each source says about its performers."""
+"""Group ingest: the performers of each source."""
 
 import asyncio
 from typing import TYPE_CHECKING

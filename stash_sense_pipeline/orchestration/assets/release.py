@@ -1,4 +1,4 @@
-"""Group release: performers.db, and the verified release made of it and the indices."""
+"""Group release: performers.db, the release, its upload."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime

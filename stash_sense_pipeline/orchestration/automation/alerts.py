@@ -1,4 +1,4 @@
-"""Telling the operator what needs them: a source that keeps failing, one that went stale, one whose defences said no.
+"""Alerts: failing, stale and refusing sources.
 
 An alert leaves the machine, so it says which job, source and run, and how it ended: never a message of an exception, an
 address or a setting.

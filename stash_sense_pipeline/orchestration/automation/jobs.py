@@ -1,4 +1,6 @@
-"""The three jobs: refresh a source, embed what waits, publish. Partitioned and unpartitioned assets never share a job."""
+"""The three jobs: refresh a source, embed, publish.
+
+Partitioned and unpartitioned assets never share a job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schedules: every enabled source once a night, a full sweep once a week, and a publish as a net after the night."""
+"""The schedules: nightly refresh, weekly sweep, nightly publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sensors: a source with news is refreshed, faces that wait are embedded, and what changed is published.
+"""The sensors: source changed, faces waiting, publish needed.
 
 Each keeps as cursor what it has acted on. The cursor moves when a run is requested, so
 a run that fails is not requested again by its sensor; the nightly runs repair it. A level-triggered automation condition

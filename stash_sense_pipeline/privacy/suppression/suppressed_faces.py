@@ -1,4 +1,4 @@
-"""Faces that are refused: one sealed template a person and embedder, kept only where that was asked for."""
+"""Encrypted templates of refused faces, and the search for faces near them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""suppressions.yaml: the suppression list as an operator writes it and keeps it under version control."""
+"""suppressions.yaml: read, validate, append."""
 
 from __future__ import annotations
 

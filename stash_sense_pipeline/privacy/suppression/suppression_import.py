@@ -1,4 +1,4 @@
-"""Taking the entries of a suppression list over: each is found in the catalog first, and refused when it cannot be."""
+"""Imports suppression entries: resolves each in the catalog and stores its hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The secret that turns suppressed identifiers into hashes."""
+"""The secret key of the hashes: create once, load, check."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who must not be in the catalog: keyed hashes that recognise a person's records, URLs and images."""
+"""The suppression list: load, query, extend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flat zip of a release: written with the same bytes every time, and checked against the directory it came from."""
+"""Writes the reproducible zip of a release, and checks one."""
 
 from __future__ import annotations
 

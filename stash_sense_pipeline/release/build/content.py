@@ -1,4 +1,4 @@
-"""One consistent reading of everything but vectors that a release holds: faces in order and their performers."""
+"""Reads the content of a release, except vectors, in one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one order of the trusted faces that every file of a release uses, and their vectors in that order."""
+"""The order of trusted faces in all files of a release, and their vectors in that order."""
 
 from __future__ import annotations
 

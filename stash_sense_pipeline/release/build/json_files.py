@@ -1,4 +1,4 @@
-"""Writing faces.json and performers.json, which say whom each position of the indices shows, from performers.db."""
+"""Writes faces.json and performers.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The manifest of a release: version, counts, checksums, and where its vectors come from. It is written last."""
+"""Writes and reads manifest.json.
+
+It is written last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing performers.db: the schema that the sidecar's readers accept, filled from one reading of the catalog."""
+"""Writes performers.db."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directory in which one run builds a release, and the notes that its steps leave for each other."""
+"""The staging directory of a run, and the notes that its steps leave there."""
 
 from __future__ import annotations
 

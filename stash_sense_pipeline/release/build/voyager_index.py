@@ -1,4 +1,4 @@
-"""Building the Voyager file of one embedder from the stored vectors, always anew, with dense explicit ids."""
+"""Builds the Voyager index of one embedder."""
 
 from __future__ import annotations
 

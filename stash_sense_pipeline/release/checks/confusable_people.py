@@ -1,4 +1,4 @@
-"""Who is near whom in a release, by exact search over all faces: confusable people, hubs, and how similarities spread.
+"""Confusable people, hubs and the distribution of similarities, by exact search.
 
 Everything here is a matrix product in blocks: at 400,000 faces an hour of a graph search would answer less.
 """

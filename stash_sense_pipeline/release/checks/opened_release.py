@@ -1,4 +1,4 @@
-"""A release opened for checking: its files within the limits of the contract, each read when a check first needs it."""
+"""A release opened for checking: its files, read on demand."""
 
 from __future__ import annotations
 

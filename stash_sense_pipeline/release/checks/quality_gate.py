@@ -1,4 +1,4 @@
-"""The proof of a staged release before it is published: its indices against the catalog, and it against the last one."""
+"""The checks before publication: indices against the catalog, release against the last one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well a release finds people: numbers for the checks before publication, from exact search on the real vectors."""
+"""Retrieval quality: recall of the indices, self and held-out retrieval, exact search."""
 
 from __future__ import annotations
 

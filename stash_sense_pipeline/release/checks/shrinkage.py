@@ -1,4 +1,4 @@
-"""Why people and faces of the last release are not in the next one: deleted upstream, merged, suppressed, or no reason."""
+"""Shrinkage: people and faces lost since the last release, explained or not."""
 
 from __future__ import annotations
 

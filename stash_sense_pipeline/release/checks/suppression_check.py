@@ -1,4 +1,4 @@
-"""Proof that a release holds nobody who is suppressed: ids, URLs, image bytes and refused faces, in every file."""
+"""Checks that a release holds nothing of suppressed people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking a release, ours or another's, as a directory or a zip, against every line of the sidecar's contract."""
+"""Verifies any release, directory or zip, against the contract: the checks and their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the structure of a Voyager file before the native loader does, which trusts every number in it."""
+"""Parses a Voyager file before the native loader does, which trusts every number in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The releases on disk: listing them, saying what changed between two, and removing old ones."""
+"""Lists and prunes the releases on disk."""
 
 from __future__ import annotations
 

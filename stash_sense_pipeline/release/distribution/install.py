@@ -1,4 +1,4 @@
-"""Putting a release into a sidecar's data directory, so that it holds the old files or the new ones, whatever happens."""
+"""Installs a release into a sidecar's data directory, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing a release to a GitHub repository's releases, where the sidecar's updater looks: draft first, one zip, whole."""
+"""Uploads a release to GitHub Releases: a draft first, one zip."""
 
 from __future__ import annotations
 

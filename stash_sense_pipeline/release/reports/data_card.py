@@ -1,4 +1,4 @@
-"""The data card of a release: what it is made of, whom it may fail, and what it must not be used for."""
+"""The data card: composition, error rates by group, limits of use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quality report of a release: report.md with plots in a directory beside it, and the same without names for the UI.
+"""The quality report: report.md, quality.md without names, checks.json.
 
 The directory is no part of the release. The file names people, so it is erased with the release that it is about.
 """

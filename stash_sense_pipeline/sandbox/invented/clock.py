@@ -1,4 +1,4 @@
-"""Times of the sandbox servers: microseconds since 1970 in UTC, and a clock that tests can stop and set."""
+"""The clock of the servers, which tests can stop and set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of people and handles that nobody has: drawn from invented syllables in several scripts."""
+"""Invented names and handles, in several scripts."""
 
 from __future__ import annotations
 

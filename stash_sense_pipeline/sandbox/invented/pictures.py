@@ -1,4 +1,4 @@
-"""The pictures of the sandbox world: which there are, and their bytes, rendered on first use and kept."""
+"""Pictures: which there are, and their bytes, rendered on first use."""
 
 from __future__ import annotations
 

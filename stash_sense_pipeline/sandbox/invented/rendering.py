@@ -1,4 +1,4 @@
-"""Procedurally rendered cartoon people: seeded identities, and photos of them with exact boxes and landmarks.
+"""Renders cartoon people from seeds, with exact boxes and landmarks.
 
 Needs numpy and OpenCV only. Everything is a pure function of its seeds: the same call gives the same bytes in
 every process, and no global random state is read or written. Colours are RGB throughout.

@@ -1,4 +1,4 @@
-"""Sites that describe people: facts, aliases, links and a few portraits."""
+"""Sites with facts, aliases, links and a few portraits."""
 
 from __future__ import annotations
 

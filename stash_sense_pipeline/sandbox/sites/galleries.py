@@ -1,4 +1,4 @@
-"""Sites that show sets of pictures: a name, a portrait, and galleries with one person or two."""
+"""Sites with picture sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a site of the sandbox holds: its pages, the files on them, and how it behaves."""
+"""A site: its pages, files and behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP face of a sandbox site: robots.txt, defences, validators, pictures, and whatever its shape answers."""
+"""The HTTP server of a site: robots.txt, defences, validators, pictures."""
 
 from __future__ import annotations
 

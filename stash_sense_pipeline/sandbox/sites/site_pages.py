@@ -1,4 +1,4 @@
-"""Filling the ten sites for a world: pages of its people, links to them in its boxes, and every trap for a reader."""
+"""Fills the sites with pages and traps, and links to them."""
 
 from __future__ import annotations
 

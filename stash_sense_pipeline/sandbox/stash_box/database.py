@@ -1,4 +1,4 @@
-"""The database of one stash-box: its tables, the order its queries answer in, and what changes do to both.
+"""The database of a stash-box: tables, sort orders, edits, merges.
 
 It follows the servers where that matters to a mirror: which changes bump `updated`, what a merge leaves
 behind, which orders have no tie-breaker. Every public method takes the lock for one statement, so a reader

@@ -1,4 +1,4 @@
-"""Executing the bulk queries of a mirror without graphql-core's per-field cost, with the same result.
+"""Executes bulk queries without graphql-core's cost per field, with equal results.
 
 A query is compiled once into nested functions over the same getters that graphql-core is given as resolvers.
 What the compiler does not know (directives, introspection, unions, fields that can fail) is left to

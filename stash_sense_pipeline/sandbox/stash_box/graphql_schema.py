@@ -1,4 +1,4 @@
-"""The part of the stash-box GraphQL interface that a mirror of performers needs, written in our own words.
+"""The part of the stash-box GraphQL schema that concerns performers.
 
 Names, types, nullability, enum values and defaults are those of the servers; descriptions and selection are
 ours.

@@ -1,4 +1,4 @@
-"""What each field of the stash-box schema answers: getters over rows, and the queries at the root."""
+"""The resolvers of that schema."""
 
 from __future__ import annotations
 

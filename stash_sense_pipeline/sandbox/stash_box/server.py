@@ -1,4 +1,4 @@
-"""The HTTP face of a `Box`: GraphQL as a stash-box answers it, and its images."""
+"""The HTTP server: GraphQL and images."""
 
 from __future__ import annotations
 

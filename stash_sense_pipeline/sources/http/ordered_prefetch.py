@@ -1,4 +1,4 @@
-"""Asking ahead: several requests under way at once, their answers in the order of the questions."""
+"""Concurrent requests whose results come in the order of the requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Polite HTTP: one paced client per source with retries, limits of size and time, and typed failures."""
+"""The HTTP client of a source: pacing, retries, circuit breaker, limits, typed failures."""
 
 from __future__ import annotations
 

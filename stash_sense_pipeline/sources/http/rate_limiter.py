@@ -1,4 +1,4 @@
-"""Pacing of requests: an evenly spaced limiter per host, on a clock that tests can replace."""
+"""Evenly spaced rate limiter for each host."""
 
 from __future__ import annotations
 

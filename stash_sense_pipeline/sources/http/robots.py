@@ -1,4 +1,4 @@
-"""robots.txt of the hosts that a source is asked at: read before anything else, obeyed, and never overridden."""
+"""robots.txt: read first, cached, obeyed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages through an operator's own Chrome over its DevTools protocol, for sites marked so; on this machine only."""
+"""Page fetcher that drives a local Chrome over DevTools."""
 
 from __future__ import annotations
 

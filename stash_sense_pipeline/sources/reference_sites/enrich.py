@@ -1,4 +1,4 @@
-"""Enriching performers from a reference site: which profiles to visit, what a visit changes, and what ends a run."""
+"""Enriches performers from a site: profiles due, results stored, refusals counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages through an operator's FlareSolverr (API v1, 3.x), for sites marked so: robots.txt and pace hold as ever."""
+"""Page fetcher that uses a FlareSolverr server."""
 
 from __future__ import annotations
 

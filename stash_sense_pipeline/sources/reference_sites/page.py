@@ -1,4 +1,4 @@
-"""One fetched page of a reference site: its text, its elements, and the small readings that all sites need."""
+"""A fetched page: charset, text, elements, JSON-LD, and helpers for site modules."""
 
 from __future__ import annotations
 

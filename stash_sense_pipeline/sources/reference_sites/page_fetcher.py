@@ -1,4 +1,4 @@
-"""How a page of a reference site is fetched: one seam, whatever is behind it."""
+"""The interface of page fetchers, and the plain one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose page a profile is, and what of it is kept: names, genders and aliases compared; pure functions."""
+"""Profile matching: whose page it is, by name, gender and aliases, and what of it is kept."""
 
 from __future__ import annotations
 

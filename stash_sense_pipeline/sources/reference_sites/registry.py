@@ -1,4 +1,4 @@
-"""The ten reference sites, a module each, and which is which."""
+"""The ten sites by name."""
 
 from __future__ import annotations
 

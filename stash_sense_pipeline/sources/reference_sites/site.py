@@ -1,4 +1,4 @@
-"""What a reference site is to the program: the one protocol that each site's module keeps, and its plain results."""
+"""The interface of a site module, and its result types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a reference site is reached: its real address, or the one that `url` in sources.yaml puts in its place."""
+"""The base address of a site: the public one, or `url` of sources.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reference site that can be asked: profiles for their addresses, hits for names, requests for images."""
+"""The connector of a site: profile pages, name search, image requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which connector speaks to which source."""
+"""Chooses the connector of a source."""
 
 from __future__ import annotations
 

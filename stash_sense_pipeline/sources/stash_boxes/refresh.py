@@ -1,4 +1,4 @@
-"""One entry for refreshing a source that creates performers: choose the mode, run it, record how it ended."""
+"""Refreshes a source: chooses backfill, increment or sweep, runs it, stores the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The GraphQL interface of stash-box servers: bytes in, performer records out. It knows no catalog."""
+"""Connector for the GraphQL interface of stash-box servers.
+
+It knows no catalog."""
 
 from __future__ import annotations
 

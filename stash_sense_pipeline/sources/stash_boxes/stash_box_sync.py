@@ -1,4 +1,4 @@
-"""The sync of a stash-box: enumerate by name, learn changes from the newest ones, and trust only a sweep."""
+"""Sync of a stash-box: backfill by name, increments by time of change, full sweeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The REST interface of ThePornDB: bytes in, performer records out. It knows no catalog."""
+"""Connector for the REST interface of ThePornDB.
+
+It knows no catalog."""
 
 from __future__ import annotations
 

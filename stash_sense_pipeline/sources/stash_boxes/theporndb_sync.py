@@ -1,4 +1,4 @@
-"""The sync of ThePornDB, which gives no times: content hashes tell what changed, two answers of 404 what is gone."""
+"""Sync of ThePornDB, which has no timestamps: content hashes and confirmed 404s."""
 
 from __future__ import annotations
 

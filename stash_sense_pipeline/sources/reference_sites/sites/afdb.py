@@ -1,4 +1,4 @@
-"""AFDB: pages by number, read by text and path as its classes mean nothing; co-stars share the portrait folder."""
+"""AFDB: numeric ids, read by text and path; co-stars share a portrait folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Babepedia: pages by name, aliases and portraits by stable ids; related people use the same picture links."""
+"""Babepedia: pages by name, aliases, portraits with stable ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Boobpedia: a MediaWiki, read through its API: fifty titles in one question, then infoboxes and files."""
+"""Boobpedia: MediaWiki API, fifty titles a request, infoboxes and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EliteBabes: a gallery site without links to it in the stash-boxes: found by name; some sets show two people."""
+"""EliteBabes: galleries found by name; some show two people."""
 
 from __future__ import annotations
 

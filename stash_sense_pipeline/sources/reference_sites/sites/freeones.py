@@ -1,4 +1,4 @@
-"""FreeOnes: `data-test` attributes that outlive its redesigns, and galleries with JSON-LD; image addresses are signed."""
+"""FreeOnes: `data-test` attributes, galleries in JSON-LD, signed image URLs."""
 
 from __future__ import annotations
 

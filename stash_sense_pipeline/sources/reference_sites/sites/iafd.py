@@ -1,4 +1,4 @@
-"""IAFD: pages by UUID with label and value side by side; the older id of a person leads to the newer one."""
+"""IAFD: pages by UUID, labels beside values, old ids that redirect."""
 
 from __future__ import annotations
 

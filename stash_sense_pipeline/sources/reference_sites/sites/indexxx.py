@@ -1,4 +1,4 @@
-"""Indexxx: pages by slug with the names used at each website; most pictures on a page are of other people."""
+"""Indexxx: names by website; most pictures show other people."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JavDatabase: found by name in either order; the Japanese name is the strong key; slugs of namesakes differ by a tail."""
+"""JavDatabase: names in either order, Japanese name as key, numbered namesakes."""
 
 from __future__ import annotations
 

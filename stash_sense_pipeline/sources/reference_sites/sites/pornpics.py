@@ -1,4 +1,4 @@
-"""PornPics: a page is a tag that namesakes share; pictures only, and only of galleries with one model."""
+"""PornPics: tags that namesakes share; galleries with one model only."""
 
 from __future__ import annotations
 

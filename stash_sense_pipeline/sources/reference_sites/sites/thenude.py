@@ -1,4 +1,4 @@
-"""TheNude: pages by number, microdata for aliases and gender, covers that may show two people."""
+"""TheNude: numeric ids, microdata, covers that may show two people."""
 
 from __future__ import annotations
 
