@@ -25,7 +25,7 @@ _NEVER_TOO_IDLE = sa.text(
 
 
 @contextmanager
-def one_writer(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
+def source_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
     """Holds the place of the one run that fetches from `source` while the block runs; waits for it, and says so once.
 
     The place is a lock of the server's, or on a file beside SQLite's, so that it ends with its process. Raises

@@ -34,9 +34,9 @@ from stash_sense_pipeline.catalog.queries.images import (
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
-from stash_sense_pipeline.faces.extraction.extract_face import Examiner
+from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor
 from stash_sense_pipeline.faces.extraction.quality import check_image_size
 from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, SPOILED, Reason, Rejected
 from stash_sense_pipeline.faces.image_hosts import ImageHost, ImageHosts, Suspicion
@@ -44,7 +44,7 @@ from stash_sense_pipeline.faces.image_refusals import RefusalRules, next_look, n
 from stash_sense_pipeline.faces.image_schedule import Schedule, ScheduledImage
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.faces.requeue import Reopened, reopen_images
+from stash_sense_pipeline.faces.requeue import Requeued, requeue_images
 from stash_sense_pipeline.foundation.errors import (
     BodyTooLargeError,
     CircuitOpenError,
@@ -132,7 +132,7 @@ class CollectReport:
     faces: int
     copies: int
     performers: int
-    reopened: Reopened
+    reopened: Requeued
     hosts_down: Mapping[str, int]
     evidence: int
     mass_refusal: Mapping[str, int]
@@ -288,10 +288,10 @@ class _Run:
         self._progress = progress
         self._clock = clock
         high = source.trust_level is TrustLevel.HIGH
-        self._rules = Rules.of(pack.detector, settings.quality_filters, high, limits.decode)
+        self._rules = AcceptanceCriteria.of(pack.detector, settings.quality_filters, high, limits.decode)
         self._judged_by = self._rules.text
         self._counts = _Counts()
-        self._examiner: Examiner | None = None
+        self._extractor: FaceExtractor | None = None
         self._loading = threading.Lock()
         self._batch: list[_Verdict] = []
         self._ended = asyncio.Event()
@@ -344,9 +344,9 @@ class _Run:
             seconds=time.monotonic() - started,
         )
 
-    def _prepare(self) -> tuple[Reopened, list[tuple[str, int]]]:
+    def _prepare(self) -> tuple[Requeued, list[tuple[str, int]]]:
         with writing(self._engine) as connection:
-            reopened = reopen_images(
+            reopened = requeue_images(
                 connection,
                 self._source.name,
                 self._pack,
@@ -380,7 +380,7 @@ class _Run:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._flush_regularly())
                 watcher = group.create_task(self._watch(stop)) if stop is not None else None
-                await asyncio.wait([group.create_task(self._lane()) for _ in range(self._limits.fetches)])
+                await asyncio.wait([group.create_task(self._worker()) for _ in range(self._limits.fetches)])
                 self._ended.set()
                 if watcher is not None:
                     watcher.cancel()
@@ -392,18 +392,18 @@ class _Run:
             await self._flush()
             await asyncio.shield(self._in(self._catalog, self._count_refusals))
 
-    def _examine(self, data: bytes) -> StoredFace:
+    def _extract(self, data: bytes) -> StoredFace:
         # Loaded with the first image: a run that finds nothing to do is over at once.
         with self._loading:
-            if self._examiner is None:
-                self._examiner = Examiner(
+            if self._extractor is None:
+                self._extractor = FaceExtractor(
                     self._pack,
                     Detector(self._pack.detector),
                     self._settings.quality_filters,
                     self._rules.single_face,
                     self._limits.decode,
                 )
-        return self._examiner.examine(data)
+        return self._extractor.extract(data)
 
     async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
         def load() -> Mapping[str, Sequence[LedgerImage]]:
@@ -448,7 +448,7 @@ class _Run:
 
     # --- one image ---
 
-    async def _lane(self) -> None:
+    async def _worker(self) -> None:
         while (image := await self._schedule.take()) is not None:
             if not await self._work_on(image):
                 return
@@ -689,7 +689,7 @@ class _Run:
 
     def _is_picture(self, data: bytes) -> bool:
         try:
-            self._examine(data)
+            self._extract(data)
         except Rejected as rejected:
             return rejected.reason not in SPOILED
         return True
@@ -752,7 +752,7 @@ class _Run:
             return known
         detector = self._pack.detector.digest
         try:
-            face = self._examine(data)
+            face = self._extract(data)
         except Rejected as rejected:
             reason = rejected.reason
             if reason in SPOILED:

@@ -19,7 +19,7 @@ from stash_sense_pipeline.faces.extraction.extract_face import decode_crop
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
-from stash_sense_pipeline.faces.requeue import Reopened, reopen_for_pack
+from stash_sense_pipeline.faces.requeue import Requeued, requeue_for_pack
 from stash_sense_pipeline.foundation.progress import Progress
 
 _LOOK_AGAIN_SECONDS = 0.5
@@ -39,7 +39,7 @@ class EmbedReport:
     re_embedded: int
     vectors: Mapping[str, int]
     crops_left: int
-    reopened: Reopened
+    reopened: Requeued
     interrupted: bool
     seconds: float
 
@@ -68,7 +68,7 @@ def embed_waiting(
     """
     started = time.monotonic()
     with writing(engine) as connection:
-        reopened = reopen_for_pack(connection, source, pack)
+        reopened = requeue_for_pack(connection, source, pack)
     digests, detector = pack.digests, pack.detector.digest
     with reading(engine) as connection:
         total = catalog.count_waiting(connection, source, detector, digests)

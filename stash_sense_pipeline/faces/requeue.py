@@ -8,13 +8,13 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import images
-from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.rejection_reasons import SPOILED, Reason
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 
 
 @dataclass(frozen=True)
-class Reopened:
+class Requeued:
     """How many images of a source are pending again, by why."""
 
     other_detector: int = 0
@@ -28,28 +28,33 @@ class Reopened:
         return self.other_detector + self.crop_dropped + self.looser_rules + self.more_attempts
 
 
-def reopen_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Reopened:
+def requeue_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Requeued:
     """Makes the images of one source pending again whose faces the pack cannot use.
 
     Another detector aligns otherwise, so its images are looked at again; a face without a crop cannot get the
     vector of another embedder. Faces with a crop stay: embedding works them off.
     """
-    return Reopened(
+    return Requeued(
         other_detector=images.reopen_other_detectors(connection, source, pack.detector.digest),
         crop_dropped=images.reopen_without_crop(connection, source, pack.digests),
     )
 
 
-def reopen_images(
-    connection: sa.Connection, source: str, pack: ModelPack, rules: Rules, max_attempts: int, now: datetime
-) -> Reopened:
+def requeue_images(
+    connection: sa.Connection,
+    source: str,
+    pack: ModelPack,
+    rules: AcceptanceCriteria,
+    max_attempts: int,
+    now: datetime,
+) -> Requeued:
     """Makes images of one source pending again: those for the pack, rejected ones that looser rules may accept, and
     those that were given up after fewer attempts than there may be now.
     """
-    for_pack = reopen_for_pack(connection, source, pack)
+    for_pack = requeue_for_pack(connection, source, pack)
     looser = 0
     for group in images.rejections(connection, source):
-        if group.judged_by != rules.text and Reason(group.reason) in rules.reopens(group.judged_by):
+        if group.judged_by != rules.text and Reason(group.reason) in rules.requeues(group.judged_by):
             looser += images.reopen_rejections(connection, source, group)
     return replace(
         for_pack,

@@ -30,20 +30,20 @@ from stash_sense_pipeline.identity.face_matching.face_agreement import (
 )
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.linkage.blocking import (
-    Sort,
+    KeyKind,
     StashBoxes,
+    blocking_keys,
     digest,
     is_hub,
-    keys_of,
     merged_into,
     survivor,
 )
-from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import FoldedNames, Record, name_agreement
 from stash_sense_pipeline.identity.linkage.evidence import (
     Candidates,
     Evidence,
-    FaceOpinion,
+    FaceComparison,
     Faces,
     Kind,
     Pair,
@@ -56,7 +56,7 @@ from stash_sense_pipeline.identity.run_steps import (
     Done,
     IdentityChanges,
     Plan,
-    Rules,
+    RunRules,
     SharedPictures,
     evidence_rows,
     groups_with_stash_box,
@@ -74,7 +74,7 @@ _FEW = 20
 _CALIBRATION_GROWTH = 1.25
 
 
-def update_identities(reads: ShortReads, basis: Basis, rules: Rules, now: datetime) -> Plan | Done | None:
+def update_identities(reads: ShortReads, basis: Basis, rules: RunRules, now: datetime) -> Plan | Done | None:
     """An incremental run, from the catalog in the state `basis`: what is to be written, or what was done where nothing is.
 
     None where only a full run will do: before the first one, under other rules, after an erasure, after very many
@@ -131,7 +131,7 @@ class _ChangedFaces:
     count: int = 0
     rebuilt: Mapping[RecordKey, Template] = field(default_factory=dict)
     around: frozenset[RecordKey] = frozenset()
-    alike: Mapping[Pair, FaceOpinion] = field(default_factory=dict)
+    alike: Mapping[Pair, FaceComparison] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -187,20 +187,20 @@ class _World:
         self.load(found)
         return found
 
-    def keys_of(self, keys: Collection[RecordKey]) -> dict[RecordKey, tuple[str, ...]]:
+    def blocking_keys(self, keys: Collection[RecordKey]) -> dict[RecordKey, tuple[str, ...]]:
         """The keys of the live ones among these records."""
         merged = merged_into(
             {key: self.records[key] for key in self.load_merged_into(keys) if key in self.records}
         )
         return {
-            key: keys_of(self.records[key], merged.get(key, ()), self.boxes)
+            key: blocking_keys(self.records[key], merged.get(key, ()), self.boxes)
             for key in keys
             if key in self.records and self.records[key].live
         }
 
 
 def _changed_faces(
-    world: _World, rules: Rules, calibration: Calibration, changed: Collection[RecordKey]
+    world: _World, rules: RunRules, calibration: Calibration, changed: Collection[RecordKey]
 ) -> _ChangedFaces:
     if not rules.models:
         return _ChangedFaces()
@@ -229,7 +229,7 @@ def _same(a: Template | None, b: Template | None) -> bool:
 
 def _recompute(
     world: _World,
-    rules: Rules,
+    rules: RunRules,
     calibration: Calibration,
     changed: Collection[RecordKey],
     faces: _ChangedFaces,
@@ -238,7 +238,7 @@ def _recompute(
     overrides = rules.overrides
     world.load(key for row in (*overrides.must_link, *overrides.cannot_link) for key in (row.a, row.b))
     resolved = resolve_overrides(overrides, world.records)
-    held = world.keys_of(dirty)
+    held = world.blocking_keys(dirty)
     old = world.index.digests_of(dirty)
     live = set(held)
     live |= _sharing(world, dirty, held, old)
@@ -257,7 +257,7 @@ def _recompute(
     stored = world.reads(store.read_evidence, live | dirty)
     opinions = _opinions(world, rules, calibration, candidates, faces, stored)
     found = weigh(candidates, opinions, rules.weights)
-    hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in found.hubs}
+    hubs = {digest(KeyKind.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in found.hubs}
     hubs.update(_hubs_left(world, old - asked, dirty))
     return _Found(
         dirty=dirty,
@@ -274,7 +274,7 @@ def _recompute(
 def _with_kin(world: _World, changed: Collection[RecordKey]) -> set[RecordKey]:
     """The changed records and those that have other keys for it: what they are, or were, merged into."""
     own = {
-        digest(f"{Sort.PAGE}{source}:{identifier.casefold()}"): source
+        digest(f"{KeyKind.PAGE}{source}:{identifier.casefold()}"): source
         for source, identifier in changed
         if source in world.boxes.sources
     }
@@ -297,7 +297,7 @@ def _sharing(
     new: set[int] = set()
     for key, texts in held.items():
         for text in texts:
-            if text[0] == Sort.BIRTH_DATE:
+            if text[0] == KeyKind.BIRTH_DATE:
                 dates[digest(text)].add(key)
             else:
                 new.add(digest(text))
@@ -323,14 +323,14 @@ def _sharing(
 
 def _candidates(
     world: _World,
-    rules: Rules,
+    rules: RunRules,
     live: set[RecordKey],
     dirty: set[RecordKey],
     must_link: Iterable[Pair],
 ) -> tuple[Candidates, set[int]]:
     """Candidate pairs among the live records, and the digests of all their keys."""
     inside = {key: world.records[key] for key in world.load_merged_into(live) if key in world.records}
-    texts = {digest(text): text for held in world.keys_of(live).values() for text in held}
+    texts = {digest(text): text for held in world.blocking_keys(live).values() for text in held}
     elsewhere = {texts[number]: keys - live - dirty for number, keys in world.index.holders(texts).items()}
     pairs = [(a, b) for a, b in must_link if a in live and b in live]
     return find_candidates(inside, world.boxes, pairs, rules.weights, elsewhere), set(texts)
@@ -338,7 +338,7 @@ def _candidates(
 
 def _opinions(
     world: _World,
-    rules: Rules,
+    rules: RunRules,
     calibration: Calibration,
     candidates: Candidates,
     faces: _ChangedFaces,
@@ -353,7 +353,7 @@ def _opinions(
         if key.kind != Kind.FACE or key.key.startswith("face_differs") or faces.around & set(pair):
             continue
         if pair[0] in candidates.keys and pair[1] in candidates.keys:
-            alike[pair] = FaceOpinion(key.key.partition(":")[0], key.key)
+            alike[pair] = FaceComparison(key.key.partition(":")[0], key.key)
     some = world.reads(template_store.read_templates, models_digest(rules.models), candidates.keys.keys())
     some = {key: row for key, row in some.items() if key not in faces.changed} | dict(faces.rebuilt)
     return Faces(alike, unlike(TemplateSet.of(some, rules.models), calibration, candidates.shared))
@@ -369,7 +369,7 @@ def _hubs_left(world: _World, digests: set[int], dirty: set[RecordKey]) -> dict[
 
 
 def _decide(
-    world: _World, basis: Basis, rules: Rules, found: _Found, now: datetime
+    world: _World, basis: Basis, rules: RunRules, found: _Found, now: datetime
 ) -> tuple[EvidenceChanges, IdentityChanges, int] | None:
     """Components of all that is tied to new or outdated evidence: what changes, and how many records were looked at.
 
@@ -398,7 +398,7 @@ def _decide(
     ]
     records = {key: world.records[key] for key in region if key in world.records}
     cannot_link = [pair for pair in found.cannot_link if pair[0] in records and pair[1] in records]
-    components = connect(records, rows, cannot_link, rules.weights)
+    components = cluster(records, rows, cannot_link, rules.weights)
     previous = world.reads(store.read_members, region)
     if world.reads(store.count_members, set(previous.values())) != len(previous):
         return None

@@ -32,8 +32,8 @@ from stash_sense_pipeline.identity.face_matching.face_agreement import (
 )
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.incremental import update_identities
-from stash_sense_pipeline.identity.linkage.blocking import Sort, digest
-from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.blocking import KeyKind, digest
+from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import (
     WEIGHTS,
@@ -48,7 +48,7 @@ from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Done,
     Plan,
-    Rules,
+    RunRules,
     SharedPictures,
     evidence_rows,
     groups_with_stash_box,
@@ -130,13 +130,13 @@ def rebuild_identities(
     writes nothing. Raises ConfigurationError for overrides that cannot be kept.
     """
     begin = time.monotonic()
-    rules = Rules(hosts, overrides, weights, models or {})
+    rules = RunRules(hosts, overrides, weights, models or {})
     done = _brought_up_to_date(engine, rules, now, full=full)
     with reading(engine) as connection:
         return _report(connection, done, time.monotonic() - begin)
 
 
-def _brought_up_to_date(engine: sa.Engine, rules: Rules, now: datetime, *, full: bool) -> Done:
+def _brought_up_to_date(engine: sa.Engine, rules: RunRules, now: datetime, *, full: bool) -> Done:
     reads = ShortReads(engine)
     for attempt in range(1, _MOST_ATTEMPTS + 1):
         newest = attempt < _ATTEMPTS
@@ -155,7 +155,7 @@ def _brought_up_to_date(engine: sa.Engine, rules: Rules, now: datetime, *, full:
     )
 
 
-def _changes_only(reads: ShortReads, rules: Rules, now: datetime) -> Plan | Done | None:
+def _changes_only(reads: ShortReads, rules: RunRules, now: datetime) -> Plan | Done | None:
     basis = reads(Basis.read)
     try:
         return update_identities(reads, basis, rules, now)
@@ -166,7 +166,7 @@ def _changes_only(reads: ShortReads, rules: Rules, now: datetime) -> Plan | Done
         return None
 
 
-def _still_valid(connection: sa.Connection, rules: Rules, plan: Plan, *, newest: bool) -> Plan | None:
+def _still_valid(connection: sa.Connection, rules: RunRules, plan: Plan, *, newest: bool) -> Plan | None:
     """The plan, or the part of it that may be written to the catalog as it is now; None where it must be made anew."""
     basis = Basis.read(connection)
     if basis == plan.basis:
@@ -186,7 +186,7 @@ def _still_valid(connection: sa.Connection, rules: Rules, plan: Plan, *, newest:
 
 
 def _read(
-    connection: sa.Connection, rules: Rules, shared: SharedPictures
+    connection: sa.Connection, rules: RunRules, shared: SharedPictures
 ) -> tuple[Run | None, dict[RecordKey, State], dict[RecordKey, Record]]:
     return (
         runs.last_run(connection),
@@ -195,7 +195,7 @@ def _read(
     )
 
 
-def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
+def _everything(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     basis = reads(Basis.read)
     shared = SharedPictures.find(reads)
     last, states, records = reads(_read, rules, shared)
@@ -208,13 +208,13 @@ def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
     }
     calibration, faces = _hear_faces(templates, rules, candidates)
     findings = weigh(candidates, faces, rules.weights)
-    components = connect(records, findings.evidence, resolved.cannot_link, rules.weights)
+    components = cluster(records, findings.evidence, resolved.cannot_link, rules.weights)
     wanted = evidence_rows(findings.evidence, components)
     groups = groups_with_stash_box(components.groups, rules.hosts)
     previous = reads(store.read_members)
     identities = plan_identities(reads, basis, candidates.records, groups, previous, findings.evidence, now)
     keys = {key: map(digest, held) for key, held in candidates.keys.items()}
-    hubs = {digest(Sort.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
+    hubs = {digest(KeyKind.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
     run = Run(rules.digest(), len(states), run_detail(calibration, len(templates), len(templates)))
     events = Counter(entry.event for entry in identities.log)
     return Plan(
@@ -235,7 +235,7 @@ def _everything(reads: ShortReads, rules: Rules, now: datetime) -> Plan:
 
 
 def _hear_faces(
-    templates: Mapping[RecordKey, Template], rules: Rules, candidates: Candidates
+    templates: Mapping[RecordKey, Template], rules: RunRules, candidates: Candidates
 ) -> tuple[Calibration, Faces]:
     if not templates:
         return NOT_CALIBRATED, Faces()

@@ -11,8 +11,8 @@ from typing import Self
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, keys_of, merged_into
-from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, blocking_keys, merged_into
+from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import (
     WEIGHTS,
@@ -93,7 +93,9 @@ class IdentityRelatives:
     ) -> set[RecordKey]:
         boxes = StashBoxes.of(self.hosts)
         merged = merged_into(records)
-        keys = {key: keys_of(each, merged.get(key, ()), boxes) for key, each in records.items() if each.live}
+        keys = {
+            key: blocking_keys(each, merged.get(key, ()), boxes) for key, each in records.items() if each.live
+        }
         holders: dict[str, list[RecordKey]] = defaultdict(list)
         for key, held in keys.items():
             for text in held:
@@ -115,7 +117,7 @@ class IdentityRelatives:
             cannot = [pair for pair in overrides.cannot_link if near.issuperset(pair)]
             candidates = find_candidates(some, boxes, must, self.weights, elsewhere)
             evidence = [*weigh(candidates, weights=self.weights).evidence, *_faces(connection, region, near)]
-            groups = connect(some, evidence, cannot, self.weights).groups
+            groups = cluster(some, evidence, cannot, self.weights).groups
             linked = {key for group in groups if not region.isdisjoint(group) for key in group}
             if linked <= region:
                 return region

@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing
 from stash_sense_pipeline.foundation.visible_text import visible
-from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, Verdict
+from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
 from stash_sense_pipeline.identity.linkage.evidence import Kind
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
@@ -64,7 +64,7 @@ def _refused(connection: sa.Connection) -> list[Finding]:
     table = identity_evidence.c
     sides = (table.source_a, table.source_id_a, table.source_b, table.source_id_b)
     query = sa.select(*sides, table.kind, table.key, table.weight, table.reason).where(
-        table.verdict == Verdict.REFUSED
+        table.verdict == LinkVerdict.REFUSED
     )
     pairs: dict[str, list[Any]] = {}
     for row in connection.execute(query):

@@ -41,7 +41,7 @@ _MAX_KEY_BYTES, _KEY_SHOWN = 1000, 900
 
 
 @dataclass(frozen=True)
-class Rules:
+class RunRules:
     """All that the result depends on beside the records. `models`: embedder name to the digest of its file."""
 
     hosts: Mapping[str, str]

@@ -46,18 +46,18 @@ from stash_sense_pipeline.privacy.intake.record_evidence import (
     unknown_pages,
 )
 from stash_sense_pipeline.privacy.linked_records import (
-    Person,
+    LinkedPerson,
     judged,
     owners_of,
     theirs_and_shared,
     whole_person,
-    with_kin,
+    with_linked,
 )
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.record_lookup import records_listing
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED, mentions_records
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import (
-    Templates,
+    SuppressedFaces,
     faces_near,
     keep_templates,
     load_templates,
@@ -269,13 +269,13 @@ def _person_of(
     suppressions: Suppressions,
     records: set[RecordKey],
     relatives: Relatives | None,
-) -> tuple[Person, set[RecordKey]]:
+) -> tuple[LinkedPerson, set[RecordKey]]:
     """whole_person, with the records that `relatives` links to it, to a fixed point; and those that are in doubt.
 
     In doubt are records of another identity: the last identity run did not link them, and what says so now may be new, or
     a single wrong link.
     """
-    person = whole_person(connection, records) if records else Person(frozenset(), (), 0, ())
+    person = whole_person(connection, records) if records else LinkedPerson(frozenset(), (), 0, ())
     while relatives is not None and person.records:
         linked = relatives.of(connection, person.records, (), suppressions.is_other) - person.records
         in_doubt = judged(connection, linked) if judged(connection, set(person.records)) else set[RecordKey]()
@@ -346,7 +346,7 @@ def _whose_face_is_blocked(
     for record in sorted(covered):
         asked = record_hash(suppressions.key, *record) in suppressions.face_blocks
         if asked and not any(record in known for known in people):
-            people.append(with_kin(connection, {record}))
+            people.append(with_linked(connection, {record}))
     return people
 
 
@@ -402,7 +402,7 @@ def _shown_awaited(connection: sa.Connection, suppressions: Suppressions) -> _Sh
     blocks: list[set[RecordKey]] = []
     for digest, images in shown.items():
         owners = owners_of(connection, images)
-        person = with_kin(connection, {min(owners)}) if owners else set[RecordKey]()
+        person = with_linked(connection, {min(owners)}) if owners else set[RecordKey]()
         if owners <= person:
             records |= owners
             if digest in suppressions.face_blocks and owners:
@@ -435,7 +435,9 @@ def _covered_images(connection: sa.Connection, sought: Suppressions) -> set[Imag
     return found
 
 
-def _images_to_erase(connection: sa.Connection, suppressions: Suppressions, person: Person) -> set[ImageKey]:
+def _images_to_erase(
+    connection: sa.Connection, suppressions: Suppressions, person: LinkedPerson
+) -> set[ImageKey]:
     """Their images, but for those that are others' too and show nobody but others.
 
     Whose face is on a shared image is known only if it is trusted for somebody; in doubt it is theirs.
@@ -461,7 +463,7 @@ def _faces_on(connection: sa.Connection, images: Collection[ImageKey]) -> set[in
     }
 
 
-def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[ImageKey]:
+def _images_of_faces(connection: sa.Connection, templates: SuppressedFaces) -> set[ImageKey]:
     """The images with a face that is refused."""
     near = faces_near(connection, templates)
     query = sa.select(faces.c.source, faces.c.image_id)
@@ -471,7 +473,7 @@ def _images_of_faces(connection: sa.Connection, templates: Templates) -> set[Ima
 def _take_out(
     connection: sa.Connection,
     suppressions: Suppressions,
-    person: Person,
+    person: LinkedPerson,
     images: set[ImageKey],
     now: datetime,
 ) -> ErasureReport:
@@ -509,7 +511,7 @@ def _take_out(
 def _remember(
     connection: sa.Connection,
     suppressions: Suppressions,
-    person: Person,
+    person: LinkedPerson,
     images: set[ImageKey],
     now: datetime,
 ) -> None:
@@ -552,7 +554,7 @@ def _remember(
     store_hashes(connection, key, rows)
 
 
-def _listed_by_no_other(connection: sa.Connection, person: Person, urls: set[str]) -> list[str]:
+def _listed_by_no_other(connection: sa.Connection, person: LinkedPerson, urls: set[str]) -> list[str]:
     """Of these URLs, the pages of unknown sites that only this person lists."""
     unknown = unknown_pages(sorted(urls))
     listers = records_listing(connection, unknown) if unknown else {}
@@ -694,7 +696,7 @@ def _forget_raw(connection: sa.Connection, records: Collection[RecordKey]) -> No
         connection.execute(sa.update(table).where(of_record).values(raw=_without(raw, names_one)))
 
 
-def _forget_links(connection: sa.Connection, key: bytes, person: Person) -> None:
+def _forget_links(connection: sa.Connection, key: bytes, person: LinkedPerson) -> None:
     """Deletes links of other people to the pages of these records on their stash-boxes: the ids are in them."""
     table = performer_urls
     theirs = {record_hash(key, *record) for record in (*person.records, *person.other_ids)}

@@ -24,7 +24,7 @@ from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordK
 
 
 @dataclass(frozen=True)
-class Person:
+class LinkedPerson:
     """Records that belong together, the pages that lead to them and to nobody else, and other ids of theirs.
 
     `shared` pages are left out of `pages`: records of other people, the `other_listers`, list them too.
@@ -37,13 +37,13 @@ class Person:
     other_listers: frozenset[RecordKey] = frozenset()
 
 
-def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> Person:
+def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> LinkedPerson:
     """All that belongs to the people of these records.
 
     A record that no identity was computed for yet belongs to them if it lists one of their pages. One that
     has an identity of its own does not: the evidence was weighed and was not enough, and the page is shared.
     """
-    people = with_kin(connection, records)
+    people = with_linked(connection, records)
     listers: dict[str, set[RecordKey]] = {}
     while True:
         pages = identifying_pages(_urls_of(connection, people)).values()
@@ -55,11 +55,13 @@ def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> P
         unjudged = others - judged(connection, others)
         if not unjudged:
             break
-        people = with_kin(connection, people | unjudged)
+        people = with_linked(connection, people | unjudged)
     alone = {url for url, who in listers.items() if who <= people}
     own = tuple(sorted(alone - _pages_of_others(connection, alone, people)))
     strangers = frozenset(record for who in listers.values() for record in who) - people
-    return Person(frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers)
+    return LinkedPerson(
+        frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers
+    )
 
 
 def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[RecordKey]) -> set[str]:
@@ -77,11 +79,11 @@ def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: s
 def own_pages(connection: sa.Connection, record: RecordKey, urls: Collection[str]) -> list[str]:
     """Of what a stored record lists, the pages that no record of another identity lists as well."""
     listers = records_listing(connection, list(identifying_pages(urls).values()))
-    kin = with_kin(connection, {record})
+    kin = with_linked(connection, {record})
     return [url for url, who in listers.items() if not judged(connection, who - kin)]
 
 
-def with_kin(connection: sa.Connection, records: Collection[RecordKey]) -> set[RecordKey]:
+def with_linked(connection: sa.Connection, records: Collection[RecordKey]) -> set[RecordKey]:
     """The records and all that are the same person, by upstream merges or by our identities."""
     performers, members, others = source_performers, identity_members, identity_members.alias()
     merged_key = sa.tuple_(performers.c.source, performers.c.merged_into)

@@ -20,7 +20,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Site:
+class ProfileSite:
     """One row of the table.
 
     `hosts`: exact names without www. `identity_grade`: may its keys prove that two records are one person.
@@ -60,9 +60,9 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _stash_box(name: str, host: str, *aliases: str, identifier: str = UUID) -> Site:
+def _stash_box(name: str, host: str, *aliases: str, identifier: str = UUID) -> ProfileSite:
     form = _form(rf"performers/(?P<id>{identifier})(?:/.*)?", "{id}", f"https://{host}/performers/{{id}}")
-    return Site(
+    return ProfileSite(
         name,
         (host, *aliases),
         (form,),
@@ -81,19 +81,19 @@ def _handles(
     prefix: str = "",
     tail: str = "",
     canonical_prefix: str | None = None,
-) -> Site:
+) -> ProfileSite:
     """A network of accounts; `prefix` matches before the handle, `tail` the sub-pages of the same person."""
     first, *_ = hosts.split()
     shown = prefix if canonical_prefix is None else canonical_prefix
     form = _form(
         rf"{prefix}(?P<id>{handle}){tail and f'(?:/(?:{tail}))?'}", "{id}", f"https://{first}/{shown}{{id}}"
     )
-    return Site(name, tuple(hosts.split()), (form,), reserved=_words(reserved))
+    return ProfileSite(name, tuple(hosts.split()), (form,), reserved=_words(reserved))
 
 
 # Facts on the ten reference sites: the project's notes on them. Reserved words of the networks: first path
 # segments that are functions of the site; twitter.com/intent alone once joined many strangers.
-SITES: tuple[Site, ...] = (
+SITES: tuple[ProfileSite, ...] = (
     _stash_box("stashdb", "stashdb.org"),
     # ThePornDB names a performer by uuid, number or slug; which of them is stored decides the catalog.
     _stash_box(
@@ -107,14 +107,14 @@ SITES: tuple[Site, ...] = (
     _stash_box("fansdb", "fansdb.cc"),
     _stash_box("pmvstash", "pmvstash.org"),
     _stash_box("javstash", "javstash.org"),
-    Site(
+    ProfileSite(
         "babepedia",
         ("babepedia.com",),
         (_form(r"babe/(?P<id>[^/]+)(?:/.*)?", "{id}", "https://www.babepedia.com/babe/{id}"),),
         singular=True,
         keep_case=True,
     ),
-    Site(
+    ProfileSite(
         "iafd",
         ("iafd.com",),
         (
@@ -134,7 +134,7 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "freeones",
         ("freeones.com", "freeones.xxx", "freeones.ru", "freeones.ca"),
         (
@@ -152,7 +152,7 @@ SITES: tuple[Site, ...] = (
             " tags profile bio links index.html index.php robots.txt"
         ),
     ),
-    Site(
+    ProfileSite(
         "boobpedia",
         ("boobpedia.com",),
         (
@@ -170,7 +170,7 @@ SITES: tuple[Site, ...] = (
         query_parameter="title",
         refused_parameters=_words("action oldid diff curid"),
     ),
-    Site(
+    ProfileSite(
         "thenude",
         ("thenude.com", "thenude.eu"),
         (
@@ -182,7 +182,7 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "afdb",
         ("adultfilmdatabase.com",),
         (
@@ -201,14 +201,14 @@ SITES: tuple[Site, ...] = (
         query_parameter="actorid",
     ),
     # The slug is a tag that namesakes share: pictures only, never a proof.
-    Site(
+    ProfileSite(
         "pornpics",
         ("pornpics.com",),
         (_form(rf"{_LANGUAGE}pornstars/(?P<id>[^/]+)", "{id}", "https://www.pornpics.com/pornstars/{id}/"),),
         identity_grade=False,
         reserved=_words("list gay shemale"),
     ),
-    Site(
+    ProfileSite(
         "elitebabes",
         ("elitebabes.com",),
         (
@@ -220,14 +220,14 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "javdatabase",
         ("javdatabase.com",),
         (_form(r"idols/(?P<id>[^/]+)", "{id}", "https://www.javdatabase.com/idols/{id}/"),),
         singular=True,
         reserved=_words("page"),
     ),
-    Site(
+    ProfileSite(
         "indexxx",
         ("indexxx.com",),
         (
@@ -236,7 +236,7 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "imdb",
         ("imdb.com",),
         (
@@ -246,7 +246,7 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "wikidata",
         ("wikidata.org",),
         (
@@ -259,7 +259,7 @@ SITES: tuple[Site, ...] = (
         singular=True,
     ),
     # Articles on lists, groups and companies have the same shape as articles on people.
-    Site(
+    ProfileSite(
         "wikipedia",
         ("wikipedia.org",),
         (
@@ -275,13 +275,13 @@ SITES: tuple[Site, ...] = (
         language_host=True,
         reserved=_words("main_page"),
     ),
-    Site(
+    ProfileSite(
         "data18",
         ("data18.com",),
         (_form(r"name/(?P<id>[^/]+)(?:/.*)?", "{id}", "https://www.data18.com/name/{id}"),),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "minnano_av",
         ("minnano-av.com",),
         (
@@ -293,13 +293,13 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "xcity",
         ("xxx.xcity.jp", "xcity.jp"),
         (_form(r"idol/detail/0*(?P<id>[1-9][0-9]{0,9})", "{id}", "https://xxx.xcity.jp/idol/detail/{id}/"),),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "dmm",
         ("actress.dmm.co.jp",),
         (
@@ -311,7 +311,7 @@ SITES: tuple[Site, ...] = (
         ),
         singular=True,
     ),
-    Site(
+    ProfileSite(
         "pornhub",
         ("pornhub.com",),
         (
@@ -322,7 +322,7 @@ SITES: tuple[Site, ...] = (
             ),
         ),
     ),
-    Site(
+    ProfileSite(
         "xvideos",
         ("xvideos.com",),
         (
@@ -333,7 +333,7 @@ SITES: tuple[Site, ...] = (
             ),
         ),
     ),
-    Site(
+    ProfileSite(
         "manyvids",
         ("manyvids.com",),
         (
@@ -422,6 +422,6 @@ _BY_NAME = {site.name: site for site in SITES}
 BY_HOST = {host.removeprefix("www."): site for site in SITES for host in site.hosts}
 
 
-def site(name: str) -> Site | None:
+def site(name: str) -> ProfileSite | None:
     """The table's row of that name."""
     return _BY_NAME.get(name)

@@ -7,7 +7,7 @@ import unicodedata
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from stash_sense_pipeline.records.profile_sites import BY_HOST, UUID, Form, Site
+from stash_sense_pipeline.records.profile_sites import BY_HOST, UUID, Form, ProfileSite
 
 MAX_URL_LENGTH = 4096
 # A page that more records list says nothing about who they are: a studio, a shop, a list.
@@ -137,7 +137,7 @@ def _locate(url: str) -> _Location | None:
     return _Location(host.lower().removesuffix("."), port, path, query)
 
 
-def _site_of(host: str) -> tuple[Site, str] | None:
+def _site_of(host: str) -> tuple[ProfileSite, str] | None:
     """The site of a host and its language label; `www`, `m`, `mobile` or one language may precede the host."""
     exact = BY_HOST.get(host)
     if exact is not None:
@@ -192,7 +192,7 @@ def _parameters(query: str) -> dict[str, str]:
     return parameters
 
 
-def _match(site: Site, path: str) -> _Match | None:
+def _match(site: ProfileSite, path: str) -> _Match | None:
     path = path.replace(" ", "_") if site.keep_case else _fold(path)
     if len(path) > MAX_PATH_LENGTH:
         return None
@@ -222,7 +222,7 @@ def _fold(text: str) -> str:
     return text
 
 
-def _tidy(site: Site, groups: dict[str, str]) -> None:
+def _tidy(site: ProfileSite, groups: dict[str, str]) -> None:
     if site.keep_case:
         groups["id"] = re.sub("_+", "_", groups["id"]).strip("_")
     if site.title and groups["id"]:

@@ -18,7 +18,7 @@ COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 
 
 @dataclass(frozen=True)
-class Held:
+class Snapshot:
     """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces.
 
     `people` has the columns of COMPARED by name; a record is (source, id there); a face is (face id, image URL).
@@ -37,7 +37,7 @@ class Held:
         """The performer's name."""
         return str(self.people[performer_id]["canonical_name"])
 
-    def heir(self, record: tuple[str, str]) -> int | None:
+    def current_owner(self, record: tuple[str, str]) -> int | None:
         """The performer who has this record, or a record that its stash-box merged it into."""
         return self.owner.get(record, self.merged.get(record))
 
@@ -71,7 +71,7 @@ def _owners(connection: sqlite3.Connection) -> dict[tuple[str, str], int]:
     return {(row[0], row[1]): row[2] for row in rows}
 
 
-def read_held(release: Path) -> Held:
+def read_snapshot(release: Path) -> Snapshot:
     """Reads a release directory; ReleaseError when its manifest or its database cannot be read."""
     manifest = read_manifest(release)
     with _opened(release) as connection:
@@ -92,17 +92,17 @@ def read_held(release: Path) -> Held:
             (row[0], row[1]): row[2]
             for row in connection.execute("SELECT id, coalesce(image_url, ''), performer_id FROM faces")
         }
-    return Held(str(manifest.get("version")), people, records, owner, merged, aliases, faces)
+    return Snapshot(str(manifest.get("version")), people, records, owner, merged, aliases, faces)
 
 
-def came_together(old: Held, new: Held) -> dict[int, set[int]]:
+def merged_performers(old: Snapshot, new: Snapshot) -> dict[int, set[int]]:
     """Performers of `new` who hold what several performers of `old` held, and those. The other way round: who split.
 
     What a stash-box merged counts as held by the performer of the record that is left.
     """
     into: dict[int, set[int]] = defaultdict(set)
     for record in old.owner.keys() | old.merged.keys():
-        before, after = old.heir(record), new.heir(record)
+        before, after = old.current_owner(record), new.current_owner(record)
         if before is not None and after is not None:
             into[after].add(before)
     return {performer: olds for performer, olds in into.items() if len(olds) > 1}

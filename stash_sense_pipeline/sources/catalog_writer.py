@@ -57,7 +57,7 @@ class Tally:
     held: set[str] = field(default_factory=set)
 
 
-class StoringBehind:
+class WriteBehindBuffer:
     """Collects records and has them stored while further ones are fetched, one batch at a time.
 
     Leaving the context stores what is left, also when the source failed: what was fetched is not lost.
@@ -117,7 +117,7 @@ class _Withheld(NamedTuple):
     is_chained: bool = False
 
 
-class Mirror:
+class CatalogWriter:
     """Reads and writes the records of one source, off the event loop, one transaction a call.
 
     `data_dir` is where reports and logs are, which forget an erased person before the catalog does; None where none
@@ -222,13 +222,13 @@ class Mirror:
         since = self._clock.now() - _WITHHELD_FOR
         return await self.read(performers.withheld_versions, hashes, since)
 
-    async def bury(self, gone: Mapping[str, str | None]) -> None:
+    async def tombstone(self, gone: Mapping[str, str | None]) -> None:
         """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None.
 
         Who was merged with somebody suppressed, in either direction, is the same person, and is erased.
         """
 
-        def run() -> performers.BurialCounts:
+        def run() -> performers.TombstoneCounts:
             with ExitStack() as until_committed, writing(self._engine) as connection:
                 self._refusals = self._refusals.refreshed(connection)
                 told = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
@@ -240,7 +240,7 @@ class Mirror:
                 }
                 self._forget(until_committed, self._erase(connection, into | survivors))
                 kept = {key: target for key, target in told.items() if key not in into | survivors}
-                return performers.bury_records(connection, self.source, kept, self._clock.now())
+                return performers.tombstone_records(connection, self.source, kept, self._clock.now())
 
         if gone:
             counts = await asyncio.to_thread(run)

@@ -11,7 +11,7 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.http.polite_client import Patience
+    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
@@ -40,8 +40,8 @@ def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str
 
 
 @asynccontextmanager
-async def asking(
-    settings: Settings, environment: Environment, name: str, patience: Patience | None = None
+async def open_connector(
+    settings: Settings, environment: Environment, name: str, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[Connector]:
     """The connector of a stash-box, with a client that keeps its pace, while the block runs.
 
@@ -60,14 +60,14 @@ async def asking(
         source.url,
         rate=source.rate_limit,
         contact=contact,
-        patience=patience,
+        retry_policy=retry_policy,
         trusted_hosts=source.picture_hosts,
     ) as client:
         yield make_connector(source, key, client)
 
 
 @asynccontextmanager
-async def asking_site(
+async def open_site_connector(
     settings: Settings, environment: Environment, site: ReferenceSiteSettings
 ) -> AsyncIterator[SiteConnector]:
     """The connector of a reference site, with a client that obeys robots.txt, while the block runs.
@@ -75,7 +75,7 @@ async def asking_site(
     `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
     `unusable`.
     """
-    from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
+    from stash_sense_pipeline.sources.http.polite_client import SITE_RETRY_POLICY, PoliteClient
     from stash_sense_pipeline.sources.http.robots import Robots
     from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
@@ -89,7 +89,7 @@ async def asking_site(
         site.url,
         rate=site.rate_limit,
         contact=settings.global_.user_agent_contact,
-        patience=SITE_PATIENCE,
+        retry_policy=SITE_RETRY_POLICY,
         gate=Robots(site.name),
         one_at_a_time=True,
     ) as client:

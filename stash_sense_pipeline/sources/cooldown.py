@@ -23,16 +23,16 @@ def is_refusal(outcome: Outcome | None) -> bool:
     return outcome in _REFUSALS
 
 
-def left_alone_until(detail: Mapping[str, Any]) -> datetime | None:
+def cooldown_until(detail: Mapping[str, Any]) -> datetime | None:
     """Until when a source with this `sync_state.detail` is left alone, if it is."""
     until = detail.get("left_alone_until")
     return datetime.fromisoformat(until) if isinstance(until, str) else None
 
 
-def check_left_alone(engine: sa.Engine, source: str, now: datetime) -> None:
+def check_cooldown(engine: sa.Engine, source: str, now: datetime) -> None:
     """Raises SourceError (blocked) while the source is left alone."""
     with reading(engine) as connection:
-        until = left_alone_until(load_state(connection, source).detail)
+        until = cooldown_until(load_state(connection, source).detail)
     if until is not None and now < until:
         raise SourceError(
             source,
@@ -41,7 +41,7 @@ def check_left_alone(engine: sa.Engine, source: str, now: datetime) -> None:
         )
 
 
-def leave_alone(engine: sa.Engine, source: str, now: datetime) -> datetime:
+def start_cooldown(engine: sa.Engine, source: str, now: datetime) -> datetime:
     """Leaves the source alone for 6 hours, and for twice as long each time that it refuses again. Returns until when."""
     with writing(engine) as connection:
         state = load_state(connection, source)
@@ -52,7 +52,7 @@ def leave_alone(engine: sa.Engine, source: str, now: datetime) -> datetime:
     return until
 
 
-def welcomed(detail: Mapping[str, Any]) -> dict[str, Any]:
+def end_cooldown(detail: Mapping[str, Any]) -> dict[str, Any]:
     """`sync_state.detail` after a run in which the site answered."""
     return {
         key: value for key, value in detail.items() if key not in ("left_alone_until", "times_left_alone")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from stash_sense_pipeline.foundation.errors import ConfigurationError, SourceError
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
-from stash_sense_pipeline.sources.connections import asking
+from stash_sense_pipeline.sources.connections import open_connector
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
@@ -35,13 +35,15 @@ async def poll_sources(settings: Settings, environment: Environment, names: Sequ
 
 
 async def _poll(settings: Settings, environment: Environment, name: str) -> Poll:
-    from stash_sense_pipeline.sources.http.polite_client import Patience
+    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
 
-    hurried = Patience(attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE)
+    hurried = RetryPolicy(
+        attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE
+    )
     try:
         async with (
             asyncio.timeout(_SECONDS_A_SOURCE),
-            asking(settings, environment, name, hurried) as connector,
+            open_connector(settings, environment, name, hurried) as connector,
         ):
             return Poll(name, await change_token(connector), None)
     except TimeoutError:

@@ -33,7 +33,7 @@ class SyncRules:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class MissingVerdict:
     """`believed`: missing records to be asked for one by one. `refused`: what to remember of those that are too many,
     with their `ids` and the numbers; empty when none are. `message` says it in one line.
     """
@@ -43,7 +43,9 @@ class Verdict:
     message: str | None
 
 
-def judge_missing(rules: SyncRules, live: int, missing: Sequence[str], before: Mapping[str, Any]) -> Verdict:
+def judge_missing(
+    rules: SyncRules, live: int, missing: Sequence[str], before: Mapping[str, Any]
+) -> MissingVerdict:
     """Judges `missing`, those of `live` records that a whole list of the source lacked, in their order.
 
     `before` is what the last sweep refused.
@@ -52,10 +54,10 @@ def judge_missing(rules: SyncRules, live: int, missing: Sequence[str], before: M
     suspected = frozenset(before.get("ids", ()))
     fresh = [source_id for source_id in missing if source_id not in suspected]
     if len(fresh) <= allowed:
-        return Verdict(tuple(missing), {}, None)
+        return MissingVerdict(tuple(missing), {}, None)
     message = (
         f"{len(fresh)} of {live} performers are missing from the source's list, more than {allowed}; "
         "they stay until a second sweep agrees"
     )
     refused = {"ids": fresh, "count": len(fresh), "live": live, "allowed": allowed}
-    return Verdict(tuple(sorted(suspected.intersection(missing))), refused, message)
+    return MissingVerdict(tuple(sorted(suspected.intersection(missing))), refused, message)

@@ -31,7 +31,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.collect import CollectReport, ImageClient, collect_faces
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
-from stash_sense_pipeline.faces.extraction.extract_face import Examiner, decode_crop
+from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor, decode_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
@@ -296,21 +296,25 @@ def _bare(pack: ModelPack, images: int) -> float:
     """Seconds an image: decode, detect and align on as many threads as the worker has, and nothing else."""
     pictures = _pictures()
     bodies = [_body(pictures, number) for number in range(images)]
-    examiner = Examiner(pack, Detector(pack.detector), GlobalSettings().quality_filters, True, DecodeLimits())
+    extractor = FaceExtractor(
+        pack, Detector(pack.detector), GlobalSettings().quality_filters, True, DecodeLimits()
+    )
     started = time.perf_counter()
     with ThreadPoolExecutor(2) as pool:
-        faces = list(pool.map(examiner.examine, bodies))
+        faces = list(pool.map(extractor.extract, bodies))
     assert len(faces) == images
     return (time.perf_counter() - started) / images
 
 
 def _one_after_another(server: ImageServer, pack: ModelPack, images: int) -> float:
     """Images a second of the predecessor's way, without its embedding: fetch one, detect, then the next."""
-    examiner = Examiner(pack, Detector(pack.detector), GlobalSettings().quality_filters, True, DecodeLimits())
+    extractor = FaceExtractor(
+        pack, Detector(pack.detector), GlobalSettings().quality_filters, True, DecodeLimits()
+    )
     started = time.perf_counter()
     with httpx.Client() as client:
         for number in range(images):
-            examiner.examine(client.get(server.url(f"i{number}")).content)
+            extractor.extract(client.get(server.url(f"i{number}")).content)
     return images / (time.perf_counter() - started)
 
 

@@ -28,7 +28,7 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import insert_many
 from stash_sense_pipeline.identity.face_matching.face_agreement import TemplateSet, agree, calibrate, unlike
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
-from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.evidence import NO_FACES, Faces, Pair, find_candidates, weigh
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
@@ -77,7 +77,7 @@ def _score(crowd: Population, templates: Mapping[RecordKey, Template] | None) ->
         calibration = calibrate(stacked, candidates.hard(), HOSTS, candidates.strangers)
         assert calibration.thresholds, calibration.reason
         faces = Faces(agree(stacked, calibration), unlike(stacked, calibration, candidates.shared))
-    groups = connect(crowd.records, weigh(candidates, faces).evidence).groups
+    groups = cluster(crowd.records, weigh(candidates, faces).evidence).groups
     return score(crowd.truth, groups)
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.queries import performers
-from stash_sense_pipeline.catalog.queries.performers import BurialCounts, RecordCounts, StoreCounts
+from stash_sense_pipeline.catalog.queries.performers import RecordCounts, StoreCounts, TombstoneCounts
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, load_states, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
@@ -44,10 +44,10 @@ def store(
         return performers.store_records(connection, source, records, now)
 
 
-def bury(engine: sa.Engine, gone: dict[str, str | None], now: datetime = NOW) -> BurialCounts:
+def bury(engine: sa.Engine, gone: dict[str, str | None], now: datetime = NOW) -> TombstoneCounts:
     """Buries in one transaction."""
     with writing(engine) as connection:
-        return performers.bury_records(connection, "box", gone, now)
+        return performers.tombstone_records(connection, "box", gone, now)
 
 
 def table(engine: sa.Engine, of: sa.Table) -> list[dict[str, Any]]:
@@ -184,8 +184,8 @@ def face(image_id: str) -> dict[str, Any]:
 
 def test_a_tombstone_forgets_the_person(any_catalog):
     store(any_catalog, person("1", height_cm=170), person("2"))
-    assert bury(any_catalog, {"1": "2"}, LATER) == BurialCounts(merged=1)
-    assert bury(any_catalog, {"2": None}, LATER) == BurialCounts(removed=1)
+    assert bury(any_catalog, {"1": "2"}, LATER) == TombstoneCounts(merged=1)
+    assert bury(any_catalog, {"2": None}, LATER) == TombstoneCounts(removed=1)
     first, second = table(any_catalog, schema.source_performers)
     assert {name for name, value in first.items() if value not in (None, {})} == {
         *("source", "source_id", "name", "updated_at", "deleted_at", "merged_into"),
@@ -202,15 +202,15 @@ def test_burying_again_costs_nothing_and_a_new_target_is_a_change(any_catalog):
     store(any_catalog, person("1"))
     bury(any_catalog, {"1": "2"})
     before = everything(any_catalog)
-    assert bury(any_catalog, {"1": "2"}, LATER) == BurialCounts()
+    assert bury(any_catalog, {"1": "2"}, LATER) == TombstoneCounts()
     assert everything(any_catalog) == before
-    assert bury(any_catalog, {"1": "3"}, LATER) == BurialCounts()
+    assert bury(any_catalog, {"1": "3"}, LATER) == TombstoneCounts()
     (row,) = table(any_catalog, schema.source_performers)
     assert (row["merged_into"], row["deleted_at"], row["changed_at"]) == ("3", NOW, LATER)
 
 
 def test_a_tombstone_of_somebody_never_seen(any_catalog):
-    assert bury(any_catalog, {"1": "2", "3": None}) == BurialCounts()
+    assert bury(any_catalog, {"1": "2", "3": None}) == TombstoneCounts()
     with reading(any_catalog) as connection:
         assert performers.tombstones(connection, "box") == {"1": "2", "3": None}
         assert performers.count_records(connection, "box") == RecordCounts(
@@ -264,7 +264,7 @@ def test_more_records_than_a_statement_may_name(any_catalog):
     assert store(any_catalog, *many).unchanged == 1203
     with writing(any_catalog) as connection:
         assert len(performers.live_versions(connection, "box", [each.source_id for each in many])) == 1203
-        gone = performers.bury_records(connection, "box", {each.source_id: None for each in many}, LATER)
+        gone = performers.tombstone_records(connection, "box", {each.source_id: None for each in many}, LATER)
         assert gone.removed == 1203
 
 

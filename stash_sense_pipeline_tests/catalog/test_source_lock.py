@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import source_lock as module
-from stash_sense_pipeline.catalog.source_lock import one_writer
+from stash_sense_pipeline.catalog.source_lock import source_lock
 
 _CHILD = """
 import sys, time
@@ -36,20 +36,20 @@ def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> N
 
     def second() -> None:
         begun.set()
-        with one_writer(any_catalog, "stashdb", said.append):
+        with source_lock(any_catalog, "stashdb", said.append):
             order.append("second")
 
-    with one_writer(any_catalog, "stashdb", said.append):
+    with source_lock(any_catalog, "stashdb", said.append):
         thread = threading.Thread(target=second)
         thread.start()
         begun.wait()
-        with one_writer(any_catalog, "fansdb", said.append):
+        with source_lock(any_catalog, "fansdb", said.append):
             time.sleep(0.3)
         order.append("first")
     thread.join(timeout=30)
     assert order == ["first", "second"]
     assert said == ["stashdb: another run is reading it; this one begins when that has ended"]
-    with one_writer(any_catalog, "stashdb", said.append):
+    with source_lock(any_catalog, "stashdb", said.append):
         pass
     assert len(said) == 1
 
@@ -62,14 +62,14 @@ def test_a_killed_run_holds_nothing(any_catalog: sa.Engine) -> None:
     child.kill()
     child.wait()
     child.stdout.close()
-    with one_writer(any_catalog, "stashdb", lambda _: None):
+    with source_lock(any_catalog, "stashdb", lambda _: None):
         pass
 
 
 def test_a_failure_gives_the_place_back(any_catalog: sa.Engine) -> None:
     said: list[str] = []
-    with pytest.raises(KeyError), one_writer(any_catalog, "stashdb", said.append):
+    with pytest.raises(KeyError), source_lock(any_catalog, "stashdb", said.append):
         raise KeyError
-    with one_writer(any_catalog, "stashdb", said.append):
+    with source_lock(any_catalog, "stashdb", said.append):
         pass
     assert said == []

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import engine as engine_module
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import performer_aliases, sync_state
-from stash_sense_pipeline.catalog.source_lock import one_writer
+from stash_sense_pipeline.catalog.source_lock import source_lock
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 
@@ -260,10 +260,10 @@ def test_the_place_of_a_source_is_free_again_when_its_connection_was_ended(
     server: sa.Engine, postgres_catalog_url: str
 ) -> None:
     engine = open_catalog(postgres_catalog_url)
-    with one_writer(engine, "stashdb", print):
+    with source_lock(engine, "stashdb", print):
         end_others(server, postgres_catalog_url)
     said: list[str] = []
-    with one_writer(engine, "stashdb", said.append):
+    with source_lock(engine, "stashdb", said.append):
         assert said == []
     engine.dispose()
 
@@ -274,7 +274,7 @@ def test_the_place_of_a_source_outlasts_a_server_that_ends_idle_sessions(
 ) -> None:
     set_for_database(server, postgres_catalog_url, "idle_session_timeout = '100ms'")
     engine = open_catalog(postgres_catalog_url)
-    with one_writer(engine, "stashdb", print):
+    with source_lock(engine, "stashdb", print):
         time.sleep(1)
         with server.connect() as connection:
             held = connection.exec_driver_sql(

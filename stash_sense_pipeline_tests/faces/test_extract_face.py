@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 import stash_sense_pipeline.sandbox
 from stash_sense_pipeline.catalog.queries.faces import StoredFace
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
-from stash_sense_pipeline.faces.extraction.extract_face import Examiner, decode_crop
+from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor, decode_crop
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
@@ -70,8 +70,8 @@ def demo_pack() -> ModelPack:
 
 
 @pytest.fixture(scope="module")
-def examiner(demo_pack: ModelPack) -> Examiner:
-    return Examiner(demo_pack, Detector(demo_pack.detector), QualityFilters(), True, LIMITS)
+def extractor(demo_pack: ModelPack) -> FaceExtractor:
+    return FaceExtractor(demo_pack, Detector(demo_pack.detector), QualityFilters(), True, LIMITS)
 
 
 def cuts(name: str, orientation: int) -> tuple[int, ...]:
@@ -99,15 +99,17 @@ def landmarks(face: StoredFace) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", [*FILES, "gif", "bmp", "avif"])
-def test_the_face_is_that_of_the_plain_picture(name: str, examiner: Examiner, demo_pack: ModelPack) -> None:
-    plain = examiner.examine(png_file(PHOTO, "L" if name.split()[-1] in GREY else "RGB"))
+def test_the_face_is_that_of_the_plain_picture(
+    name: str, extractor: FaceExtractor, demo_pack: ModelPack
+) -> None:
+    plain = extractor.extract(png_file(PHOTO, "L" if name.split()[-1] in GREY else "RGB"))
     if name in FILES:
         data = FILES[name](6, True)
         data = data[: len(data) - cuts(name, 6)[-1]]
     else:
         avif = {"quality": 90} if name == "avif" else {}
         data = gif_file(PHOTO, metadata=True) if name == "gif" else saved(PHOTO, format=name.upper(), **avif)
-    face = examiner.examine(data)
+    face = extractor.extract(data)
     assert np.abs(landmarks(face) - landmarks(plain)).max() < 2
     for model, spec in demo_pack.embedders.items():
         with Embedder(model, spec) as embedder:
@@ -179,14 +181,16 @@ def test_bytes_behind_the_end_cost_nothing(kind: str, tail: bytes) -> None:
     assert np.array_equal(decode_image(plain + tail, LIMITS).rgb, decode_image(plain, LIMITS).rgb)
 
 
-def test_a_reduced_picture_gives_boxes_of_its_full_size(examiner: Examiner, demo_pack: ModelPack) -> None:
+def test_a_reduced_picture_gives_boxes_of_its_full_size(
+    extractor: FaceExtractor, demo_pack: ModelPack
+) -> None:
     """Twice as large a picture has a face twice as large, whether it is decoded at half its size or not."""
     large = cv2.resize(PORTRAIT, (4000, 4800), interpolation=cv2.INTER_CUBIC)
-    reduced = examiner.examine(saved(Image.fromarray(large), format="JPEG", quality=90))
-    whole = examiner.examine(saved(PHOTO, format="JPEG", quality=90))
+    reduced = extractor.extract(saved(Image.fromarray(large), format="JPEG", quality=90))
+    whole = extractor.extract(saved(PHOTO, format="JPEG", quality=90))
     assert np.abs(landmarks(reduced) / 8 - landmarks(whole)).max() < 2
     assert reduced.columns["x2"] == pytest.approx(8 * whole.columns["x2"], rel=0.03)
-    strict = Examiner(
+    strict = FaceExtractor(
         demo_pack, Detector(demo_pack.detector), QualityFilters(min_image_size=4000), True, DecodeLimits()
     )
-    assert strict.examine(saved(Image.fromarray(large), format="JPEG", quality=90))
+    assert strict.extract(saved(Image.fromarray(large), format="JPEG", quality=90))

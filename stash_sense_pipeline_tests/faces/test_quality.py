@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.faces.extraction.acceptance_criteria import Rules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.align import TEMPLATE
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.quality import check_image_size, choose_face, flaw, quality_score
@@ -90,8 +90,10 @@ def test_the_score_falls_with_each_flaw() -> None:
 
 def rules(
     pack: ModelPack, high_trust: bool = True, limits: DecodeLimits | None = None, **filters: object
-) -> Rules:
-    return Rules.of(pack.detector, QualityFilters(**filters), high_trust, limits or DecodeLimits())
+) -> AcceptanceCriteria:
+    return AcceptanceCriteria.of(
+        pack.detector, QualityFilters(**filters), high_trust, limits or DecodeLimits()
+    )
 
 
 FLAWS = {Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY}
@@ -123,16 +125,16 @@ FLAWS = {Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY}
 def test_looser_rules_reopen_what_they_may_accept(
     pack: ModelPack, change: dict[str, object], reopened: set[Reason]
 ) -> None:
-    assert rules(pack, **change).reopens(rules(pack).text) == reopened
+    assert rules(pack, **change).requeues(rules(pack).text) == reopened
 
 
 def test_what_was_judged_before_orientation_was_applied_is_looked_at_again(pack: ModelPack) -> None:
     """Verdicts from then carry neither the limits of cost nor the number of the reading."""
     before = rules(pack).text.split(" m")[0]
-    reopened = rules(pack).reopens(before)
+    reopened = rules(pack).requeues(before)
     assert {Reason.NO_FACE, Reason.LOW_CONFIDENCE, Reason.TRUNCATED} <= reopened
     assert not reopened & {Reason.SEVERAL_FACES, Reason.TOO_MANY_PIXELS, Reason.TOO_COSTLY, Reason.SVG}
 
 
 def test_rules_of_another_kind_reopen_everything_judged(pack: ModelPack) -> None:
-    assert {Reason.NO_FACE, Reason.IMAGE_TOO_SMALL} <= rules(pack).reopens("d640 x1")
+    assert {Reason.NO_FACE, Reason.IMAGE_TOO_SMALL} <= rules(pack).requeues("d640 x1")

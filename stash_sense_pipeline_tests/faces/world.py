@@ -19,10 +19,10 @@ from stash_sense_pipeline.catalog.schema import performer_images, source_images,
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.http.polite_client import Patience, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient, RetryPolicy
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
-HURRIED = Patience(
+HURRIED = RetryPolicy(
     attempts=2, connect=2.0, read=2.0, first_delay=0.01, first_delay_when_limited=0.01, max_delay=0.02
 )
 
@@ -101,7 +101,7 @@ def box(server: ImageServer, name: str = "boxed", **changes: object) -> StashBox
 
 
 def polite_client(server: ImageServer, rate: float = 600_000.0) -> PoliteClient:
-    return PoliteClient("boxed", f"{server.base}/graphql", rate=rate, patience=HURRIED)
+    return PoliteClient("boxed", f"{server.base}/graphql", rate=rate, retry_policy=HURRIED)
 
 
 def image_request(url: str) -> tuple[str, Mapping[str, str]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.identity.linkage.clustering import Verdict, connect
+from stash_sense_pipeline.identity.linkage.clustering import LinkVerdict, cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
 from stash_sense_pipeline.identity.linkage.evidence import find_evidence
 from stash_sense_pipeline.identity.linkage.permanent_ids import assign
@@ -53,12 +53,12 @@ def test_order_of_input_does_not_matter(
         data.draw(st.lists(st.sampled_from(list(combinations(live, 2))), max_size=3)) if len(live) > 1 else []
     )
     findings = find_evidence(crowd, HOSTS)
-    found = connect(crowd, findings.evidence, apart)
+    found = cluster(crowd, findings.evidence, apart)
     shuffled = dict(rng.sample(list(crowd.items()), len(crowd)))
     again = find_evidence(shuffled, HOSTS)
     assert again == findings
     rows = rng.sample(list(again.evidence), len(again.evidence))
-    assert connect(shuffled, rows, [*reversed(apart)]) == found
+    assert cluster(shuffled, rows, [*reversed(apart)]) == found
 
 
 @settings(max_examples=100)
@@ -68,7 +68,7 @@ def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -
     apart = (
         data.draw(st.lists(st.sampled_from(list(combinations(live, 2))), max_size=3)) if len(live) > 1 else []
     )
-    found = connect(crowd, find_evidence(crowd, HOSTS).evidence, apart)
+    found = cluster(crowd, find_evidence(crowd, HOSTS).evidence, apart)
     assert sorted(key for group in found.groups for key in group) == live
     for group in found.groups:
         sources = [source for source, _ in group]
@@ -78,7 +78,7 @@ def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -
         assert not dates or max(d[0] for d in dates) - min(d[1] for d in dates) <= 744
         assert not any(a in group and b in group for a, b in apart)
     for decision in found.decisions.values():
-        assert (decision.reason is not None) == (decision.verdict == Verdict.REFUSED)
+        assert (decision.reason is not None) == (decision.verdict == LinkVerdict.REFUSED)
 
 
 @settings(max_examples=60)
@@ -86,7 +86,7 @@ def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -
 def test_the_whole_is_its_parts(crowd: dict[RecordKey, Record]) -> None:
     """What is decided on a group depends on nothing outside the records that evidence ties to it."""
     findings = find_evidence(crowd, HOSTS)
-    found = connect(crowd, findings.evidence)
+    found = cluster(crowd, findings.evidence)
     leader = {key: key for key in crowd}
     for row in findings.evidence:
         old, new = leader[row.a], leader[row.b]
@@ -94,7 +94,7 @@ def test_the_whole_is_its_parts(crowd: dict[RecordKey, Record]) -> None:
     for lead in set(leader.values()):
         part = {key: record for key, record in crowd.items() if leader[key] == lead}
         rows = [row for row in findings.evidence if row.a in part]
-        alone = connect(part, rows)
+        alone = cluster(part, rows)
         assert {g for g in found.groups if g[0] in part} == set(alone.groups)
         assert alone.decisions.items() <= found.decisions.items()
 
@@ -148,7 +148,7 @@ def test_ids_are_permanent(history: list[list[int]]) -> None:
 @pytest.mark.parametrize(("poisoned", "precision", "recall"), [(0.0, 0.999, 0.965), (0.05, 0.998, 0.955)])
 def test_population_with_known_truth(poisoned: float, precision: float, recall: float) -> None:
     people = make_population(6000, seed=5, poisoned=poisoned)
-    found = connect(people.records, find_evidence(people.records, HOSTS).evidence)
+    found = cluster(people.records, find_evidence(people.records, HOSTS).evidence)
     result = score(people.truth, found.groups)
     assert result.precision >= precision
     assert result.recall >= recall

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
-from stash_sense_pipeline.identity.linkage.clustering import Verdict, connect
+from stash_sense_pipeline.identity.linkage.clustering import LinkVerdict, cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind, find_candidates, find_evidence
 from stash_sense_pipeline.records.name_folding import fold_name
@@ -20,7 +20,7 @@ U2 = "00000000-0000-4000-8000-000000000002"
 def together(*records: Record) -> set[frozenset[str]]:
     """The groups of two records or more."""
     known = population(*records)
-    groups = connect(known, find_evidence(known, HOSTS).evidence).groups
+    groups = cluster(known, find_evidence(known, HOSTS).evidence).groups
     return {group for group in groups_of(groups) if len(group) > 1}
 
 
@@ -98,17 +98,17 @@ def test_two_live_records_of_one_source_never_meet() -> None:
     assert together(one, other) == set()
     between = Record("fansdb", "c", "Sample Person", urls=(X, IAFD))
     known = population(one, other, between)
-    found = connect(known, find_evidence(known, HOSTS).evidence)
+    found = cluster(known, find_evidence(known, HOSTS).evidence)
     assert all(len({source for source, _ in group}) == len(group) for group in found.groups)
     decision = found.decisions[one.key, other.key]
-    assert (decision.verdict, decision.reason) == (Verdict.REFUSED, "two live records of stashdb: a, b")
+    assert (decision.verdict, decision.reason) == (LinkVerdict.REFUSED, "two live records of stashdb: a, b")
 
 
 def test_as_good_a_match_on_two_records_is_ambiguous() -> None:
     records = [Record("stashdb", name, "Sample Person", urls=(X,)) for name in ("a", "b")]
     records.append(Record("fansdb", "c", "Sample Person", urls=(X,)))
     known = population(*records)
-    found = connect(known, find_evidence(known, HOSTS).evidence)
+    found = cluster(known, find_evidence(known, HOSTS).evidence)
     assert all(len(group) == 1 for group in found.groups)
     assert found.decisions[("fansdb", "c"), ("stashdb", "a")].reason == "ambiguous: stashdb:b matches as well"
 

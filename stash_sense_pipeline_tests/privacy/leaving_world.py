@@ -16,7 +16,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.identity.linkage.clustering import connect
+from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.evidence import find_evidence
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_import import add_supp
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 
 KEY = bytes(range(32))
 HOSTS = {
@@ -92,28 +92,28 @@ class World:
         with writing(self.engine) as connection:
             add_suppressions(connection, KEY, entries)
 
-    def sync(self, *sources: str) -> Mirror:
+    def sync(self, *sources: str) -> CatalogWriter:
         """Reads sources, all without a name."""
         for source in sources or sorted(HOSTS):
-            mirror = Mirror(
+            writer = CatalogWriter(
                 self.engine,
                 source,
                 load_suppressions(self.engine, KEY),
                 Clock(),
                 relatives=self.relatives,
             )
-            asyncio.run(self._sync(mirror, source))
+            asyncio.run(self._sync(writer, source))
             self.read |= {key: record for key, record in self.shown.items() if key[0] == source}
             self.read = {
                 key: record for key, record in self.read.items() if key in self.shown or key[0] != source
             }
-        return mirror
+        return writer
 
-    async def _sync(self, mirror: Mirror, source: str) -> None:
+    async def _sync(self, writer: CatalogWriter, source: str) -> None:
         records = [record for key, record in sorted(self.shown.items()) if key[0] == source]
-        await mirror.store(records)
-        await mirror.bury({key[1]: into for key, into in self.gone.items() if key[0] == source})
-        await mirror.erase_linked()
+        await writer.store(records)
+        await writer.tombstone({key[1]: into for key, into in self.gone.items() if key[0] == source})
+        await writer.erase_linked()
 
     def apply(self) -> None:
         """What `suppress apply` does in the catalog."""
@@ -164,7 +164,7 @@ class World:
     def person_of(self, record: RecordKey) -> set[RecordKey]:
         """What identity would link to a record if it knew everything that the sources showed when they were read."""
         records = identity_records([told_of(*item) for item in self.read.items()])
-        groups = connect(records, find_evidence(records, HOSTS).evidence).groups
+        groups = cluster(records, find_evidence(records, HOSTS).evidence).groups
         return {key for group in groups if record in group for key in group}
 
 

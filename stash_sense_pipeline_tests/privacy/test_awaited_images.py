@@ -103,8 +103,8 @@ def test_a_sync_that_is_killed_before_its_end_is_made_up_for_before_a_release(wo
     show_two_people(world)
     world.add(URL)
 
-    async def killed(mirror, source):
-        await mirror.store([record for key, record in world.shown.items() if key[0] == source])
+    async def killed(writer, source):
+        await writer.store([record for key, record in world.shown.items() if key[0] == source])
 
     world._sync = killed
     world.sync("stashdb", "fansdb")

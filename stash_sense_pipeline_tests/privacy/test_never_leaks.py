@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_file import Suppressio
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
-from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
@@ -167,14 +167,14 @@ class Leaving(RuleBasedStateMachine):
             assert person.encode() not in files, person
 
     async def _sync(self, box: str) -> None:
-        mirror = Mirror(self.engine, box, load_suppressions(self.engine, KEY), Clock())
+        writer = CatalogWriter(self.engine, box, load_suppressions(self.engine, KEY), Clock())
         live = [record for (source, _), record in self.upstream.records.items() if source == box]
         gone = {key: target for (source, key), target in self.upstream.gone.items() if source == box}
-        await mirror.store(live)
+        await writer.store(live)
         with reading(self.engine) as connection:
             _, absent = performers.live_besides(connection, box, {record.source_id for record in live})
-        await mirror.bury({**gone, **{key: gone.get(key) for key in absent}})
-        await mirror.remove_orphaned_images()
+        await writer.tombstone({**gone, **{key: gone.get(key) for key in absent}})
+        await writer.remove_orphaned_images()
 
     def _collect(self, box: str) -> None:
         """A face for each image that waits, unless its bytes are suppressed."""
@@ -266,8 +266,8 @@ def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine
     leaver = PerformerRecord(source_id="anna", name="Anna Zq", birth_date="1980")
 
     def sync(*records: PerformerRecord) -> None:
-        mirror = Mirror(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW))
-        asyncio.run(mirror.store(records))
+        writer = CatalogWriter(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW))
+        asyncio.run(writer.store(records))
         rebuild_identities(catalog, {"boxa": "boxa.example"}, Overrides(), NOW)
 
     sync(survivor, third, leaver)
@@ -288,10 +288,12 @@ def test_reports_forget_whom_a_sync_erases(catalog: sa.Engine, tmp_path: Path, h
         source_id="other-uuid", name="Zq Other", birth_date="1980", urls=("https://x.example/zq-other",)
     )
 
-    def mirror() -> Mirror:
-        return Mirror(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW), tmp_path)
+    def writer() -> CatalogWriter:
+        return CatalogWriter(
+            catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW), tmp_path
+        )
 
-    asyncio.run(mirror().store([anna, other]))
+    asyncio.run(writer().store([anna, other]))
     with writing(catalog) as connection:
         entries = ["boxa:anna-uuid", "https://www.instagram.com/zqanna"]
         add_suppressions(
@@ -304,11 +306,11 @@ def test_reports_forget_whom_a_sync_erases(catalog: sa.Engine, tmp_path: Path, h
         (tmp_path / name).write_text("boxa:other-uuid\nZQ OTHER (7)\nhttps://x.example/zq-other\nstays\n")
     (tmp_path / "staging" / "next").mkdir(parents=True)
     if how == "merged at the source":
-        asyncio.run(mirror().bury({"other-uuid": "anna-uuid"}))
+        asyncio.run(writer().tombstone({"other-uuid": "anna-uuid"}))
     elif how == "lists a page":
-        asyncio.run(mirror().store([replace(other, urls=("https://www.instagram.com/zqanna",))]))
+        asyncio.run(writer().store([replace(other, urls=("https://www.instagram.com/zqanna",))]))
     else:
-        asyncio.run(mirror().store([replace(other, birth_date="2020")]))
+        asyncio.run(writer().store([replace(other, birth_date="2020")]))
     for name in texts:
         assert (tmp_path / name).read_text() == "(erased)\n(erased)\n(erased)\nstays\n"
     assert list((tmp_path / "staging").iterdir()) == []
@@ -321,8 +323,8 @@ def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.En
     """ThePornDB makes its addresses of slugs: a record that was deleted and entered anew has another uuid there."""
 
     def sync(*records: PerformerRecord) -> None:
-        mirror = Mirror(catalog, "theporndb", load_suppressions(catalog, KEY), Clock())
-        asyncio.run(mirror.store(records))
+        writer = CatalogWriter(catalog, "theporndb", load_suppressions(catalog, KEY), Clock())
+        asyncio.run(writer.store(records))
 
     first = PerformerRecord("uuid-1", "Zq Anna", raw={"slug": "zq-anna", "_id": "11"})
     sync(first, PerformerRecord("uuid-3", "Zq Berta", raw={"slug": "zq-berta", "_id": "33"}))
@@ -361,8 +363,8 @@ def test_a_stored_record_that_is_refused_later_leaves_nothing(
             entry = SuppressionEntry("boxa:zqanna-1", "asked", date(2026, 11, 20))
             add_suppressions(connection, KEY, [entry])
         machine.suppressions_are_applied()
-        mirror = Mirror(machine.engine, "boxb", load_suppressions(machine.engine, KEY), Clock())
-        asyncio.run(mirror.store([replace(record, **change)]))
+        writer = CatalogWriter(machine.engine, "boxb", load_suppressions(machine.engine, KEY), Clock())
+        asyncio.run(writer.store([replace(record, **change)]))
         with reading(machine.engine) as connection:
             rows = {
                 table.name: repr(connection.execute(sa.select(table)).all())

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.privacy.suppression.suppressed_faces import Template, Templates
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import SuppressedFace, SuppressedFaces
 
 MODELS = [("facenet", "f"), ("arcface", "a"), ("other", "o")]
 
@@ -26,10 +26,10 @@ def test_a_face_is_refused_when_all_common_embedders_find_it_near(
         vector = rng.standard_normal(3).astype("f4")
         return vector / np.linalg.norm(vector)
 
-    templates = Templates(
+    templates = SuppressedFaces(
         {
             str(number): {
-                model: Template(direction(), float(rng.uniform(0.2, 1.2))) for model in sorted(models)
+                model: SuppressedFace(direction(), float(rng.uniform(0.2, 1.2))) for model in sorted(models)
             }
             for number, models in enumerate(people)
         }

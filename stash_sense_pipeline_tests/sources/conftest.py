@@ -19,13 +19,13 @@ from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.http.polite_client import Patience, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient, RetryPolicy
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 # Impatient between tries, patient within one: a loaded machine is no failure of the server.
-QUICK = Patience(first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=1000)
+QUICK = RetryPolicy(first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=1000)
 
 
 @dataclass
@@ -108,7 +108,7 @@ def refresh_from(
     rules: SyncRules | None = None,
     progress: Progress = lambda stage, done, total: None,
     now: Callable[[], datetime] | None = None,
-    patience: Patience = QUICK,
+    retry_policy: RetryPolicy = QUICK,
 ) -> SyncReport:
     """Refreshes one source of the sandbox; the wall clock is that of its server unless `now` gives another one."""
     server = servers.world.sources[source]
@@ -123,7 +123,9 @@ def refresh_from(
     clock = Clock(now=now or (lambda: from_micros(server.clock.now())))
 
     async def run() -> SyncReport:
-        async with PoliteClient(source, settings.url, rate=settings.rate_limit, patience=patience) as client:
+        async with PoliteClient(
+            source, settings.url, rate=settings.rate_limit, retry_policy=retry_policy
+        ) as client:
             connector = make_connector(settings, key, client)
             adjust(connector)
             return await refresh_source(

@@ -15,14 +15,14 @@ from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
-from stash_sense_pipeline.sources.http.polite_client import SITE_PATIENCE, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import SITE_RETRY_POLICY, PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport, enrich_source
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
 IMPATIENT = replace(
-    SITE_PATIENCE, attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20
+    SITE_RETRY_POLICY, attempts=2, first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20
 )
 BY_NAME = ("elitebabes", "javdatabase")
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -67,7 +67,7 @@ def enrich_from(
             name,
             settings.url,
             rate=settings.rate_limit,
-            patience=IMPATIENT,
+            retry_policy=IMPATIENT,
             gate=Robots(name, Clock(monotonic=monotonic)),
             one_at_a_time=True,
         ) as client:

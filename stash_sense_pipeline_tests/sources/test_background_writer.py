@@ -9,7 +9,7 @@ import pytest
 
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.sources import catalog_writer
-from stash_sense_pipeline.sources.catalog_writer import StoringBehind
+from stash_sense_pipeline.sources.catalog_writer import WriteBehindBuffer
 
 
 def records(count: int) -> list[PerformerRecord]:
@@ -42,7 +42,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_takes_what_came_while_the_one_before_was_stored() -> None:
     async def run() -> list[int]:
         store = Store()
-        async with StoringBehind(store) as storing:
+        async with WriteBehindBuffer(store) as storing:
             await storing.put(records(9))
             await asyncio.sleep(0)
             assert store.batches == []
@@ -63,7 +63,7 @@ def test_a_batch_takes_what_came_while_the_one_before_was_stored() -> None:
 def test_who_fetches_waits_when_a_batch_is_full_and_another_one_is_being_stored() -> None:
     async def run() -> None:
         store = Store()
-        async with StoringBehind(store) as storing:
+        async with WriteBehindBuffer(store) as storing:
             await storing.put(records(10))
             await storing.put(records(39))
             waits = asyncio.create_task(storing.put(records(1)))
@@ -82,7 +82,7 @@ def test_a_few_records_do_not_wait_for_more_than_some_seconds(monkeypatch: pytes
     async def run() -> None:
         store = Store()
         store.may_go_on.set()
-        async with StoringBehind(store) as storing:
+        async with WriteBehindBuffer(store) as storing:
             await storing.put(records(1))
             await asyncio.sleep(0.01)
             assert store.batches == [1]
@@ -95,7 +95,7 @@ def test_what_was_fetched_is_stored_though_the_source_fails() -> None:
 
     async def run() -> None:
         store.may_go_on.set()
-        async with StoringBehind(store) as storing:
+        async with WriteBehindBuffer(store) as storing:
             await storing.put(records(3))
             raise ConnectionError
 
@@ -109,7 +109,7 @@ def test_a_batch_that_cannot_be_stored_stops_the_next_one() -> None:
         raise OSError("the disk is full")
 
     async def run() -> None:
-        async with StoringBehind(fails) as storing:
+        async with WriteBehindBuffer(fails) as storing:
             await storing.put(records(10))
             await asyncio.sleep(0.01)
             await storing.put(records(1))

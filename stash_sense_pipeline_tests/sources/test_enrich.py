@@ -596,7 +596,7 @@ async def collect(servers, engine, name, pack):
         settings = StashBoxSettings(
             name=name, url=url, host=f"{name}.test", rate_limit=600_000.0, max_faces=4
         )
-    async with PoliteClient(name, url, rate=600_000.0, patience=IMPATIENT) as client:
+    async with PoliteClient(name, url, rate=600_000.0, retry_policy=IMPATIENT) as client:
         report = await collect_faces(
             engine, settings, pack, client, lambda image: (image, {}), GlobalSettings(), NO_SUPPRESSIONS
         )

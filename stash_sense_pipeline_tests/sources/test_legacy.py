@@ -329,7 +329,7 @@ def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
     known = PerformerRecord(uid(1), "Real name", aliases=("Real",), updated_at=NOW)
     with writing(any_catalog) as connection:
         performers.store_records(connection, "stashdb", [known, PerformerRecord(uid(2), "Gone")], NOW)
-        performers.bury_records(connection, "stashdb", {uid(2): None}, NOW)
+        performers.tombstone_records(connection, "stashdb", {uid(2): None}, NOW)
         id_hash = NO_SUPPRESSIONS.withheld_hash("stashdb", uid(3))
         withheld = [performers.WithheldRecord(id_hash, NOW, "suppressed", None)]
         performers.withhold_records(connection, "stashdb", withheld, NOW)

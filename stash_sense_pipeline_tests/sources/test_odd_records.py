@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, StashBoxSettings
-from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.http.polite_client import Response
 from stash_sense_pipeline.sources.legacy_import import import_legacy
@@ -437,9 +437,9 @@ def test_whatever_a_reference_site_shows_can_be_stored_or_is_unread(engine_of, d
                 continue
             found = {"seconded": frozenset(), "extra_urls": (), "alias_hash": lambda name: name[:8]}
             records.append(record_of(cleaned, (), found_by="url", **found))
-        mirror = Mirror(engine, "iafd", NO_SUPPRESSIONS, CLOCK)
-        asyncio.run(mirror.store(records))
-        assert mirror.unread == []
+        writer = CatalogWriter(engine, "iafd", NO_SUPPRESSIONS, CLOCK)
+        asyncio.run(writer.store(records))
+        assert writer.unread == []
         assert "Healthy Person" in live(engine)
 
     law()
@@ -588,7 +588,7 @@ def test_the_longest_values_fit_every_index_of_identity(any_catalog):
             urls=(link,),
             aliases=("ΐ" * (MAX_TEXT_BYTES // 2),),
         )
-        asyncio.run(Mirror(any_catalog, source, NO_SUPPRESSIONS, CLOCK).store([record]))
+        asyncio.run(CatalogWriter(any_catalog, source, NO_SUPPRESSIONS, CLOCK).store([record]))
     rebuild_identities(any_catalog, {"stashdb": "stashdb.org", "fansdb": "fansdb.cc"}, Overrides(), NOW)
     with any_catalog.connect() as connection:
         keys = list(connection.scalars(sa.select(schema.identity_evidence.c.key)))

@@ -76,7 +76,7 @@ def ask(servers: SandboxServers, action: Any, **addresses: Any) -> Any:
             "babepedia",
             settings.url,
             rate=600_000,
-            patience=IMPATIENT,
+            retry_policy=IMPATIENT,
             gate=Robots("babepedia"),
             one_at_a_time=True,
         ) as client:

@@ -23,12 +23,12 @@ from stash_sense_pipeline.foundation.errors import (
     UnreachableError,
 )
 from stash_sense_pipeline.sources.http.address_guard import host_of
-from stash_sense_pipeline.sources.http.polite_client import Patience, PoliteClient, Response, user_agent
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient, Response, RetryPolicy, user_agent
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, Raw, Request, answer
 
 HTML = b"<!DOCTYPE html><html><body>Attention required</body></html>"
-BRISK = Patience(connect=2, read=0.3, total=2)
+BRISK = RetryPolicy(connect=2, read=0.3, total=2)
 FAST = 600_000.0
 
 
@@ -44,7 +44,7 @@ def served(virtual_time: VirtualTime) -> Iterator[Callable[..., Served]]:
         server = LoopbackServer(script)
         server.__enter__()
         running.append(server)
-        options = {"rate": FAST, "patience": BRISK, "clock": virtual_time.clock, **options}
+        options = {"rate": FAST, "retry_policy": BRISK, "clock": virtual_time.clock, **options}
         return Served(server, options)
 
     yield serve
@@ -230,7 +230,7 @@ def test_a_broken_encoding_is_asked_for_again(served):
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"])
 def test_silence_is_a_timeout(served, said):
-    at = served([Raw(said, silence=3)], patience=Patience(attempts=2, read=0.1, total=1))
+    at = served([Raw(said, silence=3)], retry_policy=RetryPolicy(attempts=2, read=0.1, total=1))
     assert at.failure().outcome is Outcome.TIMEOUT
     assert len(at.server.requests) == 2
 
@@ -253,8 +253,8 @@ def test_a_trickle_is_a_timeout(served):
     async def run() -> None:
         server = await asyncio.start_server(trickle, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        patience = Patience(attempts=1, read=1, total=0.3)
-        async with PoliteClient("tested", url, rate=FAST, patience=patience) as client:
+        retry_policy = RetryPolicy(attempts=1, read=1, total=0.3)
+        async with PoliteClient("tested", url, rate=FAST, retry_policy=retry_policy) as client:
             with pytest.raises(SourceError) as caught:
                 await client.get(url)
         assert caught.value.outcome is Outcome.TIMEOUT
@@ -272,7 +272,7 @@ def test_nobody_there(served):
         async with PoliteClient("tested", url, rate=FAST, clock=VirtualTime().clock) as client:
             with pytest.raises(SourceError) as caught:
                 await client.get(url)
-            assert client.requests == Patience().attempts
+            assert client.requests == RetryPolicy().attempts
             return caught.value
 
     error = asyncio.run(run())
@@ -408,7 +408,7 @@ KEY = "Key-of/this+box-0123456789"
 )
 @pytest.mark.parametrize("header", [{"ApiKey": KEY}, {"Authorization": f"Bearer {KEY}"}])
 def test_a_key_that_a_server_repeats_outside_of_its_body_is_in_no_message(served, told, header):
-    at = served([told], patience=Patience(attempts=1))
+    at = served([told], retry_policy=RetryPolicy(attempts=1))
     for ask in (
         lambda client: client.post_json(f"{at.server.url}/", {}, headers=header),
         lambda client: client.get(f"{at.server.url}/", headers=header),
@@ -434,7 +434,8 @@ def test_a_redirect_from_https_to_http_is_refused():
 def test_two_content_codings_are_refused_before_anything_is_unpacked(served):
     once = gzip.compress(bytes(50_000_000))
     at = served(
-        [answer(body=gzip.compress(once), Content_Encoding="gzip, gzip")], patience=Patience(attempts=1)
+        [answer(body=gzip.compress(once), Content_Encoding="gzip, gzip")],
+        retry_policy=RetryPolicy(attempts=1),
     )
     assert at.failure().outcome is Outcome.PARSE_ERROR
     assert at.server.requests[0].headers["accept-encoding"] == "gzip, deflate"
@@ -454,8 +455,8 @@ def test_a_name_without_an_address_is_no_answer(served):
 
 
 def test_a_host_that_fails_again_and_again_is_left_alone(served, virtual_time):
-    patience = Patience(attempts=2, circuit_after=5, circuit_open=60, read=1)
-    at = served([answer(503)], patience=patience)
+    retry_policy = RetryPolicy(attempts=2, circuit_after=5, circuit_open=60, read=1)
+    at = served([answer(503)], retry_policy=retry_policy)
 
     async def ask(client: PoliteClient) -> None:
         async def fails() -> SourceError:
@@ -480,8 +481,8 @@ def test_a_host_that_fails_again_and_again_is_left_alone(served, virtual_time):
 
 
 def test_a_host_that_stays_down_is_asked_once_after_the_pause(served, virtual_time):
-    patience = Patience(attempts=1, circuit_after=3, circuit_open=60, read=1)
-    at = served([answer(403)], patience=patience)
+    retry_policy = RetryPolicy(attempts=1, circuit_after=3, circuit_open=60, read=1)
+    at = served([answer(403)], retry_policy=retry_policy)
 
     async def ask(client: PoliteClient) -> None:
         outcomes = []
@@ -497,9 +498,10 @@ def test_a_host_that_stays_down_is_asked_once_after_the_pause(served, virtual_ti
 
 
 def test_an_answer_closes_the_circuit(served):
-    patience = Patience(attempts=1, circuit_after=2, read=1)
+    retry_policy = RetryPolicy(attempts=1, circuit_after=2, read=1)
     at = served(
-        [answer(403), answer(404), answer(403), answer(200), answer(403), answer(404)], patience=patience
+        [answer(403), answer(404), answer(403), answer(200), answer(403), answer(404)],
+        retry_policy=retry_policy,
     )
 
     async def ask(client: PoliteClient) -> None:
@@ -629,7 +631,7 @@ def test_failures_of_items_do_not_open_the_circuit_and_a_rate_limit_does(served)
 
 def test_a_closed_port_and_a_name_without_an_address_are_unreachable(served):
     async def ask_a_closed_port() -> SourceError:
-        async with PoliteClient("tested", "http://127.0.0.1:9", rate=FAST, patience=BRISK) as client:
+        async with PoliteClient("tested", "http://127.0.0.1:9", rate=FAST, retry_policy=BRISK) as client:
             return await _caught(client.get("http://127.0.0.1:9/", may_retry=lambda: False))
 
     assert isinstance(asyncio.run(ask_a_closed_port()), UnreachableError)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sources.http.rate_limiter import EvenLimiter, HostLimiters
+from stash_sense_pipeline.sources.http.rate_limiter import HostLimiters, RateLimiter
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 
 RATES = st.floats(min_value=0.5, max_value=6000)
@@ -26,7 +26,7 @@ def traffic(draw: st.DrawFn) -> list[tuple[float, int, float | None]]:
 @given(rate=RATES, bursts=traffic(), overshoot=st.floats(0, 0.5))
 def test_never_above_the_rate_in_any_window(rate, bursts, overshoot):
     time = VirtualTime(overshoot=overshoot)
-    limiter = EvenLimiter(rate, time.clock)
+    limiter = RateLimiter(rate, time.clock)
     granted: list[float] = []
     pauses: list[tuple[int, float]] = []
 
@@ -55,7 +55,7 @@ def test_never_above_the_rate_in_any_window(rate, bursts, overshoot):
 @given(rate=RATES, count=st.integers(2, 50))
 def test_a_steady_stream_goes_at_the_rate(rate, count):
     time = VirtualTime()
-    limiter = EvenLimiter(rate, time.clock)
+    limiter = RateLimiter(rate, time.clock)
 
     async def run() -> None:
         for _ in range(count):
@@ -71,7 +71,7 @@ def test_half_of_what_timers_are_late_is_made_up(rate, count, late):
     interval = 60 / rate
     overshoot = late * min(0.002, interval / 10)
     time = VirtualTime(overshoot=overshoot)
-    limiter = EvenLimiter(rate, time.clock)
+    limiter = RateLimiter(rate, time.clock)
     granted: list[float] = []
 
     async def run() -> None:
@@ -85,7 +85,7 @@ def test_half_of_what_timers_are_late_is_made_up(rate, count, late):
 
 
 def test_first_come_first_served(virtual_time):
-    limiter = EvenLimiter(60, virtual_time.clock)
+    limiter = RateLimiter(60, virtual_time.clock)
     served: list[int] = []
 
     async def ask(number: int) -> None:
@@ -100,7 +100,7 @@ def test_first_come_first_served(virtual_time):
 
 
 def test_a_pause_holds_back_who_waits_already(virtual_time):
-    limiter = EvenLimiter(60, virtual_time.clock)
+    limiter = RateLimiter(60, virtual_time.clock)
 
     async def run() -> float:
         await limiter.wait()
@@ -132,4 +132,4 @@ def test_hosts_do_not_wait_for_each_other(virtual_time):
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
 def test_a_rate_that_lets_nothing_go_is_refused(rate, virtual_time):
     with pytest.raises(ValueError, match="lets nothing go"):
-        EvenLimiter(rate, virtual_time.clock)
+        RateLimiter(rate, virtual_time.clock)

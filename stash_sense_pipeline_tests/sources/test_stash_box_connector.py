@@ -17,7 +17,7 @@ from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, BoxOptions, Link, Moment
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
-from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import Page, StashBoxConnector
+from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import RecordPage, StashBoxConnector
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED
 from stash_sense_pipeline_tests.sources.conftest import QUICK
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, answer
@@ -33,7 +33,7 @@ def ask(fresh_sandbox: SandboxServers, box: Box) -> Ask:
         url = url or fresh_sandbox.endpoint("stashdb")
 
         async def within() -> Any:
-            async with PoliteClient("stashdb", url, rate=600_000.0, patience=QUICK) as client:
+            async with PoliteClient("stashdb", url, rate=600_000.0, retry_policy=QUICK) as client:
                 connector = StashBoxConnector(url, box.api_key if key is None else key, client, "stashdb")
                 connector.records_a_page, connector.listed_a_page = 10, 15
                 return await question(connector)
@@ -340,7 +340,9 @@ def test_a_key_at_the_place_where_an_error_is_cut_leaves_no_part_of_itself(ask, 
     assert box.api_key[:8] not in str(fails(ask, everyone))
 
 
-def spoilt(ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any) -> Page[PerformerRecord]:
+def spoilt(
+    ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any
+) -> RecordPage[PerformerRecord]:
     """The first page of performers, when one field of its only performer holds `value`."""
     fill(box, 1)
 
@@ -351,7 +353,7 @@ def spoilt(ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any) 
     sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil)
     )
-    page: Page[PerformerRecord] = ask(lambda connector: connector.records_page("ASC", 100, 1))
+    page: RecordPage[PerformerRecord] = ask(lambda connector: connector.records_page("ASC", 100, 1))
     return page
 
 

@@ -51,7 +51,7 @@ def ask(fresh_sandbox: SandboxServers, store: ThePornDB) -> Ask:
         url = url or fresh_sandbox.endpoint(NAME)
 
         async def within() -> Any:
-            async with PoliteClient(NAME, url, rate=600_000.0, patience=QUICK) as client:
+            async with PoliteClient(NAME, url, rate=600_000.0, retry_policy=QUICK) as client:
                 return await question(
                     ThePornDbConnector(url, store.api_key if key is None else key, client, NAME)
                 )

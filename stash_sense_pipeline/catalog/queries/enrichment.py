@@ -49,7 +49,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Held:
+class StoredProfile:
     """A live record of a reference site: how it was found, the hashes of its untrusted aliases, and its URLs."""
 
     source_id: str
@@ -126,7 +126,7 @@ def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:
     return found
 
 
-def held_records(connection: sa.Connection, source: str) -> dict[str, Held]:
+def held_records(connection: sa.Connection, source: str) -> dict[str, StoredProfile]:
     """The live records of a reference site, by id."""
     table = source_performers
     urls = sa.select(performer_urls.c.source, performer_urls.c.source_id, performer_urls.c.url)
@@ -135,7 +135,7 @@ def held_records(connection: sa.Connection, source: str) -> dict[str, Held]:
         table.c.source == source, table.c.deleted_at.is_(None)
     )
     return {
-        source_id: Held(
+        source_id: StoredProfile(
             source_id,
             (raw or {}).get("found_by"),
             frozenset((raw or {}).get("alias_hashes", ())),

@@ -58,7 +58,7 @@ class HeldRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BurialCounts:
+class TombstoneCounts:
     """Records that were live and are gone now: `merged` into another one, or `removed`."""
 
     removed: int = 0
@@ -174,7 +174,7 @@ def seed_tombstones(
     `hashed` as for seed_records. Returns how many were added.
     """
     unknown = _unknown(connection, source, gone, hashed)
-    bury_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
+    tombstone_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
     return len(unknown)
 
 
@@ -194,9 +194,9 @@ def note_predecessor(
     return len(rows)
 
 
-def bury_records(
+def tombstone_records(
     connection: sa.Connection, source: str, gone: Mapping[str, str | None], now: datetime
-) -> BurialCounts:
+) -> TombstoneCounts:
     """Makes tombstones of records; `gone` maps the id to that of the survivor of a merge, or None.
 
     A tombstone keeps the name and the times, and nothing else of the person. One that says the same already
@@ -236,7 +236,7 @@ def bury_records(
     for column in (performer_aliases.c.alias, performer_urls.c.url, performer_images.c.image_id):
         _store_links(connection, source, column, list(dying), {})
     merged = sum(gone[key] is not None for key in dying)
-    return BurialCounts(removed=len(dying) - merged, merged=merged)
+    return TombstoneCounts(removed=len(dying) - merged, merged=merged)
 
 
 def withhold_records(

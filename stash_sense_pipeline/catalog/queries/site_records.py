@@ -9,7 +9,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries.performers import bury_records, remove_orphaned_images
+from stash_sense_pipeline.catalog.queries.performers import remove_orphaned_images, tombstone_records
 from stash_sense_pipeline.catalog.schema import site_rejections, source_performers
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.records.profile_sites import site as site_of
@@ -50,7 +50,7 @@ def reject_records(connection: sa.Connection, rejections: Sequence[Rejection], n
     for rejection in rejections:
         by_source[rejection.source].append(rejection.source_id)
     for source, source_ids in by_source.items():
-        bury_records(connection, source, dict.fromkeys(source_ids), now)
+        tombstone_records(connection, source, dict.fromkeys(source_ids), now)
         remove_orphaned_images(connection, source)
     upsert(connection, site_rejections, [{**vars(rejection), "rejected_at": now} for rejection in rejections])
 

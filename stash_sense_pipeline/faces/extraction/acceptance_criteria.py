@@ -22,7 +22,7 @@ _OTHERWISE_READ = (SEEN - {Reason.SEVERAL_FACES}) | {Reason.TRUNCATED, Reason.NO
 
 
 @dataclass(frozen=True)
-class Rules:
+class AcceptanceCriteria:
     """Everything but the detector itself that decides what becomes of an image's bytes: pixels, 0..1, degrees and
     bytes.
     """
@@ -42,7 +42,9 @@ class Rules:
     max_seconds: int
 
     @classmethod
-    def of(cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits) -> Rules:
+    def of(
+        cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits
+    ) -> AcceptanceCriteria:
         """The rules that a pack, the settings and the trust in a source make."""
         return cls(
             detection_size=detector.input_size,
@@ -69,7 +71,7 @@ class Rules:
             f" m{self.max_memory} n{self.max_scans} x{self.max_scan_pixels} u{self.max_seconds} r{_READING}"
         )
 
-    def reopens(self, judged_by: str) -> frozenset[Reason]:
+    def requeues(self, judged_by: str) -> frozenset[Reason]:
         """The reasons of rejection by the rules with the text `judged_by` that may not hold under these
         rules.
         """

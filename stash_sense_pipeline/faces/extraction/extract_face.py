@@ -25,7 +25,7 @@ from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.records.perceptual_hash import picture_hash
 
 
-class Examiner:
+class FaceExtractor:
     """Decode, detect, choose and align, with one detector for all threads."""
 
     def __init__(
@@ -37,7 +37,7 @@ class Examiner:
         self._single_face = single_face
         self._decoder = ImageDecoder(limits)
 
-    def examine(self, data: bytes) -> StoredFace:
+    def extract(self, data: bytes) -> StoredFace:
         """The face that an image file contributes, ready to be stored. Raises Rejected with the reason.
 
         Box and landmarks are in pixels of the upright picture at its full size, and so is the size that the filters

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.identity.linkage.evidence import FaceOpinion, Pair
+from stash_sense_pipeline.identity.linkage.evidence import FaceComparison, Pair
 from stash_sense_pipeline.records.record_key import RecordKey
 
 Vectors = NDArray[np.float32]
@@ -194,7 +194,7 @@ def calibrate(
     return Calibration(len(pairs), negatives, tuple(thresholds), unlike)
 
 
-def agree(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceOpinion]:
+def agree(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceComparison]:
     """Pairs of records that are each other's nearest, by a margin, and alike or nearly so in every model."""
     if not calibration.thresholds:
         return {}
@@ -203,7 +203,7 @@ def agree(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceOp
 
 def agree_around(
     templates: TemplateSet, calibration: Calibration, around: Collection[RecordKey]
-) -> dict[Pair, FaceOpinion]:
+) -> dict[Pair, FaceComparison]:
     """The part of `agree` that names one of the records `around`: exactly the same rows, in less time."""
     if not calibration.thresholds:
         return {}
@@ -233,7 +233,7 @@ def neighbours(templates: TemplateSet, calibration: Calibration, vectors: Vector
 
 def unlike(
     templates: TemplateSet, calibration: Calibration, pairs: Collection[Pair]
-) -> dict[Pair, FaceOpinion]:
+) -> dict[Pair, FaceComparison]:
     """Those of the pairs whose templates, of two faces or more each, no model finds alike."""
     if not calibration.unlike:
         return {}
@@ -388,7 +388,7 @@ def _promised(tail: Vectors, candidates: NDArray[np.float64]) -> NDArray[np.floa
     return np.where(candidates >= last[0], promised, 0.0)
 
 
-def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dict[Pair, FaceOpinion]:
+def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dict[Pair, FaceComparison]:
     """Of the near pairs, those that are each other's nearest in their sources by the margin."""
     best = _nearest(templates, near)
     chosen = sorted((a, b) for a, b in best if a < b and (b, a) in best)
@@ -397,7 +397,7 @@ def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dic
     a, b = np.array(chosen, dtype=np.int64).T
     similarities = templates.similarities(a, b)
     limits = np.array([threshold.alike for threshold in calibration.thresholds])
-    found: dict[Pair, FaceOpinion] = {}
+    found: dict[Pair, FaceComparison] = {}
     for i, (first, second) in enumerate(chosen):
         if np.all(similarities[i] >= limits):
             single = min(templates.faces[first], templates.faces[second]) < 2
@@ -425,8 +425,8 @@ def _nearest(templates: TemplateSet, near: Near) -> set[tuple[int, int]]:
     return set(zip(a[clear].tolist(), b[clear].tolist(), strict=True))
 
 
-def _opinion(how: str, templates: TemplateSet, a: int, b: int, similarities: Vectors) -> FaceOpinion:
+def _opinion(how: str, templates: TemplateSet, a: int, b: int, similarities: Vectors) -> FaceComparison:
     numbers = ", ".join(
         f"{model} {value:.2f}" for model, value in zip(templates.models, similarities, strict=True)
     )
-    return FaceOpinion(how, f"{how}: {numbers} ({templates.faces[a]} and {templates.faces[b]} faces)")
+    return FaceComparison(how, f"{how}: {numbers} ({templates.faces[a]} and {templates.faces[b]} faces)")

@@ -15,7 +15,7 @@ from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonica
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
-class Sort:
+class KeyKind:
     """First letter of a key: what the rest of it is."""
 
     PAGE: Final = "P"
@@ -47,21 +47,21 @@ class StashBoxes:
         return cls(found, frozenset(hosts))
 
 
-def keys_of(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[str, ...]:
+def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[str, ...]:
     """All keys of a live record, sorted. `merged`: identifiers of the records that its source merged into it.
 
     The keys depend on this record alone, so that what changed can be found by the keys it had and has.
     """
-    found = {Sort.PAGE + page for page in _own_pages(record, merged, boxes)}
+    found = {KeyKind.PAGE + page for page in _own_pages(record, merged, boxes)}
     for url in record.urls:
-        found.update(Sort.PAGE + page for page in _pages_named(url, boxes))
+        found.update(KeyKind.PAGE + page for page in _pages_named(url, boxes))
     name = fold_name(record.name or "")
     if " " in name:
-        found.add(Sort.NAME + name)
+        found.add(KeyKind.NAME + name)
     interval = birth_interval(record.birth_date)
     if interval is not None and interval[0] == interval[1]:
-        found.add(f"{Sort.BIRTH_DATE}{record.birth_date}")
-    found.update(Sort.IMAGE + image for image in record.images)
+        found.add(f"{KeyKind.BIRTH_DATE}{record.birth_date}")
+    found.update(KeyKind.IMAGE + image for image in record.images)
     return tuple(sorted(found))
 
 

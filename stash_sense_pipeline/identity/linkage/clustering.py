@@ -24,7 +24,7 @@ TOO_WEAK = "too weak"
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
-class Verdict:
+class LinkVerdict:
     """What became of a pair: it joined two components, was within one already, or was refused."""
 
     LINKED: Final = "linked"
@@ -47,7 +47,7 @@ class Components:
     decisions: Mapping[tuple[RecordKey, RecordKey], Decision]
 
 
-def connect(
+def cluster(
     records: Mapping[RecordKey, Record],
     evidence: Iterable[Evidence],
     cannot_link: Iterable[tuple[RecordKey, RecordKey]] = (),
@@ -64,7 +64,7 @@ def connect(
     overridden: set[tuple[RecordKey, RecordKey]] = set()
     for kind, a, b, _, weight in evidence:
         if kind == Kind.MERGE:
-            decisions[a, b] = Decision(Verdict.LINKED)
+            decisions[a, b] = Decision(LinkVerdict.LINKED)
             continue
         weighed[a, b].append(weight)
         if kind == Kind.OVERRIDE:
@@ -84,13 +84,13 @@ def connect(
             decisions[pair] = forest.join(pair)
     for pair in weak:
         if forest.together(pair):
-            decisions[pair] = Decision(Verdict.REDUNDANT)
+            decisions[pair] = Decision(LinkVerdict.REDUNDANT)
         elif pair in ambiguous and scores[pair] >= weights.link:
             rival = ":".join(ambiguous[pair])
-            decisions[pair] = Decision(Verdict.REFUSED, f"ambiguous: {rival} matches as well")
+            decisions[pair] = Decision(LinkVerdict.REFUSED, f"ambiguous: {rival} matches as well")
         else:
             reason = f"{TOO_WEAK}: {scores[pair]:.1f} of {weights.link:.1f}"
-            decisions[pair] = Decision(Verdict.REFUSED, forest.conflict(pair) or reason)
+            decisions[pair] = Decision(LinkVerdict.REFUSED, forest.conflict(pair) or reason)
     return Components(forest.groups(), decisions)
 
 
@@ -151,15 +151,15 @@ class _Forest:
         """Joins the pair's trees if nothing forbids it. `settled`: the operator has said so, over dates and gender."""
         first, second = (self._find(self._number[key]) for key in pair)
         if first == second:
-            return Decision(Verdict.REDUNDANT)
+            return Decision(LinkVerdict.REDUNDANT)
         reason = self._conflict(first, second, only_hard=settled)
         if reason is not None:
-            return Decision(Verdict.REFUSED, reason)
+            return Decision(LinkVerdict.REFUSED, reason)
         if settled and self._conflict(first, second) is not None:
             for root in (first, second):
                 self._gender[root] = self._latest[root] = self._earliest[root] = None
         self._union(first, second)
-        return Decision(Verdict.LINKED)
+        return Decision(LinkVerdict.LINKED)
 
     def groups(self) -> tuple[tuple[RecordKey, ...], ...]:
         found: dict[int, list[RecordKey]] = defaultdict(list)

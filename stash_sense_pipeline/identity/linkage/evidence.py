@@ -9,10 +9,10 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 from stash_sense_pipeline.identity.linkage.blocking import (
-    Sort,
+    KeyKind,
     StashBoxes,
+    blocking_keys,
     is_hub,
-    keys_of,
     merged_into,
     owner,
     singular_sites,
@@ -115,7 +115,7 @@ class Hub(NamedTuple):
     holders: tuple[RecordKey, ...]
 
 
-class FaceOpinion(NamedTuple):
+class FaceComparison(NamedTuple):
     """What the faces of two records say: the name of a weight, and the numbers it rests on."""
 
     how: str
@@ -126,10 +126,10 @@ class FaceOpinion(NamedTuple):
 class Faces:
     """What the faces say: pairs found alike, and a question for any other pair."""
 
-    alike: Mapping[Pair, FaceOpinion] = field(default_factory=dict)
-    unlike: Mapping[Pair, FaceOpinion] = field(default_factory=dict)
+    alike: Mapping[Pair, FaceComparison] = field(default_factory=dict)
+    unlike: Mapping[Pair, FaceComparison] = field(default_factory=dict)
 
-    def opinion(self, pair: Pair) -> FaceOpinion | None:
+    def opinion(self, pair: Pair) -> FaceComparison | None:
         """The opinion on a pair (in order), if there is one."""
         return self.alike.get(pair) or self.unlike.get(pair)
 
@@ -208,7 +208,9 @@ def find_candidates(
     """
     merged = merged_into(records)
     keys = {
-        key: keys_of(record, merged.get(key, ()), boxes) for key, record in records.items() if record.live
+        key: blocking_keys(record, merged.get(key, ()), boxes)
+        for key, record in records.items()
+        if record.live
     }
     holders: dict[str, list[RecordKey]] = defaultdict(list)
     for key, held in keys.items():
@@ -227,8 +229,8 @@ def find_candidates(
             continue
         everybody = sorted((*known, *others))
         sort, rest = text[0], text[1:]
-        hub = sort != Sort.BIRTH_DATE and is_hub(everybody, boxes)
-        if sort == Sort.PAGE:
+        hub = sort != KeyKind.BIRTH_DATE and is_hub(everybody, boxes)
+        if sort == KeyKind.PAGE:
             if hub:
                 hubs.append(Hub(rest, tuple(everybody)))
             else:
@@ -274,13 +276,13 @@ def _share(
 
     A picture on two records of one source is of two people, or of nobody.
     """
-    if sort == Sort.BIRTH_DATE:
+    if sort == KeyKind.BIRTH_DATE:
         for pair in _namesakes(known, folded):
             shared.setdefault(pair, [])
         return
     unique = len({source for source, _ in everybody}) == len(everybody)
     for a, b in combinations(known, 2):
-        if sort == Sort.IMAGE:
+        if sort == KeyKind.IMAGE:
             if unique:
                 shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, weights.image))
         elif a[0] != b[0]:
@@ -360,7 +362,7 @@ def _pages_compared(candidates: Candidates, wanted: Collection[RecordKey]) -> di
     resolved = candidates.resolved
     return {
         key: frozenset(
-            resolved.get(text[1:], text[1:]) for text in candidates.keys[key] if text[0] == Sort.PAGE
+            resolved.get(text[1:], text[1:]) for text in candidates.keys[key] if text[0] == KeyKind.PAGE
         )
         for key in wanted
     }

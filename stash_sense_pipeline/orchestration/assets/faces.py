@@ -25,12 +25,12 @@ from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, Faces
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
-from stash_sense_pipeline.sources.connections import asking, asking_site
+from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.faces.collect import CollectReport
     from stash_sense_pipeline.faces.models.model_packs import ModelPack
-    from stash_sense_pipeline.faces.requeue import Reopened
+    from stash_sense_pipeline.faces.requeue import Requeued
 
 
 def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> list[dg.AssetsDefinition]:
@@ -67,7 +67,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.queries import previews
         from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
-        from stash_sense_pipeline.catalog.source_lock import one_writer
+        from stash_sense_pipeline.catalog.source_lock import source_lock
         from stash_sense_pipeline.faces.models.model_packs import load_pack
 
         source = context.partition_key
@@ -80,11 +80,11 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
         )
         with one_line_failures():
             pack = load_pack(environment.model_pack, environment.models_dir)
-            with one_writer(catalog.engine, source, context.log.info):
+            with source_lock(catalog.engine, source, context.log.info):
                 report = asyncio.run(
                     _collect(catalog, chosen, environment, source, pack, progress(context.log, source))
                 )
-        _say_reopened(context, source, report.reopened)
+        _log_requeued(context, source, report.reopened)
         for host, images in report.hosts_down.items():
             context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
         if report.interrupted:
@@ -150,7 +150,7 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
             context.log.info(
                 f"{source}: {report.re_embedded} faces had vectors of other networks; now of {pack.name}"
             )
-        _say_reopened(context, source, report.reopened)
+        _log_requeued(context, source, report.reopened)
         if report.interrupted:
             raise _interrupted(
                 context, f"{source}: {report.embedded} faces have their vectors, the rest waits"
@@ -169,13 +169,13 @@ def face_assets(sources: dg.PartitionsDefinition[str], gpu: bool = False) -> lis
     return [aligned_faces, face_embeddings]
 
 
-def _say_reopened(context: dg.AssetExecutionContext, source: str, reopened: "Reopened") -> None:
+def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Requeued") -> None:
     """Logs how many images wait again, and why: the model pack or the settings have changed."""
     reasons = {
-        "another detector looked at them": reopened.other_detector,
-        "their face lacks a vector of this pack and has no crop to make it of": reopened.crop_dropped,
-        "the limits and filters that refused them are looser now": reopened.looser_rules,
-        "they were given up after fewer attempts": reopened.more_attempts,
+        "another detector looked at them": requeued.other_detector,
+        "their face lacks a vector of this pack and has no crop to make it of": requeued.crop_dropped,
+        "the limits and filters that refused them are looser now": requeued.looser_rules,
+        "they were given up after fewer attempts": requeued.more_attempts,
     }
     for reason, images in reasons.items():
         if images:
@@ -205,7 +205,7 @@ async def _collect(
     with on_interrupt(lambda: loop.call_soon_threadsafe(stop.set)):
         if isinstance(source, ReferenceSiteSettings):
             return await _collect_from_site(catalog, settings, environment, source, pack, progress, stop)
-        async with asking(settings, environment, name) as connector:
+        async with open_connector(settings, environment, name) as connector:
             return await collect_faces(
                 catalog.engine,
                 source,
@@ -232,15 +232,15 @@ async def _collect_from_site(
     message."""
     from stash_sense_pipeline.faces.collect import collect_faces
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.cooldown import check_left_alone, is_refusal, leave_alone
+    from stash_sense_pipeline.sources.cooldown import check_cooldown, is_refusal, start_cooldown
     from stash_sense_pipeline.sources.reference_sites.site_connector import read_referers
 
     now = datetime.now(UTC)
-    check_left_alone(catalog.engine, site.name, now)
+    check_cooldown(catalog.engine, site.name, now)
     if not site.fetch:
         # Nothing is asked of it, images neither.
         site = site.model_copy(update={"max_faces": 0})
-    async with asking_site(settings, environment, site) as connector:
+    async with open_site_connector(settings, environment, site) as connector:
         connector.referers = read_referers(catalog.engine, connector)
         report = await collect_faces(
             catalog.engine,
@@ -257,6 +257,6 @@ async def _collect_from_site(
         return report
     message = f"{site.name}: the collection of images ended early ({report.outcome.value})"
     if is_refusal(report.outcome):
-        until = leave_alone(catalog.engine, site.name, now)
+        until = start_cooldown(catalog.engine, site.name, now)
         message = f"{message}; it is left alone until {until:%Y-%m-%d %H:%M} UTC"
     return replace(report, message=message)

@@ -18,7 +18,7 @@ from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
-from stash_sense_pipeline.sources.connections import asking, asking_site
+from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
@@ -59,11 +59,11 @@ def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefini
         """
         from stash_sense_pipeline.catalog import schema
         from stash_sense_pipeline.catalog.queries import previews
-        from stash_sense_pipeline.catalog.source_lock import one_writer
+        from stash_sense_pipeline.catalog.source_lock import source_lock
 
         source = context.partition_key
         # A click on Materialize carries no tag by which the queue would keep it from running beside another.
-        with one_line_failures(), one_writer(catalog.engine, source, context.log.info):
+        with one_line_failures(), source_lock(catalog.engine, source, context.log.info):
             report = asyncio.run(
                 _refresh(catalog, settings, environment, source, config, progress(context.log, source))
             )
@@ -121,7 +121,7 @@ async def _sync(
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
-    async with asking(settings, environment, name) as connector:
+    async with open_connector(settings, environment, name) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
         return await refresh_source(
             catalog.engine,
@@ -156,7 +156,7 @@ async def _enrich(
     from stash_sense_pipeline.sources.reference_sites.enrich import EnrichRules, enrich_source
 
     boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
-    async with asking_site(settings, environment, site) as connector:
+    async with open_site_connector(settings, environment, site) as connector:
         suppressions = current_suppressions(catalog.engine, environment, settings.names)
         return await enrich_source(
             catalog.engine,

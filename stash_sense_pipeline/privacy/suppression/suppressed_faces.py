@@ -36,7 +36,7 @@ _FACES_A_PRODUCT = 2_048
 
 
 @dataclass(frozen=True)
-class Template:
+class SuppressedFace:
     """The mean direction (dim,) of a person's faces by one embedder, and how near a face is refused."""
 
     vector: Floats = field(repr=False)
@@ -44,10 +44,10 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Templates:
+class SuppressedFaces:
     """By person, and in it by (model, digest of the model)."""
 
-    people: Mapping[str, Mapping[tuple[str, str], Template]] = field(default_factory=dict)
+    people: Mapping[str, Mapping[tuple[str, str], SuppressedFace]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """How many people's faces are refused."""
@@ -76,7 +76,9 @@ class Templates:
         self, present: frozenset[tuple[str, str]]
     ) -> dict[tuple[tuple[str, str], ...], list[tuple[Floats, Floats]]]:
         """Means (people, dim) and radii (people,) of each embedder, of the people who have just these of `present`."""
-        alike: dict[tuple[tuple[str, str], ...], list[Mapping[tuple[str, str], Template]]] = defaultdict(list)
+        alike: dict[tuple[tuple[str, str], ...], list[Mapping[tuple[str, str], SuppressedFace]]] = (
+            defaultdict(list)
+        )
         for person in self.people.values():
             alike[tuple(sorted(present & person.keys()))].append(person)
         alike.pop((), None)
@@ -120,16 +122,16 @@ def keep_templates(
     return kept
 
 
-def load_templates(connection: sa.Connection, key: bytes) -> Templates:
+def load_templates(connection: sa.Connection, key: bytes) -> SuppressedFaces:
     """The templates of a catalog, opened. CatalogError when they were sealed with another key."""
-    people: dict[str, dict[tuple[str, str], Template]] = defaultdict(dict)
+    people: dict[str, dict[tuple[str, str], SuppressedFace]] = defaultdict(dict)
     for row in connection.execute(sa.select(suppressed_faces)):
         vector = _open(key, row.sealed, row.model, row.model_digest)
-        people[row.person][row.model, row.model_digest] = Template(vector, row.radius)
-    return Templates(dict(people))
+        people[row.person][row.model, row.model_digest] = SuppressedFace(vector, row.radius)
+    return SuppressedFaces(dict(people))
 
 
-def faces_near(connection: sa.Connection, templates: Templates) -> set[int]:
+def faces_near(connection: sa.Connection, templates: SuppressedFaces) -> set[int]:
     """The faces of the catalog that are refused. Reads all vectors, if there are templates."""
     models = sorted({model for person in templates.people.values() for model in person})
     # One embedder each finds who may be near; the few that are found are compared by all.

@@ -19,7 +19,7 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.linked_records import owners_of, with_kin
+from stash_sense_pipeline.privacy.linked_records import owners_of, with_linked
 from stash_sense_pipeline.privacy.record_lookup import pictures_at, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression.suppression_file import (
     SuppressionEntry,
@@ -215,7 +215,7 @@ def _resolved(
         )
     _refuse_ambiguity(connection, listers)
     owners = set() if entry.picture_only else owners_of(connection, pictures)
-    shared = len(owners) > 1 and not owners <= with_kin(connection, {min(owners)})
+    shared = len(owners) > 1 and not owners <= with_linked(connection, {min(owners)})
     if shared and entry.block_face:
         raise ConfigurationError(
             "several people have this picture, so whose face to refuse is not known; give SOURCE:ID of the person's record"
@@ -267,7 +267,7 @@ def _refuse_ambiguity(connection: sa.Connection, listers: set[RecordKey]) -> Non
     query = sa.select(members.c.performer_id)
     own = sa.tuple_(members.c.source, members.c.source_id)
     people = {performer_id for (performer_id,) in rows_of(connection, query, own, listers)}
-    apart = len(people) > 1 and not listers <= with_kin(connection, {min(listers)})
+    apart = len(people) > 1 and not listers <= with_linked(connection, {min(listers)})
     if apart or len(listers) > MAX_PAGE_HOLDERS:
         raise ConfigurationError(
             f"the URL is ambiguous: {len(listers)} records of {max(len(people), 2)} people list it;"

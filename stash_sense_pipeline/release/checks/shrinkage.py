@@ -12,7 +12,12 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.snapshot import came_together, read_face_sources, read_held, read_owners
+from stash_sense_pipeline.release.snapshot import (
+    merged_performers,
+    read_face_sources,
+    read_owners,
+    read_snapshot,
+)
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,10 @@ def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Supp
     faces share one limit); or when its picture is suppressed. A performer is explained when all faces lost are. Raises
     ReleaseError when a database cannot be read.
     """
-    old, new = read_held(before), read_held(after)
+    old, new = read_snapshot(before), read_snapshot(after)
     deleted = _deleted_upstream(engine)
     vanished = old.people.keys() - new.people.keys()
-    merged = set().union(*came_together(old, new).values())
+    merged = set().union(*merged_performers(old, new).values())
     lost = [face for face in old.faces.items() if face[0] not in new.faces]
     sources = read_face_sources(before) if lost else {}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.snapshot import COMPARED, Held, came_together, read_held
+from stash_sense_pipeline.release.snapshot import COMPARED, Snapshot, merged_performers, read_snapshot
 
 if TYPE_CHECKING:
     pass
@@ -52,8 +52,8 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
     Who was in the old one and is suppressed now is counted like the others, and not named. Raises ReleaseError when one
     of them cannot be read.
     """
-    before, after = _without_names(read_held(old), suppressions), read_held(new)
-    into, out_of = came_together(before, after), came_together(after, before)
+    before, after = _without_names(read_snapshot(old), suppressions), read_snapshot(new)
+    into, out_of = merged_performers(before, after), merged_performers(after, before)
     merged, split = _moves(into, after, before), _moves(out_of, before, after)
     told = into.keys() | out_of.keys()
     # Those who were merged away or who split off are told about under the other's entry.
@@ -105,7 +105,7 @@ def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
     return "\n".join([*lines, ""])
 
 
-def _without_names(held: Held, suppressions: Suppressions) -> Held:
+def _without_names(held: Snapshot, suppressions: Suppressions) -> Snapshot:
     """The same, where nobody who is suppressed has a name."""
     people = {
         performer_id: {**person, "canonical_name": ERASED}
@@ -116,14 +116,14 @@ def _without_names(held: Held, suppressions: Suppressions) -> Held:
     return replace(held, people=people)
 
 
-def _moves(whom: Mapping[int, set[int]], whose: Held, others: Held) -> tuple[PerformerChange, ...]:
+def _moves(whom: Mapping[int, set[int]], whose: Snapshot, others: Snapshot) -> tuple[PerformerChange, ...]:
     return tuple(
         PerformerChange(p, whose.name(p), tuple(f"{others.name(o)} ({o})" for o in sorted(of)))
         for p, of in sorted(whom.items())
     )
 
 
-def _changed_fields(before: Held, after: Held, performer_id: int) -> tuple[str, ...]:
+def _changed_fields(before: Snapshot, after: Snapshot, performer_id: int) -> tuple[str, ...]:
     old, new = before.people[performer_id], after.people[performer_id]
     fields = [field for field in COMPARED if old[field] != new[field]]
     if before.aliases[performer_id] != after.aliases[performer_id]:

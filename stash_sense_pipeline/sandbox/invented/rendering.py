@@ -34,7 +34,7 @@ _FOREHEAD = -0.92  # where a detector's box starts: below the hairline of most p
 
 
 @dataclass(frozen=True)
-class Person:
+class RenderedPerson:
     """What stays the same in every photo of somebody. Lengths are in face units, colours RGB 0-255."""
 
     seed: int
@@ -173,7 +173,7 @@ _SHADOWS: tuple[Colour, ...] = (
 )
 
 
-def make_person(seed: int, feminine: bool | None = None) -> Person:
+def make_person(seed: int, feminine: bool | None = None) -> RenderedPerson:
     """The person of a seed; `feminine` overrides how they present, everything else follows from the seed."""
     rng = np.random.default_rng([_PERSON_STREAM, seed])
     drawn = bool(rng.random() < 0.6)
@@ -196,7 +196,7 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
         (float(u(-0.72, 0.72)), float(u(-0.62, 0.95)), float(u(0.022, 0.05)))
         for _ in range(rng.integers(0, 4))
     )
-    return Person(
+    return RenderedPerson(
         seed=seed,
         feminine=is_feminine,
         skin=skin,
@@ -260,7 +260,7 @@ def make_person(seed: int, feminine: bool | None = None) -> Person:
 
 
 def render_portrait(
-    person: Person, seed: int, size: tuple[int, int] = (400, 500), max_yaw: float = 30.0
+    person: RenderedPerson, seed: int, size: tuple[int, int] = (400, 500), max_yaw: float = 30.0
 ) -> Photo:
     """One photo of a person: another `seed` is another pose, expression, light and place.
 
@@ -276,7 +276,7 @@ def render_portrait(
     return Photo(_develop(image, rng), (face,))
 
 
-def render_group(people: Sequence[Person], seed: int, size: tuple[int, int] = (900, 600)) -> Photo:
+def render_group(people: Sequence[RenderedPerson], seed: int, size: tuple[int, int] = (900, 600)) -> Photo:
     """Several people side by side, none of them hidden; the faces of `Photo` follow `people` in order.
 
     With the default size up to five people have faces of more than 80 px. Raises ValueError for no people.
@@ -359,7 +359,7 @@ def _draw_pose(rng: np.random.Generator, centre: tuple[float, float], half: floa
     )
 
 
-def _draw_person(image: Image, person: Person, pose: _Pose, rng: np.random.Generator) -> Face:
+def _draw_person(image: Image, person: RenderedPerson, pose: _Pose, rng: np.random.Generator) -> Face:
     smile = float(rng.uniform(-0.02, 0.09))
     opening = float(max(0.0, rng.uniform(-0.12, 0.09)))
     squint = float(rng.uniform(0.72, 1.1))
@@ -388,7 +388,7 @@ def _draw_person(image: Image, person: Person, pose: _Pose, rng: np.random.Gener
     return Face((float(low[0]), float(low[1]), float(high[0]), float(high[1])), landmarks)
 
 
-def _outline(person: Person) -> Points:
+def _outline(person: RenderedPerson) -> Points:
     """The silhouette of the face: half a superellipse for the skull, a smooth jaw to the chin below."""
     angle = np.linspace(0, math.pi, 25)
     power = 2 / person.skull_power
@@ -407,7 +407,7 @@ def _outline(person: Person) -> Points:
     return np.concatenate([skull, left, tip, left[::-1] * np.array([-1.0, 1.0])])
 
 
-def _draw_back(image: Image, person: Person, pose: _Pose, rng: np.random.Generator) -> None:
+def _draw_back(image: Image, person: RenderedPerson, pose: _Pose, rng: np.random.Generator) -> None:
     """What is behind the face: hair, neck and shoulders."""
     volume = person.hair_volume
     if volume > 0:
@@ -439,7 +439,7 @@ def _draw_back(image: Image, person: Person, pose: _Pose, rng: np.random.Generat
     _fill(image, throat * pose.half + (x, y), _mix(person.skin, (60, 30, 20), 0.18))
 
 
-def _draw_ears(image: Image, person: Person, pose: _Pose) -> None:
+def _draw_ears(image: Image, person: RenderedPerson, pose: _Pose) -> None:
     if person.hair_length > 0.45 and person.hair_volume > 0:
         return
     for side in (-1.0, 1.0):
@@ -457,7 +457,7 @@ def _draw_ears(image: Image, person: Person, pose: _Pose) -> None:
             _fill(image, pose.silhouette(drop + _ellipse(0.05, 0.06)), person.earring)
 
 
-def _tint_skin(image: Image, person: Person, pose: _Pose) -> None:
+def _tint_skin(image: Image, person: RenderedPerson, pose: _Pose) -> None:
     """Everything that colours the skin softly: blush, eye shadow, beard."""
     if person.blush > 0.08:
         cheeks = [pose.surface(np.array([[side * 0.56, 0.3]]) + _ellipse(0.24, 0.18)) for side in (-1.0, 1.0)]
@@ -495,7 +495,7 @@ def _tint_skin(image: Image, person: Person, pose: _Pose) -> None:
         _soft_fill(image, [pose.surface(shape, 0.12)], hair, person.goatee, pose.half * 0.03)
 
 
-def _draw_marks(image: Image, person: Person, pose: _Pose, line: int) -> None:
+def _draw_marks(image: Image, person: RenderedPerson, pose: _Pose, line: int) -> None:
     """Moles, freckles, folds beside the mouth and lines on the forehead."""
     dark = _mix(person.skin, (70, 30, 20), 0.35)
     nose_end = person.eye_y + person.nose_length
@@ -524,7 +524,7 @@ def _draw_marks(image: Image, person: Person, pose: _Pose, line: int) -> None:
 
 
 def _draw_eyes(
-    image: Image, person: Person, pose: _Pose, line: int, squint: float, gaze: NDArray[np.float64]
+    image: Image, person: RenderedPerson, pose: _Pose, line: int, squint: float, gaze: NDArray[np.float64]
 ) -> Points:
     """Both eyes; returns their centres (2, 2) in pixels, left one first."""
     t = np.linspace(-1, 1, 11)
@@ -569,7 +569,7 @@ def _draw_eyes(
     return np.array(centres)
 
 
-def _draw_eyeball(image: Image, lid: Points, looked_at: Points, person: Person, pose: _Pose) -> None:
+def _draw_eyeball(image: Image, lid: Points, looked_at: Points, person: RenderedPerson, pose: _Pose) -> None:
     """White, iris and pupil, seen only through the opening `lid`."""
     region = _region(image, lid, 3)
     if region is None:
@@ -588,7 +588,7 @@ def _draw_eyeball(image: Image, lid: Points, looked_at: Points, person: Person, 
     cv2.copyTo(ball, mask, patch)
 
 
-def _draw_brows(image: Image, person: Person, pose: _Pose, raised: float) -> None:
+def _draw_brows(image: Image, person: RenderedPerson, pose: _Pose, raised: float) -> None:
     t = np.linspace(-1, 1, 9)
     arch = -person.brow_arch * (1 - (t - 0.25) ** 2)
     body = person.brow_thickness * (1 - 0.55 * np.clip(t, 0, 1) ** 2)
@@ -605,7 +605,7 @@ def _draw_brows(image: Image, person: Person, pose: _Pose, raised: float) -> Non
         _fill(image, pose.surface(shape, 0.05), person.brow_colour)
 
 
-def _draw_nose(image: Image, person: Person, pose: _Pose, line: int) -> Points:
+def _draw_nose(image: Image, person: RenderedPerson, pose: _Pose, line: int) -> Points:
     """The nose; returns its tip (1, 2) in pixels."""
     dark, light = _mix(person.skin, (80, 35, 25), 0.38), _mix(person.skin, (255, 250, 245), 0.35)
     end = person.eye_y + person.nose_length
@@ -634,7 +634,9 @@ def _draw_nose(image: Image, person: Person, pose: _Pose, line: int) -> Points:
     return tip
 
 
-def _draw_mouth(image: Image, person: Person, pose: _Pose, line: int, smile: float, opening: float) -> Points:
+def _draw_mouth(
+    image: Image, person: RenderedPerson, pose: _Pose, line: int, smile: float, opening: float
+) -> Points:
     """The mouth; returns its corners (2, 2) in pixels, left one first."""
     t = np.linspace(-1, 1, 13)
     y = person.eye_y + person.nose_length + person.mouth_y
@@ -658,7 +660,7 @@ def _draw_mouth(image: Image, person: Person, pose: _Pose, line: int, smile: flo
     return place(seam)[[0, -1]]
 
 
-def _draw_fringe(image: Image, person: Person, pose: _Pose, rng: np.random.Generator) -> None:
+def _draw_fringe(image: Image, person: RenderedPerson, pose: _Pose, rng: np.random.Generator) -> None:
     """The hair in front of the skull, from the crown to the hairline."""
     if person.hair_volume <= 0:
         return
@@ -687,7 +689,9 @@ def _draw_fringe(image: Image, person: Person, pose: _Pose, rng: np.random.Gener
         )
 
 
-def _draw_glasses(image: Image, person: Person, pose: _Pose, rng: np.random.Generator, line: int) -> None:
+def _draw_glasses(
+    image: Image, person: RenderedPerson, pose: _Pose, rng: np.random.Generator, line: int
+) -> None:
     colour = tuple(float(c) for c in rng.integers(10, 120, 3))
     frame = (colour[0], colour[1], colour[2])
     wide, tall, power = rng.uniform(0.26, 0.33), rng.uniform(0.2, 0.28), rng.uniform(0.5, 1.0)

@@ -146,7 +146,7 @@ class ImageRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class BoxSite:
     """A web site that links belong to."""
 
     id: str
@@ -221,7 +221,7 @@ class Box:
             self.performers: dict[str, PerformerRow] = {}
             self.joins: dict[str, Joins] = {}
             self.images: dict[str, ImageRow] = {}
-            self.sites: dict[str, Site] = {}
+            self.sites: dict[str, BoxSite] = {}
             self.edits: dict[str, Edit] = {}
             self.people: dict[str, int] = {}
             self._held_edits: list[Edit] = []
@@ -545,7 +545,7 @@ class Box:
             for site in self.sites.values():
                 if site.name == name:
                     return site.id
-            site = Site(self.new_id(), name, url, self.clock.now())
+            site = BoxSite(self.new_id(), name, url, self.clock.now())
             self.sites[site.id] = site
             return site.id
 

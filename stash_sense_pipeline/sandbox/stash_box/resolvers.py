@@ -15,13 +15,13 @@ from graphql import GraphQLError, GraphQLObjectType, GraphQLResolveInfo, GraphQL
 from stash_sense_pipeline.sandbox.invented.clock import from_micros, parse_rfc3339, rfc3339
 from stash_sense_pipeline.sandbox.stash_box.database import (
     Box,
+    BoxSite,
     Edit,
     ImageRow,
     Link,
     Moment,
     PerformerRow,
     Related,
-    Site,
 )
 from stash_sense_pipeline.sandbox.stash_box.fast_execution import Getter, RootResolver
 from stash_sense_pipeline.sandbox.stash_box.graphql_schema import stash_box_schema
@@ -69,7 +69,7 @@ class _EditView:
 @dataclass(frozen=True, slots=True)
 class _LinkView:
     url: str
-    site: Site
+    site: BoxSite
 
 
 class _ImageView(NamedTuple):

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _UNDER_WAY = 6
 
 
-async def in_order(
+async def ordered_prefetch(
     questions: Iterable[Callable[[], Coroutine[Any, Any, T]]], under_way: int = _UNDER_WAY
 ) -> AsyncGenerator[T, None]:
     """Yields the answers in order, with up to `under_way` questions asked at a time.

@@ -130,7 +130,7 @@ def _whole_number(digits: str) -> float:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long and how often to try: seconds; `attempts` a request; `circuit_after` failures in a row."""
 
     attempts: int = 5
@@ -147,7 +147,7 @@ class Patience:
 
 # A site that no key admits us to: fewer tries. Longer pauses are the breaker's, which lasts across runs.
 # The circuit opens later than the runs of sites judge by the pages that failed: see sources.enrich.
-SITE_PATIENCE = Patience(attempts=3, total=60.0, circuit_after=30)
+SITE_RETRY_POLICY = RetryPolicy(attempts=3, total=60.0, circuit_after=30)
 
 
 def user_agent(contact: str) -> str:
@@ -164,8 +164,8 @@ def outcome_of_status(status: int) -> Outcome:
 class _Circuit:
     """Counts failed tries in a row of one host and opens when they are too many."""
 
-    def __init__(self, patience: Patience, clock: Clock) -> None:
-        self._patience = patience
+    def __init__(self, retry_policy: RetryPolicy, clock: Clock) -> None:
+        self._retry_policy = retry_policy
         self._clock = clock
         self._failures = 0
         self._open_until = 0.0
@@ -177,10 +177,10 @@ class _Circuit:
     def failed(self, outcome: Outcome) -> None:
         self._failures += 1
         self._outcome = outcome
-        if self._failures >= self._patience.circuit_after:
-            self._open_until = self._clock.monotonic() + self._patience.circuit_open
+        if self._failures >= self._retry_policy.circuit_after:
+            self._open_until = self._clock.monotonic() + self._retry_policy.circuit_open
             # One more failure after the pause opens it again.
-            self._failures = self._patience.circuit_after - 1
+            self._failures = self._retry_policy.circuit_after - 1
 
     @property
     def outcome_if_open(self) -> Outcome | None:
@@ -208,7 +208,7 @@ class PoliteClient:
         rate: float,
         contact: str = "",
         rates: Mapping[str, float] | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         clock: Clock | None = None,
         resolver: Resolver = resolve,
         gate: Gate | None = None,
@@ -223,7 +223,7 @@ class PoliteClient:
         self.requests = 0
         self._secrets: set[str] = set()
         self._clock = clock or Clock()
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._limiters = HostLimiters(rate, self._clock, rates)
         self._circuits: dict[str, _Circuit] = {}
         self._gate = gate
@@ -231,7 +231,7 @@ class PoliteClient:
         self._jitter = random.Random()
         self._http = httpx.AsyncClient(
             headers={"User-Agent": user_agent(contact), "Accept-Encoding": ACCEPT_ENCODING},
-            timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect, pool=None),
+            timeout=httpx.Timeout(self._retry_policy.read, connect=self._retry_policy.connect, pool=None),
             transport=_guarded_transport({host_of(own_url), *trusted_hosts}, resolver),
             follow_redirects=False,
             trust_env=False,
@@ -316,7 +316,7 @@ class PoliteClient:
         if self._gate is not None:
             await self._gate(self, url)
         host = self._host(url)
-        circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
+        circuit = self._circuits.setdefault(host, _Circuit(self._retry_policy, self._clock))
         async with self._slot(host):
             self._check_open(host, circuit)
             await self._limiters.of(host).wait()
@@ -349,13 +349,13 @@ class PoliteClient:
     ) -> Response:
         """One request with its retries. Returns 2xx and redirects, raises SourceError for the rest."""
         host = self._host(url)
-        circuit = self._circuits.setdefault(host, _Circuit(self._patience, self._clock))
+        circuit = self._circuits.setdefault(host, _Circuit(self._retry_policy, self._clock))
         limiter = self._limiters.of(host)
         conditional = not headers.keys().isdisjoint(_CONDITIONS)
         failure: SourceError | None = None
-        for attempt in range(1, self._patience.attempts + 1):
+        for attempt in range(1, self._retry_policy.attempts + 1):
             self._check_open(host, circuit)
-            if limiter.next_in > self._patience.max_retry_after:
+            if limiter.next_in > self._retry_policy.max_retry_after:
                 raise SourceError(
                     self.source,
                     Outcome.RATE_LIMITED,
@@ -388,7 +388,7 @@ class PoliteClient:
             if may_retry is None or failure.outcome is Outcome.RATE_LIMITED:
                 circuit.failed(failure.outcome)
             passing = not isinstance(failure, HttpStatusError) or failure.status in _MAY_PASS
-            if failure.outcome is Outcome.BLOCKED or not passing or attempt == self._patience.attempts:
+            if failure.outcome is Outcome.BLOCKED or not passing or attempt == self._retry_policy.attempts:
                 raise failure
             if not _may_try_again(failure, may_retry):
                 limiter.pause(self._retry_after(response) or 0.0)
@@ -402,7 +402,7 @@ class PoliteClient:
             raise CircuitOpenError(
                 self.source,
                 outcome,
-                f"{host} failed {self._patience.circuit_after} times in a row and {LEFT_ALONE}",
+                f"{host} failed {self._retry_policy.circuit_after} times in a row and {LEFT_ALONE}",
             )
 
     async def _exchange(
@@ -413,7 +413,7 @@ class PoliteClient:
         try:
             self.requests += 1
             async with (
-                asyncio.timeout(self._patience.total),
+                asyncio.timeout(self._retry_policy.total),
                 self._http.stream(method, url, headers=headers, content=body) as answer,
             ):
                 content = await self._read(url, answer, max_bytes)
@@ -505,8 +505,8 @@ class PoliteClient:
         if asked is not None:
             return asked
         limited = failure.outcome is Outcome.RATE_LIMITED
-        first = self._patience.first_delay_when_limited if limited else self._patience.first_delay
-        longest = min(self._patience.max_delay, first * 2.0 ** (attempt - 1))
+        first = self._retry_policy.first_delay_when_limited if limited else self._retry_policy.first_delay
+        longest = min(self._retry_policy.max_delay, first * 2.0 ** (attempt - 1))
         return longest * self._jitter.uniform(0.5, 1.0)
 
     def _retry_after(self, response: Response | None) -> float | None:

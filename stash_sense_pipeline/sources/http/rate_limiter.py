@@ -13,7 +13,7 @@ _MOST_MADE_UP = 0.002
 _SHARE_MADE_UP = 0.1
 
 
-class EvenLimiter:
+class RateLimiter:
     """Lets one request go every `60 / rate` seconds, first come first served.
 
     Time that nobody used is not saved up, so there are no bursts. Only half of what a timer was late is made up for, up
@@ -69,10 +69,10 @@ class HostLimiters:
         self._rate = rate
         self._rates = dict(rates or {})
         self._clock = clock
-        self._limiters: dict[str, EvenLimiter] = {}
+        self._limiters: dict[str, RateLimiter] = {}
 
-    def of(self, host: str) -> EvenLimiter:
+    def of(self, host: str) -> RateLimiter:
         """The limiter of that host."""
         if host not in self._limiters:
-            self._limiters[host] = EvenLimiter(self._rates.get(host, self._rate), self._clock)
+            self._limiters[host] = RateLimiter(self._rates.get(host, self._rate), self._clock)
         return self._limiters[host]

@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import enrichment, performers
-from stash_sense_pipeline.catalog.queries.enrichment import Held, Known, Visited
+from stash_sense_pipeline.catalog.queries.enrichment import Known, StoredProfile, Visited
 from stash_sense_pipeline.catalog.queries.site_records import rejected_since
 from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
@@ -37,8 +37,8 @@ from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile, parse_profile, stash_box_performer
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
-from stash_sense_pipeline.sources.catalog_writer import Mirror
-from stash_sense_pipeline.sources.cooldown import check_left_alone, is_refusal, leave_alone, welcomed
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
+from stash_sense_pipeline.sources.cooldown import check_cooldown, end_cooldown, is_refusal, start_cooldown
 from stash_sense_pipeline.sources.reference_sites.page import fold
 from stash_sense_pipeline.sources.reference_sites.profile_matching import (
     any_order,
@@ -154,9 +154,9 @@ async def enrich_source(
     `data_dir` and `relatives`: see Mirror.
     """
     clock = clock or Clock()
-    mirror = Mirror(engine, settings.name, suppressions, clock, data_dir, relatives)
+    writer = CatalogWriter(engine, settings.name, suppressions, clock, data_dir, relatives)
     return await _Enrichment(
-        engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock, mirror
+        engine, settings, boxes, connector, suppressions, progress, rules or EnrichRules(), clock, writer
     ).run()
 
 
@@ -171,7 +171,7 @@ class _Enrichment:
         progress: Progress,
         rules: EnrichRules,
         clock: Clock,
-        mirror: Mirror,
+        writer: CatalogWriter,
     ) -> None:
         self._engine = engine
         self._settings = settings
@@ -192,8 +192,8 @@ class _Enrichment:
         self._suspicion: SourceError | None = None
         self._patience = 1
         self._doubtful: dict[str, tuple[str, Visited]] = {}
-        self._mirror = mirror
-        self._held: dict[str, Held] = {}
+        self._writer = writer
+        self._held: dict[str, StoredProfile] = {}
         self._rejected: frozenset[str] = frozenset()
         self._stored: set[str] = set()
         self._missing: Mapping[str, int] = {}
@@ -208,7 +208,7 @@ class _Enrichment:
         outcome, message, listed = Outcome.FOUND, None, 0
         through = False
         try:
-            check_left_alone(self._engine, self._source, self._clock.now())
+            check_cooldown(self._engine, self._source, self._clock.now())
             profiles = await asyncio.to_thread(self._listed_profiles)
             listed = len(profiles)
             if self._settings.fetch:
@@ -223,14 +223,14 @@ class _Enrichment:
         finally:
             # Also after a cancellation: what was read is stored.
             await self._flush()
-        await self._mirror.erase_linked()
+        await self._writer.erase_linked()
         if self._missing:
             outcome = Outcome.AMBIGUOUS
             message = (
                 f"{self._source}: {self._missing['count']} profiles are listed no more, too many at once"
             )
         live = await asyncio.to_thread(self._save_state, outcome, message, through)
-        tally = self._mirror.tally
+        tally = self._writer.tally
         return EnrichReport(
             source=self._source,
             mode=self._settings.reference_mode if self._settings.fetch else "identifiers",
@@ -275,7 +275,7 @@ class _Enrichment:
                     continue
                 key = profile.key.key
                 if self._refusals.covers_url(public) or self._refusals.covers_record(self._source, key):
-                    self._mirror.tally.suppressed.add(key)
+                    self._writer.tally.suppressed.add(key)
                     continue
                 if record not in found[key]:
                     found[key].append(record)
@@ -398,7 +398,7 @@ class _Enrichment:
         if not is_refusal(error.outcome):
             message = f"gave no answer {self._refused} times in a row{_status(error)}; the next run asks others first"
             raise SourceError(self._source, error.outcome, message)
-        until = leave_alone(self._engine, self._source, self._clock.now())
+        until = start_cooldown(self._engine, self._source, self._clock.now())
         raise SourceError(
             self._source,
             error.outcome,
@@ -416,7 +416,7 @@ class _Enrichment:
             return listed.target
         return replace(listed.target, etag=before.etag, last_modified=before.last_modified)
 
-    def _held_for(self, key: str) -> Held | None:
+    def _held_for(self, key: str) -> StoredProfile | None:
         """The stored record of a profile, also where that became known by a newer id."""
         if key in self._held:
             return self._held[key]
@@ -426,7 +426,7 @@ class _Enrichment:
             else None
         )
 
-    def _keys_of(self, held: Held) -> set[str]:
+    def _keys_of(self, held: StoredProfile) -> set[str]:
         pages = (canonical_profile(url) for url in held.urls)
         return {
             held.source_id,
@@ -483,7 +483,7 @@ class _Enrichment:
         pages = (*profile.urls, *profile.links)
         covered = self._refusals.degree(self._source, [profile.key], pages) is not None
         if covered:
-            self._mirror.tally.suppressed.add(profile.key)
+            self._writer.tally.suppressed.add(profile.key)
         return covered
 
     async def _postpone(self, mode: str, item: str, error: SourceError, before: Visited | None) -> None:
@@ -761,7 +761,7 @@ class _Enrichment:
             self._pending.gone += unlisted
         await self._flush()
 
-        await self._mirror.remove_orphaned_images()
+        await self._writer.remove_orphaned_images()
 
     async def _flush(self) -> None:
         """Commits records, removals and visits together."""
@@ -771,18 +771,18 @@ class _Enrichment:
 
         def also(connection: sa.Connection) -> None:
             gone = dict.fromkeys(pending.gone)
-            buried = performers.bury_records(connection, self._source, gone, self._clock.now())
-            self._mirror.tally.removed += buried.removed
+            buried = performers.tombstone_records(connection, self._source, gone, self._clock.now())
+            self._writer.tally.removed += buried.removed
             for mode, visited in pending.visited.items():
                 enrichment.store_visits(connection, self._source, mode, visited)
 
-        await asyncio.shield(self._mirror.store(pending.records, also))
+        await asyncio.shield(self._writer.store(pending.records, also))
 
     def _save_state(self, outcome: Outcome, message: str | None, through: bool) -> int:
         now = self._clock.now()
         with writing(self._engine) as connection:
             state = load_state(connection, self._source)
-            detail = dict(welcomed(state.detail) if through and self._answers else state.detail)
+            detail = dict(end_cooldown(state.detail) if through and self._answers else state.detail)
             refused = [
                 replace(each, label=hashed, source_id=hashed) for each, hashed in self._refused_by_database()
             ]
@@ -802,7 +802,7 @@ class _Enrichment:
             return performers.count_records(connection, self._source).live
 
     def _refused_by_database(self) -> list[tuple[UnreadRecord, str]]:
-        return [(each, self._hash(each.label)) for each in self._mirror.unread]
+        return [(each, self._hash(each.label)) for each in self._writer.unread]
 
     def _hash(self, item: str) -> str:
         """How an item is written down: with the secret key, so that nobody's name can be tried out on it."""

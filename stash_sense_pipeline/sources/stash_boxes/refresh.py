@@ -22,7 +22,7 @@ from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.run_overrides import SyncMode
 from stash_sense_pipeline.settings.schema import SourceSettings
-from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
@@ -90,9 +90,9 @@ async def refresh_source(
     started, asked_before = clock.monotonic(), connector.client.requests
     with reading(engine) as connection:
         state = load_state(connection, source.name)
-    mirror = Mirror(engine, source.name, suppressions, clock, data_dir, relatives)
+    writer = CatalogWriter(engine, source.name, suppressions, clock, data_dir, relatives)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
-    run = _run(connector, mirror, state, rules or SyncRules(), clock, progress)
+    run = _run(connector, writer, state, rules or SyncRules(), clock, progress)
     changes: Mapping[str, Any] = {}
     try:
         with rare_collections():
@@ -102,12 +102,12 @@ async def refresh_source(
                 "increment": run.increment,
             }[chosen]()
         # What the source took away must not live on in SQLite's log until the next restart.
-        if await mirror.remove_orphaned_images() or mirror.tally.suppressed:
+        if await writer.remove_orphaned_images() or writer.tally.suppressed:
             await asyncio.to_thread(checkpoint, engine)
         changes = {**changes, "last_sync_at": clock.now()}
     except SourceError as error:
         outcome, message = error.outcome, str(error)
-    await mirror.erase_linked()
+    await writer.erase_linked()
     state = replace(
         state,
         **changes,
@@ -120,7 +120,7 @@ async def refresh_source(
         state = replace(state, detail=known)
         save_state(connection, state)
         live = performers.count_records(connection, source.name).live
-    tally = mirror.tally
+    tally = writer.tally
     missing = {key: value for key, value in state.detail.get("missing", {}).items() if key != "ids"}
     return SyncReport(
         source=source.name,
@@ -163,8 +163,13 @@ def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) ->
 
 
 def _run(
-    connector: Connector, mirror: Mirror, state: SyncState, rules: SyncRules, clock: Clock, progress: Progress
+    connector: Connector,
+    writer: CatalogWriter,
+    state: SyncState,
+    rules: SyncRules,
+    clock: Clock,
+    progress: Progress,
 ) -> StashBoxSync | ThePornDbSync:
     if isinstance(connector, ThePornDbConnector):
-        return ThePornDbSync(connector, mirror, state, rules, clock.now(), progress)
-    return StashBoxSync(connector, mirror, state, rules, clock.now(), progress)
+        return ThePornDbSync(connector, writer, state, rules, clock.now(), progress)
+    return StashBoxSync(connector, writer, state, rules, clock.now(), progress)

@@ -42,7 +42,7 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.http.ordered_prefetch import in_order
+from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
 from stash_sense_pipeline.sources.http.polite_client import MayRetry, PoliteClient
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
@@ -144,7 +144,7 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Page(Generic[Row]):
+class RecordPage(Generic[Row]):
     """One page of an enumeration. `count` is how many there are in all, `length` how many rows came on this page, and
     `unread` what of them could not be read, or gave an error.
     """
@@ -228,12 +228,12 @@ class StashBoxConnector:
                 raise self._wrong(f"{self._url} is not a stash-box: its interface has no {missing[0]}")
         return self._description
 
-    async def head(self, rows: int, page: int = 1) -> Page[Listed]:
+    async def head(self, rows: int, page: int = 1) -> RecordPage[Listed]:
         """The performers changed last, newest first. A page is one statement of the server: it has no gaps."""
         given = {"page": page, "per_page": rows, "sort": "UPDATED_AT", "direction": "DESC"}
         return await self._read_page(partial(self._ask, _HEAD, {"input": given}), self._listed)
 
-    async def records(self, direction: Direction) -> AsyncGenerator[Page[PerformerRecord], None]:
+    async def records(self, direction: Direction) -> AsyncGenerator[RecordPage[PerformerRecord], None]:
         """All live performers, page by page in the order of their names."""
         async with aclosing(self._walk(partial(self.records_page, direction), self.records_a_page)) as pages:
             async for page in pages:
@@ -241,7 +241,7 @@ class StashBoxConnector:
 
     async def listing(
         self, direction: Direction, *, brief: bool = False
-    ) -> AsyncGenerator[Page[Listed], None]:
+    ) -> AsyncGenerator[RecordPage[Listed], None]:
         """All live performers by id, last change, merged ids and image ids, in the order of their names.
 
         A `brief` list has ids and last changes alone.
@@ -252,7 +252,7 @@ class StashBoxConnector:
             async for page in pages:
                 yield page
 
-    async def records_page(self, direction: Direction, size: int, number: int) -> Page[PerformerRecord]:
+    async def records_page(self, direction: Direction, size: int, number: int) -> RecordPage[PerformerRecord]:
         """One page of `records`. When the page breaks, or its answer, its performers are asked for alone."""
         selection = await self._selection(_SELECTION)
         try:
@@ -264,7 +264,7 @@ class StashBoxConnector:
                 raise
             listed = await self._listing_page(_BRIEF, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
-        return Page(listed.count, tuple(details.records.values()), (*listed.unread, *details.unread))
+        return RecordPage(listed.count, tuple(details.records.values()), (*listed.unread, *details.unread))
 
     async def details(self, source_ids: Sequence[str]) -> Details:
         """Single performers, deleted ones too. An error of the server about one of them is not an absence.
@@ -280,7 +280,7 @@ class StashBoxConnector:
             for start in range(0, len(source_ids), self.details_a_request)
         ]
         asked = [partial(self._ask_details_in_parts, selection, batch) for batch in batches]
-        async with aclosing(in_order(asked)) as answers:
+        async with aclosing(ordered_prefetch(asked)) as answers:
             for batch in batches:
                 data, failed = await anext(answers)
                 for number, source_id in enumerate(batch):
@@ -341,7 +341,7 @@ class StashBoxConnector:
 
     async def _listing_page(
         self, wanted: Mapping[str, str], direction: Direction, size: int, number: int
-    ) -> Page[Listed]:
+    ) -> RecordPage[Listed]:
         selection = await self._selection(wanted)
         return await self._read_page(
             partial(self._ask_page, selection, direction, size, number), self._listed
@@ -499,8 +499,8 @@ class StashBoxConnector:
         return SourceError(self.source, Outcome.PARSE_ERROR, message)
 
     async def _walk(
-        self, ask: Callable[[int, int], Coroutine[Any, Any, Page[Row]]], size: int
-    ) -> AsyncGenerator[Page[Row], None]:
+        self, ask: Callable[[int, int], Coroutine[Any, Any, RecordPage[Row]]], size: int
+    ) -> AsyncGenerator[RecordPage[Row], None]:
         """Pages in order, some of them asked for ahead, until as many rows came as the server counts.
 
         Servers up to v0.6.17 give at most 100 rows a page without saying so, so a short first page sets the
@@ -515,7 +515,7 @@ class StashBoxConnector:
         # The count can be wrong by any factor: nothing is made for pages that are not asked for, and the walk ends at a
         # page that is empty, or that a server repeats past its end.
         ahead = (partial(ask, size, each) for each in range(2, -(-page.count // size) + 1))
-        async with aclosing(in_order(ahead)) as pages:
+        async with aclosing(ordered_prefetch(ahead)) as pages:
             async for following in pages:
                 if not following.length or following == page:
                     return
@@ -536,19 +536,19 @@ class StashBoxConnector:
 
     async def _read_page(
         self, ask: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]], read: Callable[[Any], Row]
-    ) -> Page[Row]:
+    ) -> RecordPage[Row]:
         """A page; one of several rows of which none can be read is asked for once more."""
         page = self._page(await ask(), read)
         if page.rows or page.length <= 1:
             return page
         return self._page(await ask(), read)
 
-    def _page(self, data: Mapping[str, Any], read: Callable[[Any], Row]) -> Page[Row]:
+    def _page(self, data: Mapping[str, Any], read: Callable[[Any], Row]) -> RecordPage[Row]:
         with json.reading(self.source):
             result = json.mapping(data.get("queryPerformers"), "queryPerformers")
             rows = json.sequence(result, "performers", "queryPerformers")
             count = json.count(result, "count", "queryPerformers")
-        return Page(count, *read_rows(rows, read))
+        return RecordPage(count, *read_rows(rows, read))
 
     def _asked_for(self, source_id: str, row: Any) -> PerformerRecord | UnreadRecord:
         try:

@@ -17,13 +17,13 @@ from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.records.performer_record import PerformerRecord
-from stash_sense_pipeline.sources.catalog_writer import Mirror, StoringBehind
-from stash_sense_pipeline.sources.http.ordered_prefetch import in_order
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter, WriteBehindBuffer
+from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
 from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import (
     Details,
     Direction,
     Listed,
-    Page,
+    RecordPage,
     StashBoxConnector,
 )
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
@@ -46,7 +46,7 @@ class StashBoxSync:
     def __init__(
         self,
         connector: StashBoxConnector,
-        mirror: Mirror,
+        writer: CatalogWriter,
         state: SyncState,
         rules: SyncRules,
         now: datetime,
@@ -54,7 +54,7 @@ class StashBoxSync:
     ) -> None:
         self.listed: dict[str, datetime | None] = {}
         self._connector = connector
-        self._mirror = mirror
+        self._writer = writer
         self._state = state
         self._rules = rules
         self._now = now
@@ -62,7 +62,7 @@ class StashBoxSync:
         self._count = 0
         # Merged-away ids that live records name, each with the id of that record.
         self._survivors: dict[str, str] = {}
-        self.unread = UnreadNotes(mirror.source, state.detail.get("unread"))
+        self.unread = UnreadNotes(writer.source, state.detail.get("unread"))
         # Rows without an id that can be used, in the pass over the list that showed most of them.
         self._without_id = self._without_id_in_pass = 0
         self._passes = 0
@@ -77,7 +77,7 @@ class StashBoxSync:
         """
         head = await self._connector.head(1)
         self._watermark = self._edits_watermark = self._newest(self._watermark, head.rows)
-        if await self._mirror.read(performers.has_read_records):
+        if await self._writer.read(performers.has_read_records):
             await self._compare("ASC")
             await self._compare("DESC")
         else:
@@ -88,7 +88,7 @@ class StashBoxSync:
     async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads what changed since the watermark."""
         await self._catch_up()
-        self.unread.note(self._mirror.unread)
+        self.unread.note(self._writer.unread)
         self.unread.check()
         return Outcome.FOUND, None, self._changes(missing={})
 
@@ -103,7 +103,7 @@ class StashBoxSync:
         await self._look_up(sorted(self.unread.source_ids & self.listed.keys()))
         self.unread.check(len(self.listed) + self._without_id)
         await self._catch_up()
-        buried = await self._mirror.read(performers.tombstones)
+        buried = await self._writer.read(performers.tombstones)
         if "merged_into_id" in (await self._connector.describe()).performer_fields:
             moved = [
                 key
@@ -112,7 +112,7 @@ class StashBoxSync:
             ]
             await self._look_up(moved)
         outcome, message, missing = await self._settle_absent()
-        self.unread.note(self._mirror.unread)
+        self.unread.note(self._writer.unread)
         self.unread.keep_only(self.listed.keys())
         self.unread.check(len(self.listed) + self._without_id)
         return outcome, message, self._changes(missing=missing, last_sweep_at=self._now, **changes)
@@ -135,7 +135,7 @@ class StashBoxSync:
 
     async def _read_all(self) -> None:
         """Reads all records in one direction and lists them in the other; what that shows besides is read too."""
-        async with StoringBehind(self._store) as storing:
+        async with WriteBehindBuffer(self._store) as storing:
             async with self._one_pass(), aclosing(self._connector.records("ASC")) as pages:
                 async for page in pages:
                     await storing.put(page.rows)
@@ -158,7 +158,7 @@ class StashBoxSync:
         # For a whole list one query is cheaper than one a page; the server goes on listing meanwhile. It is asked for its
         # description first: the query would keep us from hearing the answer.
         await self._connector.describe()
-        held = asyncio.create_task(self._mirror.read(performers.held_records))
+        held = asyncio.create_task(self._writer.read(performers.held_records))
         try:
             return await self._list(direction, held)
         finally:
@@ -167,7 +167,7 @@ class StashBoxSync:
     async def _list(self, direction: Direction, held: asyncio.Task[_Held] | None) -> dict[str, int]:
         wanted: dict[str, int] = {}
         positions = itertools.count()
-        waiting: list[Page[Listed]] = []
+        waiting: list[RecordPage[Listed]] = []
         listing = self._connector.listing(direction, brief=bool(self.listed))
         async with self._one_pass(), aclosing(listing) as pages:
             async for page in pages:
@@ -180,7 +180,7 @@ class StashBoxSync:
 
     async def _sift(
         self,
-        pages: Iterable[Page[Listed]],
+        pages: Iterable[RecordPage[Listed]],
         held: asyncio.Task[_Held] | None,
         positions: Iterator[int],
         wanted: dict[str, int],
@@ -196,7 +196,7 @@ class StashBoxSync:
                     wanted[row.source_id] = position
             self._note(page)
 
-    def _note(self, page: Page[Any]) -> None:
+    def _note(self, page: RecordPage[Any]) -> None:
         self._count = page.count
         named = [each for each in page.unread if each.source_id is not None]
         nameless = [each for each in page.unread if each.source_id is None]
@@ -218,9 +218,9 @@ class StashBoxSync:
     async def _different(self, rows: Sequence[Listed], held: _Held | None) -> set[str]:
         """The ids of rows that say something else than the catalog; `held` is what it has, if that was read before."""
         if held is None:
-            held = await self._mirror.read(performers.held_records, [row.source_id for row in rows])
+            held = await self._writer.read(performers.held_records, [row.source_id for row in rows])
         unknown = [row.source_id for row in rows if row.source_id not in held]
-        withheld = await self._mirror.withheld(unknown)
+        withheld = await self._writer.withheld(unknown)
         different = {
             row.source_id
             for row in rows
@@ -230,7 +230,7 @@ class StashBoxSync:
                 else withheld.get(row.source_id, _UNSEEN) != row.updated
             )
         }
-        return set(self._mirror.without_suppressed(different))
+        return set(self._writer.without_suppressed(different))
 
     async def _read_dense_pages(self, direction: Direction, wanted: Mapping[str, int]) -> list[str]:
         """Reads whole pages where that needs fewer requests than look-ups; returns the ids that are left."""
@@ -241,7 +241,7 @@ class StashBoxSync:
         numbers = [page + 1 for page, count in in_page.items() if count > self._connector.details_a_request]
         left = set(wanted)
         questions = [partial(self._connector.records_page, direction, size, number) for number in numbers]
-        async with StoringBehind(self._store) as storing, aclosing(in_order(questions)) as pages:
+        async with WriteBehindBuffer(self._store) as storing, aclosing(ordered_prefetch(questions)) as pages:
             async for page in pages:
                 rows = [record for record in page.rows if record.source_id in left]
                 await storing.put(rows)
@@ -261,7 +261,7 @@ class StashBoxSync:
         short = self._count - len(self.listed) - self._without_id
         if short > self._rules.allowed_short(self._count):
             raise SourceError(
-                self._mirror.source,
+                self._writer.source,
                 Outcome.PARSE_ERROR,
                 f"the server counts {self._count} performers but lists only {len(self.listed)}",
             )
@@ -282,7 +282,7 @@ class StashBoxSync:
             rows = list(reversed(await self._head(cutoff)))
             gone = set()
             newest = self._newest(self._watermark, rows)
-        versions = await self._mirror.versions([row.source_id for row in rows])
+        versions = await self._writer.versions([row.source_id for row in rows])
         changed = [
             row.source_id
             for row in rows
@@ -290,10 +290,10 @@ class StashBoxSync:
             and not self.unread.is_known(row.source_id, row.updated)
         ]
         again = sorted(self.unread.to_ask_again)
-        await self._look_up([*dict.fromkeys([*again, *self._mirror.without_suppressed(changed)])])
+        await self._look_up([*dict.fromkeys([*again, *self._writer.without_suppressed(changed)])])
         if not description.has_changelog:
             gone = await self._removed_by_edits()
-        await self._look_up(sorted(await self._mirror.read(performers.live_versions, sorted(gone))))
+        await self._look_up(sorted(await self._writer.read(performers.live_versions, sorted(gone))))
         await self._settle_merges()
         self._watermark = newest
 
@@ -308,7 +308,7 @@ class StashBoxSync:
         """The performers changed at `cutoff` or later, newest first, from one statement of the server."""
         rows = _HEAD_MARGIN
         if cutoff is not None:
-            rows += await self._mirror.read(performers.count_changed_since, cutoff)
+            rows += await self._writer.read(performers.count_changed_since, cutoff)
         while True:
             page = await self._connector.head(rows)
             self._note_head(page)
@@ -318,7 +318,7 @@ class StashBoxSync:
                 return _since(await self._head_by_pages(page.length, cutoff), cutoff)
             rows *= _HEAD_GROWTH
 
-    def _note_head(self, page: Page[Listed]) -> None:
+    def _note_head(self, page: RecordPage[Listed]) -> None:
         self.unread.came(row.source_id for row in page.rows)
         self.unread.note(page.unread)
 
@@ -382,9 +382,11 @@ class StashBoxSync:
             else:
                 gone[record.source_id] = self._survivors.get(record.source_id)
         await self._store(live, again=again)
-        was_live = await self._mirror.read(performers.liveness, list(gone))
+        was_live = await self._writer.read(performers.liveness, list(gone))
         # An id that does not exist at the source needs no tombstone, unless we held it.
-        await self._mirror.bury({key: gone[key] for key in gone if key in details.records or key in was_live})
+        await self._writer.tombstone(
+            {key: gone[key] for key in gone if key in details.records or key in was_live}
+        )
         return {
             target
             for key, target in gone.items()
@@ -399,12 +401,12 @@ class StashBoxSync:
         bare = [
             record.source_id for record in records if not (record.images or record.aliases or record.urls)
         ]
-        had = {} if again else await self._mirror.read(performers.held_records, bare)
+        had = {} if again else await self._writer.read(performers.held_records, bare)
         doubtful = {source_id for source_id, record in had.items() if record.image_ids}
         sure = [record for record in records if record.source_id not in doubtful]
         for record in sure:
             self._survivors.update(dict.fromkeys(record.merged_ids, record.source_id))
-        await self._mirror.store(sure)
+        await self._writer.store(sure)
         if doubtful:
             await self._look_up(sorted(doubtful), again=True)
 
@@ -413,21 +415,21 @@ class StashBoxSync:
         losers = [key for key in self._survivors if key not in self.listed]
         if not losers:
             return
-        live = await self._mirror.read(performers.live_versions, losers)
-        buried = await self._mirror.read(performers.tombstones)
+        live = await self._writer.read(performers.live_versions, losers)
+        buried = await self._writer.read(performers.tombstones)
         repointed = [key for key in losers if key in buried and buried[key] != self._survivors[key]]
         await self._look_up([*live, *repointed])
         unseen = [key for key in losers if key not in live and key not in buried]
-        await self._mirror.bury({key: self._survivors[key] for key in unseen})
+        await self._writer.tombstone({key: self._survivors[key] for key in unseen})
 
     async def _settle_absent(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Asks for live records that the list lacked, unless too many are missing for the first time.
 
         Those that we have from hearsay alone never count: the source may never have had them.
         """
-        hearsay = await self._mirror.read(performers.unread_records)
+        hearsay = await self._writer.read(performers.unread_records)
         await self._look_up(sorted(hearsay.difference(self.listed)))
-        live, missing = await self._mirror.read(performers.live_besides, self.listed)
+        live, missing = await self._writer.read(performers.live_besides, self.listed)
         verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
         outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
@@ -441,7 +443,7 @@ def _differs(row: Listed, held: performers.HeldRecord) -> bool:
     return row.image_ids is not None and held.image_ids != row.image_ids
 
 
-def _reaches(page: Page[Listed], cutoff: datetime | None) -> bool:
+def _reaches(page: RecordPage[Listed], cutoff: datetime | None) -> bool:
     """Whether the page goes down below `cutoff`."""
     last = next((row.updated for row in reversed(page.rows) if row.updated is not None), None)
     return cutoff is not None and last is not None and last < cutoff

@@ -43,7 +43,7 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.http.ordered_prefetch import in_order
+from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
 from stash_sense_pipeline.sources.http.polite_client import MayRetry, PoliteClient
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
@@ -209,7 +209,7 @@ class ThePornDbConnector:
         last = -(-first.total // first.size) if first.size else 1
         # As an iterator: the total can be any number.
         questions = (partial(self._page_in_parts, path, filters, number) for number in range(2, last + 1))
-        async with aclosing(in_order(questions, under_way)) as pages:
+        async with aclosing(ordered_prefetch(questions, under_way)) as pages:
             async for page in pages:
                 if page.is_past_end or not (page.rows or page.broken):
                     return

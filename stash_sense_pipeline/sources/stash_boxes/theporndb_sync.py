@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
-from stash_sense_pipeline.sources.catalog_writer import Mirror
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Performers, ThePornDbConnector
 from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
@@ -32,16 +32,16 @@ class ThePornDbSync:
     def __init__(
         self,
         connector: ThePornDbConnector,
-        mirror: Mirror,
+        writer: CatalogWriter,
         state: SyncState,
         rules: SyncRules,
         now: datetime,
         progress: Progress,
     ) -> None:
         self.listed: set[str] = set()
-        self.unread = UnreadNotes(mirror.source, state.detail.get("unread"))
+        self.unread = UnreadNotes(writer.source, state.detail.get("unread"))
         self._connector = connector
-        self._mirror = mirror
+        self._writer = writer
         self._state = state
         self._rules = rules
         self._now = now
@@ -56,7 +56,7 @@ class ThePornDbSync:
         """Reads what changed last, until the list brings nothing new."""
         last = self._state.last_sync_at or self._now
         changed = await self._connector.changed_since((last - _CHANGES_OVERLAP).date()) or frozenset()
-        live = await self._mirror.read(performers.liveness, sorted(changed))
+        live = await self._writer.read(performers.liveness, sorted(changed))
         expected = {source_id for source_id in changed if live.get(source_id, True)}
         quiet, pages_left = 0, _QUIET_PAGES + len(expected) // 50
         async with aclosing(self._connector.recently_updated()) as pages:
@@ -67,7 +67,7 @@ class ThePornDbSync:
                 if quiet >= _QUIET_PAGES and (not expected or pages_left <= 0):
                     break
         await self._look_up(sorted(expected | self.unread.to_ask_again))
-        self.unread.note(self._mirror.unread)
+        self.unread.note(self._writer.unread)
         self.unread.check()
         return Outcome.FOUND, None, {"detail": self._detail(dict(self._state.detail.get("missing", {})))}
 
@@ -76,13 +76,13 @@ class ThePornDbSync:
         async with aclosing(self._connector.everyone()) as pages:
             async for page in pages:
                 await self._store(page)
-        self.unread.note(self._mirror.unread)
+        self.unread.note(self._writer.unread)
         self.unread.keep_only(self.listed)
         self.unread.check(len(self.listed))
-        live, missing = await self._mirror.read(performers.live_besides, self.listed)
+        live, missing = await self._writer.read(performers.live_besides, self.listed)
         verdict = judge_missing(self._rules, live, missing, self._state.detail.get("missing", {}))
         await self._look_up(verdict.believed)
-        self.unread.note(self._mirror.unread)
+        self.unread.note(self._writer.unread)
         outcome = Outcome.AMBIGUOUS if verdict.refused else Outcome.FOUND
         return (
             outcome,
@@ -107,10 +107,10 @@ class ThePornDbSync:
         fresh = [record for record in page.rows if record.source_id not in self.listed]
         self.listed.update(record.source_id for record in fresh)
         self.unread.read(record.source_id for record in fresh)
-        before = self._mirror.tally.added + self._mirror.tally.updated
-        await self._mirror.store(fresh)
+        before = self._writer.tally.added + self._writer.tally.updated
+        await self._writer.store(fresh)
         self._progress("records", len(self.listed), None)
-        return self._mirror.tally.added + self._mirror.tally.updated > before
+        return self._writer.tally.added + self._writer.tally.updated > before
 
     async def _look_up(self, source_ids: Sequence[str]) -> None:
         """Asks for single performers. Who is unknown to the server twice is gone, merged if the slug leads on."""
@@ -135,11 +135,11 @@ class ThePornDbSync:
                 self.unread.note([UnreadRecord(source_id, ANOTHER_ANSWERED, source_id)])
             elif record is not None:
                 self.unread.read([source_id])
-                await self._mirror.store([record])
+                await self._writer.store([record])
             else:
                 self.unread.forget([source_id])
                 doubtful.append(source_id)
-        held = await self._mirror.read(performers.slugs, doubtful)
+        held = await self._writer.read(performers.slugs, doubtful)
         for source_id, (name, slug) in held.items():
             if await self._connector.performer(source_id) is None:
                 other = await self._connector.performer(slug) if slug else None
@@ -147,4 +147,4 @@ class ThePornDbSync:
                     isinstance(other, PerformerRecord) and other.name == name and other.source_id != source_id
                 )
                 survivor = other.source_id if other is not None and is_same else None
-                await self._mirror.bury({source_id: survivor})
+                await self._writer.tombstone({source_id: survivor})
