@@ -184,3 +184,34 @@ def test_the_workflow_runs_the_same_commands() -> None:
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert {"make demo", "make test", "make docs"} <= set(steps)
     assert any("docker build --target" in step for step in steps)
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_paths_of_the_code_that_a_page_names_exist(path: Path) -> None:
+    roots = [PROJECT, PROJECT / "stash_sense_pipeline", PROJECT / "stash_sense_pipeline_tests"]
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_0-9]+\.py|\b)?)(?:::\w+)?`", path.read_text()))
+    # What the recipes make, and what the program writes.
+    made = {
+        "stash_sense_pipeline/sources/reference_sites/sites/example_site.py",
+        "staging/",
+        "data/demo/releases/",
+    }
+    missing = [name for name in sorted(named - made) if not any((root / name).exists() for root in roots)]
+    assert missing == []
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Paragraphs of prose: no tables, lists, headings or code."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [" ".join(block.split()) for block in text.split("\n\n")]
+    return [block for block in blocks if block and not re.match(r"[|#!>]|\d+\. |[-*] |    ", block)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in TEXTS if path.name not in ("commands.md", "settings.md")],
+    ids=lambda path: path.name,
+)
+def test_no_paragraph_is_longer_than_eighty_words(path: Path) -> None:
+    long_ones = [block[:60] for block in _paragraphs(path.read_text()) if len(block.split()) > 80]
+    assert long_ones == []
