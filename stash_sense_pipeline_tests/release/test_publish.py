@@ -115,7 +115,7 @@ def test_a_latest_that_cannot_be_moved_is_one_line(data: Path) -> None:
     latest = data / "releases" / "latest"
     latest.unlink()
     latest.mkdir()
-    with pytest.raises(ReleaseError, match=r"cannot mend .*2026\.02\.18: Is a directory"):
+    with pytest.raises(ReleaseError, match=r"cannot repair .*2026\.02\.18: Is a directory"):
         publish_release(opened(data), data, "again", SPEC, DAY)
 
 
