@@ -11,12 +11,26 @@ from stash_sense_pipeline.release.build.content import ProfileKey
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
 )
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import (
     ADAFACE,
     REQUIRED_MODELS,
 )
 from stash_sense_pipeline.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The quality that a release needs for publication, as shares from 0 to 1.
+
+    `accept_shrink`: unexplained losses of people and faces do not forbid publication.
+    """
+
+    recall_at_1: float = 0.99
+    recall_at_100: float = 0.99
+    recall_at_100_blocks: bool = True
+    self_retrieval: float = 0.99
+    shrink: float = 0.02
+    accept_shrink: bool = False
 
 
 @dataclass(frozen=True)

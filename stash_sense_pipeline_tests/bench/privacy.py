@@ -53,9 +53,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.release import publish as publishing
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.suppression_check import check_suppressed, check_suppressed_images
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.release.worlds import DIGESTS, SPEC

@@ -30,9 +30,9 @@ from stash_sense_pipeline.release.build.staging import open_staging
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, build_index, stage_indices
 from stash_sense_pipeline.release.checks import confusable_people, retrieval
 from stash_sense_pipeline.release.checks.confusable_people import Crowd
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
+from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.index_corner import manifold
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row

@@ -15,11 +15,11 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.archive import check_zip
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.distribution.history import list_releases, prune_releases
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
+from stash_sense_pipeline.release.spec import Limits
 
 from .conftest import DAY
 from .worlds import BEGIN, SPEC

@@ -15,10 +15,10 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.shrinkage import Losses, deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.spec import Limits
 
 from .worlds import BEGIN, SPEC
 

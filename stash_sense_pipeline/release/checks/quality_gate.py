@@ -13,7 +13,6 @@ from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.confusable_people import Crowd, Spread, crowd, spread
@@ -33,18 +32,7 @@ from stash_sense_pipeline.release.checks.retrieval import (
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a release must reach. Shares from 0 to 1; `accept_shrink` lets people and faces vanish without a reason."""
-
-    recall_at_1: float = 0.99
-    recall_at_100: float = 0.99
-    recall_at_100_blocks: bool = True
-    self_retrieval: float = 0.99
-    shrink: float = 0.02
-    accept_shrink: bool = False
+from stash_sense_pipeline.release.spec import ReleaseSpec
 
 
 @dataclass(frozen=True)
@@ -71,30 +59,27 @@ def prove_release(
     engine: sa.Engine,
     release: Path,
     vectors: ReleaseVectors,
-    *,
-    pack: ModelPack,
-    storage: str,
-    limits: Limits,
-    suppressions: Suppressions,
+    spec: ReleaseSpec,
     previous: Path | None,
 ) -> Proof:
-    """Checks a staged release against the catalog it was built from, and against the `previous` one if there is one.
+    """Checks a staged release against the catalog that it was built from, and against the `previous` release if any.
 
-    `vectors` are the catalog's, of each model that the release has an index of; one index more is held in memory.
-    Raises ReleaseError when the previous release cannot be read.
+    `vectors` are the catalog's, of each model that has an index in the release. One index at a time is held in memory
+    beside them. Raises ReleaseError when the previous release cannot be read.
     """
+    limits = spec.limits
     checks = [deleted_check(engine, release)]
     if previous is not None:
-        losses = find_losses(engine, previous, release, suppressions)
+        losses = find_losses(engine, previous, release, spec.suppressions)
         checks.append(shrink_check(losses, allowed=limits.shrink, accepted=limits.accept_shrink))
     else:
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
-    checks.append(one_pack_check(vectors, pack))
+    checks.append(one_pack_check(vectors, spec.pack))
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
     for model, unit in vectors.unit.items():
         index = load_index(release / INDEX_FILES[model])
-        checks.append(index_content_check(model, index, unit, storage))
+        checks.append(index_content_check(model, index, unit, spec.index.storage))
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
         answers[model] = ask_index(index, unit)
