@@ -55,7 +55,7 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
         lambda connection: connection.execute(
             sa.delete(schema.embeddings).where(schema.embeddings.c.face_id == 17)
         ),
-        "1 trusted faces have no facenet embedding, first face 17",
+        "1 trusted faces have no facenet embedding, the first is face 17",
     ),
     "no embeddings of a model": (
         lambda connection: connection.execute(

@@ -34,7 +34,8 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
         missing = [key for key in ("created_at", "performer_count", "face_count") if key not in manifest]
         if missing:
             raise ReleaseError(
-                f"{releases / version / MANIFEST} has no {missing[0]}; `stash-sense verify {releases / version}` says more"
+                f"{releases / version / MANIFEST} has no {missing[0]}; "
+                f"run `stash-sense verify {releases / version}` for details"
             )
         models = manifest.get("models")
         found.append(
