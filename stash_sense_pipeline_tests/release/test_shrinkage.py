@@ -96,7 +96,7 @@ def test_a_shrink_needs_an_explanation() -> None:
 def test_new_people_do_not_make_up_for_those_who_are_gone() -> None:
     failed = shrink_check(Losses(1000, 1500, 30, 4000, 6000, 5, 0), allowed=0.02)
     assert not failed.passed
-    assert "30 of 1000 performers are gone (1500 now), of which 5 is explained" in failed.detail
+    assert "30 of 1000 performers are gone (1500 now), of which 5 are explained" in failed.detail
     assert shrink_check(Losses(1000, 1500, 25, 4000, 6000, 5, 0), allowed=0.02).passed
 
 

@@ -426,7 +426,7 @@ def test_a_release_too_large_for_github_is_a_warning(
     for path in (world[1].path, world[1].archive):
         (result,) = (result for result in verify_release(path) if not result.passed)
         assert (result.name, result.severity) == ("size", Severity.WARNING)
-        assert "below 2 GiB only; fewer faces a performer or e4m3 storage" in result.detail
+        assert "below 2 GiB only; keep fewer faces a performer, or store the indices as e4m3" in result.detail
 
 
 def test_a_release_that_is_nearly_too_large_is_a_warning_already(

@@ -37,7 +37,7 @@ from stash_sense_pipeline.release.spec import ReleaseSpec
 
 @dataclass(frozen=True)
 class Figures:
-    """The numbers behind the report. No name is in them: people and faces go by their ids."""
+    """The numbers of the quality report. They hold no names: people and faces are given by id."""
 
     people_by_faces: Mapping[str, int]
     faces_by_source: Mapping[str, int]
@@ -49,7 +49,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Proof:
-    """What was checked, with numbers; without `figures` when a check failed on which they depend."""
+    """The results of the checks. `figures` is None when an index does not hold the catalog's vectors."""
 
     checks: tuple[CheckResult, ...]
     figures: Figures | None
@@ -83,7 +83,7 @@ def prove_release(
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
         answers[model] = ask_index(index, unit)
-        # A gigabyte: the next one is loaded after it is gone.
+        # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
         recall.append(index_recall(model, answers[model], unit))
         checks += recall_checks(
@@ -110,25 +110,25 @@ def prove_release(
 
 
 def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:
-    """Every vector was made by the pack in use: a release never mixes models."""
-    strangers = [
+    """Every vector was made by the pack in use."""
+    other_models = [
         model
         for model, facts in vectors.facts.items()
         if model not in pack.embedders
         or (facts.pack, facts.model_digest) != (pack.name, pack.embedders[model].digest)
     ]
     numbers = {"faces": len(vectors.order), "models": len(vectors.unit)}
-    if strangers:
+    if other_models:
         return CheckResult(
             "one_pack",
             False,
-            f"the {strangers[0]} vectors are not of {pack.name}; embed again",
+            f"the {other_models[0]} vectors were not made by pack {pack.name}; embed all faces again",
             numbers=numbers,
         )
     return CheckResult(
         "one_pack",
         True,
-        f"{', '.join(vectors.unit)} of all {len(vectors.order)} faces by {pack.name}",
+        f"{pack.name} made the {', '.join(vectors.unit)} vectors of all {len(vectors.order)} faces",
         numbers=numbers,
     )
 

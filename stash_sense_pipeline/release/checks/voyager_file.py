@@ -24,17 +24,17 @@ _ROWS_A_BLOCK = 32_768
 _DELETED = 1
 # The largest vectors of the contract have 1,280 numbers.
 _MAX_DIMENSIONS = 8_192
-# Voyager's default is 12 and ours 96; a release has a million faces at most.
+# Links: Voyager's default is 12, that of this program 96. A release has at most a million faces.
 _MAX_LINKS = 1_024
-_MAX_CARE = 1_000_000
+_MAX_EF_CONSTRUCTION = 1_000_000
 _MAX_COUNT = 10_000_000
-# An element reaches 1 / (M - 1) upper levels on average; chance makes small files differ.
+# An element reaches 1 / (M - 1) upper levels on average. Small files deviate by chance.
 _LEVELS_FACTOR, _LEVELS_SLACK = 4, 1024**2
 
 
 @dataclass(frozen=True)
 class VoyagerFile:
-    """What the file says: `ids` (count,) uint64 in order of insertion, `deleted` the number of tombstones among them."""
+    """The header of the file, `ids` (count,) uint64 in order of insertion, and the number of `deleted` elements."""
 
     dimensions: int
     space: str
@@ -60,7 +60,7 @@ class _Graph:
 
 
 def read_voyager_file(path: Path) -> VoyagerFile:
-    """Checks that every length and link in the file stays inside it; ValueError says what does not."""
+    """Parses the file and checks that every length and link stays inside it. ValueError names the first that does not."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD.size + _GRAPH.size)
@@ -68,10 +68,10 @@ def read_voyager_file(path: Path) -> VoyagerFile:
         raise ValueError(f"the file has only {size} bytes")
     magic, version, dimensions, space, storage, norm, transform = _HEAD.unpack_from(head)
     if magic != b"VOYA" or version != 1:
-        raise ValueError("it is no Voyager file of format 1")
+        raise ValueError("it is not a Voyager file of format 1")
     if space not in _SPACES or storage not in _STORAGE or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"its header is damaged (space {space}, storage {storage}, dimensions {dimensions})")
-    # Only inner products are transformed, by the largest norm.
+    # Only the inner product space has a transform, which uses the largest norm.
     transformed = (math.isfinite(norm) and norm >= 0) if space == _INNER_PRODUCT else norm == 0
     if not transformed or transform != (space == _INNER_PRODUCT):
         raise ValueError(f"its header is damaged (maximum norm {norm:g}, transform {transform})")
@@ -112,14 +112,17 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     )
     if not sound:
         raise ValueError("its header is damaged (sizes of elements do not add up)")
-    if not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6) or ef_construction > _MAX_CARE:
+    if (
+        not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6)
+        or ef_construction > _MAX_EF_CONSTRUCTION
+    ):
         raise ValueError(
             f"its header is damaged (level factor {level_factor:g}, ef_construction {ef_construction})"
         )
     if count == 0:
         raise ValueError("it holds no vectors")
     if count > _MAX_COUNT:
-        raise ValueError(f"it says that it holds {count} vectors, and at most {_MAX_COUNT} are allowed")
+        raise ValueError(f"its header declares {count} vectors, and at most {_MAX_COUNT} are allowed")
     if count * element_bytes > size or not count <= capacity <= 16 * count + 1024:
         raise ValueError(
             f"it is cut short or damaged: {count} elements of {element_bytes} bytes in {size} bytes"
@@ -152,7 +155,7 @@ def _check_ground(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
 
 
 def _check_above(path: Path, graph: _Graph) -> None:
-    """The upper levels: lists of links a level, which may only lead to elements that reach that level."""
+    """Checks the links of the upper levels: a link of a level must lead to an element that reaches that level."""
     level_bytes = 4 + 4 * graph.links_above
     allowed = 4 * graph.count + _LEVELS_FACTOR * graph.count * level_bytes // (graph.m - 1) + _LEVELS_SLACK
     with open_regular(path) as stream:
