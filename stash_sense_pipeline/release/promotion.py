@@ -37,7 +37,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import (
     zip_name,
 )
-from stash_sense_pipeline.release.reports.quality_report import read_checks, write_report
+from stash_sense_pipeline.release.reports.quality_report import ReportContent, read_checks, write_report
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff
 from stash_sense_pipeline.release.spec import ReleaseSpec
 from stash_sense_pipeline.release.suppression_gate import list_held, refuse_listed
@@ -138,7 +138,8 @@ def promote_release(
         # Drawing the plots holds the interpreter lock and compression releases it, so that both run in parallel.
         with ThreadPoolExecutor(max_workers=1) as packer:
             packed = packer.submit(write_zip, staging.release, staged_archive)
-            write_report(staging.report, staging.release, version, figures, assembled.checks, diff)
+            content = ReportContent(version, assembled.checks, figures, diff)
+            write_report(staging.report, staging.release, content)
             packed.result()
         restrict(staging.report)
         staged_archive.chmod(PUBLIC_FILE)

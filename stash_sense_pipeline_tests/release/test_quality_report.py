@@ -16,6 +16,7 @@ from stash_sense_pipeline.release.checks.confusable_people import BINS, crowd, s
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (
+    ReportContent,
     nameless_report,
     read_checks,
     read_quality,
@@ -157,7 +158,7 @@ def test_a_damaged_proof_is_no_proof(tmp_path: Path) -> None:
 def test_a_name_cannot_break_the_table(world: World, tmp_path: Path) -> None:
     _, report = world
     assert report.figures is not None
-    write_report(tmp_path / "r", report.path, "1", report.figures, report.checks, None)
+    write_report(tmp_path / "r", report.path, ReportContent("1", report.checks, report.figures, None))
     rows = [
         line for line in (tmp_path / "r" / "report.md").read_text().splitlines() if line.startswith("| Some")
     ]

@@ -116,12 +116,9 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
                 f"{gone} of {before} {what} are gone ({now} now), of which {explained} are explained by deletions, merges "
                 f"and suppressions (limit {allowed:.0%})"
             )
-            advice = (
-                ""
-                if accepted
-                else "; look at the last refreshes, then accept the loss with build --accept-shrink"
-            )
-            return CheckResult("no_unexplained_shrink", accepted, detail + advice, numbers=numbers)
+            if not accepted:
+                detail += "; look at the last refreshes, then accept the loss with build --accept-shrink"
+            return CheckResult("no_unexplained_shrink", accepted, detail, numbers=numbers)
     return CheckResult(
         "no_unexplained_shrink",
         True,

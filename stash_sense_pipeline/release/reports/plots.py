@@ -17,7 +17,8 @@ FACES_PLOT, SIMILARITY_PLOT = "faces.png", "similarity.png"
 
 
 def draw_plots(figures: Figures, directory: Path) -> None:
-    # On its first use it speaks of its font cache, which is nobody's concern here.
+    """Writes both plots into `directory`. The same figures give the same bytes."""
+    # matplotlib logs a message about its font cache on first use.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
@@ -41,5 +42,5 @@ def draw_plots(figures: Figures, directory: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # Without the program's version in it, the same figures give the same file.
+    # The version of matplotlib in the metadata would change the bytes.
     figure.savefig(path, dpi=100, metadata={"Software": None})
