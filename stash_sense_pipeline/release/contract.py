@@ -118,9 +118,9 @@ NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
     "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
 }
 # A table that the predecessor's trainer leaves in its releases. No reader uses it.
-LEFT_TABLES = frozenset({"scrape_progress"})
+LEGACY_TABLES = frozenset({"scrape_progress"})
 # All tables that a performers.db may hold. Indexes on their columns are allowed too.
-TABLES = frozenset({*EXACT_COLUMNS, *NEEDED_COLUMNS}) | LEFT_TABLES
+TABLES = frozenset({*EXACT_COLUMNS, *NEEDED_COLUMNS}) | LEGACY_TABLES
 
 SCHEMA_VERSION = 9
 RELEASE_FORMAT = 1

@@ -29,7 +29,7 @@ from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
 from stash_sense_pipeline.release.build.voyager_index import IndexParams, build_index, stage_indices
 from stash_sense_pipeline.release.checks import confusable_people, retrieval
-from stash_sense_pipeline.release.checks.confusable_people import Crowd
+from stash_sense_pipeline.release.checks.confusable_people import ConfusablePeople
 from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.spec import Limits
@@ -188,7 +188,11 @@ def _watched(functions: Sequence[tuple[str, str]]) -> Iterator[dict[str, float]]
         for module, name in functions:
             real = getattr(sys.modules[f"{root}.{module}"], name)
             patches.enter_context(patch(f"{root}.{module}.{name}", watched(name, real)))
-        patches.enter_context(patch(f"{root}.checks.quality_gate.crowd", lambda *_: Crowd((), (), 0)))
+        patches.enter_context(
+            patch(
+                f"{root}.checks.quality_gate.find_confusable_people", lambda *_: ConfusablePeople((), (), 0)
+            )
+        )
         yield seconds
 
 

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.face_order import FaceOrder, normalised
-from stash_sense_pipeline.release.checks.confusable_people import BINS, crowd, spread
+from stash_sense_pipeline.release.checks.confusable_people import (
+    BINS,
+    find_confusable_people,
+    similarity_distribution,
+)
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (
@@ -56,7 +60,7 @@ def test_pairs_and_hubs_are_those_of_comparing_everybody(
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._PEOPLE_A_BLOCK", people_block)
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FACES_A_BLOCK", face_block)
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FEW", few)
-        found = crowd(order, unit, pairs=7, hubs=4)
+        found = find_confusable_people(order, unit, pairs=7, hubs=4)
     people = np.unique(order.performer_ids)
     similar = np.zeros((len(order), len(people)))
     for table in unit.values():
@@ -79,7 +83,7 @@ def test_pairs_and_hubs_are_those_of_comparing_everybody(
 
 def test_the_spread_counts_every_pair_of_one_person() -> None:
     order, unit = population(1, [1, 2, 5, 20])
-    found = spread(order, unit["facenet"])
+    found = similarity_distribution(order, unit["facenet"])
     table = unit["facenet"]
     genuine = [
         float(table[one] @ table[other])
@@ -137,7 +141,7 @@ def test_the_report_for_the_run_history_names_nobody(world: World) -> None:
     assert "Person" not in text
     assert "http" not in text
     named = (data / "releases" / f"{report.version}.report" / "report.md").read_text()
-    pair = report.figures.crowd.pairs[0]
+    pair = report.figures.confusable.pairs[0]
     assert f"({pair.first}) |" in named
     assert f"| {pair.first} | {pair.second} |" in text
 

@@ -170,7 +170,7 @@ class _GroupedRows:
 def _content(
     reads: ShortReads, rows: Rows, hosts: Mapping[str, str], profile_key: ProfileKey | None
 ) -> ReleaseContent:
-    members = _by_priority(rows.members, hosts)
+    members = _members_by_priority(rows.members, hosts)
     _check_owners(rows, members, hosts)
     by_performer: dict[int, list[ReleasedFace]] = defaultdict(list)
     for face in rows.faces:
@@ -181,9 +181,11 @@ def _content(
         members=members,
         faces=by_performer,
         created=rows.created,
-        aliases=_by_record(rows.aliases),
-        urls=_external_urls(_by_record(rows.urls), members, profile_key) if profile_key is not None else {},
-        merged=_merged_ids(rows.gone, members),
+        aliases=_texts_by_record(rows.aliases),
+        urls=_external_urls(_texts_by_record(rows.urls), members, profile_key)
+        if profile_key is not None
+        else {},
+        merged=_merged_ids(rows.merged_upstream, members),
         pictures=reads(read_pictures, without_box_faces),
     )
     performers = tuple(_performer(performer_id, grouped) for performer_id in sorted(by_performer))
@@ -192,7 +194,7 @@ def _content(
     return ReleaseContent(rows.faces, performers, newest)
 
 
-def _by_priority(members: Sequence[Member], hosts: Mapping[str, str]) -> dict[int, list[Member]]:
+def _members_by_priority(members: Sequence[Member], hosts: Mapping[str, str]) -> dict[int, list[Member]]:
     """The records of each performer, by priority of their sources."""
     found: dict[int, list[Member]] = defaultdict(list)
     for member in members:
@@ -218,7 +220,7 @@ def _check_owners(rows: Rows, members: Mapping[int, Sequence[Member]], hosts: Ma
             )
 
 
-def _by_record(rows: Sequence[tuple[str, str, str]]) -> dict[RecordKey, list[str]]:
+def _texts_by_record(rows: Sequence[tuple[str, str, str]]) -> dict[RecordKey, list[str]]:
     found: dict[RecordKey, list[str]] = defaultdict(list)
     for source, source_id, text in rows:
         found[source, source_id].append(text)
@@ -276,7 +278,7 @@ def _performer(performer_id: int, grouped: _GroupedRows) -> ReleasedPerformer:
     return ReleasedPerformer(
         performer_id=performer_id,
         name=names[0],
-        fields=_first_known(rows),
+        fields=_personal_fields(rows),
         stashdb_updated_at=next((row.updated_at for row in rows if row.source == "stashdb"), None),
         face_count=len(own_faces),
         image_url=_image_url(own_faces, boxes, grouped.pictures),
@@ -294,7 +296,7 @@ def _clean(text: str) -> str:
     return (html.unescape(text) if "&" in text else text).strip()
 
 
-def _first_known(rows: Sequence[Member]) -> dict[str, str | int | None]:
+def _personal_fields(rows: Sequence[Member]) -> dict[str, str | int | None]:
     """The PERSONAL_FIELDS, each from the first record that has a value."""
     fields: dict[str, str | int | None] = dict.fromkeys(PERSONAL_FIELDS)
     for row in reversed(rows):

@@ -64,7 +64,7 @@ _BEFORE_KNOWN = len(Member._fields) - 1
 class Rows:
     """The catalog's rows of performers with trusted faces.
 
-    `owners`: the performer of each record, live or not. `aliases` and `urls`: (source, source id, text). `gone`: the
+    `owners`: the performer of each record, live or not. `aliases` and `urls`: (source, source id, text). `merged_upstream`: the
     records that a stash-box merged, with the id of the record they were merged into and the time. `created`: when each
     performer was made.
     """
@@ -74,7 +74,7 @@ class Rows:
     owners: Mapping[RecordKey, int]
     aliases: Sequence[tuple[str, str, str]]
     urls: Sequence[tuple[str, str, str]]
-    gone: Mapping[RecordKey, tuple[str, Instant | None]]
+    merged_upstream: Mapping[RecordKey, tuple[str, Instant | None]]
     created: Mapping[int, Instant]
 
 
@@ -89,7 +89,7 @@ def read_rows(connection: sa.Connection, hosts: Mapping[str, str], *, with_urls:
         owners=_read_owners(connection),
         aliases=_read_strings(connection, performer_aliases.c.alias),
         urls=_read_strings(connection, performer_urls.c.url) if with_urls else (),
-        gone=_read_gone(connection, hosts),
+        merged_upstream=_read_merged_upstream(connection, hosts),
         created=_read_created(connection),
     )
 
@@ -192,7 +192,7 @@ def _read_strings(connection: sa.Connection, column: sa.Column[str]) -> list[tup
     return [(source, source_id, text) for source, source_id, text in streamed(connection, query)]
 
 
-def _read_gone(
+def _read_merged_upstream(
     connection: sa.Connection, hosts: Mapping[str, str]
 ) -> dict[RecordKey, tuple[str, Instant | None]]:
     columns = source_performers.c

@@ -152,7 +152,7 @@ def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: i
     # Every block has another query, so that a cache of compiled queries would only grow.
     rows = connection.execute(query, execution_options={"compiled_cache": None}).all()
     if len(rows) < len(ids):
-        raise ReleaseError(_missing(connection, order, model))
+        raise ReleaseError(_missing_vectors_text(connection, order, model))
     numbers, blobs, packs, digests = zip(*rows, strict=True)
     sizes = set(map(len, blobs))
     if len(sizes) > 1 or sizes == {0} or next(iter(sizes)) % 4:
@@ -161,7 +161,7 @@ def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: i
         )
     makers = set(zip(packs, digests, strict=True))
     if len(makers) > 1:
-        raise ReleaseError(_mixture(model, makers))
+        raise ReleaseError(_several_makers_text(model, makers))
     vector_of = dict(zip(numbers, blobs, strict=True))
     # A bytearray, because Voyager accepts writable arrays only.
     joined = bytearray().join(map(vector_of.__getitem__, ids.tolist()))
@@ -178,7 +178,7 @@ def _blocks_after(
         block = read_block(connection, order, model, start)
         if (block.pack, block.model_digest) != (first.pack, first.model_digest):
             makers = {(first.pack, first.model_digest), (block.pack, block.model_digest)}
-            raise ReleaseError(_mixture(model, makers))
+            raise ReleaseError(_several_makers_text(model, makers))
         if block.vectors.shape[1] != first.vectors.shape[1]:
             raise ReleaseError(
                 f"the {model} embeddings have different lengths ({first.vectors.shape[1]} and {block.vectors.shape[1]}); "
@@ -187,7 +187,7 @@ def _blocks_after(
         yield block
 
 
-def _missing(connection: sa.Connection, order: FaceOrder, model: str) -> str:
+def _missing_vectors_text(connection: sa.Connection, order: FaceOrder, model: str) -> str:
     query = (
         sa.select(embeddings.c.face_id)
         .join(trusted_faces, trusted_faces.c.face_id == embeddings.c.face_id)
@@ -201,7 +201,7 @@ def _missing(connection: sa.Connection, order: FaceOrder, model: str) -> str:
     )
 
 
-def _mixture(model: str, makers: set[tuple[str, str]]) -> str:
+def _several_makers_text(model: str, makers: set[tuple[str, str]]) -> str:
     packs = sorted({pack for pack, _ in makers})
     what = f"packs {' and '.join(packs)}" if len(packs) > 1 else f"two model files of pack {packs[0]}"
     return f"the {model} embeddings come from {what}; a release holds one model's vectors only: embed all faces again"

@@ -123,7 +123,7 @@ def build_index(
         reused = reuse is not None and _reuse_published(reuse, model, digest, params, path)
         if not reused:
             with replacing(path) as temporary:
-                blocks = _same_blocks(engine, order, model, facts)
+                blocks = _unchanged_blocks(engine, order, model, facts)
                 write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
@@ -147,7 +147,7 @@ def build_index(
     )
 
 
-def _same_blocks(
+def _unchanged_blocks(
     engine: sa.Engine, order: FaceOrder, model: str, facts: VectorFacts
 ) -> Iterator[NDArray[np.float32]]:
     """The vectors in blocks, each read in a short transaction: a build may take an hour, and others write meanwhile.
@@ -195,11 +195,11 @@ def stage_indices(
         try:
             # In this thread: the callbacks need not be thread-safe.
             while not all(built.done() for built in builds.values()):
-                _pass_on(updates, callbacks)
+                _forward_progress(updates, callbacks)
                 done, _ = wait(builds.values(), timeout=_SECONDS_BETWEEN_UPDATES)
                 for built in done:
                     built.result()
-            _pass_on(updates, callbacks)
+            _forward_progress(updates, callbacks)
         except BaseException:
             stop.set()
             raise
@@ -207,7 +207,7 @@ def stage_indices(
     return {model: built.result() for model, built in builds.items()}
 
 
-def _pass_on(
+def _forward_progress(
     updates: SimpleQueue[tuple[str, str, int, int | None]], callbacks: Mapping[str, Progress]
 ) -> None:
     while not updates.empty():
@@ -234,16 +234,14 @@ def stage_index(
             f"the contract has no index for embedder {model}; it knows {', '.join(INDEX_FILES)}"
         )
     path = staging.release / INDEX_FILES[model]
-    report = _staged_before(engine, model, staging, params) or build_index(
+    report = _staged_index(engine, model, staging, params) or build_index(
         engine, model, path, params, reuse=reuse, progress=progress
     )
     staging.write_part(f"index-{model}", asdict(report))
     return report
 
 
-def _staged_before(
-    engine: sa.Engine, model: str, staging: Staging, params: IndexParams
-) -> IndexReport | None:
+def _staged_index(engine: sa.Engine, model: str, staging: Staging, params: IndexParams) -> IndexReport | None:
     """The report of an index that an earlier run staged, when a build would give the same; else None."""
     begun = time.monotonic()
     path = staging.release / INDEX_FILES[model]

@@ -23,7 +23,7 @@ _PEOPLE_A_BLOCK = 4_096
 # Below every cosine: the similarity of a face to its own person, which is not searched for.
 _EXCLUDED = -2.0
 # Pairs that are compared one by one in Python.
-_FEW = 1_000
+_MAX_SINGLE_PAIRS = 1_000
 # 100 bins of 0.02: bins of 0.1 would hide the tails, and the counts in bins of 0.001 would be noise.
 BINS = np.round(np.linspace(-1, 1, 101), 2)
 _SAMPLED_FACES, _SAMPLED_OTHERS = 1_000, 10_000
@@ -48,7 +48,7 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Crowd:
+class ConfusablePeople:
     """The nearest pairs of people, the faces near most other people, and the number of faces near any other person.
 
     Pairs are sorted by distance, hubs by the number of people.
@@ -60,14 +60,16 @@ class Crowd:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SimilarityDistribution:
     """Counts of cosine similarities in BINS: of all pairs of faces of one person, and of sampled pairs of two people."""
 
     genuine: tuple[int, ...]
     impostor: tuple[int, ...]
 
 
-def crowd(order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs: int = 10) -> Crowd:
+def find_confusable_people(
+    order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs: int = 10
+) -> ConfusablePeople:
     """Compares every face with the mean face of every other person, in the sidecar's fusion of both models.
 
     `unit`: unit vectors (n, dim) of each model in release order, in which the faces of a person are neighbours. With
@@ -77,7 +79,7 @@ def crowd(order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs
     means = _weighted_means(unit, starts)
     bounds = np.append(starts, len(order))
     near = np.zeros(len(order), dtype=np.int64)
-    best = _Best(pairs)
+    nearest = _NearestPairs(pairs)
     for first, last in _blocks_of_people(bounds):
         faces = slice(bounds[first], bounds[last])
         own = np.repeat(np.arange(first, last), np.diff(bounds[first : last + 1]))
@@ -88,12 +90,12 @@ def crowd(order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs
             own_mean = (own >= begin) & (own < begin + similar.shape[1])
             similar[np.flatnonzero(own_mean), own[own_mean] - begin] = _EXCLUDED
             near[faces] += np.count_nonzero(similar >= 1 - SIDECAR_MAX_DISTANCE, axis=1)
-            best.offer(similar, own, begin)
+            nearest.offer(similar, own, begin)
     top = np.lexsort((order.face_ids, -near))[:hubs]
-    return Crowd(
+    return ConfusablePeople(
         pairs=tuple(
             ConfusablePair(int(people[one]), int(people[other]), round(1 - similarity, 4))
-            for similarity, one, other in best.found
+            for similarity, one, other in nearest.found
         ),
         hubs=tuple(
             Hub(int(order.face_ids[face]), int(order.performer_ids[face]), int(near[face]))
@@ -104,7 +106,7 @@ def crowd(order: FaceOrder, unit: Mapping[str, Floats], *, pairs: int = 20, hubs
     )
 
 
-class _Best:
+class _NearestPairs:
     """The most similar pairs of people so far, each pair once."""
 
     def __init__(self, size: int) -> None:
@@ -118,14 +120,14 @@ class _Best:
         """
         floor = self.found[-1][0] if len(self.found) == self.size else _EXCLUDED
         flat = np.flatnonzero(similar > floor)
-        few = max(_FEW, 2 * self.size)
-        if len(flat) > few:
+        limit = max(_MAX_SINGLE_PAIRS, 2 * self.size)
+        if len(flat) > limit:
             # This takes as long as the product, but is needed for the first blocks only.
             owners, starts = np.unique(own, return_index=True)
             similar, own = np.maximum.reduceat(similar, starts, axis=0), owners
             flat = np.flatnonzero(similar > floor)
         values = similar.reshape(-1)[flat]
-        if len(flat) > few:
+        if len(flat) > limit:
             # Twice the size, because a pair can occur twice, once from each person.
             kept = np.argpartition(-values, 2 * self.size)[: 2 * self.size]
             flat, values = flat[kept], values[kept]
@@ -138,7 +140,7 @@ class _Best:
         self.found = [(-value, one, other) for value, one, other in ranked]
 
 
-def spread(order: FaceOrder, unit: Floats, seed: int = 1) -> Spread:
+def similarity_distribution(order: FaceOrder, unit: Floats, seed: int = 1) -> SimilarityDistribution:
     """The similarities of faces of one person and of faces of two people, in one model's unit vectors (n, dim)."""
     owners = order.performer_ids
     genuine = np.zeros(len(BINS) - 1, dtype=np.int64)
@@ -152,7 +154,7 @@ def spread(order: FaceOrder, unit: Floats, seed: int = 1) -> Spread:
     others = np.sort(rng.choice(len(unit), min(_SAMPLED_OTHERS, len(unit)), replace=False))
     similar = unit[some] @ unit[others].T
     impostor = _histogram(similar[owners[some][:, None] != owners[others][None, :]])
-    return Spread(tuple(genuine.tolist()), tuple(impostor.tolist()))
+    return SimilarityDistribution(tuple(genuine.tolist()), tuple(impostor.tolist()))
 
 
 def _histogram(similarities: Floats) -> NDArray[np.int64]:

@@ -19,7 +19,7 @@ from stash_sense_pipeline.release.contract import (
     EXACT_COLUMNS,
     FACES_JSON,
     KNOWN_HOSTS,
-    LEFT_TABLES,
+    LEGACY_TABLES,
     NEEDED_COLUMNS,
     PERFORMERS_DB,
     PERFORMERS_JSON,
@@ -86,7 +86,7 @@ def schema_version(release: OpenedRelease) -> str:
 def extra_tables(release: OpenedRelease) -> str:
     with release.database() as connection:
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
-        names = [name for (name,) in connection.execute(query) if name in LEFT_TABLES]
+        names = [name for (name,) in connection.execute(query) if name in LEGACY_TABLES]
     refuse_examples(names, "not a table of the contract")
     return "none"
 

@@ -15,7 +15,12 @@ from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
 from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.checks.confusable_people import Crowd, Spread, crowd, spread
+from stash_sense_pipeline.release.checks.confusable_people import (
+    ConfusablePeople,
+    SimilarityDistribution,
+    find_confusable_people,
+    similarity_distribution,
+)
 from stash_sense_pipeline.release.checks.retrieval import (
     Answers,
     HeldOutBucket,
@@ -43,8 +48,8 @@ class Figures:
     faces_by_source: Mapping[str, int]
     recall: tuple[RecallReport, ...]
     held_out: tuple[HeldOutBucket, ...]
-    spread: Mapping[str, Spread]
-    crowd: Crowd
+    similarities: Mapping[str, SimilarityDistribution]
+    confusable: ConfusablePeople
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,10 @@ def prove_release(
             faces_by_source=_faces_by_source(engine),
             recall=tuple(recall),
             held_out=held_out,
-            spread={model: spread(vectors.order, unit) for model, unit in vectors.unit.items()},
-            crowd=crowd(vectors.order, vectors.unit),
+            similarities={
+                model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
+            },
+            confusable=find_confusable_people(vectors.order, vectors.unit),
         ),
     )
 

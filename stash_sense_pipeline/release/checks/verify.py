@@ -150,22 +150,22 @@ def _check_release(checks: _Checks, release: OpenedRelease, name: str) -> None:
     checks.run("manifest", _manifest, release)
     checks.run("version", _version, release, name)
     # Voyager's native code loads the indices, while the other checks, mostly Python, use a second core.
-    of_indices, of_the_rest = _Checks(), _Checks()
+    index_results, other_results = _Checks(), _Checks()
     with ThreadPoolExecutor(max_workers=1) as index_checker:
         counted = index_checker.submit(
-            lambda: {model: _check_index(of_indices, release, model) for model in release.models}
+            lambda: {model: _check_index(index_results, release, model) for model in release.models}
         )
         checks.run("checksums", _checksums, release)
-        _check_people(of_the_rest, release)
-        _check_database(of_the_rest, release)
+        _check_json_files(other_results, release)
+        _check_database(other_results, release)
         counts = counted.result()
-    checks.results += of_indices.results
+    checks.results += index_results.results
     checks.run("faces_json", json_checks.faces_json, release, counts)
-    checks.results += of_the_rest.results
+    checks.results += other_results.results
     checks.run("tattoo_files", _tattoo_files, release)
 
 
-def _check_people(checks: _Checks, release: OpenedRelease) -> None:
+def _check_json_files(checks: _Checks, release: OpenedRelease) -> None:
     """Checks the JSON files, without the comparison with the indices."""
     checks.run("faces_json_gaps", json_checks.faces_json_gaps, release, severity=Severity.WARNING)
     checks.run("universal_ids", json_checks.universal_ids, release)

@@ -53,8 +53,8 @@ class _Graph:
     id_offset: int
     top_level: int
     entry_point: int
-    links_above: int
-    links_ground: int
+    links_upper: int
+    links_base: int
     m: int
     ef_construction: int
 
@@ -78,8 +78,8 @@ def read_voyager_file(path: Path) -> VoyagerFile:
     storage_name, item = _STORAGE[storage]
     stored = dimensions + 1 if _SPACES[space] == "InnerProduct" else dimensions
     graph = _read_graph(head, stored * item, size)
-    ids, deleted = _check_ground(path, graph)
-    _check_above(path, graph)
+    ids, deleted = _check_base_level(path, graph)
+    _check_upper_levels(path, graph)
     return VoyagerFile(
         dimensions, _SPACES[space], storage_name, graph.count, graph.m, graph.ef_construction, ids, deleted
     )
@@ -87,7 +87,7 @@ def read_voyager_file(path: Path) -> VoyagerFile:
 
 def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     (
-        ground_offset,
+        base_offset,
         capacity,
         count,
         element_bytes,
@@ -95,18 +95,18 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
         vector_offset,
         top_level,
         entry_point,
-        links_above,
-        links_ground,
+        links_upper,
+        links_base,
         m,
         level_factor,
         ef_construction,
     ) = _GRAPH.unpack_from(head, _HEAD.size)
     sound = (
-        ground_offset == 0
+        base_offset == 0
         and 1 < m <= _MAX_LINKS
-        and links_above == m
-        and links_ground == 2 * m
-        and vector_offset == 4 + 4 * links_ground
+        and links_upper == m
+        and links_base == 2 * m
+        and vector_offset == 4 + 4 * links_base
         and id_offset == vector_offset + vector_bytes
         and element_bytes == id_offset + 8
     )
@@ -130,33 +130,33 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     if entry_point >= count or not 0 <= top_level < 64:
         raise ValueError("its header is damaged (entry point outside the graph)")
     return _Graph(
-        count, element_bytes, id_offset, top_level, entry_point, links_above, links_ground, m, ef_construction
+        count, element_bytes, id_offset, top_level, entry_point, links_upper, links_base, m, ef_construction
     )
 
 
-def _check_ground(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
+def _check_base_level(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
     rows = np.memmap(
         path, np.uint8, "r", offset=_HEAD.size + _GRAPH.size, shape=(graph.count, graph.element_bytes)
     )
     ids = np.empty(graph.count, dtype=np.uint64)
     deleted = 0
-    place = np.arange(graph.links_ground)
+    place = np.arange(graph.links_base)
     for start in range(0, graph.count, _ROWS_A_BLOCK):
         block = rows[start : start + _ROWS_A_BLOCK]
-        words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_ground]).view("<u4")
+        words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_base]).view("<u4")
         used = words[:, 0] & 0xFFFF
         deleted += int(np.count_nonzero((words[:, 0] >> 16) & _DELETED))
         outside = (words[:, 1:] >= graph.count) & (place < used[:, None])
-        if (used > graph.links_ground).any() or outside.any():
+        if (used > graph.links_base).any() or outside.any():
             raise ValueError("its graph is damaged (a link points outside)")
         tail = np.ascontiguousarray(block[:, graph.id_offset :]).view("<u8")
         ids[start : start + len(block)] = tail[:, 0]
     return ids, deleted
 
 
-def _check_above(path: Path, graph: _Graph) -> None:
+def _check_upper_levels(path: Path, graph: _Graph) -> None:
     """Checks the links of the upper levels: a link of a level must lead to an element that reaches that level."""
-    level_bytes = 4 + 4 * graph.links_above
+    level_bytes = 4 + 4 * graph.links_upper
     allowed = 4 * graph.count + _LEVELS_FACTOR * graph.count * level_bytes // (graph.m - 1) + _LEVELS_SLACK
     with open_regular(path) as stream:
         stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
@@ -186,5 +186,5 @@ def _check_above(path: Path, graph: _Graph) -> None:
         for level, row in enumerate(words.reshape(-1, level_bytes // 4), start=1):
             used = int(row[0]) & 0xFFFF
             links = row[1 : 1 + used]
-            if used > graph.links_above or (links >= graph.count).any() or (levels[links] < level).any():
+            if used > graph.links_upper or (links >= graph.count).any() or (levels[links] < level).any():
                 raise ValueError("its graph is damaged (a link of an upper level points outside)")

@@ -60,7 +60,7 @@ def install_release(release: Path, directory: Path) -> InstallReport:
     """
     with disk_errors(f"install into {directory}"):
         make_directory(directory, PUBLIC_DIRECTORY)
-        _check_place(directory)
+        _check_own_directories(directory)
         _roll_back(directory)
         work = directory / _WORK
         fresh = work / "new"
@@ -163,7 +163,7 @@ def _identity(path: Path) -> list[int]:
     return [status.st_dev, status.st_ino]
 
 
-def _check_place(directory: Path) -> None:
+def _check_own_directories(directory: Path) -> None:
     """Raises ReleaseError when the working directory or the backup was not made by this program."""
     for name in (_WORK, BACKUP):
         path = directory / name

@@ -38,9 +38,9 @@ def revoked_releases(
     latest = latest_release(releases)
     holding: dict[str, HeldKeys] = {}
     damaged: list[str] = []
-    for version in sorted({*_directories(releases), *_zips_alone(releases)}):
+    for version in sorted({*_versions_with_directory(releases), *_versions_with_zip_only(releases)}):
         try:
-            with _directory(releases, version) as directory:
+            with _searchable_files(releases, version) as directory:
                 holding[version] = held_keys(directory, suppressions, hosts)
         except (ValueError, OSError, ArchiveError):
             damaged.append(version)
@@ -60,14 +60,14 @@ def revoked_releases(
     return tuple(found)
 
 
-def _directories(releases: Path) -> Iterator[str]:
+def _versions_with_directory(releases: Path) -> Iterator[str]:
     """The versions with a directory, also without a zip or a manifest, which no other command counts as releases."""
     for path in releases.iterdir() if releases.is_dir() else ():
         if is_version(path.name) and path.is_dir() and not path.is_symlink():
             yield path.name
 
 
-def _zips_alone(releases: Path) -> Iterator[str]:
+def _versions_with_zip_only(releases: Path) -> Iterator[str]:
     """The versions with a zip and without a directory."""
     prefix, _, suffix = zip_name("*").partition("*")
     for path in releases.glob(zip_name("*")):
@@ -77,7 +77,7 @@ def _zips_alone(releases: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _directory(releases: Path, version: str) -> Iterator[Path]:
+def _searchable_files(releases: Path, version: str) -> Iterator[Path]:
     """A directory with the files of a release that can hold ids and URLs. Without the release's own, they are unpacked."""
     if (releases / version).is_dir():
         yield releases / version

@@ -44,7 +44,7 @@ _LIMITS = """\
 - The embedders were trained by others on faces that are not balanced over age, gender and skin colour. The errors above
   are measured on this release only, not on images of other kinds.
 """
-_NOT_FOR = """\
+_PROHIBITED_USE = """\
 To identify people other than the adult performers in the user's own media library: not on the street, not in private
 images, not at work, not by a person with power over them. The program that made this release has no endpoint for it.
 A person who asks for it is removed; see PRIVACY.md.
@@ -85,7 +85,7 @@ def write_data_card(
     people = _people(release)
     errors = group_errors(vectors, people)
     path = data_card_path(release)
-    lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
+    lines = _lines(read_manifest(release), people, errors, _withheld_counts(engine), checks)
     write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
     return path
 
@@ -107,11 +107,11 @@ def group_errors(vectors: ReleaseVectors, people: Mapping[int, Mapping[str, Any]
         of_people = len({int(owners[position]) for position in positions})
         if of_people >= _SMALLEST_GROUP:
             chosen = np.array(positions)[sample_positions(len(positions), _QUERIES_A_GROUP)]
-            found.append(GroupError(group, of_people, len(chosen), _errors(vectors, chosen)))
+            found.append(GroupError(group, of_people, len(chosen), _count_errors(vectors, chosen)))
     return tuple(found)
 
 
-def _errors(vectors: ReleaseVectors, positions: Any) -> int:
+def _count_errors(vectors: ReleaseVectors, positions: Any) -> int:
     owners = vectors.order.performer_ids
     nearest = {
         model: exact_neighbours(np.ascontiguousarray(unit[positions]), unit, SIDECAR_K + 1)
@@ -140,7 +140,7 @@ def _people(release: Path) -> dict[int, dict[str, Any]]:
     return people
 
 
-def _left_out(engine: sa.Engine) -> dict[str, int]:
+def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
     """The number of withheld records by reason, and of suppressed keys."""
     table = withheld_records
     by_reason = sa.select(table.c.reason, sa.func.count()).group_by(table.c.reason).order_by(table.c.reason)
@@ -155,7 +155,7 @@ def _lines(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     errors: Sequence[GroupError],
-    left_out: Mapping[str, int],
+    withheld: Mapping[str, int],
     checks: Sequence[CheckResult],
 ) -> Iterator[str]:
     faces = Counter[str]()
@@ -173,7 +173,7 @@ def _lines(
         ],
     )
     yield "\n## Completeness\n"
-    yield from _table(("faces", "performers"), list(_buckets(people)))
+    yield from _table(("faces", "performers"), list(_people_by_face_count(people)))
     yield ""
     yield from _table(
         ("field", "performers with a value"),
@@ -197,13 +197,13 @@ def _lines(
     else:
         yield "No group is large enough."
     yield "\n## Withheld and suppressed\n"
-    yield from _table(("reason", "records or keys"), list(left_out.items()))
+    yield from _table(("reason", "records or keys"), list(withheld.items()))
     yield "\n## Checks before publication\n"
     yield from _table(
         ("check", "passed", "finding"),
         [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
     )
-    yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_NOT_FOR}"
+    yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
 
 
 def _margin(error: GroupError) -> float:
@@ -213,7 +213,7 @@ def _margin(error: GroupError) -> float:
     return float(1.96 * (share * (1 - share) / count) ** 0.5)
 
 
-def _buckets(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     counts = [person["face_count"] for person in people.values()]
     for fewest, most in FACE_BUCKETS:
         name = f"{fewest}+" if most is None else str(fewest) if most == fewest else f"{fewest}-{most}"

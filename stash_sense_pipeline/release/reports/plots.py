@@ -30,10 +30,10 @@ def draw_plots(figures: Figures, directory: Path) -> None:
     right.set(title="Faces by source", xlabel="faces")
     _save(counts, directory / FACES_PLOT)
 
-    similarity = Figure(figsize=(5 * len(figures.spread), 4), layout="constrained")
-    plots = similarity.subplots(1, len(figures.spread), squeeze=False)[0]
-    for axes, (model, spread) in zip(plots, figures.spread.items(), strict=True):
-        for name, pairs in (("one person", spread.genuine), ("two people", spread.impostor)):
+    similarity = Figure(figsize=(5 * len(figures.similarities), 4), layout="constrained")
+    plots = similarity.subplots(1, len(figures.similarities), squeeze=False)[0]
+    for axes, (model, pairs_of) in zip(plots, figures.similarities.items(), strict=True):
+        for name, pairs in (("one person", pairs_of.genuine), ("two people", pairs_of.impostor)):
             total = max(1, sum(pairs))
             axes.stairs([count / total for count in pairs], BINS, label=name, fill=True, alpha=0.6)
         axes.set(title=model, xlabel="cosine similarity", ylabel="share of pairs")

@@ -118,8 +118,8 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
         ("model", "pairs", "5 %", "median", "95 %"),
         (
             (model, kind, *(f"{_quantile(counts, q):.2f}" for q in (0.05, 0.5, 0.95)))
-            for model, spread in figures.spread.items()
-            for kind, counts in (("of one person", spread.genuine), ("of two people", spread.impostor))
+            for model, pairs_of in figures.similarities.items()
+            for kind, counts in (("of one person", pairs_of.genuine), ("of two people", pairs_of.impostor))
             if sum(counts)
         ),
     )
@@ -134,16 +134,19 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     ]
     lines += _table(
         ("one", "other", "distance"),
-        ((person(pair.first), person(pair.second), f"{pair.distance:.3f}") for pair in figures.crowd.pairs),
+        (
+            (person(pair.first), person(pair.second), f"{pair.distance:.3f}")
+            for pair in figures.confusable.pairs
+        ),
     )
     lines += ["", "## Hubs: faces that are near many people", ""]
     lines += [
-        f"{figures.crowd.faces_near_others} faces are within the sidecar's distance of another person.",
+        f"{figures.confusable.faces_near_others} faces are within the sidecar's distance of another person.",
         "",
     ]
     lines += _table(
         ("face", "of", "near"),
-        ((hub.face_id, person(hub.performer_id), f"{hub.people} people") for hub in figures.crowd.hubs),
+        ((hub.face_id, person(hub.performer_id), f"{hub.people} people") for hub in figures.confusable.hubs),
     )
     return lines
 

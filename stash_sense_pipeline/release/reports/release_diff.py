@@ -50,7 +50,7 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
     """
     before, after = _without_names(read_snapshot(old), suppressions), read_snapshot(new)
     into, out_of = merged_performers(before, after), merged_performers(after, before)
-    merged, split = _moves(into, after, before), _moves(out_of, before, after)
+    merged, split = _merged_or_split(into, after, before), _merged_or_split(out_of, before, after)
     merged_or_split = into.keys() | out_of.keys()
     # A performer that was merged into another, or split from one, is listed in the entry of the other.
     gone = before.people.keys() - after.people.keys() - merged_or_split.union(*into.values())
@@ -112,7 +112,7 @@ def _without_names(held: Snapshot, suppressions: Suppressions) -> Snapshot:
     return replace(held, people=people)
 
 
-def _moves(
+def _merged_or_split(
     others_of: Mapping[int, set[int]], performers: Snapshot, others: Snapshot
 ) -> tuple[PerformerChange, ...]:
     """The merged or split performers, each with the names and ids of the others in the other snapshot."""
