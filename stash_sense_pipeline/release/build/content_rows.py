@@ -64,9 +64,9 @@ _BEFORE_KNOWN = len(Member._fields) - 1
 class Rows:
     """The catalog's rows of performers with trusted faces.
 
-    `owners`: the performer of each record, live or not. `aliases` and `urls`: (source, source id, text). `merged_upstream`: the
-    records that a stash-box merged, with the id of the record they were merged into and the time. `created`: when each
-    performer was made.
+    `owners`: the performer of each record, live or not. `aliases` and `urls`: (source, source id, text).
+    `merged_upstream`: records that a stash-box merged, with the id of the record that replaces them and the time.
+    `created`: when each performer was made.
     """
 
     faces: tuple[ReleasedFace, ...]
