@@ -186,9 +186,9 @@ def test_a_damaged_release_cannot_be_compared(changed: tuple[Path, Path]) -> Non
 def test_a_manifest_without_its_counts_is_one_line(data: Path) -> None:
     releases = data / "releases"
     (releases / "2026.02.18" / "manifest.json").write_text("{}")
-    with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; `stash-sense verify "):
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; run `stash-sense verify "):
         list_releases(releases)
-    with pytest.raises(ReleaseError, match=r"manifest\.json has no checksums; `stash-sense verify "):
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no checksums; run `stash-sense verify "):
         check_zip(releases / zip_name("2026.02.18"), releases / "2026.02.18")
 
 
