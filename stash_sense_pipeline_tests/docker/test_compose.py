@@ -209,7 +209,7 @@ def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
             made.compose("down", "-v")
 
 
-def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: Engine) -> None:
+def test_the_image_is_small_runs_without_root_and_installs_nothing(engine: Engine) -> None:
     ours = engine.size_mb(IMAGE) - engine.size_mb(BASE)
     assert ours < 1000, f"{ours:.0f} MB beyond the base image"
     described = json.loads(engine.docker("image", "inspect", IMAGE))[0]["Config"]
@@ -221,7 +221,7 @@ def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: 
     assert "Read-only file system" in said or "Permission denied" in said
 
 
-def test_init_made_everything_ready_and_ended(deployment: Deployment) -> None:
+def test_init_prepares_the_volume_and_exits(deployment: Deployment) -> None:
     assert deployment.state("init")["ExitCode"] == 0
     said = deployment.compose("logs", "--no-color", "init")
     assert "2 of 2 sources are enabled" in said
@@ -238,7 +238,7 @@ def test_the_containers_have_no_capability_and_a_root_that_cannot_be_written(dep
         assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
 
 
-def test_what_services_write_in_the_volume_is_private(deployment: Deployment) -> None:
+def test_files_that_services_write_in_the_volume_are_private(deployment: Deployment) -> None:
     script = "find /data -xdev ! -type l -perm /077 ! -path '/data/releases*' | head"
     assert deployment.inside("code", "sh", "-c", script).strip() == ""
 
@@ -297,7 +297,7 @@ def test_the_code_server_answers_on_the_internal_network_only(deployment: Deploy
     assert deployment.inside("code", "python", "-c", KNOCK, "127.0.0.1:4266").strip() == ""
 
 
-def test_the_ui_refuses_other_pages_and_other_names(deployment: Deployment) -> None:
+def test_the_ui_refuses_other_origins_and_other_host_names(deployment: Deployment) -> None:
     """The same guard as on one machine; the browser tests are there."""
     shut_down = 'mutation {shutdownRepositoryLocation(repositoryLocationName: "stash_sense") {__typename}}'
     body = json.dumps({"query": shut_down}).encode()
@@ -313,7 +313,7 @@ def test_the_ui_refuses_other_pages_and_other_names(deployment: Deployment) -> N
     assert deployment.state("code")["Health"]["Status"] == "healthy"
 
 
-def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment) -> None:
+def test_runs_launched_in_the_ui_publish_a_release_in_the_volume(deployment: Deployment) -> None:
     """The three jobs, launched as the UI launches them, each in a container of its own."""
     for job, assets, partitions in (
         ("refresh_source", [], SOURCES),
@@ -350,7 +350,7 @@ def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> N
     assert newest["status"] == "SUCCESS"
 
 
-def test_what_a_run_printed_can_be_read_in_the_ui(deployment: Deployment) -> None:
+def test_the_output_of_a_run_can_be_read_in_the_ui(deployment: Deployment) -> None:
     said = deployment.inside("webserver", "sh", "-c", "ls /data/dagster/storage | head")
     assert said.strip()
 
@@ -409,7 +409,7 @@ def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: D
     deployment.await_success(wait_until(retries, 120, "the retry"))
 
 
-def test_services_that_are_killed_are_started_again_and_work_goes_on(deployment: Deployment) -> None:
+def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment) -> None:
     """PostgreSQL without a word to its clients: they ask again, or end and are started again."""
     for service in ("code", "webserver", "daemon", "postgres"):
         before = deployment.state(service)["StartedAt"]
@@ -427,7 +427,7 @@ def refreshing() -> str | None:
         return None
 
 
-def test_everything_stops_within_its_time_and_nothing_is_lost(deployment: Deployment) -> None:
+def test_all_services_stop_within_their_time_and_lose_nothing(deployment: Deployment) -> None:
     deployment.write_variables(STASH_SENSE_DEVICE="cpu")
     begun = time.monotonic()
     deployment.compose("stop", timeout=120)

@@ -147,7 +147,7 @@ def test_metadata_is_chosen_by_priority_of_the_endpoint(world: World) -> None:
     )
 
 
-def test_merged_records_lead_to_the_survivor(world: World) -> None:
+def test_a_merged_record_is_a_merged_id_of_the_remaining_performer(world: World) -> None:
     sidecar = Sidecar(world[1].path)
     assert sidecar.rows("merged_ids") == [
         {
@@ -159,7 +159,7 @@ def test_merged_records_lead_to_the_survivor(world: World) -> None:
     ]
 
 
-def test_tables_we_do_not_fill_are_there_and_empty(world: World) -> None:
+def test_tables_of_the_contract_without_data_are_empty(world: World) -> None:
     sidecar = Sidecar(world[1].path)
     for table in ("tattoos", "piercings", "body_proportions", "tattoo_detections", "external_urls"):
         assert sidecar.rows(table) == []

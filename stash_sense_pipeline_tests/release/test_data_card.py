@@ -17,7 +17,9 @@ from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.reports.data_card import group_errors, write_data_card
 
 
-def test_a_card_tells_sources_counts_groups_and_limits(world: tuple[Path, ReleaseReport], data: Path) -> None:
+def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
+    world: tuple[Path, ReleaseReport], data: Path
+) -> None:
     _, report = world
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
@@ -70,7 +72,7 @@ def test_errors_are_counted_by_group() -> None:
     assert errors["ethnicity: unknown"].rate == pytest.approx(0.5)
 
 
-def test_a_small_group_is_not_shown() -> None:
+def test_a_group_of_fewer_than_20_people_has_no_error_rate() -> None:
     unit = np.eye(10, dtype=np.float32)
     order = FaceOrder(np.arange(10), np.repeat(np.arange(5), 2))
     people = {number: {"gender": "MALE"} for number in range(5)}

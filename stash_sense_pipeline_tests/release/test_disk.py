@@ -108,12 +108,16 @@ def publish(data: Path, tmp_path: Path, free: int, step: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("free", [-1, 0, 100_000, 500_000])
-def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
+def test_a_publish_on_a_full_or_read_only_disk_fails_in_one_line(
+    data: Path, tmp_path: Path, free: int
+) -> None:
     assert publish(data, tmp_path, free) == []
 
 
 # When `latest` is to be moved, the new release is there whole, and the next run moves it: test_publish.py kills it there.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "_point_latest"])
-def test_a_disk_that_becomes_read_only_at_any_step(data: Path, tmp_path: Path, step: str) -> None:
+def test_a_disk_that_becomes_read_only_at_any_step_fails_in_one_line(
+    data: Path, tmp_path: Path, step: str
+) -> None:
     """What was staged before stays, because nothing can be removed there; the next publish clears it."""
     assert publish(data, tmp_path, -1, step) == ["run"]

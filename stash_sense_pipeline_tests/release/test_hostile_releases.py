@@ -58,7 +58,7 @@ DATABASES = {
 
 
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_database_with_anything_but_plain_tables_of_the_contract(
+def test_a_database_with_anything_but_tables_of_the_contract_is_refused_and_not_installed(
     copy: Path, tmp_path: Path, name: str
 ) -> None:
     DATABASES[name](copy / "performers.db")
@@ -83,7 +83,7 @@ def test_a_plain_index_of_another_program_is_allowed(copy: Path) -> None:
     assert names(copy) == set()
 
 
-def test_a_tree_of_pages_that_has_no_end(copy: Path) -> None:
+def test_a_database_whose_pages_form_a_cycle_fails_in_time(copy: Path) -> None:
     """The root of a table points to itself: whoever reads the rows never comes to the last."""
     path = copy / "performers.db"
     with closing(sqlite3.connect(path)) as connection:
@@ -114,13 +114,13 @@ def many_rows(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_of_millions_of_rows(copy: Path) -> None:
+def test_a_table_with_millions_of_rows_is_refused(copy: Path) -> None:
     many_rows(copy / "performers.db")
     reseal(copy)
     assert "database_integrity" in names(copy)
 
 
-def test_long_texts_are_told_in_part(copy: Path) -> None:
+def test_a_long_text_of_a_release_is_cut_in_the_finding(copy: Path) -> None:
     statements("UPDATE stashbox_ids SET endpoint = hex(zeroblob(2000000)) || '.' WHERE performer_id = 3")(
         copy / "performers.db"
     )
@@ -144,7 +144,7 @@ _FIELDS = {
 }  # fmt: skip
 
 
-def test_the_places_of_the_fields(world: World) -> None:
+def test_the_offsets_of_the_header_fields_are_those_of_a_real_index(world: World) -> None:
     head = (world[1].path / "face_facenet.voy").read_bytes()[:115]
     read = {name: struct.unpack_from(form, head, at)[0] for name, (at, form) in _FIELDS.items()}
     assert (read["dimensions"], read["count"], read["m"], read["care"]) == (512, 160, 12, 100)
@@ -152,7 +152,9 @@ def test_the_places_of_the_fields(world: World) -> None:
 
 
 @pytest.mark.parametrize("field", _FIELDS)
-def test_no_number_in_the_header_of_an_index_is_believed(world: World, tmp_path: Path, field: str) -> None:
+def test_a_changed_number_in_the_header_of_an_index_is_refused(
+    world: World, tmp_path: Path, field: str
+) -> None:
     content = bytearray((world[1].path / "face_facenet.voy").read_bytes())
     at, form = _FIELDS[field]
     (true,) = struct.unpack_from(form, content, at)
@@ -181,7 +183,7 @@ def test_no_number_in_the_header_of_an_index_is_believed(world: World, tmp_path:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_tattoo_vector_that_is_not_finite(copy: Path, value: float) -> None:
+def test_a_tattoo_vector_that_is_not_finite_is_refused(copy: Path, value: float) -> None:
     uids = sorted(json.loads((copy / "performers.json").read_text()))[:20]
     vectors = np.random.default_rng(0).standard_normal((20, 1280)).astype("f4")
     tattoos = voyager.Index(voyager.Space.Cosine, 1280)
@@ -215,7 +217,9 @@ FILES = (
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["fifo", "directory", "zeros", "loop", "socket"])
-def test_a_file_that_is_none_is_no_reason_to_wait(copy: Path, name: str, kind: str) -> None:
+def test_a_special_file_in_place_of_a_release_file_is_refused_without_waiting(
+    copy: Path, name: str, kind: str
+) -> None:
     path = copy / name
     path.unlink(missing_ok=True)
     if kind == "fifo":
@@ -239,7 +243,7 @@ def test_a_file_that_is_none_is_no_reason_to_wait(copy: Path, name: str, kind: s
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_sparse_file_of_20_gigabytes_costs_nothing(copy: Path, tmp_path: Path, name: str) -> None:
+def test_a_sparse_file_of_20_gigabytes_is_refused_unread(copy: Path, tmp_path: Path, name: str) -> None:
     with (copy / name).open("ab") as stream:
         stream.truncate(20 * 1024**3)
     begun = time.monotonic()
@@ -274,7 +278,7 @@ def test_a_sparse_index_within_the_limit_is_not_read(copy: Path) -> None:
     ],
     ids=lambda value: value[:12].encode().hex() if not value.endswith(".json") else value,
 )  # fmt: skip
-def test_json_that_no_release_has(copy: Path, name: str, text: str) -> None:
+def test_json_of_a_form_that_no_release_has_is_refused(copy: Path, name: str, text: str) -> None:
     (copy / name).write_text(text)
     assert names(copy)
 
@@ -303,14 +307,16 @@ def with_both(release: Path, path: Path, order: Callable[[bytes, bytes], bytes])
     ],
     ids=["before", "behind", "prefix", "suffix", "comment"],
 )
-def test_two_zips_in_one_file(copy: Path, tmp_path: Path, order: Callable[[bytes, bytes], bytes]) -> None:
+def test_a_file_that_is_two_zips_is_refused(
+    copy: Path, tmp_path: Path, order: Callable[[bytes, bytes], bytes]
+) -> None:
     path = with_both(copy, tmp_path / "x.zip", order)
     assert names(path) == {"archive"}
     with pytest.raises(ReleaseError, match="is not installed"):
         install_release(path, tmp_path / "sidecar")
 
 
-def test_a_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> None:
     """2 GiB of zeros for an index, in 2 MB."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
@@ -334,7 +340,9 @@ def test_a_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> N
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_any_damage_ends_in_lines_and_in_time(world: World, tmp_path: Path, data: st.DataObject) -> None:
+def test_random_damage_fails_checks_in_time_and_raises_nothing(
+    world: World, tmp_path: Path, data: st.DataObject
+) -> None:
     """As a directory, with and without fitting checksums, and as a zip whose files or own bytes are damaged."""
     release = tmp_path / "2026.02.18"
     shutil.rmtree(release, ignore_errors=True)

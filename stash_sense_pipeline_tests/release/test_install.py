@@ -36,7 +36,9 @@ def content(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["path", "archive"])
-def test_the_new_files_replace_the_old(world: World, sidecar: Path, kind: str) -> None:
+def test_an_installation_replaces_the_files_of_the_contract_and_keeps_a_backup(
+    world: World, sidecar: Path, kind: str
+) -> None:
     release = world[1]
     old = content(sidecar)
     report = install_release(getattr(release, kind), sidecar)
@@ -52,7 +54,7 @@ def test_the_new_files_replace_the_old(world: World, sidecar: Path, kind: str) -
     assert content(sidecar / BACKUP) == content(release.path)
 
 
-def test_into_a_directory_that_is_not_there(world: World, tmp_path: Path) -> None:
+def test_an_installation_creates_a_missing_directory(world: World, tmp_path: Path) -> None:
     report = install_release(world[1].path, tmp_path / "a" / "b")
     assert (report.previous, report.backup) == (None, None)
     assert content(tmp_path / "a" / "b") == content(world[1].path)
@@ -95,7 +97,7 @@ def test_an_error_at_any_move_brings_the_old_files_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(14))
-def test_a_kill_at_any_move_is_mended_by_the_next_installation(
+def test_a_kill_at_any_move_is_rolled_back_by_the_next_installation(
     world: World, sidecar: Path, number: int
 ) -> None:
     before = content(sidecar)
@@ -181,7 +183,7 @@ def test_a_planted_plan_deletes_no_file_that_it_did_not_bring(world: World, side
 
 @pytest.mark.parametrize("what", [".stash-sense-install", BACKUP])
 @pytest.mark.parametrize("kind", ["link", "file", "fifo"])
-def test_what_is_no_directory_of_this_program_is_refused(
+def test_a_working_directory_or_backup_of_another_program_is_refused(
     world: World, sidecar: Path, tmp_path: Path, what: str, kind: str
 ) -> None:
     other = tmp_path / "other"
@@ -196,7 +198,7 @@ def test_what_is_no_directory_of_this_program_is_refused(
     assert (other / "faces.json").read_text() == "not ours"
 
 
-def test_a_plan_where_others_may_write_is_refused(world: World, sidecar: Path) -> None:
+def test_a_working_directory_that_others_may_write_is_refused(world: World, sidecar: Path) -> None:
     plant(sidecar, {"new": {}, "old": []}).chmod(0o777)
     with pytest.raises(ReleaseError, match="not a directory that this program made"):
         install_release(world[1].path, sidecar)

@@ -42,7 +42,7 @@ def opened(data: Path) -> sa.Engine:
     return open_catalog(f"sqlite:///{data / 'catalog.db'}")
 
 
-def rename_somebody(engine: sa.Engine) -> None:
+def rename_a_performer(engine: sa.Engine) -> None:
     one = schema.source_performers.c.source_id == "st-00001"
     with writing(engine) as connection:
         connection.execute(sa.update(schema.source_performers).where(one).values(name="Renamed"))
@@ -70,7 +70,9 @@ def test_a_second_publish_of_the_same_catalog_builds_nothing(data: Path) -> None
     assert len(again.checks) > 20
 
 
-def test_who_is_suppressed_since_is_found_in_a_release_that_did_not_change(data: Path) -> None:
+def test_a_person_suppressed_since_the_last_release_fails_the_checks_of_an_unchanged_release(
+    data: Path,
+) -> None:
     """Nobody has erased them from the catalog yet."""
     key = b"k" * 32
     listed = Suppressions(key=key, records=frozenset({record_hash(key, "stashdb", "st-00001")}))
@@ -79,7 +81,7 @@ def test_who_is_suppressed_since_is_found_in_a_release_that_did_not_change(data:
     assert [check.name for check in failures(again.checks)] == ["suppressed", "suppressed_people"]
 
 
-def test_times_alone_are_no_change(data: Path) -> None:
+def test_a_change_of_times_only_makes_no_release(data: Path) -> None:
     engine = opened(data)
     with writing(engine) as connection:
         connection.execute(
@@ -90,7 +92,7 @@ def test_times_alone_are_no_change(data: Path) -> None:
     assert not publish_release(engine, data, "again", SPEC, DAY).changed
 
 
-def test_a_stash_box_that_gave_nothing_yet_is_no_change(data: Path) -> None:
+def test_a_stash_box_without_records_makes_no_release_and_another_host_does(data: Path) -> None:
     spec = replace(SPEC, hosts={**HOSTS, "newbox": "newbox.example"})
     assert not publish_release(opened(data), data, "again", spec, date(2026, 3, 1)).changed
     renamed = replace(SPEC, hosts={**HOSTS, "fansdb": "fansdb.example"})
@@ -98,7 +100,7 @@ def test_a_stash_box_that_gave_nothing_yet_is_no_change(data: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "a bit"])
-def test_a_zip_that_is_damaged_or_gone_is_packed_again_and_the_version_stays(data: Path, damage: str) -> None:
+def test_a_damaged_or_missing_zip_is_packed_again_and_the_version_stays(data: Path, damage: str) -> None:
     before = fingerprint(data / "releases")
     path = data / "releases" / f"stash-sense-data-v{FIRST}.zip"
     content = bytearray(path.read_bytes())
@@ -111,7 +113,7 @@ def test_a_zip_that_is_damaged_or_gone_is_packed_again_and_the_version_stays(dat
     assert fingerprint(data / "releases") == before
 
 
-def test_a_latest_that_cannot_be_moved_is_one_line(data: Path) -> None:
+def test_a_latest_that_is_a_directory_is_an_error_of_one_line(data: Path) -> None:
     latest = data / "releases" / "latest"
     latest.unlink()
     latest.mkdir()
@@ -119,7 +121,7 @@ def test_a_latest_that_cannot_be_moved_is_one_line(data: Path) -> None:
         publish_release(opened(data), data, "again", SPEC, DAY)
 
 
-def test_a_name_that_is_only_a_space_in_html_is_no_name(data: Path) -> None:
+def test_a_name_that_is_only_an_html_space_is_taken_from_the_next_record(data: Path) -> None:
     """Performer 40 is `&nbsp;` on stashdb, and has a name on fansdb."""
     engine = opened(data)
     one = schema.source_performers.c.source_id == "st-00000"
@@ -129,9 +131,9 @@ def test_a_name_that_is_only_a_space_in_html_is_no_name(data: Path) -> None:
     assert '"name":"Someone 0"' in (report.path / "performers.json").read_text()
 
 
-def test_a_change_makes_the_next_version_and_takes_unchanged_indices_over(data: Path) -> None:
+def test_a_change_makes_the_next_version_and_reuses_unchanged_indices(data: Path) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     report = publish_release(engine, data, "again", SPEC, DAY)
     assert (report.changed, report.version) == (True, NEXT)
     assert [index.reused for index in report.indices] == [True, True]
@@ -145,7 +147,7 @@ def test_a_change_makes_the_next_version_and_takes_unchanged_indices_over(data: 
 def test_an_index_with_other_input_is_built_again(data: Path, change: str) -> None:
     engine = opened(data)
     spec = SPEC
-    rename_somebody(engine)
+    rename_a_performer(engine)
     if change == "a face":
         forget_a_face(engine, 160)
     elif change == "parameters":
@@ -158,16 +160,16 @@ def test_an_index_with_other_input_is_built_again(data: Path, change: str) -> No
     assert not failures(report.checks)
 
 
-def test_a_damaged_index_is_not_taken_over(data: Path) -> None:
+def test_a_damaged_index_is_built_again(data: Path) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     path = data / "releases" / FIRST / "face_facenet.voy"
     path.write_bytes(path.read_bytes()[:-100])
     report = publish_release(engine, data, "again", SPEC, DAY)
     assert [index.reused for index in report.indices] == [False, True]
 
 
-def test_staged_steps_publish_as_one(data: Path) -> None:
+def test_separately_staged_steps_publish_a_release(data: Path) -> None:
     """As the Dagster assets do it: each step by itself, in one staging directory."""
     engine = opened(data)
     forget_a_face(engine, 5)
@@ -200,9 +202,9 @@ def test_parts_of_another_state_of_the_catalog_are_refused(data: Path, stale: st
     assert published_versions(data / "releases") == (FIRST,)
 
 
-def test_a_missing_step_is_named(data: Path) -> None:
+def test_publishing_without_a_staged_step_names_the_step(data: Path) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     staging = open_staging(data, "next")
     stage_index(engine, "facenet", staging, SPEC.index)
     with pytest.raises(ReleaseError, match="step index-arcface has not run"):
@@ -211,7 +213,7 @@ def test_a_missing_step_is_named(data: Path) -> None:
 
 def test_a_suppressed_person_stops_the_release(data: Path) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     key = b"k" * 32
     spec = replace(
         SPEC, suppressions=Suppressions(key=key, records=frozenset({record_hash(key, "stashdb", "st-00001")}))
@@ -250,7 +252,7 @@ def test_an_error_at_any_step_leaves_the_last_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     before = fingerprint(data / "releases")
 
     def broken(*args: Any, **options: Any) -> None:
@@ -289,7 +291,7 @@ def test_a_kill_at_any_step_leaves_a_whole_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, step: str, moment: str
 ) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     engine.dispose()
     before = fingerprint(data / "releases")
     real = getattr(STEPS[step], step)
@@ -316,7 +318,7 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
     data: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     engine.dispose()
     real = promotion.write_zip
     done = []
@@ -365,7 +367,7 @@ def check_recovery(data: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [1_000, 100_000, 300_000, 600_000])
-def test_a_full_disk_is_one_line(data: Path, limit: int) -> None:
+def test_a_full_disk_is_an_error_of_one_line_and_changes_nothing(data: Path, limit: int) -> None:
     engine = opened(data)
     forget_a_face(engine, 5)
     engine.dispose()
@@ -396,16 +398,16 @@ def test_a_full_disk_is_one_line(data: Path, limit: int) -> None:
     assert not list((data / "staging").iterdir())
 
 
-def test_a_place_that_cannot_be_written_is_one_line(data: Path) -> None:
+def test_a_directory_that_cannot_be_written_is_an_error_of_one_line(data: Path) -> None:
     engine = opened(data)
-    rename_somebody(engine)
+    rename_a_performer(engine)
     (data / "staging").rmdir()
     (data / "staging").write_text("not a directory")
     with pytest.raises(ReleaseError, match="cannot stage a release"):
         publish_release(engine, data, "run", SPEC, DAY)
 
 
-def test_leftovers_are_found_and_published_releases_are_not(data: Path) -> None:
+def test_files_of_interrupted_runs_are_removed_and_published_releases_are_kept(data: Path) -> None:
     releases = data / "releases"
     (releases / "2026.02.19").mkdir()
     (releases / "stash-sense-data-v2026.02.20.zip").touch()

@@ -98,7 +98,9 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_catalog_that_cannot_be_released_is_one_line(data: Path, damage: str) -> None:
+def test_a_catalog_that_cannot_be_released_is_an_error_of_one_line_and_builds_nothing(
+    data: Path, damage: str
+) -> None:
     change, message = DAMAGES[damage]
     before = sorted(path.name for path in (data / "releases").iterdir())
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
@@ -112,14 +114,14 @@ def test_a_catalog_that_cannot_be_released_is_one_line(data: Path, damage: str) 
     assert not list((data / "staging").iterdir())
 
 
-def test_a_stash_box_that_is_not_configured_cannot_name_anybody(data: Path) -> None:
+def test_a_performer_without_a_configured_stash_box_is_refused(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     hosts = {name: host for name, host in SPEC.hosts.items() if name != "stashdb"}
     with pytest.raises(ReleaseError, match="no live record in a configured stash-box"):
         publish_release(engine, data, "run", replace(SPEC, hosts=hosts), DAY)
 
 
-def test_two_stash_boxes_with_one_host_cannot_share_an_id(tmp_path: Path) -> None:
+def test_two_performers_with_one_universal_id_are_refused(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     with writing(engine) as connection:
         for table in (schema.source_performers, schema.identity_members, schema.trusted_faces):

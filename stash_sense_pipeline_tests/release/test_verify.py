@@ -337,7 +337,7 @@ def test_each_damage_fails_its_check(copy: Path, damage: str) -> None:
     assert failed(copy) == expected
 
 
-def test_a_checksum_of_other_bytes(copy: Path) -> None:
+def test_a_file_with_other_bytes_fails_its_checksum(copy: Path) -> None:
     (copy / "faces.json").write_text((copy / "faces.json").read_text() + " ")
     assert failed(copy) == {"checksums"}
 
@@ -401,7 +401,7 @@ def test_times_as_sqlite_writes_them_pass(copy: Path) -> None:
     assert failed(copy) == set()
 
 
-def test_our_zip_passes(world: tuple[Path, ReleaseReport]) -> None:
+def test_the_zip_of_a_published_release_passes(world: tuple[Path, ReleaseReport]) -> None:
     assert failed(world[1].archive) == set()
 
 
@@ -438,11 +438,11 @@ def test_a_release_that_is_nearly_too_large_is_a_warning_already(
         assert failed(world[1].archive) == warns
 
 
-def test_a_zip_with_a_folder_is_not_flat(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_folder_is_refused(copy: Path, tmp_path: Path) -> None:
     assert failed(zipped(copy, tmp_path / "release.zip", "2026.02.18/")) == {"archive"}
 
 
-def test_a_zip_cannot_write_elsewhere(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_path_outside_is_refused_and_writes_nothing(copy: Path, tmp_path: Path) -> None:
     path = zipped(copy, tmp_path / "release.zip")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../escaped.txt", "x")
@@ -450,23 +450,23 @@ def test_a_zip_cannot_write_elsewhere(copy: Path, tmp_path: Path) -> None:
     assert not (tmp_path.parent / "escaped.txt").exists()
 
 
-def test_a_zip_with_a_stray_file(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_file_outside_the_contract_is_refused(copy: Path, tmp_path: Path) -> None:
     (copy / "readme.txt").touch()
     assert failed(zipped(copy, tmp_path / "release.zip")) == {"no_other_files"}
 
 
-def test_a_zip_under_the_name_of_another_version(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_the_name_of_another_version_is_refused(copy: Path, tmp_path: Path) -> None:
     assert failed(zipped(copy, tmp_path / "stash-sense-data-v2026.02.19.zip")) == {"version"}
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, 400_000, -1])
-def test_a_cut_zip(world: tuple[Path, ReleaseReport], tmp_path: Path, kept: int) -> None:
+def test_a_truncated_zip_is_refused(world: tuple[Path, ReleaseReport], tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.zip"
     path.write_bytes(world[1].archive.read_bytes()[:kept])
     assert failed(path) == {"archive"}
 
 
-def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
+def test_a_changed_byte_in_a_zip_is_refused(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
     path = tmp_path / "flipped.zip"
     content = bytearray(world[1].archive.read_bytes())
     content[200_000] ^= 1
@@ -475,7 +475,9 @@ def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["a release", "a file in it"])
-def test_what_may_not_be_read_is_one_line(copy: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_may_not_be_read_fails_in_one_line(
+    copy: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As for a user without rights: root may read everything."""
 
     def forbidden(path: Path, *_: object, **__: object) -> None:
@@ -486,7 +488,7 @@ def test_what_may_not_be_read_is_one_line(copy: Path, what: str, monkeypatch: py
     assert any("Permission denied" in result.detail for result in failures(verify_release(path)))
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_missing_path_and_an_empty_directory_are_refused(tmp_path: Path) -> None:
     assert failed(tmp_path / "nothing") == {"archive"}
     assert "required_files" in failed(tmp_path)
 
@@ -549,7 +551,7 @@ print(passed)
 
 
 @pytest.mark.slow
-def test_what_the_structure_check_lets_through_does_not_crash_voyager(
+def test_an_index_that_passes_the_structure_check_does_not_crash_voyager(
     world: tuple[Path, ReleaseReport], tmp_path: Path
 ) -> None:
     """In a process of its own: a link that points outside would end it."""
@@ -570,7 +572,7 @@ def test_what_the_structure_check_lets_through_does_not_crash_voyager(
     assert 0 < int(done.stdout) < 500
 
 
-def test_the_structure_of_an_index(world: tuple[Path, ReleaseReport]) -> None:
+def test_the_structure_of_a_real_index_is_parsed(world: tuple[Path, ReleaseReport]) -> None:
     file = read_voyager_file(world[1].path / "face_facenet.voy")
     assert (file.count, file.dimensions, file.space, file.storage) == (160, 512, "Cosine", "Float32")
     assert (file.m, file.ef_construction, file.deleted) == (12, 100, 0)
