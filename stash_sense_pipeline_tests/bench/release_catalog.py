@@ -1,4 +1,4 @@
-"""A catalog of any size with trusted faces and vectors, filled straight into the tables, for benchmarks of the release."""
+"""A catalog of any size with trusted faces and vectors, written directly to its tables, for benchmarks of the release."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ROWS_A_BATCH = 5_000
 
 
 def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
-    """A catalog at `path` with `faces` trusted faces, each with two vectors, of people with 3.4 on average or with one."""
+    """A catalog at `path` with `faces` trusted faces, each with two vectors. A person has 3.4 on average, or one."""
     engine = open_catalog(f"sqlite:///{path}")
     rng = np.random.default_rng(3)
     owners = np.sort(rng.integers(0, max(1, int(faces / PHOTOS_EACH)), faces))
@@ -29,7 +29,7 @@ def fill(path: Path, faces: int, people_with_one: bool = False) -> sa.Engine:
     people, owner = np.unique(owners, return_inverse=True)
     _insert(engine, _people(len(people)))
     vectors = {model: manifold(faces, seed) for seed, model in enumerate(DIGESTS, start=1)}
-    # Faces are found in the order of their pictures and released in that of their people.
+    # Faces have ids in the order of their images, and are released in the order of their performers.
     places = rng.permutation(faces)
     rank = np.arange(faces) - np.searchsorted(owners, owners)
     for start in range(0, faces, _ROWS_A_BATCH):

@@ -35,7 +35,7 @@ UI = f"http://127.0.0.1:{PORT}"
 PACK = "/opt/code/stash_sense_pipeline/sandbox/demo_pack"
 SOURCES = ("stashdb", "fansdb")
 RUN_NETWORKS = {"stash-sense", "stash-sense-database", "stash-sense-solver"}
-# Connects to each address that it is given, and prints those that answer.
+# Connects to each address in its arguments, and prints those that answer.
 KNOCK = """
 import socket, sys
 for place in sys.argv[1:]:
@@ -50,11 +50,11 @@ _T = TypeVar("_T")
 
 
 class Deployment:
-    """A checkout with a .env, brought up by docker-compose."""
+    """A checkout with a .env file, started by docker-compose."""
 
     def __init__(self, engine: Engine, directory: Path, servers: SandboxServers) -> None:
         self.engine, self.directory = engine, directory
-        # Only so that nobody waits a minute for the first look at a service's health.
+        # Without this the first health check of a service comes after a minute.
         text = re.sub(r"interval: [36]0s", "interval: 15s", (PROJECT / "docker-compose.yml").read_text())
         (directory / "docker-compose.yml").write_text(text)
         self.variables = {
@@ -66,7 +66,7 @@ class Deployment:
             "STASH_SENSE_PORT": str(PORT),
             "STASH_SENSE_MODEL_PACK": PACK,
             "STASH_SENSE_RUN_MEMORY": "1500m",
-            # Sensors look once a minute. That they carry news to a release is tested with a daemon alone.
+            # Sensors run once a minute. A test with a daemon alone checks that they lead to a release.
             "STASH_SENSE_AUTOMATION": "off",
             **servers.environment(),
         }
@@ -86,7 +86,7 @@ class Deployment:
         return self.compose("exec", "-T", service, *command, check=check)
 
     def described(self, service: str) -> dict[str, Any]:
-        """What the engine says of the container of a service."""
+        """The engine's description of the container of a service."""
         identity = self.compose("ps", "-q", service).strip()
         return dict(json.loads(self.engine.docker("inspect", identity))[0])
 
@@ -112,11 +112,11 @@ class Deployment:
         return next(str(one["status"]) for one in self.runs() if one["runId"] == run)
 
     def kill(self, container: str) -> None:
-        """As a crash does: what the engine's own client kills is not started again."""
+        """Kills like a crash: the engine does not restart a container that its own client killed."""
         os.kill(int(self.engine.docker("inspect", "-f", "{{.State.Pid}}", container)), signal.SIGKILL)
 
     def await_success(self, wanted: list[str]) -> None:
-        """Waits until these runs have ended; a failure shows what its container said."""
+        """Waits until these runs have succeeded. A failure shows the output of its container."""
 
         def ended() -> bool:
             runs = [run for run in self.runs() if run["runId"] in wanted]
@@ -127,7 +127,7 @@ class Deployment:
         wait_until(ended, 500, f"{len(wanted)} runs")
 
     def logs_of(self, run: str) -> str:
-        """The end of what a run's container said."""
+        """The end of the output of a run's container."""
         container = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/run_id={run}")
         logs = self.engine.run("docker", "logs", container, check=False)
         return (logs.stdout + logs.stderr)[-3000:]
@@ -138,7 +138,7 @@ class Deployment:
 
 
 def assert_confined(container: dict[str, Any], *, read_only: bool) -> None:
-    """No capability, no way to gain one, and nothing to write but its volumes."""
+    """Asserts that a container has no capabilities, cannot gain any, and can write only to its volumes."""
     host = container["HostConfig"]
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
@@ -148,7 +148,7 @@ def assert_confined(container: dict[str, Any], *, read_only: bool) -> None:
 
 
 def graphql(query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the UI's own interface answers."""
+    """The answer of the UI's GraphQL API."""
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     request = urllib.request.Request(f"{UI}/graphql", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -173,7 +173,7 @@ LAUNCH = """mutation($p: ExecutionParams!) {launchPipelineExecution(executionPar
 
 
 def click_materialize(job: str, assets: list[str], source: str | None) -> str:
-    """Launches a run as a click in the UI does, and returns its id; `__ASSET_JOB` is what Materialize on an asset runs."""
+    """Launches a run as a click in the UI does, and returns its id. `__ASSET_JOB` is the job of Materialize on an asset."""
     tags = [{"key": "dagster/partition", "value": source}] if source else []
     params = {
         "selector": {
@@ -193,7 +193,7 @@ def click_materialize(job: str, assets: list[str], source: str | None) -> str:
 
 @pytest.fixture(scope="module")
 def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The whole of docker-compose.yml, up, with two stash-boxes of the sandbox on the engine's bridge."""
+    """All services of docker-compose.yml, running, with two stash-boxes of the sandbox on the engine's bridge."""
     with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as servers:
         made = Deployment(engine, tmp_path_factory.mktemp("compose"), servers)
         kept = sources_settings(servers)
@@ -244,7 +244,7 @@ def test_files_that_services_write_in_the_volume_are_private(deployment: Deploym
 
 
 def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str]:
-    """Which of these places answer to a container of these networks."""
+    """The places that answer to a container in these networks."""
     engine = deployment.engine
     name = engine.docker("create", "--network", networks[0], IMAGE, "python", "-c", KNOCK, *places)
     for network in networks[1:]:
@@ -258,7 +258,7 @@ def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str
 
 
 def test_flaresolverr_reaches_no_service_and_runs_reach_it(deployment: Deployment) -> None:
-    """A stand-in takes its place on its network: what its browser could reach, and who reaches it."""
+    """A stand-in in the solver's network shows which services a browser there could reach, and which reach it."""
     ports = {"webserver": 3000, "code": 4266, "postgres": 5432, "daemon": 3000}
     places = [f"{address}:{port}" for name, port in ports.items() for address in deployment.addresses(name)]
     names = [f"{name}:{port}" for name, port in ports.items()]
@@ -298,7 +298,7 @@ def test_the_code_server_answers_on_the_internal_network_only(deployment: Deploy
 
 
 def test_the_ui_refuses_other_origins_and_other_host_names(deployment: Deployment) -> None:
-    """The same guard as on one machine; the browser tests are there."""
+    """The guard is the same as on one machine, where tests with a browser check it."""
     shut_down = 'mutation {shutdownRepositoryLocation(repositoryLocationName: "stash_sense") {__typename}}'
     body = json.dumps({"query": shut_down}).encode()
     json_type = {"Content-Type": "application/json"}
@@ -314,7 +314,7 @@ def test_the_ui_refuses_other_origins_and_other_host_names(deployment: Deploymen
 
 
 def test_runs_launched_in_the_ui_publish_a_release_in_the_volume(deployment: Deployment) -> None:
-    """The three jobs, launched as the UI launches them, each in a container of its own."""
+    """The three jobs, launched as the UI launches them, each in its own container."""
     for job, assets, partitions in (
         ("refresh_source", [], SOURCES),
         ("embed_faces", [], SOURCES),
@@ -340,7 +340,7 @@ def test_runs_launched_in_the_ui_publish_a_release_in_the_volume(deployment: Dep
 
 
 def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> None:
-    """Without daemon or socket, as the second host of docs/install.md."""
+    """The other machine has no daemon and no socket, as the second host of docs/install.md."""
     command = ["dagster", "asset", "materialize", "-m", "stash_sense_pipeline.definitions"]
     command += ["--select", "face_embeddings", "--partition", "fansdb"]
     said = deployment.compose("run", "--rm", "--no-deps", "-T", "code", *command)
@@ -356,9 +356,9 @@ def test_the_output_of_a_run_can_be_read_in_the_ui(deployment: Deployment) -> No
 
 
 def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployment) -> None:
-    """By click, backfill and command line; this engine has no such device, and says what to do about it."""
+    """By click, backfill and command line. This engine has no GPU, so the error must name the remedy."""
     deployment.write_variables(STASH_SENSE_DEVICE="cuda")
-    # `init` would refuse: this is the image for CPUs.
+    # `init` would refuse: this is the CPU image.
     deployment.compose("up", "-d", "--no-deps", "code", "webserver", "daemon", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")
     before = {run["runId"] for run in deployment.runs()}
@@ -410,7 +410,7 @@ def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: D
 
 
 def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment) -> None:
-    """PostgreSQL without a word to its clients: they ask again, or end and are started again."""
+    """PostgreSQL is killed without notice: its clients connect again, or end and are restarted."""
     for service in ("code", "webserver", "daemon", "postgres"):
         before = deployment.state(service)["StartedAt"]
         deployment.kill(deployment.compose("ps", "-q", service).strip())
@@ -420,7 +420,7 @@ def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment)
 
 
 def refreshing() -> str | None:
-    """Clicks as one does who sees that the services are not back yet."""
+    """Launches until it succeeds, as a user does while the services restart."""
     try:
         return click_materialize("refresh_source", [], "fansdb")
     except (OSError, AssertionError):

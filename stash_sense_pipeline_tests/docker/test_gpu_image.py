@@ -35,7 +35,7 @@ def image(request: pytest.FixtureRequest) -> str:
 def runs(
     engine: Engine, directory: Path, *command: str, lacking: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a container without a GPU, with one source; `lacking` is a directory of the image to empty."""
+    """Runs a command in a container without a GPU, with one source. `lacking`: a directory of the image to hide."""
     (directory / "sources.yaml").write_text(SOURCES)
     variables = {
         "STASH_SENSE_SOURCES": "/given/sources.yaml",
@@ -68,7 +68,7 @@ def test_the_gpu_image_has_the_same_program_with_the_gpu_runtime(
 def test_the_gpu_image_prepares_a_deployment_without_a_gpu(
     image: str, engine: Engine, tmp_path: Path
 ) -> None:
-    """As `init` of docker-compose.yml does, which gets none."""
+    """As `init` of docker-compose.yml does, which has no GPU."""
     result = runs(engine, tmp_path, "stash-sense", "prepare")
     assert (result.returncode, result.stderr) == (0, "")
     assert "device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed" in result.stdout
