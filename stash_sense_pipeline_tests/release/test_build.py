@@ -1,4 +1,4 @@
-"""What goes into a release: order, choice of metadata, and the same bytes from the same catalog."""
+"""The content of a release: order, choice of metadata, and the same bytes from the same catalog."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def digests(report: ReleaseReport) -> dict[str, str]:
 
 def test_the_same_catalog_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
     original, first = world
-    # Another file of the same content, filled in another session: nothing may depend on the file or the moment.
+    # The same content in another file at another time: the bytes may depend on neither.
     engine = make_catalog(tmp_path / "other.db")
     second = publish_release(engine, tmp_path / "data", "some-other-run", SPEC, DAY)
     assert second.changed
@@ -86,7 +86,7 @@ def test_order_is_by_performer_then_rank_then_face(world: World) -> None:
 
 
 def test_every_file_agrees_on_every_face(world: World) -> None:
-    """From the vector in each index through faces.json and performers.db back to the face in the catalog."""
+    """Follows each vector of an index through faces.json and performers.db to the face in the catalog."""
     data, report = world
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     sidecar = Sidecar(report.path)
@@ -217,8 +217,8 @@ def test_the_sidecar_finds_a_person_by_a_stored_vector_and_by_a_new_photo(world:
             model: vector + rng.standard_normal(512).astype("f4") * 4 for model, vector in stored.items()
         }
         assert sidecar.identify(photo)[0].universal_id == sidecar.faces[position]
-    stranger = {model: rng.standard_normal(512).astype("f4") for model in vectors}
-    assert sidecar.identify(stranger) == []
+    unknown = {model: rng.standard_normal(512).astype("f4") for model in vectors}
+    assert sidecar.identify(unknown) == []
 
 
 def test_a_release_on_another_day_differs_in_its_version_only(world: World, tmp_path: Path) -> None:

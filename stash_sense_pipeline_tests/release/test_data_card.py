@@ -1,4 +1,4 @@
-"""The data card of a release: counts that are those of the release, errors that are those of its vectors."""
+"""The data card of a release: its counts, and the errors of its vectors."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def report_time() -> object:
 
 
 def test_errors_are_counted_by_group() -> None:
-    """Forty people with two faces; those of one group look like each other instead of like themselves."""
+    """Forty people have two faces each. In one group each second face is that of another person of the group."""
     rng = np.random.default_rng(3)
     vectors = np.repeat(rng.standard_normal((40, 64)), 2, axis=0) + rng.standard_normal((80, 64)) * 0.05
     confused = np.arange(0, 80, 4)

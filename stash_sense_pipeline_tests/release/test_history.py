@@ -47,7 +47,7 @@ def changed(data: Path) -> tuple[Path, Path]:
         )
         # 35 (record st-00005) joins 33 (st-00007).
         give(connection, "st-00005", 33)
-        # 36 (stashdb and fansdb) loses its fansdb record to a new person, who takes one of its faces along.
+        # 36 (stashdb and fansdb) loses its fansdb record and one face to a new person.
         connection.execute(sa.insert(schema.identities), {"performer_id": 41, "created_at": BEGIN})
         connection.execute(
             sa.update(schema.identity_members)
@@ -60,7 +60,7 @@ def changed(data: Path) -> tuple[Path, Path]:
             .where(face)
             .values(performer_id=41, source="fansdb", source_id="fa-00004")
         )
-        # 31 leaves with all faces.
+        # 31 is removed with all faces.
         connection.execute(sa.delete(schema.trusted_faces).where(schema.trusted_faces.c.performer_id == 31))
     spec = replace(SPEC, limits=Limits(accept_shrink=True))
     report = publish_release(engine, data, "again", spec, DAY + timedelta(days=1))

@@ -1,4 +1,4 @@
-"""A release that was made to harm its reader fails the verification in lines, quickly, and is not installed."""
+"""A release that was made to harm its reader fails the verification quickly, in single lines, and is not installed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SECONDS = 30
 
 
 def verified(path: Path) -> tuple[CheckResult, ...]:
-    """The failed checks that forbid the release; each is one line, and all come in time."""
+    """The failed checks of severity error. Asserts that each is one line, and that the verification ends in time."""
     begun = time.monotonic()
     results = verify_release(path)
     assert time.monotonic() - begun < SECONDS
@@ -48,8 +48,8 @@ def names(path: Path) -> set[str]:
 
 DATABASES = {
     **extras("performers", "canonical_name"),
-    "an endless view in the place of the faces": in_place_of("faces"),
-    "an endless view in the place of the ids": in_place_of("stashbox_ids"),
+    "an endless view in place of the faces": in_place_of("faces"),
+    "an endless view in place of the ids": in_place_of("stashbox_ids"),
     "a table without rowids": statements(
         "DROP TABLE tattoos",
         "CREATE TABLE tattoos (performer_id, location, description, PRIMARY KEY (performer_id)) WITHOUT ROWID",
@@ -84,7 +84,7 @@ def test_a_plain_index_of_another_program_is_allowed(copy: Path) -> None:
 
 
 def test_a_database_whose_pages_form_a_cycle_fails_in_time(copy: Path) -> None:
-    """The root of a table points to itself: whoever reads the rows never comes to the last."""
+    """The root page of a table points to itself, so that reading the rows would never end."""
     path = copy / "performers.db"
     with closing(sqlite3.connect(path)) as connection:
         (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'aliases'").fetchone()
@@ -138,16 +138,16 @@ _FLOATS = [float("nan"), float("inf"), float("-inf"), -1.0, 1e300, 5e-324]
 # Head: dimensions, space, storage, norm, transform; graph: thirteen fields of which the twelfth is a float.
 _FIELDS = {
     "dimensions": (8, "<i"), "space": (12, "<B"), "storage": (13, "<B"), "norm": (14, "<f"), "transform": (18, "<B"),
-    "ground": (19, "<Q"), "capacity": (27, "<Q"), "count": (35, "<Q"), "element": (43, "<Q"), "id": (51, "<Q"),
-    "vector": (59, "<Q"), "level": (67, "<i"), "entry": (71, "<I"), "above": (75, "<Q"), "links": (83, "<Q"),
-    "m": (91, "<Q"), "factor": (99, "<d"), "care": (107, "<Q"),
+    "base_offset": (19, "<Q"), "capacity": (27, "<Q"), "count": (35, "<Q"), "element": (43, "<Q"), "id": (51, "<Q"),
+    "vector": (59, "<Q"), "level": (67, "<i"), "entry": (71, "<I"), "links_upper": (75, "<Q"), "links_base": (83, "<Q"),
+    "m": (91, "<Q"), "factor": (99, "<d"), "ef_construction": (107, "<Q"),
 }  # fmt: skip
 
 
 def test_the_offsets_of_the_header_fields_are_those_of_a_real_index(world: World) -> None:
     head = (world[1].path / "face_facenet.voy").read_bytes()[:115]
     read = {name: struct.unpack_from(form, head, at)[0] for name, (at, form) in _FIELDS.items()}
-    assert (read["dimensions"], read["count"], read["m"], read["care"]) == (512, 160, 12, 100)
+    assert (read["dimensions"], read["count"], read["m"], read["ef_construction"]) == (512, 160, 12, 100)
     assert read["factor"] == pytest.approx(1 / np.log(12))
 
 
@@ -171,14 +171,14 @@ def test_a_changed_number_in_the_header_of_an_index_is_refused(
         changed[at : at + size] = raw
         path = tmp_path / "x.voy"
         path.write_bytes(changed)
-        # Euclidean has the same form; another check refuses it.
+        # Euclidean has the same layout. Another check refuses it.
         if field == "space" and raw == b"\x00":
             continue
-        if field == "care" and int.from_bytes(raw, "little") <= 1_000_000:
+        if field == "ef_construction" and int.from_bytes(raw, "little") <= 1_000_000:
             continue
         if field == "capacity" and 160 <= int.from_bytes(raw, "little") <= 16 * 160 + 1024:
             continue
-        with pytest.raises(ValueError, match=r"damaged|cut short|many|holds"):
+        with pytest.raises(ValueError, match=r"damaged|cut short|declares|holds"):
             read_voyager_file(path)
 
 
@@ -254,7 +254,7 @@ def test_a_sparse_file_of_20_gigabytes_is_refused_unread(copy: Path, tmp_path: P
 
 
 def test_a_sparse_index_within_the_limit_is_not_read(copy: Path) -> None:
-    """6 GiB with a sound header: element after element of zeros, whose ids are all 0."""
+    """6 GiB with a valid header: all elements are zeros, so that all ids are 0."""
     path = copy / "face_facenet.voy"
     content = bytearray(path.read_bytes()[:115])
     count = 6 * 1024**3 // 2156
@@ -287,7 +287,7 @@ def test_json_of_a_form_that_no_release_has_is_refused(copy: Path, name: str, te
 
 
 def with_both(release: Path, path: Path, order: Callable[[bytes, bytes], bytes]) -> Path:
-    """A file that is two zips: some readers see this release, others another one."""
+    """A file that is two zips: some readers see this release, and others the second zip."""
     one = zipped(release, path.with_suffix(".one")).read_bytes()
     two = path.with_suffix(".two")
     with zipfile.ZipFile(two, "w") as archive:
@@ -317,7 +317,7 @@ def test_a_file_that_is_two_zips_is_refused(
 
 
 def test_a_zip_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> None:
-    """2 GiB of zeros for an index, in 2 MB."""
+    """An index of zeros that is compressed to a thousandth."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member in copy.iterdir():
@@ -330,7 +330,7 @@ def test_a_zip_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) 
     assert time.process_time() - begun < 2
 
 
-# --- damage at random -----------------------------------------------------------------------------------------------
+# --- random damage -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -343,7 +343,7 @@ def test_a_zip_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) 
 def test_random_damage_fails_checks_in_time_and_raises_nothing(
     world: World, tmp_path: Path, data: st.DataObject
 ) -> None:
-    """As a directory, with and without fitting checksums, and as a zip whose files or own bytes are damaged."""
+    """The release is a directory, with or without matching checksums, or a zip with damaged members or bytes."""
     release = tmp_path / "2026.02.18"
     shutil.rmtree(release, ignore_errors=True)
     shutil.copytree(world[1].path, release)
@@ -361,10 +361,10 @@ def test_random_damage_fails_checks_in_time_and_raises_nothing(
 
 
 def damaged(data: st.DataObject, original: bytes) -> bytes:
-    """Some bytes changed, cut out, doubled or put in."""
+    """Some bytes changed, removed, doubled or inserted."""
     content = bytearray(original)
     for _ in range(data.draw(st.sampled_from([1, 3, 200]))):
-        # Headers and directories are at the ends.
+        # Headers and directories are at the start and the end of files.
         place = data.draw(
             st.one_of(st.integers(0, 200), st.integers(0, max(len(content) - 1, 0)), st.integers(-200, -1))
         )

@@ -85,7 +85,7 @@ def test_an_error_at_any_move_brings_the_old_files_back(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    # Seven old files, six new ones, the backup: then there is nothing left to fail.
+    # Seven old files, six new ones and the backup: later moves do not exist.
     if number >= 14:
         install_release(world[1].path, sidecar)
         return
@@ -115,7 +115,7 @@ def test_a_kill_at_any_move_is_rolled_back_by_the_next_installation(
         install_release(world[1].path, sidecar)
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    # The next one fails while it copies, so what is left is what the roll-back made.
+    # The next installation fails while it copies, so that only the roll-back has changed files.
     with pytest.MonkeyPatch.context() as patch:
 
         def failing(*_: object, **__: object) -> None:
@@ -130,11 +130,11 @@ def test_a_kill_at_any_move_is_rolled_back_by_the_next_installation(
     assert content(sidecar)["faces.json"] == content(world[1].path)["faces.json"]
 
 
-# --- what others put there ------------------------------------------------------------------------------------------
+# --- files that others put there ------------------------------------------------------------------------------------------
 
 
 def plant(sidecar: Path, plan: object) -> Path:
-    """A directory like that of an unfinished installation, with this plan."""
+    """A directory like that of an interrupted installation, with this plan."""
     work = sidecar / ".stash-sense-install"
     (work / "new").mkdir(parents=True)
     work.chmod(0o700)
@@ -173,7 +173,7 @@ def test_a_plan_that_this_program_did_not_write_is_refused_and_nothing_is_touche
 
 
 def test_a_planted_plan_deletes_no_file_that_it_did_not_bring(world: World, sidecar: Path) -> None:
-    """Whoever plants it in an archive cannot know the inodes that the files get when it is unpacked."""
+    """The author of an archive cannot know the inodes of the files after unpacking."""
     plant(sidecar, {"new": {name: [1, 2] for name in content(world[1].path)}, "old": []})
     before = content(sidecar)
     install_release(world[1].path, sidecar)
@@ -234,7 +234,7 @@ def test_a_release_that_the_disk_has_no_room_for_is_not_installed(
 
 
 def test_old_files_that_cannot_be_put_back_are_kept(world: World, sidecar: Path) -> None:
-    """As after a copy of the whole directory to another disk, where all files have other inodes."""
+    """After a copy of the whole directory to another disk all files have other inodes."""
     work = plant(sidecar, {"new": {"faces.json": [1, 2]}, "old": ["faces.json"]})
     (work / "old").mkdir()
     (work / "old" / "faces.json").write_text("the old one")

@@ -1,4 +1,4 @@
-"""Publishing: nothing is rebuilt without cause, and whatever interrupts it, the last release stays as it was."""
+"""Publishing: nothing is rebuilt without a change, and an interruption leaves the last release unchanged."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_second_publish_of_the_same_catalog_builds_nothing(data: Path) -> None
 def test_a_person_suppressed_since_the_last_release_fails_the_checks_of_an_unchanged_release(
     data: Path,
 ) -> None:
-    """Nobody has erased them from the catalog yet."""
+    """The person is not erased from the catalog yet."""
     key = b"k" * 32
     listed = Suppressions(key=key, records=frozenset({record_hash(key, "stashdb", "st-00001")}))
     again = publish_release(opened(data), data, "again", replace(SPEC, suppressions=listed), DAY)
@@ -170,7 +170,7 @@ def test_a_damaged_index_is_built_again(data: Path) -> None:
 
 
 def test_separately_staged_steps_publish_a_release(data: Path) -> None:
-    """As the Dagster assets do it: each step by itself, in one staging directory."""
+    """The Dagster assets run each step by itself, in one staging directory."""
     engine = opened(data)
     forget_a_face(engine, 5)
     staging = open_staging(data, "next")
@@ -233,7 +233,7 @@ def test_an_index_that_loses_neighbours_is_not_published(tmp_path: Path) -> None
     assert latest_release(tmp_path / "releases") is None
 
 
-# Steps of a publish in their order, each with the module that calls it.
+# The steps of a publish in order, each with the module that calls it.
 STEPS = {
     "stage_indices": publish,
     "stage_performers_db": publish,
@@ -270,7 +270,7 @@ def test_an_error_at_any_step_leaves_the_last_release(
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Runs `work` in a forked process and returns how that ended, as os.waitpid reports it."""
+    """Runs `work` in a forked process and returns its status, as os.waitpid reports it."""
     child = os.fork()
     if child == 0:
         try:
@@ -325,7 +325,7 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
 
     def counting(rename: Callable[..., Any]) -> Callable[..., Any]:
         def renamed(*args: Any) -> Any:
-            # The report is written at the same time as the zip, and its files are put into place in staging.
+            # The report is written in parallel to the zip. Renames of its files do not count.
             if args[0].parent.name != "report":
                 if len(done) == renames:
                     die()
@@ -342,13 +342,13 @@ def test_a_kill_between_the_renames_leaves_a_whole_release(
     monkeypatch.setattr(promotion, "write_zip", from_here)
     status = in_child(lambda: publish_release(opened(data), data, "killed", SPEC, DAY) and None)
     monkeypatch.undo()
-    # The zip into place, the moves of report, zip and release, latest: five, so the last case is not killed.
+    # Five renames: the finished zip, the moves of report, zip and release, and `latest`. The last case is not killed.
     assert os.WIFSIGNALED(status) == (renames < 5)
     check_recovery(data)
 
 
 def check_recovery(data: Path) -> None:
-    """The next run publishes the change once and leaves nothing half."""
+    """Asserts that the next run publishes the change once and leaves no incomplete files."""
     releases = data / "releases"
     assert not failures(verify_release(latest_release(releases)))
     report = publish_release(opened(data), data, "next", SPEC, DAY)
@@ -378,7 +378,7 @@ def test_a_full_disk_is_an_error_of_one_line_and_changes_nothing(data: Path, lim
 
     def limited() -> None:
         engine = opened(data)
-        # As on a full disk, a write is cut and then refused. A file of the release is larger than the limit.
+        # As on a full disk, a write is truncated and then refused. Each release has a file above the limit.
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             publish_release(engine, data, "full", SPEC, DAY)

@@ -1,4 +1,4 @@
-"""Catalogs that must not become a release: one clear line each, and nothing built."""
+"""Catalogs that must not become a release: each is an error of one line, and nothing is built."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
         ),
         "its record pmvstash:pm-00002 is not theirs now",
     ),
-    "nobody knows the name": (
+    "no record with a name": (
         update(schema.source_performers, {"name": None}, schema.source_performers.c.source_id == "st-00001"),
         "performer 39 has faces but no name",
     ),

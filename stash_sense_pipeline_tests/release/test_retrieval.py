@@ -87,7 +87,7 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
 
 
 def test_recall_in_reach_counts_neighbours_within_the_sidecars_distance() -> None:
-    """Ten photos each, and an index without one of the person's photos: a tenth of the others in reach is lost."""
+    """Each person has ten photos, and the index lacks one: a tenth of the other photos in reach is lost."""
     rng = np.random.default_rng(0)
     people = rng.standard_normal((40, 512))
     vectors = normalised((people.repeat(10, axis=0) + 0.3 * rng.standard_normal((400, 512))).astype("f4"))
@@ -100,7 +100,7 @@ def test_recall_in_reach_counts_neighbours_within_the_sidecars_distance() -> Non
             return ids, 1 - np.take_along_axis(similar, ids, axis=1)
 
     report = index_recall("facenet", ask_index(Forgetful(), vectors), vectors)
-    # 390 faces lose one of nine others, and the 40 that are forgotten ask for nine that are all there.
+    # 360 faces lose one of their nine others. The 40 missing faces find all nine.
     assert report.in_reach == pytest.approx(1 - 360 / 3600)
     assert not recall_checks(report, 0.5, 0.99)[1].passed
 
@@ -115,7 +115,7 @@ def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:
 
 
 def test_two_swapped_vectors_are_found(world: World, tmp_path: Path) -> None:
-    """What a drift between index and database does: a face at another face's position."""
+    """Index and database disagree: a face has another face's position."""
     data, _ = world
     vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet",)).unit[
         "facenet"
@@ -159,7 +159,7 @@ def test_held_out_retrieval_is_counted_by_number_of_faces() -> None:
     for person, faces in enumerate([1] * 30 + [3] * 30 + [12] * 5):
         for model, table in tables.items():
             direction = np.random.default_rng([person, len(model)]).standard_normal(512)
-            # One face in three of the people with three is somebody else's.
+            # Of the people with three faces, one face is that of another person.
             strangers = faces == 3
             for face in range(faces):
                 noise = rng.standard_normal(512)

@@ -1,4 +1,4 @@
-"""What explains that people and faces of the last release are gone, and what does not."""
+"""Losses of people and faces since the last release, explained and unexplained."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_new_people_do_not_offset_lost_people() -> None:
 def test_a_deleted_record_explains_its_faces_though_another_record_lives(
     data: Path, photos_elsewhere: int
 ) -> None:
-    """Performer 40 is on stashdb, which deletes them with the photos, and on fansdb."""
+    """Performer 40 has records on stashdb, which deletes its record and photos, and on fansdb."""
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     old = (data / "releases" / "latest").resolve()
     faces = schema.trusted_faces

@@ -1,4 +1,4 @@
-"""Uploading to a stand-in of GitHub: a draft until whole, repeated without harm, readable by the sidecar's updater."""
+"""Uploads to a stand-in of GitHub: a draft until complete, safe to repeat, readable by the sidecar's updater."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_notes_give_numbers_of_changes_and_no_names(data: Path) -> None:
 def test_a_person_suppressed_during_an_upload_is_not_published(
     world: World, hub: GithubWorld, waits: list[float]
 ) -> None:
-    """The list is asked before anything is sent, and again before the draft becomes a release."""
+    """The list is checked before anything is sent, and again before the draft is published."""
     asked: list[Path] = []
 
     def check(release: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_person_suppressed_during_an_upload_is_not_published(
 def test_the_sidecar_updates_itself_from_an_uploaded_release(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
-    """Loader, matcher and updater, over two releases of one day, as a user's sidecar would go through them."""
+    """A user's sidecar loads, matches and updates over two releases of one day."""
     home = tmp_path / "sidecar"
     home.mkdir()
     (home / "stash_sense.db").write_text("mine")

@@ -1,4 +1,4 @@
-"""Every damage to a release fails the check that is about it, and none makes the verification raise."""
+"""Every damage to a release fails its check, and none makes the verification raise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def failed(path: Path) -> set[str]:
 
 
 def reseal(release: Path) -> None:
-    """Puts right checksums into the manifest, so that only the check in question can object."""
+    """Writes the right checksums into the manifest, so that only the tested check fails."""
     path = release / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["checksums"] = {
@@ -76,7 +76,7 @@ def sql(*statements: str) -> Damage:
 
 
 def index(model: str = "facenet", **options: object) -> Damage:
-    """Replaces an index by one made differently."""
+    """Replaces an index by one with other parameters."""
 
     def damage(release: Path) -> None:
         path = release / f"face_{model}.voy"
@@ -189,7 +189,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         ),
         {"facenet_loads", "faces_json"},
     ),
-    "index is no index": (
+    "index of another format": (
         lambda release: (release / "face_facenet.voy").write_bytes(b"VOYA" + bytes(500)),
         {"facenet_loads", "faces_json"},
     ),
@@ -245,7 +245,10 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         {"database_schema"},
     ),
     "table missing": (sql("DROP TABLE body_proportions"), {"database_schema"}),
-    "table of ours left in": (sql("CREATE TABLE scrape_progress (source TEXT)"), {"database_extra_tables"}),
+    "table of the predecessor": (
+        sql("CREATE TABLE scrape_progress (source TEXT)"),
+        {"database_extra_tables"},
+    ),
     "schema version 5": (sql("UPDATE schema_version SET version = 5"), {"database_schema_version"}),
     "orphan alias": (sql("UPDATE aliases SET performer_id = 9999 WHERE id = 1"), {"database_foreign_keys"}),
     "indices apart": (
@@ -256,7 +259,7 @@ DAMAGES: dict[str, tuple[Damage, set[str]]] = {
         sql("UPDATE faces SET arcface_index = 500, facenet_index = 500 WHERE arcface_index = 3"),
         {"database_positions", "database_owners"},
     ),
-    "face of somebody else": (
+    "face of another person": (
         sql("UPDATE faces SET performer_id = 1 WHERE facenet_index = 150"),
         {"database_owners", "database_face_counts"},
     ),
@@ -408,7 +411,7 @@ def test_the_zip_of_a_published_release_passes(world: tuple[Path, ReleaseReport]
 def test_a_zip_of_more_than_4_gib_can_be_read(
     world: tuple[Path, ReleaseReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if 4 GiB were 100 kB: the larger members then have 64-bit sizes, which any reader takes."""
+    """With a limit of 100 kB instead of 4 GiB the larger members have 64-bit sizes, which every reader supports."""
     path = tmp_path / world[1].archive.name
     with monkeypatch.context() as patch:
         patch.setattr(zipfile, "ZIP64_LIMIT", 100_000)
@@ -478,7 +481,7 @@ def test_a_changed_byte_in_a_zip_is_refused(world: tuple[Path, ReleaseReport], t
 def test_a_release_that_may_not_be_read_fails_in_one_line(
     copy: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As for a user without rights: root may read everything."""
+    """The error of a user without permission is simulated, because root may read every file."""
 
     def forbidden(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -493,7 +496,7 @@ def test_a_missing_path_and_an_empty_directory_are_refused(tmp_path: Path) -> No
     assert "required_files" in failed(tmp_path)
 
 
-# --- damage at random -----------------------------------------------------------------------------------------------
+# --- random damage -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -511,7 +514,7 @@ def test_random_damage_never_raises(world: tuple[Path, ReleaseReport], tmp_path:
             for _ in range(rng.choice([1, 20, 2000])):
                 content[rng.randrange(len(content))] = rng.randrange(256)
         victim.write_bytes(content)
-        # The manifest holds every checksum but its own, so a change in its free text cannot be seen.
+        # The manifest has every checksum but its own, so that a change of its free text is not noticed.
         noticed = failures(verify_release(release)) or victim.name == "manifest.json"
         assert noticed, f"round {round_}: damage to {victim.name} was not noticed"
         shutil.rmtree(release)
@@ -529,7 +532,7 @@ passed = 0
 for round_ in range(600):
     content = bytearray(original)
     for _ in range(rng.choice([1, 1, 3])):
-        # Where the numbers are that lead somewhere: the header, the links of an element, the upper levels.
+        # The bytes with offsets and links: the header, the links of an element, the upper levels.
         place = rng.choice(
             [rng.randrange(115), 115 + rng.randrange(160) * 2156 + rng.randrange(100), rng.randrange(graph, len(content))]
         )
@@ -554,7 +557,7 @@ print(passed)
 def test_an_index_that_passes_the_structure_check_does_not_crash_voyager(
     world: tuple[Path, ReleaseReport], tmp_path: Path
 ) -> None:
-    """In a process of its own: a link that points outside would end it."""
+    """In a child process, which a link that points outside would crash."""
     done = subprocess.run(
         [
             sys.executable,
