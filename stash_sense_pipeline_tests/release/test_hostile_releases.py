@@ -27,7 +27,8 @@ from stash_sense_pipeline.release.distribution.install import install_release
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline_tests.databases import extras, in_place_of, statements
 
-from .test_verify import reseal, zipped
+from .damages import reseal
+from .test_verify import zipped
 
 World = tuple[Path, ReleaseReport]
 SECONDS = 30
