@@ -23,20 +23,10 @@ from stash_sense_pipeline_tests.docker.engine import (
 )
 
 PORT = 3931
-
-
 UI = f"http://127.0.0.1:{PORT}"
-
-
 PACK = "/opt/code/stash_sense_pipeline/sandbox/demo_pack"
-
-
 SOURCES = ("stashdb", "fansdb")
-
-
 RUN_NETWORKS = {"stash-sense", "stash-sense-database", "stash-sense-solver"}
-
-
 # Connects to each address in its arguments, and prints those that answer.
 KNOCK = """
 import socket, sys

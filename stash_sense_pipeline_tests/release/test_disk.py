@@ -14,7 +14,7 @@ import pytest
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 
-from .test_publish import STEPS
+from .test_interruptions import STEPS
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +55,7 @@ with writing(engine) as connection:
     connection.execute(sa.delete(schema.trusted_faces).where(face))
 step = sys.argv[4]
 if step:
-    from stash_sense_pipeline_tests.release.test_publish import STEPS
+    from stash_sense_pipeline_tests.release.test_interruptions import STEPS
 
     real = getattr(STEPS[step], step)
 
@@ -114,7 +114,7 @@ def test_a_publish_on_a_full_or_read_only_disk_fails_in_one_line(
     assert publish(data, tmp_path, free) == []
 
 
-# Before `latest` is moved the new release is complete, and the next run moves it: test_publish.py tests that.
+# Before `latest` is moved the new release is complete, and the next run moves it: test_interruptions.py tests that.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "_point_latest"])
 def test_a_disk_that_becomes_read_only_at_any_step_fails_in_one_line(
     data: Path, tmp_path: Path, step: str

@@ -19,7 +19,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.promotion import clear_leftovers
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.versions import latest_release, published_versions
-from stash_sense_pipeline_tests.release.test_publish import (
+from stash_sense_pipeline_tests.release.changes import (
     FIRST,
     NEXT,
     fingerprint,
