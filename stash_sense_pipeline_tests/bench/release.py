@@ -27,7 +27,12 @@ import numpy as np
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, build_index, stage_indices
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+    IndexTask,
+    build_index,
+    stage_indices,
+)
 from stash_sense_pipeline.release.checks import confusable_people, retrieval
 from stash_sense_pipeline.release.checks.confusable_people import ConfusablePeople
 from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
@@ -118,7 +123,7 @@ def _index_row(data: Path) -> Row:
     ours, theirs = [], []
     # In turns, so that other work on the machine affects both.
     for _ in range(_TURNS):
-        ours.append(_timed(lambda: build_index(engine, "facenet", data / "a.voy", params)))
+        ours.append(_timed(lambda: build_index(engine, IndexTask("facenet", params), data / "a.voy")))
         theirs.append(_timed(bare))
     engine.dispose()
     return Row(

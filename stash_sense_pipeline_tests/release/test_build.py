@@ -18,7 +18,7 @@ from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.release.build.content import read_content
 from stash_sense_pipeline.release.build.face_order import face_order, read_face_order, read_vectors
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage, build_index
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexTask, Storage, build_index
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 
@@ -53,8 +53,8 @@ def test_the_same_catalog_gives_the_same_bytes(world: World, tmp_path: Path) -> 
 def test_an_index_is_reproducible_in_each_storage_type(tmp_path: Path, storage: Storage) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     params = IndexParams(m=8, ef_construction=50, storage=storage)
-    first = build_index(engine, "facenet", tmp_path / "a.voy", params)
-    second = build_index(engine, "facenet", tmp_path / "b.voy", params)
+    first = build_index(engine, IndexTask("facenet", params), tmp_path / "a.voy")
+    second = build_index(engine, IndexTask("facenet", params), tmp_path / "b.voy")
     assert first.sha256 == second.sha256 == sha256_file(tmp_path / "b.voy")
     assert (first.faces, first.dimensions, first.size_bytes) == (
         120,
@@ -66,7 +66,7 @@ def test_an_index_is_reproducible_in_each_storage_type(tmp_path: Path, storage: 
 def test_progress_ends_at_the_number_of_faces(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     seen: list[tuple[str, int, int | None]] = []
-    build_index(engine, "arcface", tmp_path / "a.voy", SPEC.index, progress=lambda *at: seen.append(at))
+    build_index(engine, IndexTask("arcface", SPEC.index), tmp_path / "a.voy", lambda *at: seen.append(at))
     assert seen[-1] == ("vectors", 120, 120)
 
 

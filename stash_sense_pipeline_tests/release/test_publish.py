@@ -17,7 +17,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_h
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, stage_index
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexTask, stage_index
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.versions import latest_release, published_versions
@@ -148,7 +148,7 @@ def test_separately_staged_steps_publish_a_release(data: Path) -> None:
     forget_a_face(engine, 5)
     staging = open_staging(data, "next")
     for model in SPEC.models:
-        stage_index(engine, model, staging, SPEC.index)
+        stage_index(engine, IndexTask(model, SPEC.index), staging)
     stage_performers_db(engine, staging, HOSTS)
     report = publish_staged(engine, data, staging, SPEC, DAY)
     assert (report.version, report.faces) == (NEXT, 159)
@@ -164,7 +164,8 @@ def test_parts_of_another_state_of_the_catalog_are_refused(data: Path, stale: st
         if name == "performers.db":
             stage_performers_db(engine, staging, HOSTS)
         else:
-            stage_index(engine, name.removeprefix("face_").removesuffix(".voy"), staging, SPEC.index)
+            model = name.removeprefix("face_").removesuffix(".voy")
+            stage_index(engine, IndexTask(model, SPEC.index), staging)
 
     stage(stale)
     forget_a_face(engine, 5)
@@ -179,7 +180,7 @@ def test_publishing_without_a_staged_step_names_the_step(data: Path) -> None:
     engine = opened(data)
     rename_a_performer(engine)
     staging = open_staging(data, "next")
-    stage_index(engine, "facenet", staging, SPEC.index)
+    stage_index(engine, IndexTask("facenet", SPEC.index), staging)
     with pytest.raises(ReleaseError, match="step index-arcface has not run"):
         publish_staged(engine, data, staging, SPEC, DAY)
 

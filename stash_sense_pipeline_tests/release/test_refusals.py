@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.build.voyager_index import build_index
+from stash_sense_pipeline.release.build.voyager_index import IndexTask, build_index
 from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY
@@ -147,7 +147,7 @@ def test_a_refused_build_leaves_the_old_index(tmp_path: Path) -> None:
     with writing(engine) as connection:
         vector(nan)(connection)
     with pytest.raises(ReleaseError):
-        build_index(engine, "arcface", path, SPEC.index)
+        build_index(engine, IndexTask("arcface", SPEC.index), path)
     assert path.read_bytes() == b"the old one"
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 

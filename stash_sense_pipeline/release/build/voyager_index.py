@@ -71,6 +71,18 @@ class IndexParams:
 
 
 @dataclass(frozen=True)
+class IndexTask:
+    """The index to build: the embedder and the parameters.
+
+    `reuse`: an earlier release. Its index is used when it was built from the same vectors with the same parameters.
+    """
+
+    model: str
+    params: IndexParams
+    reuse: Path | None = None
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """What was built. `input_digest` covers vectors, order and parameters, `order_digest` the order of faces only."""
 
@@ -100,27 +112,21 @@ def index_digest(vectors_digest: str, params: IndexParams) -> str:
 
 
 def build_index(
-    engine: sa.Engine,
-    model: str,
-    path: Path,
-    params: IndexParams,
-    *,
-    reuse: Path | None = None,
-    progress: Progress | None = None,
+    engine: sa.Engine, task: IndexTask, path: Path, progress: Progress | None = None
 ) -> IndexReport:
-    """Writes the Cosine index of `model` over all trusted faces to `path`. The position in face_order is the id.
+    """Writes the Cosine index of an embedder over all trusted faces to `path`. The position in face_order is the id.
 
-    `reuse` is an earlier release: its index is used when it was built from the same vectors with the same parameters.
     `progress` is called after each batch. Raises ReleaseError when the vectors are unusable (see read_vectors), when
     they changed during the build, or when the file cannot be written; `path` is then unchanged.
     """
     begun = time.monotonic()
+    model, params = task.model, task.params
     with reading(engine) as connection:
         order = read_face_order(connection)
         facts = read_facts(connection, order, model)
     digest = index_digest(facts.digest, params)
     with disk_errors(f"write {path}"):
-        reused = reuse is not None and _reuse_published(reuse, model, digest, params, path)
+        reused = task.reuse is not None and _reuse_published(task.reuse, task, digest, path)
         if not reused:
             with replacing(path) as temporary:
                 blocks = _unchanged_blocks(engine, order, model, facts)
@@ -187,7 +193,7 @@ def stage_indices(
                 raise ReleaseError(f"the build of the {model} index was stopped")
             updates.put((model, stage, done, total))
 
-        return stage_index(engine, model, staging, params, reuse=reuse, progress=report_progress)
+        return stage_index(engine, IndexTask(model, params, reuse), staging, report_progress)
 
     callbacks = {model: progress(model) for model in models} if progress is not None else {}
     with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
@@ -217,33 +223,26 @@ def _forward_progress(
 
 
 def stage_index(
-    engine: sa.Engine,
-    model: str,
-    staging: Staging,
-    params: IndexParams,
-    *,
-    reuse: Path | None = None,
-    progress: Progress | None = None,
+    engine: sa.Engine, task: IndexTask, staging: Staging, progress: Progress | None = None
 ) -> IndexReport:
     """Runs build_index in a staging directory and writes its report for assemble_release.
 
     An index that an earlier run staged there is used again when it was built from the same input.
     """
-    if model not in INDEX_FILES:
+    if task.model not in INDEX_FILES:
         raise ReleaseError(
-            f"the contract has no index for embedder {model}; it knows {', '.join(INDEX_FILES)}"
+            f"the contract has no index for embedder {task.model}; it knows {', '.join(INDEX_FILES)}"
         )
-    path = staging.release / INDEX_FILES[model]
-    report = _staged_index(engine, model, staging, params) or build_index(
-        engine, model, path, params, reuse=reuse, progress=progress
-    )
-    staging.write_part(f"index-{model}", asdict(report))
+    path = staging.release / INDEX_FILES[task.model]
+    report = _staged_index(engine, task, staging) or build_index(engine, task, path, progress)
+    staging.write_part(f"index-{task.model}", asdict(report))
     return report
 
 
-def _staged_index(engine: sa.Engine, model: str, staging: Staging, params: IndexParams) -> IndexReport | None:
+def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> IndexReport | None:
     """The report of an index that an earlier run staged, when a build would give the same; else None."""
     begun = time.monotonic()
+    model, params = task.model, task.params
     path = staging.release / INDEX_FILES[model]
     if not (staging.has_part(f"index-{model}") and path.is_file()):
         return None
@@ -297,13 +296,13 @@ def write_index(
         index.save(stream)
 
 
-def _reuse_published(release: Path, model: str, digest: str, params: IndexParams, path: Path) -> bool:
+def _reuse_published(release: Path, task: IndexTask, digest: str, path: Path) -> bool:
     """Links or copies the earlier release's index to `path` when a build would give the same; False when not."""
-    source = release / INDEX_FILES[model]
+    source = release / INDEX_FILES[task.model]
     try:
         manifest = read_json(release / MANIFEST, SMALL)
-        made = manifest["indices"][model]
-        same = made["input_digest"] == digest and made["threads"] == params.threads
+        made = manifest["indices"][task.model]
+        same = made["input_digest"] == digest and made["threads"] == task.params.threads
         if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":
             return False
     except (OSError, ValueError, KeyError, TypeError):
