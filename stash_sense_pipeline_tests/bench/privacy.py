@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -357,6 +357,11 @@ def _fill(engine: sa.Engine) -> None:
             for number in range(PEOPLE)
         ),
     }
+    _execute_many(engine, statements)
+
+
+def _execute_many(engine: sa.Engine, statements: Mapping[str, Iterable[dict[str, Any]]]) -> None:
+    """Executes each statement for all its rows, in one transaction of the driver."""
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
