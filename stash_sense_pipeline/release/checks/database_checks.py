@@ -1,4 +1,8 @@
-"""Checks of performers.db."""
+"""Checks of performers.db.
+
+Each public function checks one property of an opened release. It returns its finding, or raises an error that
+describes the failure.
+"""
 
 from __future__ import annotations
 

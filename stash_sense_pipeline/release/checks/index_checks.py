@@ -1,4 +1,8 @@
-"""Checks of the Voyager files."""
+"""Checks of the Voyager files.
+
+Each public function checks one property of a file. It returns its finding, or raises an error that
+describes the failure.
+"""
 
 from __future__ import annotations
 
