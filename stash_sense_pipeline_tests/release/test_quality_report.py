@@ -59,7 +59,7 @@ def test_confusable_pairs_and_hubs_are_those_of_comparing_all_pairs(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._PEOPLE_A_BLOCK", people_block)
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FACES_A_BLOCK", face_block)
-        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FEW", few)
+        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._MAX_SINGLE_PAIRS", few)
         found = find_confusable_people(order, unit, pairs=7, hubs=4)
     people = np.unique(order.performer_ids)
     similar = np.zeros((len(order), len(people)))
