@@ -51,7 +51,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     load_suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.release import publish as publishing
+from stash_sense_pipeline.release import assembly, suppression_gate
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
 from stash_sense_pipeline.release.checks.suppression_check import check_suppressed, check_suppressed_images
 from stash_sense_pipeline.release.publish import publish_release
@@ -179,9 +179,10 @@ def _processor_times(engine: sa.Engine, data: Path) -> tuple[float, float]:
         for module, name in (
             (here, "load_suppressions"),
             (here, "erase_suppressed"),
-            (publishing, "check_suppressed"),
-            (publishing, "check_suppressed_images"),
-            (publishing, "check_refused_faces"),
+            (assembly, "check_suppressed"),
+            (suppression_gate, "check_suppressed"),
+            (suppression_gate, "check_suppressed_images"),
+            (suppression_gate, "check_refused_faces"),
         ):
             patches.enter_context(patch.object(module, name, partial(watched, getattr(module, name))))
         begun = sum(os.times()[:4])
