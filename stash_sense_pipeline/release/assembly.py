@@ -31,7 +31,7 @@ from stash_sense_pipeline.release.spec import ReleaseSpec
 
 @dataclass(frozen=True)
 class Assembled:
-    """A finished release that still lies in staging, with what the verification found. `errors` forbid publishing."""
+    """A complete release in the staging directory, its manifest, and the results of its checks."""
 
     staging: Staging
     version: str
@@ -40,16 +40,16 @@ class Assembled:
 
     @property
     def errors(self) -> tuple[CheckResult, ...]:
-        """The failed checks of severity error."""
+        """The failed checks of severity error. A release that has any is not published."""
         return failures(self.checks)
 
 
 def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: ReleaseInput) -> Assembled:
-    """Completes a staged release (JSON files, manifest last) and verifies it; publishes nothing.
+    """Completes a staged release (JSON files, then the manifest) and verifies it. Publishes nothing.
 
-    Needs the indices and performers.db staged before. Raises ReleaseError when these are missing, or were not built
-    from the state of the catalog that `now` describes. What the verification finds is in the answer:
-    promote_release refuses errors.
+    The indices and performers.db must be staged before. Raises ReleaseError when one is missing or was built from
+    another state of the catalog than `now` describes. A failed check does not raise: it is in the result, and
+    promote_release refuses a release with errors.
     """
     database = _database_report(staging)
     indices = index_reports(staging, spec)
@@ -58,9 +58,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
     if (database.order_digest, database.content_digest) != (now.order, now.content):
         stale.append(PERFORMERS_DB)
     if stale:
-        raise ReleaseError(
-            f"{stale[0]} was staged from another state of the catalog than now; run publish again"
-        )
+        raise ReleaseError(f"{stale[0]} was staged from another state of the catalog; run publish again")
     _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
     counts = write_json_files(staging.release, spec.hosts)
     facts = ManifestFacts(
@@ -88,6 +86,7 @@ def _database_report(staging: Staging) -> DatabaseReport:
 
 
 def index_reports(staging: Staging, spec: ReleaseSpec) -> tuple[IndexReport, ...]:
+    """The reports of the staged indices. ReleaseError when one is missing or was made by another model pack."""
     reports = tuple(IndexReport(**staging.read_part(f"index-{model}")) for model in spec.models)
     for report in reports:
         check_pack(spec.pack, report.model, report.pack, report.model_digest)
@@ -95,7 +94,7 @@ def index_reports(staging: Staging, spec: ReleaseSpec) -> tuple[IndexReport, ...
 
 
 def _provenance(index: IndexReport) -> dict[str, Any]:
-    """What the manifest says about an index; nothing that differs between two builds of the same input."""
+    """The manifest's entry for an index. It holds only values that two builds of the same input share."""
     return {
         "file": index.file,
         "vectors": index.faces,
@@ -111,7 +110,7 @@ def _provenance(index: IndexReport) -> dict[str, Any]:
 
 
 def _keep_only(staging: Staging, names: set[str]) -> None:
-    """An earlier try of the same run may have got further; its files are made again."""
+    """Removes all other files: an earlier attempt of the same run may have left files that are now made again."""
     for member in staging.release.iterdir():
         if member.name not in names:
             member.unlink()

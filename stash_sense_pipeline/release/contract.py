@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 TATTOO_INDEX = "tattoo_embeddings.voy"
 TATTOO_JSON = "tattoo_embeddings.json"
 
-# Index file of each embedder that the contract knows. The two required ones share one id space with faces.json.
+# Index file of each embedder that the contract knows. An id in an index is a position in faces.json.
 INDEX_FILES: Mapping[str, str] = {
     "facenet": "face_facenet.voy",
     "arcface": "face_arcface.voy",
@@ -33,14 +33,15 @@ REQUIRED_FILES = (
 )
 OPTIONAL_FILES = (INDEX_FILES["adaface"], TATTOO_INDEX, TATTOO_JSON)
 
-# The sidecar asks each index for this many neighbours and gets an error when there are fewer.
+# Neighbours that the sidecar asks each index for. Voyager raises an error when the index holds fewer.
 SIDECAR_K = 100
-# Its fusion: half of each distance; a face that only one index returned gets this for the other.
+# The sidecar adds half of the distance in each index. An index that did not return the face counts with
+# SIDECAR_MISSING_DISTANCE.
 SIDECAR_WEIGHT = 0.5
 SIDECAR_MISSING_DISTANCE = 0.5
 SIDECAR_MAX_DISTANCE = 0.5
 
-# The columns of performers.db that say something about a person and come from a source's record.
+# The columns of performers.db that hold a person's metadata, as a source's record gives it.
 PERSONAL_FIELDS = (
     "disambiguation",
     "gender",
@@ -55,7 +56,7 @@ PERSONAL_FIELDS = (
     "career_end_year",
 )
 
-# The tables whose readers take every column: exactly these, but for the ones that may be absent.
+# Tables that the sidecar reads with `SELECT *`: the required columns and the optional ones. No other is allowed.
 EXACT_COLUMNS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
     "performers": (
         frozenset(
@@ -104,7 +105,7 @@ EXACT_COLUMNS: Mapping[str, tuple[frozenset[str], frozenset[str]]] = {
         frozenset({"pruned", "yaw"}),
     ),
 }
-# The tables that are read by named columns: these must be there, others may.
+# Tables that the sidecar reads by column name: these columns are required, others are allowed.
 NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
     "schema_version": frozenset({"version"}),
     "external_urls": frozenset(["performer_id", "site", "url", "normalized_id", "source_endpoint"]),
@@ -116,17 +117,18 @@ NEEDED_COLUMNS: Mapping[str, frozenset[str]] = {
     ),
     "tattoo_detections": frozenset(["performer_id", "has_tattoos", "confidence", "detections_json"]),
 }
-# What the predecessor's trainer left in its releases: no reader looks at it.
-LEFT_TABLES = frozenset({"scrape_progress"})
-# All that a performers.db may hold, besides indexes of their columns.
-TABLES = frozenset({*EXACT_COLUMNS, *NEEDED_COLUMNS}) | LEFT_TABLES
+# A table that the predecessor's trainer leaves in its releases. No reader uses it.
+LEGACY_TABLES = frozenset({"scrape_progress"})
+# All tables that a performers.db may hold. Indexes on their columns are allowed too.
+TABLES = frozenset({*EXACT_COLUMNS, *NEEDED_COLUMNS}) | LEGACY_TABLES
 
 SCHEMA_VERSION = 9
 RELEASE_FORMAT = 1
 # GitHub refuses release assets of this size or more.
 ASSET_LIMIT_BYTES = 2 * 1024**3
 
-# Which record of a person names them: the first of these endpoints that has one; others follow by name.
+# A performer takes its name and universal id from its record at the first of these endpoints. Other endpoints follow
+# in order of name.
 ENDPOINT_PRIORITY = ("stashdb", "theporndb", "fansdb", "pmvstash", "javstash")
 KNOWN_HOSTS: Mapping[str, str] = {
     "stashdb": "stashdb.org",
@@ -143,7 +145,7 @@ CHECKSUM_FORM = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
 def zip_name(version: str) -> str:
-    """File name of the archive of a version; the sidecar's updater takes the first .zip of a GitHub release."""
+    """File name of a version's archive. The sidecar's updater downloads the first .zip of a GitHub release."""
     return f"stash-sense-data-v{version}.zip"
 
 

@@ -37,7 +37,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import (
     zip_name,
 )
-from stash_sense_pipeline.release.reports.quality_report import read_checks, write_report
+from stash_sense_pipeline.release.reports.quality_report import ReportContent, read_checks, write_report
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff
 from stash_sense_pipeline.release.spec import ReleaseSpec
 from stash_sense_pipeline.release.suppression_gate import list_held, refuse_listed
@@ -52,7 +52,7 @@ from stash_sense_pipeline.release.versions import (
 
 @dataclass(frozen=True)
 class ReleaseReport:
-    """A release on disk. `changed` is False when the newest one already had this content and nothing was built."""
+    """A release on disk. `changed` is False when the newest release already has this content and nothing was built."""
 
     version: str
     path: Path
@@ -69,7 +69,7 @@ class ReleaseReport:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     figures: Figures | None = None
     diff: ReleaseDiff | None = None
-    # What it was proven with, for whom it saves another reading.
+    # The vectors that the checks used, so that the data card need not read them again.
     vectors: ReleaseVectors | None = None
 
 
@@ -78,9 +78,9 @@ def unchanged_release(
 ) -> ReleaseReport | None:
     """The newest release, verified again, when it was built from the same input; else None.
 
-    When the program was stopped between finishing that release and pointing `latest` at it, `latest` is moved now,
-    unless somebody in it is on the suppression list by now (ReleaseRefusedError). A zip that is damaged or gone is
-    packed again, with the same bytes. Raises ReleaseError when the disk refuses.
+    `latest` is moved to that release when an interrupted run did not get to it. ReleaseRefusedError when the release
+    then holds a person on the suppression list. A zip that is damaged or missing is packed again, with the same bytes.
+    Raises ReleaseError when a file cannot be read or written.
     """
     latest = latest_release(releases)
     versions = sorted({*published_versions(releases), *([latest.name] if latest else [])})
@@ -91,13 +91,13 @@ def unchanged_release(
     if manifest.get("input_digest") != digest:
         return None
     verified = verify_release(newest)
-    with disk_errors(f"mend {newest}"):
+    with disk_errors(f"repair {newest}"):
         if latest != newest.resolve():
             refuse_listed(engine, newest, spec, spec.suppressions)
             with list_held(engine, newest, spec):
                 _point_latest(releases, newest.name)
         if not failures(verified):
-            _mend_zip(newest, releases / zip_name(newest.name))
+            _repair_zip(newest, releases / zip_name(newest.name))
     proven = {check.name for check in verified}
     kept = [
         check for check in read_checks(report_directory(releases, newest.name)) if check.name not in proven
@@ -105,7 +105,7 @@ def unchanged_release(
     return replace(_report(newest, manifest, changed=False), checks=(*verified, *kept))
 
 
-def _mend_zip(release: Path, archive: Path) -> None:
+def _repair_zip(release: Path, archive: Path) -> None:
     try:
         check_zip(archive, release)
     except (ReleaseError, FileNotFoundError):
@@ -122,9 +122,9 @@ def promote_release(
 ) -> ReleaseReport:
     """Writes the report and packs the zip, then moves report, zip and release into `releases`, and `latest` last.
 
-    `still_allowed` is entered directly before the moves, which take milliseconds, and left after them: see list_held.
-    Each move is one rename on one file system: stopped anywhere, `latest` shows the old release or the new one whole.
-    Raises ReleaseError, with nothing published, when a check of severity error failed or the disk refuses.
+    The moves, which take milliseconds, run inside the context manager `still_allowed`: see list_held. Each move is one
+    rename on one file system, so that after an interruption `latest` shows a complete release, the old or the new one.
+    Raises ReleaseError, with nothing published, when a check of severity error failed or a file cannot be written.
     """
     refuse_errors(assembled)
     staging, version = assembled.staging, assembled.version
@@ -135,10 +135,11 @@ def promote_release(
         make_directory(releases, PUBLIC_DIRECTORY)
         if target.exists() or archive.exists():
             raise ReleaseError(f"{target} or its zip already exists; a published version is never replaced")
-        # Drawing is Python's work and packing is not, so that they share two cores well.
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            packed = beside.submit(write_zip, staging.release, staged_archive)
-            write_report(staging.report, staging.release, version, figures, assembled.checks, diff)
+        # Drawing the plots holds the interpreter lock and compression releases it, so that both run in parallel.
+        with ThreadPoolExecutor(max_workers=1) as packer:
+            packed = packer.submit(write_zip, staging.release, staged_archive)
+            content = ReportContent(version, assembled.checks, figures, diff)
+            write_report(staging.report, staging.release, content)
             packed.result()
         restrict(staging.report)
         staged_archive.chmod(PUBLIC_FILE)
@@ -160,15 +161,19 @@ def promote_release(
 
 
 def refuse_errors(assembled: Assembled) -> None:
+    """Raises ReleaseRefusedError when a check of severity error failed."""
     if assembled.errors:
         raise ReleaseRefusedError(assembled.checks)
 
 
 def clear_leftovers(data_dir: Path, *, keep_run: str | None = None) -> tuple[str, ...]:
-    """Removes what interrupted runs left: other runs' staging directories, files that were half written, and release
-    directories or zips without their other half that `latest` does not show. Call it while no other publish runs.
-    Returns the names removed. Raises ReleaseError when the disk refuses."""
-    with disk_errors(f"clear what interrupted runs left in {data_dir}"):
+    """Removes the files of interrupted runs and returns their names. No other publish may run meanwhile.
+
+    These are the staging directories of other runs, temporary files, and incomplete releases: a directory without its
+    zip, or a zip without its directory. The release that `latest` shows is kept. Raises ReleaseError when a file cannot
+    be removed.
+    """
+    with disk_errors(f"remove the files of interrupted runs in {data_dir}"):
         return _clear_leftovers(data_dir, keep_run)
 
 
@@ -184,15 +189,15 @@ def _clear_leftovers(data_dir: Path, keep_run: str | None) -> tuple[str, ...]:
         for path in sorted(releases.glob(".*.tmp")):
             path.unlink()
             removed.append(f"releases/{path.name}")
-        whole = set(published_versions(releases))
+        complete = set(published_versions(releases))
         latest = latest_release(releases)
-        kept = whole | ({latest.name} if latest else set())
+        kept = complete | ({latest.name} if latest else set())
         for path in sorted(releases.iterdir()):
             version = path.name.removeprefix("stash-sense-data-v").removesuffix(".zip")
             version = version.removesuffix(".report")
             names = (version, zip_name(version), report_directory(releases, version).name)
-            half = path.name in names and is_version(version) and version not in kept
-            if half:
+            incomplete = path.name in names and is_version(version) and version not in kept
+            if incomplete:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
                 removed.append(f"releases/{path.name}")
     return tuple(removed)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.release.assembly import assemble_release, index_reports
 from stash_sense_pipeline.release.build.face_order import (
     ReleaseVectors,
@@ -50,10 +49,10 @@ def publish_staged(
     spec: ReleaseSpec,
     on: date,
 ) -> ReleaseReport:
-    """Publishes what the index and database steps have staged, or recognises that nothing has changed.
+    """Publishes the staged indices and database, or returns the newest release when nothing has changed.
 
-    Assembles, verifies, proves the indices against the catalog, promotes. The parts must have been staged from the
-    catalog as it is. After an error the published releases are as they were, and the staged parts are still there.
+    The steps: assemble, verify, compare the indices with the catalog, promote. The parts must have been staged from the
+    present state of the catalog. An error changes no published release and leaves the staged parts in place.
     """
     begun = time.monotonic()
     releases = data_dir / "releases"
@@ -61,23 +60,14 @@ def publish_staged(
     unchanged = unchanged_release(engine, releases, now.digest, spec)
     if unchanged is not None:
         staging.discard()
-        unchanged = _searched_again(engine, unchanged, spec, vectors)
+        unchanged = _with_suppression_checks(engine, unchanged, spec, vectors)
         return replace(unchanged, vectors=vectors, seconds=time.monotonic() - begun)
     indices = index_reports(staging, spec)
     clear_leftovers(data_dir, keep_run=staging.root.name)
     assembled = assemble_release(staging, next_version(releases, on), spec, now)
     refuse_errors(assembled)
     previous = latest_release(releases)
-    proof = prove_release(
-        engine,
-        staging.release,
-        vectors,
-        pack=spec.pack,
-        storage=spec.index.storage,
-        limits=spec.limits,
-        suppressions=spec.suppressions,
-        previous=previous,
-    )
+    proof = prove_release(engine, staging.release, vectors, spec, previous)
     suppressed = check_suppressed_faces(engine, spec, vectors)
     assembled = replace(assembled, checks=(*assembled.checks, *suppressed, *proof.checks))
     refuse_errors(assembled)
@@ -96,43 +86,29 @@ def publish_staged(
 
 
 def publish_release(
-    engine: sa.Engine,
-    data_dir: Path,
-    run: str,
-    spec: ReleaseSpec,
-    on: date,
-    *,
-    progress: Progress | None = None,
+    engine: sa.Engine, data_dir: Path, run: str, spec: ReleaseSpec, on: date
 ) -> ReleaseReport:
-    """All steps in one call; when nothing changed, nothing is built.
+    """Builds and publishes a release in one call. Builds nothing when nothing has changed.
 
-    On any error the staging directory of `run` is removed and the published releases are as they were.
+    An error changes no published release. The staging directory of `run` is removed, also after an error.
     """
     releases = data_dir / "releases"
     unchanged = unchanged_release(engine, releases, read_input(engine, spec).digest, spec)
     if unchanged is not None:
-        return _searched_again(engine, unchanged, spec, read_input_and_vectors(engine, spec)[1])
+        return _with_suppression_checks(engine, unchanged, spec, read_input_and_vectors(engine, spec)[1])
     staging = open_staging(data_dir, run)
     try:
-        previous = latest_release(releases)
-        stage_indices(
-            engine,
-            spec.models,
-            staging,
-            spec.index,
-            reuse=previous,
-            progress=progress and (lambda _: progress),
-        )
+        stage_indices(engine, spec.models, staging, spec.index, reuse=latest_release(releases))
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
         return publish_staged(engine, data_dir, staging, spec, on)
     finally:
         staging.discard()
 
 
-def _searched_again(
+def _with_suppression_checks(
     engine: sa.Engine, unchanged: ReleaseReport, spec: ReleaseSpec, vectors: ReleaseVectors
 ) -> ReleaseReport:
-    """The list of the suppressed may have grown since that release was made."""
+    """Repeats the checks for suppressed people: the list may have grown since the release was built."""
     checks = {check.name: check for check in unchanged.checks}
     found = (
         check_suppressed(unchanged.path, spec.suppressions, spec.hosts),

@@ -33,7 +33,7 @@ from stash_sense_pipeline.release.spec import ReleaseSpec
 
 @dataclass(frozen=True)
 class ReleaseInput:
-    """Digests of what a release would be built from now. `digest` covers everything that decides what users get."""
+    """Digests of the input of a release. `digest` covers everything that decides what users get."""
 
     digest: str
     order: str
@@ -42,9 +42,9 @@ class ReleaseInput:
 
 
 def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
-    """Digests over faces, people, vectors, models, hosts and parameters; times and the number of threads are left out.
+    """Digests over faces, people, vectors, models, hosts and parameters. Times and the number of threads are left out.
 
-    Raises ReleaseError where a build would, so a catalog that cannot be released is known before anything is built.
+    Raises the ReleaseErrors of a build, so that a catalog that cannot be released fails before anything is built.
     """
     content = read_content(engine, spec.hosts, spec.profile_key)
     with reading(engine) as connection:
@@ -54,10 +54,10 @@ def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
 
 
 def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
-    """read_input, and the unit vectors that it is about: they are read once for digest and proof."""
+    """read_input, and the unit vectors: they are read once, for the digest and for the checks."""
     content = read_content(engine, spec.hosts, spec.profile_key)
     order, digest, sources = content.order, content.digest, content.sources
-    # Two gigabytes come now.
+    # The vectors take up to two gigabytes.
     del content
     trim_heap()
     with reading(engine) as connection:
@@ -67,7 +67,7 @@ def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[Releas
 
 
 def _check_order(connection: sa.Connection, order: FaceOrder) -> None:
-    """Refuses vectors of another choice of faces than the one that the content was made of a moment ago."""
+    """Raises ReleaseError when the trusted faces have changed since the content was read."""
     if read_face_order(connection).digest != order.digest:
         raise ReleaseError("the trusted faces changed while the release was read; run publish again")
 
@@ -87,7 +87,7 @@ def _input(
         "order": order.digest,
         "content": content,
         "indices": indices,
-        # A stash-box that gave nothing yet changes nothing for users.
+        # A stash-box without records or faces in the release changes nothing for users.
         "hosts": {source: spec.hosts[source] for source in sources if source in spec.hosts},
         "detector": spec.pack.detector.digest,
     }
@@ -96,6 +96,7 @@ def _input(
 
 
 def check_pack(pack: ModelPack, model: str, made_by: str, model_digest: str) -> None:
+    """Raises ReleaseError unless `pack` is the pack `made_by` and its embedder `model` has that digest."""
     embedder = pack.embedders.get(model)
     if embedder is None:
         raise ReleaseError(

@@ -19,10 +19,10 @@ COMPARED = ("canonical_name", *PERSONAL_FIELDS, "image_url")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a performers.db says: rows by performer, records and their owners, aliases, owners of faces.
+    """The contents of a performers.db: performers, their records and aliases, and the owner of each record and face.
 
-    `people` has the columns of COMPARED by name; a record is (source, id there); a face is (face id, image URL).
-    `merged` has the performers whose records took in another, by that other record.
+    `people` has the columns of COMPARED by name. A record is (source, id there), a face is (face id, image URL). `owner`
+    maps a live record to its performer, `merged` a record that its stash-box merged into one of the performer's records.
     """
 
     version: str
@@ -38,7 +38,7 @@ class Snapshot:
         return str(self.people[performer_id]["canonical_name"])
 
     def current_owner(self, record: tuple[str, str]) -> int | None:
-        """The performer who has this record, or a record that its stash-box merged it into."""
+        """The performer of this record, or of the record that its stash-box merged it into."""
         return self.owner.get(record, self.merged.get(record))
 
 
@@ -96,9 +96,10 @@ def read_snapshot(release: Path) -> Snapshot:
 
 
 def merged_performers(old: Snapshot, new: Snapshot) -> dict[int, set[int]]:
-    """Performers of `new` who hold what several performers of `old` held, and those. The other way round: who split.
+    """Maps each performer of `new` that holds records of several performers of `old` to these.
 
-    What a stash-box merged counts as held by the performer of the record that is left.
+    With the arguments swapped it finds splits. A record that a stash-box merged belongs to the performer of the
+    remaining record.
     """
     into: dict[int, set[int]] = defaultdict(set)
     for record in old.owner.keys() | old.merged.keys():

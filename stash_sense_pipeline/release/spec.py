@@ -11,7 +11,6 @@ from stash_sense_pipeline.release.build.content import ProfileKey
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
 )
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import (
     ADAFACE,
     REQUIRED_MODELS,
@@ -20,13 +19,28 @@ from stash_sense_pipeline.settings.schema import Settings
 
 
 @dataclass(frozen=True)
+class Limits:
+    """The quality that a release needs for publication, as shares from 0 to 1.
+
+    `accept_shrink`: unexplained losses of people and faces do not forbid publication.
+    """
+
+    recall_at_1: float = 0.99
+    recall_at_100: float = 0.99
+    recall_at_100_blocks: bool = True
+    self_retrieval: float = 0.99
+    shrink: float = 0.02
+    accept_shrink: bool = False
+
+
+@dataclass(frozen=True)
 class ReleaseSpec:
-    """What a release is to be made of, apart from the catalog.
+    """What a release is made of, apart from the catalog.
 
     `hosts`: universal-id host of each stash-box by its short name. `models`: embedders that get an index; each must
-    be in the pack. `profile_key` finds the site and id of an external URL; None leaves those out. `suppressions` is
-    proven against the finished files: keeping suppressed people out of the catalog is the privacy room's work.
-    `limits`: what it must reach to be published.
+    be in the pack. `profile_key` finds the site and id of an external URL; with None the release has no external URLs.
+    `suppressions`: the list that the finished files are checked against; suppressed records are kept out of the catalog
+    before. `limits`: the quality that is required for publication.
     """
 
     hosts: Mapping[str, str]
@@ -39,7 +53,7 @@ class ReleaseSpec:
 
 
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
-    """Embedders that get an index: the two that the sidecar asks, and AdaFace where it is wanted and `pack` has it."""
+    """Embedders that get an index: the two required ones, and AdaFace when the settings want it and `pack` has it."""
     wants_adaface = settings.export.adaface and ADAFACE in pack.embedders
     return (*REQUIRED_MODELS, ADAFACE) if wants_adaface else REQUIRED_MODELS
 
@@ -52,9 +66,9 @@ def release_spec(
     *,
     accept_shrink: bool = False,
 ) -> ReleaseSpec:
-    """The spec of a release with the vectors of `pack`; `accept_shrink` lets people vanish without an explanation.
+    """The spec of a release with the vectors of `pack`. `accept_shrink` allows unexplained losses of people and faces.
 
-    Profile URLs stay out: the sidecar does not read them, and some are personal accounts.
+    Profile URLs are left out: the sidecar does not read them, and some are personal accounts.
     """
     return ReleaseSpec(
         hosts={name: box.host for name, box in settings.stash_boxes.items()},

@@ -25,11 +25,11 @@ from stash_sense_pipeline.release.spec import ReleaseSpec
 
 @contextmanager
 def list_held(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> Iterator[None]:
-    """Holds the suppression list as it is, once the release holds nobody of it: what is added meanwhile waits, and finds
-    the release published.
+    """Holds the suppression list unchanged, after the release was checked against all of it.
 
-    The release was proven for `spec.suppressions`; making and proving it takes minutes in which the list may grow.
-    Raises ReleaseRefusedError when it holds somebody who was added.
+    The release was checked against `spec.suppressions`. Since then the list may have grown, so the release is checked
+    again until the list has no new entries. An entry that is added while the list is held waits until the release is
+    published. Raises ReleaseRefusedError when the release holds a person who was added to the list.
     """
     listed = spec.suppressions
     while True:
@@ -39,13 +39,13 @@ def list_held(engine: sa.Engine, release: Path, spec: ReleaseSpec) -> Iterator[N
             if now is listed:
                 yield
                 return
-        # Outside of the transaction, in which every other writer would wait.
+        # Checked outside the transaction: inside it every other writer would wait.
         listed = now
         refuse_listed(engine, release, spec, listed)
 
 
 def refuse_listed(engine: sa.Engine, release: Path, spec: ReleaseSpec, listed: Suppressions) -> None:
-    """Raises ReleaseRefusedError when the release, or what it is made of, holds a person on this list."""
+    """Raises ReleaseRefusedError when the release or the catalog holds a person on this list."""
     checks = (
         check_suppressed(release, listed, spec.hosts),
         check_suppressed_people(engine, listed),
@@ -58,7 +58,7 @@ def refuse_listed(engine: sa.Engine, release: Path, spec: ReleaseSpec, listed: S
 def check_suppressed_faces(
     engine: sa.Engine, spec: ReleaseSpec, vectors: ReleaseVectors
 ) -> tuple[CheckResult, ...]:
-    """The checks of a release against the list that need its vectors or the catalog."""
+    """The checks against the suppression list that need the catalog or the vectors of the release."""
     return (
         check_suppressed_people(engine, spec.suppressions),
         check_suppressed_images(engine, spec.suppressions),

@@ -24,16 +24,16 @@ def is_version(text: str) -> bool:
 
 
 def report_directory(releases: Path, version: str) -> Path:
-    """Where the quality report of a version lies: `<version>.report` beside the release."""
+    """The directory of a version's quality report: `<version>.report` beside the release."""
     return releases / f"{version}.report"
 
 
 def remove_release(releases: Path, version: str) -> None:
-    """Removes a release with all that lies beside it and begins with its version: zip, report, data card."""
+    """Removes a release and the files beside it: zip, quality report, data card."""
     # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
     (releases / zip_name(version)).unlink(missing_ok=True)
     for path in releases.glob(f"{version}.*"):
-        # 2026.01.02.1.datacard.md is of the second release of that day.
+        # 2026.01.02.1.datacard.md belongs to the second release of that day.
         of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
         if path.is_file() and not path.is_symlink() and not of_another:
             path.unlink()
@@ -60,16 +60,16 @@ def latest_release(releases: Path) -> Path | None:
     target = link.resolve()
     if not (target / MANIFEST).is_file():
         raise ReleaseError(
-            f"{link} points at {target.name}, which is no release; point it at one of this directory's, or remove it"
+            f"{link} points at {target.name}, which is no release; point it at a release in this directory, or remove it"
         )
     return target
 
 
 def next_version(releases: Path, on: date) -> str:
-    """The version for a release made on a day: after every version under `releases`, in text order too.
+    """The version of a release made on a day. It sorts after every version under `releases`, as text too.
 
     The sidecar compares versions as text. So the second release of a day is `.1`, and after `.9` comes `.91`
-    (`.10` would sort before `.2`). A clock that is behind the newest version counts that version on.
+    (`.10` would sort before `.2`). When the clock is behind the newest version, that version's counter is raised.
     """
     taken: list[str] = []
     if releases.is_dir():

@@ -1,6 +1,4 @@
-"""`make bench`: all benchmarks, or those whose module, or a part of it as in `faces.limit`, is named on the command
-line.
-"""
+"""`make bench`: runs all benchmarks, or the modules and parts (such as `faces.limit`) named on the command line."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ BENCHMARKS = {
     "release": release.rows,
 }
 
-# Pieces of what is above, to be measured by themselves.
+# Parts of the benchmarks above that can be run by themselves.
 PARTS = {
     f"{name}.{part}": rows
     for name, parts in (
@@ -47,7 +45,7 @@ PARTS = {
 
 
 def main(names: list[str]) -> int:
-    """Prints the table; 1 when a bound is missed, 2 for an unknown name."""
+    """Prints the table. Returns 1 when a bound is missed, 2 for an unknown name."""
     known = {**BENCHMARKS, **PARTS}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,4 +1,4 @@
-"""What loading the definitions costs beyond loading Dagster."""
+"""The time to load the definitions, beyond loading Dagster."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ print(middle - start, time.perf_counter() - middle)
 
 
 def rows() -> Iterator[Row]:
-    """Seconds, and as a share of `import dagster`; each the median of five fresh processes."""
+    """Seconds, and the share of `import dagster`. Each is the median of five new processes."""
     pairs = [_measure() for _ in range(5)]
     extra = median(ours for _, ours in pairs)
     yield Row("definitions: load beyond import dagster", extra, "s", 0.5)

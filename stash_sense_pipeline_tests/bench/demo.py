@@ -14,7 +14,7 @@ from stash_sense_pipeline_tests.bench.table import Row
 
 
 def rows() -> Iterator[Row]:
-    """Peak memory of the demo's process, servers included, and the time of an unchanged second run over the first."""
+    """Peak memory of the demo's process with its servers, and the time of an unchanged second run relative to the first."""
     with tempfile.TemporaryDirectory() as directory:
         first = _run(Path(directory))
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 / 1024

@@ -60,7 +60,7 @@ def rows() -> Iterator[Row]:
 
 
 def limit() -> Iterator[Row]:
-    """The share of the rate limit that is kept, alone and while another process embeds."""
+    """The share of the rate limit that is used, alone and while another process embeds."""
     with _home() as (home, pack), _served(_LATENCY) as server:
         _collect(home, server, pack, 40)
         for rate, images in ((4, 60), (40, 800)):
@@ -73,8 +73,9 @@ def limit() -> Iterator[Row]:
 
 
 def predecessor() -> Iterator[Row]:
-    """Against fetching and detecting one image after the other, which is the predecessor's way even without its
-    embedding and saving in between.
+    """Against fetching and detecting one image after the other, as the predecessor does.
+
+    The predecessor also embeds and saves each image in between, which this loop leaves out.
     """
     with _home() as (home, pack), _served(_LATENCY) as server:
         _collect(home, server, pack, 40)
@@ -96,8 +97,10 @@ def compute() -> Iterator[Row]:
 
 
 def embedding() -> Iterator[Row]:
-    """Re-embedding 20,000 retained crops. Networks of the true size would take an hour: what the catalog and the
-    batches cost is measured with tiny ones over all crops, and set against what the true ones cost a face.
+    """Re-embedding 20,000 retained crops.
+
+    Networks of the real size would take an hour. The cost of catalog and batches is measured with tiny networks over all
+    crops, and compared with the cost of the real networks a face.
     """
     with _home() as (home, pack), _served(0) as server:
         _collect(home, server, pack, 100)
@@ -114,8 +117,8 @@ def embedding() -> Iterator[Row]:
 def memory() -> Iterator[Row]:
     """The worker's peak with a short and a long queue.
 
-    Over HTTP and with a detector of the true size the long one would take half an hour: it gets its files from inside
-    the process, and a tiny detector looks at each of them. So does the short one, for comparison.
+    Over HTTP and with a detector of the real size the long queue would take half an hour. Its files come from inside the
+    process, and a tiny detector searches them. The short queue runs in the same way too, for comparison.
     """
     with _home() as (home, pack), _served(0) as server:
         peak = _in_a_process(_peak_of, home, server.port, pack.directory, 1000)
@@ -136,7 +139,7 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {
 
 
 def _fastest(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """The least of the first and of the second numbers: what is measured in turn, without what disturbed it."""
+    """The least of the first and of the second numbers: the measurements with the least disturbance."""
     firsts, seconds = zip(*pairs, strict=True)
     return min(firsts), min(seconds)
 
@@ -174,12 +177,12 @@ def _pictures(side: int = 640) -> list[bytes]:
 
 
 def _body(pictures: list[bytes], number: int) -> bytes:
-    """JPEG files that all differ, if only in the bytes behind the picture."""
+    """JPEG files that all differ, at least in the bytes after the image."""
     return pictures[number % _PICTURES] + number.to_bytes(4, "big")
 
 
 class _AnyNumber(dict[str, bytes]):
-    """The file of `i<number>`, made when it is asked for."""
+    """The file of `i<number>`, made on request."""
 
     def __init__(self, side: int = 640) -> None:
         super().__init__()
@@ -193,7 +196,7 @@ class _AnyNumber(dict[str, bytes]):
 
 
 class _FromHere:
-    """An ImageClient without a network: small files, each another one."""
+    """An ImageClient without a network. It returns small files that all differ."""
 
     def __init__(self) -> None:
         self._bodies = _AnyNumber(side=320)
@@ -215,7 +218,7 @@ def _serve(latency: float, port: Any) -> None:
 
 @contextmanager
 def _served(latency: float) -> Iterator[ImageServer]:
-    """An image server in a process of its own."""
+    """An image server in its own process."""
     ours, theirs = _PROCESSES.Pipe()
     process = _PROCESSES.Process(target=_serve, args=(latency, theirs))
     process.start()
@@ -236,7 +239,7 @@ def _collect(
     rate: float | None = None,
     client: ImageClient | None = None,
 ) -> CollectReport:
-    """Collects from a fresh catalog; `rate` in images a second. With a `client` nobody asks the server."""
+    """Collects from a fresh catalog; `rate` in images a second. With a `client` the server gets no request."""
     for old in home.glob("catalog.db*"):
         old.unlink()
     engine = open_catalog(f"sqlite:///{home / 'catalog.db'}")
@@ -257,7 +260,7 @@ def _collect(
 
 
 def _multiply_crops(catalog: Path, count: int) -> None:
-    """Repeats the catalog's faces until there are so many, each with its crop and under an image of its own."""
+    """Repeats the catalog's faces until there are `count`, each with its crop and its own image."""
     engine = open_catalog(f"sqlite:///{catalog}")
     with engine.begin() as connection:
         rows = [dict(row._mapping) for row in connection.execute(sa.select(faces))]
@@ -277,12 +280,12 @@ def _multiply_crops(catalog: Path, count: int) -> None:
 
 
 def _peak_of(home: Path, port: int | None, pack_directory: Path, images: int) -> float:
-    """MiB that this process has needed at most when it has collected so many images, from a server or from itself."""
+    """The peak memory of this process in MiB while it collects images, from a server or from inside the process."""
     server = ImageServer()
     server.port = port or 1
     pack = load_pack(str(pack_directory), pack_directory)
     _collect(home, server, pack, images, client=None if port else _FromHere())
-    # Not getrusage: its maximum also counts the parent, from which a process is forked.
+    # Not getrusage: its maximum includes that of the parent process at the fork.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
@@ -293,7 +296,7 @@ def _in_a_process(work: Callable[..., float], *arguments: Any) -> float:
 
 
 def _bare(pack: ModelPack, images: int) -> float:
-    """Seconds an image: decode, detect and align on as many threads as the worker has, and nothing else."""
+    """Seconds an image of decoding, detecting and aligning alone, with as many threads as the worker has."""
     pictures = _pictures()
     bodies = [_body(pictures, number) for number in range(images)]
     extractor = FaceExtractor(
@@ -307,7 +310,7 @@ def _bare(pack: ModelPack, images: int) -> float:
 
 
 def _one_after_another(server: ImageServer, pack: ModelPack, images: int) -> float:
-    """Images a second of the predecessor's way, without its embedding: fetch one, detect, then the next."""
+    """Images a second when each is fetched and searched before the next, as the predecessor does, without embedding."""
     extractor = FaceExtractor(
         pack, Detector(pack.detector), GlobalSettings().quality_filters, True, DecodeLimits()
     )
@@ -319,7 +322,10 @@ def _one_after_another(server: ImageServer, pack: ModelPack, images: int) -> flo
 
 
 def _embed(catalog: Path, pack: ModelPack) -> tuple[float, float]:
-    """Seconds a face: a loop over the same networks with the same threads, and ours. Crops are kept, vectors are not."""
+    """Seconds a face of a bare loop over the same networks with the same threads, and of face_embeddings.
+
+    Crops are kept and vectors removed between the runs.
+    """
     engine = open_catalog(f"sqlite:///{catalog}")
     with reading(engine) as connection:
         pngs = connection.scalars(sa.select(aligned_crops.c.png)).all()
@@ -338,8 +344,8 @@ def _embed(catalog: Path, pack: ModelPack) -> tuple[float, float]:
 
 
 def _embed_for_ever(catalog: Path, pack_directory: Path) -> None:
-    # Where the benchmark has real-time priority: there, who computes keeps a core for 100 ms at a time, which no
-    # ordinary scheduler lets it do to a process that wakes up for a moment.
+    # The benchmark may run with real-time priority, where a computing thread keeps a core for 100 ms at a time. An
+    # ordinary scheduler would give the core to a process that wakes up.
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     pack = load_pack(str(pack_directory), pack_directory)
     while True:
@@ -348,7 +354,7 @@ def _embed_for_ever(catalog: Path, pack_directory: Path) -> None:
 
 @contextmanager
 def _embedding(catalog: Path, pack: ModelPack) -> Iterator[None]:
-    """Embedding at work in another process, as the face_embeddings step is."""
+    """Embedding runs in another process, as the face_embeddings step does."""
     process = _PROCESSES.Process(target=_embed_for_ever, args=(catalog, pack.directory), daemon=True)
     process.start()
     time.sleep(3)

@@ -1,4 +1,4 @@
-"""Identities of generated populations: how right they are, how long the graph takes, the faces against bare BLAS."""
+"""Identities of generated populations: errors, the time of the graph, and the face pass against bare BLAS."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def quality_rows(people: int = 100_000, with_faces: int = 20_000) -> Iterator[Row]:
-    """Pairs wrongly joined and pairs missed, clean and with 5 % of all URLs somebody else's; without faces and with."""
+    """Wrongly joined and missed pairs, clean and with 5 % of all URLs of another person, without and with faces."""
     for name, poisoned, wrong in (("clean", 0.0, 1.0), ("5 % of URLs wrong", 0.05, 2.0)):
         found = _score(make_population(people, seed=1, poisoned=poisoned), None)
         yield Row(f"identity: wrong in 1000 pairs joined, {name}", _wrong(found), "", wrong)
@@ -82,7 +82,7 @@ def _score(crowd: Population, templates: Mapping[RecordKey, Template] | None) ->
 
 
 def _templates(crowd: Population, dim: int = 128) -> dict[RecordKey, Template]:
-    """A template for two of three records; twins have nearly one face, and one person in 100 looks like another."""
+    """A template for two of three records. Twins have nearly the same face, and one person in 100 looks like another."""
     rng = np.random.default_rng(5)
     people = sorted(set(crowd.truth.values()))
     faces = {person: [_unit(rng.standard_normal(dim)) for _ in _MODELS] for person in people}
@@ -123,7 +123,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 
 def graph_rows(people: int = 97_000) -> Iterator[Row]:
-    """A full graph and an incremental run over the same catalog, each a process of its own."""
+    """A full graph and an incremental run over the same catalog, each in its own process."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "catalog.db"
         records, urls = _fill(path, people)
@@ -187,7 +187,7 @@ def _run(path: Path, changes: int) -> tuple[float, float]:
 
 
 def _child(path: str, changes: int) -> None:
-    """Changes records if asked to, and brings identities up to date. Prints seconds and peak memory in GB."""
+    """Changes the given number of records and updates identities. Prints seconds and peak memory in GB."""
     engine = open_catalog(f"sqlite:///{path}")
     if changes:
         _change(engine, changes)
@@ -197,7 +197,7 @@ def _child(path: str, changes: int) -> None:
 
 
 def _change(engine: sa.Engine, changes: int) -> None:
-    """Gives records another country and a link of somebody else's, as a sync would."""
+    """Gives records another country and another person's URL, as a sync would."""
     rng = random.Random(3)
     table = source_performers
     with writing(engine) as connection:
@@ -215,7 +215,7 @@ def _change(engine: sa.Engine, changes: int) -> None:
 
 
 def face_rows(count: int = _TEMPLATES) -> Iterator[Row]:
-    """Calibration and the search for each other's nearest, over the products of all pairs of sources by BLAS alone.
+    """Calibration and the search for mutual nearest faces, against the matrix products of all pairs of sources alone.
 
     Two models of 512 dimensions; two of five templates are of one person each.
     """
@@ -230,7 +230,7 @@ def face_rows(count: int = _TEMPLATES) -> Iterator[Row]:
     assert len(found) > 0.9 * len(hard), calibration
     yield Row(f"identity: face pass over {count} templates", ours, "s")
     yield Row("identity: face pass / bare BLAS", ours / bare, "x", 3)
-    yield Row("identity: memory of the face pass beside its vectors", peak, "GB")
+    yield Row("identity: memory of the face pass without its vectors", peak, "GB")
 
 
 def _many_templates(count: int) -> tuple[TemplateSet, list[Pair]]:
@@ -252,7 +252,7 @@ def _many_templates(count: int) -> tuple[TemplateSet, list[Pair]]:
 
 
 def _bare(templates: TemplateSet) -> float:
-    """Seconds for the products of all pairs of sources, and nothing else."""
+    """Seconds for the matrix products of all pairs of sources."""
     parts = list(templates.sources().values())
     started = time.perf_counter()
     for place, first in enumerate(parts):

@@ -1,4 +1,4 @@
-"""The corner of an index: which links and which storage give the recall that the sidecar needs, at the least size.
+"""The parameters of an index: the links and storage that give the required recall at the least size.
 
 Not part of `make bench`, because one build takes minutes: `python -m stash_sense_pipeline_tests.bench.index_corner
 FACES M/EF_CONSTRUCTION/STORAGE ...` prints a row for each. docs/release.md has the table that the defaults come from.
@@ -23,10 +23,10 @@ PHOTOS_EACH = 3.4
 def manifold(faces: int, seed: int = 1) -> np.ndarray:
     """Unit vectors (faces, 512) like those of face embedders: photos of people on a curved surface of few dimensions.
 
-    Random Fourier features of a person's 16 and a photo's 8 hidden numbers, and noise. Photos of one person have a
-    cosine of about 0.57 and those of two people one of 0.06, give or take 0.07; the 20 nearest of a face spread over
-    some 18 dimensions (by maximum likelihood), a little more than is published for face embeddings (9 to 16: Gong,
-    Boddeti, Jain, arXiv 1803.09672).
+    They are random Fourier features of 16 hidden numbers of a person and 8 of a photo, with noise. Photos of one person
+    have a mean cosine of 0.57, photos of two people one of 0.06 ± 0.07. The 20 nearest neighbours of a face have an
+    intrinsic dimension of about 18 (by maximum likelihood). For face embeddings 9 to 16 are published (Gong, Boddeti,
+    Jain, arXiv 1803.09672).
     """
     rng = np.random.default_rng(seed)
     people = max(1, int(faces / PHOTOS_EACH))
@@ -62,7 +62,7 @@ def row(vectors: np.ndarray, m: int, ef_construction: int, storage: Storage, thr
 
 
 def main(faces: int, corners: list[str]) -> None:
-    """Prints a row for each corner `M/EF_CONSTRUCTION/STORAGE`, built with two threads: recall hardly depends on them."""
+    """Prints a row for each `M/EF_CONSTRUCTION/STORAGE`. Two threads build the index, which hardly changes the recall."""
     vectors = manifold(faces)
     for corner in corners:
         m, ef_construction, storage = corner.split("/")

@@ -1,4 +1,4 @@
-"""Operations: how soon the UI is up, how soon a launched run starts, four embedding workers, a night without changes.
+"""Operations: start of the UI, start of a launched run, four embedding workers, and a night without changes.
 
 Each part can be run by its name, as in `python -m stash_sense_pipeline_tests.bench operations.workers`.
 """
@@ -49,8 +49,9 @@ def rows() -> Iterator[Row]:
 
 
 def demo() -> Iterator[Row]:
-    """A night, the UI and a launch on the data of the demo, five stash-boxes and four sites. The bounds are an
-    operator's patience in seconds, not a comparison.
+    """A night, the UI and a launch on the data of the demo, with five stash-boxes and four sites.
+
+    The bounds are the seconds that an operator accepts, not a comparison.
     """
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory) / "demo"
@@ -62,14 +63,15 @@ def demo() -> Iterator[Row]:
         begun = time.perf_counter()
         with _ui(data) as address:
             yield _seconds("UI up", time.perf_counter() - begun, 10)
-            # The first one waits until the daemon has begun to look at its queue.
+            # The first launch waits until the daemon reads its queue, so it does not count.
             started = [_launch_to_started(address) for _ in range(1 + _LAUNCHES)][1:]
         yield _seconds(f"launch to started, median of {_LAUNCHES}", median(started), 6)
 
 
 def workers() -> Iterator[Row]:
-    """Four workers on one source of one PostgreSQL catalog, against four with a source each, at work at the same time:
-    whatever the cores allow, they allow both. Against four times one alone only where each has a core of its own.
+    """Four workers on one source of one PostgreSQL catalog, against four workers with a source each.
+
+    Both use the same cores. The comparison with four times one worker has a bound only when each worker has a core.
     """
     program = server_program()
     if program is None:
@@ -160,8 +162,9 @@ def _ask(address: str, query: str, variables: dict[str, object]) -> dict[str, An
 
 
 def _pack(directory: Path) -> ModelPack:
-    """Embedders with the interfaces of FaceNet512 and ArcFace, and about a tenth of their operations: the less the networks
-    cost, the more what the workers share does.
+    """Embedders with the interfaces of FaceNet512 and ArcFace, and about a tenth of their operations.
+
+    Small networks make the share of the workers' common resources larger.
     """
     directory.mkdir()
     marker_detector(directory / "detector.onnx")
@@ -172,7 +175,7 @@ def _pack(directory: Path) -> ModelPack:
 
 
 def _fill(url: str, pack: ModelPack, counts: Mapping[str, int]) -> None:
-    """Stores faces that wait for their vectors: source → how many."""
+    """Stores faces without vectors, a number for each source."""
     engine, now = open_catalog(url), datetime.now(UTC)
     noise = np.random.default_rng(1)
     columns: dict[str, Any] = {column.name: 0.5 for column in faces.c if isinstance(column.type, sa.Float)}
@@ -189,7 +192,7 @@ def _fill(url: str, pack: ModelPack, counts: Mapping[str, int]) -> None:
 
 
 def _rate(url: str, pack: ModelPack, sources: Sequence[str]) -> float:
-    """Faces a second of one worker for each source, from when all of them are ready until the last one has ended."""
+    """Faces a second of one worker for each source, from the moment when all are ready until the last one ends."""
     ready = _PROCESSES.Barrier(len(sources) + 1)
     embedded = _PROCESSES.Queue()
     arguments = [(url, str(pack.directory), source, ready, embedded) for source in sources]

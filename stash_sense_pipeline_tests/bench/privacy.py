@@ -1,4 +1,4 @@
-"""What it costs that a person can leave: one erasure at full size, and ten thousand suppressions in a publish."""
+"""The cost of privacy: one erasure at full size, and a publish with ten thousand suppressions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime
@@ -51,11 +51,11 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     load_suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.release import publish as publishing
+from stash_sense_pipeline.release import assembly, suppression_gate
 from stash_sense_pipeline.release.build.voyager_index import IndexParams
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.suppression_check import check_suppressed, check_suppressed_images
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
 from stash_sense_pipeline_tests.release.worlds import DIGESTS, SPEC
@@ -65,7 +65,7 @@ SUPPRESSED = 10_000
 _PICTURES, _NEW = 3, 10
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
-# The vectors are drawn, so what a release proves about them stops nothing here.
+# The vectors are random, so the recall limits of a release must not apply.
 _LIMITS = Limits(recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
 
 
@@ -78,9 +78,9 @@ def rows() -> Iterator[Row]:
 def publish() -> Iterator[Row]:
     """Whole publishes of 110,000 people without suppressions, and with those of 10,000 people, some of them new.
 
-    With the default graphs and every check, so that each takes a quarter of an hour of two cores. In processor time, as
-    others use the machine too. Two whole publishes differ by more than suppressions add, so what is added is taken from
-    the steps that know the list.
+    With the default graphs and every check, each takes a quarter of an hour of two cores. Processor time is measured,
+    because other programs use the machine too. Two publishes differ by more than suppressions add, so the added time is
+    that of the steps that use the list.
     """
     with tempfile.TemporaryDirectory() as directory:
         data = Path(directory)
@@ -98,12 +98,12 @@ def publish() -> Iterator[Row]:
         engine.dispose()
     yield Row(f"processor time of a publish of {PEOPLE:,} people", whole, "s")
     yield Row(f"the same with {SUPPRESSED:,} suppressions", whole_with, "s")
-    yield Row("of that for suppressions, more than without any", asked_with - asked, "s")
+    yield Row("added by suppressions", asked_with - asked, "s")
     yield Row("suppressions add to a publish", (asked_with - asked) / whole * 100, "%", 5)
 
 
 def erasure() -> Iterator[Row]:
-    """One erasure by record and one by URL on 400,000 faces; what 10,000 suppressions cost at this size."""
+    """One erasure by record and one by URL on 400,000 faces, and the cost of 10,000 suppressions at this size."""
     with tempfile.TemporaryDirectory() as directory:
         engine = open_catalog(f"sqlite:///{Path(directory) / 'catalog.db'}")
         _fill(engine)
@@ -119,7 +119,7 @@ def erasure() -> Iterator[Row]:
         added += _timed(lambda: check_suppressed_images(engine, listed))
         before = _timed(lambda: check_suppressed(release, Suppressions(KEY), {"boxa": "boxa.example"}))
         yield Row("checks of a publish of 400,000 faces, 10,000 suppressions", added, "s")
-        yield Row("of that without any suppression", before, "s")
+        yield Row("the same without suppressions", before, "s")
         yield Row("full search for 10,000 suppressions", _timed(lambda: _erase(engine, search_all=True)), "s")
         engine.dispose()
 
@@ -128,9 +128,7 @@ PARTS: Mapping[str, Callable[[], Iterator[Row]]] = {"publish": publish, "erasure
 
 
 def _publish(engine: sa.Engine, data: Path) -> None:
-    """What the publish job does but for joining records: erases, chooses faces, builds, proves, and puts a release in
-    place.
-    """
+    """The steps of the publish job without the identities: erase, choose faces, build, check, publish."""
     erase_suppressed(engine, load_suppressions(engine, KEY), NOW)
     choose_trusted_faces(
         engine,
@@ -166,7 +164,7 @@ def _timed(work: Callable[[], Any]) -> float:
 
 
 def _processor_times(engine: sa.Engine, data: Path) -> tuple[float, float]:
-    """Of a publish in this process and its children, user and system: the whole, and the steps that ask the list."""
+    """Processor seconds (user and system, with children) of a publish, and of its steps that use the list."""
     asking: list[float] = []
 
     def watched(work: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
@@ -181,9 +179,10 @@ def _processor_times(engine: sa.Engine, data: Path) -> tuple[float, float]:
         for module, name in (
             (here, "load_suppressions"),
             (here, "erase_suppressed"),
-            (publishing, "check_suppressed"),
-            (publishing, "check_suppressed_images"),
-            (publishing, "check_refused_faces"),
+            (assembly, "check_suppressed"),
+            (suppression_gate, "check_suppressed"),
+            (suppression_gate, "check_suppressed_images"),
+            (suppression_gate, "check_refused_faces"),
         ):
             patches.enter_context(patch.object(module, name, partial(watched, getattr(module, name))))
         begun = sum(os.times()[:4])
@@ -192,7 +191,7 @@ def _processor_times(engine: sa.Engine, data: Path) -> tuple[float, float]:
 
 
 def _complete(engine: sa.Engine) -> None:
-    """What a real catalog has beside what a release needs: pages of people, and digests of pictures."""
+    """Adds rows that a release does not need but a real catalog has: profile pages, and digests of images."""
     with writing(engine) as connection:
         records = connection.execute(
             sa.select(source_performers.c.source, source_performers.c.source_id)
@@ -226,12 +225,12 @@ def _pages(person: str) -> tuple[str, ...]:
 
 
 def _look(number: int) -> str:
-    """A perceptual hash unlike those of other numbers."""
+    """A perceptual hash that differs from those of other numbers."""
     return hashlib.blake2b(str(number).encode(), digest_size=8).hexdigest()
 
 
 def _templates(engine: sa.Engine) -> list[dict[str, Any]]:
-    """A refused face of each person of a catalog, as rows."""
+    """A refused face for each person of a catalog, as rows."""
     with writing(engine) as connection:
         query = sa.select(
             identity_members.c.performer_id, identity_members.c.source, identity_members.c.source_id
@@ -250,9 +249,7 @@ def _suppress_many(
     templates: Sequence[Mapping[str, Any]],
     applied_at: datetime | None = None,
 ) -> None:
-    """The list after these people have left, in place of any before: records, pages, pictures and some faces of people
-    who are not in the catalog any more.
-    """
+    """Replaces the suppression list by records, pages, images and some faces of people who are not in the catalog."""
     listed = []
     for number in range(people):
         person = f"gone-{number}"
@@ -275,7 +272,7 @@ def _suppress_many(
 
 
 def _suppress_anew(engine: sa.Engine) -> None:
-    """What came in since the last publish: people whom no source has shown yet, by record and by page."""
+    """New entries since the last publish: people that no source has listed yet, by record and by page."""
     targets = [f"stashdb:new-{number}" for number in range(_NEW)]
     targets += [f"https://www.freeones.com/new-{number}" for number in range(_NEW)]
     entries = [SuppressionEntry(target, "asked", NOW.date(), unseen=True) for target in targets]
@@ -284,7 +281,7 @@ def _suppress_anew(engine: sa.Engine) -> None:
 
 
 def _release(directory: Path) -> Path:
-    """performers.db and performers.json of the size, with the texts that the check reads."""
+    """A performers.db and performers.json of full size, with the texts that the check reads."""
     import json
     import sqlite3
 
@@ -307,7 +304,7 @@ def _picture_url(number: int) -> str:
 
 
 def _fill(engine: sa.Engine) -> None:
-    """Everything an erasure looks at, straight into the tables; vectors are short, as nobody reads them here."""
+    """Writes all rows that an erasure reads directly to the tables. The vectors are short, because no step reads them."""
     source_performers = ({"id": f"person-{number}", "n": number} for number in range(PEOPLE))
     statements = {
         "INSERT INTO source_performers (source, source_id, name, first_seen_at, changed_at)"
@@ -361,6 +358,11 @@ def _fill(engine: sa.Engine) -> None:
             for number in range(PEOPLE)
         ),
     }
+    _execute_many(engine, statements)
+
+
+def _execute_many(engine: sa.Engine, statements: Mapping[str, Iterable[dict[str, Any]]]) -> None:
+    """Executes each statement for all its rows, in one transaction of the driver."""
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()

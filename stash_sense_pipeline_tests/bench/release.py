@@ -1,9 +1,9 @@
 """What a release costs: its indices against bare Voyager, its exact search against bare BLAS, and all the rest.
 
-100,000 faces of two embedders; the indices of the rest are built in a hurry, because only their size counts there. The
-memory of a large release is estimated from two small ones, as it grows by the face. `release.large` measures it: a
-publish of 400,000 faces with every check takes half an hour or more of two cores and 8 GB of disk, so it only runs when
-it is named.
+It has 100,000 faces of two embedders. The indices of all rows but the first are built with low parameters, because only
+their size counts. The memory of a large release is estimated from two small ones: it grows linearly with the faces.
+`release.large` measures it: a publish of 400,000 faces with every check takes at least half an hour of two cores and 8 GB
+of disk, so it runs only when it is named.
 """
 
 from __future__ import annotations
@@ -27,12 +27,17 @@ import numpy as np
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import open_staging
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, build_index, stage_indices
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+    IndexTask,
+    build_index,
+    stage_indices,
+)
 from stash_sense_pipeline.release.checks import confusable_people, retrieval
-from stash_sense_pipeline.release.checks.confusable_people import Crowd
-from stash_sense_pipeline.release.checks.quality_gate import Limits
+from stash_sense_pipeline.release.checks.confusable_people import ConfusablePeople
 from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
+from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.index_corner import manifold
 from stash_sense_pipeline_tests.bench.release_catalog import fill
 from stash_sense_pipeline_tests.bench.table import Row
@@ -43,23 +48,24 @@ _INDEXED = 5_000
 _TURNS = 4
 _QUERIES = 1_000
 _DAY = date(2026, 2, 18)
-# Chosen carelessly and fewer links than by default: nearly the same size in a fraction of the time.
-_HASTY = IndexParams(m=24, ef_construction=10)
-# Such graphs miss neighbours.
-_HASTY_SPEC = replace(
-    SPEC, index=_HASTY, limits=Limits(recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
+# A low ef_construction and fewer links than by default: nearly the same size in a fraction of the time.
+_QUICK_INDEX = IndexParams(m=24, ef_construction=10)
+# These graphs miss neighbours.
+_QUICK_SPEC = replace(
+    SPEC, index=_QUICK_INDEX, limits=Limits(recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
 )
-# Memory depends on the links and not on the care with which they are chosen.
+# Memory depends on the number of links and not on ef_construction.
 _LARGE_INDEX = IndexParams(ef_construction=40)
 _LARGE = 400_000
-# A peak varies by some 20 MiB from run to run: over a difference of 20,000 faces that would be half a GiB at 400,000.
+# A peak varies by about 20 MiB from run to run. Extrapolated from a difference of 20,000 faces, that would be half a GiB
+# at 400,000 faces.
 _SMALLER, _SMALL = 100_000, 40_000
-# The exact search holds up to 0.4 GB in blocks of similarities, however many faces there are, and at a time when no index
-# is loaded: of 400,000 faces that would be 1.1 GB. In small releases the blocks would be the peak and hide what grows, so
-# they are measured with small ones.
+# The exact search holds up to 0.4 GB in blocks of similarities for any number of faces, while no index is loaded. An index
+# of 400,000 faces takes 1.1 GB. In small releases the blocks would be the peak and hide the growth, so these are measured
+# with small blocks.
 _SMALL_BLOCK = 1_024
 
-# The exact search, and what only it needs; everything else of a publish is "the rest".
+# The exact search and the steps that only it needs. All other steps of a publish are "the rest".
 _EXACT = (
     ("release_input", "read_unit_vectors"),
     ("checks.quality_gate", "load_index"),
@@ -115,9 +121,9 @@ def _index_row(data: Path) -> Row:
             index.save(stream)
 
     ours, theirs = [], []
-    # Taking turns, so that whatever else the machine does meets both.
+    # In turns, so that other work on the machine affects both.
     for _ in range(_TURNS):
-        ours.append(_timed(lambda: build_index(engine, "facenet", data / "a.voy", params)))
+        ours.append(_timed(lambda: build_index(engine, IndexTask("facenet", params), data / "a.voy")))
         theirs.append(_timed(bare))
     engine.dispose()
     return Row(
@@ -150,10 +156,10 @@ def _rest_rows() -> Iterator[Row]:
         data = Path(directory)
         engine = fill(data / "catalog.db", FACES)
         staging = open_staging(data, "next")
-        stage_indices(engine, SPEC.models, staging, _HASTY)
+        stage_indices(engine, SPEC.models, staging, _QUICK_INDEX)
         with _watched([*_EXACT, *_STEPS]) as seconds:
             database = _timed(lambda: stage_performers_db(engine, staging, HOSTS))
-            published = _timed(lambda: publish_staged(engine, data, staging, _HASTY_SPEC, _DAY))
+            published = _timed(lambda: publish_staged(engine, data, staging, _QUICK_SPEC, _DAY))
         engine.dispose()
     exact = sum(seconds[name] for _, name in _EXACT)
     proof = seconds["prove_release"] - (exact - seconds["read_unit_vectors"])
@@ -162,7 +168,7 @@ def _rest_rows() -> Iterator[Row]:
         "release: JSON files and manifest", seconds["write_json_files"] + seconds["write_manifest"], "s"
     )
     yield Row("release: verification", seconds["verify_release"] + seconds["check_suppressed"], "s")
-    yield Row("release: proof but exact search", proof, "s")
+    yield Row("release: other checks against the catalog", proof, "s")
     yield Row("release: report and zip side by side, moves", seconds["promote_release"], "s")
     yield Row("release: vectors read once, for digest and exact search", seconds["read_unit_vectors"], "s")
     yield Row("release: all but graphs and exact search", database + published - exact, "s", 15.0)
@@ -170,7 +176,7 @@ def _rest_rows() -> Iterator[Row]:
 
 @contextmanager
 def _watched(functions: Sequence[tuple[str, str]]) -> Iterator[dict[str, float]]:
-    """The seconds spent in functions (module of the release, name), by name. The longest search is left out whole."""
+    """The seconds spent in functions (module of the release, name), by name. The search for confusable people is skipped."""
     seconds: dict[str, float] = defaultdict(float)
     root = "stash_sense_pipeline.release"
 
@@ -188,23 +194,27 @@ def _watched(functions: Sequence[tuple[str, str]]) -> Iterator[dict[str, float]]
         for module, name in functions:
             real = getattr(sys.modules[f"{root}.{module}"], name)
             patches.enter_context(patch(f"{root}.{module}.{name}", watched(name, real)))
-        patches.enter_context(patch(f"{root}.checks.quality_gate.crowd", lambda *_: Crowd((), (), 0)))
+        patches.enter_context(
+            patch(
+                f"{root}.checks.quality_gate.find_confusable_people", lambda *_: ConfusablePeople((), (), 0)
+            )
+        )
         yield seconds
 
 
 def _memory_rows() -> Iterator[Row]:
     peaks = {faces: _peak_of_a_publish(faces, "estimate") for faces in (_SMALL, _SMALLER)}
     a_face = (peaks[_SMALLER] - peaks[_SMALL]) / (_SMALLER - _SMALL)
-    yield Row("release: memory of a publish, by the face", a_face / 1024, "KiB")
+    yield Row("release: memory of a publish, a face", a_face / 1024, "KiB")
     large = peaks[_SMALLER] + a_face * (_LARGE - _SMALLER)
-    yield Row(f"release: memory of a publish of {_LARGE:,} faces, so estimated", large / 2**30, "GiB", 4.0)
+    yield Row(f"release: memory of a publish of {_LARGE:,} faces, estimated", large / 2**30, "GiB", 4.0)
 
 
 def _large_rows() -> Iterator[Row]:
     begun = time.monotonic()
     peak = _peak_of_a_publish(_LARGE, "measure")
     yield Row(f"release: memory of a publish of {_LARGE:,} faces", peak / 2**30, "GiB", 4.0)
-    yield Row("release: time for it and its catalog, hasty indices", (time.monotonic() - begun) / 60, "min")
+    yield Row("release: time for it and its catalog, low parameters", (time.monotonic() - begun) / 60, "min")
 
 
 def _peak_of_a_publish(faces: int, how: str) -> int:
@@ -217,7 +227,7 @@ def _peak_of_a_publish(faces: int, how: str) -> int:
 
 def _publish(data: Path, index: IndexParams) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
-    report = publish_release(engine, data, "run", replace(_HASTY_SPEC, index=index), _DAY)
+    report = publish_release(engine, data, "run", replace(_QUICK_SPEC, index=index), _DAY)
     for check in report.checks:
         print(f"{check.name}: {check.detail}", file=sys.stderr)
 
@@ -228,11 +238,11 @@ def _publish_in_small_blocks(data: Path) -> None:
         patch.object(confusable_people, "_FACES_A_BLOCK", _SMALL_BLOCK),
         patch.object(confusable_people, "_PEOPLE_A_BLOCK", _SMALL_BLOCK),
     ):
-        _publish(data, replace(_HASTY, m=IndexParams().m))
+        _publish(data, replace(_QUICK_INDEX, m=IndexParams().m))
 
 
 def _say_peak(how: str, data: Path) -> None:
-    """A whole publish in this process, which starts no other; prints its largest resident memory in bytes."""
+    """A whole publish in this process, without child processes. Prints its largest resident memory in bytes."""
     _publish(data, _LARGE_INDEX) if how == "measure" else _publish_in_small_blocks(data)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 

@@ -1,4 +1,4 @@
-"""Reference sites: each at its own pace, ten side by side in how much memory, and the time to read a page."""
+"""Reference sites: the pace of each, the memory of ten that are read in parallel, and the time to read a page."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ _REPEAT = 20
 
 
 def rows() -> Iterator[Row]:
-    """The slowest and the fastest of ten sites against the pace allowed, the peak memory of a process that reads them
-    all, and the slowest site's time for a page of 200 kB."""
+    """The pace of the slowest and the fastest of ten sites, relative to the pace allowed; peak memory; parsing time.
+
+    One process reads all ten sites. The parsing time is that of the slowest site for a page of 200 kB.
+    """
     from stash_sense_pipeline.sandbox.servers import SandboxServers
 
     with SandboxServers(_world()) as servers:
@@ -48,14 +50,14 @@ def rows() -> Iterator[Row]:
             if len(arrived) > 1:
                 paces.append((len(arrived) - 1) / ((arrived[-1] - arrived[0]) * _RATE / 60))
     yield Row("sites: slowest of ten against its pace", min(paces), "x", 0.95, at_least=True)
-    # The limiter never lets one go early; that it arrives a little sooner after a late one is the network's doing.
+    # The limiter sends no request early. A request after a delayed one can arrive with less than the interval between.
     yield Row("sites: fastest of ten against its pace", max(paces), "x", 1.0)
-    yield Row("sites: peak memory of ten side by side", float(said.split()[-1]), "MB", 300)
+    yield Row("sites: peak memory of ten in parallel", float(said.split()[-1]), "MB", 300)
     yield Row("sites: reading a page of 200 kB, slowest site", max(_reading()), "ms", 20)
 
 
 def _world():
-    """Pages without pictures: of each site the same people, all of them listed."""
+    """Pages without images. Each site lists the same people."""
     from stash_sense_pipeline.sandbox.sites.model import SitePage
     from stash_sense_pipeline.sandbox.sites.site_pages import SLUGS
     from stash_sense_pipeline.sandbox.world import World
@@ -82,7 +84,7 @@ def _letters(number: int) -> str:
 
 
 def _reading() -> Iterator[float]:
-    """Milliseconds a page for each site, in the middle of several readings."""
+    """Milliseconds a page for each site, the median of several readings."""
     from stash_sense_pipeline_tests.sources.test_sites import (
         HTML_SITES,
         SITES,
@@ -107,7 +109,7 @@ def _reading() -> Iterator[float]:
 
 
 def _enrich_all(directory: Path, addresses: dict[str, str]) -> None:
-    """Reads all sites at once, a thread each, as ten runs beside each other do, into one catalog."""
+    """Reads all sites into one catalog, a thread each, as ten parallel runs do."""
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.queries import performers
     from stash_sense_pipeline.catalog.transactions import writing

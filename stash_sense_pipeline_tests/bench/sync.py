@@ -1,9 +1,9 @@
-"""Syncs of a stash-box with 110,000 performers, against a bare httpx loop that asks the very same questions.
+"""Syncs of a stash-box with 110,000 performers, against a bare httpx loop that sends the same requests.
 
-Two servers. One executes the schema with graphql-core, field by field: what no stash-box is spared. A bare loop asks it
-as fast as it can answer, and so nearly does a backfill; how much faster a sweep is then only tells how many fields it
-asks for. The other one answers at the speed of loopback: there a sync itself is the limit, and a bare loop does nothing.
-Under a rate limit, as in real life, a sweep is as much faster as it has fewer requests.
+There are two servers. One executes the schema with graphql-core, field by field, as every stash-box must. This server is
+the limit for the bare loop and nearly for a backfill, and the speed of a sweep depends on the number of requested fields.
+The other server answers at the speed of loopback, where the sync itself is the limit. Under a real rate limit the speed
+of a sweep depends on the number of its requests.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _ratio(large: dict[str, Any], small: dict[str, Any], what: str) -> float:
 
 @contextmanager
 def _served(*options: str) -> Iterator[tuple[str, str]]:
-    """Address and key of the stash-box, in a process of its own."""
+    """Address and key of a stash-box that runs in its own process."""
     command = [
         sys.executable,
         "-m",
@@ -110,7 +110,7 @@ def _served(*options: str) -> Iterator[tuple[str, str]]:
 
 
 def _change(endpoint: str, count: int) -> None:
-    """Edits so many performers, evenly spread."""
+    """Edits this many performers, evenly distributed."""
     control = endpoint.removesuffix("/graphql") + "/_control"
     with httpx.Client(trust_env=False, timeout=60) as client:
         listed = client.post(f"{control}/performers").json()["result"]
@@ -127,7 +127,7 @@ def _refresh(
 
 
 def _sweep(catalog: Path, endpoint: str, key: str) -> dict[str, Any]:
-    """The faster one of two."""
+    """The faster of two sweeps."""
     sweeps = [_refresh(catalog, endpoint, key, mode="full_sweep") for _ in range(2)]
     return min(sweeps, key=lambda run: float(run["seconds"]))
 
@@ -143,11 +143,11 @@ def _in_a_process(*arguments: str) -> dict[str, Any]:
     return answer
 
 
-# --- what runs in a process of its own ---------------------------------------------------------------------------
+# --- code that runs in its own process ---------------------------------------------------------------------------
 
 
 def main(arguments: list[str]) -> None:
-    """One measured process; prints what it measured as JSON."""
+    """One measured process. Prints its measurements as JSON."""
     parser = argparse.ArgumentParser()
     commands = parser.add_subparsers(dest="command")
     refresh = commands.add_parser("refresh")
@@ -176,7 +176,7 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     details = 0
 
     class Watched(PoliteClient):
-        """Notes the questions, if somebody wants them, and counts those about single performers."""
+        """Records the requests if asked to, and counts those for single performers."""
 
         async def post_json(self, url: str, payload: Any, **options: Any) -> Response:
             nonlocal details
@@ -206,7 +206,7 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
 
 
 async def _measure_bare(given: argparse.Namespace) -> dict[str, Any]:
-    """The same questions one after the other, their answers read and thrown away."""
+    """Sends the same requests one after the other, and reads and discards the answers."""
     asked = json.loads(Path(given.questions).read_text())
     headers = {"ApiKey": given.key, "Content-Type": "application/json"}
     async with httpx.AsyncClient(headers=headers, trust_env=False, timeout=60) as client:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement with the bound it must keep, if it has one: `value` is at most or at least `bound`, in `unit`."""
+    """One measurement. With a `bound`, `value` must be at most `bound` (with `at_least`: at least), in `unit`."""
 
     name: str
     value: float
@@ -18,14 +18,14 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        """Is the value on the right side of its bound?"""
+        """True when the value keeps its bound."""
         if self.bound is None:
             return True
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def lines(rows: Iterable[Row]) -> Iterator[str]:
-    """The table, a line at a time, each as soon as its row is measured."""
+    """The lines of the table, each as soon as its row is measured."""
     yield f"{'benchmark':<58} {'measured':>8} {'bound':>16}"
     for row in rows:
         sign = ">=" if row.at_least else "<="

@@ -21,11 +21,11 @@ from stash_sense_pipeline_tests.docker.engine import (
 
 @pytest.fixture(scope="package")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine of our own with the images built."""
+    """A separate engine with the images built."""
     problem = missing()
     if problem:
         pytest.skip(problem)
-    # Set while developing: keeps images and layers between runs.
+    # Set during development: keeps images and layers between runs.
     kept = os.environ.get("STASH_SENSE_TEST_ENGINE")
     directory = Path(kept) if kept else tmp_path_factory.mktemp("engine")
     directory.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A Docker engine for tests, with images that are made on this machine: nothing is pulled."""
+"""A Docker engine for tests, with images that are built on this machine: no image is pulled."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BASE = "stash-sense-test-base:local"
 IMAGE = "stash-sense-pipeline:test"
 GPU_IMAGE = "stash-sense-pipeline:test-gpu"
 POSTGRES = "stash-sense-test-postgres:local"
-# Address of this machine for containers of any network.
+# The address of this machine in the containers of all networks.
 BRIDGE = "172.30.77.1"
 _PACKAGES = "python3,python3-venv,ca-certificates,postgresql"
 
 
 def missing() -> str | None:
-    """Why no engine can run here; None when one can."""
+    """The reason why no engine can run here, or None when one can."""
     if not os.environ.get("STASH_SENSE_DOCKER_TESTS"):
         return "takes minutes and two cores for itself: set STASH_SENSE_DOCKER_TESTS=1, as .ci/run does"
     if os.geteuid() != 0:
@@ -39,11 +39,11 @@ def missing() -> str | None:
 
 
 class NoEngineError(Exception):
-    """No engine, or no container on it, could be started here; the text says why."""
+    """The engine or its first container could not be started. The text gives the reason."""
 
 
 class Engine:
-    """A running engine: `docker` and `compose` run its clients."""
+    """A running engine. `docker` and `compose` run its clients."""
 
     def __init__(self, directory: Path) -> None:
         self.socket = directory / "docker.sock"
@@ -58,7 +58,7 @@ class Engine:
         cwd: Path = PROJECT,
         more: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Runs a client; a failure shows what it said."""
+        """Runs a client. A failure shows its output."""
         result = subprocess.run(
             command, env={**self.environment, **(more or {})}, cwd=cwd, input=given,
             capture_output=True, text=True, check=False, timeout=timeout,
@@ -68,28 +68,28 @@ class Engine:
         return result
 
     def docker(self, *arguments: str, timeout: float = 600) -> str:
-        """What `docker ...` printed."""
+        """The output of `docker ...`."""
         return self.run("docker", *arguments, timeout=timeout).stdout.strip()
 
     def remove_containers(self) -> None:
-        """Ends and removes them all, those of runs too: they would keep networks and volumes."""
+        """Stops and removes all containers, those of runs too, which would keep networks and volumes in use."""
         for container in self.run("docker", "ps", "-aq", check=False).stdout.split():
             self.run("docker", "rm", "-f", container, check=False)
 
     def size_mb(self, image: str) -> float:
-        """Megabytes of an image, with all its layers."""
+        """The size of an image with all its layers, in megabytes."""
         return int(self.docker("image", "inspect", "-f", "{{.Size}}", image)) / 1e6
 
 
 @contextmanager
 def running_engine(directory: Path) -> Iterator[Engine]:
-    """Starts dockerd with everything it writes under `directory`, and ends it with all its containers.
+    """Starts dockerd with all its files under `directory`, and stops it with all its containers at the end.
 
     Raises NoEngineError when that, or a first container, does not succeed within a minute.
     """
     engine = Engine(directory)
     log = (directory / "dockerd.log").open("wb")
-    # When the tests are killed it ends as well, and its containers with it.
+    # When the tests are killed, dockerd ends with its containers.
     command: list[str | Path] = ["setpriv", "--pdeathsig", "TERM"]
     command += ["dockerd", "--data-root", directory / "data", "--exec-root", directory / "exec"]
     command += ["-H", f"unix://{engine.socket}", "--pidfile", directory / "dockerd.pid"]
@@ -114,7 +114,7 @@ def running_engine(directory: Path) -> Iterator[Engine]:
 
 
 def _run_a_container(engine: Engine) -> None:
-    """The smallest there is: the engine's own init, a static program, printing its version."""
+    """The smallest image: the engine's init, a static program, which prints its version."""
     program = shutil.which("docker-init")
     if program is None:
         raise NoEngineError("no docker-init, which every container here is started with")
@@ -149,7 +149,7 @@ def make_base(engine: Engine, directory: Path) -> None:
     if made.returncode:
         raise NoEngineError(f"no base image can be made: debootstrap says {made.stdout.strip()[-300:]}")
     for path in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pip.conf"):
-        # What makes the package index reachable from here makes it reachable from a build.
+        # A build reaches the package index by the same settings as this process.
         if Path(path).exists():
             shutil.copyfile(path, root / path.lstrip("/"))
     shutil.rmtree(root / "var/cache/apt/archives")
@@ -164,12 +164,12 @@ _FROM_BASE = ("--network", "host", "--build-arg", f"BASE_IMAGE={BASE}")
 
 
 def build_images(engine: Engine) -> None:
-    """Our image from our Dockerfile, and a stand-in for PostgreSQL's."""
+    """The image of the Dockerfile, and a stand-in for that of PostgreSQL."""
     engine.docker("build", *_FROM_BASE, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
     here = Path(__file__).parent
     engine.docker("build", *_FROM_BASE, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))
 
 
 def build_gpu_image(engine: Engine) -> None:
-    """Our image with CUDA from our Dockerfile: downloads 2 GB, and wants 10 GB of disk meanwhile."""
+    """The image of the Dockerfile with CUDA. Downloads 2 GB and needs 10 GB of disk during the build."""
     engine.docker("build", *_FROM_BASE, "--target", "gpu", "-t", GPU_IMAGE, ".", timeout=1800)

@@ -3,197 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
 
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline_tests.docker.deployment import (
+    KNOCK,
+    RUN_NETWORKS,
+    SOURCES,
+    UI,
+    Deployment,
+    assert_confined,
+    click_materialize,
+    graphql,
+    wait_until,
+)
 from stash_sense_pipeline_tests.docker.engine import (
     BASE,
     BRIDGE,
     IMAGE,
-    POSTGRES,
-    PROJECT,
     Engine,
 )
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-PORT = 3931
-UI = f"http://127.0.0.1:{PORT}"
-PACK = "/opt/code/stash_sense_pipeline/sandbox/demo_pack"
-SOURCES = ("stashdb", "fansdb")
-RUN_NETWORKS = {"stash-sense", "stash-sense-database", "stash-sense-solver"}
-# Connects to each address that it is given, and prints those that answer.
-KNOCK = """
-import socket, sys
-for place in sys.argv[1:]:
-    host, _, port = place.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=3).close()
-    except OSError:
-        continue
-    print(place)
-"""
-_T = TypeVar("_T")
-
-
-class Deployment:
-    """A checkout with a .env, brought up by docker-compose."""
-
-    def __init__(self, engine: Engine, directory: Path, servers: SandboxServers) -> None:
-        self.engine, self.directory = engine, directory
-        # Only so that nobody waits a minute for the first look at a service's health.
-        text = re.sub(r"interval: [36]0s", "interval: 15s", (PROJECT / "docker-compose.yml").read_text())
-        (directory / "docker-compose.yml").write_text(text)
-        self.variables = {
-            "POSTGRES_PASSWORD": "justatestword",
-            "POSTGRES_IMAGE": POSTGRES,
-            "STASH_SENSE_IMAGE": IMAGE,
-            "DOCKER_SOCKET": str(engine.socket),
-            "DOCKER_GID": str(engine.socket.stat().st_gid),
-            "STASH_SENSE_PORT": str(PORT),
-            "STASH_SENSE_MODEL_PACK": PACK,
-            "STASH_SENSE_RUN_MEMORY": "1500m",
-            # Sensors look once a minute. That they carry news to a release is tested with a daemon alone.
-            "STASH_SENSE_AUTOMATION": "off",
-            **servers.environment(),
-        }
-        self.write_variables()
-
-    def write_variables(self, **changes: str) -> None:
-        self.variables.update(changes)
-        lines = [f"{name}={value}\n" for name, value in self.variables.items()]
-        (self.directory / ".env").write_text("".join(lines))
-
-    def compose(self, *arguments: str, timeout: float = 600, check: bool = True) -> str:
-        command = ["docker-compose", "-p", "stashtest", *arguments]
-        result = self.engine.run(*command, cwd=self.directory, timeout=timeout, check=check)
-        return result.stdout + result.stderr
-
-    def inside(self, service: str, *command: str, check: bool = True) -> str:
-        return self.compose("exec", "-T", service, *command, check=check)
-
-    def described(self, service: str) -> dict[str, Any]:
-        """What the engine says of the container of a service."""
-        identity = self.compose("ps", "-q", service).strip()
-        return dict(json.loads(self.engine.docker("inspect", identity))[0])
-
-    def state(self, service: str) -> dict[str, Any]:
-        return dict(self.described(service)["State"])
-
-    def addresses(self, service: str) -> list[str]:
-        """The addresses of a service on all its networks."""
-        return [
-            network["IPAddress"]
-            for network in self.described(service)["NetworkSettings"]["Networks"].values()
-        ]
-
-    def await_healthy(self, *services: str) -> None:
-        for service in services:
-            wait_until(lambda name=service: self.state(name)["Health"]["Status"] == "healthy", 500, service)
-
-    def runs(self) -> list[dict[str, Any]]:
-        query = "{runsOrError(limit: 50) {... on Runs {results {runId jobName status tags {key value}}}}}"
-        return list(graphql(query)["runsOrError"]["results"])
-
-    def status(self, run: str) -> str:
-        return next(str(one["status"]) for one in self.runs() if one["runId"] == run)
-
-    def kill(self, container: str) -> None:
-        """As a crash does: what the engine's own client kills is not started again."""
-        os.kill(int(self.engine.docker("inspect", "-f", "{{.State.Pid}}", container)), signal.SIGKILL)
-
-    def await_success(self, wanted: list[str]) -> None:
-        """Waits until these runs have ended; a failure shows what its container said."""
-
-        def ended() -> bool:
-            runs = [run for run in self.runs() if run["runId"] in wanted]
-            for run in runs:
-                assert run["status"] not in ("FAILURE", "CANCELED"), self.logs_of(run["runId"])
-            return all(run["status"] == "SUCCESS" for run in runs)
-
-        wait_until(ended, 500, f"{len(wanted)} runs")
-
-    def logs_of(self, run: str) -> str:
-        """The end of what a run's container said."""
-        container = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/run_id={run}")
-        logs = self.engine.run("docker", "logs", container, check=False)
-        return (logs.stdout + logs.stderr)[-3000:]
-
-    def containers(self, job: str) -> list[dict[str, Any]]:
-        found = self.engine.docker("ps", "-aq", "--filter", f"label=dagster/job_name={job}").split()
-        return list(json.loads(self.engine.docker("inspect", *found))) if found else []
-
-
-def assert_confined(container: dict[str, Any], *, read_only: bool) -> None:
-    """No capability, no way to gain one, and nothing to write but its volumes."""
-    host = container["HostConfig"]
-    assert host["CapDrop"] == ["ALL"]
-    assert not host["CapAdd"]
-    assert host["SecurityOpt"] == ["no-new-privileges:true"]
-    assert not host["Privileged"]
-    assert host["ReadonlyRootfs"] is read_only
-
-
-def graphql(query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What the UI's own interface answers."""
-    body = json.dumps({"query": query, "variables": variables or {}}).encode()
-    request = urllib.request.Request(f"{UI}/graphql", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        said = json.load(answer)
-    assert "errors" not in said, said
-    return dict(said["data"])
-
-
-def wait_until(ready: Callable[[], _T], seconds: float, what: str) -> _T:
-    give_up = time.monotonic() + seconds
-    while True:
-        found = ready()
-        if found:
-            return found
-        assert time.monotonic() < give_up, f"waited {seconds} s for {what}"
-        time.sleep(1)
-
-
-LAUNCH = """mutation($p: ExecutionParams!) {launchPipelineExecution(executionParams: $p) {__typename
-  ... on LaunchRunSuccess {run {runId}} ... on PythonError {message}
-  ... on RunConfigValidationInvalid {errors {message}}}}"""
-
-
-def click_materialize(job: str, assets: list[str], source: str | None) -> str:
-    """Launches a run as a click in the UI does, and returns its id; `__ASSET_JOB` is what Materialize on an asset runs."""
-    tags = [{"key": "dagster/partition", "value": source}] if source else []
-    params = {
-        "selector": {
-            "repositoryLocationName": "stash_sense",
-            "repositoryName": "__repository__",
-            "jobName": job,
-            "assetSelection": [{"path": [asset]} for asset in assets],
-        },
-        "mode": "default",
-        "runConfigData": {},
-        "executionMetadata": {"tags": tags},
-    }
-    answer = graphql(LAUNCH, {"p": params})["launchPipelineExecution"]
-    assert answer["__typename"] == "LaunchRunSuccess", answer
-    return str(answer["run"]["runId"])
-
 
 @pytest.fixture(scope="module")
 def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The whole of docker-compose.yml, up, with two stash-boxes of the sandbox on the engine's bridge."""
+    """All services of docker-compose.yml, running, with two stash-boxes of the sandbox on the engine's bridge."""
     with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as servers:
         made = Deployment(engine, tmp_path_factory.mktemp("compose"), servers)
         kept = sources_settings(servers)
@@ -209,7 +55,7 @@ def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
             made.compose("down", "-v")
 
 
-def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: Engine) -> None:
+def test_the_image_is_small_runs_without_root_and_installs_nothing(engine: Engine) -> None:
     ours = engine.size_mb(IMAGE) - engine.size_mb(BASE)
     assert ours < 1000, f"{ours:.0f} MB beyond the base image"
     described = json.loads(engine.docker("image", "inspect", IMAGE))[0]["Config"]
@@ -221,7 +67,7 @@ def test_the_image_is_small_runs_as_nobody_special_and_installs_nothing(engine: 
     assert "Read-only file system" in said or "Permission denied" in said
 
 
-def test_init_made_everything_ready_and_ended(deployment: Deployment) -> None:
+def test_init_prepares_the_volume_and_exits(deployment: Deployment) -> None:
     assert deployment.state("init")["ExitCode"] == 0
     said = deployment.compose("logs", "--no-color", "init")
     assert "2 of 2 sources are enabled" in said
@@ -238,13 +84,13 @@ def test_the_containers_have_no_capability_and_a_root_that_cannot_be_written(dep
         assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
 
 
-def test_what_services_write_in_the_volume_is_private(deployment: Deployment) -> None:
+def test_files_that_services_write_in_the_volume_are_private(deployment: Deployment) -> None:
     script = "find /data -xdev ! -type l -perm /077 ! -path '/data/releases*' | head"
     assert deployment.inside("code", "sh", "-c", script).strip() == ""
 
 
 def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str]:
-    """Which of these places answer to a container of these networks."""
+    """The places that answer to a container in these networks."""
     engine = deployment.engine
     name = engine.docker("create", "--network", networks[0], IMAGE, "python", "-c", KNOCK, *places)
     for network in networks[1:]:
@@ -258,7 +104,7 @@ def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str
 
 
 def test_flaresolverr_reaches_no_service_and_runs_reach_it(deployment: Deployment) -> None:
-    """A stand-in takes its place on its network: what its browser could reach, and who reaches it."""
+    """A stand-in in the solver's network shows which services a browser there could reach, and which reach it."""
     ports = {"webserver": 3000, "code": 4266, "postgres": 5432, "daemon": 3000}
     places = [f"{address}:{port}" for name, port in ports.items() for address in deployment.addresses(name)]
     names = [f"{name}:{port}" for name, port in ports.items()]
@@ -297,8 +143,8 @@ def test_the_code_server_answers_on_the_internal_network_only(deployment: Deploy
     assert deployment.inside("code", "python", "-c", KNOCK, "127.0.0.1:4266").strip() == ""
 
 
-def test_the_ui_refuses_other_pages_and_other_names(deployment: Deployment) -> None:
-    """The same guard as on one machine; the browser tests are there."""
+def test_the_ui_refuses_other_origins_and_other_host_names(deployment: Deployment) -> None:
+    """The guard is the same as on one machine, where tests with a browser check it."""
     shut_down = 'mutation {shutdownRepositoryLocation(repositoryLocationName: "stash_sense") {__typename}}'
     body = json.dumps({"query": shut_down}).encode()
     json_type = {"Content-Type": "application/json"}
@@ -313,8 +159,8 @@ def test_the_ui_refuses_other_pages_and_other_names(deployment: Deployment) -> N
     assert deployment.state("code")["Health"]["Status"] == "healthy"
 
 
-def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment) -> None:
-    """The three jobs, launched as the UI launches them, each in a container of its own."""
+def test_runs_launched_in_the_ui_publish_a_release_in_the_volume(deployment: Deployment) -> None:
+    """The three jobs, launched as the UI launches them, each in its own container."""
     for job, assets, partitions in (
         ("refresh_source", [], SOURCES),
         ("embed_faces", [], SOURCES),
@@ -340,7 +186,7 @@ def test_clicks_in_the_ui_become_a_release_in_the_volume(deployment: Deployment)
 
 
 def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> None:
-    """Without daemon or socket, as the second host of docs/install.md."""
+    """The other machine has no daemon and no socket, as the second host of docs/install.md."""
     command = ["dagster", "asset", "materialize", "-m", "stash_sense_pipeline.definitions"]
     command += ["--select", "face_embeddings", "--partition", "fansdb"]
     said = deployment.compose("run", "--rm", "--no-deps", "-T", "code", *command)
@@ -350,15 +196,15 @@ def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> N
     assert newest["status"] == "SUCCESS"
 
 
-def test_what_a_run_printed_can_be_read_in_the_ui(deployment: Deployment) -> None:
+def test_the_output_of_a_run_can_be_read_in_the_ui(deployment: Deployment) -> None:
     said = deployment.inside("webserver", "sh", "-c", "ls /data/dagster/storage | head")
     assert said.strip()
 
 
 def test_exactly_the_runs_with_a_pooled_asset_ask_for_a_gpu(deployment: Deployment) -> None:
-    """By click, backfill and command line; this engine has no such device, and says what to do about it."""
+    """By click, backfill and command line. This engine has no GPU, so the error must name the remedy."""
     deployment.write_variables(STASH_SENSE_DEVICE="cuda")
-    # `init` would refuse: this is the image for CPUs.
+    # `init` would refuse: this is the CPU image.
     deployment.compose("up", "-d", "--no-deps", "code", "webserver", "daemon", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")
     before = {run["runId"] for run in deployment.runs()}
@@ -409,8 +255,8 @@ def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: D
     deployment.await_success(wait_until(retries, 120, "the retry"))
 
 
-def test_services_that_are_killed_are_started_again_and_work_goes_on(deployment: Deployment) -> None:
-    """PostgreSQL without a word to its clients: they ask again, or end and are started again."""
+def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment) -> None:
+    """PostgreSQL is killed without notice: its clients connect again, or end and are restarted."""
     for service in ("code", "webserver", "daemon", "postgres"):
         before = deployment.state(service)["StartedAt"]
         deployment.kill(deployment.compose("ps", "-q", service).strip())
@@ -420,14 +266,14 @@ def test_services_that_are_killed_are_started_again_and_work_goes_on(deployment:
 
 
 def refreshing() -> str | None:
-    """Clicks as one does who sees that the services are not back yet."""
+    """Launches until it succeeds, as a user does while the services restart."""
     try:
         return click_materialize("refresh_source", [], "fansdb")
     except (OSError, AssertionError):
         return None
 
 
-def test_everything_stops_within_its_time_and_nothing_is_lost(deployment: Deployment) -> None:
+def test_all_services_stop_within_their_time_and_lose_nothing(deployment: Deployment) -> None:
     deployment.write_variables(STASH_SENSE_DEVICE="cpu")
     begun = time.monotonic()
     deployment.compose("stop", timeout=120)

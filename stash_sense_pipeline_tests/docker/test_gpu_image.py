@@ -35,7 +35,7 @@ def image(request: pytest.FixtureRequest) -> str:
 def runs(
     engine: Engine, directory: Path, *command: str, lacking: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command in a container without a GPU, with one source; `lacking` is a directory of the image to empty."""
+    """Runs a command in a container without a GPU, with one source. `lacking`: a directory of the image to hide."""
     (directory / "sources.yaml").write_text(SOURCES)
     variables = {
         "STASH_SENSE_SOURCES": "/given/sources.yaml",
@@ -54,7 +54,9 @@ def one_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def test_it_is_the_same_program_with_the_runtime_for_gpus(image: str, engine: Engine, tmp_path: Path) -> None:
+def test_the_gpu_image_has_the_same_program_with_the_gpu_runtime(
+    image: str, engine: Engine, tmp_path: Path
+) -> None:
     assert runs(engine, tmp_path, "stash-sense", "--version").stdout.startswith("stash-sense, version")
     script = "import onnxruntime; print(*onnxruntime.get_available_providers())"
     said = runs(engine, tmp_path, "python", "-c", script)
@@ -63,15 +65,17 @@ def test_it_is_the_same_program_with_the_runtime_for_gpus(image: str, engine: En
     assert beyond < 4000, f"{beyond:.0f} MB beyond the base image"
 
 
-def test_it_prepares_a_deployment_without_a_gpu(image: str, engine: Engine, tmp_path: Path) -> None:
-    """As `init` of docker-compose.yml does, which gets none."""
+def test_the_gpu_image_prepares_a_deployment_without_a_gpu(
+    image: str, engine: Engine, tmp_path: Path
+) -> None:
+    """As `init` of docker-compose.yml does, which has no GPU."""
     result = runs(engine, tmp_path, "stash-sense", "prepare")
     assert (result.returncode, result.stderr) == (0, "")
     assert "device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed" in result.stdout
 
 
 @pytest.mark.parametrize("command", ["serve", "build"])
-def test_a_driver_that_is_not_there_is_one_line(
+def test_a_missing_driver_is_an_error_of_one_line(
     image: str, engine: Engine, tmp_path: Path, command: str
 ) -> None:
     said = one_line(runs(engine, tmp_path, "stash-sense", command))
@@ -80,7 +84,7 @@ def test_a_driver_that_is_not_there_is_one_line(
 
 
 @pytest.mark.parametrize("command", ["prepare", "serve", "build"])
-def test_a_library_of_cuda_that_is_not_there_is_one_line(
+def test_a_missing_cuda_library_is_an_error_of_one_line(
     image: str, engine: Engine, tmp_path: Path, command: str
 ) -> None:
     said = one_line(runs(engine, tmp_path, "stash-sense", command, lacking=CUDA_LIBRARIES))
@@ -88,13 +92,13 @@ def test_a_library_of_cuda_that_is_not_there_is_one_line(
     assert "image built with --target gpu" in said
 
 
-def test_it_works_on_the_cpu_too(image: str, engine: Engine, tmp_path: Path) -> None:
+def test_the_gpu_image_works_on_the_cpu(image: str, engine: Engine, tmp_path: Path) -> None:
     result = runs(engine, tmp_path, "stash-sense", "models", "check", PACK)
     assert result.returncode == 0, result.stderr
     assert "all run" in result.stdout
 
 
-def test_the_image_for_cpus_says_that_it_is_the_wrong_one(engine: Engine) -> None:
+def test_the_cpu_image_refuses_the_device_cuda(engine: Engine) -> None:
     result = engine.run(
         "docker", "run", "--rm", "-v", "/data", "--env=STASH_SENSE_DEVICE=cuda", IMAGE, "stash-sense", "prepare",
         check=False,

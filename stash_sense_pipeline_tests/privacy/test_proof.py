@@ -360,7 +360,7 @@ def test_a_release_that_cannot_be_read_is_one_clear_line(operator: Operator) -> 
     revoked = operator.runs("releases", "revoke", "--delete")
     assert revoked.exit_code == 1
     assert "2026.02.17 in" in revoked.output
-    assert "cannot be read, so nobody knows who is in it" in revoked.output
+    assert "cannot be read, and may hold suppressed people" in revoked.output
     assert (operator.data / "releases" / "2026.02.18").is_dir()
 
 

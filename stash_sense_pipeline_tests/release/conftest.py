@@ -16,7 +16,7 @@ DAY = date(2026, 2, 18)
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReleaseReport]:
-    """A filled catalog and one release of it; tests that change anything take `copy`."""
+    """A catalog and one release of it. A test that changes files uses `copy` or `data`."""
     data = tmp_path_factory.mktemp("world")
     engine = make_catalog(data / "catalog.db")
     report = publish_release(engine, data, "first", SPEC, DAY)
@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ReleaseReport
 
 @pytest.fixture
 def copy(world: tuple[Path, ReleaseReport], tmp_path: Path) -> Path:
-    """The released directory, to damage."""
+    """A copy of the release directory that a test may damage."""
     _, report = world
     target = tmp_path / report.version
     shutil.copytree(report.path, target)
@@ -35,7 +35,7 @@ def copy(world: tuple[Path, ReleaseReport], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def data(world: tuple[Path, ReleaseReport], tmp_path: Path) -> Path:
-    """A whole data directory with a catalog and one release, to go on from."""
+    """A copy of the data directory, with its catalog and one release."""
     original, _ = world
     target = tmp_path / "data"
     shutil.copytree(original, target, symlinks=True)

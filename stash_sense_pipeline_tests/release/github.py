@@ -1,4 +1,4 @@
-"""A stand-in for the part of GitHub's REST API that releases need, on loopback, with faults to order."""
+"""A stand-in on loopback for the part of GitHub's REST API that releases need, with faults on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOKEN = "t0ken"
 
 
 class GithubWorld:
-    """Releases with their assets, the requests that came, and the faults that wait: (method, path part) → answers."""
+    """Releases with their assets, the received requests, and the faults: (method, path part) → answers."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -30,7 +30,7 @@ class GithubWorld:
         self._ids = 0
 
     def fail(self, method: str, part: str, status: int, times: int = 1, **headers: str) -> None:
-        """The next `times` requests like this get that status."""
+        """Answers the next `times` matching requests with this status."""
         self.faults += [(method, part, status, headers)] * times
 
     def next_id(self) -> int:
@@ -71,7 +71,7 @@ class GithubWorld:
 
 @contextmanager
 def github() -> Iterator[GithubWorld]:
-    """The stand-in, served until the end of the block."""
+    """Serves the stand-in until the end of the block."""
     world = GithubWorld()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": world}))
     world.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
     world: GithubWorld
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+        """Prints nothing to the terminal."""
 
     def do_GET(self) -> None:
         self._handle("GET")
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, newest_first[(page - 1) * size : page * size], {})
         elif method == "POST" and rest == "":
             body = json.loads(self._body())
-            # GitHub takes a second draft of a tag, and refuses the tag of a published release.
+            # GitHub accepts a second draft of a tag, and refuses the tag of a published release.
             if any(r["tag_name"] == body["tag_name"] and not r["draft"] for r in world.releases):
                 self._answer(
                     422, {"message": "Validation Failed", "errors": [{"code": "already_exists"}]}, {}
@@ -200,5 +200,5 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def soon(seconds: float) -> str:
-    """A rate limit's reset, that many seconds from now."""
+    """The reset time of a rate limit, this many seconds from now."""
     return str(int(time.time() + seconds))

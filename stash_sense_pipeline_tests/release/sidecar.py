@@ -1,4 +1,4 @@
-"""A reader of releases written from the contract alone: it loads, queries and matches as the public sidecar does."""
+"""A reader of releases, written from the contract alone. It loads, queries and matches as the public sidecar does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Sidecar:
         self.database = release / "performers.db"
 
     def identify(self, vectors: Mapping[str, np.ndarray], limit: int = 3) -> list[Match]:
-        """100 nearest faces of each index; half of each distance, 0.5 for a face that one index did not return."""
+        """Fuses the 100 nearest faces of each index: half of each distance, 0.5 where an index did not return the face."""
         found: dict[int, dict[str, float]] = {}
         for model, index in self.indices.items():
             ids, distances = index.query(vectors[model], k=100)
@@ -66,7 +66,7 @@ class Sidecar:
             return [dict(row) for row in connection.execute(f"SELECT * FROM {table}")]
 
     def performers_as_read(self) -> list[dict[str, Any]]:
-        """The reader unpacks every column into fixed fields: one more or less is a TypeError there."""
+        """Unpacks every column into fixed fields, so that one column more or less is a TypeError."""
         rows = self.rows("performers")
         for row in rows:
             if set(row) != set(_PERFORMER_FIELDS.split()):

@@ -1,4 +1,4 @@
-"""What goes into a release: order, choice of metadata, and the same bytes from the same catalog."""
+"""The content of a release: order, choice of metadata, and the same bytes from the same catalog."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.release.build.content import read_content
 from stash_sense_pipeline.release.build.face_order import face_order, read_face_order, read_vectors
-from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage, build_index
+from stash_sense_pipeline.release.build.voyager_index import IndexParams, IndexTask, Storage, build_index
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 
@@ -36,7 +36,7 @@ def digests(report: ReleaseReport) -> dict[str, str]:
 
 def test_the_same_catalog_gives_the_same_bytes(world: World, tmp_path: Path) -> None:
     original, first = world
-    # Another file of the same content, filled in another session: nothing may depend on the file or the moment.
+    # The same content in another file at another time: the bytes may depend on neither.
     engine = make_catalog(tmp_path / "other.db")
     second = publish_release(engine, tmp_path / "data", "some-other-run", SPEC, DAY)
     assert second.changed
@@ -53,8 +53,8 @@ def test_the_same_catalog_gives_the_same_bytes(world: World, tmp_path: Path) -> 
 def test_an_index_is_reproducible_in_each_storage_type(tmp_path: Path, storage: Storage) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     params = IndexParams(m=8, ef_construction=50, storage=storage)
-    first = build_index(engine, "facenet", tmp_path / "a.voy", params)
-    second = build_index(engine, "facenet", tmp_path / "b.voy", params)
+    first = build_index(engine, IndexTask("facenet", params), tmp_path / "a.voy")
+    second = build_index(engine, IndexTask("facenet", params), tmp_path / "b.voy")
     assert first.sha256 == second.sha256 == sha256_file(tmp_path / "b.voy")
     assert (first.faces, first.dimensions, first.size_bytes) == (
         120,
@@ -66,7 +66,7 @@ def test_an_index_is_reproducible_in_each_storage_type(tmp_path: Path, storage: 
 def test_progress_ends_at_the_number_of_faces(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     seen: list[tuple[str, int, int | None]] = []
-    build_index(engine, "arcface", tmp_path / "a.voy", SPEC.index, progress=lambda *at: seen.append(at))
+    build_index(engine, IndexTask("arcface", SPEC.index), tmp_path / "a.voy", lambda *at: seen.append(at))
     assert seen[-1] == ("vectors", 120, 120)
 
 
@@ -86,7 +86,7 @@ def test_order_is_by_performer_then_rank_then_face(world: World) -> None:
 
 
 def test_every_file_agrees_on_every_face(world: World) -> None:
-    """From the vector in each index through faces.json and performers.db back to the face in the catalog."""
+    """Follows each vector of an index through faces.json and performers.db to the face in the catalog."""
     data, report = world
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     sidecar = Sidecar(report.path)
@@ -147,7 +147,7 @@ def test_metadata_is_chosen_by_priority_of_the_endpoint(world: World) -> None:
     )
 
 
-def test_merged_records_lead_to_the_survivor(world: World) -> None:
+def test_a_merged_record_is_a_merged_id_of_the_remaining_performer(world: World) -> None:
     sidecar = Sidecar(world[1].path)
     assert sidecar.rows("merged_ids") == [
         {
@@ -159,7 +159,7 @@ def test_merged_records_lead_to_the_survivor(world: World) -> None:
     ]
 
 
-def test_tables_we_do_not_fill_are_there_and_empty(world: World) -> None:
+def test_tables_of_the_contract_without_data_are_empty(world: World) -> None:
     sidecar = Sidecar(world[1].path)
     for table in ("tattoos", "piercings", "body_proportions", "tattoo_detections", "external_urls"):
         assert sidecar.rows(table) == []
@@ -217,8 +217,8 @@ def test_the_sidecar_finds_a_person_by_a_stored_vector_and_by_a_new_photo(world:
             model: vector + rng.standard_normal(512).astype("f4") * 4 for model, vector in stored.items()
         }
         assert sidecar.identify(photo)[0].universal_id == sidecar.faces[position]
-    stranger = {model: rng.standard_normal(512).astype("f4") for model in vectors}
-    assert sidecar.identify(stranger) == []
+    unknown = {model: rng.standard_normal(512).astype("f4") for model in vectors}
+    assert sidecar.identify(unknown) == []
 
 
 def test_a_release_on_another_day_differs_in_its_version_only(world: World, tmp_path: Path) -> None:

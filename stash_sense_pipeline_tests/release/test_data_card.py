@@ -1,4 +1,4 @@
-"""The data card of a release: counts that are those of the release, errors that are those of its vectors."""
+"""The data card of a release: its counts, and the errors of its vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.reports.data_card import group_errors, write_data_card
 
 
-def test_a_card_tells_sources_counts_groups_and_limits(world: tuple[Path, ReleaseReport], data: Path) -> None:
+def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
+    world: tuple[Path, ReleaseReport], data: Path
+) -> None:
     _, report = world
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
@@ -54,7 +56,7 @@ def report_time() -> object:
 
 
 def test_errors_are_counted_by_group() -> None:
-    """Forty people with two faces; those of one group look like each other instead of like themselves."""
+    """Forty people have two faces each. In one group each second face is that of another person of the group."""
     rng = np.random.default_rng(3)
     vectors = np.repeat(rng.standard_normal((40, 64)), 2, axis=0) + rng.standard_normal((80, 64)) * 0.05
     confused = np.arange(0, 80, 4)
@@ -70,7 +72,7 @@ def test_errors_are_counted_by_group() -> None:
     assert errors["ethnicity: unknown"].rate == pytest.approx(0.5)
 
 
-def test_a_small_group_is_not_shown() -> None:
+def test_a_group_of_fewer_than_20_people_has_no_error_rate() -> None:
     unit = np.eye(10, dtype=np.float32)
     order = FaceOrder(np.arange(10), np.repeat(np.arange(5), 2))
     people = {number: {"gender": "MALE"} for number in range(5)}

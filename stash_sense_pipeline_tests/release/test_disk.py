@@ -1,4 +1,4 @@
-"""A disk that is really full, and one that is really read-only: one line, and the last release as it was."""
+"""A disk that is full and one that is read-only: an error of one line, and the last release is unchanged."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import pytest
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 
-from .test_publish import STEPS
+from .test_interruptions import STEPS
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs to mount"),
 ]
 
-# Mounts a small file system of its own, copies the data there, fills it or makes it read-only (at once, or when a step
-# of the publish begins), and publishes a change.
+# Mounts a small file system, copies the data there, fills it or makes it read-only (at once, or when a step of the
+# publish begins), and publishes a change.
 _CHILD = """
 import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 def mount(*arguments):
-    # A file system is busy as long as a thread beside writes a file there.
+    # A file system is busy while another thread writes a file there.
     for _ in range(50):
         if subprocess.run(["mount", *arguments]).returncode == 0:
             return
@@ -48,14 +48,14 @@ from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline_tests.release.conftest import DAY
 from stash_sense_pipeline_tests.release.worlds import SPEC
 
-# The catalog lies elsewhere: what fills up is the disk of the releases.
+# The catalog is on another disk: only the disk of the releases is full.
 engine = open_catalog(f"sqlite:///{source / 'catalog.db'}")
 with writing(engine) as connection:
     face = schema.trusted_faces.c.face_id == 5
     connection.execute(sa.delete(schema.trusted_faces).where(face))
 step = sys.argv[4]
 if step:
-    from stash_sense_pipeline_tests.release.test_publish import STEPS
+    from stash_sense_pipeline_tests.release.test_interruptions import STEPS
 
     real = getattr(STEPS[step], step)
 
@@ -86,7 +86,7 @@ print(json.dumps({"said": said, "staging": staging}))
 
 
 def publish(data: Path, tmp_path: Path, free: int, step: str = "") -> list[str]:
-    """Publishes on the small disk, which must be refused in one line without a trace; what is left in staging."""
+    """Publishes on the small disk, which must fail in one line. Returns what is left in the staging directory."""
     place = tmp_path / "small"
     place.mkdir()
     child = ["unshare", "-m", sys.executable, "-c", _CHILD, str(data), str(place), str(free), step]
@@ -108,12 +108,16 @@ def publish(data: Path, tmp_path: Path, free: int, step: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("free", [-1, 0, 100_000, 500_000])
-def test_a_publish_on_a_bad_disk(data: Path, tmp_path: Path, free: int) -> None:
+def test_a_publish_on_a_full_or_read_only_disk_fails_in_one_line(
+    data: Path, tmp_path: Path, free: int
+) -> None:
     assert publish(data, tmp_path, free) == []
 
 
-# When `latest` is to be moved, the new release is there whole, and the next run moves it: test_publish.py kills it there.
+# Before `latest` is moved the new release is complete, and the next run moves it: test_interruptions.py tests that.
 @pytest.mark.parametrize("step", [step for step in STEPS if step != "_point_latest"])
-def test_a_disk_that_becomes_read_only_at_any_step(data: Path, tmp_path: Path, step: str) -> None:
-    """What was staged before stays, because nothing can be removed there; the next publish clears it."""
+def test_a_disk_that_becomes_read_only_at_any_step_fails_in_one_line(
+    data: Path, tmp_path: Path, step: str
+) -> None:
+    """The staged files stay, because nothing can be removed from the disk. The next publish removes them."""
     assert publish(data, tmp_path, -1, step) == ["run"]

@@ -15,11 +15,11 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.archive import check_zip
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.distribution.history import list_releases, prune_releases
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
+from stash_sense_pipeline.release.spec import Limits
 
 from .conftest import DAY
 from .worlds import BEGIN, SPEC
@@ -47,7 +47,7 @@ def changed(data: Path) -> tuple[Path, Path]:
         )
         # 35 (record st-00005) joins 33 (st-00007).
         give(connection, "st-00005", 33)
-        # 36 (stashdb and fansdb) loses its fansdb record to a new person, who takes one of its faces along.
+        # 36 (stashdb and fansdb) loses its fansdb record and one face to a new person.
         connection.execute(sa.insert(schema.identities), {"performer_id": 41, "created_at": BEGIN})
         connection.execute(
             sa.update(schema.identity_members)
@@ -60,14 +60,14 @@ def changed(data: Path) -> tuple[Path, Path]:
             .where(face)
             .values(performer_id=41, source="fansdb", source_id="fa-00004")
         )
-        # 31 leaves with all faces.
+        # 31 is removed with all faces.
         connection.execute(sa.delete(schema.trusted_faces).where(schema.trusted_faces.c.performer_id == 31))
     spec = replace(SPEC, limits=Limits(accept_shrink=True))
     report = publish_release(engine, data, "again", spec, DAY + timedelta(days=1))
     return data / "releases" / "2026.02.18", report.path
 
 
-def test_the_diff_says_who_changed_and_how(changed: tuple[Path, Path]) -> None:
+def test_the_diff_names_removed_changed_merged_and_split_performers(changed: tuple[Path, Path]) -> None:
     diff = diff_releases(*changed)
     assert (diff.old, diff.new) == ("2026.02.18", "2026.02.19")
     assert [(change.performer_id, change.name) for change in diff.removed] == [(31, "Person & 9")]
@@ -84,7 +84,9 @@ def test_the_diff_says_who_changed_and_how(changed: tuple[Path, Path]) -> None:
     assert "- Renamed (39): canonical_name, gender" in text
 
 
-def test_backwards_the_diff_is_the_mirror_image(changed: tuple[Path, Path]) -> None:
+def test_the_diff_of_swapped_releases_swaps_added_and_removed_merged_and_split(
+    changed: tuple[Path, Path],
+) -> None:
     old, new = changed
     back = diff_releases(new, old)
     assert [change.performer_id for change in back.added] == [31]
@@ -93,7 +95,9 @@ def test_backwards_the_diff_is_the_mirror_image(changed: tuple[Path, Path]) -> N
     assert (back.faces_added, back.faces_removed, back.faces_moved) == (4, 0, 5)
 
 
-def test_the_command_names_everybody_and_the_report_some(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_diff_command_lists_all_performers_and_the_report_20_a_section(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
         connection.execute(sa.update(schema.source_performers).values(gender="MALE"))
@@ -104,7 +108,7 @@ def test_the_command_names_everybody_and_the_report_some(data: Path, monkeypatch
     assert said.output.count(": gender") == 40
 
 
-def test_a_merge_by_the_stash_box_is_a_merge_and_its_undoing_a_split(data: Path) -> None:
+def test_a_merge_by_a_stash_box_is_a_merge_and_in_swapped_order_a_split(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     people = schema.source_performers
     with writing(engine) as connection:
@@ -129,7 +133,7 @@ def test_a_merge_by_the_stash_box_is_a_merge_and_its_undoing_a_split(data: Path)
     assert (back.removed, back.added, back.merged) == ((), (), ())
 
 
-def test_nobody_who_got_another_id_is_passed_over_in_silence(data: Path) -> None:
+def test_a_performer_with_another_id_is_removed_and_added(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
         connection.execute(sa.insert(schema.identities), {"performer_id": 41, "created_at": BEGIN})
@@ -147,7 +151,7 @@ def test_a_release_does_not_differ_from_itself(changed: tuple[Path, Path]) -> No
     assert "Nothing changed" in describe_diff(diff)
 
 
-def test_the_list_shows_what_is_there(changed: tuple[Path, Path]) -> None:
+def test_the_list_shows_each_release_with_its_numbers(changed: tuple[Path, Path]) -> None:
     first, second = list_releases(changed[0].parent)
     assert (first.version, first.performers, first.faces, first.latest) == ("2026.02.18", 40, 160, False)
     assert (second.version, second.performers, second.faces, second.latest) == ("2026.02.19", 39, 156, True)
@@ -183,16 +187,16 @@ def test_a_damaged_release_cannot_be_compared(changed: tuple[Path, Path]) -> Non
         diff_releases(*changed)
 
 
-def test_a_manifest_without_its_counts_is_one_line(data: Path) -> None:
+def test_a_manifest_without_counts_or_checksums_is_an_error_of_one_line(data: Path) -> None:
     releases = data / "releases"
     (releases / "2026.02.18" / "manifest.json").write_text("{}")
-    with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; `stash-sense verify "):
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no created_at; run `stash-sense verify "):
         list_releases(releases)
-    with pytest.raises(ReleaseError, match=r"manifest\.json has no checksums; `stash-sense verify "):
+    with pytest.raises(ReleaseError, match=r"manifest\.json has no checksums; run `stash-sense verify "):
         check_zip(releases / zip_name("2026.02.18"), releases / "2026.02.18")
 
 
-def test_a_release_of_another_make_is_listed(data: Path) -> None:
+def test_a_release_with_another_form_of_models_is_listed_with_an_unknown_pack(data: Path) -> None:
     releases = data / "releases"
     path = releases / "2026.02.18" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "models": ["buffalo_sc"]}))

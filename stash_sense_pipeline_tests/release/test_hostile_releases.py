@@ -1,4 +1,4 @@
-"""A release that was made to harm its reader fails the verification in lines, quickly, and is not installed."""
+"""A release that was made to harm its reader fails the verification quickly, in single lines, and is not installed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,15 @@ from stash_sense_pipeline.release.distribution.install import install_release
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline_tests.databases import extras, in_place_of, statements
 
-from .test_verify import reseal, zipped
+from .damages import reseal
+from .test_verify import zipped
 
 World = tuple[Path, ReleaseReport]
 SECONDS = 30
 
 
 def verified(path: Path) -> tuple[CheckResult, ...]:
-    """The failed checks that forbid the release; each is one line, and all come in time."""
+    """The failed checks of severity error. Asserts that each is one line, and that the verification ends in time."""
     begun = time.monotonic()
     results = verify_release(path)
     assert time.monotonic() - begun < SECONDS
@@ -48,8 +49,8 @@ def names(path: Path) -> set[str]:
 
 DATABASES = {
     **extras("performers", "canonical_name"),
-    "an endless view in the place of the faces": in_place_of("faces"),
-    "an endless view in the place of the ids": in_place_of("stashbox_ids"),
+    "an endless view in place of the faces": in_place_of("faces"),
+    "an endless view in place of the ids": in_place_of("stashbox_ids"),
     "a table without rowids": statements(
         "DROP TABLE tattoos",
         "CREATE TABLE tattoos (performer_id, location, description, PRIMARY KEY (performer_id)) WITHOUT ROWID",
@@ -58,7 +59,7 @@ DATABASES = {
 
 
 @pytest.mark.parametrize("name", DATABASES)
-def test_a_database_with_anything_but_plain_tables_of_the_contract(
+def test_a_database_with_anything_but_tables_of_the_contract_is_refused_and_not_installed(
     copy: Path, tmp_path: Path, name: str
 ) -> None:
     DATABASES[name](copy / "performers.db")
@@ -83,8 +84,8 @@ def test_a_plain_index_of_another_program_is_allowed(copy: Path) -> None:
     assert names(copy) == set()
 
 
-def test_a_tree_of_pages_that_has_no_end(copy: Path) -> None:
-    """The root of a table points to itself: whoever reads the rows never comes to the last."""
+def test_a_database_whose_pages_form_a_cycle_fails_in_time(copy: Path) -> None:
+    """The root page of a table points to itself, so that reading the rows would never end."""
     path = copy / "performers.db"
     with closing(sqlite3.connect(path)) as connection:
         (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'aliases'").fetchone()
@@ -114,13 +115,13 @@ def many_rows(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_table_of_millions_of_rows(copy: Path) -> None:
+def test_a_table_with_millions_of_rows_is_refused(copy: Path) -> None:
     many_rows(copy / "performers.db")
     reseal(copy)
     assert "database_integrity" in names(copy)
 
 
-def test_long_texts_are_told_in_part(copy: Path) -> None:
+def test_a_long_text_of_a_release_is_cut_in_the_finding(copy: Path) -> None:
     statements("UPDATE stashbox_ids SET endpoint = hex(zeroblob(2000000)) || '.' WHERE performer_id = 3")(
         copy / "performers.db"
     )
@@ -138,21 +139,23 @@ _FLOATS = [float("nan"), float("inf"), float("-inf"), -1.0, 1e300, 5e-324]
 # Head: dimensions, space, storage, norm, transform; graph: thirteen fields of which the twelfth is a float.
 _FIELDS = {
     "dimensions": (8, "<i"), "space": (12, "<B"), "storage": (13, "<B"), "norm": (14, "<f"), "transform": (18, "<B"),
-    "ground": (19, "<Q"), "capacity": (27, "<Q"), "count": (35, "<Q"), "element": (43, "<Q"), "id": (51, "<Q"),
-    "vector": (59, "<Q"), "level": (67, "<i"), "entry": (71, "<I"), "above": (75, "<Q"), "links": (83, "<Q"),
-    "m": (91, "<Q"), "factor": (99, "<d"), "care": (107, "<Q"),
+    "base_offset": (19, "<Q"), "capacity": (27, "<Q"), "count": (35, "<Q"), "element": (43, "<Q"), "id": (51, "<Q"),
+    "vector": (59, "<Q"), "level": (67, "<i"), "entry": (71, "<I"), "links_upper": (75, "<Q"), "links_base": (83, "<Q"),
+    "m": (91, "<Q"), "factor": (99, "<d"), "ef_construction": (107, "<Q"),
 }  # fmt: skip
 
 
-def test_the_places_of_the_fields(world: World) -> None:
+def test_the_offsets_of_the_header_fields_are_those_of_a_real_index(world: World) -> None:
     head = (world[1].path / "face_facenet.voy").read_bytes()[:115]
     read = {name: struct.unpack_from(form, head, at)[0] for name, (at, form) in _FIELDS.items()}
-    assert (read["dimensions"], read["count"], read["m"], read["care"]) == (512, 160, 12, 100)
+    assert (read["dimensions"], read["count"], read["m"], read["ef_construction"]) == (512, 160, 12, 100)
     assert read["factor"] == pytest.approx(1 / np.log(12))
 
 
 @pytest.mark.parametrize("field", _FIELDS)
-def test_no_number_in_the_header_of_an_index_is_believed(world: World, tmp_path: Path, field: str) -> None:
+def test_a_changed_number_in_the_header_of_an_index_is_refused(
+    world: World, tmp_path: Path, field: str
+) -> None:
     content = bytearray((world[1].path / "face_facenet.voy").read_bytes())
     at, form = _FIELDS[field]
     (true,) = struct.unpack_from(form, content, at)
@@ -169,19 +172,19 @@ def test_no_number_in_the_header_of_an_index_is_believed(world: World, tmp_path:
         changed[at : at + size] = raw
         path = tmp_path / "x.voy"
         path.write_bytes(changed)
-        # Euclidean has the same form; another check refuses it.
+        # Euclidean has the same layout. Another check refuses it.
         if field == "space" and raw == b"\x00":
             continue
-        if field == "care" and int.from_bytes(raw, "little") <= 1_000_000:
+        if field == "ef_construction" and int.from_bytes(raw, "little") <= 1_000_000:
             continue
         if field == "capacity" and 160 <= int.from_bytes(raw, "little") <= 16 * 160 + 1024:
             continue
-        with pytest.raises(ValueError, match=r"damaged|cut short|many|holds"):
+        with pytest.raises(ValueError, match=r"damaged|cut short|declares|holds"):
             read_voyager_file(path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_tattoo_vector_that_is_not_finite(copy: Path, value: float) -> None:
+def test_a_tattoo_vector_that_is_not_finite_is_refused(copy: Path, value: float) -> None:
     uids = sorted(json.loads((copy / "performers.json").read_text()))[:20]
     vectors = np.random.default_rng(0).standard_normal((20, 1280)).astype("f4")
     tattoos = voyager.Index(voyager.Space.Cosine, 1280)
@@ -215,7 +218,9 @@ FILES = (
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("kind", ["fifo", "directory", "zeros", "loop", "socket"])
-def test_a_file_that_is_none_is_no_reason_to_wait(copy: Path, name: str, kind: str) -> None:
+def test_a_special_file_in_place_of_a_release_file_is_refused_without_waiting(
+    copy: Path, name: str, kind: str
+) -> None:
     path = copy / name
     path.unlink(missing_ok=True)
     if kind == "fifo":
@@ -239,7 +244,7 @@ def test_a_file_that_is_none_is_no_reason_to_wait(copy: Path, name: str, kind: s
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_sparse_file_of_20_gigabytes_costs_nothing(copy: Path, tmp_path: Path, name: str) -> None:
+def test_a_sparse_file_of_20_gigabytes_is_refused_unread(copy: Path, tmp_path: Path, name: str) -> None:
     with (copy / name).open("ab") as stream:
         stream.truncate(20 * 1024**3)
     begun = time.monotonic()
@@ -250,7 +255,7 @@ def test_a_sparse_file_of_20_gigabytes_costs_nothing(copy: Path, tmp_path: Path,
 
 
 def test_a_sparse_index_within_the_limit_is_not_read(copy: Path) -> None:
-    """6 GiB with a sound header: element after element of zeros, whose ids are all 0."""
+    """6 GiB with a valid header: all elements are zeros, so that all ids are 0."""
     path = copy / "face_facenet.voy"
     content = bytearray(path.read_bytes()[:115])
     count = 6 * 1024**3 // 2156
@@ -274,7 +279,7 @@ def test_a_sparse_index_within_the_limit_is_not_read(copy: Path) -> None:
     ],
     ids=lambda value: value[:12].encode().hex() if not value.endswith(".json") else value,
 )  # fmt: skip
-def test_json_that_no_release_has(copy: Path, name: str, text: str) -> None:
+def test_json_of_a_form_that_no_release_has_is_refused(copy: Path, name: str, text: str) -> None:
     (copy / name).write_text(text)
     assert names(copy)
 
@@ -283,7 +288,7 @@ def test_json_that_no_release_has(copy: Path, name: str, text: str) -> None:
 
 
 def with_both(release: Path, path: Path, order: Callable[[bytes, bytes], bytes]) -> Path:
-    """A file that is two zips: some readers see this release, others another one."""
+    """A file that is two zips: some readers see this release, and others the second zip."""
     one = zipped(release, path.with_suffix(".one")).read_bytes()
     two = path.with_suffix(".two")
     with zipfile.ZipFile(two, "w") as archive:
@@ -303,15 +308,17 @@ def with_both(release: Path, path: Path, order: Callable[[bytes, bytes], bytes])
     ],
     ids=["before", "behind", "prefix", "suffix", "comment"],
 )
-def test_two_zips_in_one_file(copy: Path, tmp_path: Path, order: Callable[[bytes, bytes], bytes]) -> None:
+def test_a_file_that_is_two_zips_is_refused(
+    copy: Path, tmp_path: Path, order: Callable[[bytes, bytes], bytes]
+) -> None:
     path = with_both(copy, tmp_path / "x.zip", order)
     assert names(path) == {"archive"}
     with pytest.raises(ReleaseError, match="is not installed"):
         install_release(path, tmp_path / "sidecar")
 
 
-def test_a_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> None:
-    """2 GiB of zeros for an index, in 2 MB."""
+def test_a_zip_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> None:
+    """An index of zeros that is compressed to a thousandth."""
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for member in copy.iterdir():
@@ -324,7 +331,7 @@ def test_a_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> N
     assert time.process_time() - begun < 2
 
 
-# --- damage at random -----------------------------------------------------------------------------------------------
+# --- random damage -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -334,8 +341,10 @@ def test_a_bomb_is_refused_by_its_declared_size(copy: Path, tmp_path: Path) -> N
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_any_damage_ends_in_lines_and_in_time(world: World, tmp_path: Path, data: st.DataObject) -> None:
-    """As a directory, with and without fitting checksums, and as a zip whose files or own bytes are damaged."""
+def test_random_damage_fails_checks_in_time_and_raises_nothing(
+    world: World, tmp_path: Path, data: st.DataObject
+) -> None:
+    """The release is a directory, with or without matching checksums, or a zip with damaged members or bytes."""
     release = tmp_path / "2026.02.18"
     shutil.rmtree(release, ignore_errors=True)
     shutil.copytree(world[1].path, release)
@@ -353,10 +362,10 @@ def test_any_damage_ends_in_lines_and_in_time(world: World, tmp_path: Path, data
 
 
 def damaged(data: st.DataObject, original: bytes) -> bytes:
-    """Some bytes changed, cut out, doubled or put in."""
+    """Some bytes changed, removed, doubled or inserted."""
     content = bytearray(original)
     for _ in range(data.draw(st.sampled_from([1, 3, 200]))):
-        # Headers and directories are at the ends.
+        # Headers and directories are at the start and the end of files.
         place = data.draw(
             st.one_of(st.integers(0, 200), st.integers(0, max(len(content) - 1, 0)), st.integers(-200, -1))
         )

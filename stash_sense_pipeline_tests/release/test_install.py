@@ -36,7 +36,9 @@ def content(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["path", "archive"])
-def test_the_new_files_replace_the_old(world: World, sidecar: Path, kind: str) -> None:
+def test_an_installation_replaces_the_files_of_the_contract_and_keeps_a_backup(
+    world: World, sidecar: Path, kind: str
+) -> None:
     release = world[1]
     old = content(sidecar)
     report = install_release(getattr(release, kind), sidecar)
@@ -52,7 +54,7 @@ def test_the_new_files_replace_the_old(world: World, sidecar: Path, kind: str) -
     assert content(sidecar / BACKUP) == content(release.path)
 
 
-def test_into_a_directory_that_is_not_there(world: World, tmp_path: Path) -> None:
+def test_an_installation_creates_a_missing_directory(world: World, tmp_path: Path) -> None:
     report = install_release(world[1].path, tmp_path / "a" / "b")
     assert (report.previous, report.backup) == (None, None)
     assert content(tmp_path / "a" / "b") == content(world[1].path)
@@ -83,7 +85,7 @@ def test_an_error_at_any_move_brings_the_old_files_back(
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    # Seven old files, six new ones, the backup: then there is nothing left to fail.
+    # Seven old files, six new ones and the backup: later moves do not exist.
     if number >= 14:
         install_release(world[1].path, sidecar)
         return
@@ -95,7 +97,7 @@ def test_an_error_at_any_move_brings_the_old_files_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(14))
-def test_a_kill_at_any_move_is_mended_by_the_next_installation(
+def test_a_kill_at_any_move_is_rolled_back_by_the_next_installation(
     world: World, sidecar: Path, number: int
 ) -> None:
     before = content(sidecar)
@@ -113,7 +115,7 @@ def test_a_kill_at_any_move_is_mended_by_the_next_installation(
         install_release(world[1].path, sidecar)
         os._exit(0)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
-    # The next one fails while it copies, so what is left is what the roll-back made.
+    # The next installation fails while it copies, so that only the roll-back has changed files.
     with pytest.MonkeyPatch.context() as patch:
 
         def failing(*_: object, **__: object) -> None:
@@ -128,11 +130,11 @@ def test_a_kill_at_any_move_is_mended_by_the_next_installation(
     assert content(sidecar)["faces.json"] == content(world[1].path)["faces.json"]
 
 
-# --- what others put there ------------------------------------------------------------------------------------------
+# --- files that others put there ------------------------------------------------------------------------------------------
 
 
 def plant(sidecar: Path, plan: object) -> Path:
-    """A directory like that of an unfinished installation, with this plan."""
+    """A directory like that of an interrupted installation, with this plan."""
     work = sidecar / ".stash-sense-install"
     (work / "new").mkdir(parents=True)
     work.chmod(0o700)
@@ -171,7 +173,7 @@ def test_a_plan_that_this_program_did_not_write_is_refused_and_nothing_is_touche
 
 
 def test_a_planted_plan_deletes_no_file_that_it_did_not_bring(world: World, sidecar: Path) -> None:
-    """Whoever plants it in an archive cannot know the inodes that the files get when it is unpacked."""
+    """The author of an archive cannot know the inodes of the files after unpacking."""
     plant(sidecar, {"new": {name: [1, 2] for name in content(world[1].path)}, "old": []})
     before = content(sidecar)
     install_release(world[1].path, sidecar)
@@ -181,7 +183,7 @@ def test_a_planted_plan_deletes_no_file_that_it_did_not_bring(world: World, side
 
 @pytest.mark.parametrize("what", [".stash-sense-install", BACKUP])
 @pytest.mark.parametrize("kind", ["link", "file", "fifo"])
-def test_what_is_no_directory_of_this_program_is_refused(
+def test_a_working_directory_or_backup_of_another_program_is_refused(
     world: World, sidecar: Path, tmp_path: Path, what: str, kind: str
 ) -> None:
     other = tmp_path / "other"
@@ -196,7 +198,7 @@ def test_what_is_no_directory_of_this_program_is_refused(
     assert (other / "faces.json").read_text() == "not ours"
 
 
-def test_a_plan_where_others_may_write_is_refused(world: World, sidecar: Path) -> None:
+def test_a_working_directory_that_others_may_write_is_refused(world: World, sidecar: Path) -> None:
     plant(sidecar, {"new": {}, "old": []}).chmod(0o777)
     with pytest.raises(ReleaseError, match="not a directory that this program made"):
         install_release(world[1].path, sidecar)
@@ -232,7 +234,7 @@ def test_a_release_that_the_disk_has_no_room_for_is_not_installed(
 
 
 def test_old_files_that_cannot_be_put_back_are_kept(world: World, sidecar: Path) -> None:
-    """As after a copy of the whole directory to another disk, where all files have other inodes."""
+    """After a copy of the whole directory to another disk all files have other inodes."""
     work = plant(sidecar, {"new": {"faces.json": [1, 2]}, "old": ["faces.json"]})
     (work / "old").mkdir()
     (work / "old" / "faces.json").write_text("the old one")

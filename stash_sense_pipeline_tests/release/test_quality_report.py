@@ -12,10 +12,15 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.face_order import FaceOrder, normalised
-from stash_sense_pipeline.release.checks.confusable_people import BINS, crowd, spread
+from stash_sense_pipeline.release.checks.confusable_people import (
+    BINS,
+    find_confusable_people,
+    similarity_distribution,
+)
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (
+    ReportContent,
     nameless_report,
     read_checks,
     read_quality,
@@ -47,15 +52,15 @@ def population(seed: int, faces_of: list[int], dim: int = 6) -> tuple[FaceOrder,
     st.sampled_from([2, 2_048]),
     st.sampled_from([0, 1_000]),
 )
-def test_pairs_and_hubs_are_those_of_comparing_everybody(
+def test_confusable_pairs_and_hubs_are_those_of_comparing_all_pairs(
     seed: int, faces_of: list[int], people_block: int, face_block: int, few: int
 ) -> None:
     order, unit = population(seed, faces_of)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._PEOPLE_A_BLOCK", people_block)
         patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FACES_A_BLOCK", face_block)
-        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._FEW", few)
-        found = crowd(order, unit, pairs=7, hubs=4)
+        patch.setattr("stash_sense_pipeline.release.checks.confusable_people._MAX_SINGLE_PAIRS", few)
+        found = find_confusable_people(order, unit, pairs=7, hubs=4)
     people = np.unique(order.performer_ids)
     similar = np.zeros((len(order), len(people)))
     for table in unit.values():
@@ -76,9 +81,9 @@ def test_pairs_and_hubs_are_those_of_comparing_everybody(
     assert found.faces_near_others == np.count_nonzero(near)
 
 
-def test_the_spread_counts_every_pair_of_one_person() -> None:
+def test_the_genuine_similarities_count_every_pair_of_one_person() -> None:
     order, unit = population(1, [1, 2, 5, 20])
-    found = spread(order, unit["facenet"])
+    found = similarity_distribution(order, unit["facenet"])
     table = unit["facenet"]
     genuine = [
         float(table[one] @ table[other])
@@ -125,7 +130,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     assert (tmp_path / "releases" / f"{again.version}.report" / "report.md").read_text() == text
 
 
-def test_the_report_for_the_run_history_names_nobody(world: World) -> None:
+def test_the_report_for_the_run_history_has_no_names(world: World) -> None:
     data, report = world
     assert report.figures is not None
     text = nameless_report(report.figures, None)
@@ -136,28 +141,28 @@ def test_the_report_for_the_run_history_names_nobody(world: World) -> None:
     assert "Person" not in text
     assert "http" not in text
     named = (data / "releases" / f"{report.version}.report" / "report.md").read_text()
-    pair = report.figures.crowd.pairs[0]
+    pair = report.figures.confusable.pairs[0]
     assert f"({pair.first}) |" in named
     assert f"| {pair.first} | {pair.second} |" in text
 
 
-def test_an_unchanged_release_shows_the_proof_it_was_published_with(world: World) -> None:
+def test_an_unchanged_release_has_the_checks_it_was_published_with(world: World) -> None:
     data, report = world
     again = publish_release(open_catalog(f"sqlite:///{data / 'catalog.db'}"), data, "again", SPEC, DAY)
     assert not again.changed
     assert {check.name for check in again.checks} == {check.name for check in report.checks}
 
 
-def test_a_damaged_proof_is_no_proof(tmp_path: Path) -> None:
+def test_damaged_stored_checks_are_ignored(tmp_path: Path) -> None:
     assert read_checks(tmp_path) == ()
     (tmp_path / "checks.json").write_text('[{"name": 1}]')
     assert read_checks(tmp_path) == ()
 
 
-def test_a_name_cannot_break_the_table(world: World, tmp_path: Path) -> None:
+def test_a_name_with_table_characters_stays_in_its_cell(world: World, tmp_path: Path) -> None:
     _, report = world
     assert report.figures is not None
-    write_report(tmp_path / "r", report.path, "1", report.figures, report.checks, None)
+    write_report(tmp_path / "r", report.path, ReportContent("1", report.checks, report.figures, None))
     rows = [
         line for line in (tmp_path / "r" / "report.md").read_text().splitlines() if line.startswith("| Some")
     ]

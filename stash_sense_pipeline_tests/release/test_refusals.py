@@ -1,4 +1,4 @@
-"""Catalogs that must not become a release: one clear line each, and nothing built."""
+"""Catalogs that must not become a release: each is an error of one line, and nothing is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.build.voyager_index import build_index
+from stash_sense_pipeline.release.build.voyager_index import IndexTask, build_index
 from stash_sense_pipeline.release.publish import publish_release
 
 from .conftest import DAY
@@ -55,7 +55,7 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
         lambda connection: connection.execute(
             sa.delete(schema.embeddings).where(schema.embeddings.c.face_id == 17)
         ),
-        "1 trusted faces have no facenet embedding, first face 17",
+        "1 trusted faces have no facenet embedding, the first is face 17",
     ),
     "no embeddings of a model": (
         lambda connection: connection.execute(
@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
         ),
         "its record pmvstash:pm-00002 is not theirs now",
     ),
-    "nobody knows the name": (
+    "no record with a name": (
         update(schema.source_performers, {"name": None}, schema.source_performers.c.source_id == "st-00001"),
         "performer 39 has faces but no name",
     ),
@@ -98,7 +98,9 @@ DAMAGES: dict[str, tuple[Callable[[sa.Connection], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_catalog_that_cannot_be_released_is_one_line(data: Path, damage: str) -> None:
+def test_a_catalog_that_cannot_be_released_is_an_error_of_one_line_and_builds_nothing(
+    data: Path, damage: str
+) -> None:
     change, message = DAMAGES[damage]
     before = sorted(path.name for path in (data / "releases").iterdir())
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
@@ -112,14 +114,14 @@ def test_a_catalog_that_cannot_be_released_is_one_line(data: Path, damage: str) 
     assert not list((data / "staging").iterdir())
 
 
-def test_a_stash_box_that_is_not_configured_cannot_name_anybody(data: Path) -> None:
+def test_a_performer_without_a_configured_stash_box_is_refused(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     hosts = {name: host for name, host in SPEC.hosts.items() if name != "stashdb"}
     with pytest.raises(ReleaseError, match="no live record in a configured stash-box"):
         publish_release(engine, data, "run", replace(SPEC, hosts=hosts), DAY)
 
 
-def test_two_stash_boxes_with_one_host_cannot_share_an_id(tmp_path: Path) -> None:
+def test_two_performers_with_one_universal_id_are_refused(tmp_path: Path) -> None:
     engine = make_catalog(tmp_path / "catalog.db", performers=30)
     with writing(engine) as connection:
         for table in (schema.source_performers, schema.identity_members, schema.trusted_faces):
@@ -145,7 +147,7 @@ def test_a_refused_build_leaves_the_old_index(tmp_path: Path) -> None:
     with writing(engine) as connection:
         vector(nan)(connection)
     with pytest.raises(ReleaseError):
-        build_index(engine, "arcface", path, SPEC.index)
+        build_index(engine, IndexTask("arcface", SPEC.index), path)
     assert path.read_bytes() == b"the old one"
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 

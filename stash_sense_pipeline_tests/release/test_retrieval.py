@@ -47,7 +47,9 @@ def unit(seed: int, count: int, dim: int = 512) -> np.ndarray:
     st.integers(1, 120),
     st.sampled_from([7, 50, 16_384]),
 )
-def test_exact_search_is_what_sorting_everything_gives(seed: int, n: int, q: int, k: int, block: int) -> None:
+def test_exact_search_gives_the_neighbours_of_a_full_sort(
+    seed: int, n: int, q: int, k: int, block: int
+) -> None:
     gallery, queries = unit(seed, n, 8), unit(seed + 1, q, 8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stash_sense_pipeline.release.checks.retrieval._ROWS_A_BLOCK", block)
@@ -84,8 +86,8 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
     assert (reports[32].queries, reports[32].k) == (200, 100)
 
 
-def test_what_is_in_reach_is_what_the_sidecar_can_answer_with() -> None:
-    """Ten photos each, and an index without one of the person's photos: a tenth of the others in reach is lost."""
+def test_recall_in_reach_counts_neighbours_within_the_sidecars_distance() -> None:
+    """Each person has ten photos, and the index lacks one: a tenth of the other photos in reach is lost."""
     rng = np.random.default_rng(0)
     people = rng.standard_normal((40, 512))
     vectors = normalised((people.repeat(10, axis=0) + 0.3 * rng.standard_normal((400, 512))).astype("f4"))
@@ -98,7 +100,7 @@ def test_what_is_in_reach_is_what_the_sidecar_can_answer_with() -> None:
             return ids, 1 - np.take_along_axis(similar, ids, axis=1)
 
     report = index_recall("facenet", ask_index(Forgetful(), vectors), vectors)
-    # 390 faces lose one of nine others, and the 40 that are forgotten ask for nine that are all there.
+    # 360 faces lose one of their nine others. The 40 missing faces find all nine.
     assert report.in_reach == pytest.approx(1 - 360 / 3600)
     assert not recall_checks(report, 0.5, 0.99)[1].passed
 
@@ -113,7 +115,7 @@ def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:
 
 
 def test_two_swapped_vectors_are_found(world: World, tmp_path: Path) -> None:
-    """What a drift between index and database does: a face at another face's position."""
+    """Index and database disagree: a face has another face's position."""
     data, _ = world
     vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet",)).unit[
         "facenet"
@@ -128,7 +130,7 @@ def test_two_swapped_vectors_are_found(world: World, tmp_path: Path) -> None:
     assert "vector 20" in result.detail
 
 
-def test_self_retrieval_notices_wrong_names(world: World) -> None:
+def test_self_retrieval_fails_when_faces_have_wrong_owners(world: World) -> None:
     data, report = world
     vectors = load_unit_vectors(open_catalog(f"sqlite:///{data / 'catalog.db'}"), ("facenet", "arcface"))
     owners = json.loads((report.path / "faces.json").read_text())
@@ -144,20 +146,20 @@ def test_self_retrieval_notices_wrong_names(world: World) -> None:
     assert shifted.numbers["found"] < 0.1
 
 
-def test_fusion_is_the_sidecars() -> None:
+def test_fused_distances_are_those_of_the_sidecar() -> None:
     ids = {"facenet": np.array([1, 2]), "arcface": np.array([2, 3])}
     distances = {"facenet": np.array([0.1, 0.3]), "arcface": np.array([0.2, 0.4])}
     fused = [(round(distance, 6), face) for distance, face in fused_distances(ids, distances)]
     assert fused == [(0.25, 2), (0.3, 1), (0.45, 3)]
 
 
-def test_held_out_retrieval_by_number_of_faces() -> None:
+def test_held_out_retrieval_is_counted_by_number_of_faces() -> None:
     rng = np.random.default_rng(0)
     owners, tables = [], {"facenet": [], "arcface": []}
     for person, faces in enumerate([1] * 30 + [3] * 30 + [12] * 5):
         for model, table in tables.items():
             direction = np.random.default_rng([person, len(model)]).standard_normal(512)
-            # One face in three of the people with three is somebody else's.
+            # Of the people with three faces, one face is that of another person.
             strangers = faces == 3
             for face in range(faces):
                 noise = rng.standard_normal(512)

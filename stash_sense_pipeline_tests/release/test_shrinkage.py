@@ -1,4 +1,4 @@
-"""What explains that people and faces of the last release are gone, and what does not."""
+"""Losses of people and faces since the last release, explained and unexplained."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
-from stash_sense_pipeline.release.checks.quality_gate import Limits
 from stash_sense_pipeline.release.checks.shrinkage import Losses, deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.spec import Limits
 
 from .worlds import BEGIN, SPEC
 
@@ -63,7 +63,7 @@ REASONS: dict[str, tuple[Callable[[sa.Connection], None], Suppressions, int, int
 
 
 @pytest.mark.parametrize("reason", REASONS)
-def test_what_explains_a_loss(data: Path, reason: str) -> None:
+def test_a_loss_is_explained_by_deletion_merge_or_suppression_only(data: Path, reason: str) -> None:
     change, suppressions, people, faces = REASONS[reason]
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     with writing(engine) as connection:
@@ -78,7 +78,7 @@ def test_what_explains_a_loss(data: Path, reason: str) -> None:
     assert shrink_check(losses, allowed=0.02).passed is (people == 1)
 
 
-def test_a_shrink_needs_an_explanation() -> None:
+def test_an_unexplained_shrink_above_the_limit_is_refused_unless_accepted() -> None:
     def check(people: int, faces: int, explained: tuple[int, int] = (0, 0), **options: bool) -> bool:
         losses = Losses(1000, people, 1000 - people, 4000, faces, *explained)
         return shrink_check(losses, allowed=0.02, **options).passed
@@ -93,10 +93,10 @@ def test_a_shrink_needs_an_explanation() -> None:
     assert failed.numbers["performers_explained"] == 5
 
 
-def test_new_people_do_not_make_up_for_those_who_are_gone() -> None:
+def test_new_people_do_not_offset_lost_people() -> None:
     failed = shrink_check(Losses(1000, 1500, 30, 4000, 6000, 5, 0), allowed=0.02)
     assert not failed.passed
-    assert "30 of 1000 performers are gone (1500 now), of which 5 is explained" in failed.detail
+    assert "30 of 1000 performers are gone (1500 now), of which 5 are explained" in failed.detail
     assert shrink_check(Losses(1000, 1500, 25, 4000, 6000, 5, 0), allowed=0.02).passed
 
 
@@ -104,7 +104,7 @@ def test_new_people_do_not_make_up_for_those_who_are_gone() -> None:
 def test_a_deleted_record_explains_its_faces_though_another_record_lives(
     data: Path, photos_elsewhere: int
 ) -> None:
-    """Performer 40 is on stashdb, which deletes them with the photos, and on fansdb."""
+    """Performer 40 has records on stashdb, which deletes its record and photos, and on fansdb."""
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     old = (data / "releases" / "latest").resolve()
     faces = schema.trusted_faces

@@ -1,4 +1,4 @@
-"""Uploading to a stand-in of GitHub: a draft until whole, repeated without harm, readable by the sidecar's updater."""
+"""Uploads to a stand-in of GitHub: a draft until complete, safe to repeat, readable by the sidecar's updater."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def hub() -> Iterator[GithubWorld]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """How long the upload would have slept, instead of sleeping."""
+    """The seconds that the upload would have slept."""
     return []
 
 
 def upload(world: World, hub: GithubWorld, waits: list[float], token: str = TOKEN) -> UploadReport:
     data, report = world
-    destination = Destination(REPOSITORY, hub.url, token)
-    return upload_release(data / "releases", report.version, destination, sleep=waits.append)
+    destination = Destination(REPOSITORY, hub.url, token, waits.append)
+    return upload_release(data / "releases", report.version, destination)
 
 
 def assert_published(hub: GithubWorld) -> None:
@@ -58,7 +58,9 @@ def assert_published(hub: GithubWorld) -> None:
     assert [(asset["name"], asset["state"]) for asset in release["assets"]] == [(ASSET, "uploaded")]
 
 
-def test_an_upload_and_a_second_one(world: World, hub: GithubWorld, waits: list[float]) -> None:
+def test_an_upload_publishes_one_zip_and_a_second_one_sends_nothing(
+    world: World, hub: GithubWorld, waits: list[float]
+) -> None:
     first = upload(world, hub, waits)
     assert (first.uploaded, first.latest, first.asset) == (True, True, ASSET)
     assert_published(hub)
@@ -70,9 +72,11 @@ def test_an_upload_and_a_second_one(world: World, hub: GithubWorld, waits: list[
     assert waits == []
 
 
-def test_nobody_sees_a_part(world: World, hub: GithubWorld, waits: list[float], tmp_path: Path) -> None:
+def test_an_upload_that_fails_leaves_a_draft_that_users_do_not_see(
+    world: World, hub: GithubWorld, waits: list[float], tmp_path: Path
+) -> None:
     hub.fail("POST", "/upload/", 502, times=9)
-    with pytest.raises(ReleaseError, match=r"cannot upload .* 502 ordered; the draft stays, run it again"):
+    with pytest.raises(ReleaseError, match=r"cannot upload .* 502 ordered; the draft remains, run it again"):
         upload(world, hub, waits)
     assert [release["draft"] for release in hub.releases] == [True]
     api = f"{hub.url}/repos/{REPOSITORY}/releases"
@@ -82,14 +86,16 @@ def test_nobody_sees_a_part(world: World, hub: GithubWorld, waits: list[float], 
     assert_published(hub)
 
 
-def test_a_cut_upload_goes_on(world: World, hub: GithubWorld, waits: list[float]) -> None:
+def test_an_interrupted_upload_is_completed(world: World, hub: GithubWorld, waits: list[float]) -> None:
     hub.cut_uploads = 2
     assert upload(world, hub, waits).uploaded
     assert_published(hub)
     assert len([request for request in hub.requests if request.startswith("DELETE")]) == 2
 
 
-def test_a_whole_zip_of_a_draft_is_not_sent_again(world: World, hub: GithubWorld, waits: list[float]) -> None:
+def test_a_complete_zip_of_a_draft_is_not_sent_again(
+    world: World, hub: GithubWorld, waits: list[float]
+) -> None:
     asset = hub.asset(ASSET, world[1].archive.read_bytes())
     hub.release("v2026.02.18", draft=True, assets=[hub.asset("old.zip", b"x"), asset])
     assert upload(world, hub, waits).uploaded
@@ -98,7 +104,7 @@ def test_a_whole_zip_of_a_draft_is_not_sent_again(world: World, hub: GithubWorld
 
 
 @pytest.mark.parametrize(
-    ("method", "part"),
+    "request_line",
     [
         ("GET", "/releases"),
         ("POST", "/releases"),
@@ -108,27 +114,29 @@ def test_a_whole_zip_of_a_draft_is_not_sent_again(world: World, hub: GithubWorld
     ],
 )
 @pytest.mark.parametrize("status", [500, 503])
-def test_what_passes_is_waited_for(
-    world: World, hub: GithubWorld, waits: list[float], method: str, part: str, status: int
+def test_a_request_that_fails_twice_is_tried_a_third_time(
+    world: World, hub: GithubWorld, waits: list[float], request_line: tuple[str, str], status: int
 ) -> None:
-    hub.fail(method, part, status, times=2)
+    hub.fail(*request_line, status, times=2)
     assert upload(world, hub, waits).uploaded
     assert_published(hub)
     assert waits == [2.0, 4.0]
 
 
-def test_a_rate_limit_is_kept(world: World, hub: GithubWorld, waits: list[float]) -> None:
+def test_a_short_rate_limit_is_waited_for_and_a_long_one_is_an_error(
+    world: World, hub: GithubWorld, waits: list[float]
+) -> None:
     hub.fail("POST", "/releases", 429, **{"Retry-After": "7"})
     hub.fail("POST", "/upload/", 403, **{"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": soon(30)})
     assert upload(world, hub, waits).uploaded
     assert waits[0] == 7.0
     assert 25 < waits[1] < 35
     hub.fail("GET", "/releases", 403, **{"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": soon(3000)})
-    with pytest.raises(ReleaseError, match=r"come back in (49|50) minutes \(rate limit\)"):
+    with pytest.raises(ReleaseError, match=r"is rate limited for (49|50) minutes"):
         upload(world, hub, waits)
 
 
-def test_a_draft_that_somebody_else_makes_meanwhile_is_taken(
+def test_a_draft_that_another_process_makes_meanwhile_is_used(
     world: World, hub: GithubWorld, waits: list[float]
 ) -> None:
     hub.release("v2026.02.18", draft=True)
@@ -137,7 +145,7 @@ def test_a_draft_that_somebody_else_makes_meanwhile_is_taken(
     assert_published(hub)
 
 
-def test_another_release_under_that_tag_is_left_alone(
+def test_a_published_release_with_another_zip_is_not_changed(
     world: World, hub: GithubWorld, waits: list[float]
 ) -> None:
     hub.release("v2026.02.18", assets=[hub.asset(ASSET, b"something else")])
@@ -155,13 +163,14 @@ def test_an_older_version_does_not_become_the_latest(
     assert hub.latest == hub.releases[0]["id"]
 
 
-def test_what_is_wrong_is_one_line(world: World, hub: GithubWorld, waits: list[float], data: Path) -> None:
+def test_each_upload_that_is_refused_ends_in_one_line(
+    world: World, hub: GithubWorld, waits: list[float], data: Path
+) -> None:
     with pytest.raises(ReleaseError, match="401 Bad credentials; GITHUB_TOKEN needs write access"):
         upload(world, hub, waits, token="wrong")
-    with pytest.raises(ReleaseError, match=r"404 Not Found; is export\.github\.repository right"):
-        upload_release(
-            data / "releases", "2026.02.18", Destination("some/other", hub.url, TOKEN), sleep=waits.append
-        )
+    destination = Destination("some/other", hub.url, TOKEN, waits.append)
+    with pytest.raises(ReleaseError, match=r"404 Not Found; check export\.github\.repository"):
+        upload_release(data / "releases", "2026.02.18", destination)
     with pytest.raises(ReleaseError, match="there is no release 2020"):
         upload_release(data / "releases", "2020.01.01", Destination(REPOSITORY, hub.url, TOKEN))
     with pytest.raises(ConfigurationError, match=r"export\.github\.repository"):
@@ -173,13 +182,15 @@ def test_what_is_wrong_is_one_line(world: World, hub: GithubWorld, waits: list[f
     assert hub.releases == []
 
 
-def test_the_token_goes_to_the_api_only(world: World, hub: GithubWorld, waits: list[float]) -> None:
+def test_the_token_is_not_sent_to_another_host(world: World, hub: GithubWorld, waits: list[float]) -> None:
     hub.release("v2026.02.18", draft=True)["upload_url"] = "http://elsewhere.test/upload{?name}"
-    with pytest.raises(ReleaseError, match=r"wants the file at elsewhere\.test, where the token must not go"):
+    with pytest.raises(
+        ReleaseError, match=r"asks for the file at elsewhere\.test, where the token must not be sent"
+    ):
         upload(world, hub, waits)
 
 
-def test_notes_count_and_name_nobody(data: Path) -> None:
+def test_notes_give_numbers_of_changes_and_no_names(data: Path) -> None:
     engine = open_catalog(f"sqlite:///{data / 'catalog.db'}")
     one = schema.source_performers.c.source_id == "st-00001"
     with writing(engine) as connection:
@@ -193,10 +204,10 @@ def test_notes_count_and_name_nobody(data: Path) -> None:
     assert not re.search("Renamed|Someone|Person ", notes)
 
 
-def test_who_asks_to_leave_during_an_upload_is_not_shown_to_users(
+def test_a_person_suppressed_during_an_upload_is_not_published(
     world: World, hub: GithubWorld, waits: list[float]
 ) -> None:
-    """The list is asked before anything is sent, and again before the draft becomes a release."""
+    """The list is checked before anything is sent, and again before the draft is published."""
     asked: list[Path] = []
 
     def check(release: Path) -> None:
@@ -205,17 +216,17 @@ def test_who_asks_to_leave_during_an_upload_is_not_shown_to_users(
             raise ReleaseError("holds 1 records")
 
     data, report = world
-    destination = Destination(REPOSITORY, hub.url, TOKEN)
+    destination = Destination(REPOSITORY, hub.url, TOKEN, waits.append)
     with pytest.raises(ReleaseError, match="holds 1 records"):
-        upload_release(data / "releases", report.version, destination, sleep=waits.append, check=check)
+        upload_release(data / "releases", report.version, destination, check=check)
     assert asked == [report.path, report.path]
     assert [release["draft"] for release in hub.releases] == [True]
 
 
-def test_the_sidecar_updates_itself_from_what_was_uploaded(
+def test_the_sidecar_updates_itself_from_an_uploaded_release(
     data: Path, hub: GithubWorld, tmp_path: Path
 ) -> None:
-    """Loader, matcher and updater, over two releases of one day, as a user's sidecar would go through them."""
+    """A user's sidecar loads, matches and updates over two releases of one day."""
     home = tmp_path / "sidecar"
     home.mkdir()
     (home / "stash_sense.db").write_text("mine")
@@ -244,7 +255,9 @@ def test_the_sidecar_updates_itself_from_what_was_uploaded(
     assert (home / "stash_sense.db").read_text() == "mine"
 
 
-def test_the_command(data: Path, hub: GithubWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_upload_command_publishes_with_the_token_of_the_environment(
+    data: Path, hub: GithubWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = tmp_path / "sources.yaml"
     sources.write_text(
         f"export: {{github: {{repository: {REPOSITORY}, api: '{hub.url}'}}}}\nstash_boxes: {{stashdb: {{}}}}\n"

@@ -1,16 +1,13 @@
-"""Every damage to a release fails the check that is about it, and none makes the verification raise."""
+"""Every damage to a release fails its check, and none makes the verification raise."""
 
 from __future__ import annotations
 
 import json
 import random
 import shutil
-import sqlite3
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,303 +20,12 @@ from stash_sense_pipeline.release.checks import verify
 from stash_sense_pipeline.release.checks.check_result import Severity, failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
-from stash_sense_pipeline.release.contract import RELEASE_FORMAT
 from stash_sense_pipeline.release.promotion import ReleaseReport
-
-Damage = Callable[[Path], object]
+from stash_sense_pipeline_tests.release.damages import DAMAGES, index, reseal, sql
 
 
 def failed(path: Path) -> set[str]:
     return {result.name for result in verify_release(path) if not result.passed}
-
-
-def reseal(release: Path) -> None:
-    """Puts right checksums into the manifest, so that only the check in question can object."""
-    path = release / "manifest.json"
-    manifest = json.loads(path.read_text())
-    manifest["checksums"] = {
-        member.name: f"sha256:{sha256_file(member)}"
-        for member in release.iterdir()
-        if member.name != path.name
-    }
-    path.write_text(json.dumps(manifest))
-
-
-def edit(name: str, change: Callable[[object], object]) -> Damage:
-    def damage(release: Path) -> None:
-        path = release / name
-        path.write_text(json.dumps(change(json.loads(path.read_text()))))
-
-    return damage
-
-
-def manifest(**changes: object) -> Damage:
-    return edit("manifest.json", lambda content: {**content, **changes})
-
-
-def performer(**changes: object) -> Damage:
-    def change(people: dict) -> dict:
-        first = sorted(people)[0]
-        return {**people, first: {**people[first], **changes}}
-
-    return edit("performers.json", change)
-
-
-def sql(*statements: str) -> Damage:
-    def damage(release: Path) -> None:
-        with closing(sqlite3.connect(release / "performers.db")) as connection:
-            for statement in statements:
-                connection.execute(statement)
-            connection.commit()
-
-    return damage
-
-
-def index(model: str = "facenet", **options: object) -> Damage:
-    """Replaces an index by one made differently."""
-
-    def damage(release: Path) -> None:
-        path = release / f"face_{model}.voy"
-        old = voyager.Index.load(str(path))
-        vectors = old.get_vectors(range(len(old)))[:, : options.get("dimensions", 512)]
-        vectors = options.get("vectors", lambda vectors: vectors)(vectors)
-        ids = options.get("ids", range(len(vectors)))
-        new = voyager.Index(options.get("space", voyager.Space.Cosine), vectors.shape[1], M=12)
-        new.add_items(np.ascontiguousarray(vectors), ids=list(ids), num_threads=1)
-        for number in options.get("delete", ()):
-            new.mark_deleted(number)
-        new.save(str(path))
-
-    return damage
-
-
-def with_nan(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.copy()
-    vectors[5, 7] = np.nan
-    return vectors
-
-
-def swap_faces(faces: list) -> list:
-    return [faces[-1], *faces[1:-1], faces[0]]
-
-
-DAMAGES: dict[str, tuple[Damage, set[str]]] = {
-    "no arcface index": (
-        lambda release: (release / "face_arcface.voy").unlink(),
-        {"required_files", "arcface_loads", "faces_json"},
-    ),
-    "no manifest": (
-        lambda release: (release / "manifest.json").unlink(),
-        {"required_files", "manifest", "version", "checksums", "json_order"},
-    ),
-    "a stray file": (lambda release: (release / "notes.txt").touch(), {"no_other_files"}),
-    "a journal": (lambda release: (release / "performers.db-wal").touch(), {"no_other_files"}),
-    "a link": (
-        lambda release: (release / "face_adaface.voy").symlink_to(release / "face_arcface.voy"),
-        {"no_other_files", "checksums"},
-    ),
-    "manifest is no JSON": (
-        lambda release: (release / "manifest.json").write_text("{"),
-        {"manifest", "version", "checksums", "json_order"},
-    ),
-    "manifest is a list": (
-        lambda release: (release / "manifest.json").write_text("[]"),
-        {"manifest", "version", "checksums", "json_order"},
-    ),
-    "newer manifest": (manifest(format=RELEASE_FORMAT + 1), {"manifest"}),
-    "counts as text": (manifest(face_count="160"), {"manifest"}),
-    "wrong face count": (manifest(face_count=161), {"manifest"}),
-    "wrong performer count": (manifest(performer_count=41), {"manifest"}),
-    "sources not sorted": (manifest(sources=["stashdb", "fansdb"]), {"manifest"}),
-    "created_at is no time": (manifest(created_at="yesterday"), {"manifest"}),
-    "no created_at": (manifest(created_at=None), {"manifest"}),
-    "version without zeros": (manifest(version="2026.2.18"), {"version"}),
-    "version of no day": (manifest(version="2026.02.30"), {"version"}),
-    "version as number": (manifest(version=2026), {"manifest", "version"}),
-    "version not of the directory": (manifest(version="2026.02.19"), {"version"}),
-    "checksums missing": (manifest(checksums=None), {"manifest", "checksums"}),
-    "one checksum missing": (
-        edit(
-            "manifest.json",
-            lambda content: {
-                **content,
-                "checksums": {k: v for k, v in content["checksums"].items() if k != "faces.json"},
-            },
-        ),
-        {"checksums"},
-    ),
-    "checksum in capitals": (
-        edit(
-            "manifest.json",
-            lambda content: {
-                **content,
-                "checksums": {k: v.replace("sha256:", "").upper() for k, v in content["checksums"].items()},
-            },
-        ),
-        {"checksums"},
-    ),
-    "checksum of an absent file": (
-        edit(
-            "manifest.json",
-            lambda content: {
-                **content,
-                "checksums": {**content["checksums"], "gone.voy": "sha256:" + "0" * 64},
-            },
-        ),
-        {"checksums"},
-    ),
-    "Euclidean": (index(space=voyager.Space.Euclidean), {"facenet_space"}),
-    "256 dimensions": (index(dimensions=256), {"facenet_dimensions"}),
-    "tombstone": (index(delete=[3]), {"facenet_tombstones", "facenet_vectors"}),
-    "gap in the ids": (index(ids=[*range(159), 200]), {"facenet_ids", "facenet_vectors"}),
-    "ids from 1": (index(ids=range(1, 161)), {"facenet_ids", "facenet_vectors"}),
-    "NaN in a vector": (index(vectors=with_nan), {"facenet_vectors"}),
-    "zero vector": (
-        index(vectors=lambda vectors: vectors * (np.arange(160) != 4)[:, None]),
-        {"facenet_vectors"},
-    ),
-    "one vector less": (index(vectors=lambda vectors: vectors[:-1]), {"faces_json"}),
-    "90 faces in one index": (
-        index(model="arcface", vectors=lambda vectors: vectors[:90]),
-        {"faces_json", "arcface_enough_faces"},
-    ),
-    "index cut": (
-        lambda release: (release / "face_facenet.voy").write_bytes(
-            (release / "face_facenet.voy").read_bytes()[:-1]
-        ),
-        {"facenet_loads", "faces_json"},
-    ),
-    "index is no index": (
-        lambda release: (release / "face_facenet.voy").write_bytes(b"VOYA" + bytes(500)),
-        {"facenet_loads", "faces_json"},
-    ),
-    "faces.json too short": (
-        edit("faces.json", lambda faces: faces[:-1]),
-        {"faces_json", "manifest", "face_counts", "database_positions", "database_owners"},
-    ),
-    "faces.json is an object": (
-        edit("faces.json", lambda faces: {}),
-        {
-            *("manifest", "faces_json", "faces_json_gaps", "universal_ids", "closure", "face_counts"),
-            *("database_positions", "database_owners"),
-        },
-    ),
-    "null in faces.json": (
-        edit("faces.json", lambda faces: [None, *faces[1:]]),
-        {"faces_json_gaps", "manifest", "face_counts", "database_positions", "database_owners"},
-    ),
-    "faces swapped": (edit("faces.json", swap_faces), {"database_owners"}),
-    "id without host": (
-        edit("faces.json", lambda faces: ["just-an-id", *faces[1:]]),
-        {"universal_ids", "closure", "face_counts", "database_owners"},
-    ),
-    "face of an unknown person": (
-        edit("faces.json", lambda faces: ["stashdb.org:nobody", *faces[1:]]),
-        {"closure", "face_counts", "database_owners"},
-    ),
-    "person without a face": (
-        edit(
-            "performers.json",
-            lambda people: {**people, "stashdb.org:zz": {**people["stashdb.org:st-00001"], "face_count": 1}},
-        ),
-        {"closure", "manifest", "face_counts", "database_face_counts"},
-    ),
-    "no image_url": (performer(image_url=None), {"image_urls"}),
-    "no name": (performer(name=None), {"performers_json", "names"}),
-    "entity in a name": (performer(name="Person &amp; Co"), {"names"}),
-    "country as number": (performer(country=3), {"performers_json"}),
-    "wrong face_count": (performer(face_count=9), {"face_counts"}),
-    "face_count as text": (performer(face_count="4"), {"performers_json", "face_counts"}),
-    "database is text": (
-        lambda release: (release / "performers.db").write_text("no database"),
-        {"database_journal_mode", "database_objects"},
-    ),
-    "database is empty": (
-        lambda release: (release / "performers.db").write_bytes(b""),
-        {"database_journal_mode", "database_objects"},
-    ),
-    "WAL": (sql("PRAGMA journal_mode = WAL"), {"database_journal_mode"}),
-    "column too many": (sql("ALTER TABLE performers ADD COLUMN rating TEXT"), {"database_schema"}),
-    "column missing": (
-        sql("DROP INDEX idx_performers_scene_count", "ALTER TABLE performers DROP COLUMN scene_count"),
-        {"database_schema"},
-    ),
-    "table missing": (sql("DROP TABLE body_proportions"), {"database_schema"}),
-    "table of ours left in": (sql("CREATE TABLE scrape_progress (source TEXT)"), {"database_extra_tables"}),
-    "schema version 5": (sql("UPDATE schema_version SET version = 5"), {"database_schema_version"}),
-    "orphan alias": (sql("UPDATE aliases SET performer_id = 9999 WHERE id = 1"), {"database_foreign_keys"}),
-    "indices apart": (
-        sql("UPDATE faces SET arcface_index = 500 WHERE arcface_index = 3"),
-        {"database_positions"},
-    ),
-    "position outside": (
-        sql("UPDATE faces SET arcface_index = 500, facenet_index = 500 WHERE arcface_index = 3"),
-        {"database_positions", "database_owners"},
-    ),
-    "face of somebody else": (
-        sql("UPDATE faces SET performer_id = 1 WHERE facenet_index = 150"),
-        {"database_owners", "database_face_counts"},
-    ),
-    "performer's face_count": (
-        sql("UPDATE performers SET face_count = 7 WHERE id = 3"),
-        {"database_face_counts"},
-    ),
-    "endpoint is a host": (
-        sql("UPDATE stashbox_ids SET endpoint = 'stashdb.org' WHERE endpoint = 'stashdb'"),
-        {"database_endpoints", "database_owners"},
-    ),
-    "no record": (sql("DELETE FROM stashbox_ids WHERE performer_id = 5"), {"database_owners"}),
-    "no image_url in the database": (
-        sql("UPDATE performers SET image_url = NULL WHERE id = 5"),
-        {"database_image_urls"},
-    ),
-    "date of no day": (
-        sql("UPDATE performers SET birth_date = '1990-02-30' WHERE id = 5"),
-        {"database_dates"},
-    ),
-    "date of no month": (
-        sql("UPDATE performers SET death_date = '1990-13' WHERE id = 5"),
-        {"database_dates"},
-    ),
-    "host that is not the stash-box's": (
-        lambda release: [
-            edit(
-                name, lambda content: json.loads(json.dumps(content).replace("stashdb.org:", "stashdb.com:"))
-            )(release)
-            for name in ("faces.json", "performers.json")
-        ],
-        {"database_hosts"},
-    ),
-    "people not sorted": (
-        edit("performers.json", lambda people: dict(reversed(people.items()))),
-        {"json_order"},
-    ),
-    "manifest not sorted": (
-        edit("manifest.json", lambda content: dict(reversed(content.items()))),
-        {"json_order"},
-    ),
-    "odd date": (sql("UPDATE performers SET birth_date = '1.2.1990' WHERE id = 5"), {"database_dates"}),
-    "time of a face in words": (
-        sql("UPDATE faces SET created_at = 'last Monday' WHERE facenet_index = 3"),
-        {"database_times"},
-    ),
-    "time of a performer without a day": (
-        sql("UPDATE performers SET updated_at = '2026-13-40T10:00:00Z' WHERE id = 5"),
-        {"database_times"},
-    ),
-    "time as a number": (sql("UPDATE aliases SET created_at = 2460000.5 WHERE id = 1"), {"database_times"}),
-    "half of the tattoo files": (
-        lambda release: (release / "tattoo_embeddings.json").write_text("[]"),
-        {"tattoo_files"},
-    ),
-    "adaface of another length": (
-        lambda release: (
-            shutil.copy(release / "face_facenet.voy", release / "face_adaface.voy"),
-            index("adaface", vectors=lambda vectors: vectors[:150])(release),
-        ),
-        {"faces_json"},
-    ),
-}
 
 
 def test_a_good_release_passes(copy: Path) -> None:
@@ -337,7 +43,7 @@ def test_each_damage_fails_its_check(copy: Path, damage: str) -> None:
     assert failed(copy) == expected
 
 
-def test_a_checksum_of_other_bytes(copy: Path) -> None:
+def test_a_file_with_other_bytes_fails_its_checksum(copy: Path) -> None:
     (copy / "faces.json").write_text((copy / "faces.json").read_text() + " ")
     assert failed(copy) == {"checksums"}
 
@@ -401,14 +107,14 @@ def test_times_as_sqlite_writes_them_pass(copy: Path) -> None:
     assert failed(copy) == set()
 
 
-def test_our_zip_passes(world: tuple[Path, ReleaseReport]) -> None:
+def test_the_zip_of_a_published_release_passes(world: tuple[Path, ReleaseReport]) -> None:
     assert failed(world[1].archive) == set()
 
 
 def test_a_zip_of_more_than_4_gib_can_be_read(
     world: tuple[Path, ReleaseReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if 4 GiB were 100 kB: the larger members then have 64-bit sizes, which any reader takes."""
+    """With a limit of 100 kB instead of 4 GiB the larger members have 64-bit sizes, which every reader supports."""
     path = tmp_path / world[1].archive.name
     with monkeypatch.context() as patch:
         patch.setattr(zipfile, "ZIP64_LIMIT", 100_000)
@@ -426,7 +132,7 @@ def test_a_release_too_large_for_github_is_a_warning(
     for path in (world[1].path, world[1].archive):
         (result,) = (result for result in verify_release(path) if not result.passed)
         assert (result.name, result.severity) == ("size", Severity.WARNING)
-        assert "below 2 GiB only; fewer faces a performer or e4m3 storage" in result.detail
+        assert "below 2 GiB only; keep fewer faces a performer, or store the indices as e4m3" in result.detail
 
 
 def test_a_release_that_is_nearly_too_large_is_a_warning_already(
@@ -438,11 +144,11 @@ def test_a_release_that_is_nearly_too_large_is_a_warning_already(
         assert failed(world[1].archive) == warns
 
 
-def test_a_zip_with_a_folder_is_not_flat(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_folder_is_refused(copy: Path, tmp_path: Path) -> None:
     assert failed(zipped(copy, tmp_path / "release.zip", "2026.02.18/")) == {"archive"}
 
 
-def test_a_zip_cannot_write_elsewhere(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_path_outside_is_refused_and_writes_nothing(copy: Path, tmp_path: Path) -> None:
     path = zipped(copy, tmp_path / "release.zip")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../escaped.txt", "x")
@@ -450,23 +156,23 @@ def test_a_zip_cannot_write_elsewhere(copy: Path, tmp_path: Path) -> None:
     assert not (tmp_path.parent / "escaped.txt").exists()
 
 
-def test_a_zip_with_a_stray_file(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_a_file_outside_the_contract_is_refused(copy: Path, tmp_path: Path) -> None:
     (copy / "readme.txt").touch()
     assert failed(zipped(copy, tmp_path / "release.zip")) == {"no_other_files"}
 
 
-def test_a_zip_under_the_name_of_another_version(copy: Path, tmp_path: Path) -> None:
+def test_a_zip_with_the_name_of_another_version_is_refused(copy: Path, tmp_path: Path) -> None:
     assert failed(zipped(copy, tmp_path / "stash-sense-data-v2026.02.19.zip")) == {"version"}
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, 400_000, -1])
-def test_a_cut_zip(world: tuple[Path, ReleaseReport], tmp_path: Path, kept: int) -> None:
+def test_a_truncated_zip_is_refused(world: tuple[Path, ReleaseReport], tmp_path: Path, kept: int) -> None:
     path = tmp_path / "cut.zip"
     path.write_bytes(world[1].archive.read_bytes()[:kept])
     assert failed(path) == {"archive"}
 
 
-def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
+def test_a_changed_byte_in_a_zip_is_refused(world: tuple[Path, ReleaseReport], tmp_path: Path) -> None:
     path = tmp_path / "flipped.zip"
     content = bytearray(world[1].archive.read_bytes())
     content[200_000] ^= 1
@@ -475,8 +181,10 @@ def test_a_flipped_byte_in_a_zip(world: tuple[Path, ReleaseReport], tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["a release", "a file in it"])
-def test_what_may_not_be_read_is_one_line(copy: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for a user without rights: root may read everything."""
+def test_a_release_that_may_not_be_read_fails_in_one_line(
+    copy: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error of a user without permission is simulated, because root may read every file."""
 
     def forbidden(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -486,12 +194,12 @@ def test_what_may_not_be_read_is_one_line(copy: Path, what: str, monkeypatch: py
     assert any("Permission denied" in result.detail for result in failures(verify_release(path)))
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_missing_path_and_an_empty_directory_are_refused(tmp_path: Path) -> None:
     assert failed(tmp_path / "nothing") == {"archive"}
     assert "required_files" in failed(tmp_path)
 
 
-# --- damage at random -----------------------------------------------------------------------------------------------
+# --- random damage -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -509,7 +217,7 @@ def test_random_damage_never_raises(world: tuple[Path, ReleaseReport], tmp_path:
             for _ in range(rng.choice([1, 20, 2000])):
                 content[rng.randrange(len(content))] = rng.randrange(256)
         victim.write_bytes(content)
-        # The manifest holds every checksum but its own, so a change in its free text cannot be seen.
+        # The manifest has every checksum but its own, so that a change of its free text is not noticed.
         noticed = failures(verify_release(release)) or victim.name == "manifest.json"
         assert noticed, f"round {round_}: damage to {victim.name} was not noticed"
         shutil.rmtree(release)
@@ -527,7 +235,7 @@ passed = 0
 for round_ in range(600):
     content = bytearray(original)
     for _ in range(rng.choice([1, 1, 3])):
-        # Where the numbers are that lead somewhere: the header, the links of an element, the upper levels.
+        # The bytes with offsets and links: the header, the links of an element, the upper levels.
         place = rng.choice(
             [rng.randrange(115), 115 + rng.randrange(160) * 2156 + rng.randrange(100), rng.randrange(graph, len(content))]
         )
@@ -549,10 +257,10 @@ print(passed)
 
 
 @pytest.mark.slow
-def test_what_the_structure_check_lets_through_does_not_crash_voyager(
+def test_an_index_that_passes_the_structure_check_does_not_crash_voyager(
     world: tuple[Path, ReleaseReport], tmp_path: Path
 ) -> None:
-    """In a process of its own: a link that points outside would end it."""
+    """In a child process, which a link that points outside would crash."""
     done = subprocess.run(
         [
             sys.executable,
@@ -570,7 +278,7 @@ def test_what_the_structure_check_lets_through_does_not_crash_voyager(
     assert 0 < int(done.stdout) < 500
 
 
-def test_the_structure_of_an_index(world: tuple[Path, ReleaseReport]) -> None:
+def test_the_structure_of_a_real_index_is_parsed(world: tuple[Path, ReleaseReport]) -> None:
     file = read_voyager_file(world[1].path / "face_facenet.voy")
     assert (file.count, file.dimensions, file.space, file.storage) == (160, 512, "Cosine", "Float32")
     assert (file.m, file.ef_construction, file.deleted) == (12, 100, 0)

@@ -11,7 +11,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.versions import is_version, latest_release, next_version
 
 
-def test_the_first_and_the_next_of_a_day(tmp_path: Path) -> None:
+def test_the_second_release_of_a_day_has_the_counter_1(tmp_path: Path) -> None:
     day = date(2026, 2, 3)
     expected = ["2026.02.03", "2026.02.03.1", "2026.02.03.2"]
     for version in expected:
@@ -20,14 +20,14 @@ def test_the_first_and_the_next_of_a_day(tmp_path: Path) -> None:
     assert next_version(tmp_path, day + timedelta(days=1)) == "2026.02.04"
 
 
-def test_a_zip_alone_takes_its_version_too(tmp_path: Path) -> None:
+def test_a_zip_without_a_directory_occupies_its_version(tmp_path: Path) -> None:
     (tmp_path / "stash-sense-data-v2026.02.03.zip").touch()
     assert next_version(tmp_path, date(2026, 2, 3)) == "2026.02.03.1"
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.dates(date(2024, 1, 1), date(2024, 1, 4)), max_size=40))
-def test_versions_grow_as_text_whatever_the_clock_says(
+def test_versions_increase_as_text_for_any_order_of_days(
     tmp_path_factory: pytest.TempPathFactory, days: list[date]
 ) -> None:
     releases = tmp_path_factory.mktemp("releases")
@@ -44,11 +44,11 @@ def test_versions_grow_as_text_whatever_the_clock_says(
 @pytest.mark.parametrize(
     "text", ["2026.2.3", "2026.02.30", "2026.02.03.0", "2026.02.03.01", "v2026.02.03", "2026.02.03\n", ""]
 )
-def test_what_is_no_version(text: str) -> None:
+def test_a_malformed_version_is_refused(text: str) -> None:
     assert not is_version(text)
 
 
-def test_latest_must_be_a_release(tmp_path: Path) -> None:
+def test_a_latest_that_points_at_no_release_is_an_error(tmp_path: Path) -> None:
     assert latest_release(tmp_path) is None
     (tmp_path / "latest").symlink_to("2026.02.03")
     with pytest.raises(ReleaseError, match=r"points at 2026\.02\.03, which is no release"):

@@ -26,15 +26,15 @@ from stash_sense_pipeline.release.contract import (
 )
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)
-# Large, because whoever packs beside another thread waits for it after every block.
+# Large, because after every block the packing thread waits for the interpreter lock.
 _BLOCK = 16 * 1024 * 1024
 _LEVEL = 1
 
 
 def write_zip(release: Path, path: Path) -> None:
-    """Packs the files of `release` at the root of `path`. Same files, same bytes: names sorted, fixed times and modes.
+    """Packs the files of `release` at the root of `path`. Names are sorted, times and modes fixed: same files, same bytes.
 
-    Vectors do not compress, so indices are stored and the rest is deflated, lightly: it is a tenth of the whole.
+    Indices are stored, because vectors do not compress. The other files, a tenth of the bytes, are deflated at level 1.
     """
     with disk_errors(f"write {path}"), replacing(path) as temporary:
         with zipfile.ZipFile(temporary, "w", allowZip64=True, compresslevel=_LEVEL) as archive:
@@ -50,13 +50,15 @@ def write_zip(release: Path, path: Path) -> None:
 
 
 def check_zip(path: Path, release: Path) -> None:
-    """Reads everything back against the manifest: a disk that lies is found here and not by a user.
+    """Reads the whole zip and compares it with the manifest, so that a failing disk is found here and not by a user.
 
     Raises ReleaseError when the zip is damaged or does not hold exactly the files of the manifest of `release`.
     """
     checksums = read_manifest(release).get("checksums")
     if not isinstance(checksums, dict):
-        raise ReleaseError(f"{release / MANIFEST} has no checksums; `stash-sense verify {release}` says more")
+        raise ReleaseError(
+            f"{release / MANIFEST} has no checksums; run `stash-sense verify {release}` for details"
+        )
     expected = {name: str(text).removeprefix("sha256:") for name, text in checksums.items()}
     expected[MANIFEST] = sha256_file(release / MANIFEST)
     try:
@@ -69,7 +71,7 @@ def check_zip(path: Path, release: Path) -> None:
         raise ReleaseError(f"{wrong} in {path.name} is not the file of the manifest; publish again")
 
 
-# A million faces with two float32 indices have 5.7 GiB, and GitHub takes 2 GiB. All of it is read and hashed.
+# A million faces with two float32 indices take 5.7 GiB. GitHub allows 2 GiB a file. All bytes are read and hashed.
 MAX_RELEASE_BYTES = 8 * 1024**3
 
 
@@ -83,23 +85,23 @@ _MAX_BYTES: Mapping[str, int] = {
 }
 
 
-# Of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
+# Rows of one table of performers.db. The checks hold a table's ids in memory, about 300 bytes each.
 MAX_ROWS = 3_000_000
 
 
-# Of one element of an index: 1,280 numbers of the largest vectors take 5 KiB, 96 links and their levels 1 KiB.
+# Bytes of one element of an index: the largest vector (1,280 float32) takes 5 KiB, 96 links and their levels 1 KiB.
 MAX_BYTES_A_VECTOR = 16 * 1024
 
 
 INDEX_SLACK = 1024**2
 
 
-# Nine files in the contract; the check of the files names what is too many. Vectors do not compress, JSON to a tenth.
+# The contract has nine files; a check names any others. Vectors do not compress, and JSON shrinks to a tenth.
 _ZIP_LIMITS = ZipLimits(entries=64, size=MAX_RELEASE_BYTES, ratio=10)
 
 
 def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raises ValueError when a file, by name, has more bytes than a release needs, or all of them together."""
+    """Raises ValueError when a file (`sizes` is by name) or all files together have more bytes than a release may have."""
     for name, size in sizes.items():
         limit = _MAX_BYTES.get(name, MAX_RELEASE_BYTES)
         if size > limit:
@@ -111,8 +113,10 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
 
 @contextmanager
 def opened_archive(path: Path) -> Iterator[OpenedZip]:
-    """Opens the zip of a release and judges its directory and sizes. Raises ArchiveError and ValueError for what is no
-    zip of a release, before anything is unpacked, and OSError.
+    """Opens the zip of a release and checks its directory and sizes.
+
+    Raises ArchiveError or ValueError, before anything is unpacked, when it is not the zip of a release, and OSError
+    when it cannot be read.
     """
     with open_zip(path, _ZIP_LIMITS) as archive:
         check_sizes(archive.sizes)

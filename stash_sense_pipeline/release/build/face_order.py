@@ -23,7 +23,7 @@ _ROWS_A_BLOCK = 5_000
 
 @dataclass(frozen=True)
 class FaceOrder:
-    """Position i of a release is `face_ids[i]`, a face of `performer_ids[i]` (both int64, shape (n,))."""
+    """Position i of a release is the face `face_ids[i]` of the performer `performer_ids[i]` (both int64, shape (n,))."""
 
     face_ids: NDArray[np.int64]
     performer_ids: NDArray[np.int64]
@@ -33,14 +33,14 @@ class FaceOrder:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of ids and owners in order: steps of one release compare it, so that none uses another order."""
+        """SHA-256 of face and performer ids in order. The steps of a release compare it to prove that they use one order."""
         pairs = np.stack([self.face_ids, self.performer_ids]).astype("<i8")
         return hashlib.sha256(pairs.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class VectorFacts:
-    """What there is to say about the vectors of one embedder: `count` rows of `dimensions`, and who made all of them.
+    """Shape and origin of the vectors of one embedder: `count` rows of `dimensions`, all made by one pack and model file.
 
     `digest`: SHA-256 of the model's digest, the shape and the vectors in release order.
     """
@@ -54,7 +54,7 @@ class VectorFacts:
 
 @dataclass(frozen=True)
 class FaceVectors:
-    """Float32 vectors (n, dim) of one embedder in release order, and the facts about them as they are stored."""
+    """Float32 vectors (n, dim) of one embedder in release order, and the facts about the stored vectors."""
 
     vectors: NDArray[np.float32]
     facts: VectorFacts
@@ -62,7 +62,7 @@ class FaceVectors:
 
 @dataclass(frozen=True)
 class VectorBlock:
-    """Raw float32 vectors (rows, dim) of the faces from position `start` on, their lengths (rows,), and their model."""
+    """Raw float32 vectors (rows, dim) of the faces from position `start` on, their norms (rows,), and their model."""
 
     start: int
     vectors: NDArray[np.float32]
@@ -72,13 +72,13 @@ class VectorBlock:
 
 
 def face_order(engine: sa.Engine) -> FaceOrder:
-    """The trusted faces as dense positions 0..n-1: by performer, best face first. ReleaseError when there are none."""
+    """The trusted faces at positions 0..n-1: by performer, best face first. ReleaseError when there are none."""
     with reading(engine) as connection:
         return read_face_order(connection)
 
 
 def read_face_order(connection: sa.Connection) -> FaceOrder:
-    """Like face_order, inside a transaction of the caller's."""
+    """Like face_order, in the caller's transaction."""
     query = sa.select(trusted_faces.c.face_id, trusted_faces.c.performer_id).order_by(
         trusted_faces.c.performer_id, trusted_faces.c.rank, trusted_faces.c.face_id
     )
@@ -94,10 +94,10 @@ def read_face_order(connection: sa.Connection) -> FaceOrder:
 def read_vectors(
     connection: sa.Connection, order: FaceOrder, model: str, *, unit: bool = False
 ) -> FaceVectors:
-    """All vectors of embedder `model` in release order, with `unit` scaled to length 1.
+    """All vectors of embedder `model` in release order. With `unit` they are scaled to length 1.
 
-    Raises ReleaseError when a face has none, when they were made by more than one pack or model file, differ in
-    length, or are not finite or zero (Voyager would take those in silently).
+    Raises ReleaseError when a face has no vector, when more than one pack or model file made the vectors, when their
+    lengths differ, or when one is not finite or is zero (Voyager would accept these without an error).
     """
     taken: list[NDArray[np.float32]] = []
 
@@ -117,9 +117,9 @@ def read_facts(
     model: str,
     each: Callable[[VectorBlock], None] | None = None,
 ) -> VectorFacts:
-    """The facts about all vectors of `model`, without holding more than a block of them; `each` is given every block.
+    """The facts about all vectors of `model`. Holds one block of them at a time, and passes each block to `each`.
 
-    Raises as read_vectors.
+    Raises ReleaseError as read_vectors does.
     """
     first = read_block(connection, order, model, 0)
     state = start_digest(first.pack, first.model_digest, len(order), first.vectors.shape[1])
@@ -131,7 +131,7 @@ def read_facts(
 
 
 def start_digest(pack: str, model_digest: str, count: int, dimensions: int) -> hashlib._Hash:
-    """The digest of vectors before the first of them: feed it little-endian float32 rows in release order."""
+    """A hash object for VectorFacts.digest. Update it with little-endian float32 rows in release order."""
     return hashlib.sha256(f"{pack}\n{model_digest}\n{(count, dimensions)}\n".encode())
 
 
@@ -141,18 +141,18 @@ def block_starts(order: FaceOrder) -> range:
 
 
 def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: int) -> VectorBlock:
-    """The vectors of a few thousand faces from position `start` on. Raises as read_vectors, for these faces."""
+    """The vectors of a few thousand faces from position `start` on. ReleaseError as read_vectors, for these faces."""
     ids = order.face_ids[start : start + _ROWS_A_BLOCK]
-    # By primary key, in any order: sorting by release position would carry every blob through the sorter. The numbers
-    # are in the text of the query, where thousands of them cost a tenth of what as many parameters cost.
+    # By primary key, in any order: SQLite would move every blob through its sorter. The ids are literals in the query,
+    # because thousands of parameters take ten times as long.
     listed: sa.ColumnElement[Any] = sa.literal_column(f"({','.join(map(str, ids.tolist()))})")
     query = sa.select(
         embeddings.c.face_id, embeddings.c.vector, embeddings.c.pack, embeddings.c.model_digest
     ).where(embeddings.c.model == model, embeddings.c.face_id.op("IN")(listed))
-    # No two blocks have the same query, so there is nothing to remember.
+    # Every block has another query, so that a cache of compiled queries would only grow.
     rows = connection.execute(query, execution_options={"compiled_cache": None}).all()
     if len(rows) < len(ids):
-        raise ReleaseError(_missing(connection, order, model))
+        raise ReleaseError(_missing_vectors_text(connection, order, model))
     numbers, blobs, packs, digests = zip(*rows, strict=True)
     sizes = set(map(len, blobs))
     if len(sizes) > 1 or sizes == {0} or next(iter(sizes)) % 4:
@@ -161,9 +161,9 @@ def read_block(connection: sa.Connection, order: FaceOrder, model: str, start: i
         )
     makers = set(zip(packs, digests, strict=True))
     if len(makers) > 1:
-        raise ReleaseError(_mixture(model, makers))
+        raise ReleaseError(_several_makers_text(model, makers))
     vector_of = dict(zip(numbers, blobs, strict=True))
-    # A bytearray, because Voyager takes writable arrays only.
+    # A bytearray, because Voyager accepts writable arrays only.
     joined = bytearray().join(map(vector_of.__getitem__, ids.tolist()))
     vectors = np.frombuffer(joined, dtype="<f4").reshape(len(rows), -1)
     lengths = _usable_lengths(vectors, ids, model)
@@ -178,7 +178,7 @@ def _blocks_after(
         block = read_block(connection, order, model, start)
         if (block.pack, block.model_digest) != (first.pack, first.model_digest):
             makers = {(first.pack, first.model_digest), (block.pack, block.model_digest)}
-            raise ReleaseError(_mixture(model, makers))
+            raise ReleaseError(_several_makers_text(model, makers))
         if block.vectors.shape[1] != first.vectors.shape[1]:
             raise ReleaseError(
                 f"the {model} embeddings have different lengths ({first.vectors.shape[1]} and {block.vectors.shape[1]}); "
@@ -187,7 +187,7 @@ def _blocks_after(
         yield block
 
 
-def _missing(connection: sa.Connection, order: FaceOrder, model: str) -> str:
+def _missing_vectors_text(connection: sa.Connection, order: FaceOrder, model: str) -> str:
     query = (
         sa.select(embeddings.c.face_id)
         .join(trusted_faces, trusted_faces.c.face_id == embeddings.c.face_id)
@@ -196,12 +196,12 @@ def _missing(connection: sa.Connection, order: FaceOrder, model: str) -> str:
     known = np.array(connection.execute(query).scalars().all(), dtype=np.int64)
     without = order.face_ids[~np.isin(order.face_ids, known)]
     return (
-        f"{len(without)} trusted faces have no {model} embedding, first face {without[0]}; "
+        f"{len(without)} trusted faces have no {model} embedding, the first is face {without[0]}; "
         "run face_embeddings and trusted_faces again"
     )
 
 
-def _mixture(model: str, makers: set[tuple[str, str]]) -> str:
+def _several_makers_text(model: str, makers: set[tuple[str, str]]) -> str:
     packs = sorted({pack for pack, _ in makers})
     what = f"packs {' and '.join(packs)}" if len(packs) > 1 else f"two model files of pack {packs[0]}"
     return f"the {model} embeddings come from {what}; a release holds one model's vectors only: embed all faces again"
@@ -227,7 +227,7 @@ Floats = NDArray[np.float32]
 class ReleaseVectors:
     """Unit vectors (n, dim) of each embedder in release order, and the faces and performers they belong to.
 
-    `facts`: of the raw vectors that they were made from.
+    `facts`: the facts about the raw vectors, by embedder.
     """
 
     order: FaceOrder
@@ -236,13 +236,13 @@ class ReleaseVectors:
 
 
 def load_unit_vectors(engine: sa.Engine, models: Sequence[str]) -> ReleaseVectors:
-    """Vectors of all trusted faces, normalised; 2 KB a face and model. ReleaseError as read_vectors."""
+    """Unit vectors of all trusted faces, 2 KB a face and model. ReleaseError as read_vectors."""
     with reading(engine) as connection:
         return read_unit_vectors(connection, read_face_order(connection), models)
 
 
 def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Sequence[str]) -> ReleaseVectors:
-    """Like load_unit_vectors, inside a transaction of the caller's, in its order."""
+    """Like load_unit_vectors, in the caller's transaction and in `order`."""
     read = {model: read_vectors(connection, order, model, unit=True) for model in models}
     return ReleaseVectors(
         order,
@@ -252,11 +252,11 @@ def read_unit_vectors(connection: sa.Connection, order: FaceOrder, models: Seque
 
 
 def normalised(vectors: Floats) -> Floats:
-    """Rows scaled to length 1, in place."""
+    """Scales the rows to length 1, in place, and returns the array."""
     vectors /= lengths(vectors)[:, None]
     return vectors
 
 
 def lengths(vectors: Floats) -> Floats:
-    """The length of each row, without a copy of all of them as numpy.linalg.norm makes."""
+    """The Euclidean length of each row, without the copy of all rows that numpy.linalg.norm makes."""
     return np.asarray(np.sqrt(np.einsum("ij,ij->i", vectors, vectors)), dtype=np.float32)

@@ -18,14 +18,14 @@ from stash_sense_pipeline.release.contract import FACES_JSON, PERFORMERS_DB, PER
 
 @dataclass(frozen=True)
 class JsonReport:
-    """Entries of the two files."""
+    """The number of entries of each file."""
 
     faces: int
     performers: int
 
 
 def universal_ids(database: Path, hosts: Mapping[str, str]) -> dict[int, str]:
-    """`host:record` of every performer in a performers.db, after the record of the endpoint with the best priority.
+    """The universal id `host:record` of every performer in a performers.db, from its endpoint with the highest priority.
 
     Raises ReleaseError when a performer has no record in `hosts`, or when two share one id.
     """
@@ -42,7 +42,7 @@ def universal_ids(database: Path, hosts: Mapping[str, str]) -> dict[int, str]:
     nameless = [performer for performer in performers if performer not in named]
     if nameless:
         raise ReleaseError(
-            f"performer {nameless[0]} has no record in a configured stash-box, so no universal id"
+            f"performer {nameless[0]} has no record in a configured stash-box, and therefore no universal id"
         )
     owners: dict[str, int] = {}
     for performer_id, uid in named.items():
@@ -82,5 +82,5 @@ def write_json_files(release: Path, hosts: Mapping[str, str]) -> JsonReport:
 
 
 def stable_json(value: Any) -> str:
-    """Compact JSON with sorted keys: the same value gives the same bytes."""
+    """Compact JSON with sorted keys: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\n"

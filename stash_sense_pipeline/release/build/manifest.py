@@ -25,7 +25,7 @@ DEMO_STATEMENT = (
 
 @dataclass(frozen=True)
 class ManifestFacts:
-    """A manifest but for its checksums. `created_at` is the newest change of the data, not the day of the build."""
+    """A manifest without its checksums. `created_at` is the time of the newest change of the data, not of the build."""
 
     version: str
     created_at: str
@@ -42,8 +42,8 @@ def write_manifest(
 ) -> dict[str, Any]:
     """Writes manifest.json with the SHA-256 of every file in `release`, and returns its content.
 
-    `known` has hashes by file name from when the files were written; the others are made here. The verification reads
-    every file again and compares.
+    `known` has the hashes, by file name, that were computed when the files were written; the others are computed here.
+    The verification reads every file again and compares.
     """
     hashes = dict(known or {})
     with disk_errors(f"write the manifest of {release}"):
@@ -69,11 +69,11 @@ def write_manifest(
 
 
 class NewerReleaseError(ReleaseError):
-    """A release of a format that this program does not know yet, so that it can judge nothing in it."""
+    """The release has a newer format than this program knows, so that none of its files can be checked."""
 
 
 def read_manifest(release: Path) -> dict[str, Any]:
-    """manifest.json of a release directory; ReleaseError when it is not there or is no JSON object, or of a newer format."""
+    """manifest.json of a release directory. ReleaseError when it cannot be read, is no JSON object or has a newer format."""
     path = release / MANIFEST
     try:
         manifest = read_json(path, SMALL)

@@ -8,19 +8,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import replacing, sha256_file
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.release.build.content import Instant, ProfileKey, ReleaseContent, read_content
+from stash_sense_pipeline.release.build.content import (
+    ProfileKey,
+    ReleaseContent,
+    ReleasedPerformer,
+    read_content,
+)
+from stash_sense_pipeline.release.build.content_rows import Instant, ReleasedFace
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
 
 _TO_THE_SECOND = len("2026-01-31T04:05:06")
-# The readers unpack `SELECT *` of the first four tables into fixed fields: one column more or less breaks them.
+# The sidecar unpacks `SELECT *` of performers, stashbox_ids, aliases and faces into fixed fields: one column more or less
+# breaks it.
 _SCHEMA = """
 CREATE TABLE schema_version (version INTEGER PRIMARY KEY);
 CREATE TABLE performers (
@@ -145,7 +152,7 @@ CREATE INDEX idx_merged_performer ON merged_ids(performer_id);
 
 @dataclass(frozen=True)
 class DatabaseReport:
-    """What performers.db holds. `order_digest` and `content_digest` tie it to the indices and to the catalog."""
+    """What performers.db holds. `order_digest` must be that of the indices, `content_digest` that of the catalog."""
 
     performers: int
     faces: int
@@ -165,11 +172,11 @@ class DatabaseReport:
 def build_performers_db(
     engine: sa.Engine, path: Path, hosts: Mapping[str, str], *, profile_key: ProfileKey | None = None
 ) -> DatabaseReport:
-    """Writes the performers with trusted faces to `path`; `hosts` maps stash-box short names to universal-id hosts.
+    """Writes the performers with trusted faces to `path`. `hosts` maps stash-box short names to universal-id hosts.
 
-    The same catalog gives the same bytes: all times come from its rows. Tables of the contract that we do not fill
-    (tattoos, body proportions) are there and empty. Raises ReleaseError as read_content does, or when the file
-    cannot be written; `path` is then as it was. SQLite's own checks of the file are made where the release is verified.
+    The same catalog gives the same bytes: all times come from its rows. Tables of the contract without data here
+    (tattoos, body proportions) are created empty. Raises ReleaseError as read_content does, or when the file cannot be
+    written; `path` is then unchanged. The verification of the release runs SQLite's own checks of the file.
     """
     begun = time.monotonic()
     content = read_content(engine, hosts, profile_key)
@@ -195,33 +202,33 @@ def build_performers_db(
 def stage_performers_db(
     engine: sa.Engine, staging: Staging, hosts: Mapping[str, str], *, profile_key: ProfileKey | None = None
 ) -> DatabaseReport:
-    """build_performers_db into a staging directory, with a note for assemble_release."""
+    """Runs build_performers_db in a staging directory and writes its report for assemble_release."""
     report = build_performers_db(engine, staging.release / PERFORMERS_DB, hosts, profile_key=profile_key)
     staging.write_part("performers_db", asdict(report))
     return report
 
 
 def iso_time(moment: Instant) -> str:
-    """`2026-01-31T04:05:06Z`, the form of all instants in a release."""
+    """The time as `2026-01-31T04:05:06Z`, the form of all times in a release."""
     return moment[:_TO_THE_SECOND] + "Z"
 
 
 def _write(content: ReleaseContent, path: Path) -> None:
-    """Fills a scratch database beside `path` and vacuums it into `path`, which so has no free pages and no journal."""
+    """Fills a scratch database and vacuums it into `path`, which then has no free pages and no journal."""
     scratch = path.with_name(f"{path.name}.scratch")
     scratch.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     try:
         with closing(sqlite3.connect(scratch, isolation_level=None)) as connection:
-            # Nothing of the scratch file has to survive a crash.
+            # The scratch file need not survive a crash.
             connection.execute("PRAGMA journal_mode = OFF")
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA foreign_keys = OFF")
             connection.execute("PRAGMA cache_size = -65536")
             connection.executescript(_SCHEMA)
             connection.execute("BEGIN")
-            for table, columns, rows in _tables(content):
-                _insert(connection, table, columns, rows)
+            for table in _tables(content):
+                _insert(connection, table)
             connection.execute("COMMIT")
             connection.executescript(_INDEXES)
             connection.execute("VACUUM INTO ?", (str(path),))
@@ -231,19 +238,31 @@ def _write(content: ReleaseContent, path: Path) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _insert(
-    connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
-) -> None:
-    # By place, which is twice as fast as by name.
-    values = ", ".join("?" * len(columns))
-    connection.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({values})", rows)
+def _insert(connection: sqlite3.Connection, table: _Table) -> None:
+    # Parameters by position take half the time of parameters by name.
+    columns, values = ", ".join(table.columns), ", ".join("?" * len(table.columns))
+    connection.executemany(f"INSERT INTO {table.name} ({columns}) VALUES ({values})", table.rows)
 
 
-def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Iterable[tuple[Any, ...]]]]:
-    """Name, columns and rows of each table that is filled."""
-    people = content.performers
-    yield "schema_version", ("version",), [(SCHEMA_VERSION,)]
-    yield (
+class _Table(NamedTuple):
+    """A table of performers.db: its name, the columns that are filled, and the rows in the order of these."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Iterable[tuple[Any, ...]]
+
+
+def _tables(content: ReleaseContent) -> Iterator[_Table]:
+    """All tables that are filled, in the order of insertion."""
+    yield _Table("schema_version", ("version",), [(SCHEMA_VERSION,)])
+    yield _performers(content.performers)
+    yield from _records_and_aliases(content.performers)
+    yield _faces(content.faces)
+    yield from _urls_and_merged_ids(content.performers)
+
+
+def _performers(people: Sequence[ReleasedPerformer]) -> _Table:
+    return _Table(
         "performers",
         (
             "id",
@@ -269,7 +288,10 @@ def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Itera
             for person in people
         ),
     )
-    yield (
+
+
+def _records_and_aliases(people: Sequence[ReleasedPerformer]) -> Iterator[_Table]:
+    yield _Table(
         "stashbox_ids",
         ("performer_id", "endpoint", "stashbox_performer_id", "created_at"),
         (
@@ -278,7 +300,7 @@ def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Itera
             for box in person.stash_box_ids
         ),
     )
-    yield (
+    yield _Table(
         "aliases",
         ("performer_id", "alias", "source_endpoint", "created_at"),
         (
@@ -287,7 +309,10 @@ def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Itera
             for alias, source, created_at in person.aliases
         ),
     )
-    yield (
+
+
+def _faces(faces: Sequence[ReleasedFace]) -> _Table:
+    return _Table(
         "faces",
         (
             "id",
@@ -314,10 +339,13 @@ def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Itera
                 0,
                 face.yaw,
             )
-            for position, face in enumerate(content.faces)
+            for position, face in enumerate(faces)
         ),
     )
-    yield (
+
+
+def _urls_and_merged_ids(people: Sequence[ReleasedPerformer]) -> Iterator[_Table]:
+    yield _Table(
         "external_urls",
         (
             "performer_id",
@@ -334,7 +362,7 @@ def _tables(content: ReleaseContent) -> Iterator[tuple[str, Sequence[str], Itera
             for url in person.urls
         ),
     )
-    yield (
+    yield _Table(
         "merged_ids",
         ("performer_id", "merged_stashbox_id", "endpoint", "merged_at"),
         (

@@ -17,7 +17,7 @@ from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 
 @dataclass(frozen=True)
 class Staging:
-    """`release/` holds exactly what will be published, `parts/` one JSON note a step; both live under `root`."""
+    """Under `root` are `release/`, with exactly the files to publish, and `parts/`, with the JSON report of each step."""
 
     root: Path
 
@@ -27,20 +27,20 @@ class Staging:
         return self.root / "release"
 
     def write_part(self, name: str, note: Mapping[str, Any]) -> None:
-        """Leaves the report of a step for the steps after it."""
+        """Writes the report of a step, for the steps after it."""
         write_atomically(self.root / "parts" / f"{name}.json", json.dumps(note, sort_keys=True, indent=2))
 
     @property
     def report(self) -> Path:
-        """The directory that becomes the quality report beside the release."""
+        """The directory that becomes the quality report of the release."""
         return self.root / "report"
 
     def has_part(self, name: str) -> bool:
-        """Has that step left its report here?"""
+        """True when that step has written its report."""
         return (self.root / "parts" / f"{name}.json").is_file()
 
     def read_part(self, name: str) -> dict[str, Any]:
-        """The report of a step; ReleaseError when that step has not run in this staging directory."""
+        """The report of a step. ReleaseError when that step has not run in this staging directory."""
         path = self.root / "parts" / f"{name}.json"
         try:
             note = read_json(path, LARGE)
@@ -60,7 +60,7 @@ class Staging:
 
 
 def open_staging(data_dir: Path, run: str) -> Staging:
-    """The staging directory of a run, made if it is not there. It lies beside `releases`, so that a rename publishes it."""
+    """The staging directory of a run, created when missing. It is beside `releases`, so that a rename publishes it."""
     staging = Staging(data_dir / "staging" / run)
     with disk_errors(f"stage a release in {staging.root}"):
         make_directory(staging.release)
@@ -69,7 +69,7 @@ def open_staging(data_dir: Path, run: str) -> Staging:
 
 @contextmanager
 def disk_errors(doing: str) -> Iterator[None]:
-    """Turns an OSError (disk full, read-only, no permission) into one line of ReleaseError."""
+    """Turns an OSError (disk full, read-only, no permission) into a ReleaseError of one line: "cannot `doing`: ..."."""
     try:
         yield
     except OSError as error:

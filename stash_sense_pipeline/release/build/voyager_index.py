@@ -42,7 +42,7 @@ _SECONDS_BETWEEN_UPDATES = 0.2
 
 
 class Storage(StrEnum):
-    """How an index stores a number: 4 bytes, or one byte as 8-bit float or as fixed point."""
+    """How an index stores a number: 4 bytes, or one byte as an 8-bit float (e4m3) or as fixed point (float8)."""
 
     FLOAT32 = "float32"
     E4M3 = "e4m3"
@@ -51,7 +51,7 @@ class Storage(StrEnum):
 
 @dataclass(frozen=True)
 class IndexParams:
-    """Parameters of a build, named as in the HNSW paper; docs/release.md has the measurements behind the defaults.
+    """Parameters of a build, named as in the HNSW paper. docs/release.md has the measurements behind the defaults.
 
     Only `threads=1` gives the same bytes in every run.
     """
@@ -64,15 +64,27 @@ class IndexParams:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The parameters that decide what the index is, which the number of threads does not."""
+        """The parameters that decide the content of the index: all but the number of threads."""
         fields = asdict(self)
         del fields["threads"]
         return fields
 
 
 @dataclass(frozen=True)
+class IndexTask:
+    """The index to build: the embedder and the parameters.
+
+    `reuse`: an earlier release. Its index is used when it was built from the same vectors with the same parameters.
+    """
+
+    model: str
+    params: IndexParams
+    reuse: Path | None = None
+
+
+@dataclass(frozen=True)
 class IndexReport:
-    """What was built; `input_digest` covers vectors, order and parameters, `order_digest` the order of faces only."""
+    """What was built. `input_digest` covers vectors, order and parameters, `order_digest` the order of faces only."""
 
     model: str
     file: str
@@ -94,37 +106,30 @@ class IndexReport:
 
 
 def index_digest(vectors_digest: str, params: IndexParams) -> str:
-    """SHA-256 over the vectors' digest and the parameters: where it is equal, the index need not be built again."""
+    """SHA-256 over the vectors' digest and the parameters. Builds with equal digests give equal indices."""
     head = json.dumps(params.content, sort_keys=True)
     return hashlib.sha256(f"{head}\n{vectors_digest}".encode()).hexdigest()
 
 
 def build_index(
-    engine: sa.Engine,
-    model: str,
-    path: Path,
-    params: IndexParams,
-    *,
-    reuse: Path | None = None,
-    progress: Progress | None = None,
+    engine: sa.Engine, task: IndexTask, path: Path, progress: Progress | None = None
 ) -> IndexReport:
-    """Writes the Cosine index of `model` over all trusted faces to `path`; position in face_order is the id.
+    """Writes the Cosine index of an embedder over all trusted faces to `path`. The position in face_order is the id.
 
-    `reuse` is an earlier release: its file is taken over when it was built from the same vectors with the same
-    parameters. `progress` is told after each batch. Raises ReleaseError when the vectors
-    cannot make an index (see read_vectors), changed during the build, or the file cannot be written; `path` is then
-    as it was.
+    `progress` is called after each batch. Raises ReleaseError when the vectors are unusable (see read_vectors), when
+    they changed during the build, or when the file cannot be written; `path` is then unchanged.
     """
     begun = time.monotonic()
+    model, params = task.model, task.params
     with reading(engine) as connection:
         order = read_face_order(connection)
         facts = read_facts(connection, order, model)
     digest = index_digest(facts.digest, params)
     with disk_errors(f"write {path}"):
-        reused = reuse is not None and _take_over(reuse, model, digest, params, path)
+        reused = task.reuse is not None and _reuse_published(task.reuse, task, digest, path)
         if not reused:
             with replacing(path) as temporary:
-                blocks = _same_blocks(engine, order, model, facts)
+                blocks = _unchanged_blocks(engine, order, model, facts)
                 write_index(blocks, (facts.count, facts.dimensions), params, temporary, progress)
         size, checksum = path.stat().st_size, sha256_file(path)
     return IndexReport(
@@ -148,10 +153,13 @@ def build_index(
     )
 
 
-def _same_blocks(
+def _unchanged_blocks(
     engine: sa.Engine, order: FaceOrder, model: str, facts: VectorFacts
 ) -> Iterator[NDArray[np.float32]]:
-    """The vectors, a block and a short transaction at a time: a build may take an hour, and others write meanwhile."""
+    """The vectors in blocks, each read in a short transaction: a build may take an hour, and others write meanwhile.
+
+    Raises ReleaseError at the end when the vectors are not those of `facts`.
+    """
     state = start_digest(facts.pack, facts.model_digest, facts.count, facts.dimensions)
     for start in block_starts(order):
         with reading(engine) as connection:
@@ -171,32 +179,33 @@ def stage_indices(
     reuse: Path | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> dict[str, IndexReport]:
-    """stage_index of each model; two at a time where each takes one thread, which changes no byte of them.
+    """Runs stage_index for each model, two at a time when each takes one thread. The bytes do not depend on this.
 
-    `progress` gives the one to tell about a model. When one build fails, the other ends at its next batch.
+    `progress` returns the callback of a model. It is called in this thread. When a build fails, the other one stops at
+    its next batch.
     """
     stop = threading.Event()
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
     def build(model: str) -> IndexReport:
-        def told(stage: str, done: int, total: int | None) -> None:
+        def report_progress(stage: str, done: int, total: int | None) -> None:
             if stop.is_set():
                 raise ReleaseError(f"the build of the {model} index was stopped")
             updates.put((model, stage, done, total))
 
-        return stage_index(engine, model, staging, params, reuse=reuse, progress=told)
+        return stage_index(engine, IndexTask(model, params, reuse), staging, report_progress)
 
-    tells = {model: progress(model) for model in models} if progress is not None else {}
+    callbacks = {model: progress(model) for model in models} if progress is not None else {}
     with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
         builds = {model: pool.submit(build, model) for model in models}
         try:
-            # Here and not in the threads: who is told need not be safe against two of them.
+            # In this thread: the callbacks need not be thread-safe.
             while not all(built.done() for built in builds.values()):
-                _pass_on(updates, tells)
+                _forward_progress(updates, callbacks)
                 done, _ = wait(builds.values(), timeout=_SECONDS_BETWEEN_UPDATES)
                 for built in done:
                     built.result()
-            _pass_on(updates, tells)
+            _forward_progress(updates, callbacks)
         except BaseException:
             stop.set()
             raise
@@ -204,40 +213,36 @@ def stage_indices(
     return {model: built.result() for model, built in builds.items()}
 
 
-def _pass_on(updates: SimpleQueue[tuple[str, str, int, int | None]], tells: Mapping[str, Progress]) -> None:
+def _forward_progress(
+    updates: SimpleQueue[tuple[str, str, int, int | None]], callbacks: Mapping[str, Progress]
+) -> None:
     while not updates.empty():
         model, stage, done, total = updates.get()
-        if model in tells:
-            tells[model](stage, done, total)
+        if model in callbacks:
+            callbacks[model](stage, done, total)
 
 
 def stage_index(
-    engine: sa.Engine,
-    model: str,
-    staging: Staging,
-    params: IndexParams,
-    *,
-    reuse: Path | None = None,
-    progress: Progress | None = None,
+    engine: sa.Engine, task: IndexTask, staging: Staging, progress: Progress | None = None
 ) -> IndexReport:
-    """build_index into a staging directory under the contract's file name, with a note for assemble_release."""
-    if model not in INDEX_FILES:
+    """Runs build_index in a staging directory and writes its report for assemble_release.
+
+    An index that an earlier run staged there is used again when it was built from the same input.
+    """
+    if task.model not in INDEX_FILES:
         raise ReleaseError(
-            f"the contract has no index for embedder {model}; it knows {', '.join(INDEX_FILES)}"
+            f"the contract has no index for embedder {task.model}; it knows {', '.join(INDEX_FILES)}"
         )
-    path = staging.release / INDEX_FILES[model]
-    report = _staged_before(engine, model, staging, params) or build_index(
-        engine, model, path, params, reuse=reuse, progress=progress
-    )
-    staging.write_part(f"index-{model}", asdict(report))
+    path = staging.release / INDEX_FILES[task.model]
+    report = _staged_index(engine, task, staging) or build_index(engine, task, path, progress)
+    staging.write_part(f"index-{task.model}", asdict(report))
     return report
 
 
-def _staged_before(
-    engine: sa.Engine, model: str, staging: Staging, params: IndexParams
-) -> IndexReport | None:
-    """What an earlier run staged and could not publish, when a build would give the same."""
+def _staged_index(engine: sa.Engine, task: IndexTask, staging: Staging) -> IndexReport | None:
+    """The report of an index that an earlier run staged, when a build would give the same; else None."""
     begun = time.monotonic()
+    model, params = task.model, task.params
     path = staging.release / INDEX_FILES[model]
     if not (staging.has_part(f"index-{model}") and path.is_file()):
         return None
@@ -258,7 +263,7 @@ def write_index(
     path: Path,
     progress: Progress | None = None,
 ) -> None:
-    """Builds the Cosine index over the rows of `blocks`, together of `shape`, with ids 0..n-1, and writes it to `path`."""
+    """Builds the Cosine index of the rows of all `blocks`, together of `shape` (n, dim), with ids 0..n-1, into `path`."""
     import voyager
 
     storage = {
@@ -284,26 +289,26 @@ def write_index(
             progress("vectors", done, count)
     if index.num_elements != count:
         raise ReleaseError(
-            f"Voyager holds {index.num_elements} of {count} vectors after the build; nothing was kept"
+            f"Voyager holds {index.num_elements} of {count} vectors after the build; no index was written"
         )
-    # Given a path, Voyager does not notice when the disk is full; writing through Python raises.
+    # Given a path, Voyager does not notice a full disk. A Python stream raises.
     with path.open("wb") as stream:
         index.save(stream)
 
 
-def _take_over(release: Path, model: str, digest: str, params: IndexParams, path: Path) -> bool:
-    """Puts the earlier release's index at `path` when it is exactly what a build would give."""
-    source = release / INDEX_FILES[model]
+def _reuse_published(release: Path, task: IndexTask, digest: str, path: Path) -> bool:
+    """Links or copies the earlier release's index to `path` when a build would give the same; False when not."""
+    source = release / INDEX_FILES[task.model]
     try:
         manifest = read_json(release / MANIFEST, SMALL)
-        made = manifest["indices"][model]
-        same = made["input_digest"] == digest and made["threads"] == params.threads
+        made = manifest["indices"][task.model]
+        same = made["input_digest"] == digest and made["threads"] == task.params.threads
         if not same or manifest["checksums"][source.name] != f"sha256:{sha256_file(source)}":
             return False
     except (OSError, ValueError, KeyError, TypeError):
-        # No earlier release, or one of another make: then it is simply built.
+        # No earlier release, or one with another manifest: the index is built.
         return False
-    # A link shares the mode of the published file.
+    # A hard link shares its mode with the published file.
     with replacing(path, PUBLIC_FILE) as temporary:
         temporary.unlink(missing_ok=True)
         try:

@@ -10,7 +10,7 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 
 
 class Severity(StrEnum):
-    """An error means that the release must not be used; a warning, that somebody should know."""
+    """A failed check of severity error forbids the use of the release. A failed check of severity warning does not."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the verification: what was checked, how it went, and what was found, in words and numbers."""
+    """The result of one check: its name, whether it passed, and the finding in words and numbers."""
 
     name: str
     passed: bool
@@ -28,12 +28,12 @@ class CheckResult:
 
 
 def failures(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
-    """The failed checks that forbid the use of the release."""
+    """The failed checks of severity error."""
     return tuple(result for result in results if not result.passed and result.severity is Severity.ERROR)
 
 
 class ReleaseRefusedError(ReleaseError):
-    """A finished release failed a check and was not published; `checks` are all its results."""
+    """A release failed a check and is not published. `checks` has the results of all checks."""
 
     def __init__(self, checks: Sequence[CheckResult]) -> None:
         first, *rest = failures(checks)

@@ -1,4 +1,8 @@
-"""Checks of performers.db."""
+"""Checks of performers.db.
+
+Each public function checks one property of an opened release. It returns its finding, or raises an error that
+describes the failure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from datetime import date
 from stash_sense_pipeline.foundation.files import open_regular
 from stash_sense_pipeline.foundation.sqlite_file import MAGIC as SQLITE_MAGIC
 from stash_sense_pipeline.release.checks.opened_release import (
-    _EXAMPLES,
+    MAX_EXAMPLES,
     OpenedRelease,
     refuse_examples,
 )
@@ -19,7 +23,7 @@ from stash_sense_pipeline.release.contract import (
     EXACT_COLUMNS,
     FACES_JSON,
     KNOWN_HOSTS,
-    LEFT_TABLES,
+    LEGACY_TABLES,
     NEEDED_COLUMNS,
     PERFORMERS_DB,
     PERFORMERS_JSON,
@@ -37,10 +41,12 @@ def journal_mode(release: OpenedRelease) -> str:
     with open_regular(release.directory / PERFORMERS_DB) as stream:
         header = stream.read(20)
     if header[:16] != SQLITE_MAGIC:
-        raise ValueError(f"{PERFORMERS_DB} is no SQLite database")
+        raise ValueError(f"{PERFORMERS_DB} is not an SQLite database")
     # Bytes 18 and 19 of the file: 1 for a rollback journal, 2 for WAL (https://sqlite.org/fileformat.html).
     if header[18:20] != b"\x01\x01":
-        raise ValueError("WAL; a reader would leave files beside it, and late pages may be missing")
+        raise ValueError(
+            "WAL: a reader would create files beside the database, and recent pages may be missing"
+        )
     return "DELETE"
 
 
@@ -84,22 +90,23 @@ def schema_version(release: OpenedRelease) -> str:
 def extra_tables(release: OpenedRelease) -> str:
     with release.database() as connection:
         query = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
-        names = [name for (name,) in connection.execute(query) if name in LEFT_TABLES]
+        names = [name for (name,) in connection.execute(query) if name in LEGACY_TABLES]
     refuse_examples(names, "not a table of the contract")
     return "none"
 
 
 def foreign_keys(release: OpenedRelease) -> str:
     with release.database() as connection:
-        orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(_EXAMPLES)
+        orphans = connection.execute("PRAGMA foreign_key_check").fetchmany(MAX_EXAMPLES)
         people = {row[0] for row in connection.execute("SELECT id FROM performers")}
-        refuse_examples([f"row {row[1]} of {row[0]}" for row in orphans], "belongs to no performer")
+        refuse_examples([f"row {row[1]} of {row[0]}" for row in orphans], "no performer owns")
         for table in (*EXACT_COLUMNS, *NEEDED_COLUMNS):
-            # Also where a release of another make declares no foreign key.
+            # Also for a database of another program that declares no foreign key.
             if "performer_id" in _columns(connection, table):
                 rows = connection.execute(f"SELECT DISTINCT performer_id FROM {table}")
                 refuse_examples(
-                    [row[0] for row in rows if row[0] not in people], f"{table} rows of no performer"
+                    [row[0] for row in rows if row[0] not in people],
+                    f"{table} rows with an unknown performer",
                 )
     return f"{len(people)} performers own every row"
 
@@ -112,7 +119,7 @@ def positions(release: OpenedRelease) -> str:
     )
     live = sorted(position for position, uid in enumerate(release.faces) if uid is not None)
     if sorted(row[1] for row in rows) != live:
-        raise ValueError(f"{len(rows)} rows, whose positions are not those of {FACES_JSON}")
+        raise ValueError(f"the positions of {len(rows)} rows are not those of {FACES_JSON}")
     return f"{len(rows)} faces"
 
 
@@ -125,7 +132,7 @@ def _records(connection: sqlite3.Connection) -> dict[int, list[tuple[str, str]]]
 
 
 def owners(release: OpenedRelease) -> str:
-    """The performer of each face row is the one of faces.json, named after their best endpoint."""
+    """The performer of each face row is that of faces.json, and its universal id is from its endpoint of best priority."""
     with release.database() as connection:
         rows = connection.execute(
             "SELECT facenet_index, performer_id FROM faces ORDER BY facenet_index"
@@ -143,12 +150,14 @@ def owners(release: OpenedRelease) -> str:
     for uid, performer_id in owner.items():
         host, _, record = uid.partition(":")
         own = records[performer_id]
-        endpoints = [endpoint for endpoint, its in own if its == record]
+        endpoints = [endpoint for endpoint, own_record in own if own_record == record]
         if not endpoints:
-            raise ValueError(f"face of {uid}, but performer {performer_id} has no such record")
+            raise ValueError(
+                f"{FACES_JSON} has a face of {uid}, but performer {performer_id} has no such record"
+            )
         best = min((rank[endpoint], endpoint) for endpoint, _ in own)[1]
         if best in ENDPOINT_PRIORITY and best not in endpoints:
-            raise ValueError(f"{uid} is not named after the record of {best}, which has priority")
+            raise ValueError(f"{uid} is not the id of the record at {best}, which has priority")
         if len(endpoints) == 1 and hosts.setdefault(endpoints[0], host) != host:
             raise ValueError(f"endpoint {endpoints[0]} has the hosts {hosts[endpoints[0]]} and {host}")
     return f"{len(owner)} performers own their positions of {FACES_JSON}"
@@ -184,7 +193,7 @@ def endpoints(release: OpenedRelease) -> str:
 
 
 def hosts(release: OpenedRelease) -> str:
-    """The sidecar opens pages and asks for pictures at the host of a universal id, so it must be the endpoint's own."""
+    """The host of a universal id is that of its endpoint: the sidecar opens pages and requests images there."""
     with release.database() as connection:
         records = _records(connection)
     endpoints: dict[str, set[str]] = defaultdict(set)
@@ -192,13 +201,15 @@ def hosts(release: OpenedRelease) -> str:
         for endpoint, record in own:
             endpoints[record].add(endpoint)
 
-    def astray(uid: str) -> bool:
+    def has_wrong_host(uid: str) -> bool:
         host, _, record = uid.partition(":")
         of_record = endpoints[record]
         return bool(of_record) and all(KNOWN_HOSTS.get(endpoint, host) != host for endpoint in of_record)
 
-    refuse_examples([uid for uid in release.performers if astray(uid)], "not the host of the stash-box")
-    return "each that of its stash-box"
+    refuse_examples(
+        [uid for uid in release.performers if has_wrong_host(uid)], "not the host of the stash-box"
+    )
+    return "every host is that of its stash-box"
 
 
 def database_image_urls(release: OpenedRelease) -> str:
@@ -215,7 +226,9 @@ def dates(release: OpenedRelease) -> str:
     for number, *dates in rows:
         for text in dates:
             if text is not None and not (isinstance(text, str) and _is_partial_date(text)):
-                raise ValueError(f"performer {number}: {text!r:.40} is no date YYYY, YYYY-MM or YYYY-MM-DD")
+                raise ValueError(
+                    f"performer {number}: {text!r:.40} is not a date YYYY, YYYY-MM or YYYY-MM-DD"
+                )
     return "ISO 8601"
 
 
@@ -230,17 +243,17 @@ def _is_partial_date(text: str) -> bool:
 
 
 def times(release: OpenedRelease) -> str:
-    """Every instant is a date and a time of day, with a `T` as ours have or a space as SQLite writes them."""
+    """Every time is a date and a time of day, with a `T` between them or, as SQLite writes it, a space."""
     shown = 0
     with release.database() as connection:
         for table in (*EXACT_COLUMNS, *NEEDED_COLUMNS):
             for column in sorted(_TIME_COLUMNS & _columns(connection, table)):
-                # datetime() alone would take a Julian day or the word `now`.
+                # datetime() alone would accept a Julian day or the word `now`.
                 query = (
                     f"SELECT {column} FROM {table} WHERE {column} IS NOT NULL AND (typeof({column}) != 'text' "
                     f"OR {column} NOT GLOB ? OR datetime({column}) IS NULL)"
                 )
-                wrong = connection.execute(query, (_TIME_GLOB,)).fetchmany(_EXAMPLES)
+                wrong = connection.execute(query, (_TIME_GLOB,)).fetchmany(MAX_EXAMPLES)
                 refuse_examples(
                     [f"{row[0]!r:.40}" for row in wrong], f"not an ISO 8601 time in {table}.{column}"
                 )

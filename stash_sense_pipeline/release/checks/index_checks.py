@@ -1,4 +1,8 @@
-"""Checks of the Voyager files."""
+"""Checks of the Voyager files.
+
+Each public function checks one property of a file. It returns its finding, or raises an error that
+describes the failure.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +19,19 @@ from stash_sense_pipeline.release.contract import (
 _VECTORS_A_BLOCK = 20_000
 
 
-# 8-bit storage rounds every number, so its unit vectors are a little off.
+# How far a length may be from 1: 8-bit storage rounds every number of a unit vector.
 _NORM_TOLERANCE = {"Float32": 1e-3, "E4M3": 0.1, "Float8": 0.2}
 
 
 def loads(path: Path, found: list[tuple[VoyagerFile, Any]]) -> str:
-    """Reads a Voyager file; `found` gets what it says, and the index, or None for one that is not worth loading."""
+    """Reads a Voyager file and appends its header and the loaded index to `found`.
+
+    The index is None when its ids are wrong or when it holds deleted elements.
+    """
     if not path.is_file():
         raise ValueError(f"there is no {path.name}")
     file = read_voyager_file(path)
-    # The file can be made large at no cost, but not with the right ids.
+    # A sparse file can claim any size for free, but right ids must be written: only such a file is loaded.
     index = _load(path, file) if _has_right_ids(file) and file.deleted == 0 else None
     found.append((file, index))
     return f"{file.count} vectors, {file.storage}, M {file.m}, ef_construction {file.ef_construction}"
@@ -42,7 +49,7 @@ def _load(path: Path, file: VoyagerFile) -> Any:
 
 def space(file: VoyagerFile) -> str:
     if file.space != "Cosine":
-        raise ValueError(f"{file.space}, but the sidecar reads distances as Cosine")
+        raise ValueError(f"{file.space}, but the sidecar expects Cosine distances")
     return file.space
 
 
@@ -86,6 +93,6 @@ def enough_faces(file: VoyagerFile) -> str:
     alive = file.count - file.deleted
     if alive < SIDECAR_K:
         raise ValueError(
-            f"{alive} faces: the sidecar asks for {SIDECAR_K} neighbours and gets a RecallError on every query; add faces"
+            f"{alive} faces: the sidecar asks for {SIDECAR_K} neighbours, so every query fails (RecallError); add faces"
         )
     return f"{alive} faces, the sidecar needs {SIDECAR_K}"

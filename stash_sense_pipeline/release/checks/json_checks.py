@@ -1,4 +1,8 @@
-"""Checks of faces.json and performers.json."""
+"""Checks of faces.json and performers.json.
+
+Each public function checks one property of an opened release. It returns its finding, or raises an error that
+describes the failure.
+"""
 
 from __future__ import annotations
 

@@ -41,19 +41,19 @@ from stash_sense_pipeline.release.contract import (
 
 
 def unpack(archive: OpenedZip, directory: Path) -> None:
-    """Unpacks every file of a judged archive into an empty directory; ArchiveError for a damaged one."""
+    """Unpacks every file of a checked archive into an empty directory. ArchiveError when it is damaged."""
     for name in archive.sizes:
         archive.extract(name, directory / name)
 
 
 @contextmanager
 def room_to_unpack(archive: OpenedZip, path: Path) -> Iterator[Path]:
-    """A temporary directory on a disk with room for the archive at `path`; ArchiveError when there is none."""
+    """A temporary directory on a disk with room for the archive at `path`. ArchiveError when no disk has room."""
     needed = sum(archive.sizes.values())
     root = room_for(needed, [Path(tempfile.gettempdir()), path.resolve().parent])
     if root is None:
         raise ArchiveError(
-            f"no room for {needed} bytes in {tempfile.gettempdir()}; free some, or verify the unpacked directory"
+            f"no room for {needed} bytes in {tempfile.gettempdir()}; free disk space, or verify the unpacked directory"
         )
     with tempfile.TemporaryDirectory(dir=root, prefix=".stash-sense-verify-") as directory:
         yield Path(directory)
@@ -61,10 +61,10 @@ def room_to_unpack(archive: OpenedZip, path: Path) -> Iterator[Path]:
 
 @contextmanager
 def open_database(release: Path, *, deadline: float | None = None) -> Iterator[sqlite3.Connection]:
-    """Opens the performers.db of a release directory for reading, after its objects were judged.
+    """Opens the performers.db of a release directory for reading, after a check of its objects.
 
-    Raises DatabaseFileError for anything but the tables of the contract and their indexes, for damage that reading
-    meets and for what takes too long; OSError when the file cannot be read.
+    Raises DatabaseFileError when it holds anything but the tables of the contract and their indexes, when it is
+    damaged, or when a query runs past `deadline`; OSError when the file cannot be read.
     """
     with open_read_only(release / PERFORMERS_DB, deadline=deadline) as connection:
         check_objects(connection, TABLES)
@@ -80,12 +80,12 @@ class OpenedRelease:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """manifest.json; ReleaseError as read_manifest."""
+        """manifest.json. ReleaseError as read_manifest."""
         return read_manifest(self.directory)
 
     @cached_property
     def faces(self) -> list[Any]:
-        """The entries of faces.json; ValueError when it is no list."""
+        """The entries of faces.json. ValueError when it is not a list."""
         value = self.json(FACES_JSON)
         if not isinstance(value, list):
             raise ValueError(f"{FACES_JSON} is not a list")
@@ -93,7 +93,7 @@ class OpenedRelease:
 
     @cached_property
     def performers(self) -> dict[str, dict[str, Any]]:
-        """The entries of performers.json; ValueError when it is no object."""
+        """The entries of performers.json. ValueError when it is not an object."""
         value = self.json(PERFORMERS_JSON)
         if not isinstance(value, dict):
             raise ValueError(f"{PERFORMERS_JSON} is not an object")
@@ -101,7 +101,7 @@ class OpenedRelease:
 
     @property
     def models(self) -> tuple[str, ...]:
-        """Embedders whose index must be there or is."""
+        """The required embedders, and the optional ones with an index in the release."""
         return tuple(
             model
             for model, file in INDEX_FILES.items()
@@ -109,7 +109,7 @@ class OpenedRelease:
         )
 
     def json(self, name: str) -> Any:
-        """The content of a JSON file; ValueError when it cannot be read, which is tried once."""
+        """The content of a JSON file. ValueError when it cannot be read; a second call does not try again."""
         if name not in self._refused:
             try:
                 return read_json(self.directory / name, LARGE)
@@ -120,7 +120,7 @@ class OpenedRelease:
         raise ValueError(self._refused[name])
 
     def check_index_sizes(self) -> None:
-        """Raises ValueError when an index has more bytes than vectors of the entries in its JSON file need."""
+        """Raises ValueError when an index has more bytes than the entries of its JSON file can need."""
         listed = dict.fromkeys(INDEX_FILES.values(), FACES_JSON) | {TATTOO_INDEX: TATTOO_JSON}
         for name, entries in listed.items():
             path = self.directory / name
@@ -140,12 +140,12 @@ class OpenedRelease:
 
     @cached_property
     def _deadline(self) -> float:
-        """When all checks of the database must be done."""
+        """The monotonic time at which all checks of the database must have ended."""
         return time.monotonic() + time_allowed((self.directory / PERFORMERS_DB).stat().st_size)
 
     @contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
-        """performers.db, as open_database."""
+        """performers.db, opened by open_database. ValueError when there is no such file."""
         path = self.directory / PERFORMERS_DB
         if not path.exists():
             raise ValueError(f"there is no {PERFORMERS_DB}")
@@ -153,12 +153,12 @@ class OpenedRelease:
             yield connection
 
     def check_database(self) -> None:
-        """Raises DatabaseFileError when SQLite finds damage in performers.db, or a table has too many rows."""
+        """Raises DatabaseFileError when SQLite finds damage in performers.db, or when a table has too many rows."""
         with self.database() as connection:
             run_checks(connection, TABLES, MAX_ROWS)
 
 
-# What reading damaged bytes can raise. Anything else is an error of this module and is not hidden.
+# The errors that damaged bytes can cause. Any other exception is a bug and is not caught.
 DAMAGE = (
     ReleaseError,
     ArchiveError,
@@ -180,12 +180,13 @@ DAMAGE = (
 MAX_DETAIL = 500
 
 
-# More are not counted.
-_EXAMPLES = 1000
+# A check counts no more examples than this.
+MAX_EXAMPLES = 1000
 
 
 def one_line(error: BaseException) -> str:
-    # A KeyError's text is only the key, so the kind of error goes along where the text says too little.
+    """The error's text in one line, with the name of its type where the text alone says too little."""
+    # The text of a KeyError, for one, is only the key.
     text = " ".join(str(error).split())
     return (
         text
@@ -195,7 +196,7 @@ def one_line(error: BaseException) -> str:
 
 
 def refuse_examples(examples: Sequence[object], what: str) -> None:
-    """Raises ValueError with the number of examples and the first of them, when there are any."""
+    """Raises ValueError with the first example and the number of the others, when there are examples."""
     if examples:
         more = f" and {len(examples) - 1} more" if len(examples) > 1 else ""
         raise ValueError(f"{what}: {examples[0]}{more}")

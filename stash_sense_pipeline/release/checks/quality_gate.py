@@ -13,10 +13,14 @@ from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
 from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.checks.confusable_people import Crowd, Spread, crowd, spread
+from stash_sense_pipeline.release.checks.confusable_people import (
+    ConfusablePeople,
+    SimilarityDistribution,
+    find_confusable_people,
+    similarity_distribution,
+)
 from stash_sense_pipeline.release.checks.retrieval import (
     Answers,
     HeldOutBucket,
@@ -33,35 +37,24 @@ from stash_sense_pipeline.release.checks.retrieval import (
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a release must reach. Shares from 0 to 1; `accept_shrink` lets people and faces vanish without a reason."""
-
-    recall_at_1: float = 0.99
-    recall_at_100: float = 0.99
-    recall_at_100_blocks: bool = True
-    self_retrieval: float = 0.99
-    shrink: float = 0.02
-    accept_shrink: bool = False
+from stash_sense_pipeline.release.spec import ReleaseSpec
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The numbers behind the report. No name is in them: people and faces go by their ids."""
+    """The numbers of the quality report. They hold no names: people and faces are given by id."""
 
     people_by_faces: Mapping[str, int]
     faces_by_source: Mapping[str, int]
     recall: tuple[RecallReport, ...]
     held_out: tuple[HeldOutBucket, ...]
-    spread: Mapping[str, Spread]
-    crowd: Crowd
+    similarities: Mapping[str, SimilarityDistribution]
+    confusable: ConfusablePeople
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was checked, with numbers; without `figures` when a check failed on which they depend."""
+    """The results of the checks. `figures` is None when an index does not hold the catalog's vectors."""
 
     checks: tuple[CheckResult, ...]
     figures: Figures | None
@@ -71,34 +64,31 @@ def prove_release(
     engine: sa.Engine,
     release: Path,
     vectors: ReleaseVectors,
-    *,
-    pack: ModelPack,
-    storage: str,
-    limits: Limits,
-    suppressions: Suppressions,
+    spec: ReleaseSpec,
     previous: Path | None,
 ) -> Proof:
-    """Checks a staged release against the catalog it was built from, and against the `previous` one if there is one.
+    """Checks a staged release against the catalog that it was built from, and against the `previous` release if any.
 
-    `vectors` are the catalog's, of each model that the release has an index of; one index more is held in memory.
-    Raises ReleaseError when the previous release cannot be read.
+    `vectors` are the catalog's, of each model that has an index in the release. One index at a time is held in memory
+    beside them. Raises ReleaseError when the previous release cannot be read.
     """
+    limits = spec.limits
     checks = [deleted_check(engine, release)]
     if previous is not None:
-        losses = find_losses(engine, previous, release, suppressions)
+        losses = find_losses(engine, previous, release, spec.suppressions)
         checks.append(shrink_check(losses, allowed=limits.shrink, accepted=limits.accept_shrink))
     else:
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
-    checks.append(one_pack_check(vectors, pack))
+    checks.append(one_pack_check(vectors, spec.pack))
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
     for model, unit in vectors.unit.items():
         index = load_index(release / INDEX_FILES[model])
-        checks.append(index_content_check(model, index, unit, storage))
+        checks.append(index_content_check(model, index, unit, spec.index.storage))
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
         answers[model] = ask_index(index, unit)
-        # A gigabyte: the next one is loaded after it is gone.
+        # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
         recall.append(index_recall(model, answers[model], unit))
         checks += recall_checks(
@@ -118,32 +108,34 @@ def prove_release(
             faces_by_source=_faces_by_source(engine),
             recall=tuple(recall),
             held_out=held_out,
-            spread={model: spread(vectors.order, unit) for model, unit in vectors.unit.items()},
-            crowd=crowd(vectors.order, vectors.unit),
+            similarities={
+                model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
+            },
+            confusable=find_confusable_people(vectors.order, vectors.unit),
         ),
     )
 
 
 def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:
-    """Every vector was made by the pack in use: a release never mixes models."""
-    strangers = [
+    """Every vector was made by the pack in use."""
+    other_models = [
         model
         for model, facts in vectors.facts.items()
         if model not in pack.embedders
         or (facts.pack, facts.model_digest) != (pack.name, pack.embedders[model].digest)
     ]
     numbers = {"faces": len(vectors.order), "models": len(vectors.unit)}
-    if strangers:
+    if other_models:
         return CheckResult(
             "one_pack",
             False,
-            f"the {strangers[0]} vectors are not of {pack.name}; embed again",
+            f"the {other_models[0]} vectors were not made by pack {pack.name}; embed all faces again",
             numbers=numbers,
         )
     return CheckResult(
         "one_pack",
         True,
-        f"{', '.join(vectors.unit)} of all {len(vectors.order)} faces by {pack.name}",
+        f"{pack.name} made the {', '.join(vectors.unit)} vectors of all {len(vectors.order)} faces",
         numbers=numbers,
     )
 

@@ -28,12 +28,12 @@ from stash_sense_pipeline.release.contract import (
 Positions = NDArray[np.int64]
 
 _ROWS_A_BLOCK = 16_384
-# Two similarities this close are a tie: float32 sums of 512 products differ by as much with the order of adding.
+# Two similarities this close are a tie: a float32 sum of 512 products varies by as much with the order of addition.
 _TIE = 1e-5
-# Rounding of unit vectors in each storage type, as cosine distance between what went in and what comes out.
+# Largest cosine distance between a unit vector and its stored form, by storage type.
 _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
 
-# Below this a release is hardly of use; where the models are good, it is above 0.9.
+# Share of held-out faces that find their performer. Good models reach more than 0.9.
 _HELD_OUT_FLOOR = 0.5
 
 FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
@@ -41,11 +41,12 @@ FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
 
 @dataclass(frozen=True)
 class RecallReport:
-    """How much of the exact answer an index gives at the sidecar's k, over sampled stored faces as queries.
+    """Recall of an index against exact search, at the sidecar's k, with sampled stored faces as queries.
 
-    `at_1`: the nearest other face is the first other one returned. `at_k`: mean share of the k exact neighbours that
-    are returned. `in_reach`: the same for those of the k that are others and within the sidecar's distance: the rest
-    cannot enter an answer. `itself`: the face itself comes first. Ties count as found.
+    `at_1`: share of queries whose nearest other face is the first other face returned. `at_k`: mean share of the k
+    exact neighbours that are returned. `in_reach`: the same for the neighbours within the sidecar's distance, without
+    the face itself: the sidecar answers with no others. `itself`: share of queries that return the face itself first.
+    Ties count as found.
     """
 
     model: str
@@ -59,7 +60,7 @@ class RecallReport:
 
 @dataclass(frozen=True)
 class Answers:
-    """What an index says to sampled faces: their positions (q,), and neighbours and distances (q, k) as sidecar_query."""
+    """An index's answers to sampled faces: their positions (q,), and neighbours and distances (q, k) of sidecar_query."""
 
     positions: Positions
     ids: Positions
@@ -68,7 +69,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class HeldOutBucket:
-    """Leave-one-photo-out retrieval of performers with `fewest` to `most` faces (None: no upper end)."""
+    """Leave-one-photo-out retrieval of performers with `fewest` to `most` faces (None: no upper limit)."""
 
     fewest: int
     most: int | None
@@ -85,8 +86,8 @@ class HeldOutBucket:
 def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
     """The k nearest rows of `gallery` to each query by cosine similarity, best first: positions and similarities (q, k).
 
-    Both must be unit vectors. One matrix product a block; after the first block only what beats the k-th best so far
-    is looked at, so the product is nearly all of the time.
+    Both arrays hold unit vectors. Each block is one matrix product, which takes nearly all of the time: after the first
+    block only similarities above the k-th best so far are sorted.
     """
     count = len(queries)
     k = min(k, len(gallery))
@@ -104,7 +105,7 @@ def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Position
 
 
 class _Found(NamedTuple):
-    """Candidates: query, position in the gallery, similarity."""
+    """Candidates: the query, the position in the gallery and the similarity of each."""
 
     rows: Positions
     columns: Positions
@@ -112,7 +113,7 @@ class _Found(NamedTuple):
 
 
 def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found, Floats]:
-    """The k most similar of each query, best first, and the k-th similarity of each (-inf where it has fewer)."""
+    """The k most similar candidates of each query, best first, and the k-th similarity (-inf when there are fewer)."""
     rows = np.concatenate([best.rows, found.rows])
     columns = np.concatenate([best.columns, found.columns])
     values = np.concatenate([best.values, found.values])
@@ -128,14 +129,14 @@ def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found,
 
 
 def sample_positions(count: int, size: int, seed: int = 1) -> Positions:
-    """`size` positions of `count`, or all of them, the same ones every time, sorted."""
+    """`size` of the positions 0..count-1, or all of them, sorted. The same arguments give the same positions."""
     if size >= count:
         return np.arange(count, dtype=np.int64)
     return np.sort(np.random.default_rng(seed).choice(count, size, replace=False)).astype(np.int64)
 
 
 def load_index(path: Path) -> Any:
-    """A Voyager index, loaded as the sidecar does it."""
+    """A Voyager index, loaded as the sidecar loads it."""
     import voyager
 
     with path.open("rb") as stream:
@@ -143,18 +144,18 @@ def load_index(path: Path) -> Any:
 
 
 def ask_index(index: Any, unit: Floats, *, sample: int = 1000, threads: int = 1) -> Answers:
-    """Asks a loaded index for sampled stored faces as the sidecar asks; `unit` (n, dim) in release order."""
+    """Queries a loaded index with sampled stored faces, as the sidecar does. `unit`: (n, dim) in release order."""
     positions = sample_positions(len(unit), sample)
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
 
 
 def index_recall(model: str, answers: Answers, unit: Floats) -> RecallReport:
-    """Compares what an index answered with exact search over `unit` (n, dim) in release order."""
+    """Compares an index's answers with exact search over `unit` (n, dim) in release order."""
     positions, returned = answers.positions, answers.ids
     queries = np.ascontiguousarray(unit[positions])
     k = returned.shape[1]
     _, exact = exact_neighbours(queries, unit, k)
-    # Scored with the real vectors: an 8-bit index ranks by rounded ones.
+    # Scored with the unrounded vectors: an 8-bit index ranks by rounded ones.
     scores = _scores(queries, unit, returned)
     found = scores >= exact[:, -1:] - _TIE
     near = np.float32(1 - SIDECAR_MAX_DISTANCE)
@@ -163,7 +164,7 @@ def index_recall(model: str, answers: Answers, unit: Floats) -> RecallReport:
     others = returned != positions[:, None]
     first_other = np.argmax(others, axis=1)
     rows = np.arange(len(queries))
-    # The face itself is its own nearest neighbour, so the second exact one is the nearest other face.
+    # The face is its own nearest neighbour, so the second exact neighbour is the nearest other face.
     nearest_other = exact[:, 1] if k > 1 else exact[:, 0]
     return RecallReport(
         model=model,
@@ -179,9 +180,9 @@ def index_recall(model: str, answers: Answers, unit: Floats) -> RecallReport:
 
 
 def sidecar_query(index: Any, queries: Floats, k: int, threads: int = 1) -> tuple[Positions, Floats]:
-    """Neighbours and distances (q, k) as the sidecar asks for them; a query that Voyager refuses is -1 and inf.
+    """Neighbours and distances (q, k) as the sidecar requests them. A query that Voyager refuses gives -1 and inf.
 
-    Voyager raises RecallError where the graph leads to fewer than k elements, and then the sidecar answers nothing.
+    Voyager raises RecallError when the graph leads to fewer than k elements; the sidecar then has no answer.
     """
     import voyager
 
@@ -198,7 +199,7 @@ def sidecar_query(index: Any, queries: Floats, k: int, threads: int = 1) -> tupl
 
 
 def _scores(queries: Floats, unit: Floats, returned: Positions) -> Floats:
-    """Real similarities of what was returned, -inf for queries without an answer."""
+    """Exact similarities of the returned faces, -inf for queries without an answer."""
     scores = np.stack([unit[row] @ query for query, row in zip(queries, returned, strict=True)])
     scores[returned < 0] = -np.inf
     return scores
@@ -207,18 +208,18 @@ def _scores(queries: Floats, unit: Floats, returned: Positions) -> Floats:
 def recall_checks(
     report: RecallReport, at_1: float, at_k: float, *, far_blocks: bool = True
 ) -> tuple[CheckResult, ...]:
-    """Three lines: rank 1; the k nearest within the sidecar's distance; and all of the k nearest.
+    """Three checks: recall at 1, recall at k within the sidecar's distance, and recall at k.
 
-    Each forbids publishing below its gate; the last only warns without `far_blocks`, for a catalog whose vectors no
-    graph serves that well: neighbours beyond the distance cannot enter an answer.
+    Each forbids publishing below its limit. Without `far_blocks` the last is a warning, for a catalog with vectors that
+    no graph serves well enough: the sidecar does not answer with neighbours beyond its distance.
     """
-    asked = f"over {report.queries} faces"
+    queried = f"over {report.queries} faces"
     advice = "; raise m and ef_construction under export.index, or lower the limit under export"
 
     def line(name: str, share: float, limit: float, text: str, severity: Severity) -> CheckResult:
-        said = f"{share:.4f} {text} {asked} (limit {limit}){'' if share >= limit else advice}"
+        detail = f"{share:.4f} {text} {queried} (limit {limit}){'' if share >= limit else advice}"
         return CheckResult(
-            f"{report.model}_{name}", share >= limit, said, severity, {f"{report.model}_{name}": share}
+            f"{report.model}_{name}", share >= limit, detail, severity, {f"{report.model}_{name}": share}
         )
 
     return (
@@ -241,7 +242,7 @@ def recall_checks(
 
 
 def index_content_check(model: str, index: Any, unit: Floats, storage: str) -> CheckResult:
-    """Position i of the index holds the vector of face i of the catalog: the proof that nobody has another's face."""
+    """Position i of the index holds the vector of face i of the catalog, so that every person has their own faces."""
     name = f"{model}_content"
     if index.num_elements != len(unit):
         return CheckResult(
@@ -255,19 +256,22 @@ def index_content_check(model: str, index: Any, unit: Floats, storage: str) -> C
         wrong = np.flatnonzero(~(distance <= _ROUNDING[storage]))
         if len(wrong):
             return CheckResult(
-                name, False, f"vector {start + wrong[0]} is not that of its face; build the index again"
+                name, False, f"vector {start + wrong[0]} is not the vector of its face; build the index again"
             )
         furthest = max(furthest, float(distance.max()))
     return CheckResult(
         name,
         True,
-        f"{len(unit)} vectors are those of their faces, within a distance of {furthest:.1e}",
+        f"{len(unit)} vectors are those of their faces, to within a distance of {furthest:.1e}",
         numbers={f"{model}_vectors": len(unit), f"{model}_rounding": furthest},
     )
 
 
 def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats]) -> list[tuple[float, int]]:
-    """The sidecar's ranking of one query: half of each model's distance, 0.5 where a model did not return the face."""
+    """The sidecar's ranking for one query, as (fused distance, position), nearest first.
+
+    It adds half of each model's distance. A model that did not return the face counts with a distance of 0.5.
+    """
     seen: dict[int, dict[str, float]] = {}
     for model, positions in ids.items():
         for position, distance in zip(positions.tolist(), distances[model].tolist(), strict=True):
@@ -281,21 +285,22 @@ def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats
 def self_retrieval_check(
     owners: Sequence[object], answers: Mapping[str, Answers], gate: float
 ) -> CheckResult:
-    """Every sampled face, asked of both indices as the sidecar asks, must come back as its own performer first.
+    """The fused answer of both indices to a stored face has its own performer first.
 
-    `owners`: faces.json; `answers`: of the two models that the sidecar asks, to the same faces.
+    `owners`: faces.json. `answers`: those of the two required models, to the same sampled faces. `gate`: the share of
+    faces that is required.
     """
-    asked = {model: answers[model] for model in REQUIRED_MODELS}
-    positions = asked[REQUIRED_MODELS[0]].positions
+    answered = {model: answers[model] for model in REQUIRED_MODELS}
+    positions = answered[REQUIRED_MODELS[0]].positions
     right = 0
     for place, position in enumerate(positions.tolist()):
         ranked = fused_distances(
-            {model: answer.ids[place] for model, answer in asked.items()},
-            {model: answer.distances[place] for model, answer in asked.items()},
+            {model: answer.ids[place] for model, answer in answered.items()},
+            {model: answer.distances[place] for model, answer in answered.items()},
         )
         distance, best = ranked[0]
-        answered = all(answer.ids[place][0] >= 0 for answer in asked.values())
-        right += answered and owners[best] == owners[position] and distance <= SIDECAR_MAX_DISTANCE
+        has_answer = all(answer.ids[place][0] >= 0 for answer in answered.values())
+        right += has_answer and owners[best] == owners[position] and distance <= SIDECAR_MAX_DISTANCE
     share = right / len(positions)
     return CheckResult(
         "self_retrieval",
@@ -306,10 +311,10 @@ def self_retrieval_check(
 
 
 def held_out_retrieval(vectors: ReleaseVectors, *, sample: int = 2000) -> tuple[HeldOutBucket, ...]:
-    """Leave one photo out: does the rest of the release still find its performer first, by number of faces they have.
+    """Leave-one-photo-out retrieval, by the performer's number of faces: exact search and the sidecar's fusion.
 
-    Exact search, the sidecar's fusion. `rank_1`: the best other face is the same performer's; `accepted`: and its
-    distance is within the sidecar's limit. Performers with one face cannot be found without it and are not asked.
+    `rank_1`: share of queries with the nearest other face of the same performer. `accepted`: share of queries for which
+    that face is also within the sidecar's distance. Performers with one face are left out.
     """
     models = REQUIRED_MODELS
     owners = vectors.order.performer_ids
@@ -372,19 +377,22 @@ def people_by_faces(order: FaceOrder) -> dict[str, int]:
 
 
 def held_out_check(buckets: Sequence[HeldOutBucket]) -> CheckResult:
-    """Says how often a photo that is left out finds its performer; warns when half of them do not."""
-    asked = sum(bucket.queries for bucket in buckets)
-    if not asked:
+    """The share of left-out photos that find their performer. A warning below one half."""
+    queries = sum(bucket.queries for bucket in buckets)
+    if not queries:
         return CheckResult(
-            "held_out_retrieval", True, "nobody has two faces, so nothing can be left out", Severity.WARNING
+            "held_out_retrieval",
+            True,
+            "no performer has two faces, so no photo can be left out",
+            Severity.WARNING,
         )
-    rank_1 = sum(bucket.rank_1 * bucket.queries for bucket in buckets) / asked
+    rank_1 = sum(bucket.rank_1 * bucket.queries for bucket in buckets) / queries
     by_faces = {bucket.name: bucket.rank_1 for bucket in buckets}
     shown = ", ".join(f"{share:.3f} with {name} faces" for name, share in by_faces.items())
     return CheckResult(
         "held_out_retrieval",
         rank_1 >= _HELD_OUT_FLOOR,
-        f"rank 1 {rank_1:.3f} over {asked} faces left out: {shown}",
+        f"rank 1 {rank_1:.3f} over {queries} faces left out: {shown}",
         Severity.WARNING,
-        numbers={"rank_1": rank_1, "faces": asked, **{f"rank_1_{name}": v for name, v in by_faces.items()}},
+        numbers={"rank_1": rank_1, "faces": queries, **{f"rank_1_{name}": v for name, v in by_faces.items()}},
     )

@@ -22,9 +22,10 @@ from stash_sense_pipeline.release.snapshot import (
 
 @dataclass(frozen=True)
 class Losses:
-    """People and faces of two releases. Explained are those lost to deletion upstream, to a merge or a suppression.
+    """Numbers of people and faces in two releases, and of the losses that are explained.
 
-    `performers_gone` counts who is not there any more, however many have come.
+    `performers_gone` counts the performers of the old release that are missing in the new one. New performers do not
+    reduce it.
     """
 
     performers_before: int
@@ -37,12 +38,17 @@ class Losses:
 
 
 def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Suppressions) -> Losses:
-    """Compares two release directories and asks the catalog and the suppression list why somebody is gone.
+    """Compares two release directories, and explains losses by the catalog and the suppression list.
 
-    A face is explained when each record of its performer, or each at the source of the face, was deleted or merged
-    upstream, is suppressed, or belongs to another performer now; when its performer came together with another (their
-    faces share one limit); or when its picture is suppressed. A performer is explained when all faces lost are. Raises
-    ReleaseError when a database cannot be read.
+    A lost face is explained when one of these holds:
+
+    - its performer was merged with another (their faces share one limit);
+    - its performer is gone, and each of its records was deleted or merged upstream, is suppressed or held, or belongs to
+      another performer now;
+    - each record of its performer at the source of the face was deleted or merged upstream, is suppressed or held;
+    - its image is suppressed.
+
+    A lost performer is explained when all its lost faces are. Raises ReleaseError when a database cannot be read.
     """
     old, new = read_snapshot(before), read_snapshot(after)
     deleted = _deleted_upstream(engine)
@@ -77,7 +83,7 @@ def find_losses(engine: sa.Engine, before: Path, after: Path, suppressions: Supp
 
 
 def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> CheckResult:
-    """Fails when more than `allowed` of the people or faces vanished without explanation, unless that is `accepted`."""
+    """Fails when more than the share `allowed` of people or faces is lost without explanation, unless `accepted`."""
     numbers = {
         "performers_before": losses.performers_before,
         "performers": losses.performers,
@@ -87,7 +93,8 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
         "faces": losses.faces,
         "faces_explained": losses.explained_faces,
     }
-    # People by name: as many new ones make up for nobody. Faces by number: better photos take the place of others.
+    # People are compared one by one: a new person does not replace a lost one. Faces are compared by number: better photos
+    # replace others.
     for what, before, now, gone, explained in (
         (
             "performers",
@@ -106,11 +113,12 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
     ):
         if gone - explained > allowed * before:
             detail = (
-                f"{gone} of {before} {what} are gone ({now} now), of which {explained} is explained by deletions, merges "
+                f"{gone} of {before} {what} are gone ({now} now), of which {explained} are explained by deletions, merges "
                 f"and suppressions (limit {allowed:.0%})"
             )
-            advice = "" if accepted else "; look at the last refreshes, then build with --accept-shrink"
-            return CheckResult("no_unexplained_shrink", accepted, detail + advice, numbers=numbers)
+            if not accepted:
+                detail += "; look at the last refreshes, then accept the loss with build --accept-shrink"
+            return CheckResult("no_unexplained_shrink", accepted, detail, numbers=numbers)
     return CheckResult(
         "no_unexplained_shrink",
         True,
@@ -120,7 +128,7 @@ def shrink_check(losses: Losses, *, allowed: float, accepted: bool = False) -> C
 
 
 def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
-    """Nobody in performers.db goes by a record that its source has deleted or merged away."""
+    """No record in performers.db was deleted or merged into another by its source."""
     owner = read_owners(release)
     gone = _deleted_upstream(engine)
     wrong = sorted(gone & owner.keys())
@@ -129,7 +137,7 @@ def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
         return CheckResult(
             "nobody_deleted",
             False,
-            f"{len(wrong)} records were deleted by their source, first of performer {owner[wrong[0]]}; publish again",
+            f"{len(wrong)} records were deleted by their source, the first is of performer {owner[wrong[0]]}; publish again",
             numbers=numbers,
         )
     return CheckResult("nobody_deleted", True, f"all {len(owner)} records are live", numbers=numbers)

@@ -24,10 +24,10 @@ from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.opened_release import open_database
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 
-# A universal id as the sidecar writes it, and a URL; anything else in the files is no key of a person.
+# A universal id as the sidecar writes it, and a URL. No other text in the files identifies a record.
 _UNIVERSAL_ID = re.compile(r"([a-z0-9.-]+(?::\d+)?):([^\s:/]+)")
 _ADDRESS = re.compile(r"https?://\S+", re.IGNORECASE)
-# Text columns of performers.db that hold a record's id, with the column that says whose.
+# Text columns of performers.db with a record's source and id.
 _ID_COLUMNS = {
     "stashbox_ids": ("endpoint", "stashbox_performer_id"),
     "merged_ids": ("endpoint", "merged_stashbox_id"),
@@ -36,7 +36,7 @@ _ID_COLUMNS = {
 
 @dataclass(frozen=True)
 class HeldKeys:
-    """How many keys of suppressed people a release holds, of how many keys in it."""
+    """The numbers of suppressed records and URLs in a release, and of all records and URLs in it."""
 
     records: int
     urls: int
@@ -45,15 +45,15 @@ class HeldKeys:
 
     @property
     def any(self) -> bool:
-        """True when somebody suppressed is in it."""
+        """True when the release holds a key of a suppressed person."""
         return bool(self.records or self.urls)
 
 
 def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> HeldKeys:
-    """Looks for suppressed records and URLs in every text of performers.db and the JSON files of a release directory.
+    """Counts suppressed records and URLs in all texts of performers.db and the JSON files of a release directory.
 
     `hosts` maps a stash-box's short name to the host in universal ids. Raises ValueError for damaged files, and for a
-    database with anything but the tables of the contract.
+    database that holds anything but the tables of the contract.
     """
     records: set[tuple[str, str]] = set()
     texts: set[str] = set()
@@ -69,7 +69,7 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
                 pair = ", ".join(_ID_COLUMNS[name])
                 records.update(connection.execute(f"SELECT {pair} FROM {name}"))
             for column in columns:
-                # Most texts are names. What has neither character is no key.
+                # Most texts are names. A text without either character is not a key.
                 query = f"""SELECT "{column}" FROM "{name}" WHERE instr("{column}", '/') OR instr("{column}", ':')"""
                 texts.update(text for (text,) in connection.execute(query) if isinstance(text, str))
     for path in sorted(release.glob("*.json")):
@@ -93,11 +93,11 @@ def held_keys(release: Path, suppressions: Suppressions, hosts: Mapping[str, str
 
 
 def refuse_suppressed(release: Path, suppressions: Suppressions, hosts: Mapping[str, str]) -> None:
-    """Raises ReleaseError for a release directory with people on the suppression list: it must not go to others."""
+    """Raises ReleaseError when a release directory holds suppressed people: it must not be given to others."""
     try:
         held = held_keys(release, suppressions, hosts)
     except (sqlite3.Error, ValueError, OSError) as error:
-        raise ReleaseError(f"{release} cannot be searched for people who have left: {error}") from error
+        raise ReleaseError(f"{release} cannot be searched for suppressed people: {error}") from error
     if held.any:
         raise ReleaseError(
             f"{release} holds {held.records} records and {held.urls} URLs of people on the suppression list, so it stays "
@@ -117,7 +117,7 @@ def _database(release: Path) -> Iterator[sqlite3.Connection]:
 def check_suppressed(
     release: Path, suppressions: Suppressions, hosts: Mapping[str, str] | None = None
 ) -> CheckResult:
-    """One line: no file of the release holds a record, profile or picture that the suppression list covers."""
+    """No file of the release holds a record, profile or image URL that the suppression list covers."""
     try:
         held = held_keys(release, suppressions, hosts or {})
     except (ValueError, OSError) as error:
@@ -135,21 +135,21 @@ def check_suppressed(
 
 
 def check_suppressed_people(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
-    """One line: no record of the catalog, of which releases are made, has the evidence of a suppressed or held one."""
+    """No record of the catalog, of which releases are made, shares evidence with a suppressed or held record."""
     found = matching_records(engine, suppressions)
     if found:
         return CheckResult(
             "suppressed_people",
             False,
-            f"{found} records are suppressed people's or must be held; publish again: the identities of a run take them out",
+            f"{found} records match suppressed people or must be held; publish again: the identities of a run remove them",
         )
-    return CheckResult("suppressed_people", True, "no record is like a suppressed person's")
+    return CheckResult("suppressed_people", True, "no record matches a suppressed person")
 
 
 def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> CheckResult:
-    """One line: no face of the release was cut from a picture that the suppression list covers, or a copy of one.
+    """No face of the release was cut from an image that the suppression list covers, or from a copy of one.
 
-    The release holds no digests; those of the images of all trusted faces are in the catalog.
+    The release holds no digests of images: those of all trusted faces are in the catalog.
     """
     query = (
         sa.select(source_images.c.sha256, source_images.c.picture_hash)
@@ -180,11 +180,11 @@ def check_suppressed_images(engine: sa.Engine, suppressions: Suppressions) -> Ch
 def check_refused_faces(
     engine: sa.Engine, vectors: ReleaseVectors, suppressions: Suppressions
 ) -> CheckResult:
-    """One line: no vector of the indices is near a face that is refused, by every embedder that knows it.
+    """No vector of the indices is near a refused face, by every embedder that has a template of it.
 
-    `vectors` are those of the release, of which the content checks prove that the indices hold them and nothing else.
-    Of a person whose face was not kept for this, nothing is left to compare: that such vectors are absent is what
-    these checks prove, each vector of an index being that of a face which is in the catalog now.
+    `vectors` are the catalog's: the content checks prove that the indices hold these and no others. A suppressed person
+    without a template cannot be compared. The content checks prove the absence of that person's vectors: each vector
+    in an index is that of a face that is in the catalog now.
     """
     with reading(engine) as connection:
         templates = load_templates(connection, suppressions.key)

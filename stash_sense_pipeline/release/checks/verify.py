@@ -41,16 +41,16 @@ from stash_sense_pipeline.release.contract import (
 )
 from stash_sense_pipeline.release.versions import is_version
 
-# Said while there is time: the next release is larger.
+# The warning comes before the limit, because the next release is usually larger.
 _NEAR_THE_LIMIT = 0.9
 
 
 def verify_release(path: Path, name: str | None = None) -> tuple[CheckResult, ...]:
-    """Runs every check on a release directory or zip and returns one result a check, failed ones included.
+    """Runs every check on a release directory or zip, and returns the results, failed checks included.
 
-    `name` is what the release is called, by default the last part of `path`: a version in it must be the manifest's.
-    Damage never raises: whatever cannot be read fails the checks that need it. A zip is unpacked to a temporary
-    directory, which needs room for it; it and a directory are refused before that when they are too large.
+    `name` is the name of the release, by default the last part of `path`: a version in it must be the manifest's.
+    Damage does not raise: a file that cannot be read fails the checks that need it. A release that is too large is
+    refused first. A zip is unpacked to a temporary directory.
     """
     checks = _Checks()
     try:
@@ -84,14 +84,14 @@ class _Checks:
         self.results: list[CheckResult] = []
 
     def add(self, name: str, passed: bool, detail: str, severity: Severity = Severity.ERROR) -> None:
-        # A release can bring a text of any length.
+        # A release may contain a text of any length.
         detail = detail if len(detail) <= MAX_DETAIL else f"{detail[:MAX_DETAIL]}…"
         self.results.append(CheckResult(name, passed, detail, severity))
 
     def run(
         self, name: str, check: Callable[..., str], *arguments: Any, severity: Severity = Severity.ERROR
     ) -> bool:
-        """Runs a check, which returns what it found or raises what is wrong."""
+        """Runs a check, which returns its finding or raises an error. True when it passed."""
         try:
             detail = check(*arguments)
         except DAMAGE as error:
@@ -105,7 +105,7 @@ class _Checks:
 
 
 def _archive(path: Path, stack: ExitStack, unpacked: list[Path]) -> str:
-    """Judges the zip by its directory, then unpacks it, which checks every CRC; `unpacked` gets the directory."""
+    """Checks the directory of the zip, unpacks it, which checks every CRC, and adds the directory to `unpacked`."""
     archive = stack.enter_context(opened_archive(path))
     directory = stack.enter_context(room_to_unpack(archive, path))
     unpack(archive, directory)
@@ -116,8 +116,8 @@ def _archive(path: Path, stack: ExitStack, unpacked: list[Path]) -> str:
 def _size(size: int) -> str:
     if size >= _NEAR_THE_LIMIT * ASSET_LIMIT_BYTES:
         raise ValueError(
-            f"{size / 2**30:.2f} GiB, and GitHub takes release files below 2 GiB only; fewer faces a performer "
-            "or e4m3 storage of the indices make it smaller"
+            f"{size / 2**30:.2f} GiB, and GitHub takes release files below 2 GiB only; keep fewer faces a performer, "
+            "or store the indices as e4m3"
         )
     return f"{size} bytes, GitHub takes up to {ASSET_LIMIT_BYTES}"
 
@@ -143,30 +143,30 @@ def _check_release(checks: _Checks, release: OpenedRelease, name: str) -> None:
         checks.add("manifest", False, one_line(error))
         return
     except DAMAGE:
-        # The checks below say what is wrong with it.
+        # The check "manifest" reports it.
         pass
     checks.run("required_files", _required_files, release)
     checks.run("no_other_files", _no_other_files, release)
     checks.run("manifest", _manifest, release)
     checks.run("version", _version, release, name)
-    # Loading indices is Voyager's work and the rest mostly Python's, so that they share two cores.
-    of_indices, of_the_rest = _Checks(), _Checks()
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        counted = beside.submit(
-            lambda: {model: _check_index(of_indices, release, model) for model in release.models}
+    # Voyager's native code loads the indices, while the other checks, mostly Python, use a second core.
+    index_results, other_results = _Checks(), _Checks()
+    with ThreadPoolExecutor(max_workers=1) as index_checker:
+        counted = index_checker.submit(
+            lambda: {model: _check_index(index_results, release, model) for model in release.models}
         )
         checks.run("checksums", _checksums, release)
-        _check_people(of_the_rest, release)
-        _check_database(of_the_rest, release)
+        _check_json_files(other_results, release)
+        _check_database(other_results, release)
         counts = counted.result()
-    checks.results += of_indices.results
+    checks.results += index_results.results
     checks.run("faces_json", json_checks.faces_json, release, counts)
-    checks.results += of_the_rest.results
+    checks.results += other_results.results
     checks.run("tattoo_files", _tattoo_files, release)
 
 
-def _check_people(checks: _Checks, release: OpenedRelease) -> None:
-    """Checks the JSON files, but for what they share with the indices."""
+def _check_json_files(checks: _Checks, release: OpenedRelease) -> None:
+    """Checks the JSON files, without the comparison with the indices."""
     checks.run("faces_json_gaps", json_checks.faces_json_gaps, release, severity=Severity.WARNING)
     checks.run("universal_ids", json_checks.universal_ids, release)
     checks.run("performers_json", json_checks.performers_json, release)
@@ -274,15 +274,12 @@ def _check_index(checks: _Checks, release: OpenedRelease, model: str) -> int | N
     return file.count
 
 
-# --- JSON files -----------------------------------------------------------------------------------------------------
-
-
 # --- performers.db --------------------------------------------------------------------------------------------------
 
 
 def _check_database(checks: _Checks, release: OpenedRelease) -> None:
     checks.run("database_journal_mode", database_checks.journal_mode, release)
-    # First of all: SQLite's own check evaluates what the schema says.
+    # Before all others: SQLite's own check evaluates expressions in the schema.
     if not checks.run("database_objects", database_checks.objects, release):
         return
     if not checks.run("database_integrity", database_checks.integrity, release):
@@ -325,5 +322,5 @@ def _tattoo_files(release: OpenedRelease) -> str:
         if entry is not None and (
             not isinstance(entry, dict) or entry.get("universal_id") not in release.performers
         ):
-            raise ValueError(f"entry {position} of {TATTOO_JSON} names no performer of the release")
+            raise ValueError(f"entry {position} of {TATTOO_JSON} names a performer who is not in the release")
     return f"{file.count} tattoos"

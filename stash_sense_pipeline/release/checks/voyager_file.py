@@ -24,17 +24,17 @@ _ROWS_A_BLOCK = 32_768
 _DELETED = 1
 # The largest vectors of the contract have 1,280 numbers.
 _MAX_DIMENSIONS = 8_192
-# Voyager's default is 12 and ours 96; a release has a million faces at most.
+# Links: Voyager's default is 12, that of this program 96. A release has at most a million faces.
 _MAX_LINKS = 1_024
-_MAX_CARE = 1_000_000
+_MAX_EF_CONSTRUCTION = 1_000_000
 _MAX_COUNT = 10_000_000
-# An element reaches 1 / (M - 1) upper levels on average; chance makes small files differ.
+# An element reaches 1 / (M - 1) upper levels on average. Small files deviate by chance.
 _LEVELS_FACTOR, _LEVELS_SLACK = 4, 1024**2
 
 
 @dataclass(frozen=True)
 class VoyagerFile:
-    """What the file says: `ids` (count,) uint64 in order of insertion, `deleted` the number of tombstones among them."""
+    """The header of the file, `ids` (count,) uint64 in order of insertion, and the number of `deleted` elements."""
 
     dimensions: int
     space: str
@@ -53,14 +53,14 @@ class _Graph:
     id_offset: int
     top_level: int
     entry_point: int
-    links_above: int
-    links_ground: int
+    links_upper: int
+    links_base: int
     m: int
     ef_construction: int
 
 
 def read_voyager_file(path: Path) -> VoyagerFile:
-    """Checks that every length and link in the file stays inside it; ValueError says what does not."""
+    """Parses the file and checks that every length and link stays inside it. ValueError names the first that does not."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         head = stream.read(_HEAD.size + _GRAPH.size)
@@ -68,18 +68,18 @@ def read_voyager_file(path: Path) -> VoyagerFile:
         raise ValueError(f"the file has only {size} bytes")
     magic, version, dimensions, space, storage, norm, transform = _HEAD.unpack_from(head)
     if magic != b"VOYA" or version != 1:
-        raise ValueError("it is no Voyager file of format 1")
+        raise ValueError("it is not a Voyager file of format 1")
     if space not in _SPACES or storage not in _STORAGE or not 0 < dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"its header is damaged (space {space}, storage {storage}, dimensions {dimensions})")
-    # Only inner products are transformed, by the largest norm.
+    # Only the inner product space has a transform, which uses the largest norm.
     transformed = (math.isfinite(norm) and norm >= 0) if space == _INNER_PRODUCT else norm == 0
     if not transformed or transform != (space == _INNER_PRODUCT):
         raise ValueError(f"its header is damaged (maximum norm {norm:g}, transform {transform})")
     storage_name, item = _STORAGE[storage]
     stored = dimensions + 1 if _SPACES[space] == "InnerProduct" else dimensions
     graph = _read_graph(head, stored * item, size)
-    ids, deleted = _check_ground(path, graph)
-    _check_above(path, graph)
+    ids, deleted = _check_base_level(path, graph)
+    _check_upper_levels(path, graph)
     return VoyagerFile(
         dimensions, _SPACES[space], storage_name, graph.count, graph.m, graph.ef_construction, ids, deleted
     )
@@ -87,7 +87,7 @@ def read_voyager_file(path: Path) -> VoyagerFile:
 
 def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     (
-        ground_offset,
+        base_offset,
         capacity,
         count,
         element_bytes,
@@ -95,31 +95,34 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
         vector_offset,
         top_level,
         entry_point,
-        links_above,
-        links_ground,
+        links_upper,
+        links_base,
         m,
         level_factor,
         ef_construction,
     ) = _GRAPH.unpack_from(head, _HEAD.size)
     sound = (
-        ground_offset == 0
+        base_offset == 0
         and 1 < m <= _MAX_LINKS
-        and links_above == m
-        and links_ground == 2 * m
-        and vector_offset == 4 + 4 * links_ground
+        and links_upper == m
+        and links_base == 2 * m
+        and vector_offset == 4 + 4 * links_base
         and id_offset == vector_offset + vector_bytes
         and element_bytes == id_offset + 8
     )
     if not sound:
         raise ValueError("its header is damaged (sizes of elements do not add up)")
-    if not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6) or ef_construction > _MAX_CARE:
+    if (
+        not math.isclose(level_factor * math.log(m), 1, rel_tol=1e-6)
+        or ef_construction > _MAX_EF_CONSTRUCTION
+    ):
         raise ValueError(
             f"its header is damaged (level factor {level_factor:g}, ef_construction {ef_construction})"
         )
     if count == 0:
         raise ValueError("it holds no vectors")
     if count > _MAX_COUNT:
-        raise ValueError(f"it says that it holds {count} vectors, and at most {_MAX_COUNT} are allowed")
+        raise ValueError(f"its header declares {count} vectors, and at most {_MAX_COUNT} are allowed")
     if count * element_bytes > size or not count <= capacity <= 16 * count + 1024:
         raise ValueError(
             f"it is cut short or damaged: {count} elements of {element_bytes} bytes in {size} bytes"
@@ -127,33 +130,33 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     if entry_point >= count or not 0 <= top_level < 64:
         raise ValueError("its header is damaged (entry point outside the graph)")
     return _Graph(
-        count, element_bytes, id_offset, top_level, entry_point, links_above, links_ground, m, ef_construction
+        count, element_bytes, id_offset, top_level, entry_point, links_upper, links_base, m, ef_construction
     )
 
 
-def _check_ground(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
+def _check_base_level(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
     rows = np.memmap(
         path, np.uint8, "r", offset=_HEAD.size + _GRAPH.size, shape=(graph.count, graph.element_bytes)
     )
     ids = np.empty(graph.count, dtype=np.uint64)
     deleted = 0
-    place = np.arange(graph.links_ground)
+    place = np.arange(graph.links_base)
     for start in range(0, graph.count, _ROWS_A_BLOCK):
         block = rows[start : start + _ROWS_A_BLOCK]
-        words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_ground]).view("<u4")
+        words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_base]).view("<u4")
         used = words[:, 0] & 0xFFFF
         deleted += int(np.count_nonzero((words[:, 0] >> 16) & _DELETED))
         outside = (words[:, 1:] >= graph.count) & (place < used[:, None])
-        if (used > graph.links_ground).any() or outside.any():
+        if (used > graph.links_base).any() or outside.any():
             raise ValueError("its graph is damaged (a link points outside)")
         tail = np.ascontiguousarray(block[:, graph.id_offset :]).view("<u8")
         ids[start : start + len(block)] = tail[:, 0]
     return ids, deleted
 
 
-def _check_above(path: Path, graph: _Graph) -> None:
-    """The upper levels: lists of links a level, which may only lead to elements that reach that level."""
-    level_bytes = 4 + 4 * graph.links_above
+def _check_upper_levels(path: Path, graph: _Graph) -> None:
+    """Checks the links of the upper levels: a link of a level must lead to an element that reaches that level."""
+    level_bytes = 4 + 4 * graph.links_upper
     allowed = 4 * graph.count + _LEVELS_FACTOR * graph.count * level_bytes // (graph.m - 1) + _LEVELS_SLACK
     with open_regular(path) as stream:
         stream.seek(_HEAD.size + _GRAPH.size + graph.count * graph.element_bytes)
@@ -183,5 +186,5 @@ def _check_above(path: Path, graph: _Graph) -> None:
         for level, row in enumerate(words.reshape(-1, level_bytes // 4), start=1):
             used = int(row[0]) & 0xFFFF
             links = row[1 : 1 + used]
-            if used > graph.links_above or (links >= graph.count).any() or (levels[links] < level).any():
+            if used > graph.links_upper or (links >= graph.count).any() or (levels[links] < level).any():
                 raise ValueError("its graph is damaged (a link of an upper level points outside)")

@@ -14,7 +14,7 @@ from stash_sense_pipeline.release.versions import latest_release, published_vers
 
 @dataclass(frozen=True)
 class ReleaseSummary:
-    """A published release in one row."""
+    """A published release, as a row of the list."""
 
     version: str
     created_at: str
@@ -34,7 +34,8 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
         missing = [key for key in ("created_at", "performer_count", "face_count") if key not in manifest]
         if missing:
             raise ReleaseError(
-                f"{releases / version / MANIFEST} has no {missing[0]}; `stash-sense verify {releases / version}` says more"
+                f"{releases / version / MANIFEST} has no {missing[0]}; "
+                f"run `stash-sense verify {releases / version}` for details"
             )
         models = manifest.get("models")
         found.append(
@@ -52,7 +53,7 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
 
 
 def prune_releases(releases: Path, keep: int) -> tuple[str, ...]:
-    """Removes all but the newest `keep` releases with their zips, never the one `latest` shows. Returns their versions."""
+    """Removes all but the newest `keep` releases, and keeps the one that `latest` shows. Returns the removed versions."""
     if keep < 1:
         raise ReleaseError(f"at least one release must be kept, not {keep}")
     latest = latest_release(releases)

@@ -39,7 +39,7 @@ BACKUP = "backup_before_install"
 
 @dataclass(frozen=True)
 class InstallReport:
-    """What was put where. `dropped` are optional files of the old release that the new one does not have."""
+    """The result of an installation. `dropped`: optional files of the old release that the new one does not have."""
 
     version: str
     previous: str | None
@@ -52,15 +52,15 @@ class InstallReport:
 def install_release(release: Path, directory: Path) -> InstallReport:
     """Installs a release directory or zip into `directory`, a sidecar's data directory; stop the sidecar first.
 
-    The release is copied to a private directory there and the copy is verified, before anything else is touched: what
-    was verified is what is installed. Files of the contract are replaced, others (the sidecar's own stash_sense.db
-    among them) are never looked at. The old files go to `backup_before_install`, which the next installation replaces.
-    Raises ReleaseError, with the old files in place, when the release fails the verification or the disk refuses; an
-    installation that was killed is rolled back by the next one.
+    First the release is copied to a private directory there and the copy is verified, so that the verified files are
+    the installed ones. Then the files of the contract are replaced. Other files, such as the sidecar's own
+    stash_sense.db, are not opened or moved. The old files go to `backup_before_install`, which the next installation
+    replaces. Raises ReleaseError, with the old files in place, when the verification fails or a file cannot be written.
+    The next installation rolls back an interrupted one.
     """
     with disk_errors(f"install into {directory}"):
         make_directory(directory, PUBLIC_DIRECTORY)
-        _check_place(directory)
+        _check_own_directories(directory)
         _roll_back(directory)
         work = directory / _WORK
         fresh = work / "new"
@@ -105,7 +105,7 @@ def _copy_directory(release: Path, fresh: Path) -> None:
     check_sizes(sizes)
     _check_room(fresh, sum(sizes.values()))
     for member in members:
-        # The file may have been exchanged since: no link is followed, and no more is read than was judged.
+        # The file may have been replaced since: no link is followed, and no more bytes are read than were checked.
         with open_regular(member, follow=False) as source, (fresh / member.name).open("xb") as target:
             left = sizes[member.name] + 1
             while left and (block := source.read(min(_BLOCK, left))):
@@ -117,7 +117,9 @@ def _copy_directory(release: Path, fresh: Path) -> None:
 
 def _check_room(fresh: Path, needed: int) -> None:
     if room_for(needed, [fresh]) is None:
-        raise ValueError(f"its files need {needed} bytes, and the disk of {fresh.parent.parent} has fewer")
+        raise ValueError(
+            f"its files need {needed} bytes, and the disk of {fresh.parent.parent} has less space"
+        )
 
 
 def _swap(directory: Path, work: Path) -> InstallReport:
@@ -131,7 +133,7 @@ def _swap(directory: Path, work: Path) -> InstallReport:
     make_directory(old, PUBLIC_DIRECTORY)
     for name in replaced:
         (directory / name).rename(old / name)
-    # The manifest last: the sidecar takes its version from there.
+    # The manifest last: the sidecar reads its version from there.
     for name in sorted(names, key=lambda name: (name == MANIFEST, name)):
         (fresh / name).rename(directory / name)
     fsync_directory(directory)
@@ -139,7 +141,7 @@ def _swap(directory: Path, work: Path) -> InstallReport:
     if replaced:
         shutil.rmtree(backup, ignore_errors=True)
         old.rename(backup)
-    # From here on the installation stands: without its plan there is nothing to roll back.
+    # Removing the plan completes the installation: without it there is nothing to roll back.
     (work / _PLAN).unlink()
     shutil.rmtree(work)
     fsync_directory(directory)
@@ -156,34 +158,34 @@ def _version(directory: Path) -> str | None:
 
 
 def _identity(path: Path) -> list[int]:
-    """What stays the same of a file when it is renamed."""
+    """Device and inode of a file, which a rename does not change."""
     status = path.lstat()
     return [status.st_dev, status.st_ino]
 
 
-def _check_place(directory: Path) -> None:
-    """Refuses what this program did not make at the two names that it writes to, besides those of the release."""
+def _check_own_directories(directory: Path) -> None:
+    """Raises ReleaseError when the working directory or the backup was not made by this program."""
     for name in (_WORK, BACKUP):
         path = directory / name
         if not os.path.lexists(path):
             continue
         status = path.lstat()
-        # As it says: whoever could write to the directory could have put a plan there.
+        # Other users who could write to the working directory could have put a plan there.
         others_write = name == _WORK and status.st_mode & 0o022
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or others_write:
             raise ReleaseError(
-                f"{path} is not a directory that this program made for itself; look at it, and move it away"
+                f"{path} is not a directory that this program made for itself; inspect it, and move it away"
             )
 
 
 def _roll_back(directory: Path) -> None:
-    """Undoes an installation that did not come to its end: old files back, new ones away."""
+    """Undoes an interrupted installation: removes the new files and moves the old ones back."""
     work = directory / _WORK
     if not os.path.lexists(work):
         return
     plan = _read_plan(work)
     if plan is not None:
-        # Old files may still be in place, be set aside, or have become the backup already.
+        # The old files may be in place, moved aside, or already the backup.
         aside = work / "old" if (work / "old").is_dir() else directory / BACKUP
         for name, identity in plan.new.items():
             moved_in = os.path.lexists(directory / name) and _identity(directory / name) == identity
@@ -205,15 +207,16 @@ def _roll_back(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """`new`: the files to move in, with what tells each from any other file; `old`: the names of those set aside."""
+    """`new`: the files to move in, each with its device and inode. `old`: the names of the files to move aside."""
 
     new: dict[str, list[int]]
     old: list[str]
 
 
 def _read_plan(work: Path) -> _Plan | None:
-    """The plan of an unfinished installation, None without one. Raises ReleaseError for one that names anything but
-    files of the contract: it was not written here.
+    """The plan of an interrupted installation, or None when there is none.
+
+    Raises ReleaseError for a plan that this program did not write: one that names other files than the contract's.
     """
     path = work / _PLAN
     if not os.path.lexists(path):
@@ -232,6 +235,6 @@ def _read_plan(work: Path) -> _Plan | None:
         sound = False
     if not sound:
         raise ReleaseError(
-            f"{path} is not the plan of an installation by this program; look at {work}, and move it away"
+            f"{path} is not the plan of an installation by this program; inspect {work}, and move it away"
         )
     return _Plan(new, old)

@@ -18,7 +18,7 @@ from stash_sense_pipeline.release.versions import is_version, latest_release, re
 
 @dataclass(frozen=True)
 class RevokedRelease:
-    """A release that holds suppressed people, by number of their ids and URLs. `removed`: it was deleted here."""
+    """A release that holds suppressed people, with the numbers of their ids and URLs. `removed`: it was deleted here."""
 
     version: str
     records: int
@@ -30,23 +30,23 @@ class RevokedRelease:
 def revoked_releases(
     releases: Path, suppressions: Suppressions, hosts: Mapping[str, str], *, delete: bool = False
 ) -> tuple[RevokedRelease, ...]:
-    """The published releases that hold suppressed people, oldest first; with `delete` they are removed here, with
-    zip and reports, except the one that `latest` shows: publish a new one first.
+    """The published releases that hold suppressed people, oldest first.
 
-    Raises ReleaseError, before anything is removed, naming those that cannot be read: nobody knows who is in them.
+    With `delete` they are removed here, with zip and reports, except the one that `latest` shows: publish a new one
+    first. Raises ReleaseError, before anything is removed, when releases cannot be read and therefore not searched.
     """
     latest = latest_release(releases)
     holding: dict[str, HeldKeys] = {}
     damaged: list[str] = []
-    for version in sorted({*_directories(releases), *_zips_alone(releases)}):
+    for version in sorted({*_versions_with_directory(releases), *_versions_with_zip_only(releases)}):
         try:
-            with _directory(releases, version) as directory:
+            with _searchable_files(releases, version) as directory:
                 holding[version] = held_keys(directory, suppressions, hosts)
         except (ValueError, OSError, ArchiveError):
             damaged.append(version)
     if damaged:
         raise ReleaseError(
-            f"{', '.join(damaged)} in {releases} cannot be read, so nobody knows who is in it; remove it"
+            f"{', '.join(damaged)} in {releases} cannot be read, and may hold suppressed people; remove it"
         )
     found = []
     for version, held in holding.items():
@@ -60,14 +60,15 @@ def revoked_releases(
     return tuple(found)
 
 
-def _directories(releases: Path) -> Iterator[str]:
-    """Also those that have lost their zip or their manifest, which no other command takes for releases."""
+def _versions_with_directory(releases: Path) -> Iterator[str]:
+    """The versions with a directory, also without a zip or a manifest, which no other command counts as releases."""
     for path in releases.iterdir() if releases.is_dir() else ():
         if is_version(path.name) and path.is_dir() and not path.is_symlink():
             yield path.name
 
 
-def _zips_alone(releases: Path) -> Iterator[str]:
+def _versions_with_zip_only(releases: Path) -> Iterator[str]:
+    """The versions with a zip and without a directory."""
     prefix, _, suffix = zip_name("*").partition("*")
     for path in releases.glob(zip_name("*")):
         version = path.name.removeprefix(prefix).removesuffix(suffix)
@@ -76,8 +77,8 @@ def _zips_alone(releases: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _directory(releases: Path, version: str) -> Iterator[Path]:
-    """The files of a release that can hold ids and URLs, unpacked if there is only the zip."""
+def _searchable_files(releases: Path, version: str) -> Iterator[Path]:
+    """A directory with the files of a release that can hold ids and URLs. Without the release's own, they are unpacked."""
     if (releases / version).is_dir():
         yield releases / version
         return

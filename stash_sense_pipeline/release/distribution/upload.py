@@ -28,7 +28,7 @@ from stash_sense_pipeline.settings.schema import Settings
 _BLOCK = 1024 * 1024
 _TRIES = 5
 _SECONDS_BETWEEN_TRIES = 2.0
-# Longer than this is not waited for: the command says when to come back.
+# The longest wait for a rate limit, in seconds. The error for a longer one says when to try again.
 _LONGEST_WAIT = 900.0
 _TIMEOUT = httpx.Timeout(60.0, connect=20.0, write=300.0)
 _PAGE = 100
@@ -38,11 +38,15 @@ Sleep = Callable[[float], None]
 
 @dataclass(frozen=True)
 class Destination:
-    """A repository `owner/name`, the address of its API, and a token that may write its releases."""
+    """A repository `owner/name`, the address of its API, and a token that may write its releases.
+
+    `sleep` waits between attempts; tests replace it.
+    """
 
     repository: str
     api: str
     token: str
+    sleep: Sleep = time.sleep
 
     def __post_init__(self) -> None:
         """Raises ConfigurationError when there is no repository."""
@@ -54,7 +58,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class UploadReport:
-    """Where a release was uploaded to. `uploaded` is False when it was there already, whole and published."""
+    """The uploaded release. `uploaded` is False when it was published before, with a complete zip."""
 
     version: str
     url: str
@@ -71,15 +75,14 @@ def upload_release(
     *,
     check: Callable[[Path], None] = lambda release: None,
     progress: Progress | None = None,
-    sleep: Sleep = time.sleep,
 ) -> UploadReport:
-    """Publishes the zip of `version` under the tag `v<version>`; the notes say how much changed, and name nobody.
+    """Publishes the zip of `version` under the tag `v<version>`. The notes give numbers of changes and no names.
 
-    `check` raises for a release that must not go out: it is asked before anything is sent, and again before users see
-    it. A draft until its one zip is there whole, so users never see a part. Stopped anywhere, the next call goes on with
-    the same draft; a whole zip is not sent twice, and a published release is never changed. Raises ReleaseError in one
-    line when the release or its zip is damaged or too large, when another file is published under that tag, or when
-    the server keeps refusing.
+    `check` raises for a release that must not be published. It is called before anything is sent, and again before the
+    release is published. The release is a draft until its zip is complete, so that users never see a part. After an
+    interruption the next call continues with the same draft. A complete zip is not sent twice, and a published release
+    is never changed. Raises ReleaseError when the release or its zip is damaged or too large, when another file is
+    published under that tag, or when the server keeps refusing requests.
     """
     archive = releases / zip_name(version)
     if version not in published_versions(releases):
@@ -92,23 +95,26 @@ def upload_release(
             f"{archive.name} has {size / 2**30:.2f} GiB, and GitHub takes files below 2 GiB only; set export.index.storage "
             "to e4m3, or take fewer faces a performer"
         )
-    with _Github(destination, sleep) as github:
+    with _Github(destination) as github:
         found = github.find(version)
         if found is None:
             found = github.create_draft(version, release_notes(releases, version))
         if not found["draft"]:
-            _check_published(found, archive)
+            _check_only_asset(found, archive)
             return _report(version, found, archive, uploaded=False, latest=github.latest_is(version))
         github.put_zip(found, archive, progress)
         check(releases / version)
         newest = all(other <= version for other in github.published())
         published = github.publish(found, latest=newest)
-        _check_published(published, archive)
+        _check_only_asset(published, archive)
         return _report(version, published, archive, uploaded=True, latest=newest)
 
 
 def release_notes(releases: Path, version: str) -> str:
-    """What users read: counts, and how much changed since the local release before. No name: notes cannot be erased."""
+    """The notes of a release: its numbers, and the numbers of changes since the previous release here.
+
+    They hold no names, because published notes cannot be erased everywhere.
+    """
     manifest = read_manifest(releases / version)
     lines = [
         f"{manifest['performer_count']} performers, {manifest['face_count']} faces, "
@@ -123,18 +129,18 @@ def release_notes(releases: Path, version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_published(release: Mapping[str, Any], archive: Path) -> None:
+def _check_only_asset(release: Mapping[str, Any], archive: Path) -> None:
     zips = [asset for asset in release["assets"] if str(asset["name"]).endswith(".zip")]
-    if len(zips) != 1 or not _is_whole(zips[0], archive):
+    if len(zips) != 1 or not _matches(zips[0], archive):
         held = ", ".join(f"{asset['name']} ({asset.get('size')} bytes)" for asset in zips) or "no zip"
         raise ReleaseError(
             f"{release['tag_name']} is published already, with {held}; a published release is never changed: remove it "
-            "there, or publish a new version"
+            "on the server, or publish a new version"
         )
 
 
-def _is_whole(asset: Mapping[str, Any], archive: Path) -> bool:
-    """Is this asset, as the server describes it, that file? The digest is compared where the server gives one."""
+def _matches(asset: Mapping[str, Any], archive: Path) -> bool:
+    """True when the server's description of the asset matches the file. The digest is compared if the server gives one."""
     same = (asset.get("name"), asset.get("size")) == (archive.name, archive.stat().st_size)
     if not same or asset.get("state", "uploaded") != "uploaded":
         return False
@@ -151,11 +157,11 @@ def _report(
 
 
 class _Github:
-    """The few calls of the REST API (2022-11-28) that are needed, with patience for what passes."""
+    """The calls of GitHub's REST API (2022-11-28) that an upload needs. Temporary failures are tried again."""
 
-    def __init__(self, destination: Destination, sleep: Sleep) -> None:
+    def __init__(self, destination: Destination) -> None:
         self._destination = destination
-        self._sleep = sleep
+        self._sleep = destination.sleep
         self._releases = f"{destination.api}/repos/{destination.repository}/releases"
         headers = {
             "Accept": "application/vnd.github+json",
@@ -174,21 +180,21 @@ class _Github:
         self._client.close()
 
     def find(self, version: str) -> dict[str, Any] | None:
-        """The release or draft of a version. Drafts have no tag yet, so the list is looked through."""
+        """The release or draft of a version. A draft has no tag to ask for, so the list of releases is searched."""
         return next((release for release in self._all() if release["tag_name"] == f"v{version}"), None)
 
     def published(self) -> list[str]:
-        """Versions of the releases that are no drafts."""
+        """The versions of the published releases."""
         tags = (str(release["tag_name"]).lstrip("v") for release in self._all() if not release["draft"])
         return [tag for tag in tags if is_version(tag)]
 
     def latest_is(self, version: str) -> bool:
-        """Is this the release that the sidecar's updater sees?"""
+        """True when this is the release that the sidecar's updater sees."""
         answer = self._ask("GET", f"{self._releases}/latest", expect=(200, 404))
         return answer.status_code == 200 and answer.json().get("tag_name") == f"v{version}"
 
     def create_draft(self, version: str, notes: str) -> dict[str, Any]:
-        """A new draft; when somebody else made one meanwhile, that one."""
+        """A new draft, or the one that another process has made meanwhile."""
         body = {"tag_name": f"v{version}", "name": f"v{version}", "body": notes, "draft": True}
         answer = self._ask("POST", self._releases, json=body, expect=(201, 422))
         if answer.status_code == 201:
@@ -196,32 +202,35 @@ class _Github:
         found = self.find(version)
         if found is None:
             raise ReleaseError(
-                f"{self._destination.repository} refuses a release v{version}: {_said(answer, self._destination.token)}"
+                f"{self._destination.repository} refuses a release v{version}: "
+                f"{_error_text(answer, self._destination.token)}"
             )
         return found
 
     def put_zip(self, release: Mapping[str, Any], archive: Path, progress: Progress | None) -> None:
-        """Makes the draft hold exactly that zip. What a cut upload left there is removed first."""
+        """Makes the draft hold exactly that zip. The parts of interrupted uploads are removed first."""
         for attempt in range(_TRIES):
             assets = self._ask("GET", f"{self._releases}/{release['id']}/assets?per_page={_PAGE}").json()
-            whole = [asset for asset in assets if _is_whole(asset, archive)]
+            complete = [asset for asset in assets if _matches(asset, archive)]
             for asset in assets:
-                if asset not in whole[:1]:
+                if asset not in complete[:1]:
                     url = f"{self._releases}/assets/{asset['id']}"
                     self._ask("DELETE", url, expect=(204, 404))
-            if whole:
+            if complete:
                 return
             problem = self._send(str(release["upload_url"]), archive, progress)
             if problem is not None:
                 if attempt == _TRIES - 1:
                     raise ReleaseError(
-                        f"cannot upload {archive.name}: {problem}; the draft stays, run it again to go on"
+                        f"cannot upload {archive.name}: {problem}; the draft remains, run it again to continue"
                     )
                 self._sleep(_SECONDS_BETWEEN_TRIES * 2**attempt)
-        raise ReleaseError(f"{archive.name} does not arrive whole; the draft stays, run it again to go on")
+        raise ReleaseError(
+            f"{archive.name} does not arrive complete; the draft remains, run it again to continue"
+        )
 
     def publish(self, release: Mapping[str, Any], *, latest: bool) -> dict[str, Any]:
-        """Ends the draft; `latest` also shows it to the sidecar's updater."""
+        """Publishes the draft. With `latest` the sidecar's updater sees it."""
         body = {"draft": False, "make_latest": "true" if latest else "false"}
         return dict(self._ask("PATCH", f"{self._releases}/{release['id']}", json=body).json())
 
@@ -235,7 +244,7 @@ class _Github:
             page += 1
 
     def _send(self, upload_url: str, archive: Path, progress: Progress | None) -> str | None:
-        """One try at the upload; what went wrong, when it may go better the next time."""
+        """One attempt at the upload. Returns None, or the text of a failure that another attempt may overcome."""
         url = upload_url.split("{")[0]
         self._check_host(url)
         size = archive.stat().st_size
@@ -252,21 +261,25 @@ class _Github:
                 return f"the connection broke ({type(error).__name__})"
         if answer.status_code == 201:
             return None
-        wait = _wait_asked_for(answer)
+        wait = _rate_limit_wait(answer)
         if wait is not None:
             self._wait(wait)
-        # 422: something of that name is there. The next look at the draft says whether it is whole.
+        # 422: an asset of that name exists. The next attempt checks whether it is complete.
         elif answer.status_code not in (422, 500, 502, 503, 504):
-            raise ReleaseError(f"cannot upload {archive.name}: {_said(answer, self._destination.token)}")
-        return _said(answer, self._destination.token)
+            raise ReleaseError(
+                f"cannot upload {archive.name}: {_error_text(answer, self._destination.token)}"
+            )
+        return _error_text(answer, self._destination.token)
 
     def _check_host(self, url: str) -> None:
-        """The answer of the API says where to send the file: the token goes to its own host or uploads.<host> only."""
+        """Raises ReleaseError unless the upload URL, which the API chooses, is on the API's host or on uploads.<host>."""
         api, target = urlsplit(self._destination.api), urlsplit(url)
         host = api.hostname or ""
         allowed = {host, f"uploads.{host.removeprefix('api.')}"}
         if target.hostname not in allowed or target.scheme != api.scheme:
-            raise ReleaseError(f"{api.netloc} wants the file at {target.netloc}, where the token must not go")
+            raise ReleaseError(
+                f"{api.netloc} asks for the file at {target.netloc}, where the token must not be sent"
+            )
 
     def _ask(
         self, method: str, url: str, *, json: Any = None, expect: tuple[int, ...] = (200,)
@@ -280,8 +293,8 @@ class _Github:
             else:
                 if answer.status_code in expect:
                     return answer
-                problem = _said(answer, self._destination.token)
-                wait = _wait_asked_for(answer)
+                problem = _error_text(answer, self._destination.token)
+                wait = _rate_limit_wait(answer)
                 if wait is not None:
                     self._wait(wait)
                     continue
@@ -295,7 +308,7 @@ class _Github:
     def _wait(self, seconds: float) -> None:
         if seconds > _LONGEST_WAIT:
             raise ReleaseError(
-                f"{self._destination.api} asks to come back in {seconds / 60:.0f} minutes (rate limit); run it again then"
+                f"{self._destination.api} is rate limited for {seconds / 60:.0f} minutes; run it again after that"
             )
         self._sleep(seconds)
 
@@ -309,11 +322,11 @@ def _blocks(stream: IO[bytes], size: int, progress: Progress | None) -> Iterator
             progress("bytes", sent, size)
 
 
-def _wait_asked_for(answer: httpx.Response) -> float | None:
-    """Seconds that a rate limit wants, by Retry-After or by the reset of an empty quota; None without one."""
+def _rate_limit_wait(answer: httpx.Response) -> float | None:
+    """Seconds to wait for a rate limit, from Retry-After or the reset time of an empty quota. None without a limit."""
     if answer.status_code not in (403, 429):
         return None
-    # A header that says nothing readable counts as if it were not there.
+    # A header that cannot be parsed is ignored.
     after = answer.headers.get("retry-after")
     if after is not None:
         with suppress(ValueError, KeyError, TypeError):
@@ -326,8 +339,8 @@ def _wait_asked_for(answer: httpx.Response) -> float | None:
     return 60.0 if answer.status_code == 429 else None
 
 
-def _said(answer: httpx.Response, token: str) -> str:
-    """Status and message of an error, in one short line without the token, which a server may repeat."""
+def _error_text(answer: httpx.Response, token: str) -> str:
+    """Status and message of an error in one short line. The token, which a server may repeat, is removed."""
     try:
         message = str(answer.json().get("message", ""))
     except (ValueError, AttributeError):
@@ -339,12 +352,12 @@ def _advice(problem: str) -> str:
     if problem.startswith(("401", "403")):
         return "; GITHUB_TOKEN needs write access to the contents of the repository"
     if problem.startswith("404"):
-        return "; is export.github.repository right, and may GITHUB_TOKEN see it?"
+        return "; check export.github.repository, and that GITHUB_TOKEN may read it"
     return ""
 
 
 def upload_destination(settings: Settings, environment: Environment) -> Destination:
-    """Where releases are uploaded to. Raises ConfigurationError without a repository or a token."""
+    """The destination of uploads. ConfigurationError without a repository or a token."""
     token = environment.github_token
     if token is None:
         raise ConfigurationError(

@@ -29,30 +29,34 @@ from stash_sense_pipeline.release.checks.retrieval import (
 )
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
 
-# An error in a smaller group says something of single people, and nothing of the group.
+# The error rate of a smaller group describes single people and not the group.
 _SMALLEST_GROUP = 20
 _QUERIES_A_GROUP = 300
 _GROUPED_BY = ("gender", "ethnicity")
 
 _LIMITS = """\
-- Only people whom a stash-box lists are in it, with the pictures that the sources chose: mostly posed, lit, recent.
-- A face is found by likeness. A match is a suggestion for a person to confirm, never a proof of who somebody is.
-- People with one or two faces are found much less often, and are more often named wrongly, than people with many.
-- Look-alikes, siblings and twins are taken for each other. Profile views, small and blurred faces fail.
-- Gender, ethnicity and dates are what the sources say. They are often missing and sometimes wrong.
-- The embedders were trained by others on faces that are not balanced over age, gender and skin colour; the errors
-  below are measured on this release only, and not on pictures of other kinds.
+- The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
+  and recent.
+- A match is a similarity of two faces. It is a suggestion that the user confirms, never a proof of identity.
+- People with one or two faces are found much less often, and are more often confused with others, than people with many.
+- Look-alikes, siblings and twins are confused with each other. Profile views and small or blurred faces fail.
+- Gender, ethnicity and dates are those of the sources. They are often missing and sometimes wrong.
+- The embedders were trained by others on faces that are not balanced over age, gender and skin colour. The errors above
+  are measured on this release only, not on images of other kinds.
 """
-_NOT_FOR = """\
-To identify people outside the adult performers of the user's own media library: not on the street, not in private
-pictures, not at work, not by anybody who has power over them. There is no endpoint for it in the program that made
-this release. Who does not want to be in it is taken out; see PRIVACY.md.
+_PROHIBITED_USE = """\
+To identify people other than the adult performers in the user's own media library: not on the street, not in private
+images, not at work, not by a person with power over them. The program that made this release has no endpoint for it.
+A person who asks for it is removed; see PRIVACY.md.
 """
 
 
 @dataclass(frozen=True)
 class GroupError:
-    """Leave one photo out: how often the nearest other face is somebody else's, in one group of people."""
+    """The error of leave-one-photo-out retrieval in one group of people.
+
+    `errors`: the number of queries whose nearest other face is another person's.
+    """
 
     group: str
     people: int
@@ -61,12 +65,12 @@ class GroupError:
 
     @property
     def rate(self) -> float:
-        """Share of queries that are answered with somebody else."""
+        """The share of queries whose nearest other face is another person's."""
         return self.errors / self.queries if self.queries else 0.0
 
 
 def data_card_path(release: Path) -> Path:
-    """Where the data card of a published release lies."""
+    """The path of the data card of a published release."""
     return release.parent / f"{release.name}.datacard.md"
 
 
@@ -75,13 +79,13 @@ def write_data_card(
 ) -> Path:
     """Writes `<version>.datacard.md` beside a published release and returns its path.
 
-    Beside it and not inside: the files of a release are those of the sidecar's contract. `vectors` are those that it
-    was proven with.
+    The card is not in the release, which holds only the files of the sidecar's contract. `vectors` are the unit vectors
+    that the release was checked with.
     """
     people = _people(release)
     errors = group_errors(vectors, people)
     path = data_card_path(release)
-    lines = _lines(read_manifest(release), people, errors, _left_out(engine), checks)
+    lines = _lines(read_manifest(release), people, errors, _withheld_counts(engine), checks)
     write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
     return path
 
@@ -89,7 +93,7 @@ def write_data_card(
 def group_errors(vectors: ReleaseVectors, people: Mapping[int, Mapping[str, Any]]) -> tuple[GroupError, ...]:
     """The error of each group of at least 20 people with two faces or more, by exact search and the sidecar's fusion.
 
-    `people` maps performer ids to their fields. Up to 300 faces a group, always the same ones.
+    `people` maps performer ids to their fields. A group has up to 300 queries, the same in every run.
     """
     owners = vectors.order.performer_ids
     counts = Counter(owners.tolist())
@@ -103,11 +107,11 @@ def group_errors(vectors: ReleaseVectors, people: Mapping[int, Mapping[str, Any]
         of_people = len({int(owners[position]) for position in positions})
         if of_people >= _SMALLEST_GROUP:
             chosen = np.array(positions)[sample_positions(len(positions), _QUERIES_A_GROUP)]
-            found.append(GroupError(group, of_people, len(chosen), _errors(vectors, chosen)))
+            found.append(GroupError(group, of_people, len(chosen), _count_errors(vectors, chosen)))
     return tuple(found)
 
 
-def _errors(vectors: ReleaseVectors, positions: Any) -> int:
+def _count_errors(vectors: ReleaseVectors, positions: Any) -> int:
     owners = vectors.order.performer_ids
     nearest = {
         model: exact_neighbours(np.ascontiguousarray(unit[positions]), unit, SIDECAR_K + 1)
@@ -136,8 +140,8 @@ def _people(release: Path) -> dict[int, dict[str, Any]]:
     return people
 
 
-def _left_out(engine: sa.Engine) -> dict[str, int]:
-    """How many records are not in the catalog, by reason, and how many keys are suppressed."""
+def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
+    """The number of withheld records by reason, and of suppressed keys."""
     table = withheld_records
     by_reason = sa.select(table.c.reason, sa.func.count()).group_by(table.c.reason).order_by(table.c.reason)
     with reading(engine) as connection:
@@ -151,7 +155,7 @@ def _lines(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     errors: Sequence[GroupError],
-    left_out: Mapping[str, int],
+    withheld: Mapping[str, int],
     checks: Sequence[CheckResult],
 ) -> Iterator[str]:
     faces = Counter[str]()
@@ -168,11 +172,11 @@ def _lines(
             for source, count in sorted(faces.items())
         ],
     )
-    yield "\n## How much is known of whom\n"
-    yield from _table(("faces", "performers"), list(_buckets(people)))
+    yield "\n## Completeness\n"
+    yield from _table(("faces", "performers"), list(_people_by_face_count(people)))
     yield ""
     yield from _table(
-        ("field", "known of"),
+        ("field", "performers with a value"),
         [
             (field, f"{sum(person[field] is not None for person in people.values()) / len(people):.0%}")
             for field in ("gender", "ethnicity", "country", "birth_date")
@@ -180,26 +184,26 @@ def _lines(
     )
     yield "\n## Error by group\n"
     yield (
-        "Leave one photo out: the share of faces whose nearest other face, by exact search and the sidecar's fusion, is"
-        f" somebody else's. Groups of at least {_SMALLEST_GROUP} people with two faces or more; the fields are what the"
-        " sources say.\n"
+        "Leave-one-photo-out retrieval: the share of faces whose nearest other face, by exact search and the sidecar's"
+        f" fusion, is another person's. Groups have at least {_SMALLEST_GROUP} people with two faces or more. The fields"
+        " are those of the sources.\n"
     )
     if errors:
         rows = [
             (each.group, each.people, each.queries, f"{each.rate:.1%} ± {_margin(each):.1%}")
             for each in errors
         ]
-        yield from _table(("group", "people", "faces asked", "somebody else is nearest"), rows)
+        yield from _table(("group", "people", "queries", "error"), rows)
     else:
         yield "No group is large enough."
-    yield "\n## Left out\n"
-    yield from _table(("reason", "records or keys"), list(left_out.items()))
+    yield "\n## Withheld and suppressed\n"
+    yield from _table(("reason", "records or keys"), list(withheld.items()))
     yield "\n## Checks before publication\n"
     yield from _table(
         ("check", "passed", "finding"),
         [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
     )
-    yield f"\n## Known limits\n\n{_LIMITS}\n## Not to be used\n\n{_NOT_FOR}"
+    yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
 
 
 def _margin(error: GroupError) -> float:
@@ -209,7 +213,7 @@ def _margin(error: GroupError) -> float:
     return float(1.96 * (share * (1 - share) / count) ** 0.5)
 
 
-def _buckets(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
+def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     counts = [person["face_count"] for person in people.values()]
     for fewest, most in FACE_BUCKETS:
         name = f"{fewest}+" if most is None else str(fewest) if most == fewest else f"{fewest}-{most}"

@@ -17,7 +17,8 @@ FACES_PLOT, SIMILARITY_PLOT = "faces.png", "similarity.png"
 
 
 def draw_plots(figures: Figures, directory: Path) -> None:
-    # On its first use it speaks of its font cache, which is nobody's concern here.
+    """Writes both plots into `directory`. The same figures give the same bytes."""
+    # matplotlib logs a message about its font cache on first use.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
@@ -29,10 +30,10 @@ def draw_plots(figures: Figures, directory: Path) -> None:
     right.set(title="Faces by source", xlabel="faces")
     _save(counts, directory / FACES_PLOT)
 
-    similarity = Figure(figsize=(5 * len(figures.spread), 4), layout="constrained")
-    plots = similarity.subplots(1, len(figures.spread), squeeze=False)[0]
-    for axes, (model, spread) in zip(plots, figures.spread.items(), strict=True):
-        for name, pairs in (("one person", spread.genuine), ("two people", spread.impostor)):
+    similarity = Figure(figsize=(5 * len(figures.similarities), 4), layout="constrained")
+    plots = similarity.subplots(1, len(figures.similarities), squeeze=False)[0]
+    for axes, (model, pairs_of) in zip(plots, figures.similarities.items(), strict=True):
+        for name, pairs in (("one person", pairs_of.genuine), ("two people", pairs_of.impostor)):
             total = max(1, sum(pairs))
             axes.stairs([count / total for count in pairs], BINS, label=name, fill=True, alpha=0.6)
         axes.set(title=model, xlabel="cosine similarity", ylabel="share of pairs")
@@ -41,5 +42,5 @@ def draw_plots(figures: Figures, directory: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    # Without the program's version in it, the same figures give the same file.
+    # The version of matplotlib in the metadata would change the bytes.
     figure.savefig(path, dpi=100, metadata={"Software": None})

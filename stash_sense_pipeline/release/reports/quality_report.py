@@ -1,6 +1,6 @@
 """The quality report: report.md, quality.md without names, checks.json.
 
-The directory is no part of the release. The file names people, so it is erased with the release that it is about.
+The directory is not part of the release. report.md names people, so the directory is removed with its release.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,38 +20,39 @@ from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
-from stash_sense_pipeline.release.checks.confusable_people import BINS
+from stash_sense_pipeline.release.checks.confusable_people import BINS, ConfusablePeople
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, describe_diff
 
-if TYPE_CHECKING:
-    pass
-
-# The report for people, the one without names for the UI, and what the checks found.
+# The report with names, the report without names for the UI, and the results of the checks.
 REPORT, QUALITY, CHECKS = "report.md", "quality.md", "checks.json"
 
 
-def write_report(
-    directory: Path,
-    release: Path,
-    version: str,
-    figures: Figures | None,
-    checks: Sequence[CheckResult],
-    diff: ReleaseDiff | None,
-) -> None:
-    """Writes report.md, its plots, quality.md and checks.json into `directory`: the same figures give the same bytes.
+@dataclass(frozen=True)
+class ReportContent:
+    """The content of a quality report. `figures` is None when they could not be computed, `diff` for a first release."""
 
-    `release` gives the names. Raises ReleaseError when it cannot be read or the disk refuses.
+    version: str
+    checks: Sequence[CheckResult]
+    figures: Figures | None
+    diff: ReleaseDiff | None
+
+
+def write_report(directory: Path, release: Path, content: ReportContent) -> None:
+    """Writes report.md, its plots, quality.md and checks.json into `directory`. The same content gives the same bytes.
+
+    The names in report.md come from `release`. Raises ReleaseError when it cannot be read or a file cannot be written.
     """
+    checks, figures, diff = content.checks, content.figures, content.diff
     with disk_errors(f"write {directory}"):
         make_directory(directory)
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
         if figures is not None:
             draw_plots(figures, directory)
         names = _names(release)
-        lines = [f"# Release {version}", "", *_check_lines(checks)]
+        lines = [f"# Release {content.version}", "", *_check_lines(checks)]
         if figures is not None:
             lines += _figure_lines(figures, names, plots=True)
         lines += ["", "# What changed", "", describe_diff(diff) if diff else "This is the first release.", ""]
@@ -61,7 +61,7 @@ def write_report(
 
 
 def read_checks(directory: Path) -> tuple[CheckResult, ...]:
-    """The checks that write_report left; none when there are none, or of another make."""
+    """The checks that write_report wrote. Empty when the file is missing, damaged or of another program."""
     try:
         rows = read_json(directory / CHECKS, SMALL)
         return tuple(CheckResult(**{**row, "severity": Severity(row["severity"])}) for row in rows)
@@ -70,13 +70,13 @@ def read_checks(directory: Path) -> tuple[CheckResult, ...]:
 
 
 def read_quality(directory: Path) -> str | None:
-    """The nameless report that write_report left; None where it left none."""
+    """The report without names that write_report wrote, or None when there is none."""
     path = directory / QUALITY
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
-    """The report as Markdown without any name or address: people and faces by their ids only."""
+    """The report as Markdown without names and URLs. It gives people and faces by their ids."""
     lines = _figure_lines(figures, {}, plots=False) if figures is not None else []
     lines += ["", "## What changed", "", counted_diff(diff) if diff else "This is the first release."]
     return "\n".join(lines).strip() + "\n"
@@ -89,9 +89,6 @@ def _check_lines(checks: Sequence[CheckResult]) -> list[str]:
 
 
 def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) -> list[str]:
-    def person(performer_id: int) -> str:
-        return f"{names[performer_id]} ({performer_id})" if performer_id in names else str(performer_id)
-
     lines = ["## People by number of faces", ""]
     lines += _table(("faces", "people"), figures.people_by_faces.items())
     lines += ["", "## Faces by source", "", *_table(("source", "faces"), figures.faces_by_source.items())]
@@ -104,13 +101,13 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
             "at 1",
             f"at {figures.recall[0].k}",
             "of these within the sidecar's distance",
-            "faces asked",
+            "queries",
         ),
         ((r.model, f"{r.at_1:.4f}", f"{r.at_k:.4f}", f"{r.in_reach:.4f}", r.queries) for r in figures.recall),
     )
-    lines += ["", "## Held-out retrieval: one photo left out, by faces of its performer", ""]
+    lines += ["", "## Held-out retrieval, by number of faces of the performer", ""]
     lines += _table(
-        ("faces", "asked", "rank 1", "and within the sidecar's distance"),
+        ("faces", "queries", "rank 1", "and within the sidecar's distance"),
         ((b.name, b.queries, f"{b.rank_1:.3f}", f"{b.accepted:.3f}") for b in figures.held_out),
     )
     lines += ["", "## Similarity of two faces (cosine)", ""]
@@ -118,26 +115,35 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
         ("model", "pairs", "5 %", "median", "95 %"),
         (
             (model, kind, *(f"{_quantile(counts, q):.2f}" for q in (0.05, 0.5, 0.95)))
-            for model, spread in figures.spread.items()
-            for kind, counts in (("of one person", spread.genuine), ("of two people", spread.impostor))
+            for model, pairs_of in figures.similarities.items()
+            for kind, counts in (("of one person", pairs_of.genuine), ("of two people", pairs_of.impostor))
             if sum(counts)
         ),
     )
     if plots:
         lines += ["", f"![Similarities of genuine and impostor pairs]({SIMILARITY_PLOT})"]
-    lines += ["", "## Most confusable people", "", "Distance as the sidecar fuses it, face to mean face.", ""]
+    lines += [
+        "",
+        "## Most confusable people",
+        "",
+        "Fused distance of a face of one person to the mean face of the other.",
+        "",
+    ]
     lines += _table(
         ("one", "other", "distance"),
-        ((person(pair.first), person(pair.second), f"{pair.distance:.3f}") for pair in figures.crowd.pairs),
+        (
+            (person(pair.first), person(pair.second), f"{pair.distance:.3f}")
+            for pair in figures.confusable.pairs
+        ),
     )
     lines += ["", "## Hubs: faces that are near many people", ""]
     lines += [
-        f"{figures.crowd.faces_near_others} faces are within the sidecar's distance of another person.",
+        f"{confusable.faces_near_others} faces are within the sidecar's distance of another person.",
         "",
     ]
     lines += _table(
         ("face", "of", "near"),
-        ((hub.face_id, person(hub.performer_id), f"{hub.people} people") for hub in figures.crowd.hubs),
+        ((hub.face_id, person(hub.performer_id), f"{hub.people} people") for hub in confusable.hubs),
     )
     return lines
 
@@ -148,7 +154,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 
 
 def _quantile(counts: Sequence[int], share: float) -> float:
-    """The upper edge of the bin in which that share of the pairs is reached."""
+    """The upper edge of the bin that reaches this share of the pairs."""
     running = np.cumsum(counts)
     return float(BINS[1:][np.searchsorted(running, share * running[-1])])
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.snapshot import COMPARED, Snapshot, merged_performers, read_snapshot
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class PerformerChange:
-    """A performer with its id and name, and what happened: names of fields, or of the others it came from or went to."""
+    """A changed performer. `detail`: the changed fields, or the performers that were merged into it or split from it."""
 
     performer_id: int
     name: str
@@ -26,7 +22,7 @@ class PerformerChange:
 
 @dataclass(frozen=True)
 class ReleaseDiff:
-    """What changed from `old` to `new`. Who is under merged or split is not listed as changed too."""
+    """What changed from `old` to `new`. Merged and split performers are not listed as changed too."""
 
     old: str
     new: str
@@ -49,18 +45,18 @@ class ReleaseDiff:
 def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESSIONS) -> ReleaseDiff:
     """Compares two release directories by permanent performer ids, their stash-box records, and face ids.
 
-    Who was in the old one and is suppressed now is counted like the others, and not named. Raises ReleaseError when one
-    of them cannot be read.
+    A suppressed performer of the old release is counted like the others, but not named. Raises ReleaseError when a
+    release cannot be read.
     """
     before, after = _without_names(read_snapshot(old), suppressions), read_snapshot(new)
     into, out_of = merged_performers(before, after), merged_performers(after, before)
-    merged, split = _moves(into, after, before), _moves(out_of, before, after)
-    told = into.keys() | out_of.keys()
-    # Those who were merged away or who split off are told about under the other's entry.
-    gone = before.people.keys() - after.people.keys() - told.union(*into.values())
-    come = after.people.keys() - before.people.keys() - told.union(*out_of.values())
+    merged, split = _merged_or_split(into, after, before), _merged_or_split(out_of, before, after)
+    merged_or_split = into.keys() | out_of.keys()
+    # A performer that was merged into another, or split from one, is listed in the entry of the other.
+    gone = before.people.keys() - after.people.keys() - merged_or_split.union(*into.values())
+    come = after.people.keys() - before.people.keys() - merged_or_split.union(*out_of.values())
     changed = []
-    for performer_id in sorted((before.people.keys() & after.people.keys()) - told):
+    for performer_id in sorted((before.people.keys() & after.people.keys()) - merged_or_split):
         fields = _changed_fields(before, after, performer_id)
         if fields:
             changed.append(PerformerChange(performer_id, after.name(performer_id), fields))
@@ -106,7 +102,7 @@ def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
 
 
 def _without_names(held: Snapshot, suppressions: Suppressions) -> Snapshot:
-    """The same, where nobody who is suppressed has a name."""
+    """The snapshot with the names of suppressed performers replaced."""
     people = {
         performer_id: {**person, "canonical_name": ERASED}
         if any(suppressions.covers_record(*record) for record in held.records[performer_id])
@@ -116,10 +112,13 @@ def _without_names(held: Snapshot, suppressions: Suppressions) -> Snapshot:
     return replace(held, people=people)
 
 
-def _moves(whom: Mapping[int, set[int]], whose: Snapshot, others: Snapshot) -> tuple[PerformerChange, ...]:
+def _merged_or_split(
+    others_of: Mapping[int, set[int]], performers: Snapshot, others: Snapshot
+) -> tuple[PerformerChange, ...]:
+    """The merged or split performers, each with the names and ids of the others in the other snapshot."""
     return tuple(
-        PerformerChange(p, whose.name(p), tuple(f"{others.name(o)} ({o})" for o in sorted(of)))
-        for p, of in sorted(whom.items())
+        PerformerChange(p, performers.name(p), tuple(f"{others.name(o)} ({o})" for o in sorted(of)))
+        for p, of in sorted(others_of.items())
     )
 
 
@@ -134,7 +133,7 @@ def _changed_fields(before: Snapshot, after: Snapshot, performer_id: int) -> tup
 
 
 def counted_diff(diff: ReleaseDiff) -> str:
-    """How much changed, as Markdown, without saying whose."""
+    """The numbers of changes as Markdown, without names."""
     counts = {
         "performers added": len(diff.added),
         "performers removed": len(diff.removed),
