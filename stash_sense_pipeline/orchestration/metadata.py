@@ -9,7 +9,6 @@ import dataclasses
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
-
-
-# A night's refresh may come late, but not two of them.
-STALE_AFTER = timedelta(hours=36)
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -142,28 +137,6 @@ def numbers(report: Any) -> dict[str, Any]:
             if all(isinstance(count, int) for count in value.values()):
                 metadata[f"{field.name}_total"] = sum(value.values())
     return metadata
-
-
-def freshness_check(
-    last_sync: Mapping[str, datetime | None], now: datetime, limit: timedelta
-) -> dg.AssetCheckResult:
-    """Warns when a source was last read longer ago than `limit`, or never. Dagster's own freshness knows no partitions."""
-    ages = {source: None if at is None else now - at for source, at in last_sync.items()}
-    stale = [source for source, age in ages.items() if age is None or age > limit]
-    lines = ["| source | hours since last read | |", "|---|---|---|"]
-    for source, age in ages.items():
-        hours = "never" if age is None else f"{age.total_seconds() / 3600:.1f}"
-        lines.append(f"| {source} | {hours} | {'stale' if source in stale else ''} |")
-    return dg.AssetCheckResult(
-        check_name="sources_fresh",
-        passed=not stale,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "stale": len(stale),
-            "limit_hours": limit.total_seconds() / 3600,
-            "sources": dg.MetadataValue.md("\n".join(lines)),
-        },
-    )
 
 
 def image_refusal_check(refused: Mapping[str, Mapping[str, int]]) -> dg.AssetCheckResult:

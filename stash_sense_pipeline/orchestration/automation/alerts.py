@@ -18,7 +18,7 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
-from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
+from stash_sense_pipeline.orchestration.source_freshness import STALE_AFTER, last_reads
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -209,19 +209,13 @@ def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:
 
 
 def _stale_sources(settings: Settings, environment: Environment) -> list[str]:
-    """Enabled sources that were read once, but not lately. One that was never read waits for its key, or its first run."""
+    """Enabled sources that were read before, but not lately. A source that was never read lacks its key or its first run."""
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.catalog.queries.sync_state import load_states
-    from stash_sense_pipeline.catalog.transactions import reading
 
     engine = open_catalog(environment.catalog_url)
     try:
-        with reading(engine) as connection:
-            states = load_states(connection)
+        last = last_reads(engine, settings)
     finally:
         engine.dispose()
     now = datetime.now(UTC)
-    read = {
-        source.name: states[source.name].last_sync_at for source in settings.enabled if source.name in states
-    }
-    return [name for name, at in read.items() if at is not None and now - at > STALE_AFTER]
+    return [name for name, at in last.items() if at is not None and now - at > STALE_AFTER]
