@@ -14,6 +14,7 @@ import dagster as dg
 from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
+from stash_sense_pipeline.orchestration.dagster_private import run_history_revisions
 
 # Where Dagster keeps the databases of its run history, as seen from DAGSTER_HOME.
 _DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
@@ -67,12 +68,7 @@ def _repair_revisions(database: Path) -> None:
 
 def _newest(noted: Iterable[str]) -> str:
     """The newest of revisions of Dagster's databases; ConfigurationError when this Dagster does not know them all."""
-    from alembic.script import ScriptDirectory
-    from dagster._core.storage.runs.sqlite import sqlite_run_storage
-    from dagster._core.storage.sql import get_alembic_config
-
-    script = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
-    order = [revision.revision for revision in script.walk_revisions()]
+    order = run_history_revisions()
     unknown = set(noted) - set(order)
     if unknown:
         raise ConfigurationError(

@@ -14,17 +14,19 @@ from typing import Any
 
 import dagster as dg
 import docker
-from dagster._core.errors import DagsterLaunchFailedError
-from dagster._core.executor.step_delegating import StepDelegatingExecutor
-from dagster._core.executor.step_delegating.step_handler.base import StepHandlerContext
-from dagster._core.launcher.base import LaunchRunContext
-from dagster._serdes.config_class import ConfigurableClassData
 from dagster_docker import DockerRunLauncher, docker_executor
 from dagster_docker.container_context import DockerContainerContext
 from dagster_docker.docker_executor import DockerStepHandler
 from dagster_docker.utils import DOCKER_CONFIG_SCHEMA
 
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
+from stash_sense_pipeline.orchestration.dagster_private import (
+    ConfigurableClassData,
+    DagsterLaunchFailedError,
+    LaunchRunContext,
+    StepDelegatingExecutor,
+    StepHandlerContext,
+)
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 
 GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}

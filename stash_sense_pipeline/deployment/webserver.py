@@ -53,12 +53,15 @@ def serve(workspace: Path, host: str, port: int, access: UiAccess, wait_for: Pat
     """Serves until SIGINT or SIGTERM."""
     import dagster as dg
     import uvicorn
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import WorkspaceFileTarget
-    from dagster._utils.interrupts import setup_interrupt_handlers
-    from dagster._utils.log import configure_loggers
     from dagster_webserver.app import create_app_from_workspace_process_context
     from dagster_webserver.version import __version__
+
+    from stash_sense_pipeline.orchestration.dagster_private import (
+        WorkspaceFileTarget,
+        WorkspaceProcessContext,
+        configure_loggers,
+        setup_interrupt_handlers,
+    )
 
     configure_loggers(log_level="WARNING")
     setup_interrupt_handlers()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
+import stash_sense_pipeline
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -108,3 +111,10 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_only_one_module_of_the_package_imports_private_modules_of_dagster() -> None:
+    package = Path(stash_sense_pipeline.__file__).parent
+    private = re.compile(r"^\s*(from|import) dagster\w*\._|^\s*from dagster\w* import _", re.MULTILINE)
+    found = {path.name for path in package.rglob("*.py") if private.search(path.read_text())}
+    assert found == {"dagster_private.py"}

@@ -13,7 +13,7 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+    from stash_sense_pipeline.orchestration.dagster_private import UnresolvedAssetJobDefinition
 
 REFRESH_SELECTION = dg.AssetSelection.assets(names.PERFORMER_TABLE, names.ALIGNED_FACES)
 EMBED_SELECTION = dg.AssetSelection.assets(names.FACE_EMBEDDINGS)
