@@ -25,7 +25,7 @@ class Catalog:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """The engine; raises CatalogError as open_catalog does."""
+        """The engine of the catalog. Raises CatalogError when it cannot be opened."""
         from stash_sense_pipeline.catalog.engine import open_catalog
 
         return open_catalog(self._url)
@@ -54,7 +54,7 @@ def build_resources(settings: Settings, environment: Environment) -> dict[str, A
     catalog URL or a key may hold a secret.
     """
 
-    @dg.resource(description="The catalog of the run")
+    @dg.resource(description="The catalog, opened at first use")
     def catalog(context: dg.InitResourceContext) -> Iterator[Catalog]:
         opened = Catalog(environment.catalog_url)
         try:

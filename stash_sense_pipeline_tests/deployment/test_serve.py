@@ -1,4 +1,4 @@
-"""`stash-sense serve` for years: what is killed is started again, and whoever serves is alone."""
+"""`stash-sense serve` for years: a killed program is restarted, and only one process serves a DAGSTER_HOME."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_what_is_killed_is_started_again_and_the_end_is_a_clean_one(served: Serv
     time.sleep(21)
     for place, name in enumerate(COMMANDS, start=1):
         served.program(name).send_signal(signal.SIGKILL)
-        served.said(f"{name} ended by itself (exit code -9); it is started again")
-        assert served.log.read_text().count("it is started again") == place
+        served.said(f"{name} ended by itself (exit code -9); it is restarted")
+        assert served.log.read_text().count("it is restarted") == place
     give_up = time.monotonic() + 120
     while True:
         try:

@@ -21,7 +21,8 @@ from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.identity.linkage.overrides import Overrides
-    from stash_sense_pipeline.privacy.enforcement import Enforcement, RecheckReport
+    from stash_sense_pipeline.privacy.enforcement import Enforcement
+    from stash_sense_pipeline.privacy.recheck import RecheckReport
 
 
 @dg.asset(

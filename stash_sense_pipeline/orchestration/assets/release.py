@@ -23,7 +23,7 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.release.publish import ReleaseReport
+    from stash_sense_pipeline.release.promotion import ReleaseReport
 
 _PERFORMERS_JSON = {
     "universal id": ("string", "host:record of the performer; faces.json names it once for each face"),
