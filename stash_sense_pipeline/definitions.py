@@ -11,14 +11,15 @@ import dagster as dg
 
 from stash_sense_pipeline.deployment.executors import chosen_executor
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.assets.faces import face_assets
-from stash_sense_pipeline.orchestration.assets.identity import identity_assets
-from stash_sense_pipeline.orchestration.assets.index import index_assets
-from stash_sense_pipeline.orchestration.assets.ingest import ingest_assets
+from stash_sense_pipeline.orchestration.assets.faces import aligned_faces, face_embeddings_asset
+from stash_sense_pipeline.orchestration.assets.identity import identity_graph, trusted_faces
+from stash_sense_pipeline.orchestration.assets.index import indices_asset
+from stash_sense_pipeline.orchestration.assets.ingest import performer_table
 from stash_sense_pipeline.orchestration.assets.release import release_assets
 from stash_sense_pipeline.orchestration.automation import alerts, jobs, schedules, sensors
-from stash_sense_pipeline.orchestration.partitions import source_partitions
+from stash_sense_pipeline.orchestration.partitions import partitioned, source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
+from stash_sense_pipeline.orchestration.source_freshness import sources_fresh
 from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings.environment import Environment, read_environment
@@ -32,33 +33,37 @@ def build_defs(
     environment: Environment | None = None,
     resources: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
-    """The definitions for given settings and environment (default: this process's), with some resources replaced.
+    """The definitions for these settings and this environment, each by default that of this process.
 
-    Raises ConfigurationError when sources.yaml or the environment is wrong.
+    `resources` replaces resources by name. Raises ConfigurationError when sources.yaml or the environment is wrong.
     """
     environment = environment or read_environment(os.environ, Path.cwd())
     keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
-    sources, automation = source_partitions(settings), environment.automation
+    automation = environment.automation
+    by_source = [performer_table, aligned_faces, face_embeddings_asset(gpu=environment.device == "cuda")]
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
     index_keys = [names.index_key(embedder) for embedder in embedders]
     return dg.Definitions(
         assets=[
-            *ingest_assets(sources),
-            *face_assets(sources, gpu=environment.device == "cuda"),
-            *identity_assets(),
-            *index_assets(embedders),
+            *partitioned(by_source, source_partitions(settings)),
+            identity_graph,
+            trusted_faces,
+            indices_asset(embedders),
             *release_assets(index_keys, upload=settings.export.github.upload),
         ],
+        asset_checks=[sources_fresh],
         jobs=[
             jobs.refresh_source_job(),
             jobs.embed_faces_job(),
             jobs.publish_job(index_keys, upload=settings.export.github.upload),
+            jobs.check_freshness_job(),
         ],
         schedules=[
             schedules.nightly_enrichment(settings, environment, automation),
             schedules.weekly_sweep(settings, automation),
             schedules.nightly_publish(automation),
+            schedules.freshness_check(automation),
         ],
         sensors=[
             sensors.stash_box_updates(settings, environment),
@@ -74,5 +79,5 @@ def build_defs(
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What the code location `stash_sense` serves."""
+    """The definitions of the code location `stash_sense`."""
     return build_defs()

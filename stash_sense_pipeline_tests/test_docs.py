@@ -102,7 +102,12 @@ def test_the_pages_name_every_schedule_and_sensor_with_its_time(tmp_path: Path) 
     text = (DOCS / "operation.md").read_text()
     for sensor in definitions.sensors or []:
         assert f"| `{sensor.name}` |" in text
-    times = {"30 2 * * *": "02:30 UTC", "0 5 * * 0": "Sunday 05:00 UTC", "0 9 * * *": "09:00 UTC"}
+    times = {
+        "30 2 * * *": "02:30 UTC",
+        "0 5 * * 0": "Sunday 05:00 UTC",
+        "0 9 * * *": "09:00 UTC",
+        "0 */6 * * *": "every 6 hours",
+    }
     for schedule in definitions.schedules or []:
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert f"| `{schedule.name}` | {times[str(schedule.cron_schedule)]} |" in text

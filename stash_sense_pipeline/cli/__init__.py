@@ -13,7 +13,7 @@ from stash_sense_pipeline.foundation.files import keep_files_private
 
 
 class _Commands(click.Group):
-    """Turns the errors that a user can meet into one line and an exit code; --debug lets them through."""
+    """Prints a StashSenseError as one line and exits with its code. With --debug it is raised, with its traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -29,7 +29,7 @@ class _Commands(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="stash-sense-pipeline")
 def main(debug: bool) -> None:
-    """Build and keep fresh a face-recognition database of performers, and publish releases of it.
+    """Build a face-recognition database of performers, keep it up to date, and publish releases of it.
 
     Exit codes: 0 done, 1 failed, 2 usage or configuration.
     """

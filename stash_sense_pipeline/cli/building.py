@@ -19,31 +19,41 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--sources", help="Names of sources, a,b: exactly these are refreshed.")
+@click.option("--sources", help="Names of sources, as in a,b: only these are refreshed.")
 @click.option("--disable-source", "disabled_sources", multiple=True, help="Name of a source to leave out.")
 @click.option(
-    "--source-max-faces", multiple=True, help="Most faces of a performer from a source: stashdb=10."
+    "--source-max-faces",
+    multiple=True,
+    help="Limit of faces of a performer from one source, as in stashdb=10.",
 )
-@click.option("--max-faces-total", type=int, help="Most faces of a performer from all sources.")
+@click.option("--max-faces-total", type=int, help="Limit of faces of a performer from all sources.")
 @click.option(
-    "--reference-mode", type=click.Choice(["url", "name"]), help="How reference sites look a performer up."
+    "--reference-mode",
+    type=click.Choice(["url", "name"]),
+    help="How reference sites find a performer.",
 )
 @click.option("--sync-updates-only", is_flag=True, help="Read only what changed since the last time.")
 @click.option("--full-sweep", is_flag=True, help="Compare every record with its source.")
-@click.option("--completeness-threshold", type=int, help="A performer with this many faces is complete.")
+@click.option(
+    "--completeness-threshold",
+    type=int,
+    help="A performer with this many faces is complete.",
+)
 @click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
 @click.option(
     "--fast-index",
     is_flag=True,
-    help="All cores for each index: faster, but no build gives the same bytes again.",
+    help="Use all cores for each index: faster, but two builds do not give the same bytes.",
 )
 @click.option(
-    "--accept-shrink", is_flag=True, help="Publish although people or faces vanished without an explanation."
+    "--accept-shrink",
+    is_flag=True,
+    help="Publish although performers or faces are missing without an explanation.",
 )
 def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
-    """Refresh each enabled source, then publish a release: the same jobs as in the UI, here and now.
+    """Refresh each enabled source, then publish a release. Runs the same jobs as the UI, in this process.
 
-    Exit code 0 only if everything asked for was done, or nothing had changed.
+    Exit code 0 only if every part was done, also when nothing had changed.
     """
     from stash_sense_pipeline.settings.run_overrides import make_overrides
 
@@ -65,12 +75,12 @@ def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: 
     show_default=True,
 )
 def demo(data_dir: Path) -> None:
-    """Run the whole pipeline on a world of invented people, served on this machine. Needs no key, no GPU, no download."""
+    """Run the whole pipeline on invented people that this machine serves. Needs no key, no GPU, no download."""
     from stash_sense_pipeline.sandbox.demo import demo_world
     from stash_sense_pipeline.settings.run_overrides import RunOverrides
 
     with demo_world(data_dir.resolve()) as variables:
-        # Not what the shell says: the demo must never touch an operator's own catalog or run history.
+        # Without the variables of the shell: the demo must never touch an operator's own catalog or run history.
         environment = environment_of(variables)
         result = _build(environment, RunOverrides(), environment.data_dir / "dagster")
     if not result.complete:
@@ -87,9 +97,9 @@ def demo(data_dir: Path) -> None:
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def ui(data_dir: Path, port: int) -> None:
-    """Open the Dagster UI on the demo's data, with the sandbox world running beside it. Ctrl-C ends both."""
+    """Open the Dagster UI on the data of the demo, and serve the sandbox world meanwhile. Ctrl-C ends both."""
     from stash_sense_pipeline.deployment.dagster_home import only_daemon, prepare_home, restrict_data
-    from stash_sense_pipeline.deployment.supervisor import serve_ui
+    from stash_sense_pipeline.deployment.supervisor import UiServer, serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
 
     if not (data_dir / "catalog.db").exists():
@@ -102,7 +112,7 @@ def ui(data_dir: Path, port: int) -> None:
         environment = {**own, **of_the_ui, **variables, "DAGSTER_HOME": str(home)}
         restrict_data(data_dir.resolve(), home)
         with only_daemon(home) as held:
-            sys.exit(serve_ui(home, "127.0.0.1", port, environment, echo, kept_open=[held]))
+            sys.exit(serve_ui(UiServer(home, "127.0.0.1", port, environment, [held]), echo))
 
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
@@ -110,6 +120,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
     from stash_sense_pipeline.deployment.dagster_home import check_writable, restrict_data
     from stash_sense_pipeline.deployment.dagster_instance import open_instance
     from stash_sense_pipeline.foundation.progress import progress_bars
+    from stash_sense_pipeline.orchestration.in_process_build import Pipeline
     from stash_sense_pipeline.orchestration.in_process_build import build as run_build
     from stash_sense_pipeline.settings.sources_file import load_settings
 
@@ -126,7 +137,7 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
         settings=settings, environment=environment, resources={"progress": progress_bars}
     )
     with open_instance(home) as instance:
-        return run_build(definitions, instance, settings, environment, overrides, _announce)
+        return run_build(Pipeline(definitions, instance, settings, environment), overrides, _announce)
 
 
 def _announce(part: PartResult) -> None:

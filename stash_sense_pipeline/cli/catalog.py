@@ -14,7 +14,7 @@ from stash_sense_pipeline.cli.common import echo, environment_of, print_table
 @click.command()
 @click.option("--unread", is_flag=True, help="Show the records that could not be read or stored, and why.")
 def status(unread: bool) -> None:
-    """Show what the catalog holds of each source, and how its last sync ended."""
+    """Show the counts of the catalog for each source, and how its last sync ended."""
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.settings.sources_file import load_settings
@@ -36,10 +36,10 @@ def status(unread: bool) -> None:
 @click.command("import-legacy")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 def import_legacy_command(directory: Path) -> None:
-    """Take over a predecessor's progress.json (version 1 or 2), performers.json and performers.db.
+    """Import a predecessor's progress.json (version 1 or 2), performers.json and performers.db.
 
-    The next refresh reads every performer from its source all the same, and the images of all are fetched; the
-    predecessor's faces only decide in which order. Doing it again changes nothing.
+    The next refresh still reads every performer from its source and fetches all images. The predecessor's faces only
+    decide their order. Running the command again changes nothing.
     """
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
@@ -57,7 +57,7 @@ def import_legacy_command(directory: Path) -> None:
     finally:
         engine.dispose()
     echo(f"read {', '.join(legacy.files)} in {directory}")
-    print_table([vars(source) for source in report.sources], "no source here is among those of sources.yaml")
+    print_table([vars(source) for source in report.sources], "none of its sources is in sources.yaml")
     echo(f"performer ids kept: {report.performer_ids}")
     left_out = {
         "suppressed": report.suppressed,

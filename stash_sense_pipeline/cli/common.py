@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Prints text, on stderr with `err`. Control characters that others wrote into it are shown as escapes."""
+    """Prints text, on stderr with `err`. Control characters in it are printed as escapes."""
     click.echo(visible(text), err=err)
 
 
 def environment_of(variables: Mapping[str, str]) -> Environment:
     """The environment as typed values; relative paths start from the working directory.
 
-    Copies of the catalog that a killed command left in DATA_DIR are removed, where this user may.
+    Removes copies of the catalog that a killed command left in DATA_DIR, if this user may.
     """
     from stash_sense_pipeline.foundation.private_work import clear_private_work
     from stash_sense_pipeline.settings.environment import read_environment
@@ -38,9 +38,9 @@ def environment_of(variables: Mapping[str, str]) -> Environment:
 
 
 def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
-    """The settings of the UI among the environment variables, checked, with its password file as an absolute path.
+    """The environment variables that set up the UI, checked, with an absolute path of the password file.
 
-    `bound_to`: the address that it listens on. Raises ConfigurationError.
+    `bound_to` is the address that the UI listens on. Raises ConfigurationError.
     """
     from stash_sense_pipeline.deployment.ui_access import PASSWORD_VARIABLE, read_ui_access
 
@@ -52,7 +52,7 @@ def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
 
 
 def release_directory(version: str) -> Path:
-    """The directory of a version, or of `latest`."""
+    """The directory of a version, or of `latest`. Raises ConfigurationError when there is none."""
     path = environment_of(os.environ).releases_dir / version
     if not path.is_dir():
         raise ConfigurationError(
@@ -62,7 +62,7 @@ def release_directory(version: str) -> Path:
 
 
 def print_table(rows: list[dict[str, Any]], empty: str) -> None:
-    """Prints rows under their columns' names; `empty` when there are none."""
+    """Prints rows under the names of their columns, or the text `empty` when there are none."""
     if not rows:
         echo(empty)
         return
@@ -76,7 +76,7 @@ def print_table(rows: list[dict[str, Any]], empty: str) -> None:
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises ConfigurationError unless this process could listen there."""
+    """Raises ConfigurationError unless this process can listen on the port."""
     try:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,13 +13,13 @@ from stash_sense_pipeline.foundation.visible_text import visible_line
 
 @click.group()
 def identity() -> None:
-    """Identities: who is the same person, and why."""
+    """Identities: which records are one person, and why."""
 
 
 @identity.command("explain")
 @click.argument("record", metavar="SOURCE:ID")
 def identity_explain(record: str) -> None:
-    """Show the members of a record's identity, what links them, and what was refused."""
+    """Show the members of the identity of a record, the evidence that links them, and the refused links."""
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.identity.explain import explain
 

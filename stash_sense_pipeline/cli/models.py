@@ -16,7 +16,7 @@ def models() -> None:
 
 @models.command("list")
 def models_list() -> None:
-    """List the packs that are known or installed."""
+    """List the known and the installed packs."""
     from stash_sense_pipeline.faces.models.pack_install import list_packs
 
     packs = list_packs(environment_of(os.environ).models_dir)
@@ -27,10 +27,10 @@ def models_list() -> None:
 @models.command("pull")
 @click.argument("name")
 @click.option(
-    "--accept-licence", is_flag=True, help="You have read the licence of the weights and keep to it."
+    "--accept-licence", is_flag=True, help="You have read the licence of the weights and comply with it."
 )
 def models_pull(name: str, accept_licence: bool) -> None:
-    """Download a known pack into the models directory: resumed, every file verified before it gets its name."""
+    """Download a known pack into the models directory. An aborted download is resumed, and every file is verified."""
     import logging
 
     from stash_sense_pipeline.faces.models.pack_install import known_packs, pull_pack
@@ -46,7 +46,7 @@ def models_pull(name: str, accept_licence: bool) -> None:
 @models.command("check")
 @click.argument("name")
 def models_check(name: str) -> None:
-    """Verify an installed pack, or a pack directory: its description, its files, and that each network runs."""
+    """Verify an installed pack or a pack directory: its description, its files, and that each network runs."""
     from stash_sense_pipeline.faces.models.pack_install import check_pack
 
     pack = check_pack(name, environment_of(os.environ).models_dir)

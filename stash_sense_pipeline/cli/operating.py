@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 def prepare() -> None:
-    """Make everything ready that the services need: directories, sources.yaml, databases, pool limits. Repeatable."""
+    """Prepare what the services need: directories, sources.yaml, databases, pool limits. Running it again is safe."""
     environment = environment_of(os.environ)
     _make_ready(environment, _home(environment.data_dir))
 
@@ -30,13 +30,13 @@ def prepare() -> None:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Others on the network reach another address: set STASH_SENSE_UI_PASSWORD_FILE first.",
+    help="Other machines can reach an address other than loopback: set STASH_SENSE_UI_PASSWORD_FILE first.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True)
 def serve(host: str, port: int) -> None:
-    """Run the Dagster UI, the schedules and the sensors on this machine until SIGINT or SIGTERM: no container, no server."""
+    """Run the Dagster UI, the schedules and the sensors on this machine, without containers, until SIGINT or SIGTERM."""
     from stash_sense_pipeline.deployment.dagster_home import check_writable, only_daemon, prepare_home
-    from stash_sense_pipeline.deployment.supervisor import serve_ui
+    from stash_sense_pipeline.deployment.supervisor import UiServer, serve_ui
     from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
 
     check_port(host, port)
@@ -46,7 +46,7 @@ def serve(host: str, port: int) -> None:
         require_device(Device(environment.device))
     check_writable(environment.data_dir)
     home = prepare_home(_home(environment.data_dir))
-    # The code is loaded from another directory: what was relative to this one is said in full.
+    # The programs run in another directory, so relative paths are made absolute.
     variables = {
         **os.environ,
         **ui,
@@ -59,16 +59,17 @@ def serve(host: str, port: int) -> None:
         "STASH_SENSE_SUPPRESSIONS": str(environment.suppressions_file),
     }
     with only_daemon(home) as held:
-        ended = serve_ui(home, host, port, variables, echo, lambda: _make_ready(environment, home), [held])
-    sys.exit(ended)
+        server = UiServer(home, host, port, variables, [held])
+        exit_code = serve_ui(server, echo, lambda: _make_ready(environment, home))
+    sys.exit(exit_code)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def backup(file: Path) -> None:
-    """Write the catalog, as of now, and your own files to a new zip FILE. Runs may go on meanwhile.
+    """Write the current catalog and your own files to a new zip FILE. Runs may continue meanwhile.
 
-    Model packs and releases are not in it: packs can be pulled again, releases are made from the catalog.
+    It holds no model packs and no releases: packs can be pulled again, releases are made from the catalog.
     """
     from stash_sense_pipeline.catalog.backup import write_backup
     from stash_sense_pipeline.catalog.engine import open_catalog
@@ -87,9 +88,9 @@ def backup(file: Path) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def restore(file: Path) -> None:
-    """Put a backup's catalog and files where the environment points. Nothing that is there is overwritten.
+    """Restore the catalog and the files of a backup to the paths of the environment. Existing files are not overwritten.
 
-    Who is on the backup's suppression list, or on the one that is here, is erased before the catalog is put in place.
+    People on the suppression list of the backup or of this machine are erased before the catalog is put in place.
     """
     from stash_sense_pipeline.catalog.backup import restore_backup
     from stash_sense_pipeline.deployment.shipped_files import shipped_file
@@ -109,7 +110,7 @@ def restore(file: Path) -> None:
         erased = enforce_in_copy(catalog, unpacked, environment, settings.names, datetime.now(UTC), relatives)
         left_out = erased.records
 
-    # The list that is there knows who left since; those of the backup's are in its catalog.
+    # An existing suppression list stays: it is newer, and the entries of the backup's list are in its catalog.
     report = restore_backup(
         file,
         environment.catalog_url,
@@ -122,7 +123,7 @@ def restore(file: Path) -> None:
         f"restored {report.rows} rows of the catalog, {', '.join(report.files)}, of {report.made_at:%Y-%m-%d %H:%M} UTC"
     )
     for name in report.kept:
-        echo(f"kept your own {name}: it is another than the backup's")
+        echo(f"kept your own {name}: it differs from the backup's")
     if left_out:
         echo(f"left out {left_out} records of people on the suppression list")
     echo("the next publish makes the release anew: stash-sense build, or the job publish")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
 def verify(path: Path) -> None:
-    """Check a release directory or zip against the sidecar's contract: one line a check, exit 1 on any failure."""
+    """Check a release directory or zip against the sidecar's contract. One line for each check; exit 1 on a failure."""
     from stash_sense_pipeline.release.checks.verify import verify_release
 
     checks = verify_release(path)
@@ -32,7 +32,7 @@ def verify(path: Path) -> None:
 
 @click.group()
 def releases() -> None:
-    """Published releases: what there is, what changed, which to keep, and into a sidecar with one."""
+    """Published releases: list, compare, prune, install into a sidecar, upload."""
 
 
 @releases.command("list")
@@ -48,7 +48,7 @@ def releases_list() -> None:
 @click.argument("old")
 @click.argument("new")
 def releases_diff(old: str, new: str) -> None:
-    """Show which performers and faces came, went, changed, merged and split from one version to another."""
+    """Show which performers and faces were added, removed, changed, merged and split between two versions."""
     from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
 
     diff = diff_releases(release_directory(old), release_directory(new))
@@ -56,9 +56,9 @@ def releases_diff(old: str, new: str) -> None:
 
 
 @releases.command("prune")
-@click.option("--keep", type=click.IntRange(1), required=True, help="How many of the newest releases stay.")
+@click.option("--keep", type=click.IntRange(1), required=True, help="Number of newest releases to keep.")
 def releases_prune(keep: int) -> None:
-    """Remove old releases with their zips, never the one that `latest` shows."""
+    """Remove old releases with their zips, but never the one that `latest` points to."""
     from stash_sense_pipeline.release.distribution.history import prune_releases
 
     removed = prune_releases(environment_of(os.environ).releases_dir, keep)
@@ -69,14 +69,15 @@ def releases_prune(keep: int) -> None:
 @click.argument("version")
 @click.option("--to", "directory", type=click.Path(path_type=Path, file_okay=False), required=True)
 def releases_install(version: str, directory: Path) -> None:
-    """Put a release into a stopped sidecar's data directory: verified first, the old files kept, undone on failure.
+    """Install a release into the data directory of a stopped sidecar.
 
-    A release that holds people on the suppression list is refused.
+    The release is verified first, the old files are kept, and a failure restores them. A release that holds people on the
+    suppression list is refused.
     """
     from stash_sense_pipeline.release.distribution.install import install_release
 
     release = release_directory(version)
-    _refuse_who_left(environment_of(os.environ), release)
+    _refuse_suppressed(environment_of(os.environ), release)
     report = install_release(release, directory)
     echo(f"installed {report.version} in {report.directory}, before it was {report.previous or 'empty'}")
     if report.backup:
@@ -86,11 +87,10 @@ def releases_install(version: str, directory: Path) -> None:
 @releases.command("upload")
 @click.argument("version")
 def releases_upload(version: str) -> None:
-    """Publish a release on GitHub, where the sidecar's updater finds it: a draft until its one zip is there whole.
+    """Publish a release on GitHub, where the sidecar's updater finds it. It is a draft until its zip is uploaded.
 
-    The repository is export.github.repository in sources.yaml, the token GITHUB_TOKEN. Run it again after a failure:
-    it goes on where it was; what is there already is left alone. A release that holds people on the suppression list is
-    refused.
+    The repository is export.github.repository in sources.yaml, the token GITHUB_TOKEN. After a failure, run it again: it
+    continues and uploads nothing twice. A release that holds people on the suppression list is refused.
     """
     from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
     from stash_sense_pipeline.settings.sources_file import load_settings
@@ -102,17 +102,17 @@ def releases_upload(version: str) -> None:
         environment.releases_dir,
         directory.name,
         destination,
-        check=partial(_refuse_who_left, environment),
+        check=partial(_refuse_suppressed, environment),
         progress=_upload_bar(),
     )
-    echo(f"{'uploaded' if report.uploaded else 'was there already:'} {report.asset}, {report.bytes} bytes")
+    echo(f"{'uploaded' if report.uploaded else 'already uploaded:'} {report.asset}, {report.bytes} bytes")
     echo(report.url)
     if not report.latest:
-        echo("a newer version is published there: sidecars keep that one", err=True)
+        echo("a newer version is published there; sidecars keep that one", err=True)
 
 
-def _refuse_who_left(environment: Environment, release: Path) -> None:
-    """Raises ReleaseError when the release holds people on the suppression list as it is now."""
+def _refuse_suppressed(environment: Environment, release: Path) -> None:
+    """Raises ReleaseError when the release holds people on the current suppression list."""
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed

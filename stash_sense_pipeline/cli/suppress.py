@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
     from stash_sense_pipeline.privacy.enforcement import Enforcement
     from stash_sense_pipeline.privacy.namesakes import Namesake
+    from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
+    from stash_sense_pipeline.privacy.suppression.suppression_import import AddedEntry
+    from stash_sense_pipeline.records.record_key import RecordKey
     from stash_sense_pipeline.settings.environment import Environment
     from stash_sense_pipeline.settings.schema import Settings
 
-# More are not read on a terminal.
+# More lines would not be read on a terminal.
 _NAMESAKES_SHOWN = 20
 
 
 @click.group()
 def suppress() -> None:
-    """The suppression list: people who are left out of the catalog and of every release from now on."""
+    """The suppression list: the people that the catalog and all future releases leave out."""
 
 
 @suppress.command("add")
@@ -37,57 +40,30 @@ def suppress() -> None:
 @click.option(
     "--block-face",
     is_flag=True,
-    help="Also keep one sealed template of the face, to refuse it under a new record. Off by default: it keeps a"
-    " biometric of somebody who asked to leave, so use it only if the person wants it.",
+    help="Also keep one sealed template of the face, to refuse it under a new record. Off by default: it keeps"
+    " biometric data of a person who asked to be removed, so use it only if the person wants it.",
 )
-@click.option(
-    "--unseen", is_flag=True, help="No source has shown this record or URL yet; keep it all the same."
-)
+@click.option("--unseen", is_flag=True, help="Accept a record or URL that no source has shown yet.")
 @click.option(
     "--picture-only",
     is_flag=True,
-    help="The URL of an image means only this image. Without it, it means the person, if only one has the image.",
+    help="The URL of an image means only this image. By default it means the person, if only one person has the image.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def suppress_add(
-    target: str, reason: str, block_face: bool, unseen: bool, picture_only: bool, as_json: bool
-) -> None:
+def suppress_add(target: str, reason: str, as_json: bool, **flags: bool) -> None:
     """Put a person on the list: by a record (stashdb:<id>), the URL of a profile, or the URL of an image.
 
-    The URL of an image that only one person has means that person with all records; of an image that several people
-    have, it means only the image. From now on no source brings the person back. `suppress apply`, or the next publish,
-    erases what is there. The entry goes into the suppression file as a keyed hash, not in clear.
+    The URL of an image that only one person has means that person with all records. The URL of an image that several
+    people have means only the image. From now on no source brings the person back. `suppress apply`, or the next publish,
+    erases the person from the catalog. The suppression file stores a keyed hash of the entry, not the entry itself.
 
-    Records with the same name that nothing else links to the person are listed: add those that are the person too.
+    Records with the same name that no evidence links to the person are listed: add those that are the person too.
     """
-    from stash_sense_pipeline.catalog.transactions import writing
-    from stash_sense_pipeline.privacy.linked_records import whole_person
-    from stash_sense_pipeline.privacy.namesakes import namesakes_of
-    from stash_sense_pipeline.privacy.suppression.suppression_file import (
-        SuppressionEntry,
-        append_entry,
-        check_picture_only,
-        check_reason,
-        check_target,
-    )
-    from stash_sense_pipeline.privacy.suppression.suppression_import import add_sealed
-    from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
+    from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry, check_reason
 
+    entry = SuppressionEntry(target.strip(), check_reason(reason), datetime.now(UTC).date(), **flags)
     with _opened() as (engine, environment, settings):
-        check_target(target.strip(), settings.names)
-        entry = SuppressionEntry(
-            target.strip(), check_reason(reason), datetime.now(UTC).date(), unseen, block_face, picture_only
-        )
-        check_picture_only(entry)
-        key = load_or_create_key(environment.suppression_key_file)
-        with writing(engine) as connection:
-            added = add_sealed(connection, key, entry)
-            records = (
-                whole_person(connection, added.records).records if added and added.records else frozenset()
-            )
-            namesakes = namesakes_of(connection, records)
-            if added is not None:
-                append_entry(environment.suppressions_file, added.entry)
+        added, records, namesakes = _add(engine, environment, settings, entry)
     if as_json:
         result = {
             "added": added is not None,
@@ -114,9 +90,36 @@ def suppress_add(
     _list_namesakes(namesakes)
 
 
+def _add(
+    engine: sa.Engine, environment: Environment, settings: Settings, entry: SuppressionEntry
+) -> tuple[AddedEntry | None, Collection[RecordKey], Sequence[Namesake]]:
+    """Adds an entry to the list and the file: what was added (None: it was there), all records of the person, namesakes."""
+    from stash_sense_pipeline.catalog.transactions import writing
+    from stash_sense_pipeline.privacy.linked_records import whole_person
+    from stash_sense_pipeline.privacy.namesakes import namesakes_of
+    from stash_sense_pipeline.privacy.suppression.suppression_file import (
+        append_entry,
+        check_picture_only,
+        check_target,
+    )
+    from stash_sense_pipeline.privacy.suppression.suppression_import import add_sealed
+    from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
+
+    check_target(entry.target, settings.names)
+    check_picture_only(entry)
+    key = load_or_create_key(environment.suppression_key_file)
+    with writing(engine) as connection:
+        added = add_sealed(connection, key, entry)
+        records = whole_person(connection, added.records).records if added and added.records else frozenset()
+        namesakes = namesakes_of(connection, records)
+        if added is not None:
+            append_entry(environment.suppressions_file, added.entry)
+    return added, records, namesakes
+
+
 @suppress.command("list")
 def suppress_list() -> None:
-    """Show the list: what kind of key, why, since when. The keys themselves are not kept in clear."""
+    """Show the list: kind of key, reason, date. The keys themselves are stored only as hashes."""
     from stash_sense_pipeline.privacy.suppression.suppression_list import listed_hashes
 
     with _opened() as (engine, _, _):
@@ -127,7 +130,7 @@ def suppress_list() -> None:
     names = ("since", "kind", "reason", "applied")
     print_table(
         [{**dict(zip(names, row, strict=True)), "keys": count} for row, count in rows.items()],
-        "nobody is on the list",
+        "the list is empty",
     )
 
 
@@ -136,21 +139,21 @@ def suppress_list() -> None:
     "--all",
     "search_all",
     is_flag=True,
-    help="Search the whole catalog for every key again, not only for new ones.",
+    help="Search the whole catalog again for every key, not only for new keys.",
 )
 @click.option(
     "--rewrite",
     is_flag=True,
-    help="On PostgreSQL, also write all tables anew and fill the server's log, so that no deleted byte stays in its"
-    " files. Locks each table meanwhile: while no run is at work.",
+    help="On PostgreSQL, also rewrite all tables and fill the server's log, so that no deleted byte stays in its"
+    " files. Each table is locked meanwhile: use it while nothing runs.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
-    """Take the suppression file over and erase everything of these people. Doing it again changes nothing.
+    """Import the suppression file and erase all data of its people. Running it again changes nothing.
 
-    Records with the same name that nothing else links to an erased person stay, and are listed once: add those that
-    are the person too. On SQLite the file of the catalog is rebuilt, so that no deleted byte stays in it: that takes a
-    minute or more for a large one, while other writers wait.
+    Records with the same name that no evidence links to an erased person stay and are listed once: add those that are the
+    person too. On SQLite the file of the catalog is rebuilt, so that no deleted byte stays in it. For a large catalog this
+    takes a minute or more, and other writers wait.
     """
     from stash_sense_pipeline.catalog.purge import is_purge_pending
     from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
@@ -200,10 +203,10 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
 
 
 def _notes(enforced: Enforcement, *, log_emptied: bool, keeps_bytes: bool) -> Iterator[str]:
-    """What an operator must know of an enforcement: what stayed, and what to do."""
+    """Lines for the operator: what an enforcement did not erase, and what to do."""
     erased = enforced.erased
     if erased.shared_pages:
-        yield f"{erased.shared_pages} profile pages are listed by other people too: they alone refuse nobody"
+        yield f"{erased.shared_pages} profile pages are listed by other people too: such a page alone suppresses no record"
     if enforced.shared_pictures:
         yield (
             f"{enforced.shared_pictures} new entries are pictures that several people have: only the pictures leave;"
@@ -218,12 +221,12 @@ def _notes(enforced: Enforcement, *, log_emptied: bool, keeps_bytes: bool) -> It
         )
     if not log_emptied:
         yield (
-            "the tables are written anew, but only a superuser of the server may empty its log: run this as one, or"
-            " wait until its old segments are used again"
+            "the tables are rewritten, but only a superuser of the server may empty its log: run this as a superuser, or"
+            " wait until the server reuses its old segments"
         )
     if keeps_bytes:
         yield (
-            "the server's files keep deleted bytes for a while: run suppress apply --rewrite when no run is at work"
+            "the server's files keep deleted bytes for a while: run suppress apply --rewrite while nothing runs"
         )
 
 
@@ -247,7 +250,7 @@ def suppress_review(context: click.Context) -> None:
     """List the records that are held, or withheld because their dates do not show an adult.
 
     A held record has the name and birth date of a person on the list, or a refused face (`held`), or it is linked to such
-    a record (`held_linked`). It is in no release until `suppress review settle` says who it is.
+    a record (`held_linked`). No release contains it until `suppress review settle` decides whether it is that person.
     """
     from stash_sense_pipeline.catalog.queries.performers import withheld_for_review
     from stash_sense_pipeline.catalog.transactions import reading
@@ -261,9 +264,9 @@ def suppress_review(context: click.Context) -> None:
 
 @suppress_review.command("settle")
 @click.argument("target", metavar="SOURCE:ID")
-@click.option("--same/--other", "same", default=None, help="The person on the list, or another person.")
+@click.option("--same/--other", "same", default=None, help="It is the person on the list, or another person.")
 def suppress_review_settle(target: str, same: bool | None) -> None:
-    """Say who a held record is.
+    """Decide whether a held record is the person on the list.
 
     With --same it is suppressed like a record that was added to the list. With --other it may be stored: the next sync of
     its source reads it, and the records that were held with it. The decision is kept.
@@ -275,7 +278,7 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
     from stash_sense_pipeline.privacy.suppression.suppression_list import load_list
 
     if same is None:
-        raise click.UsageError("say --same or --other")
+        raise click.UsageError("give --same or --other")
     with _opened() as (engine, environment, settings):
         check_target(target.strip(), settings.names)
         source, _, source_id = target.strip().partition(":")
@@ -287,7 +290,9 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
 
 
 @click.command("revoke")
-@click.option("--delete", is_flag=True, help="Delete them here, with zip and reports; never the latest one.")
+@click.option(
+    "--delete", is_flag=True, help="Delete them here, with zip and reports, but never the latest one."
+)
 def revoke(delete: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
@@ -299,7 +304,9 @@ def revoke(delete: bool) -> None:
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
     print_table([vars(release) for release in found], "no release here holds a suppressed person")
     if any(release.latest for release in found):
-        echo("the latest release holds somebody: publish a new one, then revoke again", err=True)
+        echo(
+            "the latest release holds a suppressed person: publish a new release, then revoke again", err=True
+        )
     if found:
         echo("what was uploaded or given to others must be taken back there", err=True)
 

@@ -24,40 +24,41 @@ from stash_sense_pipeline.settings.sources_file import load_settings
 _WAIT_SECONDS = 60.0
 
 
-def prepare(environment: Environment, home: Path, gpus: int, say: Callable[[str], None]) -> None:
-    """Checks and makes ready, and says a line for each: data directory, sources.yaml, device, catalog, run history in
-    `home`, pool.
+def prepare(environment: Environment, home: Path, gpus: int, echo: Callable[[str], None]) -> None:
+    """Checks or creates data directory, sources.yaml, device, catalog, run history in `home` and pool limit.
 
-    Doing it again changes nothing. Raises ConfigurationError, DeviceError or CatalogError with what is wrong. Whether a GPU
-    is here is not asked: the runs that need one may get it elsewhere.
+    `echo` gets a line for each. Running it again changes nothing. Raises ConfigurationError, DeviceError or CatalogError.
+    It does not check that this machine has a GPU: runs may execute on another.
     """
     check_writable(environment.data_dir)
     prepare_home(home)
-    say(f"data directory {environment.data_dir}: can be written")
+    echo(f"data directory {environment.data_dir}: can be written")
     if _write_if_missing(environment.sources_file):
-        say(f"{environment.sources_file}: written; look through it")
+        echo(f"{environment.sources_file}: written; look through it")
     settings = load_settings(environment.sources_file)
-    say(f"{environment.sources_file}: {len(settings.enabled)} of {len(settings.sources)} sources are enabled")
+    echo(
+        f"{environment.sources_file}: {len(settings.enabled)} of {len(settings.sources)} sources are enabled"
+    )
     for source in settings.enabled:
-        # A key file that cannot be read is better found now than in a run at night.
+        # Reads the key file now, so that an unreadable one fails here and not in a nightly run.
         environment.api_key(source.name)
     device = Device(environment.device)
     if device is Device.CUDA and environment.executor == "in_process":
-        # Runs get the image that this is.
+        # Runs use the same installation as this process.
         require_runtime(device)
-        say("device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed")
+        echo("device cuda: ONNX Runtime for GPUs and the libraries of CUDA are installed")
     shown = shown_url(sa.make_url(environment.catalog_url))
     create_database(environment.catalog_url)
     open_catalog(environment.catalog_url).dispose()
-    say(f"catalog {shown}: ready")
+    echo(f"catalog {shown}: ready")
     with open_instance(home) as instance:
         _upgrade_if_older(instance)
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, gpus)
-    say(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
+    echo(f"run history: ready; pool {GPU_POOL}: {gpus} at a time")
 
 
 def _write_if_missing(sources_file: Path) -> bool:
-    """Puts the shipped sources.yaml there, if nothing is; says whether it did."""
+    """Writes the shipped sources.yaml unless the file exists. Returns True when it was written."""
     try:
         if sources_file.exists():
             return False
@@ -71,7 +72,7 @@ def _write_if_missing(sources_file: Path) -> bool:
 
 
 def _upgrade_if_older(instance: dg.DagsterInstance) -> None:
-    """Migrates the run history after an update of Dagster, and only then: SQLite has a database for each run to open."""
+    """Migrates the run history after an update of Dagster, and only then: on SQLite this opens a database for each run."""
     storages = (instance.run_storage, instance.event_log_storage, instance.schedule_storage)
     versions = [storage.alembic_version() for storage in storages if storage is not None]
     if any(version is None or version[0] != version[1] for version in versions):

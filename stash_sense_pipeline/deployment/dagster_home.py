@@ -26,7 +26,7 @@ from stash_sense_pipeline.foundation.files import (
 )
 from stash_sense_pipeline.settings.environment import usable_path
 
-# What the program makes in DATA_DIR, beside what an operator may keep there.
+# The names that the program creates in DATA_DIR. An operator may keep other files there.
 _PRIVATE_NAMES = (
     "catalog.db*",
     ".catalog.db*",
@@ -44,7 +44,7 @@ _PRIVATE_NAMES = (
 )
 _READABLE_NAMES = ("releases", "models")
 
-# Run launchers by class, with the module that holds them. Until 2026-11 one module held both.
+# The module of each run launcher. A dagster.yaml that was written before 2026-11 names another one.
 _LAUNCHERS = {
     "WatchedRunLauncher": "stash_sense_pipeline.deployment.process_launcher",
     "PoolDockerRunLauncher": "stash_sense_pipeline.deployment.docker_launcher",
@@ -57,7 +57,7 @@ _MOVED_LAUNCHER = re.compile(
 
 
 def check_writable(directory: Path) -> None:
-    """Raises ConfigurationError, saying who may not write, unless a file can be made in `directory`; makes it if needed."""
+    """Raises ConfigurationError, with the user, unless a file can be created in `directory`. Creates the directory."""
     probe = directory / f".writable.{os.getpid()}"
     try:
         make_directory(directory)
@@ -72,10 +72,10 @@ def check_writable(directory: Path) -> None:
 
 
 def restrict_data(data_dir: Path, home: Path) -> None:
-    """Takes other users' rights from everything of ours in the data directory and in DAGSTER_HOME.
+    """Removes the rights of other users on the program's files in the data directory and in DAGSTER_HOME.
 
-    An earlier version, an archive or a lax umask may have left them. Releases and model packs stay readable, but nobody
-    else may change them. What the operator keeps beside our files is not touched.
+    An earlier version, an archive or a lax umask may have left such rights. Other users may still read releases and model
+    packs, but not change them. Other files of the operator are not touched.
     """
     try:
         for pattern in _PRIVATE_NAMES:
@@ -87,26 +87,26 @@ def restrict_data(data_dir: Path, home: Path) -> None:
         for place in data_dir.glob("releases/*.report"):
             restrict(place)
         restrict(home)
-        # Not what is in them: a staged index can be a hard link to the published one.
+        # Only the directories: a staged index can be a hard link to the published one.
         for place in (data_dir, data_dir / "staging"):
             if place.is_dir() and place.stat().st_uid == os.geteuid():
                 place.chmod(PRIVATE_DIRECTORY)
     except OSError as error:
         raise ConfigurationError(
-            f"DATA_DIR: other users' rights in {data_dir} cannot be taken away ({error.strerror}: {error.filename})"
+            f"DATA_DIR: other users' rights in {data_dir} cannot be removed ({error.strerror}: {error.filename})"
         ) from error
 
 
 def prepare_home(home: Path) -> Path:
-    """Makes `home` a DAGSTER_HOME: creates it, with the shipped dagster.yaml if it has none. Returns it absolute.
+    """Creates `home` as a DAGSTER_HOME, with the shipped dagster.yaml if it has none. Returns the absolute path.
 
-    A dagster.yaml that is there stays, but for the names of modules that have moved since it was written.
+    In an existing dagster.yaml only the names of modules that have moved are replaced.
 
-    Raises ConfigurationError where it cannot be made or written, and for a path that Dagster cannot work with.
+    Raises ConfigurationError when it cannot be created or written, and for a path that Dagster cannot work with.
     """
-    # A symbolic link stays: it can lead to a path that Dagster could not work with.
+    # A symbolic link is not resolved: its target can be a path that Dagster cannot work with.
     absolute = usable_path("DAGSTER_HOME", home.absolute())
-    # Dagster puts the path into a database URL, and into a pattern that finds dagster.yaml, as it is.
+    # Dagster puts the path unescaped into a database URL and into a glob pattern that finds dagster.yaml.
     if unquote(str(absolute)) != str(absolute) or escape(str(absolute)) != str(absolute):
         raise ConfigurationError(
             f"DAGSTER_HOME: Dagster cannot work in {absolute}: the path holds a question mark, an asterisk, an opening "
@@ -128,7 +128,7 @@ def prepare_home(home: Path) -> Path:
 
 
 def _rename_moved_module(settings: Path) -> None:
-    """Replaces the module of our run launcher where dagster.yaml still names the one of an earlier version."""
+    """Replaces the module of the run launcher in a dagster.yaml that an earlier version wrote."""
     text = settings.read_text()
     renamed = _MOVED_LAUNCHER.sub(lambda found: f"{found[1]}{_LAUNCHERS[found[3]]}{found[2]}{found[3]}", text)
     if renamed != text:
@@ -137,11 +137,11 @@ def _rename_moved_module(settings: Path) -> None:
 
 @contextmanager
 def only_daemon(home: Path) -> Iterator[int]:
-    """Holds the place of the one daemon of `home` while the block runs, and yields the file descriptor that holds it.
+    """Holds the lock of the one daemon of `home` while the block runs. Yields the file descriptor of the lock.
 
-    A process that inherits the descriptor holds the place as well, also when this one is killed. Raises
-    ConfigurationError, with the holder's process number, where there is one already: two of them would launch
-    everything twice.
+    A process that inherits the descriptor holds the lock too, even after this process is killed. Raises
+    ConfigurationError, with the process id of the holder, when another process holds the lock: two daemons would launch
+    each run twice.
     """
     lock = home / "daemon.lock"
     with open(lock, "a+", opener=private_opener) as stream:

@@ -14,17 +14,18 @@ import dagster as dg
 from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
+from stash_sense_pipeline.orchestration.dagster_private import run_history_revisions
 
-# Where Dagster keeps the databases of its run history, as seen from DAGSTER_HOME.
+# The databases of Dagster's run history, relative to DAGSTER_HOME.
 _DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
 def open_instance(home: Path) -> dg.DagsterInstance:
     """Opens the instance whose history is in `home`, after `prepare_home`.
 
-    One process at a time: Dagster makes its databases without a lock, and two at once leave them with two revisions,
-    which Dagster then refuses. Where that has happened the older revision is removed. Raises ConfigurationError when
-    the history cannot be read or written.
+    A lock lets one process at a time do this: Dagster creates its databases without a lock, and two processes at once
+    record two revisions, which Dagster then refuses. Older revisions of such a database are removed. Raises
+    ConfigurationError when the history cannot be read or written.
     """
     home = prepare_home(home)
     try:
@@ -40,43 +41,38 @@ def open_instance(home: Path) -> dg.DagsterInstance:
 
 
 def _alone(home: Path) -> AbstractContextManager[None]:
-    """The lock of those who open the history in `home`; none where nothing can be written: the history is on a server."""
+    """The lock for opening the history in `home`; none when `home` is read-only, as with a history on PostgreSQL."""
     return holding_lock(home / ".instance.lock") if os.access(home, os.W_OK) else nullcontext()
 
 
 def _repair_revisions(database: Path) -> None:
-    """Leaves one row in alembic_version where processes that began at once left more.
+    """Leaves one row in alembic_version when processes that started at once left several.
 
-    All of them made the tables of the newest revision, whatever they noted: the newest is kept.
+    All of them created the tables of the newest revision, so the newest is kept.
     """
     with closing(sqlite3.connect(database, timeout=30.0)) as connection:
         table = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
         if table is None:
             return
-        noted = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
-        if len(noted) < 2:
+        recorded = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]
+        if len(recorded) < 2:
             return
-        newest = _newest(noted)
+        newest = _newest(recorded)
         with connection:
             connection.execute("DELETE FROM alembic_version")
             connection.execute("INSERT INTO alembic_version (version_num) VALUES (?)", (newest,))
     logging.getLogger(__name__).warning(
-        "%s noted several revisions (%s); the newest, %s, was kept", database, ", ".join(noted), newest
+        "%s recorded several revisions (%s); the newest, %s, was kept", database, ", ".join(recorded), newest
     )
 
 
-def _newest(noted: Iterable[str]) -> str:
-    """The newest of revisions of Dagster's databases; ConfigurationError when this Dagster does not know them all."""
-    from alembic.script import ScriptDirectory
-    from dagster._core.storage.runs.sqlite import sqlite_run_storage
-    from dagster._core.storage.sql import get_alembic_config
-
-    script = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
-    order = [revision.revision for revision in script.walk_revisions()]
-    unknown = set(noted) - set(order)
+def _newest(recorded: Iterable[str]) -> str:
+    """The newest of these revisions of Dagster's databases. Raises ConfigurationError when one of them is unknown."""
+    order = run_history_revisions()
+    unknown = set(recorded) - set(order)
     if unknown:
         raise ConfigurationError(
-            f"the run history notes revisions that this Dagster does not know ({', '.join(sorted(unknown))}); "
-            "upgrade stash-sense, or move DAGSTER_HOME away to begin a new history"
+            f"the run history has revisions that this version of Dagster does not know ({', '.join(sorted(unknown))}); "
+            "upgrade stash-sense, or move DAGSTER_HOME away to start a new history"
         )
-    return min(noted, key=order.index)
+    return min(recorded, key=order.index)

@@ -1,8 +1,11 @@
 """Run launcher and step executor for Docker; a GPU for steps of the gpu pool.
 
-One word on an asset, `pool="gpu"`, is both the limit on concurrent steps and the request for a device. Dagster stores with
-each run which pools its steps are in, however it was started, so the launcher below sees it for a sensor, a schedule, a
-backfill, the command line and a click alike; run tags would be missing from a click on Materialize.
+`pool="gpu"` on an asset is both the limit on concurrent steps and the request for a device. Dagster stores with each run
+the pools of its steps, whether a sensor, a schedule, a backfill, the command line or a click started it. Run tags would not
+do: a click on Materialize has none.
+
+`docker_executor` and `DockerStepHandler` of dagster-docker 0.29.27 have no public way to add a device to one step. So the
+executor below replaces the step handler of the stock executor.
 """
 
 from __future__ import annotations
@@ -14,22 +17,24 @@ from typing import Any
 
 import dagster as dg
 import docker
-from dagster._core.errors import DagsterLaunchFailedError
-from dagster._core.executor.step_delegating import StepDelegatingExecutor
-from dagster._core.executor.step_delegating.step_handler.base import StepHandlerContext
-from dagster._core.launcher.base import LaunchRunContext
-from dagster._serdes.config_class import ConfigurableClassData
 from dagster_docker import DockerRunLauncher, docker_executor
 from dagster_docker.container_context import DockerContainerContext
 from dagster_docker.docker_executor import DockerStepHandler
 from dagster_docker.utils import DOCKER_CONFIG_SCHEMA
 
 from stash_sense_pipeline.faces.models.onnx_sessions import Device
+from stash_sense_pipeline.orchestration.dagster_private import (
+    ConfigurableClassData,
+    DagsterLaunchFailedError,
+    LaunchRunContext,
+    StepDelegatingExecutor,
+    StepHandlerContext,
+)
 from stash_sense_pipeline.orchestration.names import GPU_POOL
 
 GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities": [["gpu"]]}
 
-# What a run must know of its launcher's environment: our settings, the keys of sources and of GitHub, Dagster's storage.
+# The variables that a run needs from its launcher: settings, the keys of sources and of GitHub, Dagster's storage.
 _FORWARDED = re.compile(
     r"DATA_DIR|STASH_SENSE_\w+|\w+_API_KEY(_FILE)?|GITHUB_TOKEN(_FILE)?|FLARESOLVERR_URL|CHROME_CDP_URL"
     r"|DAGSTER_(HOME|PG_\w+)"
@@ -40,11 +45,11 @@ _KEEP_ENDED_CONTAINERS = "24h"
 
 
 def device_for(pools: Collection[str], device: Device) -> DockerContainerContext:
-    """What a container gets for steps of these pools: one GPU for `gpu` where the device is cuda, else nothing."""
+    """The additions to a container with steps of these pools: one GPU for `gpu` when the device is cuda, else none."""
     if GPU_POOL in pools and device is Device.CUDA:
-        # NVIDIA's toolkit puts its libraries into the container and writes the cache of the loader there.
-        given = {"device_requests": [dict(GPU_REQUEST)], "read_only": False}
-        return DockerContainerContext(container_kwargs=given)
+        # Not read-only: NVIDIA's toolkit writes its libraries and the cache of the loader into the container.
+        gpu = {"device_requests": [dict(GPU_REQUEST)], "read_only": False}
+        return DockerContainerContext(container_kwargs=gpu)
     return DockerContainerContext()
 
 
@@ -54,10 +59,10 @@ def _merged(context: Any, further: DockerContainerContext) -> DockerContainerCon
 
 
 class PoolDockerRunLauncher(DockerRunLauncher):
-    """A container for each run, with a GPU for exactly the runs that contain a step of the pool `gpu`.
+    """A container for each run. The runs that contain a step of the pool `gpu` get a GPU, and no others.
 
-    Configuration, beside that of DockerRunLauncher: `device` (cpu: no run asks for a GPU), `data_volume` (volume or
-    absolute path on the host that becomes /data), `memory_limit` (of a run's container, as in 6g).
+    Configuration in addition to that of DockerRunLauncher: `device` (cpu: no run requests a GPU), `data_volume` (volume or
+    absolute path on the host, mounted at /data), `memory_limit` (of the container of a run, as in 6g).
     """
 
     def __init__(
@@ -70,12 +75,12 @@ class PoolDockerRunLauncher(DockerRunLauncher):
         container_kwargs: Mapping[str, Any] | None = None,
         **config: Any,
     ) -> None:
-        ours: dict[str, Any] = {
-            # Signals reach the run, and its children are reaped.
+        defaults: dict[str, Any] = {
+            # With an init process signals reach the run, and its children are reaped.
             "init": True,
             "stop_timeout": _STOP_SECONDS,
             "volumes": [f"{data_volume}:{_DATA_DIRECTORY}"],
-            # As the services of docker-compose.yml: a run reads what strangers made.
+            # The same limits as for the services of docker-compose.yml: a run parses untrusted images and pages.
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
             "read_only": True,
@@ -83,13 +88,13 @@ class PoolDockerRunLauncher(DockerRunLauncher):
             "log_config": {"type": "json-file", "config": {"max-size": "10m", "max-file": "2"}},
         }
         if memory_limit:
-            ours["mem_limit"] = memory_limit
-        super().__init__(inst_data, container_kwargs={**ours, **(container_kwargs or {})}, **config)
+            defaults["mem_limit"] = memory_limit
+        super().__init__(inst_data, container_kwargs={**defaults, **(container_kwargs or {})}, **config)
         self._device = Device(device)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """The configuration in dagster.yaml."""
+        """The configuration schema in dagster.yaml."""
         return {
             **DOCKER_CONFIG_SCHEMA,
             "device": dg.Field(dg.StringSource, default_value=Device.CPU.value),
@@ -98,7 +103,7 @@ class PoolDockerRunLauncher(DockerRunLauncher):
         }
 
     def get_container_context(self, dagster_run: dg.DagsterRun) -> DockerContainerContext:
-        """Environment, volumes and, for a run with a pooled step, the device of a run's container."""
+        """Environment and volumes of the container of a run, and a GPU if one of its steps needs it."""
         used = dagster_run.run_op_concurrency
         pools = used.all_pools if used is not None and used.all_pools is not None else ()
         forwarded = DockerContainerContext(env_vars=forwarded_variables(os.environ))
@@ -106,7 +111,7 @@ class PoolDockerRunLauncher(DockerRunLauncher):
         return _merged(context, device_for(pools, self._device))
 
     def launch_run(self, context: LaunchRunContext) -> None:
-        """Starts the container of a run; raises DagsterLaunchFailedError with one line when the engine does not."""
+        """Starts the container of a run. Raises DagsterLaunchFailedError with one line when the engine refuses."""
         try:
             self._remove_ended_containers()
             super().launch_run(context)
@@ -114,12 +119,12 @@ class PoolDockerRunLauncher(DockerRunLauncher):
             raise DagsterLaunchFailedError(engine_problem(error)) from error  # type: ignore[no-untyped-call]
 
     def _remove_ended_containers(self) -> None:
-        # Not at their end: a day long `docker logs` and the reason of a kill can be looked up.
+        # Ended containers stay for a day, for `docker logs` and the reason of a kill.
         client = docker.client.from_env()
         try:
             client.containers.prune({"label": "dagster/run_id", "until": _KEEP_ENDED_CONTAINERS})
         except docker.errors.APIError as error:
-            # 409: another launch is at it.
+            # 409: another launch is pruning.
             if error.status_code != 409:
                 raise
         finally:
@@ -127,32 +132,32 @@ class PoolDockerRunLauncher(DockerRunLauncher):
 
 
 def forwarded_variables(names: Iterable[str]) -> list[str]:
-    """Which variables of the launching process a run's container gets, sorted."""
+    """The names of the launcher's environment variables that the container of a run gets, sorted."""
     return sorted(name for name in names if _FORWARDED.fullmatch(name))
 
 
 def engine_problem(error: Exception) -> str:
-    """What a Docker engine refused, in one line that says what to do."""
-    said = " ".join(str(getattr(error, "explanation", None) or error).split())
-    if "could not select device driver" in said or "nvidia-container" in said:
+    """The error of a Docker engine in one line, with what the operator can do."""
+    reason = " ".join(str(getattr(error, "explanation", None) or error).split())
+    if "could not select device driver" in reason or "nvidia-container" in reason:
         return (
             "this run asks for a GPU, and the Docker engine has no NVIDIA driver for it; install the NVIDIA driver "
-            f"and the NVIDIA container toolkit on the host, or set STASH_SENSE_DEVICE=cpu ({said})"
+            f"and the NVIDIA container toolkit on the host, or set STASH_SENSE_DEVICE=cpu ({reason})"
         )
-    if "Permission denied" in said or "PermissionError" in said:
+    if "Permission denied" in reason or "PermissionError" in reason:
         return (
-            "the Docker engine's socket may not be used; set DOCKER_GID in .env to the group of the socket, as "
-            f"`stat -c %g /var/run/docker.sock` shows it ({said})"
+            "there is no permission to use the socket of the Docker engine; set DOCKER_GID in .env to its group, as "
+            f"`stat -c %g /var/run/docker.sock` prints it ({reason})"
         )
-    if "Error while fetching server API version" in said:
+    if "Error while fetching server API version" in reason:
         return (
-            f"there is no Docker engine to start the run; is the socket mounted, and the engine up? ({said})"
+            f"no Docker engine answers; check that the engine runs and that its socket is mounted ({reason})"
         )
-    return f"the Docker engine did not start the run: {said}"
+    return f"the Docker engine did not start the run: {reason}"
 
 
 class PoolDockerStepHandler(DockerStepHandler):
-    """A container for each step, with a GPU for exactly the steps of the pool `gpu`."""
+    """A container for each step. The steps of the pool `gpu` get a GPU, and no others."""
 
     def __init__(self, image: str | None, context: DockerContainerContext, device: Device) -> None:
         super().__init__(image, context)
@@ -179,8 +184,8 @@ def _pool_docker_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
     return executor
 
 
-# The docker step executor of Dagster, with its configuration; a step of the pool `gpu` gets a GPU where STASH_SENSE_DEVICE
-# is cuda.
+# Dagster's docker step executor with the same configuration. When STASH_SENSE_DEVICE is cuda, a step of the pool `gpu` gets
+# a GPU.
 pool_docker_executor = dg.ExecutorDefinition(
     name="pool_docker",
     config_schema=docker_executor.config_schema.as_field(),

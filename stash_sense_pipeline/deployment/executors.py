@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def chosen_executor(name: ExecutorName) -> dg.ExecutorDefinition:
-    """in_process: one after the other in the run's own process; docker, k8s: a container or a pod for each step.
+    """in_process: the steps one after another in the process of the run; docker, k8s: a container or a pod for each step.
 
-    Steps are few and fat: a process for each would cost 2 s of start and save nothing, so in_process is the default.
-    Raises ConfigurationError where k8s is asked for and dagster-k8s is not installed.
+    in_process is the default: a run has few, long steps, and a process for each would cost 2 s and save nothing.
+    Raises ConfigurationError for k8s when dagster-k8s is not installed.
     """
-    # Imported only when chosen: both bring clients that take long to load.
+    # Imported only when chosen, because their clients take long to load.
     if name == "docker":
         from stash_sense_pipeline.deployment.docker_launcher import pool_docker_executor
 

@@ -7,33 +7,33 @@ import time
 from pathlib import Path
 
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, DefaultRunLauncher, WorkerStatus
 
-# As long as run monitoring gives a run to start; a process reports within a second of its start.
+from stash_sense_pipeline.orchestration.dagster_private import CheckRunHealthResult, WorkerStatus
+
+# Run monitoring gives a run as long to start; a process reports within a second of its start.
 REPORTS_WITHIN_SECONDS = 300.0
+# The start time of a process and the time of an event come from different clocks.
+_CLOCK_TOLERANCE_SECONDS = 2.0
 
 
-_SECONDS_OF_CLOCKS = 2.0
+class WatchedRunLauncher(dg.DefaultRunLauncher):
+    """Dagster's default run launcher, with a health check: run monitoring notices a run whose process was killed.
 
-
-class WatchedRunLauncher(DefaultRunLauncher):
-    """Runs as processes of this machine, as Dagster does by default, but one that was killed is noticed.
-
-    Without a look at its process a run whose code server or worker was killed would stay STARTED for ever.
+    Dagster's own has none: when the code server or a worker is killed, its runs would stay STARTED for ever.
     """
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """Run monitoring asks check_run_worker_health."""
+        """True: run monitoring calls check_run_worker_health."""
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """RUNNING while the process that reported its start is there, else NOT_FOUND.
+        """RUNNING while the process that reported its start exists, else NOT_FOUND.
 
-        A run that reports no process within 300 s of its start was killed before it could.
+        A run that reports no process within 300 s of its start was killed before it could report.
         """
         if not Path("/proc/stat").exists():
-            return CheckRunHealthResult(WorkerStatus.RUNNING, msg="This system does not show its processes.")
+            return CheckRunHealthResult(WorkerStatus.RUNNING, msg="Without /proc no process can be checked.")
         events = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
         for event in reversed(list(events)):
             metadata = event.get_dagster_event().engine_event_data.metadata
@@ -41,7 +41,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
                 continue
             pid = int(str(metadata["pid"].value))
             started = _process_started(pid)
-            if started is not None and started <= event.timestamp + _SECONDS_OF_CLOCKS:
+            if started is not None and started <= event.timestamp + _CLOCK_TOLERANCE_SECONDS:
                 return CheckRunHealthResult(WorkerStatus.RUNNING)
             return CheckRunHealthResult(
                 WorkerStatus.NOT_FOUND, msg=f"The process {pid} of the run was killed."
@@ -59,7 +59,7 @@ class WatchedRunLauncher(DefaultRunLauncher):
 
 
 def _process_started(pid: int) -> float | None:
-    """When a process of this machine began, in seconds of the epoch; None when there is none, or only its remains."""
+    """The start time of a process in seconds since the epoch; None when it does not exist or is a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         boot = Path("/proc/stat").read_text()

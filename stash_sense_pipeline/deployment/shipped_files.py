@@ -8,7 +8,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 
 def shipped_file(name: str) -> Path:
-    """Path of a shipped file: inside the installed package, or in the repository of an editable installation.
+    """The path of a shipped file: in the installed package, or in the repository for an editable installation.
 
     Raises ConfigurationError when the installation is incomplete.
     """

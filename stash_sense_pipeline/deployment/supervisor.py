@@ -1,6 +1,7 @@
 """Runs UI, code server and daemon as child processes and restarts them.
 
-`dagster dev` starts them one after the other, which takes twice as long, and ends when the daemon or the UI is killed.
+`dagster dev` cannot replace it: it has no place for the guard around the UI (`ui_guard`), starts the programs one after
+the other, which takes twice as long, and ends when the daemon or the UI is killed.
 """
 
 from __future__ import annotations
@@ -20,17 +21,33 @@ from types import FrameType
 
 import yaml
 
-_LOOK_SECONDS = 0.2
-# A program that ends sooner after its start would do so again.
-_SOON_SECONDS = 20.0
+_POLL_SECONDS = 0.2
+# A program that ends sooner after its start than this would do so again: it is not restarted.
+_EARLY_END_SECONDS = 20.0
 _STOP_SECONDS = 60.0
 _KILL_SECONDS = 10.0
 _LOCATION = "stash_sense"
 
 
+@dataclass(frozen=True)
+class UiServer:
+    """What `serve_ui` runs: the UI of the DAGSTER_HOME `home`, on an address of this machine.
+
+    The programs get these environment variables. The daemon inherits the file descriptors `kept_open`.
+    """
+
+    home: Path
+    host: str
+    port: int
+    environment: Mapping[str, str]
+    kept_open: Sequence[int] = ()
+
+
 class _Interruption:
-    """Makes a KeyboardInterrupt of SIGINT and SIGTERM, or only notes them while `noted` runs: between the start of a
-    process and the keeping of its number an exception would leave a process that nobody ends.
+    """Signal handler: SIGINT and SIGTERM raise KeyboardInterrupt, or are only recorded while `noted` runs.
+
+    An exception between the start of a process and the assignment of its Popen object would leave a process that is
+    never ended.
     """
 
     def __init__(self) -> None:
@@ -44,7 +61,7 @@ class _Interruption:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """While the block runs a signal only sets `asked`, which is false at its begin."""
+        """While the block runs, a signal only sets `asked`. `asked` is reset at the start."""
         self.asked = False
         self._raises = False
         try:
@@ -55,7 +72,7 @@ class _Interruption:
 
 @dataclass
 class _Service:
-    """A program in a process group of its own: a signal reaches it once, and with it the runs that it started."""
+    """A program in its own process group: one signal reaches it and the runs that it started, each once."""
 
     name: str
     command: Sequence[str]
@@ -80,7 +97,7 @@ class _Service:
             raise KeyboardInterrupt
 
     def ended(self) -> int | None:
-        """Its exit code; None while it runs, and before it was started."""
+        """The exit code; None before the start and while it runs."""
         return self.process.poll() if self.process is not None else None
 
     @property
@@ -96,30 +113,23 @@ class _Service:
 
 
 def serve_ui(
-    home: Path,
-    host: str,
-    port: int,
-    environment: Mapping[str, str],
-    say: Callable[[str], None],
-    prepare: Callable[[], None] = lambda: None,
-    kept_open: Sequence[int] = (),
+    server: UiServer, echo: Callable[[str], None], prepare: Callable[[], None] = lambda: None
 ) -> int:
-    """Runs the UI of the DAGSTER_HOME `home` on an address of this machine until SIGINT or SIGTERM; returns an exit code.
+    """Runs webserver, code server and daemon until SIGINT or SIGTERM; returns an exit code.
 
-    An interruption is passed on, also to runs, and waited for: a normal end, 0. A program that is killed is started
-    again; when one ends again at once, everything ends with 1. `say` gets a line for each of these. `prepare` is called
-    before any of them does more than load itself, and what it raises is passed on. The daemon inherits the file
-    descriptors `kept_open`.
+    A signal is passed on to the programs and their runs, and the function waits for their end: exit code 0. A program
+    that is killed is restarted; one that ends early after its start ends all of them: exit code 1. `echo` gets a line for
+    each of these events. `prepare` is called while the webserver still loads; its exceptions are passed on.
     """
     interruption = _Interruption()
-    # Also where a shell started us in the background, with SIGINT ignored: children would inherit that.
+    # A shell that starts this process in the background ignores SIGINT, and children would inherit that.
     handled = {number: signal.signal(number, interruption) for number in (signal.SIGINT, signal.SIGTERM)}
     services: list[_Service] = []
     try:
         with tempfile.TemporaryDirectory(prefix="stash-sense-") as directory:
-            services += _services(home, Path(directory), host, port, environment, interruption, kept_open)
+            services += _services(server, Path(directory), interruption)
             try:
-                return _watch(services, host, port, say, prepare)
+                return _watch(services, server, echo, prepare)
             finally:
                 _stop(services, interruption)
     except KeyboardInterrupt:
@@ -129,66 +139,57 @@ def serve_ui(
             signal.signal(number, handler)
 
 
-def _services(
-    home: Path,
-    directory: Path,
-    host: str,
-    port: int,
-    environment: Mapping[str, str],
-    interruption: _Interruption,
-    kept_open: Sequence[int],
-) -> list[_Service]:
-    """Webserver, code server and daemon, in the order of their start, not started."""
-    place, workspace = directory / "code.sock", directory / "workspace.yaml"
-    server = {"socket": str(place), "location_name": _LOCATION}
-    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": server}]}))
-    code = ["dagster", "code-server", "start", "--socket", str(place), "--location-name", _LOCATION]
+def _services(server: UiServer, directory: Path, interruption: _Interruption) -> list[_Service]:
+    """Webserver, code server and daemon in the order of their start, not started. `directory` gets their socket."""
+    unix_socket, workspace = directory / "code.sock", directory / "workspace.yaml"
+    location = {"socket": str(unix_socket), "location_name": _LOCATION}
+    workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+    code = ["dagster", "code-server", "start", "--socket", str(unix_socket), "--location-name", _LOCATION]
     code += ["-m", "stash_sense_pipeline.definitions", "--log-level", "warning"]
-    web = ["stash_sense_pipeline.deployment.webserver", "--wait-for", str(place), "-w", str(workspace)]
-    web += ["-h", host, "-p", str(port)]
+    web = ["stash_sense_pipeline.deployment.webserver", "--wait-for", str(unix_socket), "-w", str(workspace)]
+    web += ["-h", server.host, "-p", str(server.port)]
     daemon = ["dagster._daemon", "run", "-w", str(workspace)]
     return [
-        _Service("the webserver", web, environment, home, interruption),
-        _Service("the code server", code, environment, home, interruption),
-        _Service("the daemon", daemon, environment, home, interruption, kept_open),
+        _Service("the webserver", web, server.environment, server.home, interruption),
+        _Service("the code server", code, server.environment, server.home, interruption),
+        _Service("the daemon", daemon, server.environment, server.home, interruption, server.kept_open),
     ]
 
 
 def _watch(
     services: Sequence[_Service],
-    host: str,
-    port: int,
-    say: Callable[[str], None],
+    server: UiServer,
+    echo: Callable[[str], None],
     prepare: Callable[[], None],
 ) -> int:
-    """Returns when a program cannot be kept running."""
+    """Starts the programs and restarts them. Returns 1 when a program ends early after its start."""
     web, code_server, daemon = services
-    # It takes longest to load, and then waits for the code server.
+    # The webserver takes longest to load, and then waits for the code server.
     web.start()
     try:
         prepare()
     except BaseException:
-        # In the middle of loading it could only end with a traceback.
+        # SIGINT while it loads would print a traceback.
         web.signal(signal.SIGKILL)
         raise
     code_server.start()
     while True:
-        time.sleep(_LOOK_SECONDS)
-        # It would take the processor from those that somebody waits for.
-        if daemon.process is None and _answers(host, port):
-            say(f"Dagster UI: http://{host}:{port}  (Ctrl-C ends it)")
+        time.sleep(_POLL_SECONDS)
+        # The daemon starts last, because it would slow down the start of the UI.
+        if daemon.process is None and _answers(server.host, server.port):
+            echo(f"Dagster UI: http://{server.host}:{server.port}  (Ctrl-C ends it)")
             daemon.start()
         for service in services:
             code = service.ended()
             if code is None:
                 continue
             lived = time.monotonic() - service.started
-            if lived < _SOON_SECONDS:
-                say(
-                    f"{service.name} ended {lived:.0f} s after its start (exit code {code}); everything is ended"
+            if lived < _EARLY_END_SECONDS:
+                echo(
+                    f"{service.name} ended {lived:.0f} s after its start (exit code {code}); all programs are ended"
                 )
                 return 1
-            say(f"{service.name} ended by itself (exit code {code}); it is started again")
+            echo(f"{service.name} ended by itself (exit code {code}); it is restarted")
             service.signal(signal.SIGINT)
             service.start()
 
@@ -202,18 +203,18 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _stop(services: Sequence[_Service], interruption: _Interruption) -> None:
-    """Asks all to end, gives them the time for a batch, and ends what is left; at once when somebody interrupts again."""
+    """Sends SIGINT to all, waits as long as a batch may take, and kills those left. A second signal ends the wait."""
     with interruption.noted():
         for service in reversed(services):
             service.signal(signal.SIGINT)
         _await(services, _STOP_SECONDS, lambda: interruption.asked)
         for service in services:
             service.signal(signal.SIGKILL)
-        # Who starts the next one finds the place of the daemon free.
+        # After this wait the daemon lock is free for the next start.
         _await(services, _KILL_SECONDS, lambda: False)
 
 
 def _await(services: Sequence[_Service], seconds: float, gives_up: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
     while any(service.runs for service in services) and time.monotonic() < until and not gives_up():
-        time.sleep(_LOOK_SECONDS / 4)
+        time.sleep(_POLL_SECONDS / 4)

@@ -30,11 +30,11 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class UiAccess:
-    """The hosts that the UI answers to and the digest of its password; `password` None lets everybody in who reaches it.
+    """The hosts that the UI answers to, and the digest of its password. `password` None means that none is required.
 
-    `hosts` are lower-case names and canonical IP addresses. With `any_address` every IP address is a host as well: a
-    server that listens on all addresses does not know which of them a published port has, and an attack by DNS
-    rebinding needs a name. `path_prefix` is empty or begins with a slash.
+    `hosts` are lower-case names and canonical IP addresses. With `any_address` every IP address is accepted as well: a
+    server that listens on all addresses does not know the address of a published port, and DNS rebinding needs a name.
+    `path_prefix` is empty or begins with a slash.
     """
 
     hosts: frozenset[str]
@@ -43,7 +43,7 @@ class UiAccess:
     password: bytes | None = field(default=None, repr=False)
 
     def answers_to(self, host_header: str) -> bool:
-        """Is this Host header the name of this UI?"""
+        """True when the Host header names this UI."""
         parsed = parse_authority(host_header)
         if parsed is None:
             return False
@@ -56,14 +56,14 @@ class UiAccess:
         )
 
     def is_password(self, given: str) -> bool:
-        """Is this the password? Takes the same time for every wrong one. True when none is set."""
+        """True for the password, and when none is set. The comparison takes constant time."""
         return self.password is None or hmac.compare_digest(_digest(given), self.password)
 
 
 def read_ui_access(variables: Mapping[str, str], cwd: Path, bound_to: str) -> UiAccess:
-    """Takes the settings of the UI from environment variables; a relative path counts from `cwd`, empty is unset.
+    """Reads the settings of the UI from environment variables. Relative paths start from `cwd`; empty means unset.
 
-    `bound_to`: the address that the server listens on. Raises ConfigurationError naming the variable.
+    `bound_to` is the address that the server listens on. Raises ConfigurationError, which names the variable.
     """
     values = {name: value.strip() for name, value in variables.items() if value.strip()}
     direct = PASSWORD_VARIABLE.removesuffix("_FILE")
@@ -103,7 +103,7 @@ def read_password(path: Path) -> str:
             )
         if found.st_size > _PASSWORD_FILE_BYTES:
             raise ConfigurationError(
-                f"{where} is larger than {_PASSWORD_FILE_BYTES} bytes; it is no password"
+                f"{where} is larger than {_PASSWORD_FILE_BYTES} bytes; that is not a password"
             )
         password = path.read_bytes().decode().removesuffix("\n").removesuffix("\r")
     except OSError as error:
@@ -118,7 +118,7 @@ def read_password(path: Path) -> str:
 
 
 def parse_authority(text: str) -> tuple[str, int | None] | None:
-    """Host and port of a Host header, or of an origin behind its scheme; None when it is neither a name nor an address."""
+    """Host and port of a Host header, or of the part of an origin after its scheme; None when it is malformed."""
     found = _AUTHORITY.fullmatch(text.lower())
     if found is None:
         return None
@@ -130,7 +130,7 @@ def parse_authority(text: str) -> tuple[str, int | None] | None:
 
 
 def parse_host(text: str) -> str | None:
-    """A host name in lower case without the dot at its end, or an IP address in its shortest form; None for others."""
+    """A host name in lower case without a final dot, or an IP address in its shortest form; None for any other text."""
     text = text.lower().removesuffix(".")
     address = _address(text.removeprefix("[").removesuffix("]"))
     if address is not None:
@@ -139,9 +139,9 @@ def parse_host(text: str) -> str | None:
 
 
 def same_origin(origin: str, host_header: str) -> bool:
-    """Does an Origin header name the same host and port as the Host header?
+    """True when an Origin header names the same host and port as the Host header.
 
-    The scheme only gives the port that is left out: behind a proxy with TLS the server itself sees plain HTTP.
+    The scheme is used only for a default port: behind a proxy with TLS the server itself sees plain HTTP.
     """
     scheme, separator, authority = origin.strip().lower().partition("://")
     page, server = parse_authority(authority), parse_authority(host_header)

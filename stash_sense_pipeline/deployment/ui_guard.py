@@ -1,6 +1,6 @@
 """ASGI middleware around Dagster's UI: refuses what other web pages, other host names and strangers send it.
 
-Dagster's webserver obeys any request: mutations by GET, any Host header, any Origin, websockets from any page.
+Dagster's webserver accepts every request: mutations by GET, any Host header, any Origin, websockets from any page.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stash_sense_pipeline.deployment.ui_access import HOSTS_VARIABLE, UiAccess, 
 from stash_sense_pipeline.foundation.json_file import JsonLimits, parse_json
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
-# What the largest request of the UI takes is a few hundred kilobytes: a backfill with its partitions, a run's settings.
+# The largest request of the UI has a few hundred kilobytes: a backfill with its partitions and run configuration.
 _BODY = JsonLimits(size=16 * 1024 * 1024, values=1_000_000)
 _SAFE_METHODS = ("GET", "HEAD")
-# It reads any file whose name ends in .ipynb, and no asset of ours has a notebook.
+# Dagster serves any file whose name ends in .ipynb here, and no asset has a notebook.
 _CLOSED_PATHS = ("/notebook", "/dagit/notebook")
 _GRAPHQL = "/graphql"
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="Stash Sense", charset="UTF-8"'}
@@ -33,13 +33,13 @@ _ADDED_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
-# Beside the policy of the page itself: a browser obeys all that it gets.
+# Added to the policy of the page itself: a browser applies all policies that it receives.
 _FRAMES = "frame-ancestors 'self'"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The answer to a request that does not reach the UI."""
+    """The response to a request that does not reach the UI."""
 
     status: HTTPStatus
     reason: str
@@ -47,7 +47,7 @@ class Refusal:
 
 
 class UiGuard:
-    """Passes on what `refusal_of` accepts, with a bounded body, and adds headers that keep other pages away."""
+    """Passes on requests that `refusal_of` accepts and whose body is bounded, and adds security headers to responses."""
 
     def __init__(self, app: ASGIApp, access: UiAccess) -> None:
         self._app = app
@@ -63,7 +63,7 @@ class UiGuard:
             if refusal is None:
                 await self._app(scope, receive, send)
             else:
-                # Before it is accepted, a closed websocket is answered with 403.
+                # Closing a websocket that was not accepted sends status 403.
                 await send({"type": "websocket.close", "code": 1008, "reason": ""})
             return
         send = _with_headers(send)
@@ -81,9 +81,9 @@ class UiGuard:
 
 
 def refusal_of(scope: Scope, access: UiAccess) -> Refusal | None:
-    """Why a request or websocket must not reach the UI, judged by everything but its body; None when it may.
+    """The refusal of a request or websocket by all but its body; None when it may reach the UI.
 
-    In this order: the host, the password, the page that sent it, what it asks for.
+    Checked in this order: host, password, origin, then method, path and content type.
     """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
@@ -93,7 +93,7 @@ def refusal_of(scope: Scope, access: UiAccess) -> Refusal | None:
             f"the UI does not answer to this host name; if it is yours, add it to {HOSTS_VARIABLE}",
         )
     if access.password is not None and not _knows_password(headers, access):
-        return Refusal(HTTPStatus.UNAUTHORIZED, "the UI wants its password", _CHALLENGE)
+        return Refusal(HTTPStatus.UNAUTHORIZED, "the UI requires its password", _CHALLENGE)
     if _is_foreign(scope, headers, host):
         return Refusal(HTTPStatus.FORBIDDEN, "the UI does not take requests from other web pages")
     if scope["type"] == "websocket":
@@ -114,18 +114,18 @@ def _knows_password(headers: Headers, access: UiAccess) -> bool:
 
 
 def _is_foreign(scope: Scope, headers: Headers, host: str) -> bool:
-    """Was it sent by a page of another origin?
+    """True when a page of another origin sent the request.
 
-    Browsers tell that in Origin, on every POST and websocket, and in Sec-Fetch-Site, on every request to a loopback or
-    TLS address; no page can change either. Without both it was no browser, or one that was asked for something that
-    changes nothing. A link on another page may lead here: opening the UI in a tab changes nothing.
+    Browsers send Origin with every POST and websocket, and Sec-Fetch-Site with every request to a loopback or TLS address.
+    No page can change either. A request without both comes from another program, or is a GET of a browser, which changes
+    nothing. A link on another page may open the UI in a tab: that changes nothing either.
     """
     origins = headers.getlist("origin")
     if any(not same_origin(origin, host) for origin in origins) or len(origins) > 1:
         return True
     sites = set(headers.getlist("sec-fetch-site"))
     if scope["type"] == "websocket":
-        # Only browsers open one here, and they always tell where from.
+        # Only browsers open websockets here, and they always send Origin.
         return not origins or not sites <= {"same-origin"}
     if sites <= {"same-origin", "none"}:
         return False
@@ -134,9 +134,9 @@ def _is_foreign(scope: Scope, headers: Headers, host: str) -> bool:
 
 
 def _unsuitable(scope: Scope, headers: Headers, prefix: str) -> Refusal | None:
-    """Refuses what no request of the UI looks like: other methods, odd paths, GraphQL by GET, bodies that are not JSON."""
+    """Refuses requests that the UI never sends: other methods, control characters in the path, GraphQL by GET, no JSON."""
     method, path = scope["method"], scope["path"]
-    # Routes are matched by expressions that ignore a line break at the end.
+    # The regular expressions of the routes ignore a line break at the end.
     if not path.isprintable():
         return Refusal(HTTPStatus.BAD_REQUEST, "the path holds a control character")
     route = path.removeprefix(prefix)
@@ -156,7 +156,7 @@ def _unsuitable(scope: Scope, headers: Headers, prefix: str) -> Refusal | None:
 
 
 def _is_json(content_types: Sequence[str]) -> bool:
-    """Is the type exactly application/json? A form or a script of another page cannot send that without being asked back."""
+    """True for exactly application/json. A form cannot send it, and a script of another page needs a CORS preflight."""
     if len(content_types) != 1:
         return False
     essence, _, parameters = content_types[0].lower().partition(";")
@@ -167,7 +167,7 @@ def _is_json(content_types: Sequence[str]) -> bool:
 
 
 async def _json_body(receive: Receive) -> bytes | Refusal:
-    """The whole body, when it is not too large and a JSON object. A list of requests is refused."""
+    """The whole body if it is a JSON object within the limits, else the refusal. A list of requests is refused."""
     body = bytearray()
     while True:
         message = await receive()
@@ -190,7 +190,7 @@ async def _json_body(receive: Receive) -> bytes | Refusal:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, and then what the connection gives."""
+    """A `receive` that returns the body once, and then the messages of the connection."""
     waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -1,6 +1,8 @@
 """The webserver process: waits for the code server, then serves.
 
-Dagster's own program `dagster-webserver` has no place for a middleware, so its application is put together here.
+The program `dagster-webserver` has no option for a middleware, so this module builds the same application and puts the
+guard around it. `create_app_from_workspace_process_context` is not in Dagster's documentation; checked with
+dagster-webserver 1.13.27.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 _WAIT_SECONDS = 120.0
-# As in `dagster-webserver`: how long a statement may take, how long a connection lives, how many more than a pool's.
+# The defaults of `dagster-webserver`: statement timeout, lifetime of a connection, connections above the pool size.
 _STATEMENT_MILLISECONDS = 15_000
 _CONNECTION_SECONDS = 3600
-_MORE_CONNECTIONS = 20
+_POOL_OVERFLOW = 20
 _POLL_MILLISECONDS = 2000
 
 
@@ -53,24 +55,27 @@ def serve(workspace: Path, host: str, port: int, access: UiAccess, wait_for: Pat
     """Serves until SIGINT or SIGTERM."""
     import dagster as dg
     import uvicorn
-    from dagster._core.workspace.context import WorkspaceProcessContext
-    from dagster._core.workspace.load_target import WorkspaceFileTarget
-    from dagster._utils.interrupts import setup_interrupt_handlers
-    from dagster._utils.log import configure_loggers
     from dagster_webserver.app import create_app_from_workspace_process_context
     from dagster_webserver.version import __version__
+
+    from stash_sense_pipeline.orchestration.dagster_private import (
+        WorkspaceFileTarget,
+        WorkspaceProcessContext,
+        configure_loggers,
+        setup_interrupt_handlers,
+    )
 
     configure_loggers(log_level="WARNING")
     setup_interrupt_handlers()
     _await_socket(wait_for)
     with dg.DagsterInstance.get() as instance:
-        instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _CONNECTION_SECONDS, _MORE_CONNECTIONS)
+        instance.optimize_for_webserver(_STATEMENT_MILLISECONDS, _CONNECTION_SECONDS, _POOL_OVERFLOW)
         target = WorkspaceFileTarget([str(workspace)])
         with WorkspaceProcessContext(instance, target, version=__version__) as context:
             application = create_app_from_workspace_process_context(
                 context, access.path_prefix, _POLL_MILLISECONDS, lifespan=_lifespan
             )
-            # Nobody's X-Forwarded-... is believed: the guard reads Host and Origin alone.
+            # X-Forwarded-... headers are ignored: the guard reads only Host and Origin.
             uvicorn.run(
                 guarded(application, access),
                 host=host,
@@ -93,12 +98,12 @@ async def _lifespan(application: Starlette) -> AsyncIterator[None]:
     try:
         yield
     except asyncio.CancelledError:
-        # How uvicorn ends it after a signal.
+        # uvicorn cancels the lifespan task after a signal.
         return
 
 
 def _await_socket(socket: Path | None) -> None:
-    """Waits for the code server: who asked too early would be shown an error. One that waits in vain has to show it."""
+    """Waits for the code server, because the UI shows an error without it. After 120 s the UI starts and shows the error."""
     give_up = time.monotonic() + _WAIT_SECONDS
     while socket is not None and not socket.exists() and time.monotonic() < give_up:
         time.sleep(0.05)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReleaseCheck:
-    """One asset check: the results whose name `takes` accepts, together."""
+    """One asset check. It combines the results of the release checks whose name `takes` accepts."""
 
     name: str
     description: str
@@ -32,7 +32,7 @@ def _ending(suffix: str) -> Callable[[str], bool]:
     return lambda name: name.endswith(suffix)
 
 
-_PROOFS = (
+_PROOF_CHECKS = (
     ReleaseCheck(
         "enough_faces",
         "Each index has the 100 faces that the sidecar asks for in a query.",
@@ -47,36 +47,38 @@ _PROOFS = (
     ),
     ReleaseCheck(
         "suppressed",
-        "Nobody of the suppression list is in the release: no record, address, picture or refused face.",
+        "The release holds no suppressed person: no record, address, image or refused face of the suppression list.",
         _named("suppressed", "suppressed_people", "suppressed_images", "refused_faces"),
     ),
-    ReleaseCheck("nobody_deleted", "No record is one that its source has deleted.", _named("nobody_deleted")),
+    ReleaseCheck(
+        "nobody_deleted", "The release holds no record that its source has deleted.", _named("nobody_deleted")
+    ),
     ReleaseCheck("one_pack", "Every vector was made by the model pack in use.", _named("one_pack")),
     ReleaseCheck(
         "no_unexplained_shrink",
-        "People and faces that are gone since the last release were deleted, merged or suppressed.",
+        "Every performer and face that the last release had and this one lacks was deleted, merged or suppressed.",
         _named("no_unexplained_shrink"),
     ),
     ReleaseCheck(
         "index_content",
-        "Position i of each index is the vector of face i of the catalog.",
+        "Position i of each index holds the vector of face i of the catalog.",
         _ending("_content"),
     ),
     ReleaseCheck("recall_at_1", "Each index finds the true nearest face.", _ending("_recall_at_1")),
     ReleaseCheck(
         "recall_in_reach",
-        "Each index finds those of the true 100 nearest faces that are within the sidecar's distance.",
+        "Each index finds those of the true 100 nearest faces that are within the distance limit of the sidecar.",
         _ending("_recall_in_reach"),
     ),
     ReleaseCheck("recall_at_100", "Each index finds the true 100 nearest faces.", _ending("_recall_at_100")),
     ReleaseCheck(
         "self_retrieval",
-        "Asked as the sidecar asks, a stored face finds its own performer first.",
+        "With the query of the sidecar, a stored face finds its own performer first.",
         _named("self_retrieval"),
     ),
     ReleaseCheck(
         "held_out_retrieval",
-        "A photo that is left out finds its performer, by number of faces.",
+        "A face that is left out of the gallery finds its performer; the numbers are by faces per performer.",
         _named("held_out_retrieval"),
         blocking=False,
     ),
@@ -84,13 +86,13 @@ _PROOFS = (
 _CONTRACT = ReleaseCheck(
     "contract",
     "Every line of the sidecar's contract holds.",
-    lambda name: not any(check.takes(name) for check in _PROOFS),
+    lambda name: not any(check.takes(name) for check in _PROOF_CHECKS),
 )
-RELEASE_CHECKS = (_CONTRACT, *_PROOFS)
+RELEASE_CHECKS = (_CONTRACT, *_PROOF_CHECKS)
 
 
 def release_check_specs() -> list[dg.AssetCheckSpec]:
-    """The specs of all asset checks of the release."""
+    """The specs of all asset checks of `release`."""
     return [
         dg.AssetCheckSpec(
             check.name, asset=names.RELEASE, description=check.description, blocking=check.blocking
@@ -100,9 +102,10 @@ def release_check_specs() -> list[dg.AssetCheckSpec]:
 
 
 def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCheckResult]:
-    """What each asset check says, with its numbers; a proof that was not reached says that it was not run.
+    """The result of each asset check, with its numbers.
 
-    Of a release that was proven before, the proofs can be missing, when somebody removed its report: a warning.
+    A check without results was not run, because an earlier one failed: an error. Or the report of a release that was
+    published before was deleted: a warning.
     """
     refused = any(not result.passed and result.severity == "error" for result in results)
     missing = (
@@ -111,7 +114,7 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
     for check in RELEASE_CHECKS:
         own = [result for result in results if check.takes(result.name)]
         errors = any(not result.passed and result.severity == "error" for result in own)
-        # The contract has lines that only warn; of the others a warning is shown as one.
+        # Some lines of the contract only warn, and the contract passes with them. A warning fails any other check.
         passed = not errors if check is _CONTRACT else all(result.passed for result in own)
         numbers = {key: float(value) for result in own for key, value in result.numbers.items()}
         yield dg.AssetCheckResult(

@@ -10,12 +10,12 @@ from stash_sense_pipeline.orchestration.in_process_build import PartResult, Stat
 
 
 def summary_lines(part: PartResult) -> Iterator[str]:
-    """The lines for one part; a skipped or failed one says why."""
+    """The lines for one part. For a skipped or failed part they say why."""
     if part.status is not Status.DONE:
         yield f"{part.name}: {part.status} - {part.reason}"
         return
-    said = {key.to_user_string(): words for key, words in _WORDS.items()}
-    texts = [words(part.metadata[key]) for key, words in said.items() if key in part.metadata]
+    described = {key.to_user_string(): describe for key, describe in _DESCRIPTIONS.items()}
+    texts = [describe(part.metadata[key]) for key, describe in described.items() if key in part.metadata]
     yield f"{part.name}: " + "; ".join(texts)
     release = part.metadata.get(names.RELEASE.to_user_string())
     if release:
@@ -48,7 +48,7 @@ def _trusted(of: Mapping[str, Any]) -> str:
     return f"{of['faces']} trusted faces of {of['performers']} people"
 
 
-_WORDS = {
+_DESCRIPTIONS = {
     names.PERFORMER_TABLE: _records,
     names.ALIGNED_FACES: _faces,
     names.FACE_EMBEDDINGS: _embeddings,

@@ -14,10 +14,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def on_interrupt(act: Callable[[], Any]) -> Iterator[None]:
-    """Calls `act` at the first SIGINT or SIGTERM while the block runs; a second one does what it did before.
+    """Calls `act` at the first SIGINT or SIGTERM while the block runs. A second signal reaches the previous handler.
 
-    Dagster's own handler raises wherever the main thread happens to be, also inside the event loop, which may
-    swallow it. In a thread other than the main one, where no handler can be set, nothing changes.
+    Dagster's own handler raises an exception at any place of the main thread, even inside the event loop, which may
+    swallow it. Only the main thread can set handlers: in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -29,7 +29,7 @@ from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_over
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.connections import unusable
 
-# The console would repeat every Dagster event; the command line prints its own summary.
+# Without this the console repeats every Dagster event; the command prints its own summary.
 _QUIET = {"console": {"config": {"log_level": "CRITICAL"}}}
 
 
@@ -43,7 +43,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class PartResult:
-    """One source, or `publish`: how it ended, why (empty when done), and the metadata of its assets by asset name."""
+    """How one source, or `publish`, ended.
+
+    `reason` is empty when it is done. `metadata` holds the metadata of its assets by asset name.
+    """
 
     name: str
     status: Status
@@ -59,33 +62,48 @@ class BuildResult:
 
     @property
     def complete(self) -> bool:
-        """True if everything that was asked for was done."""
+        """True when every part is done: none was skipped, none failed."""
         return all(part.status is Status.DONE for part in self.parts)
 
 
-def build(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    settings: Settings,
-    environment: Environment,
-    overrides: RunOverrides,
-    announce: Callable[[PartResult], None],
-) -> BuildResult:
-    """Refreshes and embeds each enabled source, then publishes, by the jobs of `definitions` recorded in `instance`.
+@dataclass(frozen=True)
+class Pipeline:
+    """The code location `definitions`, whose runs are recorded in `instance`, with the settings it was made for."""
 
-    A source without a key is skipped and one that fails does not stop the others; `announce` is called after each part.
-    Nothing is published when no source could be refreshed. While another build publishes, this one waits.
+    definitions: dg.Definitions
+    instance: dg.DagsterInstance
+    settings: Settings
+    environment: Environment
 
-    Raises ConfigurationError when no source is left to ask, and ModelPackError or DeviceError when faces are wanted and
-    the pack or the GPU is not there: nothing has been asked or written then.
+
+@dataclass(frozen=True)
+class _Run:
+    """One run of a job: of `selection` only (None: all of the job), of one partition."""
+
+    job: str
+    selection: Sequence[dg.AssetKey] | None
+    ops: Mapping[str, dg.Config]
+    partition: str | None = None
+    tags: Mapping[str, str] | None = None
+
+
+def build(pipeline: Pipeline, overrides: RunOverrides, announce: Callable[[PartResult], None]) -> BuildResult:
+    """Refreshes and embeds each enabled source, then publishes, with the jobs that the UI runs too.
+
+    A source without a key is skipped. A source that fails does not stop the others. `announce` is called after each part.
+    Nothing is published when no source was refreshed. While another build publishes, this one waits.
+
+    Raises ConfigurationError when every source is skipped. Raises ModelPackError or DeviceError when faces are wanted and
+    the pack or the GPU is missing. In these cases no request was made and nothing was written.
     """
-    chosen = apply_overrides(settings, overrides)
+    environment = pipeline.environment
+    chosen = apply_overrides(pipeline.settings, overrides)
     problems = {source.name: unusable(chosen, environment, source.name) for source in chosen.enabled}
     if all(problems.values()):
         reasons = "; ".join(reason for reason in problems.values() if reason)
         raise ConfigurationError(f"no source can be asked: {reasons or 'none is enabled'}")
     if overrides.faces:
-        # Said now, and not after hours of fetching.
+        # Both would fail after hours of fetching otherwise.
         load_pack(environment.model_pack, environment.models_dir)
         require_device(Device(environment.device))
     parts: list[PartResult] = []
@@ -98,18 +116,16 @@ def build(
         if problem:
             add(PartResult(source, Status.SKIPPED, problem, {}))
         else:
-            add(_refresh(definitions, instance, source, overrides))
+            add(_refresh(pipeline, source, overrides))
     if any(part.status is Status.DONE for part in parts):
-        # What the steps of a release make is in one place, for one of them at a time.
+        # All publishing runs use the same staging directory.
         with holding_lock(environment.data_dir / ".publish.lock"):
-            published = _publish(definitions, instance, overrides)
+            published = _publish(pipeline, overrides)
         add(published)
     return BuildResult(parts)
 
 
-def _refresh(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, source: str, overrides: RunOverrides
-) -> PartResult:
+def _refresh(pipeline: Pipeline, source: str, overrides: RunOverrides) -> PartResult:
     ops: dict[str, dg.Config] = {names.PERFORMER_TABLE.to_user_string(): _ingest_config(overrides)}
     selection = [names.PERFORMER_TABLE]
     if overrides.faces:
@@ -119,23 +135,21 @@ def _refresh(
         )
         selection.append(names.ALIGNED_FACES)
     tags = {names.SOURCE_TAG: source}
-    refreshed = _run(definitions, instance, names.REFRESH_SOURCE_JOB, selection, ops, source, tags)
+    refreshed = _execute(pipeline, _Run(names.REFRESH_SOURCE_JOB, selection, ops, source, tags))
     if not refreshed.success or not overrides.faces:
         return _part(source, [refreshed])
     embedding = {names.FACE_EMBEDDINGS.to_user_string(): EmbeddingConfig()}
     tags = {names.EMBED_TAG: source}
-    embedded = _run(
-        definitions, instance, names.EMBED_FACES_JOB, [names.FACE_EMBEDDINGS], embedding, source, tags
+    embedded = _execute(
+        pipeline, _Run(names.EMBED_FACES_JOB, [names.FACE_EMBEDDINGS], embedding, source, tags)
     )
     return _part(source, [refreshed, embedded])
 
 
-def _publish(
-    definitions: dg.Definitions, instance: dg.DagsterInstance, overrides: RunOverrides
-) -> PartResult:
+def _publish(pipeline: Pipeline, overrides: RunOverrides) -> PartResult:
     if not overrides.faces:
-        run = _run(definitions, instance, names.PUBLISH_JOB, [names.IDENTITY_GRAPH], {})
-        return _part("identities", [run])
+        result = _execute(pipeline, _Run(names.PUBLISH_JOB, [names.IDENTITY_GRAPH], {}))
+        return _part("identities", [result])
     trust = TrustConfig(
         max_faces_total=overrides.max_faces_total, source_max_faces=dict(overrides.source_max_faces)
     )
@@ -147,8 +161,7 @@ def _publish(
             fast=overrides.fast_index, accept_shrink=overrides.accept_shrink
         ),
     }
-    run = _run(definitions, instance, names.PUBLISH_JOB, None, ops)
-    return _part(names.PUBLISH_JOB, [run])
+    return _part(names.PUBLISH_JOB, [_execute(pipeline, _Run(names.PUBLISH_JOB, None, ops))])
 
 
 def _ingest_config(overrides: RunOverrides) -> IngestConfig:
@@ -158,22 +171,14 @@ def _ingest_config(overrides: RunOverrides) -> IngestConfig:
     return IngestConfig(sync=SyncMode(overrides.sync), reference_mode=mode)
 
 
-def _run(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    job: str,
-    selection: Sequence[dg.AssetKey] | None,
-    ops: Mapping[str, dg.Config],
-    partition: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> dg.ExecuteInProcessResult:
-    return definitions.resolve_job_def(job).execute_in_process(
-        run_config=dg.RunConfig(ops=dict(ops), loggers=_QUIET),
-        instance=instance,
-        partition_key=partition,
+def _execute(pipeline: Pipeline, run: _Run) -> dg.ExecuteInProcessResult:
+    return pipeline.definitions.resolve_job_def(run.job).execute_in_process(
+        run_config=dg.RunConfig(ops=dict(run.ops), loggers=_QUIET),
+        instance=pipeline.instance,
+        partition_key=run.partition,
         raise_on_error=False,
-        asset_selection=selection,
-        tags=tags,
+        asset_selection=run.selection,
+        tags=run.tags,
     )
 
 

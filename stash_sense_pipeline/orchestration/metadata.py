@@ -1,6 +1,6 @@
 """Metadata of materializations: numbers, column schemas, previews, one-line failures.
 
-Run history outlives the catalog and is outside its erasure, so no name, alias or profile URL of a person goes into it.
+Erasing a person does not reach the run history. So no name, alias or profile URL of a person goes into metadata.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import dataclasses
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,6 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
-
-
-# A night's refresh may come late, but not two of them.
-STALE_AFTER = timedelta(hours=36)
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -44,7 +39,7 @@ def column_schema(table: sa.Table) -> dg.TableSchema:
 
 
 def described_columns(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
-    """The columns of a file that is no table of the catalog: name → (type, description)."""
+    """The columns of a file that is not a table of the catalog, from name → (type, description)."""
     return dg.TableSchema(
         columns=[
             dg.TableColumn(name=name, type=kind, description=text) for name, (kind, text) in columns.items()
@@ -67,7 +62,7 @@ def file_columns(database: Path, table: str) -> dg.TableSchema:
 
 
 def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """A few rows as a Markdown table; the caller chooses columns that say nothing about a person."""
+    """A few rows as a Markdown table. The caller chooses columns that identify no person."""
     if not rows:
         return dg.MetadataValue.md("(empty)")
     header = list(rows[0])
@@ -80,21 +75,21 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
 
 
 def review_preview(counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
-    """How much there is to look at, and where: run history outlives an erasure, so the records are only in the file."""
-    lines = ["| to look at | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
+    """The number of cases to review, and the file that lists them. The records themselves are only in that file."""
+    lines = ["| to review | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
     return dg.MetadataValue.md(
         "\n".join([*lines, "", "Details: `review/identity.md` in the data directory."])
     )
 
 
 def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
-    """The face thresholds of a run and what they rest on, or why faces said nothing."""
+    """The face thresholds of a run with their calibration, or the reason why faces gave no evidence."""
     if not calibration.thresholds:
         return dg.MetadataValue.md(f"no face links: {calibration.reason}")
     lines = [
-        f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of strangers",
+        f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of two people",
         "",
-        "| model | alike from | precision | finds |",
+        "| model | match threshold | precision | recall |",
         "|---|---|---|---|",
     ]
     lines += [
@@ -105,7 +100,7 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
 
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
-    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client already has."""
+    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client has done so."""
     breaker = {"breaker": "open"} if LEFT_ALONE in (message or "") else {}
     return dg.Failure(
         message or f"{source}: no usable answer ({outcome.value})",
@@ -116,7 +111,7 @@ def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Fai
 
 @contextmanager
 def one_line_failures() -> Iterator[None]:
-    """Turns an error of ours into a failed step with that one line, which Dagster does not retry."""
+    """Turns a StashSenseError into a failed step with its one line as message. Dagster does not retry it."""
     try:
         yield
     except SourceError as error:
@@ -126,9 +121,9 @@ def one_line_failures() -> Iterator[None]:
 
 
 def numbers(report: Any) -> dict[str, Any]:
-    """The numeric fields of a report (a dataclass) as metadata, each with a history plot, fractions to a thousandth.
+    """The numeric fields of a report (a dataclass) as metadata; Dagster plots each. Floats are rounded to 3 digits.
 
-    A mapping of counts is one table, and its sum under `<field>_total`, because only numbers are plotted.
+    A mapping of counts becomes one JSON value, and its sum `<field>_total`, because Dagster plots only numbers.
     """
     metadata: dict[str, Any] = {}
     for field in dataclasses.fields(report):
@@ -144,32 +139,10 @@ def numbers(report: Any) -> dict[str, Any]:
     return metadata
 
 
-def freshness_check(
-    last_sync: Mapping[str, datetime | None], now: datetime, limit: timedelta
-) -> dg.AssetCheckResult:
-    """Warns when a source was last read longer ago than `limit`, or never. Dagster's own freshness knows no partitions."""
-    ages = {source: None if at is None else now - at for source, at in last_sync.items()}
-    stale = [source for source, age in ages.items() if age is None or age > limit]
-    lines = ["| source | hours since last read | |", "|---|---|---|"]
-    for source, age in ages.items():
-        hours = "never" if age is None else f"{age.total_seconds() / 3600:.1f}"
-        lines.append(f"| {source} | {hours} | {'stale' if source in stale else ''} |")
-    return dg.AssetCheckResult(
-        check_name="sources_fresh",
-        passed=not stale,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "stale": len(stale),
-            "limit_hours": limit.total_seconds() / 3600,
-            "sources": dg.MetadataValue.md("\n".join(lines)),
-        },
-    )
-
-
 def image_refusal_check(refused: Mapping[str, Mapping[str, int]]) -> dg.AssetCheckResult:
-    """Fails while the last run of any source had too many images refused; `refused` has the numbers of each such source.
+    """Fails while the last run of any source refused too many images; `refused` holds the counts of each such source.
 
-    Of all sources at once: Dagster shows the last result alone, and the next source's would hide it.
+    One result covers all sources: Dagster shows only the last result of a check, and the next source would hide it.
     """
     lines = ["| source | refused | asked for | allowed |", "|---|---|---|---|"]
     lines += [

@@ -15,18 +15,20 @@ PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 GITHUB_RELEASE = dg.AssetKey("github_release")
 
-# The step that builds all indices: where their run configuration goes.
+# The step that builds all indices; their run configuration is that of this step.
 INDICES_STEP = "indices"
 
 REFRESH_SOURCE_JOB = "refresh_source"
 EMBED_FACES_JOB = "embed_faces"
 PUBLISH_JOB = "publish"
+CHECK_FRESHNESS_JOB = "check_freshness"
+SOURCES_FRESH_CHECK = "sources_fresh"
 
 # Refreshes of one source never overlap, nor do its embeddings: dagster.yaml limits each tag to one run for each value.
 # Two tags, because faces are embedded while their source is still being fetched.
 SOURCE_TAG = "source"
 EMBED_TAG = "embed"
-# Both the limit on concurrent GPU steps and, in containers, the request for a device.
+# The pool limits concurrent GPU steps; in containers it is also the request for a device.
 GPU_POOL = "gpu"
 K8S_GPU = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
 OWNERS = ["team:stash-sense"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import log_progress
+from stash_sense_pipeline.foundation.progress import Progress, log_progress
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -24,7 +25,7 @@ class Catalog:
 
     @cached_property
     def engine(self) -> sa.Engine:
-        """The engine; raises CatalogError as open_catalog does."""
+        """The engine of the catalog. Raises CatalogError when it cannot be opened."""
         from stash_sense_pipeline.catalog.engine import open_catalog
 
         return open_catalog(self._url)
@@ -35,14 +36,25 @@ class Catalog:
             self.engine.dispose()
 
 
+@dataclass(frozen=True)
+class SourceRun:
+    """What a step works with that handles one source."""
+
+    source: str
+    settings: Settings
+    environment: Environment
+    catalog: Catalog
+    progress: Progress
+
+
 def build_resources(settings: Settings, environment: Environment) -> dict[str, Any]:
     """Resources by name: `settings`, `environment`, `catalog` (Catalog) and `progress` (ProgressFactory).
 
-    They are plain objects without Dagster configuration: that would be shown in the UI, and a catalog URL or a key may
-    hold a secret.
+    They are plain objects and not ConfigurableResources: the UI shows the configuration of a ConfigurableResource, and a
+    catalog URL or a key may hold a secret.
     """
 
-    @dg.resource(description="The catalog of the run")
+    @dg.resource(description="The catalog, opened at first use")
     def catalog(context: dg.InitResourceContext) -> Iterator[Catalog]:
         opened = Catalog(environment.catalog_url)
         try:
@@ -56,5 +68,5 @@ def build_resources(settings: Settings, environment: Environment) -> dict[str, A
             environment, "Paths and keys of this machine"
         ),
         "catalog": catalog,
-        "progress": dg.ResourceDefinition.hardcoded_resource(log_progress, "Reports how far a step is"),
+        "progress": dg.ResourceDefinition.hardcoded_resource(log_progress, "Reports the progress of a step"),
     }

@@ -48,12 +48,12 @@ class FacesConfig(dg.Config):
     """One run of aligned_faces. Unset values come from sources.yaml."""
 
     max_faces: int | None = Field(
-        default=None, ge=1, description="Most faces of one performer taken from this source."
+        default=None, ge=1, description="Limit of faces of one performer from this source."
     )
     completeness_threshold: int | None = Field(
         default=None,
         ge=1,
-        description="A performer with this many faces is complete: only new images are looked at.",
+        description="A performer with this many faces is complete: only new images are processed.",
     )
 
 
@@ -62,39 +62,39 @@ class EmbeddingConfig(dg.Config):
 
     device: str | None = Field(
         default=None,
-        description="cpu or cuda; unset: STASH_SENSE_DEVICE, else cpu. cuda fails where there is none: it never falls back.",
+        description="cpu or cuda; unset: STASH_SENSE_DEVICE, else cpu. cuda without a GPU fails, without fallback.",
     )
-    batch_size: int = Field(
-        default=64, ge=1, description="Faces in one batch, which is also one transaction."
-    )
+    batch_size: int = Field(default=64, ge=1, description="Faces in one batch. A batch is one transaction.")
 
 
 class TrustConfig(dg.Config):
     """One run of trusted_faces. Unset values come from sources.yaml."""
 
     max_faces_total: int | None = Field(
-        default=None, ge=1, description="Most faces of one performer, from all sources."
+        default=None, ge=1, description="Limit of faces of one performer, from all sources."
     )
-    source_max_faces: dict[str, int] = Field(default={}, description="Most faces of one performer by source.")
+    source_max_faces: dict[str, int] = Field(
+        default={}, description="Limit of faces of one performer, by source."
+    )
 
 
 class IndexConfig(dg.Config):
     """How Voyager indices are built; unset values come from sources.yaml.
 
-    The release step wants the values of the index step.
+    The release step must get the same values as the index step.
     """
 
     m: int | None = Field(default=None, ge=4, le=512, description="HNSW M: links of a node.")
     ef_construction: int | None = Field(
-        default=None, ge=10, description="HNSW ef_construction: care taken in building."
+        default=None, ge=10, description="HNSW ef_construction: size of the candidate list while building."
     )
     fast: bool = Field(
         default=False,
-        description="Use all cores for each index: faster, but no two builds give the same bytes; the manifest says so.",
+        description="Use all cores for each index: faster, but two builds do not give the same bytes; the manifest says so.",
     )
 
     def params(self, defaults: IndexSettings) -> IndexParams:
-        """As the release room takes them."""
+        """The parameters with the values of sources.yaml, `defaults`, where none is set."""
         from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
 
         return IndexParams(
@@ -110,5 +110,5 @@ class ReleaseConfig(IndexConfig):
 
     accept_shrink: bool = Field(
         default=False,
-        description="Publish although more people or faces vanished without an explanation than sources.yaml allows.",
+        description="Publish although more performers or faces are missing without an explanation than sources.yaml allows.",
     )

@@ -1,4 +1,4 @@
-"""dagster.yaml and workspace.yaml: that Dagster takes them, and what they promise."""
+"""dagster.yaml, workspace.yaml and the run history: Dagster loads them, and they hold the limits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration.names import EMBED_TAG, SOURCE_TAG
 
 
-def test_the_shipped_settings_are_taken(tmp_path: Path) -> None:
+def test_dagster_loads_the_shipped_dagster_yaml(tmp_path: Path) -> None:
     with open_instance(tmp_path / "home") as instance:
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
@@ -37,7 +37,7 @@ def test_the_shipped_settings_are_taken(tmp_path: Path) -> None:
         }
 
 
-def test_settings_that_are_there_stay(tmp_path: Path) -> None:
+def test_an_existing_dagster_yaml_is_kept(tmp_path: Path) -> None:
     mine = tmp_path / "dagster.yaml"
     mine.write_text("telemetry: {enabled: false}\n")
     prepare_home(tmp_path)
@@ -100,7 +100,7 @@ OLDER = "5771160a95ad"
 
 
 @pytest.mark.parametrize("order", ["older first", "older last", "twice", "with the one between"])
-def test_a_run_history_that_notes_several_revisions_is_usable_again(tmp_path: Path, order: str) -> None:
+def test_a_run_history_with_several_revisions_is_repaired(tmp_path: Path, order: str) -> None:
     open_instance(tmp_path).dispose()
     newest = revisions(tmp_path / DATABASES[0])
     rows = {
@@ -154,7 +154,7 @@ def _opens(barrier: multiprocessing.synchronize.Barrier, home: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["what?", "a%20b", "[ab]", "a*", "50%", "a b", "h#sh", "back\\slash", "quo'te\"s", "naïve 人 😀"]
 )
-def test_a_history_is_in_the_directory_of_that_name_or_refused(tmp_path: Path, name: str) -> None:
+def test_the_run_history_is_in_its_directory_or_the_path_is_refused(tmp_path: Path, name: str) -> None:
     home = tmp_path / name
     if name in ("what?", "a%20b", "[ab]", "a*"):
         with pytest.raises(ConfigurationError, match="choose another DATA_DIR"):

@@ -1,4 +1,4 @@
-"""The files of a deployment: that Dagster and compose take them, and that they say what the documentation promises."""
+"""The files of a deployment: Dagster and compose load them, and they match the documentation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("variables")
-def test_the_settings_of_the_containers_are_taken() -> None:
+def test_dagster_loads_the_dagster_yaml_of_the_containers() -> None:
     config, _ = dagster_instance_config(str(PROJECT / "deploy"), "dagster.yaml")
     assert config["storage"]["postgres"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
     reference = dg.DagsterInstance.from_ref
@@ -62,7 +62,7 @@ def test_the_settings_of_the_containers_are_taken() -> None:
     assert settings["nux"] == {"enabled": False}
 
 
-def test_both_settings_have_the_same_limits() -> None:
+def test_both_dagster_yaml_files_have_the_same_limits() -> None:
     ours, containers = (
         yaml.safe_load((PROJECT / path).read_text()) for path in ("dagster.yaml", "deploy/dagster.yaml")
     )
@@ -73,12 +73,12 @@ def test_both_settings_have_the_same_limits() -> None:
     assert ours["run_monitoring"].keys() == containers["run_monitoring"].keys()
 
 
-def test_on_one_machine_runs_are_watched_processes(tmp_path: Path) -> None:
+def test_dagster_yaml_uses_the_run_launcher_with_a_health_check(tmp_path: Path) -> None:
     with open_instance(tmp_path / "home") as instance:
         assert isinstance(instance.run_launcher, WatchedRunLauncher)
 
 
-def test_services_start_in_order_and_are_watched(services: dict[str, Any]) -> None:
+def test_services_start_in_order_and_have_health_checks(services: dict[str, Any]) -> None:
     assert set(services) == set(SERVICES)
     waits = {name: service.get("depends_on", {}) for name, service in services.items()}
     assert waits["init"] == {"postgres": {"condition": "service_healthy"}}
@@ -106,7 +106,7 @@ def test_one_image_for_all_pinned_and_the_port_is_for_this_machine_only(services
     assert ports == ["127.0.0.1:${STASH_SENSE_PORT:-3000}:3000"]
 
 
-def test_only_who_launches_runs_sees_the_engine(services: dict[str, Any]) -> None:
+def test_only_webserver_and_daemon_have_the_docker_socket(services: dict[str, Any]) -> None:
     seeing = {
         name
         for name, service in services.items()
@@ -115,18 +115,18 @@ def test_only_who_launches_runs_sees_the_engine(services: dict[str, Any]) -> Non
     assert seeing == {"webserver", "daemon"}
 
 
-def test_no_service_can_more_than_it_needs(services: dict[str, Any]) -> None:
+def test_every_service_is_confined(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
         assert "cap_add" not in service, name
-        # FlareSolverr writes its driver beside its program.
+        # FlareSolverr writes its driver next to its program.
         assert service.get("read_only", False) is (name != "flaresolverr"), name
     assert services["postgres"]["user"] == "postgres"
 
 
-def test_networks_keep_the_database_and_flaresolverr_away_from_what_they_need_not_reach(
+def test_the_database_and_flaresolverr_are_only_on_the_networks_that_they_need(
     services: dict[str, Any],
 ) -> None:
     """Containers of two bridges do not reach each other; the test of the real engine proves it."""
@@ -138,7 +138,7 @@ def test_networks_keep_the_database_and_flaresolverr_away_from_what_they_need_no
     assert on["flaresolverr"] == {"solver"}
     for name in ("postgres", "code", "webserver", "daemon"):
         assert not on["flaresolverr"] & on[name], name
-    # The containers of runs are on these, beside no service that takes commands.
+    # The containers of runs are on these networks; no service that accepts commands is.
     of_runs = {"runs", "database", "solver"}
     assert not of_runs & (on["code"] | on["webserver"] | on["daemon"])
     assert on["init"] >= {"runs", "solver"}, "nothing else makes them before the first run"
@@ -188,7 +188,7 @@ def test_every_variable_of_compose_is_explained() -> None:
     assert used <= explained | of_images | of_networks
 
 
-def test_compose_takes_the_file(tmp_path: Path) -> None:
+def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     program = shutil.which("docker-compose")
     command = [program] if program else ["docker", "compose"]
     if not program and subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
@@ -204,7 +204,7 @@ def test_compose_takes_the_file(tmp_path: Path) -> None:
     assert "set POSTGRES_PASSWORD in .env" in result.stderr
 
 
-def test_the_image_is_pinned_runs_as_a_user_and_asks_whether_it_is_well() -> None:
+def test_the_image_is_pinned_runs_as_a_user_and_has_a_health_check() -> None:
     text = (PROJECT / "Dockerfile").read_text()
     assert re.search(r"^ARG BASE_IMAGE=\S+:\d+\.\d+\.\d+\S*@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
     assert ":latest" not in text
@@ -218,7 +218,7 @@ def test_the_image_is_pinned_runs_as_a_user_and_asks_whether_it_is_well() -> Non
     assert not re.search(r"^CMD .*(pip|uv)", text, re.MULTILINE)
 
 
-def test_the_image_gets_what_the_dockerfile_copies_and_nothing_else() -> None:
+def test_the_build_context_holds_what_the_dockerfile_copies() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = (PROJECT / ".dockerignore").read_text().splitlines()
     assert allowed[1] == "*"
@@ -227,7 +227,7 @@ def test_the_image_gets_what_the_dockerfile_copies_and_nothing_else() -> None:
         assert f"!{path}" in allowed or ("!locks/*.txt" in allowed and path.startswith("locks/")), path
 
 
-def test_the_locks_of_the_image_are_part_of_the_tested_ones() -> None:
+def test_the_lock_files_of_the_image_are_subsets_of_the_tested_one() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^\S+==\S+", (PROJECT / "locks" / name).read_text(), re.MULTILINE))
 

@@ -1,4 +1,4 @@
-"""What breaks over the years: a killed worker, the place in the pool that it held, a database server that restarts."""
+"""Failures of a long-running deployment: killed workers and their pool slots, a database server that restarts."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def daemons_look(instance: dg.DagsterInstance) -> None:
     list(execute_concurrency_slots_iteration(process, LOG))
 
 
-def test_a_killed_run_fails_is_retried_and_its_place_in_the_pool_is_free_again(home: Path) -> None:
+def test_a_killed_run_fails_is_retried_and_frees_its_pool_slot(home: Path) -> None:
     with open_instance(home) as instance:
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, 1)
         run = create_run_for_test(instance, job_name="embed_faces", status=dg.DagsterRunStatus.STARTED)
@@ -85,7 +85,7 @@ def test_a_killed_run_fails_is_retried_and_its_place_in_the_pool_is_free_again(h
         assert instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count == 0
 
 
-def test_a_run_that_was_killed_before_it_reported_its_process_fails_after_a_while(
+def test_a_run_that_was_killed_before_it_reported_its_process_fails_after_300_s(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a process number there is nothing to look at: it would stay STARTED, and hold every publish, for days."""
@@ -120,8 +120,10 @@ def test_a_run_that_fails_by_itself_is_not_retried(home: Path) -> None:
 
 
 @pytest.mark.postgres
-def test_a_database_server_that_restarts_is_asked_again(postgres_catalog_url: str, postgres_url: str) -> None:
-    """All its connections end, as in a restart: what was being written is not there, and the next question is answered."""
+def test_the_catalog_answers_after_a_restart_of_the_database_server(
+    postgres_catalog_url: str, postgres_url: str
+) -> None:
+    """A restart ends all connections: the open transaction is lost, and the next query succeeds."""
     engine = open_catalog(postgres_catalog_url)
     server = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
 
@@ -203,7 +205,7 @@ def assert_whole(url: str) -> None:
 @pytest.mark.slow
 @pytest.mark.postgres
 @pytest.mark.timeout(1200)
-def test_a_database_server_that_restarts_under_a_build_costs_a_batch(tmp_path: Path) -> None:
+def test_a_restart_of_the_database_server_during_a_build_loses_at_most_one_batch(tmp_path: Path) -> None:
     program = server_program()
     if program is None:
         pytest.skip("no PostgreSQL server program under /usr/lib/postgresql (apt-get install postgresql)")
@@ -229,7 +231,7 @@ def test_a_database_server_that_restarts_under_a_build_costs_a_batch(tmp_path: P
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="only root can mount")
-def test_a_volume_that_is_full_costs_a_batch(tmp_path: Path) -> None:
+def test_a_full_volume_loses_at_most_one_batch(tmp_path: Path) -> None:
     """A small file system that really fills up while a source is read; then it gets larger."""
     volume = tmp_path / "data"
     volume.mkdir()
@@ -255,7 +257,7 @@ def test_a_volume_that_is_full_costs_a_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("job", ["refresh_source", "embed_faces"])
-def test_a_source_that_is_not_enabled_brings_nothing_new(tmp_path, job):
+def test_a_disabled_source_adds_nothing(tmp_path, job):
     """Its crops that wait stay as they are; what it brought before stays in the catalog and in releases."""
     sources = yaml.safe_load(shipped_file("sources.yaml").read_text())
     sources["stash_boxes"]["pmvstash"]["enabled"] = False

@@ -1,4 +1,4 @@
-"""The real program under the widest and the narrowest umask: what it writes is private, and releases can be read."""
+"""The program under the widest and the narrowest umask: its files are private, and releases are readable."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def wait_until(ready: Callable[[], bool], seconds: float, log: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 class TestTheRealProgram:
-    def test_nothing_it_writes_is_open_to_others_now_or_while_it_worked(
+    def test_no_file_is_open_to_other_users_during_or_after_a_build(
         self, operator: tuple[Operator, Watch]
     ) -> None:
         made, watch = operator
@@ -229,7 +229,7 @@ class TestTheRealProgram:
         assert {path.suffix for path in history} >= {".db", ".err", ".out", ".lock", ".yaml"}
         assert mode(made.home / "backup.zip") == 0o600
 
-    def test_a_release_can_be_read_by_others(self, operator: tuple[Operator, Watch]) -> None:
+    def test_other_users_can_read_a_release(self, operator: tuple[Operator, Watch]) -> None:
         made, _ = operator
         releases = made.home / "data" / "releases"
         assert mode(releases) == 0o755
@@ -255,7 +255,7 @@ def wide_umask() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("wide_umask")
-def test_the_catalog_is_private_while_it_is_made_and_with_its_log(
+def test_the_catalog_and_its_log_are_private_from_their_creation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, int] = {}
@@ -279,7 +279,7 @@ def test_the_catalog_is_private_while_it_is_made_and_with_its_log(
 
 
 @pytest.mark.usefixtures("wide_umask")
-def test_an_open_data_directory_is_closed_at_the_start_and_strange_files_are_left(tmp_path: Path) -> None:
+def test_rights_of_other_users_are_removed_at_the_start_and_foreign_files_are_kept(tmp_path: Path) -> None:
     data = tmp_path / "data"
     private = ["catalog.db", "catalog.db-wal", ".catalog.db.stashdb.lock", "suppression.key", "review/identity.md",
                "dagster/history/runs.db", "dagster/storage/a/compute_logs/x.err", "releases/1.report/report.md"]  # fmt: skip
@@ -298,7 +298,7 @@ def test_an_open_data_directory_is_closed_at_the_start_and_strange_files_are_lef
         assert mode(data / name) == 0o755, name
 
 
-def test_a_data_directory_that_cannot_be_closed_is_one_line(
+def test_rights_that_cannot_be_removed_print_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(path: Path, mode: int) -> None:

@@ -1,4 +1,4 @@
-"""A real browser that has the UI open and visits other pages, which try to command it; and the UI itself, which may."""
+"""A real browser with the UI open visits other pages, which try to change something; the UI itself can."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def test_a_page_of_another_origin_changes_nothing(
             assert line.startswith(("websocket: refused", "cors: TypeError", "read: TypeError")), line
 
 
-def test_a_link_on_another_page_opens_the_ui_and_commands_nothing(
+def test_a_link_on_another_page_opens_the_ui_and_changes_nothing(
     ui: Ui, context: BrowserContext, attacker: tuple[type[_Pages], int], materialized: str
 ) -> None:
     pages, port = attacker
@@ -279,7 +279,7 @@ def test_a_link_on_another_page_opens_the_ui_and_commands_nothing(
     assert ui.state() == before
 
 
-def test_a_name_that_is_rebound_to_this_machine_is_refused(
+def test_a_host_name_that_is_rebound_to_this_machine_is_refused(
     ui: Ui, context: BrowserContext, materialized: str
 ) -> None:
     """The browser takes it for one origin with its attacker's page, so that nothing but the Host tells."""
@@ -338,14 +338,14 @@ def test_graphiql_of_the_ui_still_answers(ui: Ui, context: BrowserContext) -> No
 def test_without_the_password_nothing_is_shown(ui: Ui, browser: Browser) -> None:
     if ui.password is None:
         pytest.skip("this one has no password")
-    stranger = browser.new_context()
-    page = stranger.new_page()
+    other = browser.new_context()
+    page = other.new_page()
     for path in ("/", "/server_info", "/favicon.ico", "/graphql"):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{ui.address}{path}", timeout=20)
     with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):
         page.goto(f"{ui.address}/runs")
-    stranger.close()
+    other.close()
 
 
 def test_the_password_is_in_no_log_and_no_history(ui: Ui, materialized: str) -> None:

@@ -1,4 +1,4 @@
-"""Where runs are carried out: which of them get a GPU, what their containers know, and that a killed process is noticed."""
+"""Run launchers: which runs get a GPU, the environment of their containers, and the health check of a killed process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def launcher(device: str = "cuda", **config: Any) -> PoolDockerRunLauncher:
 
 
 def run_of(definitions: dg.Definitions, instance: DagsterInstance, job: str, *assets: str) -> dg.DagsterRun:
-    """A run as Dagster records it, whoever asked for it: the pools come from its execution plan."""
+    """A run as Dagster records it, however it was started: its pools come from the execution plan."""
     selection = {dg.AssetKey(asset) for asset in assets} or None
     made = definitions.resolve_job_def(job).get_subset(asset_selection=selection)
     return instance.create_run_for_job(made, asset_selection=selection, tags={"dagster/partition": "stashdb"})
@@ -73,7 +73,7 @@ def test_exactly_the_runs_with_a_pooled_asset_get_the_device(
         assert "device_requests" not in on_cpu
 
 
-def test_the_device_is_what_the_engine_is_asked_for(definitions: dg.Definitions) -> None:
+def test_the_request_to_the_engine_holds_the_device(definitions: dg.Definitions) -> None:
     """Through docker-py's own translation: a misspelt argument fails here as it would in production."""
     with dg.DagsterInstance.ephemeral() as instance:
         context = launcher().get_container_context(run_of(definitions, instance, "embed_faces"))
@@ -86,7 +86,7 @@ def test_the_device_is_what_the_engine_is_asked_for(definitions: dg.Definitions)
     assert made["host_config"]["Binds"] == ["stash-sense-data:/data"]
 
 
-def test_a_run_knows_what_it_needs_and_no_more(
+def test_the_container_of_a_run_gets_only_the_variables_that_it_needs(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_OWN_BOX_API_KEY", "k")
@@ -116,13 +116,13 @@ def test_a_run_knows_what_it_needs_and_no_more(
         ("network stash-sense not found", "network stash-sense not found"),
     ],
 )
-def test_what_the_engine_refuses_is_one_line_that_says_what_to_do(said: str, advice: str) -> None:
+def test_each_error_of_the_engine_becomes_one_line_with_advice(said: str, advice: str) -> None:
     text = engine_problem(docker.errors.DockerException(said + "\n"))
     assert advice in text
     assert "\n" not in text
 
 
-def test_a_launch_that_the_engine_refuses_says_so(
+def test_a_launch_that_the_engine_refuses_fails_with_that_line(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
@@ -152,7 +152,7 @@ def test_a_step_container_gets_the_device_of_its_pool(
     assert given.get("device_requests") == (ASKED if asks else None)
 
 
-def test_a_step_knows_its_pool(definitions: dg.Definitions) -> None:
+def test_a_step_of_the_execution_plan_has_its_pool(definitions: dg.Definitions) -> None:
     """The attribute that the step handler reads is Dagster's own, and not public."""
     from dagster._core.execution.api import create_execution_plan
 
@@ -165,7 +165,7 @@ def test_a_step_knows_its_pool(definitions: dg.Definitions) -> None:
 @pytest.mark.parametrize(
     ("name", "executor"), [("in_process", "in_process"), ("docker", "pool_docker"), ("k8s", "k8s")]
 )
-def test_how_steps_run_is_configuration(tmp_path: Path, settings: Any, name: str, executor: str) -> None:
+def test_the_executor_is_chosen_by_its_name(tmp_path: Path, settings: Any, name: str, executor: str) -> None:
     definitions = build_defs(
         settings=settings, environment=environment_at(tmp_path, STASH_SENSE_EXECUTOR=name)
     )
@@ -173,7 +173,7 @@ def test_how_steps_run_is_configuration(tmp_path: Path, settings: Any, name: str
     assert definitions.resolve_job_def("embed_faces").executor_def.name == executor
 
 
-def test_on_kubernetes_the_embedding_asks_for_a_gpu_and_elsewhere_that_means_nothing(
+def test_only_face_embeddings_has_the_kubernetes_gpu_tag_and_only_with_cuda(
     tmp_path: Path, settings: Any
 ) -> None:
     def config(**variables: str) -> Any:
@@ -201,20 +201,20 @@ def watched(instance: DagsterInstance) -> WatchedRunLauncher:
 
 
 def reported(instance: DagsterInstance, definitions: dg.Definitions, pid: int) -> dg.DagsterRun:
-    """A run whose process has said its number."""
+    """A run with a reported process id."""
     run = run_of(definitions, instance, "publish")
     instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
     return run
 
 
-def test_a_run_whose_process_was_killed_is_found_dead(definitions: dg.Definitions) -> None:
+def test_a_run_with_a_killed_process_is_not_found(definitions: dg.Definitions) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
         run = reported(instance, definitions, child.pid)
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING
         child.send_signal(signal.SIGKILL)
         time.sleep(0.2)
-        # Not waited for yet: what is left of it is no worker.
+        # The child is a zombie until its parent waits for it; that is not a worker.
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
         child.wait()
         found = watched(instance).check_run_worker_health(run)
@@ -222,7 +222,7 @@ def test_a_run_whose_process_was_killed_is_found_dead(definitions: dg.Definition
         assert str(child.pid) in (found.msg or "")
 
 
-def test_a_number_that_belongs_to_a_younger_process_is_not_the_run(
+def test_a_younger_process_with_the_same_pid_is_not_the_run(
     definitions: dg.Definitions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
@@ -232,7 +232,7 @@ def test_a_number_that_belongs_to_a_younger_process_is_not_the_run(
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.NOT_FOUND
 
 
-def test_a_run_that_is_only_starting_is_left_alone(definitions: dg.Definitions) -> None:
+def test_a_run_that_has_reported_no_process_yet_counts_as_running(definitions: dg.Definitions) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = run_of(definitions, instance, "publish")
         assert watched(instance).check_run_worker_health(run).status is WorkerStatus.RUNNING

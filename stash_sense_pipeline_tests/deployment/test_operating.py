@@ -1,4 +1,4 @@
-"""What an operator gets wrong, and how the program says so: one line where they look first."""
+"""Mistakes of an operator: the program reports each in one line."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def one_line(result: subprocess.CompletedProcess[str], code: int) -> str:
 
 @pytest.fixture
 def taken_port() -> Iterator[int]:
-    """A port that somebody listens on while the test runs."""
+    """A port that is in use while the test runs."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
 
 
-def test_prepare_makes_everything_ready_and_again_changes_nothing(tmp_path: Path) -> None:
+def test_prepare_creates_everything_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
     first = runs(tmp_path, "prepare", STASH_SENSE_GPUS="2")
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines()[-1] == "run history: ready; pool gpu: 2 at a time"
@@ -81,12 +81,12 @@ def test_prepare_makes_everything_ready_and_again_changes_nothing(tmp_path: Path
     assert (tmp_path / "sources.yaml").read_text() == mine
 
 
-def test_a_key_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_key_file_prints_one_line(tmp_path: Path) -> None:
     said = one_line(runs(tmp_path, "prepare", STASHDB_API_KEY_FILE="/run/secrets/nothing"), 2)
     assert "STASHDB_API_KEY_FILE: /run/secrets/nothing cannot be read: No such file or directory" in said
 
 
-def test_a_database_server_that_is_not_there(tmp_path: Path) -> None:
+def test_prepare_with_an_unreachable_database_server_prints_one_line(tmp_path: Path) -> None:
     url = "postgresql+psycopg2://stash:hunter2@127.0.0.1:9/catalog"
     said = one_line(runs(tmp_path, "prepare", STASH_SENSE_CATALOG_URL=url), 1)
     assert "cannot open the catalog postgresql+psycopg2://stash:***@127.0.0.1:9/catalog" in said
@@ -94,15 +94,15 @@ def test_a_database_server_that_is_not_there(tmp_path: Path) -> None:
     assert "hunter2" not in said
 
 
-def test_a_volume_that_cannot_be_written(tmp_path: Path) -> None:
-    # Nobody can make a directory there, not even root.
+def test_a_data_directory_that_cannot_be_created_prints_one_line(tmp_path: Path) -> None:
+    # Not even root can create a directory there.
     said = one_line(runs(tmp_path, "prepare", DATA_DIR="/proc/stash-sense"), 2)
     assert f"DATA_DIR: /proc/stash-sense cannot be written by user {os.geteuid()}:" in said
     assert "chown -R" in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_volume_that_belongs_to_somebody_else() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_volume_of_another_user_prints_one_line() -> None:
     # Not in pytest's own directory, which only its owner may enter.
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
@@ -118,8 +118,8 @@ def test_a_volume_that_belongs_to_somebody_else() -> None:
     assert f"chown -R 65534:65534 {home / 'data'}" in said
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_a_sources_file_that_may_not_be_reached(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_an_unreachable_sources_file_prints_one_line(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
         home = Path(directory)
         home.chmod(0o755)
@@ -143,7 +143,7 @@ def test_a_sources_file_that_may_not_be_reached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [["prepare"], ["serve"], ["build"]])
-def test_a_gpu_that_is_asked_for_and_not_there(tmp_path: Path, command: list[str]) -> None:
+def test_cuda_without_a_gpu_prints_one_line(tmp_path: Path, command: list[str]) -> None:
     sources = "stash_boxes:\n  private: {enabled: true, url: http://127.0.0.1:9/graphql}\n"
     (tmp_path / "sources.yaml").write_text(f"global: {{user_agent_contact: a@b.invalid}}\n{sources}")
     said = one_line(
@@ -160,7 +160,7 @@ def test_a_gpu_that_is_asked_for_and_not_there(tmp_path: Path, command: list[str
     assert "choose the device cpu" in said
 
 
-def test_a_build_without_any_key(tmp_path: Path) -> None:
+def test_a_build_without_any_key_prints_one_line(tmp_path: Path) -> None:
     shutil.copyfile(shipped_file("sources.yaml"), tmp_path / "sources.yaml")
     result = runs(tmp_path, "build")
     assert result.returncode == 2, result.stderr
@@ -168,19 +168,19 @@ def test_a_build_without_any_key(tmp_path: Path) -> None:
     assert "stashdb: no key; set STASHDB_API_KEY or STASHDB_API_KEY_FILE" in last
 
 
-def test_a_database_server_that_is_not_there_when_served(tmp_path: Path) -> None:
+def test_serve_with_an_unreachable_database_server_prints_one_line(tmp_path: Path) -> None:
     url = "postgresql+psycopg2://stash:hunter2@127.0.0.1:9/catalog"
     said = one_line(runs(tmp_path, "serve", "--port", str(free_port()), STASH_SENSE_CATALOG_URL=url), 1)
     assert "cannot open the catalog postgresql+psycopg2://stash:***@127.0.0.1:9/catalog" in said
 
 
-def test_a_port_that_is_taken(tmp_path: Path, taken_port: int) -> None:
+def test_a_port_in_use_prints_one_line(tmp_path: Path, taken_port: int) -> None:
     said = one_line(runs(tmp_path, "serve", "--port", str(taken_port)), 2)
     assert f"port {taken_port} of 127.0.0.1 cannot be used" in said
     assert "--port" in said
 
 
-def test_a_second_daemon_on_the_same_data(tmp_path: Path) -> None:
+def test_a_second_daemon_on_the_same_data_prints_one_line(tmp_path: Path) -> None:
     with only_daemon(prepare_home(tmp_path / "data" / "dagster")):
         said = one_line(runs(tmp_path, "serve", "--port", str(free_port())), 2)
     assert f"process {os.getpid()} already serves" in said
@@ -191,7 +191,7 @@ def test_a_second_daemon_on_the_same_data(tmp_path: Path) -> None:
     [("STASH_SENSE_GPUS", "none"), ("STASH_SENSE_EXECUTOR", "dask"), ("STASH_SENSE_AUTOMATION", "yes"),
      ("STASH_SENSE_ALERT_URL", "mailto:x"), ("STASH_SENSE_ALERT_AFTER", "0"), ("STASH_SENSE_DEVICE", "rocm")],
 )  # fmt: skip
-def test_a_setting_that_is_none(tmp_path: Path, name: str, value: str) -> None:
+def test_an_invalid_setting_prints_one_line(tmp_path: Path, name: str, value: str) -> None:
     assert name in one_line(runs(tmp_path, "prepare", **{name: value}), 2)
 
 
@@ -209,7 +209,7 @@ def test_a_setting_that_is_none(tmp_path: Path, name: str, value: str) -> None:
         ({"STASH_SENSE_UI_PATH_PREFIX": "x"}, "STASH_SENSE_UI_PATH_PREFIX: 'x' is not a path"),
     ],
 )
-def test_a_mistake_in_who_may_use_the_ui_is_one_line(
+def test_an_invalid_setting_of_the_ui_prints_one_line(
     program: str, variables: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").touch(mode=0o600)

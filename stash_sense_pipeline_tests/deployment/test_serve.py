@@ -1,4 +1,4 @@
-"""`stash-sense serve` for years: what is killed is started again, and whoever serves is alone."""
+"""`stash-sense serve` for years: a killed program is restarted, and only one process serves a DAGSTER_HOME."""
 
 from __future__ import annotations
 
@@ -102,15 +102,15 @@ def served_at(home: Path) -> Iterator[Served]:
         made.kill()
 
 
-def test_what_is_killed_is_started_again_and_the_end_is_a_clean_one(served: Served) -> None:
+def test_a_killed_program_is_restarted_and_sigint_ends_serve_with_exit_code_0(served: Served) -> None:
     served.said("Dagster UI: http://127.0.0.1:")
     served.program("the daemon")
     # What ends sooner after its start is taken for broken.
     time.sleep(21)
     for place, name in enumerate(COMMANDS, start=1):
         served.program(name).send_signal(signal.SIGKILL)
-        served.said(f"{name} ended by itself (exit code -9); it is started again")
-        assert served.log.read_text().count("it is started again") == place
+        served.said(f"{name} ended by itself (exit code -9); it is restarted")
+        assert served.log.read_text().count("it is restarted") == place
     give_up = time.monotonic() + 120
     while True:
         try:
@@ -129,7 +129,7 @@ def test_what_is_killed_is_started_again_and_the_end_is_a_clean_one(served: Serv
     assert left == [], "everything that it started has ended with it"
 
 
-def test_a_daemon_whose_parent_was_killed_still_holds_its_place(served: Served) -> None:
+def test_a_daemon_with_a_killed_parent_keeps_the_daemon_lock(served: Served) -> None:
     served.said("Dagster UI: http://127.0.0.1:")
     daemon = served.program("the daemon")
     orphans = psutil.Process(served.process.pid).children(recursive=True)

@@ -1,4 +1,4 @@
-"""Starting and ending the programs of the UI: whenever somebody interrupts, none of them is left."""
+"""Starting and ending the programs of the UI: no process is left after a signal at any time."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def await_file(path: Path) -> None:
         time.sleep(0.01)
 
 
-def test_an_interruption_during_a_start_leaves_nobody_behind(
+def test_a_signal_during_a_start_leaves_no_process(
     stubborn: _Service, interruption: _Interruption, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen[bytes]] = []
@@ -69,7 +69,7 @@ def test_an_interruption_during_a_start_leaves_nobody_behind(
         started[0].kill()
 
 
-def test_who_interrupts_again_does_not_wait_and_leaves_nobody_behind(
+def test_a_second_signal_ends_the_wait_and_leaves_no_process(
     stubborn: _Service, interruption: _Interruption
 ) -> None:
     stubborn.start()
@@ -85,7 +85,7 @@ def test_who_interrupts_again_does_not_wait_and_leaves_nobody_behind(
     assert stubborn.process.poll() == -signal.SIGKILL
 
 
-def test_an_interruption_at_any_other_time_is_one(interruption: _Interruption) -> None:
+def test_a_signal_at_any_other_time_raises_keyboard_interrupt(interruption: _Interruption) -> None:
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
     with interruption.noted():

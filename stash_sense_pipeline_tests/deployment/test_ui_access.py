@@ -1,4 +1,4 @@
-"""Who may use the UI: hosts, origins, path and password, as the environment gives them."""
+"""Who may use the UI: hosts, origins, path prefix and password from the environment."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_loopback_names_are_always_hosts(host: str) -> None:
         "[::1", "[::ffff:8.8.8.8]", "127.0.0.1\n", "localhost\x00", "*", ".", "..",
     ],
 )  # fmt: skip
-def test_other_names_are_no_hosts_of_a_ui_on_loopback(host: str) -> None:
+def test_a_ui_on_loopback_answers_to_no_other_name(host: str) -> None:
     assert not read_ui_access({}, Path.cwd(), LOOPBACK).answers_to(host)
 
 
@@ -77,7 +77,7 @@ def test_a_ui_on_all_addresses_answers_to_any_address_but_to_no_name() -> None:
 @pytest.mark.parametrize(
     "text", ["*", "http://x", "x:80", "a b", "x/y", "*.x", "-x", "x..y", "ü.example", "x\ty"]
 )
-def test_a_configured_host_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_configured_host_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"STASH_SENSE_UI_HOSTS: .* is not a host name") as caught:
         read_ui_access({"STASH_SENSE_UI_HOSTS": f"good.example,{text}"}, Path.cwd(), LOOPBACK)
     assert "\n" not in str(caught.value)
@@ -86,12 +86,12 @@ def test_a_configured_host_that_is_none_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["x", "/x/", "//x", "/x//y", "/../x", "/.", "/x y", "/x?y", "/x%2f", "http://x"]
 )
-def test_a_path_prefix_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_path_prefix_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match="STASH_SENSE_UI_PATH_PREFIX"):
         read_ui_access({"STASH_SENSE_UI_PATH_PREFIX": text}, Path.cwd(), LOOPBACK)
 
 
-def test_a_path_prefix_is_taken() -> None:
+def test_a_valid_path_prefix_is_accepted() -> None:
     for text in ("/pipeline", "/a/b-c_d.e~f"):
         access = read_ui_access({"STASH_SENSE_UI_PATH_PREFIX": text}, Path.cwd(), LOOPBACK)
         assert access.path_prefix == text
@@ -124,7 +124,7 @@ def test_an_origin_is_the_same_only_with_host_and_port(origin: str, host: str, s
 
 
 @given(st.text(max_size=40))
-def test_no_text_breaks_the_parsers(text: str) -> None:
+def test_any_text_is_parsed_or_refused_without_an_exception(text: str) -> None:
     parsed = parse_authority(text)
     assert parsed is None or parsed[0]
     same_origin(text, text)
@@ -154,7 +154,9 @@ def test_the_password_is_the_line_in_its_file(tmp_path: Path) -> None:
         (b"x" * 5000, "larger than"),
     ],
 )
-def test_a_file_that_is_no_password_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_without_exactly_one_line_of_text_is_refused(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         read_password(password_file(tmp_path, content))
     assert str(caught.value).startswith("STASH_SENSE_UI_PASSWORD_FILE: ")
@@ -167,7 +169,7 @@ def test_a_password_file_that_is_open_to_others_is_refused(tmp_path: Path, mode:
         read_password(password_file(tmp_path, mode=mode))
 
 
-def test_a_password_file_that_is_missing_or_no_file_is_refused(tmp_path: Path) -> None:
+def test_a_missing_password_file_or_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
         read_password(tmp_path / "nothing")
     with pytest.raises(ConfigurationError, match="is not a file"):

@@ -1,4 +1,4 @@
-"""The guard around the UI, request by request: what reaches the application behind it and what does not."""
+"""The guard around the UI: which requests reach the application and which are refused."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def post(*headers: Header, **given: Any) -> tuple[list[tuple[str, str, bytes]], 
     return answer([HOST, *headers], method="POST", path="/graphql", **{"parts": [QUERY], **given})
 
 
-def test_what_the_ui_and_programs_send_reaches_it_unchanged() -> None:
+def test_requests_of_the_ui_and_of_programs_reach_it_unchanged() -> None:
     fetch = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "cors"), ("sec-fetch-dest", "empty")]
     for headers in (
         [JSON, OWN, *fetch],
@@ -242,19 +242,19 @@ def test_notebooks_are_closed_with_and_without_a_path_prefix() -> None:
         b'{"a": "\xff"}', b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"a": NaN}', b'{"a": 1, "a": 2}',
     ],
 )  # fmt: skip
-def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_a_json_object_is_refused(body: bytes) -> None:
     reached, sent = post(JSON, parts=[body])
     assert not reached
     assert status(sent) == 400
 
 
-def test_a_body_without_end_is_cut_off() -> None:
+def test_an_endless_body_is_refused_at_the_limit() -> None:
     reached, sent = post(JSON, parts=[b"{", *[b" " * 1_000_000] * 40])
     assert not reached
     assert status(sent) == 413
 
 
-def test_every_answer_keeps_other_pages_from_framing_and_reading_it() -> None:
+def test_every_response_has_headers_against_framing_and_cross_origin_reads() -> None:
     for headers in ([HOST], [("host", "evil.example")]):
         _, sent = answer(headers)
         given = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
@@ -269,7 +269,7 @@ def basic(text: str) -> Header:
     return ("authorization", f"Basic {base64.b64encode(text.encode()).decode()}")
 
 
-def test_with_a_password_everything_wants_it(tmp_path: Path) -> None:
+def test_with_a_password_every_request_needs_it(tmp_path: Path) -> None:
     file = password_file(tmp_path, "söme:word\n".encode())
     access = read_ui_access({"STASH_SENSE_UI_PASSWORD_FILE": str(file)}, tmp_path, "127.0.0.1")
     wrong = [
@@ -339,7 +339,7 @@ def test_every_route_of_the_webserver_is_known_here() -> None:
     ),
     st.sampled_from(["/graphql", "/graphql/", "/graphql\n", "/report_asset_check/x", "/"]),
 )  # fmt: skip
-def test_whatever_another_page_can_send_changes_nothing(
+def test_no_request_that_another_page_can_send_changes_anything(
     method: str, headers: list[Header], path: str
 ) -> None:
     """A page can choose method, path, body and some headers; the browser adds where it comes from, or asks first."""

@@ -1,4 +1,4 @@
-"""Fixtures of the orchestration's tests: settings without files, and a demo that ran once for all."""
+"""Fixtures of the tests of orchestration: settings without files, and a demo that runs once per session."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROGRAM = Path(sys.executable).with_name("stash-sense")
 
 
 def run_demo(directory: Path) -> str:
-    """Runs the demo as a user does, and returns what it printed."""
+    """Runs the command `demo` and returns its output."""
     result = subprocess.run(
         [PROGRAM, "demo", "--data-dir", directory],
         capture_output=True,
@@ -29,7 +29,7 @@ def run_demo(directory: Path) -> str:
         check=False,
         timeout=800,
         cwd=directory.parent,
-        # Somebody's own set-up in the same shell must stay untouched.
+        # The demo must not use the set-up of the shell.
         env={
             **os.environ,
             "STASH_SENSE_CATALOG_URL": "sqlite:////nowhere/catalog.db",
@@ -43,7 +43,7 @@ def run_demo(directory: Path) -> str:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The directory of a demo that ran once, and what it printed."""
+    """The directory of the demo and its output."""
     directory = tmp_path_factory.mktemp("demo") / "data"
     return directory, run_demo(directory)
 

@@ -1,4 +1,4 @@
-"""Alerts: to whom they go and in which form, when they are told and when not, and that no secret is in them."""
+"""Alerts: their format for each webhook, when they are sent, and that they hold no secret."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
         yield hook
 
 
-def test_each_kind_of_webhook_gets_its_form(webhook: Webhook) -> None:
+def test_ntfy_discord_and_json_webhooks_each_get_their_format(webhook: Webhook) -> None:
     send_alert(webhook.url, ALERT)
     send_alert(f"ntfy+{webhook.url}", ALERT)
     send_alert(f"discord+{webhook.url}", ALERT)
@@ -99,13 +99,13 @@ def test_each_kind_of_webhook_gets_its_form(webhook: Webhook) -> None:
     assert said["allowed_mentions"] == {"parse": []}
 
 
-def test_known_hosts_need_no_prefix() -> None:
+def test_ntfy_and_discord_hosts_need_no_prefix() -> None:
     assert alerts._kind_and_address("https://ntfy.sh/t") == ("ntfy", "https://ntfy.sh/t")
     assert alerts._kind_and_address("https://discord.com/api/webhooks/1/x")[0] == "discord"
     assert alerts._kind_and_address("https://example.org/a+b") == ("json", "https://example.org/a+b")
 
 
-def test_a_hiccup_is_tried_again_and_a_failure_hides_the_address(webhook: Webhook) -> None:
+def test_a_webhook_error_is_retried_and_a_failure_hides_the_address(webhook: Webhook) -> None:
     webhook.statuses = [500, 503]
     send_alert(webhook.url, ALERT)
     assert len(webhook.received) == 3
@@ -128,7 +128,7 @@ def ended(
 OK, BAD = dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE
 
 
-def test_it_is_told_once_when_enough_failed_in_a_row() -> None:
+def test_one_alert_is_sent_when_enough_runs_failed_in_a_row() -> None:
     with dg.DagsterInstance.ephemeral() as instance:
 
         def told(run: dg.DagsterRun) -> bool:
@@ -160,7 +160,9 @@ def test_a_crash_that_is_retried_counts_once() -> None:
         ({"outcome": "timeout", "breaker": "open"}, "circuit breaker opened"),
     ],
 )
-def test_a_source_that_says_no_is_told_of_at_once(outcome: dict[str, str], why: str) -> None:
+def test_a_source_that_blocks_requests_gives_an_alert_at_the_first_failure(
+    outcome: dict[str, str], why: str
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         alert = failure_alert(instance, ended(instance, BAD), [outcome], after=3)
         assert alert is not None
@@ -199,7 +201,7 @@ def test_a_real_failed_run_becomes_an_alert_without_its_message(webhook: Webhook
     assert "hunter2" not in body.decode()
 
 
-def test_without_an_address_nothing_is_sent(settings: Settings, tmp_path: Path) -> None:
+def test_without_an_alert_url_nothing_is_sent(settings: Settings, tmp_path: Path) -> None:
     definitions = build_defs(settings=settings, environment=environment_at(tmp_path))
     with dg.DagsterInstance.ephemeral() as instance:
         context = dg.build_sensor_context(instance=instance, definitions=definitions)
@@ -207,7 +209,7 @@ def test_without_an_address_nothing_is_sent(settings: Settings, tmp_path: Path) 
     assert "not set" in (data.skip_message or "")
 
 
-def test_a_source_that_goes_stale_is_told_of_once_and_when_it_is_back(
+def test_a_stale_source_gives_one_alert_and_one_more_when_it_is_read_again(
     catalog: sa.Engine, webhook: Webhook, settings: Settings, tmp_path: Path
 ) -> None:
     environment = environment_at(
@@ -240,6 +242,6 @@ def test_a_source_that_goes_stale_is_told_of_once_and_when_it_is_back(
         assert [json.loads(body)["kind"] for _, body in webhook.received] == ["stale", "fresh_again"]
 
 
-def test_what_is_stale_again_is_told_again() -> None:
+def test_only_newly_stale_and_newly_read_sources_give_alerts() -> None:
     assert [alert.kind for alert in stale_alerts(["a"], ["a", "b"])] == ["stale"]
     assert [alert.kind for alert in stale_alerts(["a"], [])] == ["fresh_again"]

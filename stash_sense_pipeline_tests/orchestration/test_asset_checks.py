@@ -1,4 +1,4 @@
-"""The checks of the release asset, as Dagster records them: with numbers, and also when they forbid publishing."""
+"""The checks of the asset `release` in Dagster: their numbers, and that they are recorded when one forbids publishing."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         quality = str(event.metadata["quality"].value)
         assert "Most confusable people" in quality
         assert "Someone" not in quality
-        # Without a change the same checks are shown again.
+        # Without a change the same checks are recorded again.
         (card,) = (tmp_path / "releases").glob("*.datacard.md")
         written = card.read_bytes()
         card.unlink()
         again = publish(settings, tmp_path, instance)
         assert again.success
         assert {name: check.passed for name, check in checks(again).items()} == dict.fromkeys(found, True)
-        # A run that was stopped before it wrote the data card has left that to the next.
+        # The next run writes the data card that an interrupted run did not write.
         assert card.read_bytes() == written
-        # Who removes the report, which names people, has published nothing worse for it.
+        # Removing the report, which names people, turns its checks into warnings.
         (report,) = (tmp_path / "releases").glob("*.report")
         shutil.rmtree(report)
         once_more = publish(settings, tmp_path, instance)
@@ -98,7 +98,7 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         assert checks(once_more)["contract"].passed
 
 
-def test_a_check_that_forbids_publishing_is_recorded_by_itself(
+def test_a_failed_blocking_check_is_recorded_and_nothing_is_published(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
     engine = make_catalog(tmp_path / "catalog.db")
@@ -116,7 +116,7 @@ def test_a_check_that_forbids_publishing_is_recorded_by_itself(
         assert (tmp_path / "releases" / "latest").resolve() == latest
         accepted = publish(settings, tmp_path, instance, accept_shrink=True)
         assert accepted.success
-        # What was staged before the refusal was not built again.
+        # The files that were staged before the refusal are reused.
         built = accepted.asset_materializations_for_node("indices")
         assert [event.metadata["reused"].value for event in built] == [True, True]
     engine.dispose()
@@ -125,7 +125,7 @@ def test_a_check_that_forbids_publishing_is_recorded_by_itself(
 def test_the_release_reaches_a_sidecar_through_github(
     settings: Settings, pack: ModelPack, tmp_path: Path
 ) -> None:
-    """The asset as the publish job runs it, against the stand-in of the API, and the updater of a sidecar after it."""
+    """Runs the asset in the job publish against a fake GitHub API, and then the updater of a sidecar."""
     make_catalog(tmp_path / "catalog.db").dispose()
     with github() as hub, dg.DagsterInstance.ephemeral() as instance:
         to = GithubSettings(repository=REPOSITORY, upload=True, api=hub.url)
@@ -160,7 +160,7 @@ def test_the_release_reaches_a_sidecar_through_github(
         assert failures(verify_release(sidecar)) == ()
 
 
-def test_adaface_is_in_the_release_when_it_is_wanted_and_there(
+def test_adaface_is_in_the_release_when_the_settings_and_the_model_pack_have_it(
     settings: Settings, pack: ModelPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_catalog(tmp_path / "catalog.db")
@@ -188,7 +188,7 @@ def test_adaface_is_in_the_release_when_it_is_wanted_and_there(
         assert failures(verify_release(latest)) == ()
         assert failures(verify_release(latest.parent / f"stash-sense-data-v{latest.name}.zip")) == ()
         assert "adaface_recall_at_1" in checks(result)["recall_at_1"].metadata
-        # A pack without it: no file, and nothing fails.
+        # With a pack that lacks it there is no file, and the run succeeds.
         monkeypatch.setattr(model_packs, "load_pack", lambda *_: PACK)
         result = publish(wanted, tmp_path, instance)
         assert result.success

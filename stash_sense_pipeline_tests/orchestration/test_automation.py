@@ -57,7 +57,7 @@ def _tick(
     return list(data.run_requests or []), data.cursor
 
 
-def test_the_night_refreshes_every_enabled_source_once(
+def test_the_nightly_schedule_refreshes_every_enabled_source_once(
     definitions: dg.Definitions, settings: Settings, tmp_path: Path
 ) -> None:
     at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
@@ -92,7 +92,7 @@ def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions) -> Non
         assert set(json.loads(cursor or "")) == {"fansdb", "stashdb"}
 
 
-def test_a_change_is_published_when_all_sources_have_settled(definitions: dg.Definitions) -> None:
+def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definitions: dg.Definitions) -> None:
     sensor = publish_when_changed()
     with dg.DagsterInstance.ephemeral() as instance:
         assert _tick(sensor, instance, definitions, None)[0] == []
@@ -108,7 +108,7 @@ def test_a_change_is_published_when_all_sources_have_settled(definitions: dg.Def
         assert _tick(sensor, instance, definitions, cursor)[0] == []
 
 
-def test_faces_that_are_about_to_be_embedded_are_waited_for(definitions: dg.Definitions) -> None:
+def test_publishing_waits_for_new_faces_that_have_no_embedding(definitions: dg.Definitions) -> None:
     sensor = publish_when_changed()
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "performer_table", "stashdb")
@@ -119,7 +119,9 @@ def test_faces_that_are_about_to_be_embedded_are_waited_for(definitions: dg.Defi
 
 
 @pytest.mark.slow
-def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(tmp_path: Path) -> None:
+def test_a_changed_stash_box_is_refreshed_once_and_a_broken_one_does_not_stop_the_others(
+    tmp_path: Path,
+) -> None:
     with SandboxServers(make_demo_world(seed=3, people=12)) as servers:
         file = tmp_path / "sources.yaml"
         file.write_text(yaml.safe_dump(sources_settings(servers)))
@@ -144,7 +146,7 @@ def test_a_stash_box_with_news_is_refreshed_once_and_a_broken_one_stops_nobody(t
             assert _tick(sensor, instance, definitions, cursor)[0] == []
 
 
-def test_the_week_ends_with_a_full_sweep_of_every_stash_box(
+def test_the_weekly_schedule_sweeps_every_stash_box(
     definitions: dg.Definitions, settings: Settings, tmp_path: Path
 ) -> None:
     at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
@@ -173,7 +175,7 @@ def test_no_update_is_lost_and_none_is_published_twice(definitions: dg.Definitio
     assert len(set(published)) == 3
 
 
-def test_a_site_that_cannot_be_asked_here_is_left_out_of_the_night(tmp_path: Path) -> None:
+def test_the_nightly_schedule_leaves_out_a_site_without_its_page_solver(tmp_path: Path) -> None:
     sites = {
         "babepedia": {"enabled": True, "needs_flaresolverr": True},
         "indexxx": {"enabled": True, "needs_chrome_cdp": True},
@@ -235,7 +237,7 @@ CURSORS = (
     cursor=CURSORS,
     failed=st.none() | PAST_SOURCES,
 )
-def test_no_event_run_or_cursor_of_the_past_stops_a_sensor(
+def test_no_old_event_run_or_cursor_stops_a_sensor(
     events: list[tuple[str, str | None]], cursor: str | None, failed: str | None
 ) -> None:
     """Sources were renamed, taken out or switched off since, and an older program wrote the cursor."""
@@ -288,7 +290,7 @@ def monkeypatched_polls() -> Iterator[None]:
         yield
 
 
-def test_schedules_ask_only_for_sources_that_are_there(tmp_path: Path) -> None:
+def test_schedules_request_only_sources_that_have_a_partition(tmp_path: Path) -> None:
     settings, environment = _two_boxes(tmp_path), environment_at(tmp_path, STASHDB_API_KEY="k")
     definitions = build_defs(settings=settings, environment=environment)
     at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
@@ -304,7 +306,7 @@ def test_schedules_ask_only_for_sources_that_are_there(tmp_path: Path) -> None:
             assert {request.partition_key for request in requests} <= {"stashdb", None}
 
 
-def test_faces_of_a_source_that_was_taken_out_do_not_hold_a_publish(
+def test_faces_of_a_removed_source_do_not_delay_publishing(
     definitions: dg.Definitions,
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
@@ -324,7 +326,7 @@ def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(definitions: d
         assert len(_tick(embed_when_refreshed(), instance, definitions, old)[0]) == 1
 
 
-def test_a_stale_source_that_was_taken_out_is_not_told_to_be_fresh_again(tmp_path: Path) -> None:
+def test_a_stale_source_that_was_removed_gives_no_alert_that_it_is_fresh_again(tmp_path: Path) -> None:
     posts: list[bytes] = []
     with alert_server(posts) as url:
         environment = environment_at(tmp_path, STASH_SENSE_ALERT_URL=url)
@@ -402,7 +404,7 @@ def _aged_run(
         (STATES.FAILURE, 0, False),
     ],
 )
-def test_a_run_that_a_crash_left_between_two_states_holds_no_publish(
+def test_a_run_that_a_crash_left_between_two_states_does_not_delay_publishing(
     definitions: dg.Definitions, job: str, status: dg.DagsterRunStatus, minutes: int, holds: bool
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
@@ -415,7 +417,7 @@ def test_a_run_that_a_crash_left_between_two_states_holds_no_publish(
 @pytest.mark.parametrize(
     ("other", "minutes"), [(STATES.STARTED, 600), (STATES.SUCCESS, 1), (STATES.STARTING, 1)]
 )
-def test_an_old_queued_run_is_waited_for_while_the_queue_moves(
+def test_publishing_waits_for_an_old_queued_run_while_other_runs_are_active(
     definitions: dg.Definitions, other: dg.DagsterRunStatus, minutes: int
 ) -> None:
     """It waited for its turn: what is in front of it runs, or has just ended."""

@@ -63,7 +63,7 @@ def lost_release(demo: tuple[Path, str]) -> dict[str, str]:
     return digests((demo[0] / "releases" / "latest").resolve())
 
 
-def test_an_empty_machine_publishes_the_same_bytes(
+def test_a_restored_backup_publishes_the_same_bytes(
     demo: tuple[Path, str], lost_release: dict[str, str], tmp_path: Path
 ) -> None:
     said = command(demo[0], "backup", tmp_path / "backup.zip")
@@ -72,7 +72,7 @@ def test_an_empty_machine_publishes_the_same_bytes(
 
 
 @pytest.mark.postgres
-def test_a_backup_moves_to_postgresql_from_there_to_another_server_and_back_with_the_same_bytes(
+def test_a_backup_restored_to_postgresql_another_server_and_sqlite_publishes_the_same_bytes(
     demo: tuple[Path, str], lost_release: dict[str, str], tmp_path: Path
 ) -> None:
     """A laptop's catalog, then a server's that is lost as well, then a laptop's again."""

@@ -1,4 +1,4 @@
-"""The command line with bad input: one line, the right exit code, and nothing half-written."""
+"""The command line with bad input: one line of error, the right exit code, no partial output."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def without_faults(servers: SandboxServers) -> Iterator[None]:
 
 
 class Operator:
-    """Somebody at a terminal, in an empty directory, with a sources.yaml of their own."""
+    """Runs commands in an empty directory with its own sources.yaml."""
 
     def __init__(self, home: Path, servers: SandboxServers) -> None:
         self.home = home
@@ -83,7 +83,7 @@ def error_line(result: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_a_source_without_a_key_is_skipped_and_the_exit_code_says_so(operator: Operator) -> None:
+def test_a_source_without_a_key_is_skipped_and_build_exits_with_1(operator: Operator) -> None:
     operator.keep("pmvstash", "fansdb")
     del operator.variables["FANSDB_API_KEY"]
     result = operator.runs("build", "--no-faces")
@@ -94,7 +94,7 @@ def test_a_source_without_a_key_is_skipped_and_the_exit_code_says_so(operator: O
     assert result.stdout.startswith("pmvstash: ")
 
 
-def test_no_source_left_is_one_line_and_exit_2(operator: Operator) -> None:
+def test_a_build_without_any_source_prints_one_line_and_exits_with_2(operator: Operator) -> None:
     operator.keep("fansdb")
     result = operator.runs("build", "--disable-source", "fansdb")
     assert result.returncode == 2
@@ -102,7 +102,7 @@ def test_no_source_left_is_one_line_and_exit_2(operator: Operator) -> None:
     assert not (operator.home / "data" / "catalog.db").exists()
 
 
-def test_no_key_at_all_is_exit_2(operator: Operator) -> None:
+def test_a_build_without_any_key_exits_with_2(operator: Operator) -> None:
     operator.keep("fansdb")
     del operator.variables["FANSDB_API_KEY"]
     result = operator.runs("build")
@@ -117,7 +117,7 @@ def test_an_unknown_source_is_named_with_the_known_ones(operator: Operator) -> N
     assert "did you mean stashdb" in result.stderr
 
 
-def test_a_missing_model_pack_is_said_before_anything_is_asked(
+def test_a_missing_model_pack_is_an_error_before_any_request(
     operator: Operator, servers: SandboxServers
 ) -> None:
     operator.variables["STASH_SENSE_MODEL_PACK"] = "no-such-pack"
@@ -129,7 +129,7 @@ def test_a_missing_model_pack_is_said_before_anything_is_asked(
     assert not (operator.home / "data" / "catalog.db").exists()
 
 
-def test_an_expired_key_is_one_line(operator: Operator) -> None:
+def test_an_expired_key_prints_one_line(operator: Operator) -> None:
     operator.keep("fansdb")
     operator.variables["FANSDB_API_KEY"] = "expired"
     result = operator.runs("build", "--no-faces")
@@ -139,7 +139,7 @@ def test_an_expired_key_is_one_line(operator: Operator) -> None:
     assert "expired (" not in result.stderr
 
 
-def test_an_unreachable_server_is_one_line(operator: Operator) -> None:
+def test_an_unreachable_server_prints_one_line(operator: Operator) -> None:
     operator.keep("fansdb")
     operator.sources["stash_boxes"]["fansdb"]["url"] = "http://127.0.0.1:9/graphql"
     result = operator.runs("build", "--no-faces")
@@ -148,7 +148,9 @@ def test_an_unreachable_server_is_one_line(operator: Operator) -> None:
     assert "timeout" in result.stderr
 
 
-def test_a_server_in_trouble_leaves_the_others_alone(operator: Operator, servers: SandboxServers) -> None:
+def test_a_server_that_fails_does_not_stop_the_other_sources(
+    operator: Operator, servers: SandboxServers
+) -> None:
     operator.keep("pmvstash", "fansdb")
     servers.traffic.inject(Fault(FaultKind.BODY, box="pmvstash", path="/graphql", times=None))
     result = operator.runs("build", "--no-faces")
@@ -157,7 +159,7 @@ def test_a_server_in_trouble_leaves_the_others_alone(operator: Operator, servers
     assert "fansdb: " in result.stdout
 
 
-def test_verify_names_what_is_wrong(operator: Operator) -> None:
+def test_verify_names_the_failed_checks(operator: Operator) -> None:
     result = operator.runs("verify", "nowhere")
     assert result.returncode == 1
     assert "FAILED" in result.stdout
@@ -169,7 +171,7 @@ def test_contradicting_options_are_refused(operator: Operator) -> None:
     assert "contradict" in error_line(result)
 
 
-def test_a_pack_can_be_tried_out(operator: Operator) -> None:
+def test_models_check_runs_every_network_of_a_pack(operator: Operator) -> None:
     result = operator.runs("models", "check", str(DEMO_PACK))
     assert result.returncode == 0
     assert result.stdout.startswith(
@@ -190,11 +192,11 @@ def test_no_pack_is_pulled_before_its_licence_is_accepted(operator: Operator) ->
     [
         (("releases", "diff", "2026.01.01", "2026.01.02"), "no release 2026.01.01"),
         (("releases", "install", "latest", "--to", "sidecar"), "no release latest"),
-        (("identity", "explain", "nobody"), "not of the form SOURCE:ID"),
+        (("identity", "explain", "stashdb"), "not of the form SOURCE:ID"),
         (("ui", "--data-dir", "nowhere"), "run `make demo` first"),
     ],
 )
-def test_what_is_not_there_is_one_line_and_exit_2(
+def test_a_wrong_argument_prints_one_line_and_exits_with_2(
     operator: Operator, arguments: tuple[str, ...], said: str
 ) -> None:
     result = operator.runs(*arguments)

@@ -1,4 +1,4 @@
-"""The sensors with Dagster's live daemon: from a stash-box with news to a published release, with nobody at the keyboard."""
+"""The sensors in Dagster's daemon: a change at a stash-box leads to a published release."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _dagster(program: str, *arguments: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(WITHIN_SECONDS + 180)
-def test_the_daemon_carries_news_of_a_stash_box_into_a_release(tmp_path: Path) -> None:
+def test_the_daemon_publishes_a_release_after_a_stash_box_changed(tmp_path: Path) -> None:
     with SandboxServers(make_demo_world(seed=5, people=40)) as servers:
         kept = sources_settings(servers)
         kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in ("stashdb", "fansdb")}

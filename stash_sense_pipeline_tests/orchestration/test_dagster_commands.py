@@ -1,4 +1,4 @@
-"""Dagster's own commands, as the README gives them, against a small world on loopback."""
+"""Dagster's own commands from the README, against a small sandbox on loopback."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ README = shipped_file("workspace.yaml").with_name("README.md")
 
 @pytest.fixture(scope="module")
 def variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment of an operator whose sources are a small world, with a DAGSTER_HOME."""
+    """An environment with a DAGSTER_HOME and the sources of a small sandbox."""
     home = tmp_path_factory.mktemp("operator")
     with SandboxServers(make_demo_world(seed=4, people=16)) as servers:
         (home / "sources.yaml").write_text(yaml.safe_dump(sources_settings(servers)))
@@ -68,7 +68,7 @@ def test_the_definitions_are_valid(variables: dict[str, str]) -> None:
     assert "Validation successful for code location stash_sense" in said
 
 
-def test_one_asset_of_one_source_is_materialized_here_and_now(variables: dict[str, str]) -> None:
+def test_dagster_asset_materialize_runs_one_asset_of_one_source(variables: dict[str, str]) -> None:
     said = run(command("dagster asset materialize"), variables)
     assert "RUN_SUCCESS" in said
     assert (Path(variables["DATA_DIR"]) / "catalog.db").exists()

@@ -1,15 +1,18 @@
-"""The definitions: what loads, what depends on what, and what loading costs."""
+"""The definitions: assets, jobs and partitions, and the modules that loading them imports."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
+import stash_sense_pipeline
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -42,12 +45,12 @@ def test_the_definitions_can_be_loaded(definitions: dg.Definitions) -> None:
 
 
 def test_a_code_server_can_send_the_definitions(definitions: dg.Definitions) -> None:
-    """Loading is not enough: what the UI is sent must be made of types that Dagster serializes."""
+    """Definitions that load can still hold values that Dagster cannot serialize for the UI."""
     snapshot = RepositorySnap.from_def(definitions.get_repository_def())
     assert "performer_table" in serialize_value(snapshot)
 
 
-def test_the_lineage_is_the_picture_of_the_design(definitions: dg.Definitions) -> None:
+def test_every_asset_has_its_parents_and_its_group(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     found = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys}
@@ -57,7 +60,7 @@ def test_the_lineage_is_the_picture_of_the_design(definitions: dg.Definitions) -
     assert {key: graph.get(dg.AssetKey(key)).group_name for key in found} == GROUPS
 
 
-def test_every_asset_says_what_it_is(definitions: dg.Definitions) -> None:
+def test_every_asset_has_a_description_kinds_and_owners(definitions: dg.Definitions) -> None:
     graph = definitions.resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         node = graph.get(key)
@@ -84,12 +87,12 @@ def test_partitions_are_the_sources_of_the_file(definitions: dg.Definitions, set
         ("publish", set(PARENTS) - {"performer_table", "aligned_faces", "face_embeddings"}),
     ],
 )
-def test_jobs_hold_their_assets(definitions: dg.Definitions, job: str, assets: set[str]) -> None:
+def test_each_job_selects_its_assets(definitions: dg.Definitions, job: str, assets: set[str]) -> None:
     keys = definitions.resolve_job_def(job).asset_layer.selected_asset_keys
     assert {key.to_user_string() for key in keys} == assets
 
 
-def test_embedding_and_nothing_else_asks_for_the_gpu(definitions: dg.Definitions) -> None:
+def test_only_face_embeddings_is_in_the_gpu_pool(definitions: dg.Definitions) -> None:
     pools = {
         key.to_user_string(): node.op.pool
         for node in definitions.assets or []
@@ -108,3 +111,10 @@ def test_loading_the_definitions_imports_nothing_heavy() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_only_one_module_of_the_package_imports_private_modules_of_dagster() -> None:
+    package = Path(stash_sense_pipeline.__file__).parent
+    private = re.compile(r"^\s*(from|import) dagster\w*\._|^\s*from dagster\w* import _", re.MULTILINE)
+    found = {path.name for path in package.rglob("*.py") if private.search(path.read_text())}
+    assert found == {"dagster_private.py"}

@@ -1,4 +1,4 @@
-"""The demo as a user runs it, and its release."""
+"""The command `demo` and its release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_the_run_history_names_nobody(demo: tuple[Path, str]) -> None:
+def test_the_run_history_holds_no_name_of_a_person(demo: tuple[Path, str]) -> None:
     """Event log, run storage and the logs of steps: no name, alias, id, link or picture of a person, and no key."""
     directory, printed = demo
     with closing(sqlite3.connect(directory / "catalog.db")) as catalog:
@@ -84,7 +84,7 @@ def test_every_live_record_of_the_world_is_in_the_catalog(demo: tuple[Path, str]
     }
     on_sites = {record for record in stored if record[0] in SITES}
     assert {record for record in stored if record[0] != "theporndb"} - on_sites == live
-    # Nobody of a site is stored whom no box knows.
+    # A reference site adds no performer that no stash-box has.
     assert {world.person_of(*record) in range(len(world.people)) for record in on_sites} == {True}
     on_theporndb = {
         record
@@ -92,11 +92,11 @@ def test_every_live_record_of_the_world_is_in_the_catalog(demo: tuple[Path, str]
         for record in world.records_of(person)
         if record[0] == "theporndb"
     }
-    # What is stored beyond these are ThePornDB's entries that are nobody: toys, titles, descriptions.
+    # The other records are ThePornDB's entries that are not people: toys, titles, descriptions.
     assert on_theporndb <= stored
 
 
-def test_no_two_people_became_one(demo: tuple[Path, str], world: World) -> None:
+def test_no_identity_joins_two_people(demo: tuple[Path, str], world: World) -> None:
     with closing(sqlite3.connect(demo[0] / "catalog.db")) as connection:
         members = connection.execute(
             "SELECT performer_id, source, source_id FROM identity_members"
@@ -117,7 +117,7 @@ def test_no_two_people_became_one(demo: tuple[Path, str], world: World) -> None:
     assert found / (found + missed) > 0.85
 
 
-def test_a_second_demo_says_that_nothing_changed(demo: tuple[Path, str]) -> None:
+def test_a_second_demo_prints_that_nothing_changed(demo: tuple[Path, str]) -> None:
     directory = demo[0]
     before = {path: path.stat().st_mtime_ns for path in (directory / "releases").rglob("*")}
     said = run_demo(directory)
@@ -126,7 +126,7 @@ def test_a_second_demo_says_that_nothing_changed(demo: tuple[Path, str]) -> None
 
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="one core builds the same bytes either way")
-def test_a_fast_index_is_said_to_be_one(tmp_path: Path) -> None:
+def test_the_manifest_of_a_fast_index_says_so(tmp_path: Path) -> None:
     with demo_world(tmp_path / "data") as variables:
         done = subprocess.run(
             [PROGRAM, "build", "--fast-index", "--sources", "stashdb"],

@@ -1,4 +1,4 @@
-"""docs/commands.md shows what the commands say now."""
+"""docs/commands.md shows the current output of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever ends a run loses nothing: what was fetched is stored, and the next run goes on from there."""
+"""Graceful shutdown: an interrupted run stores what it fetched, and the next run continues from there."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def handlers() -> list[object]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_acts_and_the_second_does_what_it_did_before(number: signal.Signals) -> None:
+def test_the_first_signal_is_handled_and_the_second_reaches_the_previous_handler(
+    number: signal.Signals,
+) -> None:
     said: list[str] = []
     before = signal.signal(number, lambda *_: said.append("before"))
     try:
@@ -49,14 +51,14 @@ def test_the_first_signal_acts_and_the_second_does_what_it_did_before(number: si
     assert said == ["act", "before", "before"]
 
 
-def test_nothing_changes_for_who_is_not_interrupted() -> None:
+def test_without_a_signal_the_previous_handlers_are_restored() -> None:
     before = handlers()
     with on_interrupt(lambda: None):
         assert handlers() != before
     assert handlers() == before
 
 
-def test_a_thread_leaves_the_signals_alone() -> None:
+def test_a_thread_sets_no_signal_handler() -> None:
     before, seen = handlers(), []
 
     def work() -> None:
@@ -84,12 +86,12 @@ TAGS = ("--tags", '{"dagster/partition": "stashdb", "source": "stashdb"}')
     [
         # With steps in processes of their own. The daemon does the same for `dagster run terminate`.
         (program("dagster", *REFRESH, *TAGS), signal.SIGTERM, "CANCELED"),
-        # Nobody has told Dagster that it is to end, so for Dagster it failed.
+        # Dagster was not told to end the run, so it records a failure.
         (program("stash-sense", "build", "--sources", "stashdb"), signal.SIGINT, "FAILURE"),
     ],
     ids=["steps in processes", "build in one process"],
 )
-def test_a_run_that_is_ended_stores_all_that_it_fetched(
+def test_an_interrupted_run_stores_everything_that_it_fetched(
     tmp_path: Path, command: list[str], number: signal.Signals, status: str
 ) -> None:
     with SandboxServers(make_demo_world(seed=6, people=60)) as servers:

@@ -1,4 +1,4 @@
-"""A source with ids and dates that no release may hold, from its server to an installed release, and out again."""
+"""A source with ids and dates that no release may hold: from its server to an installed release and its suppression."""
 
 from __future__ import annotations
 

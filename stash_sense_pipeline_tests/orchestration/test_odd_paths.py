@@ -1,4 +1,4 @@
-"""Data directories with odd names: real commands work in them, or refuse them in one line."""
+"""Data directories with odd names: commands work in them or refuse them with one line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def machine(tmp_path: Path, servers: SandboxServers) -> Machine:
 
 
 @pytest.mark.parametrize("name", WORKING)
-def test_a_directory_of_any_name_is_built_in_backed_up_and_restored(machine: Machine, name: str) -> None:
+def test_build_backup_and_restore_work_in_a_directory_with_an_odd_name(machine: Machine, name: str) -> None:
     data = machine.home / name
     code, said, complaints = machine.runs(data, "build", "--no-faces")
     assert (code, complaints) == (0, []), said
@@ -110,7 +110,9 @@ def test_a_directory_of_any_name_is_built_in_backed_up_and_restored(machine: Mac
 @pytest.mark.parametrize(
     "command", [("build", "--no-faces"), ("prepare",), ("serve", "--port", "1")], ids=lambda c: c[0]
 )
-def test_a_name_that_cannot_work_is_one_line(machine: Machine, name: bytes, command: tuple[str, ...]) -> None:
+def test_a_path_that_dagster_cannot_use_prints_one_line(
+    machine: Machine, name: bytes, command: tuple[str, ...]
+) -> None:
     data = name if name.startswith(b"~") else os.fsencode(machine.home) + b"/" + name
     if command[0] == "serve":
         command = (*command[:2], str(free_port()))
@@ -121,7 +123,7 @@ def test_a_name_that_cannot_work_is_one_line(machine: Machine, name: bytes, comm
 
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "a link to nothing below a file"])
-def test_a_data_directory_that_cannot_be_one_is_one_line(machine: Machine, what: str) -> None:
+def test_an_unusable_data_directory_prints_one_line(machine: Machine, what: str) -> None:
     file = machine.home / "file"
     file.write_text("mine")
     (machine.home / "link").symlink_to(file / "below")
@@ -141,7 +143,7 @@ def test_a_data_directory_that_cannot_be_one_is_one_line(machine: Machine, what:
     assert file.read_text() == "mine"
 
 
-def test_a_relative_directory_and_a_link_are_the_same_place(machine: Machine) -> None:
+def test_a_relative_path_and_a_symbolic_link_are_the_same_directory(machine: Machine) -> None:
     (machine.home / "real place").mkdir()
     (machine.home / "link").symlink_to("real place")
     machine.variables["STASH_SENSE_CATALOG_URL"] = "sqlite:///link/mine.db"

@@ -1,4 +1,4 @@
-"""The Dagster UI on the demo's data in a real browser: what an operator sees there, and the pictures of the docs."""
+"""The Dagster UI on the data of the demo in a real browser, and the screenshots of the documentation."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def tab(ui: str) -> Iterator[tuple[Page, list[str]]]:
 
 @pytest.fixture
 def page(tab: tuple[Page, list[str]]) -> Iterator[Page]:
-    """The tab; whatever it complains about fails the test at which it does."""
+    """The browser tab. An error in it fails the test that caused it."""
     opened, complaints = tab
     complaints.clear()
     opened.set_viewport_size({"width": 1400, "height": 900})
@@ -203,7 +203,7 @@ def test_the_checks_of_a_release_show_their_numbers(page: Page) -> None:
     picture(page, "checks")
 
 
-def test_what_waits_to_be_read_shows_how_old_each_source_is(page: Page) -> None:
+def test_the_freshness_check_shows_the_age_of_each_source(page: Page) -> None:
     go(page, "/assets/identity_graph?view=checks&checkDetail=sources_fresh")
     shows(page, "sources_fresh", "stale", "limit_hours")
 
@@ -220,7 +220,7 @@ def test_the_quality_report_can_be_read(page: Page) -> None:
     picture(page, "quality")
 
 
-def test_schedules_and_sensors_say_what_they_do(page: Page, definitions: dg.Definitions) -> None:
+def test_schedules_and_sensors_have_descriptions(page: Page, definitions: dg.Definitions) -> None:
     go(page, "/automation")
     kinds = {"schedules": definitions.schedules or [], "sensors": definitions.sensors or []}
     shows(page, *(each.name for found in kinds.values() for each in found))
@@ -232,7 +232,7 @@ def test_schedules_and_sensors_say_what_they_do(page: Page, definitions: dg.Defi
             shows(page, each.description)
 
 
-def test_runs_say_which_source_they_were_for(page: Page) -> None:
+def test_runs_show_their_source(page: Page) -> None:
     go(page, "/runs")
     shows(page, "publish", "embed_faces", "refresh_source")
     page.get_by_text("stashdb").first.wait_for()

@@ -440,7 +440,7 @@ def test_a_target_that_is_not_there_is_refused(operator: Operator, target: str, 
     assert result.exit_code == 2
     assert complaint in result.output
     assert not (operator.data / "suppressions.yaml").exists()
-    assert operator.runs("suppress", "list").output == "nobody is on the list\n"
+    assert operator.runs("suppress", "list").output == "the list is empty\n"
 
 
 UUIDS = {
@@ -507,7 +507,7 @@ def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(ope
     result = operator.runs("suppress", "apply")
     assert result.exit_code == 2
     assert "suppressions.yaml:2: stashdb was read in full and has no such record" in result.output
-    assert operator.runs("suppress", "list").output == "nobody is on the list\n"
+    assert operator.runs("suppress", "list").output == "the list is empty\n"
 
 
 def test_a_page_of_two_people_is_refused(operator: Operator) -> None:

@@ -1,14 +1,13 @@
 """Group identity: identities and trusted faces."""
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
-    STALE_AFTER,
     column_schema,
-    freshness_check,
     numbers,
     one_line_failures,
     preview,
@@ -20,146 +19,143 @@ from stash_sense_pipeline.orchestration.run_config import TrustConfig
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
+if TYPE_CHECKING:
+    from stash_sense_pipeline.identity.linkage.overrides import Overrides
+    from stash_sense_pipeline.privacy.enforcement import Enforcement
+    from stash_sense_pipeline.privacy.recheck import RecheckReport
 
-def identity_assets() -> list[dg.AssetsDefinition]:
-    """identity_graph and trusted_faces."""
 
-    @dg.asset(
-        key=names.IDENTITY_GRAPH,
-        deps=[
-            # A merge of all sources that there are; which of them were read is in the catalog, not in Dagster.
-            dg.AssetDep(names.PERFORMER_TABLE, partition_mapping=dg.AllPartitionMapping()),
-            dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
-        ],
-        group_name=names.Group.IDENTITY.value,
-        kinds={"python", "table"},
-        owners=names.OWNERS,
-        code_version="1",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "sources_fresh",
-                asset=names.IDENTITY_GRAPH,
-                description="Every enabled source was read within the last 36 hours.",
-            )
-        ],
+@dg.asset(
+    key=names.IDENTITY_GRAPH,
+    deps=[
+        # It merges all sources in the catalog; the catalog, not Dagster, records which of them were read.
+        dg.AssetDep(names.PERFORMER_TABLE, partition_mapping=dg.AllPartitionMapping()),
+        dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
+    ],
+    group_name=names.Group.IDENTITY.value,
+    kinds={"python", "table"},
+    owners=names.OWNERS,
+    code_version="1",
+)
+def identity_graph(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+) -> dg.MaterializeResult:
+    """Evidence between the records of all sources, and the identities that follow from it: one for each person.
+
+    Performer ids are permanent. Suppressed people are erased from the catalog first.
+    """
+    from stash_sense_pipeline.catalog import schema
+    from stash_sense_pipeline.catalog.queries import previews
+    from stash_sense_pipeline.faces.models.model_packs import embedder_digests
+    from stash_sense_pipeline.identity.rebuild import rebuild_identities
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
+    from stash_sense_pipeline.identity.review import write_review
+    from stash_sense_pipeline.privacy.enforcement import enforce_suppressions, recheck
+
+    now = datetime.now(UTC)
+    hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+    relatives = IdentityRelatives.for_settings(settings, environment)
+    with one_line_failures():
+        enforced = enforce_suppressions(catalog.engine, environment, settings.names, now, relatives=relatives)
+        for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
+            context.log.warning("suppressed people: %s", problem)
+        report = rebuild_identities(
+            catalog.engine,
+            hosts,
+            _overrides(catalog, settings, environment),
+            now,
+            models=embedder_digests(environment.model_pack, environment.models_dir),
+        )
+        rechecked = recheck(catalog.engine, environment, settings.names, now, relatives)
+        to_review = write_review(catalog.engine, environment.review_dir, now)
+    return dg.MaterializeResult(
+        metadata={
+            **numbers(report),
+            **_erasure_numbers(enforced, rechecked),
+            "face_thresholds": thresholds(report.calibration),
+            "review": review_preview(to_review),
+            "created": report.created,
+            "merged": report.merged,
+            "split": report.split,
+            "retired": report.retired,
+            "dagster/row_count": report.identities,
+            "dagster/column_schema": column_schema(schema.identity_members),
+            "preview": preview(previews.largest_identities(catalog.engine)),
+        }
     )
-    def identity_graph(
-        context: dg.AssetExecutionContext,
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult:
-        """Who is the same person: evidence between the records of all sources, and the identities that follow from it.
 
-        Performer ids are permanent. Suppressed people are erased from the catalog first.
-        """
-        from stash_sense_pipeline.catalog import schema
-        from stash_sense_pipeline.catalog.queries import previews
-        from stash_sense_pipeline.catalog.queries.sync_state import load_states
-        from stash_sense_pipeline.catalog.transactions import reading
-        from stash_sense_pipeline.faces.models.model_packs import embedder_digests
-        from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
-        from stash_sense_pipeline.identity.rebuild import rebuild_identities
-        from stash_sense_pipeline.identity.relatives import IdentityRelatives
-        from stash_sense_pipeline.identity.review import write_review
-        from stash_sense_pipeline.privacy.enforcement import (
-            current_suppressions,
-            enforce_suppressions,
-            recheck,
+
+def _overrides(catalog: Catalog, settings: Settings, environment: Environment) -> "Overrides":
+    """The operator's overrides without the pairs that hold a suppressed record."""
+    from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+
+    overrides = load_overrides(environment.overrides_file)
+    if overrides.must_link or overrides.cannot_link:
+        listed = current_suppressions(catalog.engine, environment, settings.names)
+        overrides = without_suppressed(overrides, listed)
+    return overrides
+
+
+def _erasure_numbers(enforced: "Enforcement", rechecked: "RecheckReport") -> dict[str, int]:
+    return {
+        "erased_records": enforced.erased.records + rechecked.erased,
+        "held_records": enforced.erased.held + rechecked.held,
+        "erased_images": enforced.erased.images,
+        "erased_faces": enforced.erased.faces,
+        "erased_report_lines": enforced.traces.lines,
+        "namesakes_of_erased": len(enforced.erased.namesakes),
+    }
+
+
+@dg.asset(
+    key=names.TRUSTED_FACES,
+    deps=[
+        names.IDENTITY_GRAPH,
+        dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
+    ],
+    group_name=names.Group.IDENTITY.value,
+    kinds={"numpy", "table"},
+    owners=names.OWNERS,
+    code_version="1",
+)
+def trusted_faces(
+    config: TrustConfig,
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+) -> dg.MaterializeResult:
+    """The faces that represent each performer: no outliers, no near-duplicates, best and most different first.
+
+    Their number is limited for each performer, and for each performer and source.
+    """
+    from stash_sense_pipeline.catalog import schema
+    from stash_sense_pipeline.catalog.queries import previews
+    from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
+    from stash_sense_pipeline.identity.review import write_review
+
+    caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
+    with one_line_failures():
+        pack = load_pack(environment.model_pack, environment.models_dir)
+        report = choose_trusted_faces(
+            catalog.engine,
+            max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
+            source_caps=caps,
+            trust={source.name: source.trust_level.value for source in settings.sources},
+            models=pack.digests,
+            sites=settings.reference_sites,
         )
-
-        now = datetime.now(UTC)
-        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        relatives = IdentityRelatives.for_settings(settings, environment)
-        with one_line_failures():
-            enforced = enforce_suppressions(
-                catalog.engine, environment, settings.names, now, relatives=relatives
-            )
-            for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
-                context.log.warning("suppressed people: %s", problem)
-            overrides = load_overrides(environment.overrides_file)
-            if overrides.must_link or overrides.cannot_link:
-                listed = current_suppressions(catalog.engine, environment, settings.names)
-                overrides = without_suppressed(overrides, listed)
-            report = rebuild_identities(
-                catalog.engine,
-                hosts,
-                overrides,
-                now,
-                models=embedder_digests(environment.model_pack, environment.models_dir),
-            )
-            rechecked = recheck(catalog.engine, environment, settings.names, now, relatives)
-            to_review = write_review(catalog.engine, environment.review_dir, now)
-            with reading(catalog.engine) as connection:
-                states = load_states(connection)
-        enabled = [source.name for source in settings.enabled]
-        last_sync = {name: states[name].last_sync_at if name in states else None for name in enabled}
-        return dg.MaterializeResult(
-            metadata={
-                **numbers(report),
-                "erased_records": enforced.erased.records + rechecked.erased,
-                "held_records": enforced.erased.held + rechecked.held,
-                "erased_images": enforced.erased.images,
-                "erased_faces": enforced.erased.faces,
-                "erased_report_lines": enforced.traces.lines,
-                "namesakes_of_erased": len(enforced.erased.namesakes),
-                "face_thresholds": thresholds(report.calibration),
-                "review": review_preview(to_review),
-                "created": report.created,
-                "merged": report.merged,
-                "split": report.split,
-                "retired": report.retired,
-                "dagster/row_count": report.identities,
-                "dagster/column_schema": column_schema(schema.identity_members),
-                "preview": preview(previews.largest_identities(catalog.engine)),
-            },
-            check_results=[freshness_check(last_sync, now, STALE_AFTER)],
-        )
-
-    @dg.asset(
-        key=names.TRUSTED_FACES,
-        deps=[
-            names.IDENTITY_GRAPH,
-            dg.AssetDep(names.FACE_EMBEDDINGS, partition_mapping=dg.AllPartitionMapping()),
-        ],
-        group_name=names.Group.IDENTITY.value,
-        kinds={"numpy", "table"},
-        owners=names.OWNERS,
-        code_version="1",
+        to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
+    return dg.MaterializeResult(
+        metadata={
+            **numbers(report),
+            "review": review_preview(to_review),
+            "dagster/row_count": report.faces,
+            "dagster/column_schema": column_schema(schema.trusted_faces),
+            "preview": preview(previews.first_trusted_faces(catalog.engine)),
+        }
     )
-    def trusted_faces(
-        config: TrustConfig,
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult:
-        """Which faces represent whom: no outliers, no near-duplicates, best and most different first, within the caps."""
-        from stash_sense_pipeline.catalog import schema
-        from stash_sense_pipeline.catalog.queries import previews
-        from stash_sense_pipeline.faces.models.model_packs import load_pack
-        from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
-        from stash_sense_pipeline.identity.review import write_review
-
-        caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
-        with one_line_failures():
-            pack = load_pack(environment.model_pack, environment.models_dir)
-            report = choose_trusted_faces(
-                catalog.engine,
-                max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
-                source_caps=caps,
-                trust={source.name: source.trust_level.value for source in settings.sources},
-                models=pack.digests,
-                sites=settings.reference_sites,
-            )
-            to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
-        return dg.MaterializeResult(
-            metadata={
-                **numbers(report),
-                "review": review_preview(to_review),
-                "dagster/row_count": report.faces,
-                "dagster/column_schema": column_schema(schema.trusted_faces),
-                "preview": preview(previews.first_trusted_faces(catalog.engine)),
-            }
-        )
-
-    return [identity_graph, trusted_faces]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import Progress, ProgressFactory
+from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
@@ -14,8 +14,8 @@ from stash_sense_pipeline.orchestration.metadata import (
     preview,
     source_failure,
 )
-from stash_sense_pipeline.orchestration.resources import Catalog
-from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
+from stash_sense_pipeline.orchestration.resources import Catalog, SourceRun
+from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode, SyncMode
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
@@ -26,113 +26,93 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
-def ingest_assets(sources: dg.PartitionsDefinition[str]) -> list[dg.AssetsDefinition]:
-    """performer_table, partitioned by source."""
+@dg.asset(
+    key=names.PERFORMER_TABLE,
+    group_name=names.Group.INGEST.value,
+    kinds={"python", "table"},
+    owners=names.OWNERS,
+    code_version="1",
+    check_specs=[
+        dg.AssetCheckSpec(
+            "no_mass_disappearance",
+            asset=names.PERFORMER_TABLE,
+            description="The source did not lose more records at once than the limit; a larger loss needs a second sweep.",
+        )
+    ],
+)
+def performer_table(
+    context: dg.AssetExecutionContext,
+    config: IngestConfig,
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+    progress: dg.ResourceParam[ProgressFactory],
+) -> dg.MaterializeResult:
+    """The performers of one source: records, aliases, profile URLs, the ledger of their images, and tombstones.
 
-    @dg.asset(
-        key=names.PERFORMER_TABLE,
-        partitions_def=sources,
-        group_name=names.Group.INGEST.value,
-        kinds={"python", "table"},
-        owners=names.OWNERS,
-        code_version="1",
-        check_specs=[
-            dg.AssetCheckSpec(
-                "no_mass_disappearance",
-                asset=names.PERFORMER_TABLE,
-                description="The source did not lose more records at once than can be believed without a second sweep.",
+    Stash-box: the first run reads every performer; later runs read what the source changed since, and from time to time
+    sweep it. Reference site: the profiles that are due, of performers that a stash-box has.
+    """
+    from stash_sense_pipeline.catalog import schema
+    from stash_sense_pipeline.catalog.queries import previews
+    from stash_sense_pipeline.catalog.source_lock import source_lock
+
+    source = context.partition_key
+    run = SourceRun(source, settings, environment, catalog, progress(context.log, source))
+    # A click on Materialize carries no tag, so the queue does not keep such a run from overlapping with another.
+    with one_line_failures(), source_lock(catalog.engine, source, context.log.info):
+        report = asyncio.run(_refresh(run, config))
+    return dg.MaterializeResult(
+        metadata={
+            **numbers(report),
+            "mode": report.mode,
+            "outcome": report.outcome.value,
+            "dagster/row_count": report.live,
+            "dagster/column_schema": column_schema(schema.source_performers),
+            "preview": preview(previews.changed_performers(catalog.engine, source)),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="no_mass_disappearance",
+                passed=not report.refused,
+                metadata={"source": source, "refused": report.refused, **report.missing},
             )
         ],
     )
-    def performer_table(
-        context: dg.AssetExecutionContext,
-        config: IngestConfig,
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-        progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult:
-        """The performers of one source: records, aliases, profile URLs, the ledger of their images, and tombstones.
-
-        Of a stash-box a first run reads every performer; later runs read what the source changed since, and sweep it from
-        time to time. Of a reference site those profiles are read that are due, of performers that a stash-box has.
-        """
-        from stash_sense_pipeline.catalog import schema
-        from stash_sense_pipeline.catalog.queries import previews
-        from stash_sense_pipeline.catalog.source_lock import source_lock
-
-        source = context.partition_key
-        # A click on Materialize carries no tag by which the queue would keep it from running beside another.
-        with one_line_failures(), source_lock(catalog.engine, source, context.log.info):
-            report = asyncio.run(
-                _refresh(catalog, settings, environment, source, config, progress(context.log, source))
-            )
-        return dg.MaterializeResult(
-            metadata={
-                **numbers(report),
-                "mode": report.mode,
-                "outcome": report.outcome.value,
-                "dagster/row_count": report.live,
-                "dagster/column_schema": column_schema(schema.source_performers),
-                "preview": preview(previews.changed_performers(catalog.engine, source)),
-            },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="no_mass_disappearance",
-                    passed=not report.refused,
-                    metadata={"source": source, "refused": report.refused, **report.missing},
-                )
-            ],
-        )
-
-    return [performer_table]
 
 
-async def _refresh(
-    catalog: Catalog,
-    settings: Settings,
-    environment: Environment,
-    name: str,
-    config: IngestConfig,
-    progress: Progress,
-) -> "SyncReport | EnrichReport":
-    """Refreshes one source; dg.Failure when it gave no usable answer."""
-    source = settings.source(name)
+async def _refresh(run: SourceRun, config: IngestConfig) -> "SyncReport | EnrichReport":
+    """Refreshes one source. Raises dg.Failure when it gave no usable answer."""
+    source = run.settings.source(run.source)
     if isinstance(source, ReferenceSiteSettings):
         if config.reference_mode is not ReferenceMode.AS_CONFIGURED:
             source = source.model_copy(update={"reference_mode": config.reference_mode.value})
-        report: SyncReport | EnrichReport = await _enrich(catalog, settings, environment, source, progress)
+        report: SyncReport | EnrichReport = await _enrich(run, source)
     else:
-        report = await _sync(catalog, settings, environment, name, config, progress)
+        report = await _sync(run, config.sync)
     if not report.outcome.is_answer:
-        raise source_failure(name, report.outcome, report.message)
+        raise source_failure(run.source, report.outcome, report.message)
     return report
 
 
-async def _sync(
-    catalog: Catalog,
-    settings: Settings,
-    environment: Environment,
-    name: str,
-    config: IngestConfig,
-    progress: Progress,
-) -> "SyncReport":
+async def _sync(run: SourceRun, mode: SyncMode) -> "SyncReport":
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
-    async with open_connector(settings, environment, name) as connector:
-        suppressions = current_suppressions(catalog.engine, environment, settings.names)
+    settings, engine = run.settings, run.catalog.engine
+    async with open_connector(settings, run.environment, run.source) as connector:
+        suppressions = current_suppressions(engine, run.environment, settings.names)
         return await refresh_source(
-            catalog.engine,
-            settings.source(name),
+            engine,
+            settings.source(run.source),
             connector,
             suppressions,
-            config.sync.value,
-            progress,
+            mode.value,
+            run.progress,
             rules=_rules(settings),
-            data_dir=environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, environment),
+            data_dir=run.environment.data_dir,
+            relatives=IdentityRelatives.for_settings(settings, run.environment),
         )
 
 
@@ -143,29 +123,24 @@ def _rules(settings: Settings) -> "SyncRules":
     return SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always)
 
 
-async def _enrich(
-    catalog: Catalog,
-    settings: Settings,
-    environment: Environment,
-    site: ReferenceSiteSettings,
-    progress: Progress,
-) -> "EnrichReport":
-    """Profiles that any stash-box of sources.yaml lists, also one that is not refreshed in this run."""
+async def _enrich(run: SourceRun, site: ReferenceSiteSettings) -> "EnrichReport":
+    """Reads profiles that any stash-box of sources.yaml lists, including one that this run does not refresh."""
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.reference_sites.enrich import EnrichRules, enrich_source
 
+    settings, engine = run.settings, run.catalog.engine
     boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
-    async with open_site_connector(settings, environment, site) as connector:
-        suppressions = current_suppressions(catalog.engine, environment, settings.names)
+    async with open_site_connector(settings, run.environment, site) as connector:
+        suppressions = current_suppressions(engine, run.environment, settings.names)
         return await enrich_source(
-            catalog.engine,
+            engine,
             site,
             {box.name: box.host for box in boxes},
             connector,
             suppressions,
-            progress,
+            run.progress,
             rules=EnrichRules(vanishing=_rules(settings)),
-            data_dir=environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, environment),
+            data_dir=run.environment.data_dir,
+            relatives=IdentityRelatives.for_settings(settings, run.environment),
         )

@@ -1,8 +1,9 @@
 """Group release: performers.db, the release, its upload."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -21,175 +22,182 @@ from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
+if TYPE_CHECKING:
+    from stash_sense_pipeline.release.promotion import ReleaseReport
+
 _PERFORMERS_JSON = {
     "universal id": ("string", "host:record of the performer; faces.json names it once for each face"),
     "name": ("string", "stage name"),
-    "country": ("string", "ISO 3166 alpha-2, or nothing"),
-    "image_url": ("string", "where a source shows the performer"),
+    "country": ("string", "ISO 3166 alpha-2, or empty"),
+    "image_url": ("string", "address of an image of the performer at a source"),
     "face_count": ("integer", "faces in the indices"),
 }
-# One name for all runs: a step that is materialized by itself finds what the others staged.
+# One name for all runs: a step that is materialized alone finds the files that the others staged.
 STAGING = "next"
 
 
-def release_assets(index_keys: list[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:
-    """performers_db and release, and with `upload` github_release after them."""
+@dg.asset(
+    key=names.PERFORMERS_DB,
+    deps=[names.IDENTITY_GRAPH, names.TRUSTED_FACES],
+    group_name=names.Group.RELEASE.value,
+    kinds={"sqlite"},
+    owners=names.OWNERS,
+    code_version="1",
+)
+def performers_db(
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+) -> dg.MaterializeResult:
+    """The performers of the release with their stash-box ids, aliases and faces, as the sidecar's SQLite file."""
+    from stash_sense_pipeline.release.build.performers_db import stage_performers_db
+    from stash_sense_pipeline.release.build.staging import open_staging
 
-    @dg.asset(
-        key=names.PERFORMERS_DB,
-        deps=[names.IDENTITY_GRAPH, names.TRUSTED_FACES],
-        group_name=names.Group.RELEASE.value,
-        kinds={"sqlite"},
-        owners=names.OWNERS,
-        code_version="1",
+    hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+    with one_line_failures():
+        staging = open_staging(environment.data_dir, STAGING)
+        report = stage_performers_db(catalog.engine, staging, hosts)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.content_digest),
+        metadata={
+            **numbers(report),
+            "dagster/row_count": report.performers,
+            "dagster/column_schema": file_columns(staging.release / "performers.db", "performers"),
+            "path": dg.MetadataValue.path(str(staging.release / "performers.db")),
+            "sha256": report.sha256,
+        },
     )
-    def performers_db(
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-    ) -> dg.MaterializeResult:
-        """The performers of the release with their stash-box ids, aliases and faces, as the sidecar's SQLite file."""
-        from stash_sense_pipeline.release.build.performers_db import stage_performers_db
-        from stash_sense_pipeline.release.build.staging import open_staging
 
-        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        with one_line_failures():
-            staging = open_staging(environment.data_dir, STAGING)
-            report = stage_performers_db(catalog.engine, staging, hosts)
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.content_digest),
-            metadata={
-                **numbers(report),
-                "dagster/row_count": report.performers,
-                "dagster/column_schema": file_columns(staging.release / "performers.db", "performers"),
-                "path": dg.MetadataValue.path(str(staging.release / "performers.db")),
-                "sha256": report.sha256,
-            },
-        )
 
-    @dg.asset(
-        key=names.RELEASE,
-        deps=[*index_keys, names.PERFORMERS_DB],
-        group_name=names.Group.RELEASE.value,
-        kinds={"zip"},
-        owners=names.OWNERS,
-        metadata={"dagster/column_schema": described_columns(_PERFORMERS_JSON)},
-        code_version="1",
-        check_specs=release_check_specs(),
+@dg.asset(
+    key=names.RELEASE,
+    # `release_assets` adds the indices.
+    deps=[names.PERFORMERS_DB],
+    group_name=names.Group.RELEASE.value,
+    kinds={"zip"},
+    owners=names.OWNERS,
+    metadata={"dagster/column_schema": described_columns(_PERFORMERS_JSON)},
+    code_version="1",
+    check_specs=release_check_specs(),
+)
+def release(
+    context: dg.AssetExecutionContext,
+    config: ReleaseConfig,
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """A release that the Stash Sense sidecar loads: files, manifest and zip, proven before it is published.
+
+    It is published by renames, `latest` last. When nothing changed since the last release, that one stays the newest.
+    The checks are recorded even when one of them forbids publishing.
+    """
+    from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
+    from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
+    from stash_sense_pipeline.release.reports.quality_report import read_quality
+    from stash_sense_pipeline.release.versions import report_directory
+
+    with one_line_failures():
+        try:
+            report = _publish(catalog, environment, settings, config)
+        except ReleaseRefusedError as refused:
+            yield from release_check_results(refused.checks)
+            raise
+        # A run that was stopped after publishing may have left the data card to this one.
+        wanted = report.changed or not data_card_path(report.path).exists()
+        if wanted and report.vectors is not None:
+            write_data_card(catalog.engine, report.path, report.vectors, report.checks)
+        quality = read_quality(report_directory(environment.releases_dir, report.version))
+    context.log.info(
+        "release %s: %s",
+        report.version,
+        "published" if report.changed else "nothing changed since it was made",
     )
-    def release(
-        context: dg.AssetExecutionContext,
-        config: ReleaseConfig,
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        """A release that the Stash Sense sidecar loads: files, manifest and zip, proven before it is published.
-
-        Published by renames, `latest` last; when nothing changed since the last release, that one stays the newest.
-        The checks are recorded also when one of them forbids publishing.
-        """
-        from stash_sense_pipeline.faces.models.model_packs import load_pack
-        from stash_sense_pipeline.privacy.enforcement import current_suppressions
-        from stash_sense_pipeline.release.build.staging import open_staging
-        from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
-        from stash_sense_pipeline.release.publish import publish_staged
-        from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
-        from stash_sense_pipeline.release.reports.quality_report import read_quality
-        from stash_sense_pipeline.release.spec import release_spec
-        from stash_sense_pipeline.release.versions import report_directory
-
-        with one_line_failures():
-            try:
-                pack = load_pack(environment.model_pack, environment.models_dir)
-                suppressions = current_suppressions(catalog.engine, environment, settings.names)
-                report = publish_staged(
-                    catalog.engine,
-                    environment.data_dir,
-                    open_staging(environment.data_dir, STAGING),
-                    release_spec(
-                        settings,
-                        pack,
-                        config.params(settings.export.index),
-                        suppressions,
-                        accept_shrink=config.accept_shrink,
-                    ),
-                    datetime.now(UTC).date(),
-                )
-            except ReleaseRefusedError as refused:
-                yield from release_check_results(refused.checks)
-                raise
-            # Also where the run that published was stopped before it.
-            wanted = report.changed or not data_card_path(report.path).exists()
-            if wanted and report.vectors is not None:
-                write_data_card(catalog.engine, report.path, report.vectors, report.checks)
-            quality = read_quality(report_directory(environment.releases_dir, report.version))
-        context.log.info(
-            "release %s: %s",
-            report.version,
-            "published" if report.changed else "nothing changed since it was made",
-        )
-        yield dg.MaterializeResult(
-            data_version=dg.DataVersion(report.input_digest),
-            metadata={
-                **numbers(report),
-                "version": report.version,
-                "checks": len(report.checks),
-                "checks_failed": sum(not check.passed for check in report.checks),
-                "path": dg.MetadataValue.path(str(report.path)),
-                "zip": dg.MetadataValue.path(str(report.archive)),
-                "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
-                "manifest": dg.MetadataValue.json(dict(report.manifest)),
-                **({"quality": dg.MetadataValue.md(quality)} if quality is not None else {}),
-            },
-            check_results=list(release_check_results(report.checks)),
-        )
-
-    @dg.asset(
-        key=names.GITHUB_RELEASE,
-        deps=[names.RELEASE],
-        group_name=names.Group.RELEASE.value,
-        kinds={"github"},
-        owners=names.OWNERS,
-        code_version="1",
+    yield dg.MaterializeResult(
+        data_version=dg.DataVersion(report.input_digest),
+        metadata={
+            **numbers(report),
+            "version": report.version,
+            "checks": len(report.checks),
+            "checks_failed": sum(not check.passed for check in report.checks),
+            "path": dg.MetadataValue.path(str(report.path)),
+            "zip": dg.MetadataValue.path(str(report.archive)),
+            "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
+            "manifest": dg.MetadataValue.json(dict(report.manifest)),
+            **({"quality": dg.MetadataValue.md(quality)} if quality is not None else {}),
+        },
+        check_results=list(release_check_results(report.checks)),
     )
-    def github_release(
-        context: dg.AssetExecutionContext,
-        settings: dg.ResourceParam[Settings],
-        environment: dg.ResourceParam[Environment],
-        catalog: dg.ResourceParam[Catalog],
-        progress: dg.ResourceParam[ProgressFactory],
-    ) -> dg.MaterializeResult:
-        """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is there whole."""
-        from stash_sense_pipeline.foundation.errors import ReleaseError
-        from stash_sense_pipeline.privacy.enforcement import current_suppressions
-        from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
-        from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
-        from stash_sense_pipeline.release.versions import latest_release
 
-        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
 
-        def check(directory: Path) -> None:
-            refuse_suppressed(
-                directory, current_suppressions(catalog.engine, environment, settings.names), hosts
-            )
+def _publish(
+    catalog: Catalog, environment: Environment, settings: Settings, config: ReleaseConfig
+) -> "ReleaseReport":
+    """Publishes what the other steps staged. Raises ReleaseRefusedError when a check forbids it."""
+    from stash_sense_pipeline.faces.models.model_packs import load_pack
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.build.staging import open_staging
+    from stash_sense_pipeline.release.publish import publish_staged
+    from stash_sense_pipeline.release.spec import release_spec
 
-        with one_line_failures():
-            latest = latest_release(environment.releases_dir)
-            if latest is None:
-                raise ReleaseError(
-                    f"there is no release in {environment.releases_dir} yet; publish one first"
-                )
-            report = upload_release(
-                environment.releases_dir,
-                latest.name,
-                upload_destination(settings, environment),
-                check=check,
-                progress=progress(context.log, names.GITHUB_RELEASE.to_user_string()),
-            )
-        return dg.MaterializeResult(
-            data_version=dg.DataVersion(report.version),
-            metadata={**numbers(report), "version": report.version, "url": dg.MetadataValue.url(report.url)},
+    pack = load_pack(environment.model_pack, environment.models_dir)
+    spec = release_spec(
+        settings,
+        pack,
+        config.params(settings.export.index),
+        current_suppressions(catalog.engine, environment, settings.names),
+        accept_shrink=config.accept_shrink,
+    )
+    staging = open_staging(environment.data_dir, STAGING)
+    return publish_staged(catalog.engine, environment.data_dir, staging, spec, datetime.now(UTC).date())
+
+
+@dg.asset(
+    key=names.GITHUB_RELEASE,
+    deps=[names.RELEASE],
+    group_name=names.Group.RELEASE.value,
+    kinds={"github"},
+    owners=names.OWNERS,
+    code_version="1",
+)
+def github_release(
+    context: dg.AssetExecutionContext,
+    settings: dg.ResourceParam[Settings],
+    environment: dg.ResourceParam[Environment],
+    catalog: dg.ResourceParam[Catalog],
+    progress: dg.ResourceParam[ProgressFactory],
+) -> dg.MaterializeResult:
+    """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is uploaded completely."""
+    from stash_sense_pipeline.foundation.errors import ReleaseError
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
+    from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
+    from stash_sense_pipeline.release.versions import latest_release
+
+    hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+
+    def check(directory: Path) -> None:
+        refuse_suppressed(directory, current_suppressions(catalog.engine, environment, settings.names), hosts)
+
+    with one_line_failures():
+        latest = latest_release(environment.releases_dir)
+        if latest is None:
+            raise ReleaseError(f"there is no release in {environment.releases_dir} yet; publish one first")
+        report = upload_release(
+            environment.releases_dir,
+            latest.name,
+            upload_destination(settings, environment),
+            check=check,
+            progress=progress(context.log, names.GITHUB_RELEASE.to_user_string()),
         )
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(report.version),
+        metadata={**numbers(report), "version": report.version, "url": dg.MetadataValue.url(report.url)},
+    )
 
-    return [performers_db, release, github_release] if upload else [performers_db, release]
+
+def release_assets(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:
+    """The assets of the group: `release` depends on these indices, and github_release exists only with `upload`."""
+    dependencies = [*index_keys, names.PERFORMERS_DB]
+    after_indices = dg.map_asset_specs(lambda spec: spec.replace_attributes(deps=dependencies), [release])
+    return [performers_db, *after_indices, *([github_release] if upload else [])]

@@ -1,7 +1,7 @@
 """Alerts: failing, stale and refusing sources.
 
-An alert leaves the machine, so it says which job, source and run, and how it ended: never a message of an exception, an
-address or a setting.
+An alert leaves the machine. It names the job, the source, the run and how the run ended, and never holds the message of an
+exception, an address or a setting.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
-from stash_sense_pipeline.orchestration.metadata import STALE_AFTER
+from stash_sense_pipeline.orchestration.source_freshness import STALE_AFTER, last_reads
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -29,12 +29,12 @@ _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 
 
 class AlertError(StashSenseError):
-    """The webhook did not take an alert. The text holds no part of its address, which is a secret."""
+    """The webhook did not accept an alert. The message holds no part of its address, which is a secret."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What is told: `kind` is failing, blocked, stale or fresh_again; fields that do not apply are empty."""
+    """The content of an alert. `kind` is failing, blocked, stale or fresh_again. Fields that do not apply are empty."""
 
     kind: str
     title: str
@@ -45,9 +45,9 @@ class Alert:
 
 
 def send_alert(url: str, alert: Alert) -> None:
-    """Posts an alert to an ntfy topic (`ntfy+https://...`), a Discord webhook (`discord+https://...`), or else as JSON.
+    """Posts an alert to an ntfy topic (`ntfy+https://...`), a Discord webhook (`discord+https://...`), or as JSON.
 
-    The addresses of ntfy.sh and discord.com need no prefix. Tried three times; raises AlertError.
+    The addresses of ntfy.sh and discord.com need no prefix. Raises AlertError after three attempts.
     """
     import httpx
 
@@ -71,7 +71,9 @@ def send_alert(url: str, alert: Alert) -> None:
         if answer.is_success:
             return
         problem = f"status {answer.status_code}"
-    raise AlertError(f"STASH_SENSE_ALERT_URL took no alert ({problem}); is it right, and its server up?")
+    raise AlertError(
+        f"STASH_SENSE_ALERT_URL did not accept the alert ({problem}); check the address and its server"
+    )
 
 
 def _kind_and_address(url: str) -> tuple[str, str]:
@@ -84,16 +86,16 @@ def _kind_and_address(url: str) -> tuple[str, str]:
 
 
 def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
-    """Tells, once, of a source or of publish of which STASH_SENSE_ALERT_AFTER runs failed in a row.
+    """Sends one alert when STASH_SENSE_ALERT_AFTER runs of a source, or of publish, failed in a row.
 
-    A source that is blocked, or that the circuit breaker leaves alone, is told of at the first failure of a row.
+    For a source that blocks requests, or whose circuit breaker is open, the alert comes at the first failure of a row.
     """
 
     @dg.run_failure_sensor(
         name="alert_on_failures",
         default_status=sensor_status(environment.automation),
-        description=f"Tell STASH_SENSE_ALERT_URL when {environment.alert_after} runs of a source failed in a row, "
-        "or when a source blocks us.",
+        description=f"Send an alert to STASH_SENSE_ALERT_URL when {environment.alert_after} runs of a source failed "
+        "in a row, or when a source blocks requests.",
     )
     def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
         if environment.alert_url is None:
@@ -103,7 +105,9 @@ def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
             context.instance, context.dagster_run, [o for o in outcomes if o], environment.alert_after
         )
         if alert is None:
-            return dg.SkipReason("fewer failures in a row than are worth an alert, or told already")
+            return dg.SkipReason(
+                "fewer failures in a row than STASH_SENSE_ALERT_AFTER, or the alert was sent already"
+            )
         send_alert(environment.alert_url.get_secret_value(), alert)
         return None
 
@@ -113,7 +117,7 @@ def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
 def failure_alert(
     instance: dg.DagsterInstance, run: dg.DagsterRun, outcomes: Sequence[Mapping[str, str]], after: int
 ) -> Alert | None:
-    """What is to be told after this failed run; None while its row of failures is short, or was told of."""
+    """The alert to send after this failed run; None when there were too few failures in a row, or it was sent already."""
     if run.tags.get("dagster/will_retry") == "true":
         return None
     source = run.tags.get("dagster/partition", "")
@@ -125,7 +129,7 @@ def failure_alert(
     if refused is not None and row == 1:
         why = "the circuit breaker opened" if refused.get("breaker") else f"it answered {refused['outcome']}"
         return Alert(
-            "blocked", f"{source}: not asked any more", f"{source}: {why}; see run {run.run_id}.", **about
+            "blocked", f"{source}: requests are blocked", f"{source}: {why}; see run {run.run_id}.", **about
         )
     if row != after:
         return None
@@ -141,7 +145,7 @@ def failure_alert(
 
 
 def _failures_in_a_row(instance: dg.DagsterInstance, run: dg.DagsterRun, source: str, most: int) -> int:
-    """How many of the newest ended runs of this job and source failed, up to `most`; a retried crash counts once."""
+    """How many of the newest ended runs of this job and source failed in a row, at most `most`; a retry counts once."""
     tags = {"dagster/partition": source} if source else {}
     ended = instance.get_runs(
         dg.RunsFilter(job_name=run.job_name, tags=tags, statuses=_FINISHED), limit=2 * most + 2
@@ -155,27 +159,27 @@ def _failures_in_a_row(instance: dg.DagsterInstance, run: dg.DagsterRun, source:
 
 
 def _outcome(event: dg.DagsterEvent) -> dict[str, str]:
-    """`outcome`, and `breaker` where it opened, of a step that failed because of its source."""
+    """`outcome`, and `breaker` when it is open, of a step that failed because of its source."""
     data = event.step_failure_data.user_failure_data
     metadata = data.metadata if data is not None else {}
     return {name: str(metadata[name].value) for name in ("outcome", "breaker") if name in metadata}
 
 
 def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.SensorDefinition:
-    """Tells when an enabled source has not been read for 36 hours, once, and again when it is read again."""
+    """Sends one alert when an enabled source was not read for 36 hours, and one when it is read again."""
 
     @dg.sensor(
         name="alert_on_stale_sources",
         minimum_interval_seconds=1800,
         default_status=sensor_status(environment.automation),
-        description="Tell STASH_SENSE_ALERT_URL when a source has not been read for 36 hours.",
+        description="Send an alert to STASH_SENSE_ALERT_URL when a source was not read for 36 hours.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if environment.alert_url is None:
             return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
-        told = _told(context.cursor, {source.name for source in settings.enabled})
+        reported = _reported(context.cursor, {source.name for source in settings.enabled})
         stale = _stale_sources(settings, environment)
-        for alert in stale_alerts(told, stale):
+        for alert in stale_alerts(reported, stale):
             send_alert(environment.alert_url.get_secret_value(), alert)
         reason = f"stale: {', '.join(stale)}" if stale else "every source was read"
         return dg.SensorResult(skip_reason=reason, cursor=json.dumps(stale))
@@ -183,45 +187,39 @@ def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.S
     return sensor
 
 
-def _told(cursor: str | None, enabled: Set[str]) -> list[str]:
-    """The enabled sources that were told of as stale: one that was taken out or switched off is not fresh again."""
+def _reported(cursor: str | None, enabled: Set[str]) -> list[str]:
+    """The enabled sources that were reported as stale. A source that was removed or disabled is not fresh again."""
     try:
-        told = json.loads(cursor or "[]")
+        reported = json.loads(cursor or "[]")
     except ValueError:
         return []
-    return sorted(enabled & set(map(str, told))) if isinstance(told, list) else []
+    return sorted(enabled & set(map(str, reported))) if isinstance(reported, list) else []
 
 
-def stale_alerts(told: Sequence[str], stale: Sequence[str]) -> list[Alert]:
-    """What is to be told, where `told` were stale at the last look and `stale` are now."""
+def stale_alerts(reported: Sequence[str], stale: Sequence[str]) -> list[Alert]:
+    """The alerts to send when the sources `reported` were stale at the last evaluation and `stale` are now."""
     hours = int(STALE_AFTER.total_seconds() / 3600)
     new = [
         Alert("stale", f"{name}: stale", f"{name} has not been read for {hours} hours.", name)
         for name in stale
-        if name not in told
+        if name not in reported
     ]
     back = [
         Alert("fresh_again", f"{name}: read again", f"{name} is fresh again.", name)
-        for name in told
+        for name in reported
         if name not in stale
     ]
     return new + back
 
 
 def _stale_sources(settings: Settings, environment: Environment) -> list[str]:
-    """Enabled sources that were read once, but not lately. One that was never read waits for its key, or its first run."""
+    """Enabled sources that were read before, but not lately. A source that was never read lacks its key or its first run."""
     from stash_sense_pipeline.catalog.engine import open_catalog
-    from stash_sense_pipeline.catalog.queries.sync_state import load_states
-    from stash_sense_pipeline.catalog.transactions import reading
 
     engine = open_catalog(environment.catalog_url)
     try:
-        with reading(engine) as connection:
-            states = load_states(connection)
+        last = last_reads(engine, settings)
     finally:
         engine.dispose()
     now = datetime.now(UTC)
-    read = {
-        source.name: states[source.name].last_sync_at for source in settings.enabled if source.name in states
-    }
-    return [name for name, at in read.items() if at is not None and now - at > STALE_AFTER]
+    return [name for name, at in last.items() if at is not None and now - at > STALE_AFTER]

@@ -1,6 +1,7 @@
 """The three jobs: refresh a source, embed, publish.
 
-Partitioned and unpartitioned assets never share a job."""
+Partitioned and unpartitioned assets never share a job. A fourth job runs one asset check alone.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+    from stash_sense_pipeline.orchestration.dagster_private import UnresolvedAssetJobDefinition
 
 REFRESH_SELECTION = dg.AssetSelection.assets(names.PERFORMER_TABLE, names.ALIGNED_FACES)
 EMBED_SELECTION = dg.AssetSelection.assets(names.FACE_EMBEDDINGS)
 
 
 def publish_selection(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> dg.AssetSelection:
-    """Everything after the sources: identities, trusted faces, the indices, the database, the release, its upload."""
+    """All unpartitioned assets: identities, trusted faces, the indices, the database, the release, its upload."""
     uploads = [names.GITHUB_RELEASE] if upload else []
     return dg.AssetSelection.assets(
         names.IDENTITY_GRAPH, names.TRUSTED_FACES, *index_keys, names.PERFORMERS_DB, names.RELEASE, *uploads
@@ -27,7 +28,7 @@ def publish_selection(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> dg.
 
 
 def refresh_source_job() -> UnresolvedAssetJobDefinition:
-    """Reads one source's performers and collects the faces of their new images. Network-bound; needs no GPU."""
+    """Reads the performers of one source and collects the faces of their new images. Network-bound; needs no GPU."""
     return dg.define_asset_job(
         names.REFRESH_SOURCE_JOB,
         selection=REFRESH_SELECTION,
@@ -36,11 +37,11 @@ def refresh_source_job() -> UnresolvedAssetJobDefinition:
 
 
 def embed_faces_job() -> UnresolvedAssetJobDefinition:
-    """Works off the aligned faces of one source that wait for an embedding: a short job, on the GPU where there is one."""
+    """Embeds the aligned faces of one source that have no embedding: a short job, on the GPU if the device is cuda."""
     return dg.define_asset_job(
         names.EMBED_FACES_JOB,
         selection=EMBED_SELECTION,
-        description="Embed the aligned faces of one source that wait for it.",
+        description="Embed the aligned faces of one source that have no embedding.",
     )
 
 
@@ -50,4 +51,14 @@ def publish_job(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> Unresolve
         names.PUBLISH_JOB,
         selection=publish_selection(index_keys, upload=upload),
         description="Join all sources into identities and publish a release, if anything changed.",
+    )
+
+
+def check_freshness_job() -> UnresolvedAssetJobDefinition:
+    """Runs the check sources_fresh and materializes nothing."""
+    check = dg.AssetCheckKey(names.IDENTITY_GRAPH, names.SOURCES_FRESH_CHECK)
+    return dg.define_asset_job(
+        names.CHECK_FRESHNESS_JOB,
+        selection=dg.AssetSelection.checks(check),
+        description="Check that every enabled source was read lately.",
     )

@@ -1,4 +1,4 @@
-"""The schedules: nightly refresh, weekly sweep, nightly publish."""
+"""The schedules: nightly refresh, weekly sweep, nightly publish, and a freshness check every six hours."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def nightly_enrichment(
 ) -> dg.ScheduleDefinition:
     """The schedule that refreshes every enabled source at 02:30 UTC, stash-boxes first.
 
-    A reference site that cannot be asked on this machine is left out, with the reason in the log; a stash-box without
-    its key fails, to be seen.
+    A reference site that this machine cannot reach is left out, and the log has the reason. A stash-box without its key
+    is not left out: its run fails, so that the operator sees it.
     """
     sources = [source.name for source in settings.enabled]
 
@@ -62,7 +62,7 @@ def weekly_sweep(settings: Settings, automation: bool = False) -> dg.ScheduleDef
         cron_schedule="0 5 * * 0",
         execution_timezone="UTC",
         default_status=_status(automation),
-        description="Compare every record of each stash-box with its source: only this finds removals without a trace.",
+        description="Compare every record of each stash-box with its source. Only this finds removals that leave no trace.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest]:
         week = context.scheduled_execution_time.date().isoformat()
@@ -79,7 +79,7 @@ def weekly_sweep(settings: Settings, automation: bool = False) -> dg.ScheduleDef
 
 
 def nightly_publish(automation: bool = False) -> dg.ScheduleDefinition:
-    """The schedule that publishes at 09:00 UTC whatever the sensors have missed; without changes it publishes nothing."""
+    """The schedule that publishes at 09:00 UTC what the sensors have missed. Without changes it publishes nothing."""
 
     @dg.schedule(
         name="nightly_publish",
@@ -87,9 +87,26 @@ def nightly_publish(automation: bool = False) -> dg.ScheduleDefinition:
         cron_schedule="0 9 * * *",
         execution_timezone="UTC",
         default_status=_status(automation),
-        description="Publish what the sensors have missed; nothing when nothing changed.",
+        description="Publish what the sensors have missed. Without changes nothing is published.",
     )
     def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         return dg.RunRequest(run_key=f"publish-{context.scheduled_execution_time.date().isoformat()}")
+
+    return schedule
+
+
+def freshness_check(automation: bool = False) -> dg.ScheduleDefinition:
+    """The schedule that runs the check sources_fresh every six hours, so that a pipeline that stands still shows it."""
+
+    @dg.schedule(
+        name="freshness_check",
+        job_name=names.CHECK_FRESHNESS_JOB,
+        cron_schedule="0 */6 * * *",
+        execution_timezone="UTC",
+        default_status=_status(automation),
+        description="Check that every enabled source was read lately, also when nothing else runs.",
+    )
+    def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        return dg.RunRequest(run_key=f"freshness-{context.scheduled_execution_time.isoformat()}")
 
     return schedule

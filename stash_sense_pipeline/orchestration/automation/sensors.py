@@ -1,8 +1,8 @@
 """The sensors: source changed, faces waiting, publish needed.
 
-Each keeps as cursor what it has acted on. The cursor moves when a run is requested, so
-a run that fails is not requested again by its sensor; the nightly runs repair it. A level-triggered automation condition
-would lose updates here or repeat failures without end.
+The cursor of each sensor records what it has requested runs for. It moves when a run is requested, so a sensor does not
+request a failed run again; the nightly runs repair it. An automation condition would lose updates, or repeat a failing run
+without end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from stash_sense_pipeline.sources.source_polling import poll_sources
 
 _EMBEDDING_BEGINS_WITHIN = 900.0
 
-# A launcher takes seconds to start or end a run, and run monitoring (dagster.yaml) gives it 300 s. A run that has not
-# moved for longer was left by a crash.
-_MOVES_WITHIN = timedelta(minutes=15)
+# A launcher takes seconds to start or end a run, and run monitoring (dagster.yaml) allows 300 s. A run whose state has not
+# changed for longer was left by a crash.
+_STATE_CHANGES_WITHIN = timedelta(minutes=15)
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _BETWEEN_STATES = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -35,19 +35,19 @@ _BETWEEN_STATES = [
 
 
 def sensor_status(automation: bool) -> dg.DefaultSensorStatus:
-    """Whether a sensor begins switched on; what somebody switches in the UI holds from then on."""
+    """Whether a sensor starts switched on. Once an operator switches it in the UI, that choice holds."""
     return dg.DefaultSensorStatus.RUNNING if automation else dg.DefaultSensorStatus.STOPPED
 
 
 def stash_box_updates(settings: Settings, environment: Environment) -> dg.SensorDefinition:
-    """Requests refresh_source for each stash-box whose latest change is another one than at the last look."""
+    """Requests refresh_source for each stash-box whose newest UPDATED_AT differs from the one in the cursor."""
 
     @dg.sensor(
         name="stash_box_updates",
         job_name=names.REFRESH_SOURCE_JOB,
         minimum_interval_seconds=600,
         default_status=sensor_status(environment.automation),
-        description="Refresh a stash-box when its newest UPDATED_AT has moved.",
+        description="Refresh a stash-box when its newest UPDATED_AT has changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
@@ -60,7 +60,7 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
             poll.source: poll.token for poll in polls if poll.token and poll.token != seen.get(poll.source)
         }
         if not news:
-            return dg.SkipReason("; ".join(["no stash-box has news", *problems]))
+            return dg.SkipReason("; ".join(["no stash-box has changes", *problems]))
         requests = []
         for source, token in news.items():
             key = f"{source}@{token} after {seen.get(source, 'nothing')}"
@@ -71,7 +71,7 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
 
 
 def known_sources(context: dg.SensorEvaluationContext) -> Collection[str]:
-    """The sources that have a partition now. Events of the past can name others: Dagster refuses a request for one."""
+    """The sources that have a partition now. Old events can name others, and Dagster refuses a run request for those."""
     repository = context.repository_def
     partitions = repository.asset_graph.get(names.ALIGNED_FACES).partitions_def if repository else None
     return frozenset(partitions.get_partition_keys()) if partitions else frozenset()
@@ -81,9 +81,9 @@ _V = TypeVar("_V", str, int)
 
 
 def read_cursor(context: dg.SensorEvaluationContext, kind: type[_V]) -> dict[str, _V]:
-    """The cursor of a sensor as a mapping of sources; what is not readable is as if it had never been seen.
+    """The cursor of a sensor as a mapping of sources. Entries that cannot be read are left out.
 
-    An older program or a person may have written it. The run keys keep what was requested already from running twice.
+    An older version or a person may have written the cursor. The run keys prevent a second run of an earlier request.
     """
     if not context.cursor:
         return {}
@@ -92,15 +92,15 @@ def read_cursor(context: dg.SensorEvaluationContext, kind: type[_V]) -> dict[str
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        context.log.warning("the cursor of this sensor cannot be read; it begins anew")
+        context.log.warning("the cursor of this sensor cannot be read; it starts empty")
         return {}
     return {name: value for name, value in found.items() if type(value) is kind}
 
 
 def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) -> list[str]:
-    """Sources whose new aligned faces embed_when_refreshed will see at its next look: publishing now would publish twice.
+    """Sources with new aligned faces that embed_when_refreshed has yet to request: publishing now would publish twice.
 
-    After a while they are not waited for any more: an embedding that fails must not hold up the others.
+    After 15 minutes they no longer count: a failing embedding must not hold up the other sources.
     """
     newest = instance.fetch_materializations(names.ALIGNED_FACES, limit=1).records
     if not newest or time.time() - newest[0].timestamp > _EMBEDDING_BEGINS_WITHIN:
@@ -114,12 +114,13 @@ def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) ->
 
 
 def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
-    """How many runs of a job are under way or will be, without those that a crash left behind.
+    """The number of runs of a job that run or will run, without those that a crash left behind.
 
-    A STARTED run counts until run monitoring finds its worker gone. One between two states counts while it moved
-    lately; a QUEUED one also while anything else runs or has just ended, which may be what it waits for.
+    A STARTED run counts until run monitoring finds that its worker ended. A run between two states counts while its state
+    changed within 15 minutes. A QUEUED run counts in that time too, and while any run is active or has just ended: it
+    may wait for that run.
     """
-    since = datetime.now(UTC) - _MOVES_WITHIN
+    since = datetime.now(UTC) - _STATE_CHANGES_WITHIN
 
     def count(
         statuses: list[dg.DagsterRunStatus], after: datetime | None = None, of: str | None = job
@@ -134,7 +135,7 @@ def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
 
 
 def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
-    """Requests embed_faces for each source whose aligned_faces was materialized since the last look."""
+    """Requests embed_faces for each source whose aligned_faces was materialized since the last evaluation."""
 
     @dg.sensor(
         name="embed_when_refreshed",
@@ -148,7 +149,7 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
         newest = context.instance.get_latest_storage_id_by_partition(
             names.ALIGNED_FACES, dg.DagsterEventType.ASSET_MATERIALIZATION
         )
-        # Not "greater": the ids of a new run history begin at 1 again.
+        # Not "greater": in a new run history the ids start at 1 again.
         news = {source: at for source, at in newest.items() if source in sources and at != seen.get(source)}
         if not news:
             return dg.SkipReason("no source has new aligned faces")
@@ -166,7 +167,7 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
 
 
 def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
-    """Requests publish once when a source moved and no refresh or embedding is under way any more."""
+    """Requests publish once when performers or embeddings changed and no refresh or embedding is in flight."""
 
     @dg.sensor(
         name="publish_when_changed",
