@@ -29,7 +29,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Reasons of withheld records: the record is like a suppressed person, or it is linked to a record that is.
+# Reasons of withheld records: the person is suppressed; the record is like a suppressed person; or it is linked to a
+# record that is.
+SUPPRESSED: Final = "suppressed"
 HELD: Final = "held"
 HELD_LINKED: Final = "held_linked"
 
@@ -93,7 +95,7 @@ def settle(
     digest = record_hash(suppressions.key, source, source_id)
     if same:
         _suppress(connection, suppressions, owner, digest, now)
-        connection.execute(sa.update(table).where(of_record).values(reason="suppressed", source_id=None))
+        connection.execute(sa.update(table).where(of_record).values(reason=SUPPRESSED, source_id=None))
         return
     exception = HashRow(OTHER, digest, "another person than a suppressed one", now, applied_at=now)
     store_hashes(connection, suppressions.key, [exception])
