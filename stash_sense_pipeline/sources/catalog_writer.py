@@ -24,9 +24,9 @@ from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 
-# A batch is one transaction, begun when the one before is through and there is enough; it takes all that came
-# meanwhile. Ids are random, so that each page of an index is written once a batch, and large ones are cheaper. What a
-# kill can lose is the batch that is being stored, and three seconds of reading.
+# A batch is one transaction. It begins when the previous one is committed and enough records wait, and takes all that
+# wait. Ids are random, so that nearly every index page is written in each batch: large batches are cheaper. A kill loses
+# the batch that is being stored, and at most three seconds of reading.
 _LEAST_RECORDS = 2000
 _MOST_RECORDS = 8000
 _BATCH_SECONDS = 3.0
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 @dataclass
 class Tally:
-    """What a run did so far. `suppressed`, `not_adult` and `held` are the ids of records that were not stored."""
+    """Counts of a run. `suppressed`, `not_adult` and `held` are the ids of records that were not stored."""
 
     added: int = 0
     updated: int = 0
@@ -50,9 +50,9 @@ class Tally:
 
 
 class WriteBehindBuffer:
-    """Collects records and has them stored while further ones are fetched, one batch at a time.
+    """Collects records and stores them in batches, one at a time, while further records are fetched.
 
-    Leaving the context stores what is left, also when the source failed: what was fetched is not lost.
+    Leaving the context stores the remaining records, also when the source failed, so that no fetched record is lost.
     """
 
     def __init__(self, store: Callable[[Sequence[PerformerRecord]], Coroutine[Any, Any, None]]) -> None:
@@ -71,7 +71,7 @@ class WriteBehindBuffer:
         await self._finished()
 
     async def put(self, records: Sequence[PerformerRecord]) -> None:
-        """Adds records; waits only when a batch is being stored and the next one is full."""
+        """Adds records. Waits only when a batch is being stored and the next one is full."""
         self._waiting += records
         if self._under_way is not None:
             if not self._under_way.done() and len(self._waiting) < _MOST_RECORDS:
@@ -82,7 +82,7 @@ class WriteBehindBuffer:
             self._begin()
 
     async def flush(self) -> None:
-        """Begins to store what is left; leaving the context waits for it."""
+        """Begins to store the remaining records. Leaving the context waits until they are stored."""
         await self._finished()
         self._begin()
 
@@ -99,10 +99,10 @@ class WriteBehindBuffer:
 
 
 class CatalogWriter:
-    """Reads and writes the records of one source, off the event loop, one transaction a call.
+    """Reads and writes the records of one source, off the event loop, in one transaction per call.
 
-    `data_dir` is where reports and logs are, which forget an erased person before the catalog does; None where none
-    are written. `relatives` finds stored records of a person whose record is refused before identities link them.
+    Withholding decides which records are stored; the writer carries it out. `data_dir` is the folder of reports and logs,
+    which are redacted before an erasure is committed; None without such files. `relatives` as in Withholding.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class CatalogWriter:
     ) -> None:
         self.source = source
         self.tally = Tally()
-        # Records that the database refused, each with the kind of its error.
+        # Records that the database refused, each with the type of the error.
         self.unread: list[UnreadRecord] = []
         self._engine = engine
         self._clock = clock
@@ -127,7 +127,7 @@ class CatalogWriter:
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
     ) -> T:
-        """`query(connection, source, ...)` on a snapshot of the catalog."""
+        """Runs `query(connection, source, ...)` on a snapshot of the catalog."""
 
         def run() -> T:
             with reading(self._engine) as connection:
@@ -138,11 +138,11 @@ class CatalogWriter:
     async def store(
         self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None = None
     ) -> None:
-        """Stores live records, but none that must not be stored: what is there of those is deleted.
+        """Stores live records. What the catalog has of records that must not be stored is deleted.
 
-        The suppression list is asked inside the transaction: somebody may have been added while this run reads. `also`
-        writes further rows in it. A batch that the database refuses is stored in halves, down to the records that it
-        refuses alone: these are `unread`, and the others are stored.
+        The suppression list is read again inside the transaction, as a person may have been added while this run reads.
+        `also` writes further rows in the same transaction. A batch that the database refuses is split in halves, down to
+        single records: those that it refuses are added to `unread`, and the others are stored.
         """
         if records or also is not None:
             await asyncio.to_thread(self._store, records, also)
@@ -184,12 +184,12 @@ class CatalogWriter:
             return counts
 
     async def versions(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
-        """The source's time of last change of each of these records that we read, stored or withheld."""
+        """The source's time of last change of each of these records that is stored or was withheld."""
         known = await self.read(performers.live_versions, source_ids)
         return known | await self.withheld([each for each in source_ids if each not in known])
 
     async def withheld(self, source_ids: Collection[str]) -> dict[str, datetime | None]:
-        """The source's time of last change of those of these records that were withheld not long ago."""
+        """The source's time of last change of each of these records that was withheld in the last 30 days."""
         if not source_ids:
             return {}
 
@@ -200,9 +200,9 @@ class CatalogWriter:
         return await asyncio.to_thread(run)
 
     async def tombstone(self, gone: Mapping[str, str | None]) -> None:
-        """Makes tombstones; `gone` maps ids to those of the survivors of a merge, or to None.
+        """Writes tombstones. `gone` maps ids to the ids of the survivors of a merge, or to None.
 
-        Who was merged with somebody suppressed, in either direction, is the same person, and is erased.
+        A record that was merged with a suppressed one, in either direction, is the same person, and is erased.
         """
 
         def run() -> performers.TombstoneCounts:
@@ -217,11 +217,11 @@ class CatalogWriter:
             self.tally.merged += counts.merged
 
     async def erase_linked(self) -> None:
-        """Erases the people of stored records that link to what this run refused, by the rules of identity, and the
-        people who show an image that the suppression list awaited.
+        """Erases the people of stored records that link to records which this run refused, by the rules of identity.
 
-        Once a run, as it reads the whole catalog. A run that is killed before it leaves the refused records without a
-        version, so that the next one reads them again and looks again.
+        Erases also the people who alone show an image that the suppression list awaited. Call it once a run, as it reads
+        the whole catalog. When a run is killed before it, the refused records have no version in the catalog, so that the
+        next run reads them again and searches again.
         """
         if self._withholding.shows_awaited:
             await asyncio.to_thread(self._erase, self._withholding.erase_awaited)
@@ -233,7 +233,7 @@ class CatalogWriter:
             self._forget(until_committed, erase(connection))
 
     async def remove_orphaned_images(self) -> int:
-        """Removes images without a performer. Only after a whole run, as a merge moves images."""
+        """Removes images without a performer. Call it only after a complete run, as a merge moves images."""
 
         def run() -> int:
             with writing(self._engine) as connection:
@@ -250,7 +250,7 @@ class CatalogWriter:
         return [source_id for source_id in source_ids if not self.is_suppressed(source_id)]
 
     def _forget(self, until_committed: ExitStack, traces: Sequence[str]) -> None:
-        """Removes what was written about erased people in files, which nothing could find after the commit."""
+        """Removes the names of erased people from files. After the commit no search could find these names any more."""
         if traces and self._data_dir is not None:
             until_committed.enter_context(texts_locked(self._data_dir))
             erase_traces(self._data_dir, traces, staged=True)

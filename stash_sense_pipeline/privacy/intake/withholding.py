@@ -25,7 +25,15 @@ from stash_sense_pipeline.privacy.intake.holding import (
 )
 from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, Told, compare, remember_personas
 from stash_sense_pipeline.privacy.linked_records import own_pages
-from stash_sense_pipeline.privacy.suppression.suppression_list import NAMED, Suppressions, remember_met
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    MET,
+    NAMED,
+    HashRow,
+    Suppressions,
+    store_hashes,
+)
+from stash_sense_pipeline.privacy.url_forms import identifying_pages
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
@@ -151,7 +159,7 @@ class Withholding:
         return AdmittedTombstones(kept, traces)
 
     def erase_awaited(self, connection: sa.Connection) -> tuple[str, ...]:
-        """Erases the people who show an image that the list awaited. Returns the texts to remove from files."""
+        """Erases the people who alone show an image that the list awaited. Returns traces as in Admitted."""
         self._suppressions = self._suppressions.refreshed(connection)
         traces = erase_awaited(connection, self._suppressions, self._clock.now(), self._relatives)
         self._shows_awaited = False
@@ -160,7 +168,7 @@ class Withholding:
     def erase_linked(self, connection: sa.Connection) -> tuple[str, ...]:
         """Erases the people of stored records that link to refused ones by the rules of identity.
 
-        Returns the texts to remove from files. Reads the whole catalog: call it once a run. Until then the refused
+        Returns traces as in Admitted. Reads the whole catalog: call it once a run. Until then the refused
         records have no version in the catalog, so that the run after a kill reads them again and searches again.
         """
         if self._relatives is None:
@@ -209,7 +217,7 @@ class Withholding:
     def _withhold(
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
     ) -> tuple[str, ...]:
-        """Deletes what is stored of these records and notes that they are withheld; returns the texts of files."""
+        """Deletes what is stored of these records, notes that they are withheld, and returns the traces."""
         if not withheld:
             return ()
         now = self._clock.now()
@@ -246,10 +254,26 @@ class Withholding:
             source_id: own_pages(connection, (self._source, source_id), urls[source_id])
             for source_id in performers.liveness(connection, self._source, list(urls))
         }
-        remember_met(connection, self._suppressions, self._source, list({**urls, **own}.items()), now)
+        store_hashes(connection, self._suppressions.key, self._met_rows({**urls, **own}, now))
         remember_personas(connection, self._suppressions, [self._told(record) for record in near], now)
         chained = [self._told(record) for record, why in withheld if why.is_chained]
         remember_held(connection, self._suppressions, chained)
+
+    def _met_rows(self, urls: Mapping[str, Collection[str]], now: datetime) -> list[HashRow]:
+        """Rows of the list for refused records: their ids, and the pages among their URLs that identify a person.
+
+        The next erasure searches the catalog for them, as other records may list the same pages.
+        """
+        key = self._suppressions.key
+        reason = "met together with a suppressed person"
+        rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in urls]
+        rows += [
+            HashRow(URL, digest, reason, now, MET)
+            for listed in urls.values()
+            for url in identifying_pages(listed).values()
+            for digest in url_hashes(key, url)
+        ]
+        return rows
 
     def _new_people(
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
