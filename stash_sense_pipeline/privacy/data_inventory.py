@@ -1,9 +1,7 @@
 """Data inventory: purpose, origin and export of every stored column; a test fails for a missing one.
 
-A field without a line here is a bug.
-
-The test of this table fails when a column is added without one. Before you add a line, ask whether the job (find the
-performer on a picture, and say by which stage name and record) needs the field at all.
+A test fails when a column is added without a line here. Before you add a line, check that the task needs the field: to
+find the performer on an image, and to name the stage name and the record.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from typing import NamedTuple
 
 
 class Origin(StrEnum):
-    """Who says what the field holds."""
+    """Where the content of a field comes from."""
 
     SOURCE = "the source's record"
     IMAGE = "computed from an image"
@@ -23,7 +21,7 @@ class Origin(StrEnum):
 
 
 class Purpose(NamedTuple):
-    """Why a field is stored, where it is from, and whether it is in a release."""
+    """Why a field is stored, where its content comes from, and whether a release holds it."""
 
     why: str
     origin: Origin
@@ -46,11 +44,11 @@ def _operator(why: str) -> Purpose:
     return Purpose(why, Origin.OPERATOR)
 
 
-_SOURCE = _own("which source it is of", exported=True)
+_SOURCE = _own("the source of the row", exported=True)
 _RECORD = _source("finds the record again at its source; the id that users are told", exported=True)
 _OF_IMAGE = _source("finds the image again at its source")
-_OF_FACE = _own("which face it is of")
-_OF_PERFORMER = _own("which person it is of", exported=True)
+_OF_FACE = _own("the face of the row")
+_OF_PERFORMER = _own("the person of the row", exported=True)
 _TELLS_APART = "shown by the sidecar to tell people of one name apart"
 
 PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
@@ -75,13 +73,17 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "career_start_year": _source(f"adults only; {_TELLS_APART}", exported=True),
         "career_end_year": _source(_TELLS_APART, exported=True),
         "created_at": _source("order of reading"),
-        "updated_at": _source("learning what changed since; shown by the sidecar", exported=True),
-        "deleted_at": _own("that the record is gone: it must not be published again"),
-        "merged_into": _source("which record took its place: users' old ids lead there", exported=True),
+        "updated_at": _source(
+            "tells which records changed since the last sync; shown by the sidecar", exported=True
+        ),
+        "deleted_at": _own("the record is deleted at its source: it must not be published again"),
+        "merged_into": _source("which record replaced it: old ids of users lead there", exported=True),
         "content_hash": _own("whether the record changed, without keeping its old state"),
-        "raw": _source("other ids of the source (slug, number); what the privacy filter leaves of the rest"),
+        "raw": _source(
+            "other ids of the source (slug, number), and other fields that the privacy filter keeps"
+        ),
         "first_seen_at": _own("dates of a release that do not change from build to build", exported=True),
-        "changed_at": _own("what identities must be computed anew", exported=True),
+        "changed_at": _own("which identities must be computed again", exported=True),
         "legacy_faces": _own("order of fetching after a predecessor's data was taken over"),
         "legacy_images": _own("order of fetching after a predecessor's data was taken over"),
     },
@@ -100,19 +102,19 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
     "source_images": {
         "source": _SOURCE,
         "image_id": _OF_IMAGE,
-        "url": _source("where to fetch it; shown beside a match by the sidecar", exported=True),
+        "url": _source("where to fetch it; shown with a match by the sidecar", exported=True),
         "width": _source("which image to fetch first"),
         "height": _source("which image to fetch first"),
-        "state": _own("what became of it"),
+        "state": _own("progress of its processing"),
         "reason": _own("why it was rejected or failed"),
         "attempts": _own("when to stop trying"),
         "next_attempt_at": _own("when to try again"),
         "refusals": _own("on how many days the source refused the image"),
         "sha256": _image("the same bytes are judged once; evidence between records"),
-        "picture_hash": _image("copies of one picture are one face"),
-        "detector_digest": _own("whether it must be looked at again with another detector"),
-        "judged_by": _own("whether it must be looked at again under other limits"),
-        "processed_at": _own("what identities must be computed anew"),
+        "picture_hash": _image("copies of one image count as one face"),
+        "detector_digest": _own("whether it must be processed again with another detector"),
+        "judged_by": _own("whether it must be processed again under other limits"),
+        "processed_at": _own("which identities must be computed again"),
     },
     "performer_images": {"source": _SOURCE, "source_id": _RECORD, "image_id": _OF_IMAGE},
     "faces": {
@@ -130,27 +132,27 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "roll": _image("quality of the face"),
         "blur": _image("quality of the face"),
         "quality": _image("choice of the best faces", exported=True),
-        "pack": _own("vectors of different packs never meet"),
+        "pack": _own("vectors of different packs are never compared"),
         "detector_digest": _own("whether the face must be found again with another detector"),
         "created_at": _own("dates of a release that do not change from build to build", exported=True),
     },
     "aligned_crops": {
         "face_id": _OF_FACE,
-        "png": _image("waits for its vectors and goes then, unless keep_aligned_crops is on"),
+        "png": _image("input of the embedders; deleted after them unless keep_aligned_crops is on"),
     },
     "embeddings": {
         "face_id": _OF_FACE,
         "model": _own("which embedder made it"),
-        "vector": _image("what the sidecar compares: the purpose of the whole", exported=True),
-        "pack": _own("vectors of different packs never meet"),
+        "vector": _image("what the sidecar compares: the purpose of the database", exported=True),
+        "pack": _own("vectors of different packs are never compared"),
         "model_digest": _own("whether it must be made again with another network"),
         "created_at": _own("progress of embedding"),
     },
     "identities": {
-        "performer_id": _own("a number that never means somebody else", exported=True),
+        "performer_id": _own("a number that never means another person", exported=True),
         "created_at": _own("dates of a release that do not change from build to build", exported=True),
-        "retired_at": _own("that the number is not used any more"),
-        "redirect_to": _own("which number took its members over"),
+        "retired_at": _own("the number is not used any more"),
+        "redirect_to": _own("which number has its members now"),
     },
     "identity_members": {"source": _SOURCE, "source_id": _RECORD, "performer_id": _OF_PERFORMER},
     "identity_evidence": {
@@ -177,7 +179,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "at": _own("when"),
         "rules": _own("whether everything must be computed anew"),
         "records": _own("whether records were erased since"),
-        "detail": _own("counts, and the thresholds of faces with what they rest on"),
+        "detail": _own("counts, and the thresholds of faces with their grounds"),
     },
     "identity_records": {
         "source": _SOURCE,
@@ -187,7 +189,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "key_digests": _own("which records share a page, name, date or picture, without holding it again"),
     },
     "identity_hubs": {
-        "digest": _own("a page on too many records to prove anything"),
+        "digest": _own("a page on too many records to identify a person"),
         "key": _source("which page that is, for review"),
         "holders": _own("on how many records"),
     },
@@ -195,7 +197,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "source": _SOURCE,
         "source_id": _RECORD,
         "faces": _own("how much the template rests on"),
-        "models": _own("vectors of different networks never meet"),
+        "models": _own("vectors of different networks are never compared"),
         "vector": _image("the mean of a record's faces: agreement between records of different sources"),
     },
     "face_collisions": {
@@ -209,7 +211,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "found_at": _own("when"),
     },
     "trusted_faces": {
-        "face_id": _own("that the face is in the release", exported=True),
+        "face_id": _own("the face is in the release", exported=True),
         "performer_id": _OF_PERFORMER,
         "source": _SOURCE,
         "source_id": _RECORD,
@@ -222,22 +224,22 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         ),
         "reason": _operator("why, without names"),
         "added_at": _operator("since when"),
-        "degree": _own("how far a suppression reaches"),
+        "degree": _own("how far a suppression spreads"),
         "applied_at": _own("whether the catalog was searched for it"),
-        "block_face": _operator("whether a template is to be kept: only where the person wants it"),
+        "block_face": _operator("whether to keep a template: only where the person wants it"),
     },
     "suppressed_faces": {
         "template_id": _own("names the template"),
         "model": _own("which embedder made it"),
-        "model_digest": _own("vectors of different networks never meet"),
+        "model_digest": _own("vectors of different networks are never compared"),
         "person": _own("a random word that joins the templates of one person"),
         "sealed": _image("refuses the face under a new record; encrypted, and only where that was asked for"),
-        "radius": _image("how near a face is refused"),
+        "radius": _image("the distance within which a face is refused"),
         "added_at": _own("since when"),
     },
     "held_evidence": {
         "evidence_id": _own("names the note"),
-        "owner_hash": _own("which held record it is of; useless without the key"),
+        "owner_hash": _own("the held record of the evidence; useless without the key"),
         "key_hash": _own("recognises a record that links to a held one; useless without the key"),
     },
     "pending_purges": {
@@ -246,12 +248,12 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
     },
     "withheld_records": {
         "source": _SOURCE,
-        "id_hash": _own("the record need not be read again in every run; useless without the key"),
+        "id_hash": _own("a run need not read the record again; useless without the key"),
         "updated_at": _source("which version was read"),
-        "checked_at": _own("when to look again"),
+        "checked_at": _own("when to read it again"),
         "reason": _own("why it is withheld"),
         "source_id": _source(
-            "lets the operator review a record that is held, or whose dates do not show an adult; never of the suppressed"
+            "lets the operator review a held record, or one that is withheld for its dates; empty for suppressed records"
         ),
     },
     "site_visits": {
@@ -261,19 +263,19 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "outcome": _own("what the site answered"),
         "visited_at": _own("when"),
         "next_visit_at": _own("when to ask again"),
-        "missing_since": _own("a profile that is gone twice is removed"),
+        "missing_since": _own("a profile that is missing twice is removed"),
         "etag": _source("asks for changes only"),
         "last_modified": _source("asks for changes only"),
     },
     "site_rejections": {
         "source": _SOURCE,
-        "source_id": _source("a wrong record is not taken in again at once"),
-        "performer_id": _own("whose faces it did not agree with"),
-        "faces": _own("on what the rejection rests"),
-        "reference_faces": _own("on what the rejection rests"),
-        "distance": _own("on what the rejection rests"),
-        "agreement": _own("on what the rejection rests"),
-        "rejected_at": _own("when to believe the site again"),
+        "source_id": _source("a wrong record is not stored again at once"),
+        "performer_id": _own("the person with other faces than the record's"),
+        "faces": _own("the grounds of the rejection"),
+        "reference_faces": _own("the grounds of the rejection"),
+        "distance": _own("the grounds of the rejection"),
+        "agreement": _own("the grounds of the rejection"),
+        "rejected_at": _own("when to accept the record again"),
     },
     "sync_state": {
         "source": _SOURCE,

@@ -30,7 +30,7 @@ from stash_sense_pipeline.settings.environment import Environment
 
 @dataclass(frozen=True)
 class Enforcement:
-    """What enforcing the list did: in the catalog, in reports and logs, in identity_overrides.yaml.
+    """What enforcing the list removed from the catalog, from reports and logs, and from identity_overrides.yaml.
 
     `shared_pictures` as in ImportReport.
     """
@@ -44,9 +44,9 @@ class Enforcement:
 def current_suppressions(
     engine: sa.Engine, environment: Environment, sources: Collection[str]
 ) -> Suppressions:
-    """Takes the operator's list over, if there is one, and returns all suppressions of the catalog.
+    """Imports the operator's suppressions.yaml, if it exists, and returns the suppression list of the catalog.
 
-    Raises ConfigurationError for a list or key file that is wrong, CatalogError when the key is not the catalog's.
+    Raises ConfigurationError for an invalid list or key file, CatalogError when the key is not the catalog's.
     """
     return _imported(engine, environment, sources)[0]
 
@@ -60,9 +60,10 @@ def enforce_suppressions(
     search_all: bool = False,
     relatives: Relatives | None = None,
 ) -> Enforcement:
-    """current_suppressions, after which nothing of the people they cover is in the catalog or in what we wrote
-    of it: what is staged for a release, reports, logs, identity_overrides.yaml, and copies of the catalog that a killed
-    command left. `search_all` as in erase_suppressed.
+    """Imports the list as current_suppressions does, and erases the people on it.
+
+    They are removed from the catalog, the staged files of a release, reports, logs and identity_overrides.yaml. Copies of
+    the catalog that a killed command left are deleted. `search_all` as in erase_suppressed.
     """
     clear_private_work(environment.data_dir)
     suppressions, imported = _imported(engine, environment, sources)
@@ -89,10 +90,10 @@ def enforce_in_copy(
     now: datetime,
     relatives: Relatives | None = None,
 ) -> ErasureReport:
-    """Erases everybody from a backup's catalog and overrides, both unpacked, who is on its own list or on ours.
+    """Erases the people on a backup's own list and on the current one from its unpacked catalog and overrides.
 
-    `unpacked` holds the backup's files by their names. What our list names was known when it was added, so that an older
-    catalog need not have it. Raises ConfigurationError and CatalogError as current_suppressions.
+    `unpacked` is the folder of the backup's files. The entries of both lists count as `unseen`: they were checked when
+    they were added, and an older catalog need not hold their targets. Raises as current_suppressions.
     """
     ours = environment.suppression_key_file
     key = load_or_create_key(ours if ours.exists() else unpacked / "suppression.key")
@@ -126,7 +127,7 @@ def recheck(
     now: datetime,
     relatives: Relatives | None = None,
 ) -> RecheckReport:
-    """recheck_people with the list as it is now; reports, logs and what is staged forget those who go."""
+    """Runs recheck_people with the current list, and removes erased and held people from files and staged releases."""
     suppressions = current_suppressions(engine, environment, sources)
 
     def forget(traces: tuple[str, ...], until_committed: ExitStack) -> None:

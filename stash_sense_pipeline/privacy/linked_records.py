@@ -25,9 +25,9 @@ from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordK
 
 @dataclass(frozen=True)
 class LinkedPerson:
-    """Records that belong together, the pages that lead to them and to nobody else, and other ids of theirs.
+    """The records of one person, the pages that only they list, and other ids of the records at their sources.
 
-    `shared` pages are left out of `pages`: records of other people, the `other_listers`, list them too.
+    `shared` is the number of pages that records of other people, the `other_listers`, list too.
     """
 
     records: frozenset[RecordKey]
@@ -38,10 +38,10 @@ class LinkedPerson:
 
 
 def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> LinkedPerson:
-    """All that belongs to the people of these records.
+    """All records of the people of these records.
 
-    A record that no identity was computed for yet belongs to them if it lists one of their pages. One that
-    has an identity of its own does not: the evidence was weighed and was not enough, and the page is shared.
+    A record without an identity belongs to them if it lists one of their pages. A record with an identity of its own
+    does not: the identity run weighed the evidence and did not link it, so the page is shared.
     """
     people = with_linked(connection, records)
     listers: dict[str, set[RecordKey]] = {}
@@ -50,22 +50,25 @@ def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> L
         new_pages = [url for url in pages if url not in listers]
         listers |= records_listing(connection, new_pages) if new_pages else {}
         others = {
-            record for who in listers.values() if len(who) <= profile_urls.MAX_PAGE_HOLDERS for record in who
+            record
+            for holders in listers.values()
+            if len(holders) <= profile_urls.MAX_PAGE_HOLDERS
+            for record in holders
         } - people
-        unjudged = others - judged(connection, others)
+        unjudged = others - with_identity(connection, others)
         if not unjudged:
             break
         people = with_linked(connection, people | unjudged)
-    alone = {url for url, who in listers.items() if who <= people}
+    alone = {url for url, holders in listers.items() if holders <= people}
     own = tuple(sorted(alone - _pages_of_others(connection, alone, people)))
-    strangers = frozenset(record for who in listers.values() for record in who) - people
+    other_listers = frozenset(record for holders in listers.values() for record in holders) - people
     return LinkedPerson(
-        frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), strangers
+        frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), other_listers
     )
 
 
 def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[RecordKey]) -> set[str]:
-    """Of these URLs, the stash-box pages of stored records that are in an identity of others: the link was weighed."""
+    """The URLs that are stash-box pages of records in other identities: the identity run did not link those."""
     names: dict[str, RecordKey] = {}
     for url in urls:
         profile = profile_urls.canonical_profile(url)
@@ -73,18 +76,18 @@ def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: s
         if profile is not None and site is not None and site.stash_box_host is not None:
             names[url] = (profile.site, profile.key)
     called = records_called(connection, set(names.values()))
-    return {url for url, name in names.items() if judged(connection, called[name] - people)}
+    return {url for url, name in names.items() if with_identity(connection, called[name] - people)}
 
 
 def own_pages(connection: sa.Connection, record: RecordKey, urls: Collection[str]) -> list[str]:
-    """Of what a stored record lists, the pages that no record of another identity lists as well."""
+    """The identifying pages among a stored record's URLs that no record of another identity lists as well."""
     listers = records_listing(connection, list(identifying_pages(urls).values()))
-    kin = with_linked(connection, {record})
-    return [url for url, who in listers.items() if not judged(connection, who - kin)]
+    person = with_linked(connection, {record})
+    return [url for url, holders in listers.items() if not with_identity(connection, holders - person)]
 
 
 def with_linked(connection: sa.Connection, records: Collection[RecordKey]) -> set[RecordKey]:
-    """The records and all that are the same person, by upstream merges or by our identities."""
+    """The records, and all others of the same people by merges at the source or by identities."""
     performers, members, others = source_performers, identity_members, identity_members.alias()
     merged_key = sa.tuple_(performers.c.source, performers.c.merged_into)
     merged_away = sa.select(performers.c.source, performers.c.source_id)
@@ -94,23 +97,23 @@ def with_linked(connection: sa.Connection, records: Collection[RecordKey]) -> se
     same_identity = sa.select(others.c.source, others.c.source_id).join(
         members, members.c.performer_id == others.c.performer_id
     )
-    kin: set[RecordKey] = set()
+    person: set[RecordKey] = set()
     news = set(records)
     while news:
-        kin |= news
+        person |= news
         found = {
             *rows_of(connection, merged_away, merged_key, news),
             *rows_of(connection, survivors, record_key(performers), news),
             *rows_of(connection, same_identity, record_key(members), news),
         }
-        news = {(source, source_id) for source, source_id in found} - kin
-    return kin
+        news = {(source, source_id) for source, source_id in found} - person
+    return person
 
 
-def theirs_and_shared(
+def own_and_shared_images(
     connection: sa.Connection, records: Collection[RecordKey]
 ) -> tuple[set[ImageKey], set[ImageKey]]:
-    """The images of these records, and those of them that others have too."""
+    """The images of these records, and those among them that other records show too."""
     table = performer_images
     theirs: set[ImageKey] = {
         (source, image_id)
@@ -128,29 +131,29 @@ def theirs_and_shared(
 
 
 def owners_of(connection: sa.Connection, pictures: Collection[ImageKey]) -> set[RecordKey]:
-    """The records that show one of these pictures, or an image of the same bytes or looks."""
+    """The records that show one of these images, or an image with the same bytes or perceptual hash."""
     images, links = source_images, performer_images
     columns = sa.select(images.c.sha256, images.c.picture_hash)
-    digests, looks = set[str](), set[str]()
-    for sha256, look in rows_of(connection, columns, image_key(images), pictures):
+    digests, picture_hashes = set[str](), set[str]()
+    for sha256, picture_hash in rows_of(connection, columns, image_key(images), pictures):
         digests |= {sha256} - {None}
-        looks |= {look} - {None}
+        picture_hashes |= {picture_hash} - {None}
     keys = sa.select(images.c.source, images.c.image_id)
     shown = set(pictures)
     shown |= {(source, image_id) for source, image_id in rows_of(connection, keys, images.c.sha256, digests)}
-    if looks:
+    if picture_hashes:
         hashed = sa.select(images.c.source, images.c.image_id, images.c.picture_hash)
         rows = connection.execute(hashed.where(images.c.picture_hash.is_not(None))).all()
-        others = np.array([int(look, 16) for _, _, look in rows], dtype=np.uint64)
-        for look in looks:
-            copies = np.flatnonzero(is_copy(others, look)).tolist()
+        others = np.array([int(picture_hash, 16) for _, _, picture_hash in rows], dtype=np.uint64)
+        for picture_hash in picture_hashes:
+            copies = np.flatnonzero(is_copy(others, picture_hash)).tolist()
             shown |= {(rows[place].source, rows[place].image_id) for place in copies}
     owners = sa.select(links.c.source, links.c.source_id)
     return {(source, source_id) for source, source_id in rows_of(connection, owners, image_key(links), shown)}
 
 
 def _urls_of(connection: sa.Connection, people: set[RecordKey]) -> Iterator[str]:
-    """What they list, and the pages of their own records on the public stash-boxes."""
+    """The URLs that these records list, and their own pages on the public stash-boxes."""
     table = performer_urls
     for (url,) in rows_of(connection, sa.select(table.c.url), record_key(table), people):
         yield url
@@ -160,8 +163,8 @@ def _urls_of(connection: sa.Connection, people: set[RecordKey]) -> Iterator[str]
             yield f"https://{site.stash_box_host}/performers/{source_id}"
 
 
-def judged(connection: sa.Connection, records: set[RecordKey]) -> set[RecordKey]:
-    """Of these records, those that are in an identity."""
+def with_identity(connection: sa.Connection, records: set[RecordKey]) -> set[RecordKey]:
+    """The records among these that are in an identity."""
     members = identity_members
     found = rows_of(
         connection, sa.select(members.c.source, members.c.source_id), record_key(members), records
@@ -170,7 +173,7 @@ def judged(connection: sa.Connection, records: set[RecordKey]) -> set[RecordKey]
 
 
 def _other_ids(connection: sa.Connection, people: set[RecordKey]) -> tuple[RecordKey, ...]:
-    """What else the source calls these records."""
+    """Further ids of these records at their sources, such as slugs."""
     table = source_performers
     query = sa.select(table.c.source, *(table.c.raw[name].as_string() for name in OTHER_IDS))
     return tuple(

@@ -16,7 +16,7 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 @dataclass(frozen=True, order=True)
 class Namesake:
-    """A record that nothing links to the erased people but a name, and whether the birth date is the same too."""
+    """A record that only a name links to the erased people, and whether the birth date is the same too."""
 
     source: str
     source_id: str
@@ -24,8 +24,9 @@ class Namesake:
 
 
 def namesakes_of(connection: sa.Connection, people: Collection[RecordKey]) -> tuple[Namesake, ...]:
-    """Live records of others with the folded name of one of these records, or with one of its other names and its
-    birth date. Both must be in the catalog: call it before they are erased.
+    """Live records of other people that share a folded main name, or an alias and the birth date, with these records.
+
+    Call it before the records are erased: it reads their names.
     """
     births = _birth_dates_by_name(connection, people)
     if not births:
@@ -56,7 +57,7 @@ def namesakes_of(connection: sa.Connection, people: Collection[RecordKey]) -> tu
 def _birth_dates_by_name(
     connection: sa.Connection, people: Collection[RecordKey]
 ) -> dict[str, tuple[bool, frozenset[str]]]:
-    """By folded name: whether it is a main name, and the birth dates of the records that have it."""
+    """By folded name: whether it is a main name, and the birth dates of the records with it."""
     table, others = source_performers, performer_aliases
     born: dict[RecordKey, str | None] = {}
     main = set[str]()

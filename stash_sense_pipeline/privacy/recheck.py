@@ -22,7 +22,7 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 @dataclass(frozen=True)
 class RecheckReport:
-    """Records that were erased, and records that are held for review from now on. `traces` as in ErasureReport."""
+    """How many records were erased, and how many are held for review now. `traces` as in ErasureReport."""
 
     erased: int = 0
     held: int = 0
@@ -31,7 +31,7 @@ class RecheckReport:
 
 @dataclass(frozen=True)
 class _Matches:
-    """Stored records whose evidence is on the list, with the reason for those to be held."""
+    """Stored records with evidence on the list; `held` maps those to be held to their reasons."""
 
     suppressed: frozenset[RecordKey]
     held: Mapping[RecordKey, str]
@@ -44,11 +44,13 @@ def recheck_people(
     before: Callable[[tuple[str, ...], ExitStack], None],
     relatives: Relatives | None = None,
 ) -> RecheckReport:
-    """Erases every person of whom a record is on the list by id or page, and holds every person of whom a record has the
-    name and birth date of a suppressed one, or is linked to a held record; all records of the identity go with it.
+    """Compares all stored records with the list, and erases or holds whole identities.
 
-    Closes the way of records that were stored before the list knew them and were linked to others only now. `before` is
-    called inside the transaction with the texts that must be removed from files before its commit.
+    A person is erased when a record is on the list by id or page. A person is held when a record has the name and birth
+    date of a suppressed one, or links to a held record. This finds records that were stored before the list knew them
+    and were linked to others only by the last identity run.
+
+    `before` is called inside the transaction with the texts that must be removed from files before its commit.
     """
     with ExitStack() as until_committed, writing(engine) as connection:
         hold_still(connection)
@@ -76,7 +78,7 @@ def _recheck(
         found = _matches(connection, suppressions, live)
         if not (found.suppressed or found.held):
             return report
-        # What was erased may be what others would have been held with: it is kept as hashes by then.
+        # Erase first: records that are erased must not be held, and their hashes may hold others in the next round.
         if found.suppressed:
             erased = erase_records(connection, suppressions, found.suppressed, now, relatives)
             report = RecheckReport(report.erased + erased.records, report.held, report.traces + erased.traces)
@@ -112,7 +114,10 @@ def _matches(
 def _with_their_identities(
     connection: sa.Connection, suppressions: Suppressions, held: Mapping[RecordKey, str]
 ) -> dict[RecordKey, str]:
-    """The records with all others of their identities; none of an identity that has a record of another person."""
+    """The held records with all others of their identities.
+
+    An identity is left out when it has a record that the operator has declared another person.
+    """
     members, others = identity_members, identity_members.alias()
     columns = sa.select(members.c.source, members.c.source_id, others.c.source, others.c.source_id)
     joined = columns.join(others, members.c.performer_id == others.c.performer_id)

@@ -15,15 +15,15 @@ from stash_sense_pipeline.privacy.url_forms import plain_url
 from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
-# With more fragments than this a look at each URL costs more than parsing it.
+# With more fragments than this, searching a URL for them takes longer than parsing it.
 _MOST_FRAGMENTS = 60
-# Letters may be written in other ways in such URLs, so that no fragment need be in them.
+# Marks a URL with escaped or non-ASCII letters: it need not contain the fragment, and is parsed.
 _SHORTEST = 3
 _ODD = r"[%+]|[^\x00-\x7f]"
 
 
 def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[RecordKey]]:
-    """For each of these URLs, the records that list it in any of its forms, or another URL of the same profile."""
+    """For each URL, the records that list it in any form, or list another URL of the same profile."""
     wanted: dict[str, list[str]] = {}
     for url in urls:
         for form in _forms(url):
@@ -43,7 +43,7 @@ def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[st
 def records_called(
     connection: sa.Connection, names: Collection[RecordKey]
 ) -> dict[RecordKey, set[RecordKey]]:
-    """For each (source, id), the records of that id, or those that the source calls so as well: see OTHER_IDS."""
+    """For each (source, id), the records with that id, or with that slug or other id (OTHER_IDS) at the source."""
     table = source_performers
     found: dict[RecordKey, set[RecordKey]] = {name: set() for name in names}
     wanted: dict[RecordKey, list[RecordKey]] = {}
@@ -66,8 +66,8 @@ def records_called(
     return found
 
 
-def pictures_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[ImageKey]]:
-    """For each of these URLs, the images that sources list under it."""
+def images_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[ImageKey]]:
+    """For each URL, the images that sources list under it."""
     wanted: dict[str, list[str]] = {}
     for url in urls:
         wanted.setdefault(plain_url(url), []).append(url)
@@ -86,18 +86,18 @@ def _forms(url: str) -> Iterator[str]:
     yield plain_url(url)
     profile = profile_urls.canonical_profile(url)
     if profile is not None:
-        # A blank cannot be in a plain URL's host.
+        # The blank keeps it apart from a plain URL: no host has one.
         yield f"{profile.site} {profile.key}"
 
 
 def _prefilter(urls: Collection[str]) -> re.Pattern[str] | None:
-    """What every URL of the same page must contain; None when nothing short can be said."""
+    """A pattern that every URL of these pages matches; None when no short pattern is possible."""
     fragments: set[str] = set()
     for url in islice(urls, _MOST_FRAGMENTS + 1):
         profile = profile_urls.canonical_profile(url)
-        # The same plain form means the same profile, if there is one: then its key says it all.
+        # All forms of a profile's URL contain its key.
         text = profile.key if profile is not None else plain_url(url).partition("/")[2].lower()
-        # The parts of a key are joined with a colon; of what kind the page is need not be in the URL in that order.
+        # The parts of a key are joined with a colon, and may stand in another order in the URL: the longest is used.
         words = re.findall(r"[a-z0-9]+", max(text.split(":"), key=len) if profile is not None else text)
         if len("".join(words)) < _SHORTEST:
             return None

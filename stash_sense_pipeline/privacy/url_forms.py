@@ -10,18 +10,16 @@ from urllib.parse import parse_qsl, unquote, urlencode
 
 from stash_sense_pipeline.records import profile_sites, profile_urls
 
-# Pages of such programs differ in their query; elsewhere it holds tracking, sizes and signatures.
+# Pages of these programs differ in the query. Elsewhere the query holds tracking, sizes and signatures.
 _PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
-
-
-# What most URLs look like: nothing in them is decoration but the scheme, www and outer slashes.
+# The form of most URLs: only the scheme, www and outer slashes have to be removed.
 _SIMPLE_URL = re.compile(
     r"https?://(?:www\.)?([a-z0-9.-]*[a-z0-9-])(?:/+((?!/)[!$&'()*+,./0-9:;=@A-Z_a-z~-]*))?", re.ASCII
 )
 
 
 def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]:
-    """Of these URLs, the pages that can prove who somebody is, each with one of the URLs that name it."""
+    """The pages among these URLs that can identify a person, each with one of the URLs that name it."""
     pages: dict[profile_urls.ProfileKey, str] = {}
     for url in urls:
         profile = profile_urls.canonical_profile(url)
@@ -32,7 +30,7 @@ def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]
 
 
 def plain_url(url: str) -> str:
-    """A URL without what tells no pages apart: scheme, www, case of the host, outer slashes, query, ..."""
+    """A URL without the parts that do not distinguish pages: scheme, www, case of the host, outer slashes, query."""
     simple = _SIMPLE_URL.fullmatch(url)
     return f"{simple[1]}/{(simple[2] or '').strip('/')}" if simple is not None else _plain_url(url)
 
@@ -44,7 +42,7 @@ def _plain_url(url: str) -> str:
     host = netloc.rpartition("@")[2].lower().removeprefix("www.")
     host = re.sub(r"\.?(:80|:443)?$", "", host)
     if not host.isascii():
-        # Some write the name in letters, others as it is asked for: xn--...
+        # The host may be written in Unicode or in its encoded form, xn--...
         with suppress(UnicodeError):
             host = host.encode("idna").decode()
     path = unicodedata.normalize("NFC", unquote(path)).strip("/")

@@ -49,7 +49,7 @@ def page_of(source: str, source_id: str) -> str:
 
 @dataclass
 class World:
-    """What the sources show now, what was `read` of it, and the catalog that is built from it."""
+    """What the sources show now, what was `read` of it, and the catalog that was built from it."""
 
     engine: sa.Engine
     shown: dict[RecordKey, PerformerRecord] = field(default_factory=dict)
@@ -60,11 +60,11 @@ class World:
 
     @property
     def relatives(self) -> IdentityRelatives:
-        """What finds records of one person, with the overrides file of this world."""
+        """The search for records of one person, with the overrides file of this world."""
         return IdentityRelatives(HOSTS, self.overrides)
 
     def show(self, source: str, source_id: str, name: str, **fields: object) -> RecordKey:
-        """Has a source show a record, or another version of it."""
+        """Makes a source show a record, or another version of it."""
         self.version += 1
         updated = NOW + timedelta(seconds=self.version)
         values: dict[str, object] = {"birth_date": None, "urls": (), **fields}
@@ -85,7 +85,7 @@ class World:
         self.gone[loser] = survivor[1]
 
     def add(self, *targets: str, **flags: bool) -> None:
-        """Puts targets on the list, seen or not."""
+        """Puts targets on the list as `unseen` entries, which need not be in the catalog."""
         entries = [
             SuppressionEntry(target, "asked", date(2026, 11, 20), unseen=True, **flags) for target in targets
         ]
@@ -93,7 +93,7 @@ class World:
             add_suppressions(connection, KEY, entries)
 
     def sync(self, *sources: str) -> CatalogWriter:
-        """Reads sources, all without a name."""
+        """Syncs these sources, or all when none is named."""
         for source in sources or sorted(HOSTS):
             writer = CatalogWriter(
                 self.engine,
@@ -116,11 +116,11 @@ class World:
         await writer.erase_linked()
 
     def apply(self) -> None:
-        """What `suppress apply` does in the catalog."""
+        """Runs what `suppress apply` does in the catalog."""
         erase_suppressed(self.engine, load_suppressions(self.engine, KEY), NOW, relatives=self.relatives)
 
     def identities(self) -> None:
-        """What the asset identity_graph does."""
+        """Runs what the asset identity_graph does."""
         self.apply()
         overrides = load_overrides(self.overrides) if self.overrides else Overrides()
         rebuild_identities(self.engine, HOSTS, overrides, NOW)
@@ -133,7 +133,7 @@ class World:
         )
 
     def publish(self) -> set[RecordKey]:
-        """Computes identities, and returns the records of which a release would be made."""
+        """Computes identities, and returns the records that a release would hold."""
         self.identities()
         assert matching_records(self.engine, load_suppressions(self.engine, KEY)) == 0
         return self.stored()
@@ -162,7 +162,7 @@ class World:
             settle(connection, load_suppressions(self.engine, KEY), record, NOW, same=same)
 
     def person_of(self, record: RecordKey) -> set[RecordKey]:
-        """What identity would link to a record if it knew everything that the sources showed when they were read."""
+        """The records that identity would link to a record if it knew everything that was read of the sources."""
         records = identity_records([told_of(*item) for item in self.read.items()])
         groups = cluster(records, find_evidence(records, HOSTS).evidence).groups
         return {key for group in groups if record in group for key in group}

@@ -47,7 +47,7 @@ DAYS = st.dates(date(1900, 1, 1), date(2040, 12, 31))
         ("1990-05-17", 1985, False),
     ],
 )
-def test_adult(birth_date, career_start, expected):
+def test_is_adult_for_a_birth_date_and_the_start_of_a_career(birth_date, career_start, expected):
     assert is_adult(birth_date, career_start, TODAY) is expected
 
 
@@ -60,7 +60,7 @@ def test_adult(birth_date, career_start, expected):
         ("1990", None, None),
     ],
 )
-def test_the_reason_is_told_for_review(birth_date, career_start, reason):
+def test_a_record_that_shows_no_adult_has_a_reason(birth_date, career_start, reason):
     assert why_no_adult(birth_date, career_start, TODAY) == reason
 
 
@@ -70,7 +70,7 @@ def test_a_career_passes_only_if_every_day_of_its_first_year_is_after_coming_of_
         assert start >= date(birth.year + 18, birth.month, min(birth.day, 28))
 
 
-def test_who_is_born_on_a_leap_day_comes_of_age_on_the_first_of_march():
+def test_a_person_born_on_a_leap_day_comes_of_age_on_the_first_of_march():
     assert not is_adult("2008-02-29", None, date(2026, 2, 28))
     assert is_adult("2008-02-29", None, date(2026, 3, 1))
 
@@ -83,13 +83,13 @@ def test_a_partial_date_passes_only_if_every_day_in_it_does(birth, on, career):
 
 
 @given(DAYS, DAYS, st.integers(0, 20000))
-def test_an_adult_stays_one(birth, on, days):
+def test_an_adult_is_an_adult_on_every_later_day(birth, on, days):
     if is_adult(birth.isoformat(), None, on):
         assert is_adult(birth.isoformat(), None, on + timedelta(days=days))
 
 
 @given(DAYS)
-def test_the_day_is_exact(birth):
+def test_a_person_is_an_adult_from_the_18th_birthday_and_not_the_day_before(birth):
     eighteenth = date(birth.year + 18, 3, 1) if (birth.month, birth.day) == (2, 29) else None
     eighteenth = eighteenth or birth.replace(year=birth.year + 18)
     if (birth.month, birth.day) != (2, 29) or eighteenth.year % 4:

@@ -80,7 +80,7 @@ def test_an_awaited_image_stays_awaited_until_a_source_shows_it(world):
     assert world.publish() == {ZOE}
 
 
-def test_an_image_that_two_people_show_leaves_alone(world):
+def test_an_awaited_image_of_two_people_is_erased_without_them(world):
     show_two_people(world)
     world.add(URL)
     world.change(ZOE, images=(image(4),))
@@ -99,7 +99,7 @@ def test_picture_only_means_the_image_alone(world):
     assert URL not in images_of(world)
 
 
-def test_a_sync_that_is_killed_before_its_end_is_made_up_for_before_a_release(world):
+def test_an_awaited_image_is_decided_before_a_release_when_the_sync_was_killed(world):
     show_two_people(world)
     world.add(URL)
 

@@ -33,12 +33,12 @@ PEOPLE = 600
 # Row by row over a connection: fewer on a server.
 PEOPLE_ON_A_SERVER = 240
 SOURCES = ["boxa", "boxb"]
-# Ids as sources make them: a uuid, a slug, letters of other scripts, quotes, what a URL escapes, capitals.
+# Ids as sources make them: a uuid, a slug, letters of other scripts, quotes, characters that a URL escapes, capitals.
 KINDS = ("{}", "zq-{}", "Zoë-{}-Ünal", "葵-{}", "o'{}\"x", "a b,{}", "x%20{}&y", "ẞ{}İ", "back\\{}")
 
 
 class Population:
-    """People with two records each, and everything that the catalog and the files say of them."""
+    """People with two records each, and all rows and lines about them in the catalog and in files."""
 
     def __init__(self, count: int = PEOPLE, seed: int = 11) -> None:
         rng = random.Random(seed)
@@ -78,7 +78,7 @@ class Population:
             connection.execute(sa.insert(schema.sync_state).values(**values))
 
     def write_texts(self, data_dir: Path) -> None:
-        """Every person in a line of each kind of file, in each way of writing."""
+        """Writes each person into a line of each kind of file, in each way of writing."""
         for name, forms in {
             "review/identity.md": lambda text: f"| boxa:{text} | weak |".replace("|", "\\|", 0),
             "logs/run.log": lambda text: f"GET https://box.example/performers/{quote(text)}",
@@ -153,7 +153,7 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_data_directory(
     staying = [people.tokens[number] for number in people.order[1::2]]
     assert len(found_in(data_dir, gone)) >= 8
 
-    # A kill after the commit: deleted rows are overwritten where they lay, and their copies in the gaps of pages stay.
+    # As after a kill right after the commit: deleted rows are overwritten, but their copies in unused parts of pages stay.
     monkeypatch.setattr(erasure, "overwrite_deleted", lambda engine: purge.checkpoint(engine) and None)
     for part in range(0, len(leaving), 60):
         suppress(engine, environment, [people.ids[number] for number in leaving[part : part + 60]])
@@ -162,7 +162,7 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_data_directory(
     assert is_purge_pending(engine)
     monkeypatch.undo()
 
-    # Nothing is erased by this one, but the file is rebuilt.
+    # This one erases nothing, but rebuilds the file.
     erased = enforce_suppressions(engine, environment, SOURCES, NOW).erased
     assert (erased.is_empty, erased.bytes_left, is_purge_pending(engine)) == (True, None, False)
     assert found_in(data_dir, gone) == {}
@@ -196,7 +196,9 @@ def test_no_byte_of_hundreds_of_people_is_left_in_the_files_of_a_server(
     engine.dispose()
 
 
-def test_ids_of_any_letters_leave_the_json_of_others(any_catalog: sa.Engine, tmp_path: Path) -> None:
+def test_ids_with_any_characters_are_removed_from_the_json_of_others(
+    any_catalog: sa.Engine, tmp_path: Path
+) -> None:
     """A comparison of the stored text would compare the escapes of JSON."""
     people = Population()
     with writing(any_catalog) as connection:
@@ -204,7 +206,7 @@ def test_ids_of_any_letters_leave_the_json_of_others(any_catalog: sa.Engine, tmp
         people.name_in_states(connection)
         world = Writer(connection)
         for number in range(18):
-            # Somebody else's raw fields, and evidence between two others on a page of the person.
+            # Raw fields of another person, and evidence between two others on a page of the erased one.
             world.record("boxc", f"other-{number}")
             raw = {"friend": people.ids[number], "friends": [people.ids[number], "stays"]}
             of_other = schema.source_performers.c.source_id == f"other-{number}"
@@ -242,7 +244,9 @@ def test_ids_of_any_letters_leave_the_json_of_others(any_catalog: sa.Engine, tmp
     assert "(erased)" in everything
 
 
-def test_an_id_that_another_begins_with_leaves_alone(any_catalog: sa.Engine, tmp_path: Path) -> None:
+def test_erasing_an_id_that_is_a_prefix_of_another_leaves_the_other(
+    any_catalog: sa.Engine, tmp_path: Path
+) -> None:
     with writing(any_catalog) as connection:
         world = Writer(connection)
         for each in ("anna", "anna-maria", "7"):
@@ -263,7 +267,7 @@ def test_an_id_that_another_begins_with_leaves_alone(any_catalog: sa.Engine, tmp
         }
 
 
-def test_a_rebuild_is_told_and_done_later_while_others_read_or_write(
+def test_a_rebuild_that_readers_writers_or_a_full_disk_prevent_is_reported_and_done_later(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(purge, "_LOG_PATIENCE", 0.2)
@@ -329,7 +333,7 @@ purge.overwrite_deleted(engine)
 
 
 def test_a_writer_waits_as_long_as_a_rebuild_lasts(data_dir: Path) -> None:
-    """And does not give up after its own patience, as it does for any other writer."""
+    """It does not give up after its own lock timeout, as it does for other writers."""
     engine = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA busy_timeout=50")

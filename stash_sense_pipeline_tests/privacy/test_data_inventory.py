@@ -10,7 +10,7 @@ from stash_sense_pipeline.privacy.data_inventory import PURPOSES
 from stash_sense_pipeline.privacy.erasure import BELONGS
 
 # Tables without a row about a single person.
-ABOUT_NOBODY = {
+WITHOUT_PEOPLE = {
     "sync_state",
     "suppressions",
     "suppressed_faces",
@@ -21,7 +21,7 @@ ABOUT_NOBODY = {
     "site_visits",
 }
 TABLES = sorted(metadata.tables)
-# What no table may hold, whatever for.
+# Words for data that no table may hold.
 NEVER = ("legal", "birthplace", "address", "email", "phone", "bio", "note", "comment", "thumbnail", "jpeg")
 
 
@@ -30,18 +30,18 @@ def test_every_column_has_a_purpose(table: str) -> None:
     known = PURPOSES.get(table, {})
     missing = [column.name for column in metadata.tables[table].columns if column.name not in known]
     assert not missing, (
-        f"{table}.{missing[0]} has no purpose: say in privacy/purposes.py why it is stored, where it is from and"
+        f"{table}.{missing[0]} has no purpose: say in privacy/data_inventory.py why it is stored, where it is from and"
         " whether a release holds it - or leave it out"
     )
 
 
 @pytest.mark.parametrize("table", sorted(PURPOSES))
-def test_no_purpose_is_left_of_a_column_that_is_gone(table: str) -> None:
+def test_every_purpose_belongs_to_a_column(table: str) -> None:
     if table in metadata.tables:
         assert [name for name in PURPOSES[table] if name not in metadata.tables[table].columns] == []
 
 
-def test_a_purpose_says_something() -> None:
+def test_no_purpose_is_empty_or_has_outer_blanks() -> None:
     for columns in PURPOSES.values():
         for purpose in columns.values():
             assert len(purpose.why.split()) >= 1
@@ -49,14 +49,14 @@ def test_a_purpose_says_something() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_no_column_is_for_what_must_not_be_known(table: str) -> None:
+def test_no_column_name_tells_of_forbidden_data(table: str) -> None:
     for column in metadata.tables[table].columns:
         assert not any(word in column.name for word in NEVER), f"{table}.{column.name}"
 
 
 @pytest.mark.parametrize("table", TABLES)
 def test_an_erasure_reaches_every_table(table: str) -> None:
-    if table in ABOUT_NOBODY or table == "identities":
+    if table in WITHOUT_PEOPLE or table == "identities":
         return
     columns = set(metadata.tables[table].columns.keys())
     named = any(columns.issuperset(names) for names in BELONGS)
@@ -66,5 +66,5 @@ def test_an_erasure_reaches_every_table(table: str) -> None:
     )
     assert named or cascades, (
         f"nothing of {table} goes when a person is erased: give it columns of privacy.erasure.BELONGS, or a foreign"
-        " key with ON DELETE CASCADE to a table that has them; or name it in ABOUT_NOBODY if it is about nobody"
+        " key with ON DELETE CASCADE to a table that has them; or name it in WITHOUT_PEOPLE if no row is about a person"
     )

@@ -11,11 +11,11 @@ Place of birth|description|comments|trivia|e-mail|Real name:"""
 
 
 @pytest.mark.parametrize("label", LABELS.replace("\n", "|").split("|"))
-def test_private_labels_go_however_they_are_written(label):
+def test_a_private_label_is_dropped_however_it_is_written(label):
     assert drop_private_fields({label: "Example Person", "name": "Example"}) == {"name": "Example"}
 
 
-def test_they_go_at_any_depth_with_all_that_is_below_them():
+def test_private_labels_are_dropped_at_any_depth_with_everything_below_them():
     raw = {
         "name": "Example",
         "bio": {"text": "secret"},
@@ -59,5 +59,5 @@ def without(value):
 
 
 @given(st.dictionaries(st.sampled_from(["name", "bio", "urls"]), JSON))
-def test_nothing_else_goes(raw):
+def test_no_other_label_is_dropped(raw):
     assert drop_private_fields(raw) == without(raw)

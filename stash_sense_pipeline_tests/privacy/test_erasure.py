@@ -186,14 +186,14 @@ def dump(engine):
         }
 
 
-def test_a_person_leaves_with_all_records_and_nobody_else_does(any_catalog):
+def test_all_records_of_a_person_are_erased_and_none_of_others(any_catalog):
     ids = populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     assert erase(any_catalog) == ErasureReport(records=3, identities=1, images=4, faces=6)
     everything = repr(dump(any_catalog))
     assert "anna" not in everything
     assert column(any_catalog, schema.source_performers.c.source_id) == {"berta", "clara"}
-    # Nobody knows whose faces are on the group picture; the one on the duo is known to be Berta's.
+    # The faces on the group image are trusted for no record; the face on the duo image is trusted for Berta.
     assert column(any_catalog, schema.source_images.c.image_id) == {"duo", "berta1", "clara1", "placeholder2"}
     assert column(any_catalog, schema.faces.c.image_id) == {"duo", "berta1", "clara1", "placeholder2"}
     assert column(any_catalog, schema.trusted_faces.c.performer_id) == {ids["berta"]}
@@ -203,7 +203,7 @@ def test_a_person_leaves_with_all_records_and_nobody_else_does(any_catalog):
     assert len(dump(any_catalog)["identity_evidence"]) == 1
 
 
-def test_what_the_person_could_come_back_by_is_suppressed(any_catalog):
+def test_records_and_images_of_an_erased_person_are_suppressed(any_catalog):
     populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     erase(any_catalog)
@@ -221,13 +221,13 @@ def test_what_the_person_could_come_back_by_is_suppressed(any_catalog):
     "target",
     ["boxa:annaold", "boxb:annab", "https://freeones.com/anna-example/bio"],
 )
-def test_any_way_to_name_the_person_will_do(any_catalog, target):
+def test_any_kind_of_target_erases_the_whole_person(any_catalog, target):
     populate(any_catalog)
     suppress(any_catalog, target)
     assert erase(any_catalog) == ErasureReport(records=3, identities=1, images=4, faces=6)
 
 
-def test_an_image_leaves_alone(any_catalog):
+def test_a_suppressed_image_is_erased_without_the_person(any_catalog):
     populate(any_catalog)
     suppress(any_catalog, "https://boxa.example/images/group?size=full")
     assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=1, faces=2)
@@ -245,21 +245,21 @@ def test_erasing_again_changes_nothing(any_catalog):
     assert dump(any_catalog) == before
 
 
-def test_what_was_searched_for_is_not_searched_for_again(any_catalog):
+def test_an_applied_entry_is_searched_for_again_only_with_search_all(any_catalog):
     populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     assert len(load_suppressions(any_catalog, KEY).only_pending()) == 1
     erase(any_catalog)
     assert len(load_suppressions(any_catalog, KEY)) > 1
     assert len(load_suppressions(any_catalog, KEY).only_pending()) == 0
-    with writing(any_catalog) as connection:  # as a faulty writer would
+    with writing(any_catalog) as connection:  # as a faulty writer does
         Writer(connection).record("boxa", "anna")
     assert erase(any_catalog).records == 0
     everything = erase_suppressed(any_catalog, load_suppressions(any_catalog, KEY), NOW, search_all=True)
     assert everything.records == 1
 
 
-def test_pages_keep_a_new_record_out_but_not_one_of_somebody_else(any_catalog):
+def test_an_own_page_takes_a_record_without_identity_along_and_a_shared_page_does_not(any_catalog):
     populate(any_catalog)
     with writing(any_catalog) as connection:
         world = Writer(connection)
@@ -269,7 +269,7 @@ def test_pages_keep_a_new_record_out_but_not_one_of_somebody_else(any_catalog):
         world.record("boxc", "annac", urls=["https://freeones.com/anna-example/bio"])
     suppress(any_catalog, "boxa:anna")
     report = erase(any_catalog)
-    # The new record has no identity yet: the page is enough. Berta has one of her own: the page is shared.
+    # The new record has no identity: the page links it. Berta has an identity of her own: the page is shared.
     assert (report.records, report.shared_pages) == (4, 1)
     listed = load_suppressions(any_catalog, KEY)
     assert listed.covers_url("https://www.freeones.com/anna-example")
@@ -277,7 +277,7 @@ def test_pages_keep_a_new_record_out_but_not_one_of_somebody_else(any_catalog):
     assert "berta" in column(any_catalog, schema.source_performers.c.source_id)
 
 
-def test_the_log_of_others_forgets_too(any_catalog):
+def test_log_and_state_rows_about_others_lose_the_mention_of_an_erased_person(any_catalog):
     ids = populate(any_catalog)
     with writing(any_catalog) as connection:
         world = Writer(connection)
@@ -291,18 +291,18 @@ def test_the_log_of_others_forgets_too(any_catalog):
     assert column(any_catalog, schema.identity_log.c.performer_id) == {ids["berta"], ids["clara"]}
 
 
-def test_without_suppressions_nothing_happens(any_catalog):
+def test_an_empty_list_erases_nothing(any_catalog):
     populate(any_catalog)
     before = dump(any_catalog)
     assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=0, faces=0)
     assert dump(any_catalog) == before
 
 
-def test_an_error_in_the_middle_leaves_everything(any_catalog, monkeypatch):
+def test_an_error_during_an_erasure_changes_nothing(any_catalog, monkeypatch):
     populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     before = dump(any_catalog)
-    monkeypatch.setattr("stash_sense_pipeline.privacy.erasure._forget_mentions", lambda *_: 1 / 0)
+    monkeypatch.setattr("stash_sense_pipeline.privacy.erasure.forget_mentions", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         erase(any_catalog)
     assert dump(any_catalog) == before
@@ -311,7 +311,7 @@ def test_an_error_in_the_middle_leaves_everything(any_catalog, monkeypatch):
 def test_no_byte_of_the_person_is_left_in_the_files(tmp_path):
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     populate(engine)
-    with writing(engine) as connection:  # enough of others that pages are split and overflow
+    with writing(engine) as connection:  # so many other records that pages are split and overflow
         world = Writer(connection)
         for number in range(300):
             world.record("boxc", f"other{number}", urls=[f"https://others.example/{number}/{'x' * 200}"])
@@ -332,9 +332,7 @@ def test_no_byte_of_the_person_is_left_in_the_files(tmp_path):
 def test_no_byte_of_the_person_is_left_in_the_files_of_a_server(postgres_catalog_url):
     """Tables, indices, TOAST, statistics and write-ahead log of a real PostgreSQL."""
     engine = open_catalog(postgres_catalog_url)
-    vector = random.Random(7).randbytes(
-        6000
-    )  # so long and irregular that it is stored apart, as a real one is
+    vector = random.Random(7).randbytes(6000)  # so long and irregular that TOAST stores it, as a real one
     with writing(engine) as connection:
         world = Writer(connection)
         for number in range(300):
@@ -365,7 +363,7 @@ def test_no_byte_of_the_person_is_left_in_the_files_of_a_server(postgres_catalog
 
 
 @pytest.mark.postgres
-def test_who_is_no_superuser_is_told_that_the_log_stays(postgres_catalog_url):
+def test_a_rewrite_without_superuser_rights_reports_that_the_log_stays(postgres_catalog_url):
     engine = open_catalog(postgres_catalog_url)
     database = engine.url.database
     role = f"owner_{database}"
@@ -396,7 +394,7 @@ def server(engine, *commands):
 
 
 def places_of(engine, needles):
-    """Each of the needles that is in a file of the server, with the files."""
+    """The needles that are in a file of the server, with the files."""
     with engine.connect() as connection:
         directory = Path(connection.exec_driver_sql("SHOW data_directory").scalar_one())
     places = {}
@@ -417,7 +415,7 @@ RECORDS = st.sets(st.tuples(st.sampled_from(["boxa", "boxb"]), st.sampled_from("
 
 @settings(max_examples=40)
 @given(st.data())
-def test_exactly_the_kin_of_the_suppressed_leave(data):
+def test_exactly_the_records_linked_to_suppressed_ones_are_erased(data):
     records = sorted(data.draw(RECORDS))
     merges = {
         record: (record[0], data.draw(st.sampled_from([r[1] for r in records if r[0] == record[0]])))
@@ -468,7 +466,7 @@ def test_exactly_the_kin_of_the_suppressed_leave(data):
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["by record", "that lists it too"])
-def test_somebody_else_who_lists_the_page_of_the_record_stays_without_it(any_catalog, own):
+def test_another_person_who_lists_the_page_of_an_erased_record_loses_only_that_link(any_catalog, own):
     uuid = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"
     page = f"https://stashdb.org/performers/{uuid}"
     kept = "https://www.freeones.com/other-example"

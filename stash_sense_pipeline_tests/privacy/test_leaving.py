@@ -1,4 +1,4 @@
-"""The law of leaving: whatever the order of list, syncs, identities and merges, no release holds a person who left."""
+"""No release holds a person who left, in any order of list, syncs, identities and merges."""
 
 import tempfile
 from pathlib import Path
@@ -27,7 +27,7 @@ LINKS = (
 
 @st.composite
 def people(draw):
-    """True people: for each record its source, the earlier record that it is linked to, and how."""
+    """True people: for each record its source, the earlier record that it is linked to, and the kind of link."""
     found = []
     for number in range(draw(st.integers(2, 4))):
         sources = draw(st.permutations(SOURCES))[: draw(st.integers(1, 4))]
@@ -38,7 +38,7 @@ def people(draw):
 
 
 def populate(world, population):
-    """Shows the records of these people, and returns the true person of each."""
+    """Makes the sources show the records of these people, and returns the true person of each record."""
     truth = {}
     for person, (sources, links, is_namesake) in enumerate(population):
         # A namesake has the name of the first person, and another birth date.
@@ -81,13 +81,13 @@ def populate(world, population):
 
 @st.composite
 def steps(draw):
-    """Steps of several builds in any order; each is a name and a number that chooses what it is about."""
+    """Steps of several builds in any order; each is a name and a number that chooses its record."""
     kinds = ["sync", "sync", "sync", "add", "add page", "identities", "apply", "publish", "merge", "change"]
     return draw(st.lists(st.tuples(st.sampled_from(kinds), st.integers(0, 50)), min_size=3, max_size=12))
 
 
 def build(world, population, orders):
-    """Takes the steps, and checks the law after each publish, and after two whole builds in the end."""
+    """Takes the steps. Checks the release after each publish, and after two complete builds at the end."""
     truth = populate(world, population)
     left = set()
     endings = [("sync all", 0), ("publish", 0), ("sync all", 0), ("last publish", 0)]
@@ -139,7 +139,7 @@ def test_a_release_never_holds_a_person_who_left_whatever_the_order(catalog_file
 @pytest.mark.timeout(1200)
 @given(people(), steps())
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_law_of_leaving_holds_for_many_more_orders(catalog_file, population, orders):
+def test_a_release_never_holds_a_person_who_left_in_many_more_orders(catalog_file, population, orders):
     with tempfile.TemporaryDirectory() as directory, fresh_world(catalog_file, Path(directory)) as world:
         build(world, population, orders)
 
@@ -147,7 +147,7 @@ def test_the_law_of_leaving_holds_for_many_more_orders(catalog_file, population,
 @pytest.mark.postgres
 @pytest.mark.slow
 @pytest.mark.parametrize("how", LINKS)
-def test_the_law_of_leaving_holds_on_postgresql(postgres_catalog_url, how):
+def test_a_release_never_holds_a_person_who_left_on_postgresql(postgres_catalog_url, how):
     population = [(SOURCES, [(0, how)] * 4, False), (SOURCES[:2], [(0, how)] * 2, True)]
     orders = [
         ("sync", 0),

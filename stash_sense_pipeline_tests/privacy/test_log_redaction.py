@@ -1,4 +1,4 @@
-"""No key, token or password is in what is logged, whoever logs it."""
+"""No log record holds a key, token or password, whichever logger wrote it."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def logged() -> Iterator[io.StringIO]:
         ("the token bucket is empty", (), "the token bucket is empty"),
     ],
 )
-def test_secrets_are_hidden(
+def test_a_log_record_is_written_without_secrets(
     logged: io.StringIO, message: str, arguments: tuple[object, ...], shown: str
 ) -> None:
     logging.getLogger("some.library").warning(message, *arguments)
     assert logged.getvalue() == f"{shown}\n"
 
 
-def test_tracebacks_too(logged: io.StringIO) -> None:
+def test_a_traceback_is_written_without_secrets(logged: io.StringIO) -> None:
     try:
         raise RuntimeError(f"refused: {KEY}")
     except RuntimeError:
@@ -67,14 +67,16 @@ def test_tracebacks_too(logged: io.StringIO) -> None:
     assert KEY not in logged.getvalue()
 
 
-def test_it_is_installed_once(logged: io.StringIO) -> None:
+def test_a_second_call_adds_secrets_to_the_installed_redaction(logged: io.StringIO) -> None:
     assert keep_secrets_out_of_logs(["another-secret"]) is keep_secrets_out_of_logs([])
     logging.getLogger("some.library").info("%s %s", KEY, "another-secret")
     assert logged.getvalue() == "*** ***\n"
 
 
 @pytest.mark.parametrize("arguments", [({"b": 1},), (1, 2)])
-def test_a_wrong_call_of_the_logger_ends_no_run(logged: io.StringIO, arguments: tuple[object, ...]) -> None:
+def test_a_log_call_with_wrong_arguments_raises_no_error(
+    logged: io.StringIO, arguments: tuple[object, ...]
+) -> None:
     make = logging.getLogRecordFactory()
     assert make("a.library", logging.INFO, __file__, 1, "%(a)s", arguments, None).msg == "%(a)s"
 

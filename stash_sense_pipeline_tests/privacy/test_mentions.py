@@ -1,4 +1,4 @@
-"""A line names a person in every form in which a message, a quotation of it or an address writes the name."""
+"""A name is found in every form in which a message, a quoted message or a URL writes it."""
 
 from __future__ import annotations
 

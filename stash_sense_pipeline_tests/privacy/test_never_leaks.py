@@ -1,4 +1,4 @@
-"""Whatever the order of suppressing, syncing, merging, splitting and publishing, nothing of who left is published."""
+"""No release holds anything of a suppressed person, in any order of suppressing, syncing, merging and publishing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sha256(person: str, picture: int) -> str:
 
 @dataclass
 class Upstream:
-    """What the stash-boxes say now: records by (box, id), each of a person, and merges."""
+    """The current content of the stash-boxes: records by (box, id), each of a person, and merges."""
 
     records: dict[tuple[str, str], PerformerRecord] = field(default_factory=dict)
     person: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Upstream:
     made: int = 0
 
     def publish(self, box: str, person: str, picture: int) -> None:
-        """A new record of a person, with the page by which all of that person's records are known."""
+        """Adds a record of a person, with the page that all records of that person list."""
         self.made += 1
         key = box, f"{person}-{self.made}"
         image = ImageRecord(f"{person}-i{self.made}", f"https://{box}.example/{person}-i{self.made}.jpg")
@@ -152,7 +152,7 @@ class Leaving(RuleBasedStateMachine):
 
     @rule()
     def a_release_is_made(self) -> None:
-        """As the nightly run does it: every source read, suppressions enforced, identities, what is left."""
+        """One nightly run: reads all sources, enforces the list, computes identities, publishes the rest."""
         for box in BOXES:
             self.a_box_is_synced(box)
         self.suppressions_are_applied()
@@ -177,7 +177,7 @@ class Leaving(RuleBasedStateMachine):
         await writer.remove_orphaned_images()
 
     def _collect(self, box: str) -> None:
-        """A face for each image that waits, unless its bytes are suppressed."""
+        """Stores a face for each waiting image, unless its bytes are suppressed."""
         table, listed = schema.source_images, load_suppressions(self.engine, KEY)
         with writing(self.engine) as connection:
             waiting = sa.select(table.c.image_id).where(table.c.source == box, table.c.state == "pending")
@@ -237,11 +237,11 @@ Leaving.TestCase.settings = settings(max_examples=25, stateful_step_count=14, de
 
 @pytest.mark.slow
 class TestNobodyLeaks(Leaving.TestCase):
-    """Some hundred nights in random order."""
+    """Some hundred nightly runs in random order."""
 
 
-def test_the_straight_way() -> None:
-    """Sync, leave, a new record with the same picture on another box, publish: and those who stay are there."""
+def test_a_person_who_left_and_comes_back_in_another_source_is_in_no_release_and_others_are() -> None:
+    """Sync, suppress, a new record with the same picture on another box, publish."""
     machine = Leaving()
     machine.begin()
     try:
@@ -258,8 +258,8 @@ def test_the_straight_way() -> None:
         machine.teardown()
 
 
-def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine) -> None:
-    """Only the person that the suppressed record was merged into leaves, not a third one who lists a page of hers."""
+def test_a_record_that_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine) -> None:
+    """The record that the suppressed one was merged into is erased. A third record that shares a page with it stays."""
     shared = ("https://www.freeones.com/zq-shared",)
     survivor = PerformerRecord(source_id="wim", name="Wim Zq", urls=shared, birth_date="1980")
     third = PerformerRecord(source_id="xylo", name="Xylo Zq", urls=shared, birth_date="1980")
@@ -281,8 +281,10 @@ def test_who_shares_a_page_with_the_survivor_of_a_merge_stays(catalog: sa.Engine
 
 
 @pytest.mark.parametrize("how", ["merged at the source", "lists a page", "is of a child"])
-def test_reports_forget_whom_a_sync_erases(catalog: sa.Engine, tmp_path: Path, how: str) -> None:
-    """The catalog does not know the names any more when the list is applied the next time."""
+def test_a_sync_that_erases_a_person_removes_the_name_from_reports(
+    catalog: sa.Engine, tmp_path: Path, how: str
+) -> None:
+    """The next `suppress apply` could not: the catalog does not hold the names any more."""
     anna = PerformerRecord(source_id="anna-uuid", name="Zq Anna", birth_date="1980")
     other = PerformerRecord(
         source_id="other-uuid", name="Zq Other", birth_date="1980", urls=("https://x.example/zq-other",)
@@ -319,8 +321,8 @@ def test_reports_forget_whom_a_sync_erases(catalog: sa.Engine, tmp_path: Path, h
     assert not is_purge_pending(catalog)
 
 
-def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.Engine) -> None:
-    """ThePornDB makes its addresses of slugs: a record that was deleted and entered anew has another uuid there."""
+def test_a_new_record_at_the_url_of_an_erased_one_is_refused(catalog: sa.Engine) -> None:
+    """URLs of ThePornDB hold slugs: a record that was deleted and entered again has the same URL and another uuid."""
 
     def sync(*records: PerformerRecord) -> None:
         writer = CatalogWriter(catalog, "theporndb", load_suppressions(catalog, KEY), Clock())
@@ -344,12 +346,12 @@ def test_a_new_record_at_the_address_of_who_left_does_not_come_in(catalog: sa.En
         ({"urls": ("https://www.instagram.com/zqanna",)}, []),
         ({"birth_date": "2020"}, ["withheld_records"]),
     ],
-    ids=["lists a page of who left", "is of a child"],
+    ids=["lists a page of a suppressed person", "is of a child"],
 )
-def test_a_stored_record_that_is_refused_later_leaves_nothing(
+def test_a_stored_record_that_is_refused_later_is_deleted_from_every_table(
     change: dict[str, Any], where: list[str]
 ) -> None:
-    """Also when the run that reads it does not come to its end, after which images without a record are removed."""
+    """Also when the run ends before its last step, which removes images without a record."""
     machine = Leaving()
     machine.begin()
     try:

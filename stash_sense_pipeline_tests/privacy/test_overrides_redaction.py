@@ -1,4 +1,4 @@
-"""identity_overrides.yaml forgets who left; the operator's other lines and comments stay."""
+"""Erased people are removed from identity_overrides.yaml; the operator's other lines and comments stay."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ cannot_link:
 """
 
 
-def test_pairs_and_comments_of_who_left_go_and_the_rest_stays(tmp_path: Path) -> None:
+def test_pairs_and_comments_of_erased_people_are_removed_and_the_rest_stays(tmp_path: Path) -> None:
     path = tmp_path / "identity_overrides.yaml"
     path.write_text(BLOCK)
     path.chmod(0o640)
@@ -79,14 +79,14 @@ def test_pairs_and_comments_of_who_left_go_and_the_rest_stays(tmp_path: Path) ->
         ("must_link:\n- [boxa:anna, b:x]", "must_link:\n"),
     ],
 )
-def test_every_way_to_write_a_pair(tmp_path: Path, before: str, after: str) -> None:
+def test_a_pair_is_removed_in_every_way_of_writing_it(tmp_path: Path, before: str, after: str) -> None:
     path = tmp_path / "identity_overrides.yaml"
     path.write_bytes(before.encode())
     assert forget_overrides(path, GONE, ()).pairs == 1
     assert path.read_bytes().decode() == after
 
 
-def test_an_alias_of_yaml_costs_the_comments_but_no_other_pair(tmp_path: Path) -> None:
+def test_a_file_with_yaml_aliases_loses_its_comments_but_no_other_pair(tmp_path: Path) -> None:
     path = tmp_path / "identity_overrides.yaml"
     path.write_text(
         "# mine\nmust_link:\n- &x [boxa:anna, b:x]\n- [a:y, b:x]\ncannot_link:\n- *x\n- [a:z, b:z]\n"
@@ -98,7 +98,9 @@ def test_an_alias_of_yaml_costs_the_comments_but_no_other_pair(tmp_path: Path) -
     }
 
 
-def test_a_file_that_cannot_be_changed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_or_written_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "identity_overrides.yaml"
     path.write_text("must_link: [[boxa:anna")
     assert "cannot be read" in str(forget_overrides(path, GONE, ()).problem)
@@ -122,7 +124,7 @@ NAMES = st.sampled_from(
     st.lists(st.tuples(NAMES, NAMES), max_size=6),
     st.sampled_from([None, True, False]),
 )
-def test_what_stays_is_what_was_there_without_who_left(
+def test_the_file_afterwards_holds_the_pairs_before_without_those_of_erased_people(
     tmp_path_factory: pytest.TempPathFactory,
     must: list[tuple[str, str]],
     cannot: list[tuple[str, str]],

@@ -1,4 +1,4 @@
-"""The proof that a person has left: through the command line and a release, down to the bytes of every file."""
+"""Removal of a person from end to end: through the command line and releases, down to the bytes of every file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/", "Person & 1 (", "Perso
 
 
 class Operator:
-    """Somebody with a catalog of forty people and one release of it."""
+    """An operator with a catalog of forty people and one release of it."""
 
     def __init__(self, data: Path) -> None:
         self.data = data
@@ -81,7 +81,7 @@ class Operator:
         }
 
     def vectors_of_person(self) -> list[bytes]:
-        """Raw and, as an index stores them, unit vectors of the person's faces; the first half of each."""
+        """The first halves of the embeddings of the person's faces, raw and with norm 1 as an index stores them."""
         faces, embeddings, links = schema.faces, schema.embeddings, schema.performer_images
         query = (
             sa.select(embeddings.c.vector)
@@ -126,7 +126,7 @@ def where_found(directory: Path, needles: list[bytes]) -> set[str]:
     return {name for name, data in contents(directory) if any(needle in data for needle in needles)}
 
 
-def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
+def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     needles = [*(text.encode() for text in STRINGS), *operator.vectors_of_person()]
     assert len(needles) == len(STRINGS) + 12
     (operator.data / "review").mkdir()
@@ -160,7 +160,7 @@ def test_no_byte_of_who_left_is_in_any_file(operator: Operator) -> None:
     assert "on the list already" in operator.runs("suppress", "add", PERSON, "--reason", "twice").output
 
 
-def test_who_asks_to_leave_while_a_release_is_proven_is_not_in_it(
+def test_a_person_added_to_the_list_while_a_release_is_checked_is_not_in_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writing(operator.engine) as connection:
@@ -181,7 +181,7 @@ def test_who_asks_to_leave_while_a_release_is_proven_is_not_in_it(
 
 
 @pytest.mark.parametrize("step", ["write_zip", "write_report", "fsync_file"])
-def test_who_asks_to_leave_in_the_last_seconds_of_a_publish_is_not_in_it(
+def test_a_person_added_to_the_list_in_the_last_seconds_of_a_publish_is_not_in_it(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     with writing(operator.engine) as connection:
@@ -205,10 +205,10 @@ def test_who_asks_to_leave_in_the_last_seconds_of_a_publish_is_not_in_it(
 
 
 @pytest.mark.parametrize("server", [False, pytest.param(True, marks=pytest.mark.postgres)])
-def test_who_asks_to_leave_while_a_release_is_moved_waits_and_finds_it_published(
+def test_an_add_while_a_release_is_moved_waits_until_it_is_published(
     operator: Operator, monkeypatch: pytest.MonkeyPatch, server: bool, request: pytest.FixtureRequest
 ) -> None:
-    """Between the last look at the list and the rename there is no moment at which somebody can be added."""
+    """The list is locked between its last reading and the rename, so that no person can be added in between."""
     engine = operator.engine
     if server:
         engine = open_catalog(request.getfixturevalue("postgres_catalog_url"))
@@ -236,7 +236,7 @@ def test_who_asks_to_leave_while_a_release_is_moved_waits_and_finds_it_published
         engine.dispose()
 
 
-def test_a_release_that_a_kill_left_unpointed_is_not_pointed_at_once_somebody_in_it_left(
+def test_an_interrupted_publish_is_not_completed_once_a_person_in_it_is_on_the_list(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with writing(operator.engine) as connection:
@@ -251,7 +251,7 @@ def test_a_release_that_a_kill_left_unpointed_is_not_pointed_at_once_somebody_in
     assert (operator.data / "releases" / "latest").resolve().name == "2026.02.18"
 
 
-def test_a_release_of_who_left_is_not_given_to_others(
+def test_a_release_with_a_suppressed_person_is_not_installed_or_uploaded(
     operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     operator.runs("suppress", "add", PERSON, "--reason", "asked")
@@ -269,8 +269,8 @@ def test_a_release_of_who_left_is_not_given_to_others(
     assert "holds 1 records and 0 URLs of people on the suppression list" in uploaded.output
 
 
-def test_a_restore_brings_nobody_back(operator: Operator, tmp_path: Path) -> None:
-    """Neither who left after the backup, whom only our own list knows, nor who was on its list and not erased yet."""
+def test_a_restore_brings_no_suppressed_person_back(operator: Operator, tmp_path: Path) -> None:
+    """Neither a person added after the backup, who is only on the current list, nor one on the backup's list."""
     other = b"st-00003"
     (operator.data / "identity_overrides.yaml").write_text(
         "must_link: [['stashdb:st-00001', 'fansdb:fa-1']]\n"
@@ -328,7 +328,7 @@ def test_a_backup_or_restore_that_is_killed_leaves_no_copy(
     assert list(temporary.iterdir()) == []
     assert len(list(elsewhere.glob(".*.tmp")) if elsewhere.exists() else [1]) == 1
 
-    # One that is at work keeps its own, and what the killed one left goes with any command.
+    # A running one keeps its own work folder; any command removes what the killed one left.
     with private_work(data) as at_work:
         (at_work.directory / "catalog.db").write_text("mine")
         assert operator.runs("suppress", "list", data=data).exit_code == 0
@@ -339,8 +339,8 @@ def test_a_backup_or_restore_that_is_killed_leaves_no_copy(
 
 
 @pytest.mark.parametrize("lost", ["stash-sense-data-v2026.02.18.zip", "2026.02.18/manifest.json"])
-def test_half_a_release_is_revoked_too(operator: Operator, lost: str) -> None:
-    """Somebody may have removed the zip after its upload."""
+def test_an_incomplete_release_is_revoked_too(operator: Operator, lost: str) -> None:
+    """For example when the zip was deleted after its upload."""
     operator.runs("suppress", "add", PERSON, "--reason", "asked")
     operator.runs("suppress", "apply")
     operator.publish(SECOND)
@@ -364,7 +364,7 @@ def test_a_release_that_cannot_be_read_is_one_clear_line(operator: Operator) -> 
     assert (operator.data / "releases" / "2026.02.18").is_dir()
 
 
-def test_who_waits_for_review_leaves_it_too(operator: Operator) -> None:
+def test_a_withheld_record_that_is_suppressed_leaves_the_review(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN, "reason": "under_18"}
         connection.execute(sa.insert(schema.withheld_records).values(**row, source_id="st-young"))
@@ -375,8 +375,8 @@ def test_who_waits_for_review_leaves_it_too(operator: Operator) -> None:
     assert where_found(operator.data, [b"st-young"]) == set()
 
 
-def test_who_was_only_met_with_somebody_can_be_named(operator: Operator) -> None:
-    """Refused already, but not remembered by the file, nor followed by its pages and merges."""
+def test_a_met_record_can_be_added_as_named(operator: Operator) -> None:
+    """A met record is refused, but is not in the file, and its pages and merges are not followed."""
     key = load_or_create_key(operator.data / "suppression.key")
     with writing(operator.engine) as connection:
         met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, MET, BEGIN)
@@ -393,7 +393,7 @@ def test_who_was_only_met_with_somebody_can_be_named(operator: Operator) -> None
     assert load_suppressions(operator.engine, key).degree("fansdb", ["met"], ()) == NAMED
 
 
-def test_who_is_killed_after_the_commit_has_no_names_left_in_reports(
+def test_a_kill_after_the_commit_leaves_no_names_in_reports(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (operator.data / "logs").mkdir()
@@ -406,7 +406,7 @@ def test_who_is_killed_after_the_commit_has_no_names_left_in_reports(
     monkeypatch.setattr(erasure, "_overwritten", killed)
     assert operator.runs("suppress", "apply").exit_code == 137
     monkeypatch.undo()
-    # The catalog no longer knows the names, so that nothing could find them in the files now.
+    # The catalog does not hold the names any more, so that no search could find them in files now.
     assert "erased: 0 records" in operator.runs("suppress", "apply").output
     assert "Alias 1 of stashdb" not in (operator.data / "logs" / "run.log").read_text()
 
@@ -435,7 +435,7 @@ def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> Non
         ("Somebody", "it is neither SOURCE:ID nor the http(s) URL"),
     ],
 )
-def test_a_target_that_is_not_there_is_refused(operator: Operator, target: str, complaint: str) -> None:
+def test_an_unknown_target_is_refused(operator: Operator, target: str, complaint: str) -> None:
     result = operator.runs("suppress", "add", target, "--reason", "asked")
     assert result.exit_code == 2
     assert complaint in result.output
@@ -469,7 +469,7 @@ def test_a_record_is_found_by_its_own_page_and_by_all_that_its_source_calls_it(
             raw = {"slug": "zq-anna", "_id": "4711"} if source == "theporndb" else {}
             row = {"source": source, "source_id": source_id, "name": f"Zq of {source}", "raw": raw}
             connection.execute(sa.insert(table).values(**row, first_seen_at=BEGIN, changed_at=BEGIN))
-        # Somebody else's record links to the page by mistake: that is no second person of the page.
+        # Another person's record links to the page by mistake: that does not make the page ambiguous.
         row = {"source": "stashdb", "source_id": "st-00003", "url": target}
         connection.execute(sa.insert(schema.performer_urls).values(**row))
         other = {"performer_id": 500, "created_at": BEGIN}
@@ -485,7 +485,7 @@ def test_a_record_is_found_by_its_own_page_and_by_all_that_its_source_calls_it(
     assert left == {f"Zq of {source}" for source in UUIDS if source != whose}
 
 
-def test_the_page_of_a_record_that_is_not_there_is_refused(operator: Operator) -> None:
+def test_the_page_of_an_unknown_record_is_refused(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         connection.execute(sa.insert(schema.sync_state).values(source="theporndb", backfilled_at=BEGIN))
     for page in (
@@ -534,7 +534,7 @@ def test_the_address_of_a_picture_of_one_person_means_the_person(operator: Opera
     assert where_found(operator.data, [text.encode() for text in STRINGS]) == set()
 
 
-def test_with_picture_only_it_means_the_picture(operator: Operator) -> None:
+def test_with_picture_only_the_address_of_a_picture_means_the_picture(operator: Operator) -> None:
     result = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--picture-only")
     assert result.exit_code == 0, result.output
     assert "erased: 0 records, 0 identities, 1 images, 1 faces" in operator.runs("suppress", "apply").output
@@ -558,7 +558,7 @@ def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: 
             connection.execute(sa.update(images).where(both).values(**value))
     face = operator.runs("suppress", "add", PICTURE, "--reason", "asked", "--block-face")
     assert face.exit_code == 2
-    assert "whose face to refuse is not known" in face.output
+    assert "does not tell which face to refuse" in face.output
     result = operator.runs("suppress", "add", PICTURE, "--reason", "asked")
     assert result.exit_code == 0, result.output
     assert "several people have this picture: only the picture leaves" in result.output
@@ -567,14 +567,14 @@ def test_the_address_of_a_picture_of_several_people_means_the_picture(operator: 
     assert "0 images" not in applied
 
 
-def test_a_picture_in_the_operators_file_means_the_same(operator: Operator) -> None:
+def test_the_address_of_a_picture_in_the_operators_file_means_the_person(operator: Operator) -> None:
     entry = f"- {{target: '{PICTURE}', reason: asked, date: 2026-02-01}}\n"
     (operator.data / "suppressions.yaml").write_text(entry)
     assert "erased: 2 records, 1 identities" in operator.runs("suppress", "apply").output
     assert "erased: 0 records" in operator.runs("suppress", "apply").output
 
 
-def test_a_shared_picture_in_the_operators_file_is_said(operator: Operator) -> None:
+def test_a_shared_picture_in_the_operators_file_is_reported(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "source_id": "st-00003", "image_id": "image-4"}
         connection.execute(sa.insert(schema.performer_images).values(**row))
@@ -612,7 +612,7 @@ def test_namesakes_are_listed_for_a_decision_without_their_names(operator: Opera
     ]
     assert "quill" not in told.lower()
     applied = json.loads(operator.runs("suppress", "apply", "--json").output)
-    # The same name and birth date link fa-same to the person, as identities would have done.
+    # The same name and birth date link fa-same to the person, as identities would.
     assert [each["source_id"] for each in applied["namesakes"]] == ["fa-alias", "fa-born", "fa-name"]
     assert applied["erased"]["records"] == 3
 
@@ -656,7 +656,7 @@ def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator
     assert "is not held" in again.output
 
 
-def test_without_it_nothing_is_kept_of_the_face(operator: Operator) -> None:
+def test_without_block_face_no_template_is_kept(operator: Operator) -> None:
     operator.runs("suppress", "add", PERSON, "--reason", "asked")
     operator.runs("suppress", "apply")
     with reading(operator.engine) as connection:
@@ -664,7 +664,7 @@ def test_without_it_nothing_is_kept_of_the_face(operator: Operator) -> None:
 
 
 def new_pictures_of_person(operator: Operator) -> dict[str, bytes]:
-    """The vectors of a picture that is very like the others of the person, but is not one of them."""
+    """The embeddings of a new picture with a face that is near the other faces of the person."""
     faces, embeddings, links = schema.faces, schema.embeddings, schema.performer_images
     found = {}
     with reading(operator.engine) as connection:
@@ -682,7 +682,7 @@ def new_pictures_of_person(operator: Operator) -> dict[str, bytes]:
 
 
 def index_under_another(operator: Operator, vectors: dict[str, bytes]) -> None:
-    """Gives one of somebody else's faces these vectors, as if the person had been listed under a new record."""
+    """Gives a face of another record these embeddings, as if the person had a new record."""
     embeddings = schema.embeddings
     with writing(operator.engine) as connection:
         for model, vector in vectors.items():
@@ -698,7 +698,7 @@ def test_the_catalog_and_the_key_are_for_the_owner_only(operator: Operator) -> N
         assert (operator.data / name).stat().st_mode & 0o077 == 0, name
 
 
-def test_who_is_withheld_for_a_date_is_listed_for_review(operator: Operator) -> None:
+def test_a_record_that_is_withheld_for_its_dates_is_listed_for_review(operator: Operator) -> None:
     row = {"source": "stashdb", "id_hash": "h", "checked_at": BEGIN}
     with writing(operator.engine) as connection:
         table = schema.withheld_records

@@ -1,4 +1,4 @@
-"""What was written about somebody outside the catalog goes with them."""
+"""Lines about erased people are removed from reports, logs and staged files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces
     "place",
     ["review/conflicts.md", "reports/deep/a.csv", "logs/run.log", "releases/2026.02.18.report/report.md"],
 )
-def test_lines_about_them_are_blanked_wherever_we_write(tmp_path: Path, place: str) -> None:
+def test_lines_about_erased_people_are_blanked_in_every_folder_of_texts(tmp_path: Path, place: str) -> None:
     path = tmp_path / place
     path.parent.mkdir(parents=True)
     path.write_text("- Person One (7)\n- Person Eleven (8)\n")
@@ -72,11 +72,11 @@ def test_the_texts_of_ten_thousand_people_are_looked_for_at_once(tmp_path: Path)
     texts = [f"Person{number} gone" for number in range(100_000)]
     begun = time.monotonic()
     assert erase_traces(tmp_path, texts, staged=False).lines == 1
-    # Nearer to a second; as one pattern of all texts it is minutes.
+    # It takes about a second; with one pattern of all texts it would take minutes.
     assert time.monotonic() - begun < 15
 
 
-def test_a_publish_that_is_at_work_does_not_keep_what_is_staged(tmp_path: Path) -> None:
+def test_staged_files_are_removed_while_a_publish_writes_them(tmp_path: Path) -> None:
     staged = tmp_path / "staging" / "next" / "release"
     staged.mkdir(parents=True)
     with (staged / "performers.db").open("w") as still_open:
@@ -115,7 +115,7 @@ def test_any_text_is_found_as_json_and_as_part_of_a_url(text: str) -> None:
     assert speaks_of(f"https://box.example/performers/{quote(text)}/b")
 
 
-def test_what_a_killed_writer_left_goes_with_the_next_erasure(tmp_path: Path) -> None:
+def test_unfinished_files_of_killed_writers_are_removed_by_the_next_erasure(tmp_path: Path) -> None:
     left = tmp_path / "review" / ".identity.csv.4711.tmp"
     left.parent.mkdir()
     left.write_text("Person One")
@@ -128,7 +128,7 @@ def test_what_a_killed_writer_left_goes_with_the_next_erasure(tmp_path: Path) ->
     assert not old.exists()
 
 
-def test_a_report_is_not_written_from_what_is_being_erased(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_a_report_is_not_written_while_texts_are_erased(catalog: sa.Engine, tmp_path: Path) -> None:
     """A writer that read the catalog before the commit would write the names after it."""
     with texts_locked(tmp_path):
         writer = threading.Thread(

@@ -1,4 +1,4 @@
-"""Faces that are refused: many at once are compared as one by one."""
+"""Refused faces: many at once give the same result as one by one."""
 
 from __future__ import annotations
 

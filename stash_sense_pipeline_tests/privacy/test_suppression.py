@@ -53,7 +53,7 @@ def rows(engine):
         return [tuple(row) for row in connection.execute(query)]
 
 
-def test_a_record_is_recognised_and_nothing_else(any_catalog):
+def test_a_listed_record_is_covered_and_no_other_record_is(any_catalog):
     assert suppress(any_catalog, f"stashdb:{UUID}") == 1
     listed = load_suppressions(any_catalog, KEY)
     assert len(listed) == 1
@@ -65,7 +65,7 @@ def test_a_record_is_recognised_and_nothing_else(any_catalog):
     assert not listed.covers_image(DIGEST)
 
 
-def test_nothing_in_clear_is_kept(any_catalog):
+def test_no_listed_id_url_or_key_is_stored_or_shown_in_clear(any_catalog):
     suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/Example_Person")
     stored = repr(rows(any_catalog))
     assert "0f1e" not in stored
@@ -124,21 +124,21 @@ def test_a_list_made_with_another_key_is_refused_for_reading_and_writing(any_cat
         " people.example/pics/Example_Person ",
     ],
 )
-def test_the_ways_to_write_a_url_are_one(catalog, url):
+def test_a_url_is_covered_in_every_way_of_writing_it(catalog, url):
     suppress(catalog, "https://people.example/pics/Example_Person")
     assert load_suppressions(catalog, KEY).covers_url(url)
 
 
 @pytest.mark.parametrize("written", ["https://bücher.example/a", "https://xn--bcher-kva.example/a"])
 @pytest.mark.parametrize("listed", ["http://www.Bücher.example/a/", "https://XN--bcher-kva.example/a?x=1"])
-def test_a_host_in_other_letters_is_one_host(catalog, written, listed):
+def test_an_international_host_matches_its_encoded_form(catalog, written, listed):
     suppress(catalog, written)
     assert load_suppressions(catalog, KEY).covers_url(listed)
     assert not load_suppressions(catalog, KEY).covers_url("https://bucher.example/a")
 
 
 @pytest.mark.parametrize("url", ["https://ü..example/a", f"https://{'ü' * 80}.example/a"])
-def test_a_host_that_is_none_is_compared_as_it_is(catalog, url):
+def test_an_invalid_host_is_compared_unchanged(catalog, url):
     suppress(catalog, url)
     assert load_suppressions(catalog, KEY).covers_url(url)
 
@@ -154,12 +154,12 @@ def test_a_host_that_is_none_is_compared_as_it_is(catalog, url):
         "https://other.example/?u=https://people.example/pics/Example_Person",
     ],
 )
-def test_another_page_is_another_page(catalog, url):
+def test_a_different_page_is_not_covered(catalog, url):
     suppress(catalog, "https://people.example/pics/Example_Person")
     assert not load_suppressions(catalog, KEY).covers_url(url)
 
 
-def test_the_query_of_a_program_tells_pages_apart(catalog):
+def test_the_query_distinguishes_pages_of_a_program(catalog):
     suppress(catalog, "https://people.example/show.php?id=7&x=1")
     listed = load_suppressions(catalog, KEY)
     assert listed.covers_url("http://www.people.example/show.php?x=1&id=7")
@@ -195,13 +195,13 @@ def test_decoration_never_hides_a_url(name, scheme, www, slash, tail):
     assert not set(plain).isdisjoint(url_hashes(KEY, decorated))
 
 
-def test_a_file_is_taken_over_once(any_catalog, tmp_path):
+def test_a_file_is_imported_once(any_catalog, tmp_path):
     path = tmp_path / "suppressions.yaml"
     path.write_text(
         f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n"
         "- {target: 'https://people.example/e', reason: asked, date: 2026-11-21}\n"
     )
-    # The URL may be of a page, or of an image that no source shows yet.
+    # The URL may be that of a page, or of an image that no source shows yet.
     assert import_suppressions_file(any_catalog, path, KEY, SOURCES) == ImportReport(entries=2, added=3)
     before = rows(any_catalog)
     assert import_suppressions_file(any_catalog, path, KEY, SOURCES) == ImportReport(entries=2, added=0)
@@ -209,7 +209,7 @@ def test_a_file_is_taken_over_once(any_catalog, tmp_path):
     assert {row[3] for row in before} == {datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21)}
 
 
-def test_who_left_the_file_stays_suppressed(catalog, tmp_path):
+def test_an_entry_that_is_removed_from_the_file_stays_suppressed(catalog, tmp_path):
     path = tmp_path / "suppressions.yaml"
     path.write_text(f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n")
     import_suppressions_file(catalog, path, KEY, SOURCES)
@@ -218,7 +218,7 @@ def test_who_left_the_file_stays_suppressed(catalog, tmp_path):
     assert load_suppressions(catalog, KEY).covers_record("stashdb", UUID)
 
 
-def test_one_bad_line_applies_nothing(any_catalog, tmp_path):
+def test_a_file_with_one_wrong_line_is_not_imported(any_catalog, tmp_path):
     path = tmp_path / "suppressions.yaml"
     path.write_text(
         f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n"
@@ -256,7 +256,7 @@ def test_copies_of_a_picture_are_recognised_by_how_few_bits_differ(look, flipped
     st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=30),
     st.lists(st.tuples(st.integers(0, 29), st.sets(st.integers(0, 63), max_size=9)), max_size=30),
 )
-def test_many_pictures_are_compared_as_one_by_one(listed, asked):
+def test_many_pictures_at_once_give_the_same_result_as_one_by_one(listed, asked):
     found = Suppressions(KEY, likenesses=frozenset(likeness(KEY, f"{look:016x}") for look in listed))
     looks = [f"{listed[place % len(listed)] ^ sum(1 << bit for bit in bits):016x}" for place, bits in asked]
     together = found.covers_likenesses([None, *looks])
@@ -265,7 +265,7 @@ def test_many_pictures_are_compared_as_one_by_one(listed, asked):
 
 
 @given(st.binary(max_size=100), st.text())
-def test_the_hash_is_hmac(key, text):
+def test_a_keyed_hash_equals_hmac_sha256(key, text):
     expected = hmac.digest(key, f"record\0stashdb:{text.casefold()}".encode(), "sha256").hex()
     assert record_hash(key, "stashdb", text) == expected
 
@@ -291,12 +291,12 @@ _PARTS = [
 @example("https://www.a.example./x")
 @example("https://www./x")
 @example("https://www.www.a.example//x//")
-def test_the_short_way_to_a_plain_url_gives_the_same(url):
+def test_the_fast_path_of_plain_url_gives_the_same_result(url):
     assert url_forms.plain_url(url) == url_forms._plain_url(url)
 
 
-def test_who_was_met_is_named_by_the_list(any_catalog):
-    """And is searched for then, as everything that is new on it; a sync that meets them again changes nothing."""
+def test_a_met_entry_becomes_named_when_the_list_names_it(any_catalog):
+    """It is then pending, as every new entry. A sync that adds it as met again changes nothing."""
     now = datetime(2026, 11, 20, tzinfo=UTC)
     met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression_list.MET, now)
     with writing(any_catalog) as connection:

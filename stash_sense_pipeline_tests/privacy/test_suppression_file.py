@@ -76,7 +76,7 @@ def test_a_mistake_is_refused_with_its_line(tmp_path, text, complaint):
         read_suppressions_file(write(tmp_path, text), SOURCES)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     text = GOOD + "- {target: 'stashdb:9', reason: r}\n- {target: 'fansdb:9', date: 2026-01-01}\n"
     text += "- {target: 'stashdb:0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0', reason: r, date: 2026-01-01}\n"
     with pytest.raises(ConfigurationError) as refused:
@@ -90,7 +90,7 @@ def test_all_mistakes_are_told_at_once(tmp_path):
     ]
 
 
-def test_the_list_stays_as_private_as_it_was(tmp_path):
+def test_adding_an_entry_keeps_the_mode_of_the_file(tmp_path):
     path = tmp_path / "suppressions.yaml"
     for number in range(2):
         append_entry(path, SuppressionEntry(f"stashdb:{number}", "asked", date(2026, 11, 20)))

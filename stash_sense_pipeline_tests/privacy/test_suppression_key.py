@@ -26,7 +26,7 @@ def test_the_key_is_made_once_for_its_owner_only(tmp_path):
     assert load_or_create_key(tmp_path / "other.key") != key
 
 
-def test_many_at_once_get_the_same_key(tmp_path):
+def test_several_threads_at_once_get_the_same_key(tmp_path):
     for attempt in range(20):
         path = tmp_path / str(attempt) / "suppression.key"
         with ThreadPoolExecutor(8) as pool:
@@ -35,7 +35,7 @@ def test_many_at_once_get_the_same_key(tmp_path):
         assert [entry.name for entry in path.parent.iterdir()] == ["suppression.key"]
 
 
-def test_rights_that_are_too_wide_are_taken_back(tmp_path):
+def test_a_key_file_that_others_can_read_is_made_private(tmp_path):
     path = tmp_path / "suppression.key"
     key = load_or_create_key(path)
     path.chmod(0o644)
@@ -44,7 +44,7 @@ def test_rights_that_are_too_wide_are_taken_back(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"\xff\xfe", b"0" * 63, b"g" * 64, b"0" * 64 + b"\n\n"])
-def test_what_is_no_key_is_refused_and_left_as_it_is(tmp_path, content):
+def test_a_file_without_a_valid_key_is_refused_and_left_unchanged(tmp_path, content):
     path = tmp_path / "suppression.key"
     path.write_bytes(content)
     with pytest.raises(
@@ -54,6 +54,6 @@ def test_what_is_no_key_is_refused_and_left_as_it_is(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_a_directory_in_its_place_is_refused(tmp_path):
+def test_a_directory_in_place_of_the_key_file_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be used"):
         load_or_create_key(tmp_path)

@@ -1,4 +1,4 @@
-"""Storing while pages are fetched: when a batch begins, who waits, and what an error leaves behind."""
+"""Storing while pages are fetched: when a batch begins, when `put` waits, and what an error leaves behind."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_batch_takes_what_came_while_the_one_before_was_stored() -> None:
     assert asyncio.run(run()) == [12, 26, 2]
 
 
-def test_who_fetches_waits_when_a_batch_is_full_and_another_one_is_being_stored() -> None:
+def test_put_waits_when_a_batch_is_full_and_another_one_is_being_stored() -> None:
     async def run() -> None:
         store = Store()
         async with WriteBehindBuffer(store) as storing:
@@ -76,7 +76,7 @@ def test_who_fetches_waits_when_a_batch_is_full_and_another_one_is_being_stored(
     asyncio.run(run())
 
 
-def test_a_few_records_do_not_wait_for_more_than_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_records_are_stored_after_some_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_writer, "_BATCH_SECONDS", 0.0)
 
     async def run() -> None:
@@ -90,7 +90,7 @@ def test_a_few_records_do_not_wait_for_more_than_some_seconds(monkeypatch: pytes
     asyncio.run(run())
 
 
-def test_what_was_fetched_is_stored_though_the_source_fails() -> None:
+def test_fetched_records_are_stored_when_the_source_fails() -> None:
     store = Store()
 
     async def run() -> None:

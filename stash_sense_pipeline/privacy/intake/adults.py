@@ -9,23 +9,23 @@ from datetime import date
 ADULT_AGE = 18
 UNDER_18, STARTED_UNDER_18, UNREADABLE_DATE = "under_18", "started_under_18", "unreadable_date"
 
-# A year of birth before or after is a slip of the typist: 0010 for 2010.
+# A year of birth outside this range is a typing error, such as 0010 for 2010.
 FIRST_YEAR, LAST_YEAR = 1800, 2999
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 
 
 def is_adult(birth_date: str | None, career_start_year: int | None, on: date) -> bool:
-    """True when nothing in the record speaks against an adult; see `why_no_adult`."""
+    """True when `why_no_adult` finds no reason against it."""
     return why_no_adult(birth_date, career_start_year, on) is None
 
 
 def why_no_adult(birth_date: str | None, career_start_year: int | None, on: date) -> str | None:
     """Why a record must not be used: UNDER_18 on the day `on`, STARTED_UNDER_18, or UNREADABLE_DATE; else None.
 
-    `birth_date` is YYYY, YYYY-MM or YYYY-MM-DD. A part that is missing, or is no month or day, is read as the
-    latest possible one; who is born on 29 February is 18 on 1 March. A year in which a career starts is read as
-    its first day: who came of age in that year may have started before. A start that is no year, such as 0, is unknown.
-    A birth date that cannot be read at all does not pass; an unknown one (None) does.
+    `birth_date` is YYYY, YYYY-MM or YYYY-MM-DD. A part that is missing, or is not a valid month or day, is read as the
+    latest possible one. A person born on 29 February is 18 on 1 March. The year in which a career starts is read as its
+    first day, as a person who came of age in that year may have started before. A start that is not a year, such as 0,
+    is unknown. A birth date that cannot be read does not pass; an unknown one (None) does.
     """
     if birth_date is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Labels without case, blanks and punctuation: "Birth name", birth_name and birthName are one.
+# Labels in lower case without blanks and punctuation: "Birth name", birth_name and birthName are the same.
 _NAMES_OFF_STAGE = """
     fullname legalname realname birthname nameatbirth bornas maidenname givenname firstname middlename
     lastname surname familyname
@@ -17,7 +17,7 @@ _ORIGIN_AND_CONTACT = """
 _PRIVATE_LIFE = """
     religion spouse partner children relatives siblings parents education astrology zodiac starsign
 """
-# Free text holds all of the above.
+# Free text may hold all of the above.
 _FREE_TEXT = """
     bio biography about aboutme abouttext description descriptions details summary comment comments note notes
     trivia text freetext interview quote quotes
@@ -26,10 +26,10 @@ _PRIVATE_LABELS = frozenset(f"{_NAMES_OFF_STAGE} {_ORIGIN_AND_CONTACT} {_PRIVATE
 
 
 def drop_private_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a record as a source gave it (JSON values), without what the database has no use for.
+    """A copy of a source's record (JSON values) without fields that the database has no use for.
 
-    Dropped at any depth, with all that is below them: names off the stage, birthplaces and residences,
-    private life, free text.
+    Dropped at any depth, with everything below them: legal names, birthplaces and residences, contact, private life,
+    free text.
     """
     return {key: _kept(value) for key, value in raw.items() if _folded(key) not in _PRIVATE_LABELS}
 

@@ -29,7 +29,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Reasons of withheld records: the record is like a suppressed person, or it is linked to a record that is.
+# Reasons of withheld records: the person is suppressed; the record is like a suppressed person; or it is linked to a
+# record that is.
+SUPPRESSED: Final = "suppressed"
 HELD: Final = "held"
 HELD_LINKED: Final = "held_linked"
 
@@ -40,7 +42,7 @@ def reason_of(findings: Findings) -> str:
 
 
 def remember_held(connection: sa.Connection, suppressions: Suppressions, held: Collection[Told]) -> None:
-    """Keeps the evidence of held records as hashes, so that records which link to them are held as well."""
+    """Stores the evidence of held records as hashes, so that records which link to them are held as well."""
     table = held_evidence
     wanted = {
         (suppressions.withheld_hash(*told.record), digest)
@@ -55,7 +57,7 @@ def remember_held(connection: sa.Connection, suppressions: Suppressions, held: C
 
 
 def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: Collection[RecordKey]) -> None:
-    """Drops what was kept of held records that are erased: it is kept of suppressed ones from now on."""
+    """Deletes the evidence of held records that are erased. From now on it is stored as that of suppressed records."""
     owners = sorted(suppressions.withheld_hash(*record) for record in erased)
     for batch in batched(owners, IN_LIST):
         connection.execute(sa.delete(held_evidence).where(held_evidence.c.owner_hash.in_(batch)))
@@ -64,7 +66,7 @@ def forget_held(connection: sa.Connection, suppressions: Suppressions, erased: C
 def release_allowed(
     connection: sa.Connection, suppressions: Suppressions, source: str, source_ids: Collection[str]
 ) -> None:
-    """Forgets that records were held which are stored now."""
+    """Deletes the notes of held records that are stored now."""
     table = withheld_records
     held = sa.select(table.c.id_hash).where(table.c.source == source, table.c.reason.in_((HELD, HELD_LINKED)))
     known = set(connection.scalars(held))
@@ -76,10 +78,11 @@ def release_allowed(
 def settle(
     connection: sa.Connection, suppressions: Suppressions, record: RecordKey, now: datetime, *, same: bool
 ) -> None:
-    """Ends the review of a held record: it is the same person and suppressed as named, or another person.
+    """Ends the review of a held record. With `same` it is the suppressed person, and is suppressed as a named record.
 
-    Another person is remembered as an exception, and asked for by the next sync of its source; so are the records that
-    were held with it. Raises ConfigurationError when no such record is held.
+    Otherwise it is another person: the list keeps an exception for it, and the next sync of its source asks for it
+    again, and for the records that were held only because of links. Raises ConfigurationError when no such record is
+    held.
     """
     source, source_id = record
     table = withheld_records
@@ -93,7 +96,7 @@ def settle(
     digest = record_hash(suppressions.key, source, source_id)
     if same:
         _suppress(connection, suppressions, owner, digest, now)
-        connection.execute(sa.update(table).where(of_record).values(reason="suppressed", source_id=None))
+        connection.execute(sa.update(table).where(of_record).values(reason=SUPPRESSED, source_id=None))
         return
     exception = HashRow(OTHER, digest, "another person than a suppressed one", now, applied_at=now)
     store_hashes(connection, suppressions.key, [exception])
@@ -117,7 +120,7 @@ def _suppress(
     evidence = connection.scalars(sa.select(held_evidence.c.key_hash).where(own)).all()
     rows = [HashRow(RECORD, digest, reason, now, NAMED)]
     for each in evidence:
-        # Which kind a hash is of cannot be told; each is found only by what it was made from.
+        # The kind of a hash is unknown here. It is stored as each kind, and matches only the text that it was made of.
         rows += [HashRow(kind, each, reason, now, MET) for kind in (RECORD, URL)]
         rows.append(HashRow(PERSONA, each, reason, now, applied_at=now))
     store_hashes(connection, suppressions.key, rows)
@@ -133,9 +136,9 @@ def _forget(connection: sa.Connection, source: str, owners: Collection[str]) -> 
 
 
 def _ask_again(connection: sa.Connection, source: str, source_ids: Collection[str]) -> None:
-    """Has the next sync of a source ask for these records, whatever it knows of their versions."""
+    """Makes the next sync of a source ask for these records, whatever versions of them it has read."""
     table = sync_state
-    # A reference site is asked for single profiles in any case, when their next visit is due.
+    # A reference site is asked for single profiles anyway, when their next visit is due.
     is_box = (table.c.source == source) & table.c.backfilled_at.is_not(None)
     detail = connection.scalar(sa.select(table.c.detail).where(is_box))
     if detail is None:

@@ -1,8 +1,8 @@
 """Evidence of a record as keyed hashes: ids, pages, and names with birth dates, by which it is recognised later.
 
-The forms follow the weights of identity: what is kept of a suppressed record finds each record that identity would link
-to it by equal names and dates, by names that differ in one letter, or by two names in common. A name alone, and a name
-with nothing but a year in common unless it is a main name of two words, is not enough there and is not looked for here.
+The forms follow the weights of identity. The hashes of a suppressed record match each record that identity would link to
+it by equal names and dates, by names that differ in one letter, or by two names in common. A name alone is not enough
+there and is not matched here; neither is a name and a year, unless it is a main name of two words.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
-# Two names in common count; of more names than this the pairs would be hundreds.
+# Two names in common count. More names than this would make hundreds of pairs.
 _MOST_NAMES_IN_PAIRS = 12
-# A slip in a shorter name makes another name.
-_SHORTEST_WITH_A_SLIP, _LONGEST_WITH_A_SLIP = 4, 60
+# A shorter name with one letter changed is another name.
+_SHORTEST_MISSPELT, _LONGEST_MISSPELT = 4, 60
 
 
 @dataclass(frozen=True)
 class Told:
-    """What a record says about who it is. `other_ids` are ids merged into it, and what else its source calls it."""
+    """The evidence of a record. `other_ids` are further ids of it at its source, such as a slug or a number."""
 
     source: str
     source_id: str
@@ -66,7 +66,7 @@ class Told:
 
 
 class Relatives(Protocol):
-    """Finds records of the same person by the rules of identity, which is a higher room."""
+    """Finds records of the same person by the rules of identity, a package that this one must not import."""
 
     def of(
         self,
@@ -77,17 +77,18 @@ class Relatives(Protocol):
     ) -> set[RecordKey]:
         """The stored live records that link, directly or through others, to stored ones or to records in memory.
 
-        `is_other` tells the records that link to none, as the operator has said.
+        `is_other` is true for a record that the operator has declared another person: it is linked to none.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Findings:
-    """How a record is near to suppressed people.
+    """How a record matches suppressed people.
 
-    `degree` is of its ids and pages (NAMED, MET, or None), `by_id` of its own ids alone. `is_like`: its name and birth
-    date, or a page that no table lists, are a suppressed person's. `is_linked`: it shares evidence with a held record.
+    `degree` is that of its ids and pages (NAMED, MET, or None for no match), `by_id` that of its own ids alone.
+    `is_like`: its name and birth date, or a page on an unknown site, match a suppressed person. `is_linked`: it shares
+    evidence with a held record.
     """
 
     degree: int | None = None
@@ -105,8 +106,9 @@ NOTHING = Findings()
 
 
 def compare(suppressions: Suppressions, told: Told) -> Findings:
-    """Compares a record with the list. A record of which the operator said that it is another person is compared by
-    its ids, and by pages of a person who was named.
+    """Compares a record with the suppression list.
+
+    A record that the operator has declared another person matches only by its ids, or by evidence of a named record.
     """
     known = suppressions
     if not known.knows_evidence:
@@ -116,7 +118,7 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
     ids = {own_hash, *(record_hash(key, told.source, each) for each in told.merged_ids)}
     called = {record_hash(key, told.source, each) for each in told.other_ids}
     pages = {digest for url in told.urls for _, digest in url_digests(key, url)}
-    # A link to this record on a suppressed one may be wrong, and this record cannot help it: it is held.
+    # A suppressed record that lists the page of this one may be wrong: this record is held, not refused.
     own = {digest for url in _own_pages(told) for _, digest in url_digests(key, url)} - ids
     by_id = _degree(known, ids & known.records)
     hashes = ids | called | pages
@@ -134,14 +136,14 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
 
 
 def persona_hashes(key: bytes, told: Told) -> set[str]:
-    """The hashes of a record's names and birth date that are kept, so that `compare` recognises the same person."""
+    """The hashes of a record's names and birth date, by which `compare` matches the same person."""
     return {keyed_hash(key, PERSONA, text) for text in _kept_texts(told)}
 
 
 def remember_personas(
     connection: sa.Connection, suppressions: Suppressions, refused: Collection[Told], now: datetime
 ) -> None:
-    """Keeps what refused records are called, and their pages on unknown sites that no stored record lists, as hashes."""
+    """Stores hashes of the names of refused records, and of their pages on unknown sites that no stored record lists."""
     key = suppressions.key
     unknown = {url for told in refused for url in unknown_pages(told.urls)}
     table = performer_urls
@@ -155,7 +157,7 @@ def remember_personas(
 
 
 def unknown_pages(urls: Iterable[str]) -> list[str]:
-    """Of these URLs, those on sites that the table of profile sites does not list; a bare host is no page."""
+    """The URLs on sites that the table of profile sites does not list; a URL without a path is left out."""
     return [
         url
         for url in urls
@@ -164,7 +166,7 @@ def unknown_pages(urls: Iterable[str]) -> list[str]:
 
 
 def evidence_hashes(key: bytes, told: Told) -> set[str]:
-    """All hashes by which another record can be linked to this one: ids, pages that identify, names with dates."""
+    """All hashes by which another record can link to this one: ids, identifying pages, names with dates."""
     ids = {
         record_hash(key, told.source, each) for each in (told.source_id, *told.merged_ids, *told.other_ids)
     }
@@ -180,7 +182,7 @@ def evidence_hashes(key: bytes, told: Told) -> set[str]:
 def read_told(
     connection: sa.Connection, records: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Told]:
-    """What stored records say: these, or all. Ids merged into one are with the record that is left."""
+    """The evidence of these stored records, or of all. Ids that were merged away are those of the survivor."""
     table, others, links = source_performers, performer_aliases, performer_urls
     aliases = _texts(connection, others, others.c.alias, records)
     urls = _texts(connection, links, links.c.url, records)
@@ -250,7 +252,7 @@ def _degree(known: Suppressions, hits: set[str]) -> int | None:
 
 
 def _is_linked(known: Suppressions, told: Told, hashes: set[str]) -> bool:
-    """Does another held record share one of these hashes, or a name and birth date?"""
+    """True when another held record shares one of these hashes, or a name and birth date."""
     if not known.held:
         return False
     own = known.withheld_hash(*told.record)
@@ -259,15 +261,18 @@ def _is_linked(known: Suppressions, told: Told, hashes: set[str]) -> bool:
 
 
 def _persona_hits(key: bytes, told: Told, known: Collection[str]) -> Iterator[str]:
-    """Most names and dates are on no list: one hash of each tells, before the others are made."""
+    """The hashes of names and dates that are among `known`.
+
+    Most names are not, which one hash tells: only for the others are the further hashes made.
+    """
     names = _names(told)
-    dates = _chain(told.birth_date)
+    dates = _date_parts(told.birth_date)
     listed = [name for name in names if keyed_hash(key, PERSONA, f"name {name}") in known]
     texts = list(_asked_texts(told, listed, dates))
     if len(dates) == 3 and any(
-        keyed_hash(key, PERSONA, text) in known for text in _ends(told.name, dates[-1])
+        keyed_hash(key, PERSONA, text) in known for text in _end_letters(told.name, dates[-1])
     ):
-        texts += _slips(told.name, dates[-1])
+        texts += _one_letter_forms(told.name, dates[-1])
     for text in texts:
         digest = keyed_hash(key, PERSONA, text)
         if digest in known:
@@ -279,8 +284,8 @@ def _names(told: Told) -> list[str]:
     return [name for name in dict.fromkeys(map(fold_name, (told.name, *told.aliases))) if name]
 
 
-def _chain(birth_date: str | None) -> list[str]:
-    """The year, the month and the day of a date, as far as it goes. 1 January stands for an unknown day, as in identity."""
+def _date_parts(birth_date: str | None) -> list[str]:
+    """The year, month and day of a date, as far as they are known. 1 January means an unknown day, as in identity."""
     match = _DATE.fullmatch(birth_date or "")
     if match is None:
         return []
@@ -293,35 +298,35 @@ def _chain(birth_date: str | None) -> list[str]:
 
 
 def _kept_texts(told: Told) -> Iterator[str]:
-    names, dates = _names(told), _chain(told.birth_date)
+    names, dates = _names(told), _date_parts(told.birth_date)
     main = fold_name(told.name)
     for name in names:
         yield f"name {name}"
         for number, date in enumerate(dates):
-            if _counts(name, name == main, number):
+            if _is_enough(name, name == main, number):
                 yield f"{'at' if date == dates[-1] else 'in'} {date} {name}"
     if main and len(dates) == 3:
-        yield from _near(main, dates[-1])
+        yield from _near_dates(main, dates[-1])
     for form in _pairs(names, main):
         yield f"{form} {'dated' if dates else 'undated'}"
     if len(dates) == 3:
         for name in (told.name, *told.aliases):
-            yield from _ends(name, dates[-1])
-            yield from _slips(name, dates[-1])
+            yield from _end_letters(name, dates[-1])
+            yield from _one_letter_forms(name, dates[-1])
 
 
 def _asked_texts(told: Told, names: list[str], dates: list[str]) -> Iterator[str]:
     main = fold_name(told.name)
     for name in names:
         for number, date in enumerate(dates):
-            if _counts(name, name == main, number):
+            if _is_enough(name, name == main, number):
                 yield f"at {date} {name}"
                 if date == dates[-1]:
                     yield f"in {date} {name}"
     if main in names and len(dates) == 3:
-        yield from _near(main, dates[-1])
+        yield from _near_dates(main, dates[-1])
     for form in _pairs(names, main):
-        # A main name of one of the two must be among both: two further names alone are too weak.
+        # One of the two names must be the main name of one of the records: two aliases are too weak.
         side, _, pair = form.partition(" ")
         asked = f"{'any' if side == 'main' else 'main'} {pair}"
         yield f"{asked} undated"
@@ -329,14 +334,14 @@ def _asked_texts(told: Told, names: list[str], dates: list[str]) -> Iterator[str
             yield f"{asked} dated"
 
 
-def _counts(name: str, is_main: bool, precision: int) -> bool:
-    """Is an equal name with an equal year (0), month (1) or day (2) enough for identity to link?"""
+def _is_enough(name: str, is_main: bool, precision: int) -> bool:
+    """True when identity links records with an equal name and an equal year (0), month (1) or day (2)."""
     several = " " in name
     return precision == 2 or (precision == 1 and (is_main or several)) or (is_main and several)
 
 
-def _near(name: str, date: str) -> Iterator[str]:
-    """A date of which one part differs, or day and month are exchanged; enough beside a main name of two words."""
+def _near_dates(name: str, date: str) -> Iterator[str]:
+    """Dates with one part different, or with day and month exchanged: enough with a main name of two words."""
     if " " in name:
         year, month, day = date.split("-")
         yield f"near {year}-{month}-* {name}"
@@ -354,18 +359,18 @@ def _pairs(names: list[str], main: str) -> Iterator[str]:
             yield f"main {text}"
 
 
-def _ends(name: str, date: str) -> Iterator[str]:
-    """The first and the last letter of a name, each with the date: one slip changes one of them at most."""
+def _end_letters(name: str, date: str) -> Iterator[str]:
+    """The first and the last letter of a name, each with the date: one changed letter changes at most one of them."""
     letters = "".join(folded_words(name))
     if letters:
         yield f"first {date} {letters[0]}"
         yield f"last {date} {letters[-1]}"
 
 
-def _slips(name: str, date: str) -> Iterator[str]:
-    """The letters of a name, and all without one of them: names that differ by one slip share one of these."""
+def _one_letter_forms(name: str, date: str) -> Iterator[str]:
+    """The letters of a name, and all forms with one letter left out: names that differ in one letter share a form."""
     letters = "".join(folded_words(name))
-    if _SHORTEST_WITH_A_SLIP <= len(letters) <= _LONGEST_WITH_A_SLIP:
+    if _SHORTEST_MISSPELT <= len(letters) <= _LONGEST_MISSPELT:
         yield f"slip {date} {letters}"
         for place in range(len(letters)):
             yield f"slip {date} {letters[:place]}{letters[place + 1 :]}"

@@ -14,7 +14,7 @@ from typing import Any
 from stash_sense_pipeline.foundation.visible_text import visible
 
 HIDDEN = "***"
-# A shorter value would blank ordinary words.
+# Replacing shorter values would blank ordinary words.
 _SHORTEST_SECRET = 6
 _NAMED = re.compile(
     r"""(?ix)
@@ -28,17 +28,18 @@ _BEARER = re.compile(r"(?i)(\bbearer\s+)[a-z0-9._~+/=-]{8,}")
 
 
 def redacted(text: str, secrets: Iterable[str]) -> str:
-    """The text with `secrets`, and whatever is written like a secret, replaced by ***.
+    """The text with `secrets`, and values that look like secrets (`token=...`), replaced by ***.
 
-    For text of a server that is stored or shown: some servers repeat the key that they refuse.
+    For texts of servers that are stored or shown: some servers repeat the key that they refuse.
     """
     return _without(map(_form, secrets), text)
 
 
 @lru_cache(maxsize=256)
 def _form(secret: str) -> re.Pattern[str] | None:
-    """Finds a secret in any case, each character as it is or escaped as in a URL, JSON, HTML or a shell, or all of it in
-    base64; None for a value that is too short.
+    """A pattern of a secret in any case, with characters escaped as in a URL, JSON, HTML or a shell, or in base64.
+
+    None for a value that is too short.
     """
     if len(secret) < _SHORTEST_SECRET:
         return None
@@ -51,7 +52,7 @@ def _character(character: str) -> str:
     if character.isascii() and character.isalnum():
         return character
     if character == "\\":
-        # As many as there are: several in a row could be divided in too many ways.
+        # Possessive: otherwise a row of backslashes could be matched in exponentially many ways.
         return r"\\++"
     number = ord(character)
     in_url = "".join(f"%(?:25){{0,4}}{byte:02x}" for byte in character.encode("utf-8", "surrogatepass"))
@@ -65,7 +66,7 @@ def _character(character: str) -> str:
 
 
 def _without(secrets: Iterable[re.Pattern[str] | None], text: str) -> str:
-    # One may begin another, and the rest of that would stay.
+    # Longest first: a secret may be the beginning of another one, the rest of which would stay.
     for secret in sorted(filter(None, secrets), key=lambda form: len(form.pattern), reverse=True):
         text = secret.sub(HIDDEN, text)
     text = _NAMED.sub(rf"\1{HIDDEN}", text)
@@ -74,14 +75,14 @@ def _without(secrets: Iterable[re.Pattern[str] | None], text: str) -> str:
 
 
 class Redaction:
-    """Makes log records without secrets: those that it was told of, and what is written like one."""
+    """A log record factory that removes known secrets, and values that look like secrets."""
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
         self._secrets: set[re.Pattern[str] | None] = set()
 
     def learn(self, secrets: Iterable[str]) -> None:
-        """Adds values that must not be shown, in any case and however their characters are escaped."""
+        """Adds values that must not be shown, in any case and any escaping."""
         for secret in secrets:
             self._secrets.add(_form(secret))
 
@@ -94,21 +95,21 @@ class Redaction:
         try:
             text = record.getMessage()
         except (TypeError, ValueError, LookupError):
-            # A wrong call of the logger: logging itself reports it.
+            # The arguments do not fit the message: logging itself reports that.
             return record
         clean = visible(self.redact(text))
         if clean != text:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[0] is not None:
-            # A formatter takes the text that is there already.
+            # A formatter uses exc_text when it is set.
             record.exc_text = visible(self.redact(logging.Formatter().formatException(record.exc_info)))
         return record
 
 
 def keep_secrets_out_of_logs(secrets: Iterable[str]) -> Redaction:
-    """From now on no log record of this process holds one of `secrets`, a key, a token or a password.
+    """Removes `secrets`, and values that look like keys, tokens or passwords, from all log records of this process.
 
-    At the making of the record, so that no handler and no child logger is missed. May be called again with more.
+    It replaces the log record factory, so that it covers every handler and child logger. May be called again with more.
     """
     current = logging.getLogRecordFactory()
     if not isinstance(current, Redaction):

@@ -14,27 +14,29 @@ from urllib.parse import unquote
 from stash_sense_pipeline.foundation.visible_text import visible_line
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Stands where a text named an erased person.
+# Replaces a text that named an erased person.
 ERASED = "(erased)"
-# A shorter one is in every line, where a name in another script may be one character.
+# A shorter ASCII text is in nearly every line. A name in another script may be one character.
 _SHORTEST = 3
 _WORD = re.compile(r"\w+")
 _ESCAPE = re.compile(r"""(?:\\x[0-9a-fA-F]{2})+|[\\%]u[0-9a-fA-F]{4}|\\U000[0-9a-fA-F]{5}|\\["'\\/bfnrt]""")
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
-# A message may quote one that quotes another, and each escapes what it quotes.
+# A message may quote another message, and each level escapes the quoted text again.
 _MOST_ESCAPED = 5
-# What stands for the blanks of a name in a query, an address or the name of a file.
+# Signs that replace the blanks of a name in a query, a URL or a file name.
 _JOINED = str.maketrans("+_-", "   ")
-# After an id as the program writes it comes one of these, or the end: `boxa:anna` is not in `boxa:anna-maria`.
+# None of these characters may follow an id: `boxa:anna` is not mentioned in `boxa:anna-maria`.
 _END_OF_ID = r"(?![\w.%/@+~=&-])"
 
 
 def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a line holds one of `texts` as whole words: in any case, escaped as in JSON, Python, CSV, HTML or
-    a URL, also several times, and with other signs for blanks.
+    """Returns a function that is true for a line with one of `texts` as whole words.
+
+    The text may be in any case, escaped as in JSON, Python, CSV, HTML or a URL, also several times, and with other signs
+    for blanks. Texts of one or two ASCII characters are not searched.
     """
     wanted = {text for text in texts if len(text) >= _SHORTEST or not text.isascii()}
-    # Hidden characters leave the program as escapes.
+    # The program writes hidden characters as escapes.
     wanted |= {visible_line(text) for text in wanted}
     wanted |= {text.translate(_JOINED) for text in wanted if " " in text}
     search = _Search(wanted, r"(?!\w)")
@@ -45,8 +47,9 @@ def mentions(texts: Iterable[str]) -> Callable[[str], bool]:
 
 
 def mentions_records(records: Collection[RecordKey]) -> Callable[[Any], bool]:
-    """Whether a value of a JSON or text column names one of these records: as `source:id`, or a text or key in it that
-    is the id.
+    """Returns a function that is true for a value of a JSON or text column that names one of these records.
+
+    A record is named by `source:id` in a text, or by a text or key that is the id.
     """
     ids = {_as_compared(source_id) for _, source_id in records}
     search = _Search((f"{source}:{source_id}" for source, source_id in records), _END_OF_ID)
@@ -60,10 +63,10 @@ def mentions_records(records: Collection[RecordKey]) -> Callable[[Any], bool]:
 
 
 class _Search:
-    """Finds any of some texts in a text.
+    """Searches a text for any of many texts.
 
-    Each is looked for only in texts that have the rarest of its words: one pattern of the texts of ten thousand
-    people would take minutes a megabyte.
+    Each is searched only in texts that contain the rarest of its words: one pattern with the texts of ten thousand
+    people would take minutes per megabyte.
     """
 
     def __init__(self, texts: Iterable[str], end: str) -> None:
@@ -72,7 +75,7 @@ class _Search:
         self._end = end
         self._by_word: defaultdict[str, list[str]] = defaultdict(list)
         for text, words in words_of.items():
-            # One without a word is looked for in every text.
+            # A text without a word is searched in every text.
             self._by_word[min(words, key=counts.__getitem__, default="")].append(text)
 
     def __call__(self, compared: str) -> bool:
@@ -84,7 +87,7 @@ class _Search:
 
 
 def _readings(line: str) -> Iterator[str]:
-    """A line, and as it reads when its escapes are taken away, one kind after the other and again."""
+    """The line, and its forms with escapes resolved, one kind after the other, repeatedly."""
     yield line
     plain = line
     for _ in range(_MOST_ESCAPED):
@@ -98,8 +101,9 @@ def _readings(line: str) -> Iterator[str]:
 
 
 def _unescaped(text: str) -> str:
-    """Without the escapes of JSON, of Python and of old JavaScript. Two of JSON are one character beyond the first
-    65,536; those of Python may be bytes.
+    """Resolves the escapes of JSON, Python and old JavaScript.
+
+    Two JSON escapes are one character above U+FFFF; Python escapes may be bytes.
     """
     if "\\" not in text and "%" not in text:
         return text
@@ -121,13 +125,13 @@ def _character(match: re.Match[str]) -> str:
 
 
 def _as_compared(text: str) -> str:
-    """Without case, and without what our reports do to a text: entities resolved, bars and quotes written otherwise."""
+    """The text without case, entities and repeated blanks, and with the bars and quotes that reports replace."""
     plain = html.unescape(text).replace("\\|", "/").replace("|", "/").replace('""', '"')
     return unicodedata.normalize("NFC", " ".join(plain.split()).casefold())
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """All texts of a JSON value, also the keys."""
+    """All texts of a JSON value, including the keys."""
     waiting = [value]
     while waiting:
         item = waiting.pop()

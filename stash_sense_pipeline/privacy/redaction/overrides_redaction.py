@@ -23,7 +23,7 @@ _RECORD = re.compile(r"(?<!\w)([a-z0-9_]+):([^\s,\]\"']+)")
 
 @dataclass(frozen=True)
 class OverridesReport:
-    """How many pairs and comments were removed; `problem` is one line that says why some are still in the file."""
+    """How many pairs and comments were removed. `problem` is one line that says why some are still in the file."""
 
     pairs: int = 0
     comments: int = 0
@@ -31,10 +31,10 @@ class OverridesReport:
 
 
 def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[str]) -> OverridesReport:
-    """Takes pairs with a suppressed record out of the file, and comments that name one, or hold one of `texts`.
+    """Removes pairs with a suppressed record from the file, and comments that name one or contain one of `texts`.
 
-    `texts` are the traces of an erasure that is not committed yet: its records are not all in `suppressions`. A file
-    that cannot be read as YAML, or cannot be written, stays as it is, and the report says so.
+    `texts` are the traces of an erasure that is not committed yet: `suppressions` does not have all its records. A file
+    that cannot be read as YAML, or cannot be written, stays unchanged, and the report says so.
     """
     if not path.exists():
         return OverridesReport()
@@ -55,8 +55,8 @@ def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[s
         )
     kept, pairs = _without_pairs(data, is_gone)
     after = _cut(before, _spans(before, is_gone)) if pairs else before
-    if not _says(after, kept):
-        # Aliases and other rare forms: the content is kept, and what stands around it is not.
+    if not _has_content(after, kept):
+        # YAML aliases and other rare forms: the content is kept, comments and layout are not.
         after = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
     after, comments = _without_comments(after, is_gone, mentions(texts))
     if after == before:
@@ -71,7 +71,7 @@ def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[s
 
 
 def _without_pairs(data: Any, is_gone: Callable[[Any], bool]) -> tuple[Any, int]:
-    """The content without pairs of erased records, and how many these are."""
+    """The content without pairs of erased records, and the number of these pairs."""
     if not isinstance(data, dict):
         return data, 0
     kept, count = dict(data), 0
@@ -91,7 +91,7 @@ def _normal(data: Any) -> Any:
 
 
 def _spans(text: str, is_gone: Callable[[Any], bool]) -> Iterator[tuple[int, int]]:
-    """Where in the text the pairs of erased records are, with their dash or comma."""
+    """The spans of the text with pairs of erased records, including their dash or comma."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     dashes = [token.start_mark.index for token in yaml.scan(text) if isinstance(token, yaml.BlockEntryToken)]
     for key, section in root.value if isinstance(root, yaml.MappingNode) else ():
@@ -130,14 +130,14 @@ def _with_comma(text: str, begin: int, end: int) -> tuple[int, int]:
 def _cut(text: str, spans: Iterable[tuple[int, int]]) -> str:
     kept, place = [], 0
     for begin, end in sorted(spans):
-        # Two neighbours share a comma.
+        # Two neighbours overlap in a comma.
         kept.append(text[place : max(begin, place)])
         place = max(end, place)
     return "".join(kept) + text[place:]
 
 
-def _says(text: str, content: Any) -> bool:
-    """True when the text has this content; an empty section is the same as none."""
+def _has_content(text: str, content: Any) -> bool:
+    """True when the text has this content. An empty section equals a missing one."""
     try:
         return bool(_normal(yaml.safe_load(text)) == _normal(content))
     except yaml.YAMLError:
@@ -147,7 +147,7 @@ def _says(text: str, content: Any) -> bool:
 def _without_comments(
     text: str, is_gone: Callable[[Any], bool], speaks_of: Callable[[str], bool]
 ) -> tuple[str, int]:
-    """The text without comments that name an erased person, and how many these are."""
+    """The text without comments that name an erased person, and the number of these comments."""
     removed = 0
     for begin, end in reversed(list(_comments(text))):
         comment = text[begin:end]

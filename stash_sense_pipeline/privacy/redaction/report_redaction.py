@@ -13,24 +13,24 @@ from pathlib import Path
 from stash_sense_pipeline.foundation.files import make_directory, private_opener, write_atomically
 from stash_sense_pipeline.privacy.redaction.mentions import ERASED, mentions
 
-# Where the program writes texts about people, below DATA_DIR. In releases/ only what lies beside a release: the
-# files of a published release are never changed, `releases revoke` removes it.
+# Folders below DATA_DIR with texts about people. In releases/ only files beside a release are redacted: the files of a
+# published release never change, and `releases revoke` removes the whole release.
 _TEXT_DIRECTORIES = ("review", "reports", "logs")
 _TEXTS = frozenset({".md", ".csv", ".json", ".jsonl", ".txt", ".log", ".html", ".out", ".err"})
 _BESIDE_RELEASES = ("*", "*.report/**/*")
-# What steps print, below Dagster's home where that is in DATA_DIR. Nothing of it should name a person.
+# Output of steps, below DAGSTER_HOME where that is in DATA_DIR. It should not name a person; searched in case it does.
 _PRINTED = "dagster/storage/*/compute_logs/*"
 _STAGING = "staging"
-# What a killed writer leaves: see files.replacing.
+# Files that a killed writer left: see files.replacing.
 _UNFINISHED = ".*.tmp"
-# No writer of a file beside the releases needs longer.
+# No writer of a file beside the releases takes longer.
 _UNFINISHED_SECONDS = 3_600
 _LOCK = ".texts.lock"
 
 
 @dataclass(frozen=True)
 class TraceReport:
-    """What was removed outside the catalog: staged runs, and lines of reports and logs."""
+    """How many staged runs, and lines of reports and logs, were removed."""
 
     staged_runs: int = 0
     lines: int = 0
@@ -38,11 +38,11 @@ class TraceReport:
 
 @contextmanager
 def texts_locked(data_dir: Path) -> Iterator[None]:
-    """Holds the one lock of all who write texts about people below DATA_DIR, or erase people from them.
+    """Holds the lock of texts about people below DATA_DIR, for writing them and for erasing people from them.
 
-    A writer holds it from before it reads the catalog. An erasure holds it from before it searches the texts until its
+    A writer takes it before it reads the catalog. An erasure holds it from before it searches the texts until its
     commit: otherwise a writer that read the catalog before the commit would write the names after it. An erasure takes
-    it inside its transaction, so a writer must not write to the catalog while it holds it.
+    it inside its transaction, so that a writer must not write to the catalog while it holds it.
     """
     make_directory(data_dir)
     with open(data_dir / _LOCK, "a", opener=private_opener) as stream:
@@ -51,9 +51,11 @@ def texts_locked(data_dir: Path) -> Iterator[None]:
 
 
 def erase_traces(data_dir: Path, texts: Sequence[str], *, staged: bool) -> TraceReport:
-    """Blanks each line of our reports and logs that holds one of `texts`, in any case and any way of writing; with
-    `staged` removes what is staged for a release. A line may speak of others as well: reports are made anew with the
-    next run. Files that a killed writer left unfinished are removed. The caller holds texts_locked until its commit.
+    """Blanks each line of reports and logs that contains one of `texts`, in any case and escaping.
+
+    With `staged`, the staged files of a release are removed too. A blanked line may mention other people as well: the
+    next run writes the reports anew. Unfinished files of killed writers are removed. The caller holds texts_locked until
+    its commit.
     """
     runs = _discard(data_dir / _STAGING) if staged else 0
     if not texts:
@@ -92,7 +94,7 @@ def _blank(path: Path, speaks_of: Callable[[str], bool]) -> int:
     for number in hits:
         lines[number] = ERASED
     if hits and path.suffix == ".json":
-        # Without the line it would not be JSON; it is made anew with the next run.
+        # With a blanked line it would not be JSON. The next run writes it anew.
         path.unlink()
     elif hits:
         write_atomically(path, "\n".join(lines) + "\n", mode=path.stat().st_mode & 0o777)
@@ -104,7 +106,7 @@ def _discard(staging: Path) -> int:
     for run in runs:
         gone = run.with_name(f".{run.name}.erased")
         shutil.rmtree(gone, ignore_errors=True)
-        # At once, so that a publish which is at work there ends, and cannot write what is removed.
+        # Renamed first, in one step: a publish that writes there fails, and cannot write removed files again.
         with suppress(FileNotFoundError):
             run.rename(gone)
             shutil.rmtree(gone)

@@ -20,24 +20,27 @@ from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import image_key, rows_of
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.privacy.linked_records import theirs_and_shared
+from stash_sense_pipeline.privacy.linked_records import own_and_shared_images
 from stash_sense_pipeline.records.record_key import RecordKey
 
 Floats = NDArray[np.float32]
 
-# Cosine distance to the template within which a face is refused, by every embedder: as far as the person's own
-# faces go, but within these. The sidecar calls two faces one person up to 0.5; 0.35 to 0.45 is where the
-# predecessor accepted a face, depending on how many it knew.
+# Limits of the radius of a template. A face is refused when its cosine distance to the template is at most the radius:
+# the distance of the farthest of the person's own faces, within these limits. The sidecar takes two faces for one person
+# up to 0.5; the predecessor accepted a face at 0.35 to 0.45, depending on how many faces it had.
 _SMALLEST_RADIUS, _LARGEST_RADIUS = 0.25, 0.40
 _NONCE = 12
 _ROWS_A_BLOCK = 2_048
-# Of a product with some thousand people's templates: 40 MB a thousand people would be too much with all faces at once.
+# Bounds the memory of the product of faces and templates: all faces at once would take 40 MB a thousand templates.
 _FACES_A_PRODUCT = 2_048
 
 
 @dataclass(frozen=True)
 class SuppressedFace:
-    """The mean direction (dim,) of a person's faces by one embedder, and how near a face is refused."""
+    """The mean direction (dim,) of a person's faces by one embedder.
+
+    A face within `radius` of it, in cosine distance, is refused.
+    """
 
     vector: Floats = field(repr=False)
     radius: float
@@ -45,18 +48,19 @@ class SuppressedFace:
 
 @dataclass(frozen=True)
 class SuppressedFaces:
-    """By person, and in it by (model, digest of the model)."""
+    """The templates of each person, by (model, digest of the model)."""
 
     people: Mapping[str, Mapping[tuple[str, str], SuppressedFace]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many people's faces are refused."""
+        """The number of people with a refused face."""
         return len(self.people)
 
     def near(self, vectors: Mapping[tuple[str, str], Floats]) -> NDArray[np.bool_]:
-        """Which of the faces are refused. `vectors` are (n, dim) by (model, digest), of any length, row i of
-        the same face in each. A face is refused when every embedder that the template and the vectors have in
-        common finds it near; with none in common it is not.
+        """Which of n faces are refused, as a mask of shape (n,).
+
+        `vectors` maps (model, digest) to arrays (n, dim) of any norm, with the same face in row i of each. A face is
+        refused when it is near the template by every embedder that both have; with no embedder in common it is not.
         """
         count = len(next(iter(vectors.values()))) if vectors else 0
         refused = np.zeros(count, dtype=bool)
@@ -66,7 +70,7 @@ class SuppressedFaces:
                 near: NDArray[np.bool_] | bool = True
                 for model, (means, radii) in zip(models, stacked, strict=True):
                     near &= 1 - _unit(vectors[model][rows]) @ means.T <= radii
-                    # The other embedders are asked for the few whom this one finds.
+                    # The other embedders compare only the few faces that this one finds near.
                     found = near.any(axis=1)
                     rows, near = rows[found], near[found]
                 refused[rows] = True
@@ -75,7 +79,7 @@ class SuppressedFaces:
     def _by_models(
         self, present: frozenset[tuple[str, str]]
     ) -> dict[tuple[tuple[str, str], ...], list[tuple[Floats, Floats]]]:
-        """Means (people, dim) and radii (people,) of each embedder, of the people who have just these of `present`."""
+        """Means (people, dim) and radii (people,) of each embedder, by which embedders of `present` the people have."""
         alike: dict[tuple[tuple[str, str], ...], list[Mapping[tuple[str, str], SuppressedFace]]] = (
             defaultdict(list)
         )
@@ -97,8 +101,9 @@ class SuppressedFaces:
 def keep_templates(
     connection: sa.Connection, key: bytes, people: Sequence[Collection[RecordKey]], now: datetime
 ) -> int:
-    """Keeps a sealed template of each person, of the faces on the images that only they have. Returns how many
-    people have one now: without such a face there is nothing to keep.
+    """Stores a sealed template of each person, made of the faces on images that only that person has.
+
+    Returns the number of people with a template; a person without such a face gets none.
     """
     kept = 0
     for records in people:
@@ -123,7 +128,7 @@ def keep_templates(
 
 
 def load_templates(connection: sa.Connection, key: bytes) -> SuppressedFaces:
-    """The templates of a catalog, opened. CatalogError when they were sealed with another key."""
+    """The decrypted templates of a catalog. Raises CatalogError when they were sealed with another key."""
     people: dict[str, dict[tuple[str, str], SuppressedFace]] = defaultdict(dict)
     for row in connection.execute(sa.select(suppressed_faces)):
         vector = _open(key, row.sealed, row.model, row.model_digest)
@@ -132,9 +137,9 @@ def load_templates(connection: sa.Connection, key: bytes) -> SuppressedFaces:
 
 
 def faces_near(connection: sa.Connection, templates: SuppressedFaces) -> set[int]:
-    """The faces of the catalog that are refused. Reads all vectors, if there are templates."""
+    """The ids of the refused faces in the catalog. Reads all embeddings when there are templates."""
     models = sorted({model for person in templates.people.values() for model in person})
-    # One embedder each finds who may be near; the few that are found are compared by all.
+    # One embedder of each person finds candidates; these few are compared by all embedders.
     candidates = {
         face_id
         for model in sorted({min(person) for person in templates.people.values()})
@@ -174,7 +179,7 @@ def _vectors(
 
 
 def _stack(blobs: Iterable[bytes]) -> Floats:
-    """Vectors of one model, all of one length."""
+    """The vectors of one model as an array (n, dim)."""
     rows = list(blobs)
     return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), -1)
 
@@ -182,8 +187,8 @@ def _stack(blobs: Iterable[bytes]) -> Floats:
 def _faces_of(
     connection: sa.Connection, records: Collection[RecordKey]
 ) -> dict[tuple[str, str], list[Floats]]:
-    """The vectors of faces on images that only these records have, by (model, digest)."""
-    theirs, shared = theirs_and_shared(connection, records)
+    """The embeddings of faces on images that only these records have, by (model, digest)."""
+    theirs, shared = own_and_shared_images(connection, records)
     joined = faces.join(embeddings, embeddings.c.face_id == faces.c.face_id)
     query = sa.select(embeddings.c.model, embeddings.c.model_digest, embeddings.c.vector).select_from(joined)
     found: dict[tuple[str, str], list[Floats]] = defaultdict(list)

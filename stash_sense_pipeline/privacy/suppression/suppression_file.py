@@ -20,7 +20,7 @@ _NEEDED = ("target", "reason", "date")
 _FLAGS = ("unseen", "block_face", "picture_only")
 _KEYS = (*_NEEDED, *_FLAGS)
 _MAX_REASON = 200
-# A sealed target has 74 characters for each of some hashes; browsers take URLs of 2,000.
+# A sealed target has 74 characters for each of its hashes; browsers accept URLs of 2,000.
 _MAX_TARGET = 20_000
 _REASON_RULE = f"must be one line of at most {_MAX_REASON} characters, without names"
 _URL = re.compile(r"https?://[^\s/@]+/\S+", re.IGNORECASE)
@@ -34,11 +34,11 @@ _HEADER = """\
 
 @dataclass(frozen=True)
 class SuppressionEntry:
-    """One request to be left out.
+    """One request to be removed and kept out.
 
     `target` is SOURCE:ID of a record, the URL of a profile or an image, or sealed: the hashes of one of these.
-    `unseen`: it is meant although no source has shown it yet. `block_face`: keep one protected template of the
-    face. `picture_only`: the URL of an image means that image, not the person. `line` is where the file has it.
+    `unseen`: accept the target although no source has shown it yet. `block_face`: keep one protected template of the
+    face. `picture_only`: the URL of an image means that image, not the person. `line` is its line in the file.
     """
 
     target: str
@@ -51,12 +51,12 @@ class SuppressionEntry:
 
 
 def sealed_target(fingerprint: str, hashes: Collection[tuple[str, str]]) -> str:
-    """The target that stands for (kind, hash) pairs made with the key of that fingerprint."""
+    """The sealed target of (kind, hash) pairs that were made with the key of this fingerprint."""
     return ":".join(["sealed", fingerprint, *(f"{kind}-{digest}" for kind, digest in hashes)])
 
 
 def unsealed(target: str) -> tuple[str, tuple[tuple[str, str], ...]] | None:
-    """Fingerprint of the key and the (kind, hash) pairs of a sealed target; None for another one."""
+    """The fingerprint of the key and the (kind, hash) pairs of a sealed target; None for any other target."""
     if _SEALED.fullmatch(target) is None:
         return None
     _, fingerprint, *hashes = target.split(":")
@@ -69,14 +69,14 @@ def is_url(target: str) -> bool:
 
 
 def check_target(target: str, sources: Collection[str]) -> None:
-    """Raises ConfigurationError, which says what is allowed, when `target` is no URL and no SOURCE:ID."""
+    """Raises ConfigurationError, which says what is allowed, unless `target` is a URL, SOURCE:ID or sealed."""
     if len(target) > _MAX_TARGET:
         raise ConfigurationError(f"it has more than {_MAX_TARGET} characters")
     if is_url(target) or unsealed(target) is not None:
         return
     record = _RECORD.fullmatch(target)
     if record is None or record[1] == "sealed":
-        # What was written is not repeated: it may be somebody's name, and this ends in the run history.
+        # The message does not repeat the target: it may be a person's name, and the run history shows messages.
         raise ConfigurationError("it is neither SOURCE:ID nor the http(s) URL of a profile or an image")
     if record[1] not in sources:
         close = difflib.get_close_matches(record[1], list(sources), n=1)
@@ -85,7 +85,7 @@ def check_target(target: str, sources: Collection[str]) -> None:
 
 
 def check_reason(text: str) -> str:
-    """The reason without outer blanks; ConfigurationError when it is empty, too long or of several lines."""
+    """The reason without outer blanks. Raises ConfigurationError when it is empty, too long or of several lines."""
     reason = text.strip()
     if not reason or len(reason) > _MAX_REASON or not reason.isprintable():
         raise ConfigurationError(_REASON_RULE)
@@ -93,7 +93,7 @@ def check_reason(text: str) -> str:
 
 
 def check_picture_only(entry: SuppressionEntry) -> None:
-    """Raises ConfigurationError for `picture_only` with what is no URL, or with `block_face`."""
+    """Raises ConfigurationError for `picture_only` with SOURCE:ID, or with `block_face`."""
     if entry.picture_only and not (is_url(entry.target) or unsealed(entry.target)):
         raise ConfigurationError("picture_only is for the URL of an image; leave it out for SOURCE:ID")
     if entry.picture_only and entry.block_face:
@@ -103,7 +103,7 @@ def check_picture_only(entry: SuppressionEntry) -> None:
 
 
 def append_entry(path: Path, entry: SuppressionEntry) -> None:
-    """Adds an entry at the end of a suppression file, which is made if it is not there; comments stay.
+    """Adds an entry at the end of a suppression file, which is created if it does not exist. Comments stay.
 
     Raises ConfigurationError when the file is not a plain list of entries.
     """
@@ -127,7 +127,7 @@ def append_entry(path: Path, entry: SuppressionEntry) -> None:
 
 
 def _entries_of(path: Path, text: str) -> Any:
-    """The content of a suppression file; no entries where there are only comments."""
+    """The content of a suppression file; [] when it has only comments."""
     if all(line.lstrip().startswith("#") or not line.strip() for line in text.splitlines()):
         return []
     file = parse_yaml(text, path)
@@ -138,7 +138,7 @@ def _entries_of(path: Path, text: str) -> Any:
 def read_suppressions_file(path: Path, sources: Collection[str]) -> tuple[SuppressionEntry, ...]:
     """The entries of a suppression file: a list of mappings of target, reason and date (YYYY-MM-DD).
 
-    Raises ConfigurationError naming file and line of all that is wrong: one bad entry refuses the whole file.
+    Raises ConfigurationError with file and line of every problem: one wrong entry refuses the whole file.
     """
     file = read_yaml(path)
     if not isinstance(file.data, list):

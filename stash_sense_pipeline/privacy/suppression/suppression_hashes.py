@@ -9,52 +9,40 @@ from stash_sense_pipeline.privacy.url_forms import plain_url
 from stash_sense_pipeline.records import profile_sites, profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
-
-
-# What a suppressed person is called, with the birth date, and their pages on unknown sites: see record_evidence.
+# Names of suppressed people with the birth date, and their pages on unknown sites: see record_evidence.
 PERSONA = "persona"
-
-
-# Records of which the operator has said that they are other people.
+# Records that the operator has declared other people.
 OTHER = "other"
-
-
-# URLs of images that no source showed when they were listed: the person who alone shows one later is meant.
+# URLs of images that no source showed when they were added: they mean the person who alone shows the image later.
 AWAITED_IMAGE = "awaited"
-
-
-# A row of its own that tells with which key the others were made.
+# One row that identifies the key of all other rows.
 KEY_CHECK = "key"
-
-
-# Kind of the hashes of withheld records; they are in a table of their own.
+# Kind of the hashes of withheld records, which are in another table.
 WITHHELD = "withheld"
-
-
 # (kind, hash)
 Digest = tuple[str, str]
 
 
 def record_hash(key: bytes, source: str, source_id: str) -> str:
-    """Hex digest that stands for a record. Ids are compared without case: some paste a uuid in capitals."""
+    """Hex digest of a record. Ids are compared without case, as an operator may paste a uuid in capitals."""
     return keyed_hash(key, RECORD, f"{source}:{source_id.casefold()}")
 
 
 def image_hash(key: bytes, sha256: str) -> str:
-    """Hex digest that stands for image bytes with this SHA-256."""
+    """Hex digest of image bytes with this SHA-256."""
     return keyed_hash(key, IMAGE, sha256.lower())
 
 
 def image_id_hash(key: bytes, source: str, image_id: str) -> str:
-    """Hex digest that stands for an image under its id at a source."""
+    """Hex digest of an image's id at a source."""
     return keyed_hash(key, PICTURE, f"{source}:{image_id.casefold()}")
 
 
 def likeness(key: bytes, picture_hash: str) -> str:
     """A perceptual hash (64 bits, 16 hex digits) with its bits shuffled and flipped by the key.
 
-    Copies of a picture differ in a few bits, so no ordinary hash of it would recognise them. Two likenesses differ
-    in as many bits as the hashes they are made from; what the bits mean takes the key.
+    Perceptual hashes of copies differ in a few bits, so that an HMAC would not match them. Two likenesses differ in as
+    many bits as their perceptual hashes; only the key tells which bit is which.
     """
     order, flips = shuffle(key)
     bits = int(picture_hash, 16)
@@ -64,25 +52,26 @@ def likeness(key: bytes, picture_hash: str) -> str:
 
 @lru_cache(maxsize=4)
 def shuffle(key: bytes) -> tuple[tuple[int, ...], int]:
+    """The order of the 64 bits of a likeness, and the mask of the bits that are flipped."""
     order = sorted(range(64), key=lambda bit: hmac.digest(key, f"{LIKENESS}\0{bit}".encode(), "sha256"))
     return tuple(order), int(keyed_hash(key, LIKENESS, "flips")[:16], 16)
 
 
 def plain_url_hash(key: bytes, url: str) -> str:
-    """Hex digest that stands for a URL without scheme, query and other decoration."""
+    """Hex digest of a URL's plain form: without scheme, query and other decoration."""
     return keyed_hash(key, URL, plain_url(url))
 
 
 def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
-    """Hex digests that stand for a URL: of its plain form, and of the profile it names, if it is one we know.
+    """Hex digests of a URL: of its plain form, and of the profile that it names on a known site.
 
-    Both, so that a list stays good when we learn to read the profiles of another site.
+    Both, so that a list still matches when the table of profile sites grows.
     """
     return tuple(digest for kind, digest in url_digests(key, url) if kind == URL)
 
 
 def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
-    """What a URL stands for, as (kind, hash): the URL itself, and the record if it is a page of a stash-box."""
+    """The (kind, hash) pairs of a URL: of the URL itself, and of the record when it is a stash-box page."""
     profile = profile_urls.canonical_profile(url)
     digests = [(URL, plain_url_hash(key, url))]
     if profile is not None:
@@ -94,17 +83,19 @@ def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
 
 
 def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
+    """Hex digest of a profile, in whatever form its URL is written."""
     return keyed_hash(key, URL, f"{profile.site} {profile.key}")
 
 
 def key_fingerprint(key: bytes) -> str:
-    """Eight hex digits that tell two keys apart and say nothing of them."""
+    """Eight hex digits that distinguish keys and reveal nothing of them."""
     return keyed_hash(key, KEY_CHECK, "")[:8]
 
 
 def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...]:
-    """What a target of the list suppresses by itself: SOURCE:ID of a record, or a URL. The page of a stash-box's
-    record is that record, whoever else lists it.
+    """The (kind, hash) pairs of a target: SOURCE:ID of a record, or a URL.
+
+    The stash-box page of a record means that record only, also when other records list the page.
     """
     if is_url:
         digests = url_digests(key, target)
@@ -114,7 +105,7 @@ def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...
 
 
 def keyed_hash(key: bytes, kind: str, text: str) -> str:
-    """HMAC-SHA256. hmac.digest prepares the key anew each time, which takes longer than the rest."""
+    """HMAC-SHA256 of a text of this kind. The prepared key is cached: preparing it takes longer than the digest."""
     code = _prepared(key).copy()
     code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
     return code.hexdigest()

@@ -20,7 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.privacy.linked_records import owners_of, with_linked
-from stash_sense_pipeline.privacy.record_lookup import pictures_at, records_called, records_listing
+from stash_sense_pipeline.privacy.record_lookup import images_at, records_called, records_listing
 from stash_sense_pipeline.privacy.suppression.suppression_file import (
     SuppressionEntry,
     is_url,
@@ -54,9 +54,9 @@ from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What taking over a list did: entries in it, and hashes that the catalog did not have yet.
+    """The result of an import: entries of the file, and hashes that are new in the catalog.
 
-    `shared_pictures` are new entries by the URL of an image that several people have: they mean only the image.
+    `shared_pictures` counts new entries with the URL of an image that several people have: they mean only the image.
     """
 
     entries: int
@@ -66,10 +66,10 @@ class ImportReport:
 
 @dataclass(frozen=True)
 class AddedEntry:
-    """An entry that was added, sealed, and what its target means.
+    """An entry that was added, with a sealed target.
 
-    `records` are those in the catalog that it names. `picture`: it is the URL of an image. `shared`: several people have
-    that image, so that only the image leaves.
+    `records` are the records in the catalog that the target names. `picture`: the target is the URL of an image.
+    `shared`: several people have that image, so that only the image is suppressed.
     """
 
     entry: SuppressionEntry
@@ -80,7 +80,7 @@ class AddedEntry:
 
 @dataclass(frozen=True)
 class _Resolved:
-    """What one new entry stands for."""
+    """What one new entry means in the catalog."""
 
     entry: SuppressionEntry
     hashes: tuple[Digest, ...]
@@ -91,7 +91,7 @@ class _Resolved:
 
 @dataclass(frozen=True)
 class _Found:
-    """What the targets of new entries are in the catalog."""
+    """What the catalog has for the targets of new entries."""
 
     called: dict[RecordKey, set[RecordKey]]
     listers: dict[str, set[RecordKey]]
@@ -102,17 +102,17 @@ class _Found:
 def import_suppressions_file(
     engine: sa.Engine, path: Path, key: bytes, sources: Collection[str]
 ) -> ImportReport:
-    """Takes a suppression file over into the catalog, all of it or nothing; doing it again changes nothing.
+    """Imports a suppression file into the catalog, the whole file or nothing; importing it again changes nothing.
 
-    An entry that has left the file stays suppressed. `sources` are the names that a target may begin with.
-    Raises ConfigurationError naming file and line of all that is wrong: what cannot be read, ids and URLs that
-    no source has (once it was read in full) and that are not marked `unseen`, URLs that several people have,
-    and sealed entries of another key.
+    An entry that was removed from the file stays suppressed. `sources` are the names that a target may begin with.
+    Raises ConfigurationError with file and line of every problem: entries that cannot be read, ids and URLs that no
+    source has (once it was read in full) and that are not marked `unseen`, URLs that several people have, and sealed
+    entries of another key.
     """
     entries = read_suppressions_file(path, sources)
     with reading(engine) as connection:
         known = load_list(connection, key)
-        if not _new(known, entries):
+        if not _new_entries(known, entries):
             return ImportReport(len(entries), 0)
     with writing(engine) as connection:
         resolved, problems = _resolve(connection, load_list(connection, key), entries)
@@ -122,7 +122,7 @@ def import_suppressions_file(
 
 
 def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[SuppressionEntry]) -> int:
-    """Adds entries to the catalog's list; what is there stays as it is. Returns the number of new hashes.
+    """Adds entries to the catalog's list; existing entries stay unchanged. Returns the number of new hashes.
 
     Raises CatalogError when the list was made with another key, ConfigurationError as import_suppressions_file.
     """
@@ -132,8 +132,10 @@ def add_suppressions(connection: sa.Connection, key: bytes, entries: Sequence[Su
 
 
 def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -> AddedEntry | None:
-    """Adds an entry and returns it with hashes in place of the target, among them those of the records that have a
-    URL now; None when the list has it already. Raises as add_suppressions.
+    """Adds an entry and returns it with a sealed target; None when the list has it already.
+
+    The sealed target holds the hashes of the target, and those of the records that list a URL now. Raises as
+    add_suppressions.
     """
     resolved, problems = _resolve(connection, load_list(connection, key), [entry])
     _refuse([problem for _, problem in problems], None)
@@ -145,7 +147,7 @@ def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -
     return AddedEntry(replace(entry, target=target), added.records, added.picture, added.shared)
 
 
-def _new(known: Suppressions, entries: Sequence[SuppressionEntry]) -> list[SuppressionEntry]:
+def _new_entries(known: Suppressions, entries: Sequence[SuppressionEntry]) -> list[SuppressionEntry]:
     return [entry for entry in entries if not _is_known(known, entry)]
 
 
@@ -154,7 +156,7 @@ def _is_known(known: Suppressions, entry: SuppressionEntry) -> bool:
     if opened is not None and opened[0] != key_fingerprint(known.key):
         return False
     own = _own_hashes(known.key, entry.target)
-    # Who was only met with somebody is named now.
+    # An entry of degree MET becomes NAMED, so it counts as new.
     return all(known.has(kind, digest) and digest not in known.met for kind, digest in own)
 
 
@@ -166,15 +168,15 @@ def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:
 def _resolve(
     connection: sa.Connection, known: Suppressions, entries: Sequence[SuppressionEntry]
 ) -> tuple[list[_Resolved], list[tuple[SuppressionEntry, str]]]:
-    """What each new entry stands for, and what is wrong with some."""
-    new = _new(known, entries)
+    """What each new entry means, and the entries that are wrong, each with its problem."""
+    new = _new_entries(known, entries)
     urls = [entry.target for entry in new if is_url(entry.target)]
     states = connection.execute(sa.select(sync_state.c.source).where(sync_state.c.backfilled_at.is_not(None)))
-    names = {target: name for entry in new if (name := _name_of(target := entry.target)) is not None}
+    names = {target: name for entry in new if (name := _record_named_by(target := entry.target)) is not None}
     found = _Found(
         records_called(connection, set(names.values())),
         records_listing(connection, urls),
-        pictures_at(connection, urls),
+        images_at(connection, urls),
         frozenset(source for (source,) in states),
     )
     resolved: list[_Resolved] = []
@@ -197,12 +199,15 @@ def _resolved(
         if opened[0] != key_fingerprint(key):
             raise ConfigurationError("it was sealed with another suppression.key; restore that key")
         return _Resolved(entry, own)
-    name = _name_of(target)
+    name = _record_named_by(target)
     if name is not None:
         named = found.called[name]
-        if named or not is_url(target) or _has(connection, known, *name):
+        if named or not is_url(target) or _is_known_record(connection, known, *name):
             if not (
-                named or entry.unseen or name[0] not in found.read_in_full or _has(connection, known, *name)
+                named
+                or entry.unseen
+                or name[0] not in found.read_in_full
+                or _is_known_record(connection, known, *name)
             ):
                 raise ConfigurationError(
                     f"{name[0]} was read in full and has no such record; correct the id, or mark the entry unseen"
@@ -218,7 +223,7 @@ def _resolved(
     shared = len(owners) > 1 and not owners <= with_linked(connection, {min(owners)})
     if shared and entry.block_face:
         raise ConfigurationError(
-            "several people have this picture, so whose face to refuse is not known; give SOURCE:ID of the person's record"
+            "several people have this image, so it does not tell which face to refuse; give SOURCE:ID of the person's record"
         )
     records = listers if shared else listers | owners
     images = [(PICTURE, image_id_hash(key, *picture)) for picture in sorted(pictures)]
@@ -236,8 +241,8 @@ def _distinct(*digests: Iterable[Digest]) -> tuple[Digest, ...]:
     return tuple(dict.fromkeys(chain(*digests)))
 
 
-def _name_of(target: str) -> RecordKey | None:
-    """The source and id that a target names, also by the page of a stash-box; None for another URL, or a sealed one."""
+def _record_named_by(target: str) -> RecordKey | None:
+    """The source and id that a target names, also as a stash-box page; None for another URL or a sealed target."""
     if unsealed(target) is not None:
         return None
     if not is_url(target):
@@ -248,7 +253,7 @@ def _name_of(target: str) -> RecordKey | None:
     return profile if profile is not None and place is not None and place.stash_box_host else None
 
 
-def _has(connection: sa.Connection, known: Suppressions, source: str, source_id: str) -> bool:
+def _is_known_record(connection: sa.Connection, known: Suppressions, source: str, source_id: str) -> bool:
     if known.covers_record(source, source_id):
         return True
     table, withheld = source_performers, withheld_records
@@ -260,7 +265,7 @@ def _has(connection: sa.Connection, known: Suppressions, source: str, source_id:
 
 
 def _refuse_ambiguity(connection: sa.Connection, listers: set[RecordKey]) -> None:
-    """Refuses a page that several people list: who of them is meant?"""
+    """Raises ConfigurationError for a page that several people list, as it does not tell which of them is meant."""
     if len(listers) < 2:
         return
     members = identity_members
@@ -280,7 +285,7 @@ def _store(connection: sa.Connection, key: bytes, resolved: Sequence[_Resolved])
     for each in resolved:
         entry = each.entry
         added = datetime.combine(entry.date, time(), UTC)
-        # Who lists a URL was searched for just now, and is among the hashes.
+        # The records that list the URL were searched for just now, and their hashes are added.
         searched = added if is_url(entry.target) else None
         rows += [
             HashRow(

@@ -16,15 +16,15 @@ _HEX_KEY = re.compile(rf"[0-9a-f]{{{2 * KEY_BYTES}}}\n?")
 
 
 def load_or_create_key(path: Path) -> bytes:
-    """The 32 bytes of the suppression key, made on first use. Its file holds them as hex, for the owner only.
+    """The 32 bytes of the suppression key, created on first use. The file holds them as hex, readable by its owner only.
 
-    Several processes may call it at once and get the same key. Raises ConfigurationError when the file holds
-    something else or cannot be read.
+    Several processes may call it at once and get the same key. Raises ConfigurationError when the file cannot be read
+    or does not hold a key.
     """
     try:
         if not path.exists():
             _create(path)
-        # Somebody may have copied it back from a backup with other rights.
+        # A copy from a backup may have other permissions.
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
         text = path.read_text(encoding="ascii")
@@ -45,7 +45,7 @@ def _create(path: Path) -> None:
         with os.fdopen(descriptor, "w", encoding="ascii") as stream:
             stream.write(f"{secrets.token_hex(KEY_BYTES)}\n")
         fsync_file(fresh)
-        # A hard link fails where another process was faster, and then its key is the key.
+        # The hard link fails when another process has created the file first: then that key is used.
         try:
             os.link(fresh, path)
         except FileExistsError:

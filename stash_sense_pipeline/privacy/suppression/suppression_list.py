@@ -18,6 +18,7 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.foundation.errors import CatalogError
+from stash_sense_pipeline.privacy.suppression.likeness_search import copies_among, unshuffled
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     AWAITED_IMAGE,
     IMAGE,
@@ -36,33 +37,25 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     plain_url_hash,
     profile_hash,
     record_hash,
-    shuffle,
     url_digests,
-    url_hashes,
 )
-from stash_sense_pipeline.privacy.url_forms import identifying_pages
 from stash_sense_pipeline.records import profile_urls
-from stash_sense_pipeline.records.perceptual_hash import are_copies, is_copy
+from stash_sense_pipeline.records.perceptual_hash import is_copy
 
-# Who is met together with somebody suppressed is suppressed too, but who is met with those is only refused.
+# Degrees of an entry. NAMED: the operator listed it, or it belongs to an erased person. MET: a record that shared evidence
+# with a named one was refused and added. Suppression spreads one hop: a record that matches only MET entries is rejected
+# but not added.
 NAMED, MET = 0, 1
-
-
-_PIECE = 16
-_PIECE_MASK = np.uint64((1 << _PIECE) - 1)
-# What a piece that differs in no bit, or in one, differs by.
-_ONE_BIT = np.array([0, *(1 << bit for bit in range(_PIECE))], dtype=np.uint64)
-_LOOKS_A_BLOCK = 4_096
 
 
 @dataclass(frozen=True)
 class Suppressions:
-    """The suppression list in memory: what every room asks before it stores or fetches anything.
+    """The suppression list in memory, which is asked before anything is stored or fetched.
 
-    The sets hold HMAC-SHA256 hex digests; an identifier cannot be read out of them. `met` are those of degree
-    MET, `pending` those for which the catalog was not searched yet, `face_blocks` those whose face is to be
-    refused too. `personas`, `others` and `awaited` are the hashes of these kinds. `held` maps hashes of the evidence of
-    held records to the records that they are of, as hashes too. `rows` and `held_state` tell how much was read.
+    The sets hold HMAC-SHA256 hex digests, from which no identifier can be read. `met` are those of degree MET, `pending`
+    those that the catalog was not searched for yet, and `face_blocks` those of people whose face is refused too.
+    `personas`, `others` and `awaited` are the hashes of these kinds. `held` maps the hashes of held records' evidence to
+    the hashes of the records. `rows` and `held_state` tell how much was read.
     """
 
     key: bytes = field(repr=False)
@@ -87,15 +80,15 @@ class Suppressions:
 
     @property
     def knows_evidence(self) -> bool:
-        """False when no record can be on the list, nor be linked to one, by what it says."""
+        """True when a record can match the list or a held record by its ids, pages or names."""
         return bool(self.records or self.urls or self.personas or self.held)
 
     def is_other(self, record: tuple[str, str]) -> bool:
-        """True for a record of which the operator has said that it is another person."""
+        """True for a record that the operator has declared another person."""
         return bool(self.others) and record_hash(self.key, *record) in self.others
 
     def is_held(self, source: str, source_id: str) -> bool:
-        """True for a record that waits for review, or was refused with its evidence kept in the same way."""
+        """True for a record that waits for review, or was rejected two hops from a named one: its evidence is kept."""
         return bool(self.held) and self.withheld_hash(source, source_id) in self._held_records
 
     @cached_property
@@ -107,7 +100,7 @@ class Suppressions:
         return bool(self.records) and record_hash(self.key, source, source_id) in self.records
 
     def covers_url(self, url: str) -> bool:
-        """True when a URL of a profile or an image belongs to somebody suppressed."""
+        """True when the URL of a profile or an image belongs to a suppressed person."""
         if not self.urls:
             return False
         if plain_url_hash(self.key, url) in self.urls:
@@ -126,7 +119,7 @@ class Suppressions:
         return bool(self.urls) and plain_url_hash(self.key, url) in self.urls
 
     def awaits_image(self, url: str) -> bool:
-        """True for the URL of an image whose person is suppressed and is not known yet."""
+        """True for the URL of a listed image that no source had shown before: which person it means is not decided yet."""
         waiting = self.awaited & self.pending
         return bool(waiting) and plain_url_hash(self.key, url) in waiting
 
@@ -134,50 +127,22 @@ class Suppressions:
         """True when an image with this perceptual hash (16 hex digits) is a copy of a suppressed one."""
         if not self.likenesses:
             return False
-        return bool(is_copy(self._looks, picture_hash).any())
+        return bool(is_copy(self._perceptual_hashes, picture_hash).any())
 
     def covers_likenesses(self, picture_hashes: Sequence[str | None]) -> NDArray[np.bool_]:
-        """covers_likeness of many at once, where None is never covered: each pair of 100,000 pictures and 10,000 people's
-        would take minutes.
-        """
-        covered = np.zeros(len(picture_hashes), dtype=bool)
+        """covers_likeness of many hashes at once, as a mask of shape (n,); None is never covered."""
         if not self.likenesses:
-            return covered
-        known = [place for place, each in enumerate(picture_hashes) if each is not None]
-        asked = np.array([int(each, 16) for each in picture_hashes if each is not None], dtype=np.uint64)
-        places = np.array(known)
-        # In one of four pieces, two copies differ in a quarter of the bits at most: in none, or in a single one.
-        for shift in range(0, 64, _PIECE):
-            pieces = self._looks >> np.uint64(shift) & _PIECE_MASK
-            looks = self._looks[np.argsort(pieces)]
-            starts = np.concatenate(
-                [[0], np.cumsum(np.bincount(pieces.astype(np.int64), minlength=1 << _PIECE))]
-            )
-            for begin in range(0, len(asked), _LOOKS_A_BLOCK):
-                block = asked[begin : begin + _LOOKS_A_BLOCK]
-                near = (
-                    (((block >> np.uint64(shift)) & _PIECE_MASK)[:, None] ^ _ONE_BIT).ravel().astype(np.int64)
-                )
-                count = starts[near + 1] - starts[near]
-                rows = np.repeat(np.arange(len(near)), count)
-                listed = looks[starts[near][rows] + np.arange(len(rows)) - (np.cumsum(count) - count)[rows]]
-                rows //= len(_ONE_BIT)
-                covered[places[begin + rows[are_copies(block[rows], listed)]]] = True
-        return covered
+            return np.zeros(len(picture_hashes), dtype=bool)
+        return copies_among(self._perceptual_hashes, picture_hashes)
 
     @cached_property
-    def _looks(self) -> NDArray[np.uint64]:
-        """The perceptual hashes themselves: a million images are compared with them in a release."""
-        order, flips = shuffle(self.key)
-        shuffled = np.array([int(each, 16) for each in self.likenesses], dtype=np.uint64) ^ np.uint64(flips)
-        looks = np.zeros_like(shuffled)
-        for place, source in enumerate(order):
-            looks |= (shuffled >> np.uint64(place) & np.uint64(1)) << np.uint64(source)
-        return looks
+    def _perceptual_hashes(self) -> NDArray[np.uint64]:
+        return unshuffled(self.key, self.likenesses)
 
     def degree(self, source: str, source_ids: Iterable[str], urls: Iterable[str]) -> int | None:
-        """How near a record with these ids (its own, and those merged into it) and profile URLs is to somebody
-        suppressed: NAMED, MET, or None for not at all.
+        """The degree of a record with these ids (its own, and those merged into it) and profile URLs.
+
+        NAMED or MET is the nearest entry that it matches; None when it matches no entry.
         """
         hits: set[str] = set()
         if self.records:
@@ -191,7 +156,7 @@ class Suppressions:
         return NAMED if hits - self.met else MET
 
     def has(self, kind: str, digest: str) -> bool:
-        """True when the list has this hash."""
+        """True when this hash is on the list."""
         sets = {
             RECORD: self.records,
             URL: self.urls,
@@ -204,11 +169,11 @@ class Suppressions:
         return digest in sets.get(kind, self.likenesses)
 
     def withheld_hash(self, source: str, source_id: str) -> str:
-        """What a record that was read and not stored is remembered by."""
+        """The hash that identifies a record which was read and not stored."""
         return keyed_hash(self.key, WITHHELD, f"{source}:{source_id}")
 
     def only_pending(self) -> Self:
-        """The part of the list for which the catalog was not searched yet."""
+        """The part of the list that the catalog was not searched for yet."""
         kept = {
             name: getattr(self, name) & self.pending
             for name in ("records", "urls", "images", "pictures", "likenesses")
@@ -216,7 +181,7 @@ class Suppressions:
         return replace(self, **kept)
 
     def refreshed(self, connection: sa.Connection) -> Self:
-        """The list with what other processes have added since it was read; only evidence of held records goes again."""
+        """The list with entries that other processes added since it was read. Only evidence of held records is removed."""
         rows = connection.scalar(sa.select(sa.func.count()).select_from(schema.suppressions))
         if rows == self.rows and _held_state(connection) == self.held_state:
             return self
@@ -244,9 +209,9 @@ NO_SUPPRESSIONS = Suppressions(key=b"")
 
 
 class HashRow(NamedTuple):
-    """One row of the catalog's list. `kind` is one of KINDS; no name is in `reason`.
+    """One row of the catalog's list. `kind` is a kind of suppression_hashes; `reason` holds no name.
 
-    `applied_at` is when the catalog was searched for it, None when that is still to be done.
+    `applied_at` is when the catalog was searched for it, None when it was not yet.
     """
 
     kind: str
@@ -259,7 +224,7 @@ class HashRow(NamedTuple):
 
 
 class ListedHash(NamedTuple):
-    """What can be shown of a row: nothing in it leads to a person without the key."""
+    """The parts of a row that can be shown: they identify no person."""
 
     kind: str
     reason: str
@@ -270,15 +235,16 @@ class ListedHash(NamedTuple):
 def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
     """The suppression list of a catalog.
 
-    Raises CatalogError when the list was made with another key: it would recognise nobody.
+    Raises CatalogError when the list was made with another key: no hash of it would match.
     """
     with reading(engine) as connection:
         return load_list(connection, key)
 
 
 def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow]) -> int:
-    """Adds the rows that the catalog's list lacks, and returns how many are new. What is there stays as it is, but
-    for who was only met with somebody and is named now.
+    """Adds the rows that the catalog's list lacks, and returns how many are new or changed.
+
+    An existing row stays unchanged, except that a row of degree MET becomes NAMED.
 
     Raises CatalogError when the list was made with another key.
     """
@@ -308,7 +274,7 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
 
 
 def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
-    """Makes rows of who was met the rows of who is named."""
+    """Changes rows of degree MET to these NAMED rows."""
     if met:
         table = schema.suppressions
         which = (table.c.kind == sa.bindparam("of_kind")) & (table.c.key_hash == sa.bindparam("of_hash"))
@@ -327,14 +293,14 @@ def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
 
 
 def mark_applied(connection: sa.Connection, now: datetime) -> None:
-    """Notes that the catalog was searched for everything that is on its list; an awaited image stays awaited."""
+    """Notes that the catalog was searched for its whole list. Awaited images stay awaited."""
     table = schema.suppressions
     searched = table.c.applied_at.is_(None) & (table.c.kind != AWAITED_IMAGE)
     connection.execute(sa.update(table).where(searched).values(applied_at=now))
 
 
 def mark_shown(connection: sa.Connection, awaited: Collection[str], now: datetime) -> None:
-    """Notes that these awaited images were shown, and what they mean was decided."""
+    """Notes that a source showed these awaited images, and that it was decided which people they mean."""
     table = schema.suppressions
     for batch in batched(sorted(awaited), IN_LIST):
         shown = (table.c.kind == AWAITED_IMAGE) & table.c.key_hash.in_(batch)
@@ -342,7 +308,7 @@ def mark_shown(connection: sa.Connection, awaited: Collection[str], now: datetim
 
 
 def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
-    """The list as it can be shown, oldest first."""
+    """The parts of the list that can be shown, oldest first."""
     table = schema.suppressions
     query = (
         sa.select(table.c.kind, table.c.reason, table.c.added_at, table.c.applied_at)
@@ -356,40 +322,17 @@ def listed_hashes(engine: sa.Engine) -> list[ListedHash]:
         ]
 
 
-def remember_met(
-    connection: sa.Connection,
-    suppressions: Suppressions,
-    source: str,
-    met: Sequence[tuple[str, Collection[str]]],
-    now: datetime,
-) -> None:
-    """Adds what records say that a sync refused: their ids and the pages that identify them, as (id, URLs).
-
-    They wait for the next search of the catalog: other records may list the same pages.
-    """
-    key = suppressions.key
-    reason = "met together with a suppressed person"
-    rows = [HashRow(RECORD, record_hash(key, source, source_id), reason, now, MET) for source_id, _ in met]
-    rows += [
-        HashRow(URL, digest, reason, now, MET)
-        for _, urls in met
-        for url in identifying_pages(urls).values()
-        for digest in url_hashes(key, url)
-    ]
-    store_hashes(connection, key, rows)
-
-
 def hold_list(connection: sa.Connection) -> None:
-    """Keeps the list as it is until the end of this write transaction: others wait with what they add."""
+    """Locks the list until the end of this write transaction: other processes wait before they add to it."""
     if connection.dialect.name == "postgresql":
-        # On SQLite the transaction itself does it.
+        # On SQLite a write transaction locks the whole database.
         connection.exec_driver_sql(f"LOCK TABLE {schema.suppressions.name} IN SHARE MODE")
 
 
 def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
-    """The suppression list as a transaction sees it. Raises as load_suppressions."""
+    """The suppression list, read in a transaction of the caller's. Raises as load_suppressions."""
     table = schema.suppressions
-    # Of the time only whether there is one: to read a hundred thousand takes longer than all the rest.
+    # Reading only whether there is a time: parsing a hundred thousand times takes longer than everything else.
     is_pending = table.c.applied_at.is_(None)
     columns = (table.c.kind, table.c.key_hash, table.c.degree, is_pending, table.c.block_face)
     hashes: defaultdict[str, set[str]] = defaultdict(set)
@@ -431,7 +374,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
 
 
 def _held_state(connection: sa.Connection) -> tuple[int, int]:
-    """Another value whenever evidence of held records was added or has gone."""
+    """A value that changes whenever evidence of held records is added or removed."""
     table = schema.held_evidence
     row = connection.execute(
         sa.select(sa.func.count(), sa.func.coalesce(sa.func.max(table.c.evidence_id), 0))

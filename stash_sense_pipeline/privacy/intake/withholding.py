@@ -1,0 +1,322 @@
+"""Intake check: which records of a batch must not be stored, and what is done with them instead.
+
+A record is withheld when it belongs to a suppressed person, when it does not show an adult, or when it must wait for
+the operator's review. The methods run inside a transaction of the caller's, which commits what they wrote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.foundation.clock import Clock
+from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
+from stash_sense_pipeline.privacy.intake.adults import why_no_adult
+from stash_sense_pipeline.privacy.intake.holding import (
+    SUPPRESSED,
+    reason_of,
+    release_allowed,
+    remember_held,
+)
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, Told, compare, remember_personas
+from stash_sense_pipeline.privacy.linked_records import own_pages
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_list import (
+    MET,
+    NAMED,
+    HashRow,
+    Suppressions,
+    store_hashes,
+)
+from stash_sense_pipeline.privacy.url_forms import identifying_pages
+from stash_sense_pipeline.records.performer_record import PerformerRecord
+from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
+
+# A record that does not show an adult now may show one later.
+_WITHHELD_FOR = timedelta(days=30)
+_EVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class WithheldIds:
+    """The ids of the records that a run withheld, by reason. The sets grow while the run reads."""
+
+    suppressed: set[str]
+    not_adult: set[str]
+    held: set[str]
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """The records of a batch that may be stored, without their suppressed images.
+
+    `traces` are the texts by which erased records can be found in files: remove them before the commit.
+    """
+
+    records: list[PerformerRecord]
+    traces: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AdmittedTombstones:
+    """The tombstones that may be written, as `gone` of admit_tombstones. `traces` as in Admitted."""
+
+    gone: dict[str, str | None]
+    traces: tuple[str, ...]
+
+
+class _Refusal(NamedTuple):
+    """Why a record is not stored.
+
+    `is_person`: the record is a record of the suppressed person itself. `is_near`: it shares evidence with a named
+    record, or its id was added to the list before. `is_chained`: it is two hops away, or held for review.
+    """
+
+    reason: str
+    is_person: bool = False
+    is_near: bool = False
+    is_chained: bool = False
+
+
+class Withholding:
+    """The intake check of one source during one run.
+
+    `ids` collects the ids of withheld records. `relatives` finds stored records of a suppressed person before
+    identities link them; with None they are not looked for.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        suppressions: Suppressions,
+        clock: Clock,
+        ids: WithheldIds,
+        relatives: Relatives | None = None,
+    ) -> None:
+        self._source = source
+        self._suppressions = suppressions
+        self._clock = clock
+        self._ids = ids
+        self._relatives = relatives
+        # Suppressed records that no run has searched relatives for, each with its version.
+        self._unsearched: dict[Told, datetime | None] = {}
+        self._shows_awaited = False
+
+    @property
+    def shows_awaited(self) -> bool:
+        """True when a stored record shows an image that the suppression list awaits: call erase_awaited."""
+        return self._shows_awaited
+
+    @property
+    def has_unsearched(self) -> bool:
+        """True when stored records may link to a record that was refused: call erase_linked."""
+        return bool(self._unsearched) and self._relatives is not None
+
+    def is_suppressed(self, source_id: str) -> bool:
+        """True for an id that must not be stored, not even as a tombstone."""
+        return self._suppressions.covers_record(self._source, source_id)
+
+    def withheld_versions(
+        self, connection: sa.Connection, source_ids: Collection[str]
+    ) -> dict[str, datetime | None]:
+        """The source's time of last change of those of these records that were withheld in the last 30 days."""
+        hashes = {self._hash(source_id): source_id for source_id in source_ids}
+        since = self._clock.now() - _WITHHELD_FOR
+        return performers.withheld_versions(connection, self._source, hashes, since)
+
+    def admit(self, connection: sa.Connection, records: Sequence[PerformerRecord]) -> Admitted:
+        """Decides which of these records may be stored. What the catalog has of the others is deleted.
+
+        The list is read again in the transaction, as another process may have added to it since the run began.
+        """
+        self._suppressions = self._suppressions.refreshed(connection)
+        refusals = [(record, self._refusal(record)) for record in records]
+        withheld = [(record, why) for record, why in refusals if why is not None]
+        traces = self._withhold(connection, withheld)
+        allowed = [self._with_shown_images(record) for record, why in refusals if why is None]
+        ids = [record.source_id for record in allowed]
+        release_allowed(connection, self._suppressions, self._source, ids)
+        return Admitted(allowed, traces)
+
+    def admit_tombstones(
+        self, connection: sa.Connection, gone: Mapping[str, str | None]
+    ) -> AdmittedTombstones:
+        """Decides which tombstones may be written; `gone` maps ids to the survivors of a merge, or to None.
+
+        A record that was merged with a suppressed one, in either direction, is the same person, and is erased.
+        """
+        self._suppressions = self._suppressions.refreshed(connection)
+        known = {key: target for key, target in gone.items() if not self.is_suppressed(key)}
+        into = {key for key, target in known.items() if target is not None and self.is_suppressed(target)}
+        survivors = {target for key, target in gone.items() if target is not None and self.is_suppressed(key)}
+        traces = self._erase(connection, self._keys(into | survivors))
+        kept = {key: target for key, target in known.items() if key not in into | survivors}
+        return AdmittedTombstones(kept, traces)
+
+    def erase_awaited(self, connection: sa.Connection) -> tuple[str, ...]:
+        """Erases the people who alone show an image that the list awaited. Returns traces as in Admitted."""
+        self._suppressions = self._suppressions.refreshed(connection)
+        traces = erase_awaited(connection, self._suppressions, self._clock.now(), self._relatives)
+        self._shows_awaited = False
+        return traces
+
+    def erase_linked(self, connection: sa.Connection) -> tuple[str, ...]:
+        """Erases the people of stored records that link to refused ones by the rules of identity.
+
+        Returns traces as in Admitted. Reads the whole catalog: call it once a run. Until then the refused
+        records have no version in the catalog, so that the run after a kill reads them again and searches again.
+        """
+        if self._relatives is None:
+            return ()
+        self._suppressions = self._suppressions.refreshed(connection)
+        unsearched = self._unsearched
+        linked = self._relatives.of(connection, (), list(unsearched), self._suppressions.is_other)
+        traces = self._erase(connection, linked)
+        rows = [self._row(told.source_id, version, SUPPRESSED) for told, version in unsearched.items()]
+        performers.withhold_records(connection, self._source, rows, self._clock.now())
+        self._unsearched = {}
+        return traces
+
+    def _refusal(self, record: PerformerRecord) -> _Refusal | None:
+        """Why a record must not be stored, None when it may be."""
+        found = compare(self._suppressions, self._told(record))
+        if found.degree is not None:
+            self._ids.suppressed.add(record.source_id)
+            is_near = found.degree == NAMED or found.by_id is not None
+            return _Refusal(SUPPRESSED, found.by_id == NAMED, is_near, is_chained=not is_near)
+        problem = why_no_adult(record.birth_date, record.career_start_year, self._clock.now().date())
+        if problem is not None:
+            self._ids.not_adult.add(record.source_id)
+            return _Refusal(problem)
+        if found.is_held:
+            self._ids.held.add(record.source_id)
+            return _Refusal(reason_of(found), is_chained=True)
+        return None
+
+    def _told(self, record: PerformerRecord) -> Told:
+        # A new record under the slug of an erased one has the same profile page.
+        other_ids = tuple(str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name))
+        return Told(
+            self._source,
+            record.source_id,
+            record.name,
+            record.aliases,
+            record.birth_date,
+            record.gender,
+            record.country,
+            record.urls,
+            record.merged_ids,
+            other_ids,
+        )
+
+    def _withhold(
+        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
+    ) -> tuple[str, ...]:
+        """Deletes what is stored of these records, notes that they are withheld, and returns the traces."""
+        if not withheld:
+            return ()
+        now = self._clock.now()
+        self._remember(connection, withheld, now)
+        people = [record.source_id for record, why in withheld if why.is_person]
+        traces = self._erase(connection, self._keys(performers.liveness(connection, self._source, people)))
+        ids = [record.source_id for record, _ in withheld]
+        stored = performers.liveness(connection, self._source, ids)
+        traces += erase_alone(connection, set(self._keys(stored)), now)
+        unsearched = self._new_people(connection, withheld)
+        self._unsearched |= unsearched
+        rows = [
+            self._row(
+                record.source_id,
+                None if self._told(record) in unsearched else record.updated_at,
+                why.reason,
+            )
+            for record, why in withheld
+        ]
+        performers.withhold_records(connection, self._source, rows, now)
+        return traces
+
+    def _remember(
+        self,
+        connection: sa.Connection,
+        withheld: Sequence[tuple[PerformerRecord, _Refusal]],
+        now: datetime,
+    ) -> None:
+        """Keeps the evidence of refused and held records as hashes, which recognise other records of the person."""
+        near = [record for record, why in withheld if why.is_near]
+        urls = {record.source_id: record.urls for record in near}
+        # Pages of a stored record that another identity lists too do not identify the person: they are left out.
+        own = {
+            source_id: own_pages(connection, (self._source, source_id), urls[source_id])
+            for source_id in performers.liveness(connection, self._source, list(urls))
+        }
+        store_hashes(connection, self._suppressions.key, self._met_rows({**urls, **own}, now))
+        remember_personas(connection, self._suppressions, [self._told(record) for record in near], now)
+        chained = [self._told(record) for record, why in withheld if why.is_chained]
+        remember_held(connection, self._suppressions, chained)
+
+    def _met_rows(self, urls: Mapping[str, Collection[str]], now: datetime) -> list[HashRow]:
+        """Rows of the list for refused records: their ids, and the pages among their URLs that identify a person.
+
+        The next erasure searches the catalog for them, as other records may list the same pages.
+        """
+        key = self._suppressions.key
+        reason = "met together with a suppressed person"
+        rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in urls]
+        rows += [
+            HashRow(URL, digest, reason, now, MET)
+            for listed in urls.values()
+            for url in identifying_pages(listed).values()
+            for digest in url_hashes(key, url)
+        ]
+        return rows
+
+    def _new_people(
+        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
+    ) -> dict[Told, datetime | None]:
+        """Records of suppressed people in a version that no run has refused before."""
+        if self._relatives is None:
+            return {}
+        people = {record.source_id: record for record, why in withheld if why.is_person}
+        hashes = {self._hash(source_id): source_id for source_id in people}
+        known = performers.withheld_versions(connection, self._source, hashes, _EVER)
+        return {
+            self._told(record): record.updated_at
+            for source_id, record in people.items()
+            if record.updated_at is None or known.get(source_id) != record.updated_at
+        }
+
+    def _with_shown_images(self, record: PerformerRecord) -> PerformerRecord:
+        """The record without suppressed images. An awaited one stays until all records that show it are known."""
+        covered = [
+            image
+            for image in record.images
+            if self._suppressions.covers_picture(self._source, image.image_id, image.url)
+        ]
+        awaited = [image for image in covered if self._suppressions.awaits_image(image.url)]
+        self._shows_awaited = self._shows_awaited or bool(awaited)
+        if len(awaited) == len(covered):
+            return record
+        shown = tuple(image for image in record.images if image not in covered or image in awaited)
+        return replace(record, images=shown)
+
+    def _erase(self, connection: sa.Connection, records: Collection[RecordKey]) -> tuple[str, ...]:
+        if not records:
+            return ()
+        now = self._clock.now()
+        return erase_records(connection, self._suppressions, records, now, self._relatives).traces
+
+    def _row(self, source_id: str, version: datetime | None, reason: str) -> performers.WithheldRecord:
+        """The note of a withheld record. A suppressed one is known by its hash alone."""
+        shown = None if reason == SUPPRESSED else source_id
+        return performers.WithheldRecord(self._hash(source_id), version, reason, shown)
+
+    def _hash(self, source_id: str) -> str:
+        return self._suppressions.withheld_hash(self._source, source_id)
+
+    def _keys(self, source_ids: Collection[str]) -> list[RecordKey]:
+        return [(self._source, source_id) for source_id in source_ids]
