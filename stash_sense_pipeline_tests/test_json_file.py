@@ -31,16 +31,16 @@ REFUSED: dict[str, tuple[str, str]] = {
         "more than 1000 values",
     ),
     "many keys": ("{" + ",".join(f'"{n}":0' for n in range(2000)) + "}", "more than 1000 values"),
-    "a key twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
-    "a key twice by an escape": ('{"a": 1, "\\u0061": 2}', "the key 'a' is there twice"),
+    "a key twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is given twice"),
+    "a key twice by an escape": ('{"a": 1, "\\u0061": 2}', "the key 'a' is given twice"),
     "a number of many digits": ("[\n" + "9" * 100_000 + "]", "line 2: the number 99999999999999999999"),
     "a number of 21 digits": ("-" + "9" * 21, "line 1: the number"),
     "a number beyond floats": ("\n\n1e999999", "line 3: the number 1e999999"),
     "a number of many decimals": ("0." + "1" * 100_000, "line 1: the number"),
     "NaN": ("[NaN]", "line 1: the number NaN"),
     "minus infinity": ("[-Infinity]", "line 1: the number -Infinity"),
-    "half a character": ('["\\ud800"]', "half a character"),
-    "half a character in a key": ('{"\\uDC00": 1}', "half a character"),
+    "an unpaired surrogate": ('["\\ud800"]', "an unpaired surrogate"),
+    "an unpaired surrogate in a key": ('{"\\uDC00": 1}', "an unpaired surrogate"),
     "not UTF-8": ("\n\udcff", "line 2: it is not UTF-8"),
     "a byte order mark": ("\ufeff[]", "byte order mark"),
     "as UTF-16": ("\x00[\x00]", "not valid JSON"),
@@ -110,7 +110,7 @@ def test_what_json_writes_is_read(tree: object) -> None:
         text = json.dumps(tree, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         text = json.dumps(tree).encode()
-        with pytest.raises(ValueError, match="half a character"):
+        with pytest.raises(ValueError, match="an unpaired surrogate"):
             parse_json(text, LIMITS)
         return
     assert parse_json(text, LIMITS) == tree

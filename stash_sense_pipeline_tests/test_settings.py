@@ -213,7 +213,7 @@ ADDRESS = "an http or https address without user, query and fragment"
         ("connector: rest", "connector: 'rest' is not one of stash_box, theporndb"),
         ("gender_filter: woman", f"gender_filter: 'woman' is not one of {GENDERS}"),
         ("host: A.example", f"host: 'A.example' is not {HOST}"),
-        ("max_faces: 5\n    max_faces: 6", "max_faces: is there twice, here and in line 5; remove one"),
+        ("max_faces: 5\n    max_faces: 6", "max_faces: is given twice, here and in line 5; remove one"),
     ],
 )  # fmt: skip
 def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
@@ -267,11 +267,11 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         ),
         (
             "stash_boxes:\n  fansdb: {}\n  stashdb: {}\n  fansdb: {}",
-            "2: stash_boxes.fansdb: is there twice, here and in line 4; remove one",
+            "2: stash_boxes.fansdb: is given twice, here and in line 4; remove one",
         ),
         (
             "stash_boxes: {stashdb: {}}\nstash_boxes: {}",
-            "1: stash_boxes: is there twice, here and in line 2; remove one",
+            "1: stash_boxes: is given twice, here and in line 2; remove one",
         ),
         (
             "stash_boxes:\n  mine:\n    enabled: true",
@@ -505,7 +505,7 @@ def test_texts_of_a_command_line():
     assert parse_names(" a, b,,a ") == ("a", "b")
     assert parse_counts("a=10, b = 5") == {"a": 10, "b": 5}
     for text in ("a", "a=", "=5", "a=-1", "a=1.5", "a=x", "a=1=2", "a=1,a=2"):
-        with pytest.raises(ConfigurationError, match=r"NAME=NUMBER|there twice"):
+        with pytest.raises(ConfigurationError, match=r"NAME=NUMBER|given twice"):
             parse_counts(text)
 
 

@@ -32,7 +32,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "more than 400000 values",
     ),
     "a deep chain of aliases": (bomb(60, 1), "more than 32 levels, with aliases expanded"),
-    "merge keys": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "c.<<: is there twice"),
+    "merge keys": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "c.<<: is given twice"),
     "deep lists": ("a: " + "[" * 100_000, "1: not valid YAML: more than 32 levels"),
     "deep mappings": ("{a: " * 100_000, "1: not valid YAML: more than 32 levels"),
     "deep blocks": ("- " * 100_000, "1: not valid YAML: more than 32 levels"),

@@ -15,12 +15,12 @@ COUNT = "a whole number of at least 1"
 
 
 class SettingsModel(BaseModel):
-    # The description of a field says what is allowed: it ends every complaint about its value.
+    # The description of a field says what is allowed. It is the end of each error text about the value.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def complaints(model: type[SettingsModel], error: ValidationError) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where and what, for each error of a model: the rule is the description of the field."""
+    """Path and text of each error of a model. The rule in the text is the description of the field."""
     for problem in error.errors(include_url=False, include_context=False):
         where = tuple(str(part) for part in problem["loc"])
         owner = model
@@ -62,5 +62,5 @@ def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     text = repr(value)
-    # An address with a password or a key in it must not end in a log.
+    # A value that may be an address with a password or a key must not get into a log.
     return "the value" if "@" in text or "?" in text or len(text) > 60 else text
