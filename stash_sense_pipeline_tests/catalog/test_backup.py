@@ -141,7 +141,7 @@ def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tm
 def test_nothing_that_is_there_is_overwritten(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     made = write_backup(catalog, {}, tmp_path / "b.zip", NOW).path
-    with pytest.raises(CatalogError, match="is there already"):
+    with pytest.raises(CatalogError, match="exists already"):
         write_backup(catalog, {}, made, NOW)
     with pytest.raises(CatalogError, match="restore into an empty place"):
         restore_backup(made, catalog.url.render_as_string(), {})

@@ -215,7 +215,7 @@ def test_the_file_of_another_program_is_refused_and_left_as_it_was(tmp_path, kin
             connection.execute(statement)
     connection.close()
     before = content(tmp_path)
-    with pytest.raises(CatalogError, match=r"notes\.db is a database of something else"):
+    with pytest.raises(CatalogError, match=r"notes\.db is not a catalog but another database"):
         open_catalog(f"sqlite:///{tmp_path / 'notes.db'}")
     assert content(tmp_path) == before
 
@@ -227,7 +227,7 @@ def test_the_postgresql_database_of_another_program_is_refused(postgres_database
     with server.begin() as connection:
         for statement in FOREIGN[kind]:
             connection.exec_driver_sql(statement)
-    with pytest.raises(CatalogError, match="is a database of something else"):
+    with pytest.raises(CatalogError, match="is not a catalog but another database"):
         open_catalog(postgres_database)
     assert "source_performers" not in sa.inspect(server).get_table_names()
     server.dispose()

@@ -16,8 +16,8 @@ from stash_sense_pipeline.catalog.source_lock import source_lock
 _CHILD = """
 import sys, time
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.catalog.source_lock import one_writer
-with one_writer(open_catalog(sys.argv[1]), "stashdb", print):
+from stash_sense_pipeline.catalog.source_lock import source_lock
+with source_lock(open_catalog(sys.argv[1]), "stashdb", print):
     print("mine", flush=True)
     time.sleep(100)
 """
@@ -26,7 +26,7 @@ with one_writer(open_catalog(sys.argv[1]), "stashdb", print):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looks again soon."""
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
 
 
 def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> None:

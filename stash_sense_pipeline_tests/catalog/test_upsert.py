@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.schema import (
     sync_state,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.catalog.upsert import _portions, batched, upsert
+from stash_sense_pipeline.catalog.upsert import _halving_batches, batched, upsert
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -112,7 +112,7 @@ def test_batches_are_the_whole_in_order(items, size):
 
 
 @given(st.lists(st.integers(), max_size=300), st.integers(1, 50))
-def test_portions_are_the_whole_in_order_and_of_few_lengths(items, most):
-    portions = list(_portions(items, most))
-    assert [item for portion in portions for item in portion] == items
-    assert {len(portion) for portion in portions} <= {most >> halved for halved in range(6)} - {0}
+def test_halving_batches_hold_all_items_in_order_and_have_few_lengths(items, most):
+    batches = list(_halving_batches(items, most))
+    assert [item for batch in batches for item in batch] == items
+    assert {len(batch) for batch in batches} <= {most >> halved for halved in range(6)} - {0}

@@ -266,7 +266,7 @@ def test_an_id_that_another_begins_with_leaves_alone(any_catalog: sa.Engine, tmp
 def test_a_rebuild_is_told_and_done_later_while_others_read_or_write(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(purge, "_LOG_PATIENCE", 0.2)
+    monkeypatch.setattr(purge, "_LOG_TIMEOUT", 0.2)
     engine = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
     other = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
     with writing(engine) as connection:
@@ -339,7 +339,7 @@ def test_a_writer_waits_as_long_as_a_rebuild_lasts(data_dir: Path) -> None:
         rebuilder = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
         lock = purge.rebuild_lock(rebuilder)
         assert lock is not None
-        with purge._alone(lock), writing(rebuilder):
+        with purge._holding_rebuild_lock(lock), writing(rebuilder):
             began.set()
             ended.wait(1.0)
         rebuilder.dispose()
