@@ -27,12 +27,12 @@ from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 _BATCH = 5_000
-# The first half of the number of PostgreSQL's lock, ours alone, and its second half.
+# The two halves of the key of PostgreSQL's advisory lock.
 _WRITERS_LOCK = (7305215, 1)
 
 
 class RecordRow(NamedTuple):
-    """What identity reads of a source record. `slug` and `number`: its source's other identifiers for it, if kept."""
+    """The fields of a source record that identity uses. `slug` and `number`: other ids of the record at its source."""
 
     source: str
     source_id: str
@@ -47,7 +47,7 @@ class RecordRow(NamedTuple):
 
 
 class EvidenceKey(NamedTuple):
-    """What makes a row of evidence that row."""
+    """The primary key of a row of evidence."""
 
     source_a: str
     source_id_a: str
@@ -58,7 +58,7 @@ class EvidenceKey(NamedTuple):
 
 
 class EvidenceState(NamedTuple):
-    """The part of an evidence row that a new run may change."""
+    """The fields of an evidence row that a new run may change."""
 
     weight: float
     verdict: str
@@ -81,7 +81,7 @@ class EvidenceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class EvidenceChanges:
-    """Rows that a run removes, changes and adds; those to add in the order of their keys."""
+    """Rows of evidence that a run removes, changes and adds. `new` is sorted by key."""
 
     gone: Sequence[EvidenceKey]
     changed: Sequence[tuple[EvidenceKey, EvidenceState]]
@@ -95,7 +95,7 @@ class EvidenceChanges:
 
 @dataclass(frozen=True)
 class MemberChanges:
-    """Memberships that a run ends, moves to another performer id and adds; those to add in the order of their keys."""
+    """Memberships that a run removes, moves to another performer id and adds. `new` is sorted by key."""
 
     gone: Sequence[RecordKey]
     moved: Sequence[tuple[RecordKey, int]]
@@ -126,7 +126,7 @@ class LogEntry(NamedTuple):
 def read_records(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> Iterator[RecordRow]:
-    """All records of all sources, tombstones too; or those of them that are `wanted`."""
+    """All records of all sources, including tombstones, or those in `wanted`."""
     table = source_performers.c
     query = sa.select(
         table.source,
@@ -144,7 +144,7 @@ def read_records(
 
 
 def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]) -> list[RecordKey]:
-    """Records that their source has merged into one of these, directly."""
+    """The records that their source has merged directly into one of `survivors`."""
     table = source_performers.c
     query = sa.select(table.source, table.source_id)
     return [
@@ -155,17 +155,17 @@ def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]
 
 
 def hold_still(connection: sa.Connection) -> None:
-    """Until the transaction ends, no other one that calls this goes on: first in each that stores what was computed from
-    people's records, or erases them. Else an erasure could commit between the last look and the first row.
+    """Takes a lock until the transaction ends; other transactions that call this wait.
 
-    Nothing on SQLite, which has one writer.
+    Call it first in each transaction that stores results computed from records, or that erases records. Without it, an
+    erasure could commit between the last read and the first write. Does nothing on SQLite, which has one writer.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*_WRITERS_LOCK)))
 
 
 def population_state(connection: sa.Connection) -> tuple[Any, ...]:
-    """Something that differs when records were added, removed or changed since, or images were worked off or removed."""
+    """A value that changes when records are added, removed or changed, or images are processed or removed."""
     table, image = source_performers.c, source_images.c
     latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
     query = sa.select(
@@ -181,7 +181,7 @@ def population_state(connection: sa.Connection) -> tuple[Any, ...]:
 def read_aliases(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, list[str]]:
-    """Aliases of each record that has some."""
+    """The aliases of each record with aliases."""
     table = performer_aliases.c
     query = sa.select(table.source, table.source_id, table.alias)
     return _grouped(_of_records(connection, query, table, wanted))
@@ -190,7 +190,7 @@ def read_aliases(
 def read_urls(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, list[str]]:
-    """URLs of each record that has some."""
+    """The URLs of each record with URLs."""
     table = performer_urls.c
     query = sa.select(table.source, table.source_id, table.url)
     return _grouped(_of_records(connection, query, table, wanted))
@@ -199,7 +199,7 @@ def read_urls(
 def read_images(
     connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, list[str]]:
-    """SHA-256 of each record's images that gave a face, without those that are `shared` by several people."""
+    """The SHA-256 of each record's images with a face, without the images in `shared`."""
     image, shown = source_images.c, performer_images.c
     query = (
         sa.select(shown.source, shown.source_id, shown.image_id, image.sha256)
@@ -216,7 +216,7 @@ def read_images(
 def read_members(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, int]:
-    """performer_id of every record that is in an identity, or of those of them that are `wanted`."""
+    """The performer_id of every record in an identity, or of those in `wanted`."""
     table = identity_members.c
     query = sa.select(table.source, table.source_id, table.performer_id)
     rows = _of_records(connection, query, table, wanted)
@@ -224,7 +224,7 @@ def read_members(
 
 
 def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> int:
-    """How many records are in these identities."""
+    """The number of records in these identities."""
     table = identity_members.c
     count = sa.select(sa.func.count()).select_from(identity_members)
     return sum(
@@ -234,7 +234,7 @@ def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> in
 
 
 def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[IdentityRow]:
-    """Retired ids that lead to one of these, in order."""
+    """The retired identities that redirect to one of `targets`."""
     table = identities.c
     query = sa.select(table.performer_id, table.retired_at, table.redirect_to)
     return [
@@ -245,7 +245,7 @@ def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[I
 
 
 def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, ...]]:
-    """Members that each retired identity had when it was last retired, from the log."""
+    """The members of each retired identity at the time it was last retired, from the log."""
     table = identity_log.c
     query = (
         sa.select(table.performer_id, table.detail)
@@ -262,7 +262,7 @@ def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, .
 def read_evidence(
     connection: sa.Connection, about: Collection[RecordKey] | None = None
 ) -> dict[EvidenceKey, EvidenceState]:
-    """Stored evidence, all of it or what names one of the records, by its key."""
+    """The stored evidence by key: all rows, or those that name one of the records `about`."""
     table = identity_evidence.c
     query = sa.select(*(table[name] for name in (*EvidenceKey._fields, *EvidenceState._fields)))
     if about is None:
@@ -281,7 +281,7 @@ def read_evidence(
 
 
 def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
-    """How many rows of evidence there are by kind, and refused ones by the first words of the reason."""
+    """The numbers of rows of evidence by kind, and of refused rows by the part of the reason before its first colon."""
     table = identity_evidence.c
     count = sa.func.count()
     kinds = connection.execute(sa.select(table.kind, count).group_by(table.kind))
@@ -294,7 +294,7 @@ def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str,
 
 
 def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
-    """How many identities, records in them, and identities of two records or more there are."""
+    """The numbers of identities, of records in them, and of identities with two or more records."""
     table = identity_members
     sizes = sa.select(sa.func.count(table.c.source).label("size")).group_by(table.c.performer_id).subquery()
     several = sa.func.sum(sa.case((sizes.c.size > 1, 1), else_=0))
@@ -303,21 +303,21 @@ def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
 
 
 def has_record(connection: sa.Connection, source: str, source_id: str) -> bool:
-    """Does the catalog hold this record, live or as a tombstone?"""
+    """True when the catalog holds this record, live or as a tombstone."""
     table = source_performers.c
     query = sa.select(table.source).where(table.source == source, table.source_id == source_id)
     return connection.execute(query).first() is not None
 
 
 def identity_of(connection: sa.Connection, source: str, source_id: str) -> int | None:
-    """performer_id of a record."""
+    """The performer_id of a record, or None when it is in no identity."""
     table = identity_members.c
     query = sa.select(table.performer_id).where(table.source == source, table.source_id == source_id)
     return connection.execute(query).scalar()
 
 
 def members_of(connection: sa.Connection, performer_id: int) -> list[sa.Row[Any]]:
-    """source, source_id, name, gender, birth_date, country of the members of an identity, in order."""
+    """source, source_id, name, gender, birth_date and country of the members of an identity, sorted by record."""
     record, member = source_performers.c, identity_members.c
     query = (
         sa.select(
@@ -331,7 +331,7 @@ def members_of(connection: sa.Connection, performer_id: int) -> list[sa.Row[Any]
 
 
 def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list[EvidenceRow]:
-    """Every row that names one of the records, strongest first."""
+    """All rows of evidence that name one of the records, the strongest first."""
     table = identity_evidence.c
     columns = [table[name] for name in EvidenceRow._fields]
     found: set[EvidenceRow] = set()
@@ -345,7 +345,7 @@ def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list
 def history(
     connection: sa.Connection, performer_id: int, latest: int
 ) -> list[tuple[datetime, str, dict[str, Any]]]:
-    """The latest events of an identity, oldest of them first."""
+    """The last `latest` events of an identity, the oldest of them first."""
     table = identity_log.c
     query = (
         sa.select(table.at, table.event, table.detail)
@@ -359,7 +359,7 @@ def history(
 def evidence_changes(
     stored: Mapping[EvidenceKey, EvidenceState], wanted: Mapping[EvidenceKey, EvidenceState]
 ) -> EvidenceChanges:
-    """What makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept."""
+    """The changes that make the stored evidence equal to `wanted`. Rows that stay keep their first_seen_at."""
     return EvidenceChanges(
         gone=[key for key in stored if key not in wanted],
         changed=[(key, state) for key, state in wanted.items() if key in stored and stored[key] != state],
@@ -368,7 +368,7 @@ def evidence_changes(
 
 
 def write_evidence(connection: sa.Connection, changes: EvidenceChanges, now: datetime) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     names = EvidenceKey._fields
     condition = sa.and_(*(identity_evidence.c[name] == sa.bindparam(f"old_{name}") for name in names))
 
@@ -387,18 +387,18 @@ def write_evidence(connection: sa.Connection, changes: EvidenceChanges, now: dat
 
 
 def last_id(connection: sa.Connection) -> int:
-    """The largest performer id that was ever allocated, 0 before the first."""
+    """The largest performer id that was ever allocated, or 0."""
     if connection.dialect.name == "postgresql":
         sequence = connection.scalar(sa.select(_sequence()))
         value, is_used = connection.exec_driver_sql(f"SELECT last_value, is_called FROM {sequence}").one()
         return int(value) if is_used else 0
-    # SQLite keeps the last id of each AUTOINCREMENT table in a table of its own, once there was a row.
+    # SQLite has no counter for a table until its first row.
     query = sa.select(_COUNTERS.c.seq).where(_COUNTERS.c.name == identities.name)
     return connection.scalar(query) or 0
 
 
 def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: datetime) -> None:
-    """Allocates these performer ids, which come after `last_id`."""
+    """Allocates these performer ids. They must be above `last_id`."""
     for batch in batched(performer_ids, _BATCH):
         insert_many(
             connection, identities, ("performer_id", "created_at"), [(number, now) for number in batch]
@@ -409,10 +409,10 @@ def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: dateti
 def adopt(
     connection: sa.Connection, members: Mapping[int, Sequence[RecordKey]], used_up_to: int, now: datetime
 ) -> int:
-    """Takes over performer ids of somebody else's with their members, into a catalog that has allocated none.
+    """Imports performer ids of a predecessor with their members into a catalog without performer ids.
 
-    Ids up to `used_up_to` are never allocated afterwards. Members that are in no live record of the catalog are
-    left out, and so are ids without any. Returns how many ids were taken over, 0 where there are ids already.
+    Ids up to `used_up_to` are never allocated afterwards. Members without a live record in the catalog are left out, as
+    are ids without members. Returns the number of imported ids: 0 when the catalog has performer ids already.
     """
     if connection.execute(sa.select(identities.c.performer_id).limit(1)).first() is not None:
         return 0
@@ -436,7 +436,7 @@ def adopt(
     return len(kept)
 
 
-# SQLite's own table of the last id of each AUTOINCREMENT table.
+# SQLite's table of the last id of each AUTOINCREMENT table.
 _COUNTERS = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
 
 
@@ -445,7 +445,7 @@ def _sequence() -> sa.ColumnElement[Any]:
 
 
 def _skip_ids(connection: sa.Connection, up_to: int) -> None:
-    """Makes the database allocate only performer ids above `up_to`, to which all ids in use belong."""
+    """Makes the database allocate only performer ids above `up_to`. No id in use may be above it."""
     if up_to < 1:
         return
     if connection.dialect.name == "postgresql":
@@ -457,7 +457,7 @@ def _skip_ids(connection: sa.Connection, up_to: int) -> None:
 
 
 def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
-    """Sets (performer_id, retired_at, redirect_to)."""
+    """Sets retired_at and redirect_to of identities, given as (performer_id, retired_at, redirect_to)."""
     table = identities.c
     _many(
         connection,
@@ -469,7 +469,7 @@ def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | 
 
 
 def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]) -> MemberChanges:
-    """What makes the stored memberships equal to `wanted`."""
+    """The changes that make the stored memberships equal to `wanted`."""
     return MemberChanges(
         gone=[key for key in stored if key not in wanted],
         moved=[(key, number) for key, number in wanted.items() if stored.get(key, number) != number],
@@ -478,7 +478,7 @@ def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, i
 
 
 def write_members(connection: sa.Connection, changes: MemberChanges) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     table = identity_members.c
     condition = sa.and_(
         table.source == sa.bindparam("old_source"), table.source_id == sa.bindparam("old_source_id")
@@ -513,22 +513,20 @@ def _of_records(
     columns: sa.ColumnCollection[str, Any],
     wanted: Collection[RecordKey] | None,
 ) -> Iterator[Any]:
-    """Rows of the query whose (source, source_id) is wanted; all of them for None."""
-    parts = [query] if wanted is None else map(query.where, _places(columns, wanted))
+    """The rows of the query, all of them or those of the records in `wanted`."""
+    parts = (
+        [query]
+        if wanted is None
+        else map(query.where, of_records(columns["source"], columns["source_id"], wanted))
+    )
     for part in parts:
         yield from _rows(connection, part, wanted)
-
-
-def _places(
-    columns: sa.ColumnCollection[str, Any], wanted: Collection[RecordKey]
-) -> Iterator[sa.ColumnElement[bool]]:
-    return of_records(columns["source"], columns["source_id"], wanted)
 
 
 def _rows(
     connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
 ) -> Iterable[Any]:
-    """The rows of all records a batch at a time, those of some records at once."""
+    """The rows of the query, streamed when they are of all records."""
     return streamed(connection, query) if wanted is None else connection.execute(query)
 
 
