@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_beyond_the_limits_is_one_line(tmp_path: Path, name: str) -> None:
+def test_content_beyond_the_limits_is_one_line(tmp_path: Path, name: str) -> None:
     text, complaint = REFUSED[name]
     path = tmp_path / "a.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -117,7 +117,7 @@ def test_what_json_writes_is_read(tree: object) -> None:
 
 
 @given(st.data())
-def test_damage_at_random_is_a_value_error_or_a_value(data: st.DataObject) -> None:
+def test_randomly_damaged_json_is_a_value_error_or_a_value(data: st.DataObject) -> None:
     content = bytearray(b'{"version": "2026.01.01", "checksums": {"a": "b"}, "n": [1, 2.5, null, "\\u00e9"]}')
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(content)))

@@ -29,7 +29,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def fill(engine: sa.Engine, count: int = 5) -> None:
-    """Rows of several kinds: text, JSON, times, bytes, and an identity whose number is not to be used again."""
+    """Adds rows with text, JSON, times and bytes, and an identity with an id that must not be used again."""
     with writing(engine) as connection:
         for index in range(count):
             add_person(connection, index)
@@ -64,7 +64,7 @@ def content(engine: sa.Engine) -> dict[str, list[Any]]:
         }
 
 
-def test_what_was_backed_up_comes_back_and_ids_are_not_used_again(
+def test_a_restored_catalog_equals_the_original_and_ids_are_not_used_again(
     any_catalog: sa.Engine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     fill(any_catalog)
@@ -103,8 +103,8 @@ def test_a_backup_moves_a_catalog_from_sqlite_to_postgresql(
     restored.dispose()
 
 
-def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tmp_path: Path) -> None:
-    """A writer adds a person with image, face and crop in each transaction: a backup has all four or none."""
+def test_a_backup_holds_one_snapshot_while_others_write(any_catalog: sa.Engine, tmp_path: Path) -> None:
+    """A writer adds a record with image, face and crop in each transaction: a backup has all four or none."""
     fill(any_catalog, 1)
     ended = threading.Event()
 
@@ -138,7 +138,7 @@ def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tm
         restored.dispose()
 
 
-def test_nothing_that_is_there_is_overwritten(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_existing_files_and_catalogs_are_not_overwritten(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     made = write_backup(catalog, {}, tmp_path / "b.zip", NOW).path
     with pytest.raises(CatalogError, match="exists already"):
@@ -154,7 +154,7 @@ def test_nothing_that_is_there_is_overwritten(catalog: sa.Engine, tmp_path: Path
     assert (tmp_path / "sources.yaml").read_text() == "mine"
 
 
-def test_a_list_of_who_left_since_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_a_suppression_list_that_is_newer_than_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     key, now_listed = tmp_path / "suppression.key", tmp_path / "suppressions.yaml"
     key.write_text("key")
@@ -191,7 +191,7 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(catalog: sa.Engi
     assert not target.exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_a_backup_that_cannot_be_written_is_one_line(catalog: sa.Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CatalogError, match="cannot write the backup"):
         write_backup(catalog, {}, tmp_path / "file" / "b.zip", NOW)

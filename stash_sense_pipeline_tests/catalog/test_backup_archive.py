@@ -43,7 +43,7 @@ def parts_of(path: Path) -> Parts:
 
 
 def write(path: Path, parts: Parts, contents: Any = None) -> Path:
-    """Writes a backup of these parts with right digests, or with other `contents`."""
+    """Writes a backup of these parts with correct digests, or with other `contents`."""
     files = {name: data for name, data in parts.items() if name != "backup.json"}
     if contents is None:
         contents = {**json.loads(parts["backup.json"]), "sha256": digests(files)}
@@ -58,7 +58,7 @@ def digests(files: Parts) -> dict[str, str]:
 
 
 def refused(path: Path, tmp_path: Path, files: dict[str, Path] | None = None) -> str:
-    """The line with which a backup is refused; nothing was restored."""
+    """The error text when a backup is refused. Checks that nothing was restored."""
     places = {"suppression.key": tmp_path / "new.key"} if files is None else files
     begun = time.monotonic()
     with pytest.raises(StashSenseError) as caught:
@@ -124,7 +124,7 @@ def test_parts_that_no_backup_has_are_one_line(made: Path, tmp_path: Path, name:
 
 
 def changed(made: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
-    """The backup with its catalog changed, and right digests."""
+    """The backup with a changed catalog and correct digests."""
     parts = parts_of(made)
     scratch = tmp_path / "scratch.db"
     scratch.write_bytes(parts["catalog.db"])
@@ -172,19 +172,21 @@ def test_a_bomb_is_refused_before_it_is_unpacked(made: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_fifo_is_no_backup(tmp_path: Path) -> None:
+def test_a_fifo_is_refused_as_a_backup(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert "regular file" in refused(tmp_path / "fifo", tmp_path)
     assert "cannot be unpacked" in refused(tmp_path, tmp_path)
 
 
-def test_no_room_is_one_line(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_one_line(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stash_sense_pipeline.catalog.backup_archive.room_for", lambda size, roots: None)
     assert "has fewer" in refused(made, tmp_path)
 
 
 def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
-    """What an older program wrote holds tables that are gone since, and lacks others."""
+    """A backup of an older program has other tables than the current schema."""
     from alembic import command
 
     from stash_sense_pipeline.catalog.engine import _migrations, open_catalog
@@ -211,8 +213,10 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_damage_at_random_is_one_line_or_a_catalog(made: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """In the zip itself, or inside one of its parts with right digests."""
+def test_a_randomly_damaged_backup_is_refused_in_one_line_or_restored(
+    made: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """The damage is in the zip itself, or inside one of its parts with correct digests."""
     parts = parts_of(made)
     where = data.draw(st.sampled_from(["zip", *parts]))
     content = bytearray(made.read_bytes() if where == "zip" else parts[where])

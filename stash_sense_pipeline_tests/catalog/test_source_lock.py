@@ -25,7 +25,7 @@ with source_lock(open_catalog(sys.argv[1]), "stashdb", print):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks again soon."""
+    """Shortens the time between two attempts to take the lock."""
     monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
 
 
@@ -54,7 +54,7 @@ def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> N
     assert len(said) == 1
 
 
-def test_a_killed_run_holds_nothing(any_catalog: sa.Engine) -> None:
+def test_a_killed_run_holds_no_lock(any_catalog: sa.Engine) -> None:
     url = any_catalog.url.render_as_string(hide_password=False)
     child = subprocess.Popen([sys.executable, "-c", _CHILD, url], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -66,7 +66,7 @@ def test_a_killed_run_holds_nothing(any_catalog: sa.Engine) -> None:
         pass
 
 
-def test_a_failure_gives_the_place_back(any_catalog: sa.Engine) -> None:
+def test_a_failed_run_releases_the_lock(any_catalog: sa.Engine) -> None:
     said: list[str] = []
     with pytest.raises(KeyError), source_lock(any_catalog, "stashdb", said.append):
         raise KeyError
