@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries.identities import EvidenceRow
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity.identities import EvidenceRow
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import StashSenseError
 

@@ -14,17 +14,17 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries import face_templates as template_store
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.catalog.queries.identities import (
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.identity.identities import (
     EvidenceChanges,
     EvidenceKey,
     EvidenceState,
     LogEntry,
     MemberChanges,
 )
-from stash_sense_pipeline.catalog.queries.identity_runs import HubChanges, Run, SeenChanges, State
+from stash_sense_pipeline.catalog.queries.identity.identity_runs import HubChanges, Run, SeenChanges, State
 from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures

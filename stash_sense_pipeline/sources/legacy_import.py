@@ -24,7 +24,8 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identities, performers
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.identity import identities
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions

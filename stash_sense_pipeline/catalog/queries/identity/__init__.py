@@ -1,0 +1,1 @@
+"""Queries of identity: its input, identities, runs and trusted faces."""
