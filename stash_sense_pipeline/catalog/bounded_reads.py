@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
+from stash_sense_pipeline.records.record_key import RecordKey
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,3 +50,26 @@ def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
     # By default PostgreSQL plans a cursor for fetching a tenth of its rows.
     connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
     return iter(connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}))
+
+
+def rows_of_records(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    columns: sa.ColumnCollection[str, Any],
+    wanted: Collection[RecordKey] | None,
+) -> Iterator[Any]:
+    """The rows of `query`, all of them or those of the records in `wanted`. `columns` are those of a table of records."""
+    parts = (
+        [query]
+        if wanted is None
+        else map(query.where, of_records(columns["source"], columns["source_id"], wanted))
+    )
+    for part in parts:
+        yield from result_rows(connection, part, wanted)
+
+
+def result_rows(
+    connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
+) -> Iterable[Any]:
+    """The rows of the query, streamed when they are of all records."""
+    return streamed(connection, query) if wanted is None else connection.execute(query)

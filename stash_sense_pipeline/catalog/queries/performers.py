@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
+from stash_sense_pipeline.catalog.queries.performer_rows import (
+    CLEARED,
+    COLUMNS,
+    add_images,
+    aliases_of,
+    image_ids_of,
+    links_of,
+    store_images,
+    store_links,
+    stored_rows,
+    update_rows,
+    urls_of,
+    values_of,
+)
 from stash_sense_pipeline.catalog.schema import (
     performer_aliases,
     performer_images,
@@ -25,11 +39,6 @@ if TYPE_CHECKING:
 
 # No id holds a line feed, as connectors remove control characters from texts.
 _SEPARATOR = "\n"
-_PENDING = "pending"
-# States, and reasons for rejection, of images without judged bytes: nothing was fetched, or no picture.
-_UNJUDGED_STATES = frozenset({"failed", "gone"})
-_UNJUDGED_REASONS = frozenset({"disallowed", "too_many_bytes", "empty", "html", "not_an_image", "truncated"})
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ def store_records(
     """
     # Sorted by key, a batch touches each page of a table once.
     latest = {record.source_id: record for record in sorted(records, key=_source_id)}
-    stored = _stored(connection, source, latest)
+    stored = stored_rows(connection, source, latest)
     changed, touched, added = [], [], 0
     for source_id, record in latest.items():
         row = stored.get(source_id)
@@ -120,81 +129,25 @@ def store_records(
     upsert_values(
         connection,
         source_performers,
-        _COLUMNS,
-        [_values(source, record, now) for record in changed],
+        COLUMNS,
+        [values_of(source, record, now) for record in changed],
         keep=frozenset({"first_seen_at"}),
     )
     _set_updated(connection, source, touched)
     known = [record.source_id for record in changed if record.source_id in stored]
-    _store_links(connection, source, performer_aliases.c.alias, known, _pairs(changed, _aliases))
-    _store_links(connection, source, performer_urls.c.url, known, _pairs(changed, _urls))
-    images_added = _store_images(connection, source, list(latest.values()))
+    store_links(connection, source, performer_aliases.c.alias, known, links_of(changed, aliases_of))
+    store_links(connection, source, performer_urls.c.url, known, links_of(changed, urls_of))
+    images_added = store_images(connection, source, list(latest.values()))
     complete = [record for record in changed if not record.keeps_images]
-    _store_links(
+    store_links(
         connection,
         source,
         performer_images.c.image_id,
         [record.source_id for record in complete if record.source_id in stored],
-        _pairs(complete, _image_ids),
+        links_of(complete, image_ids_of),
     )
-    _add_images(connection, source, [record for record in changed if record.keeps_images])
+    add_images(connection, source, [record for record in changed if record.keeps_images])
     return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
-
-
-def seed_records(
-    connection: sa.Connection,
-    source: str,
-    records: Sequence[PerformerRecord],
-    now: datetime,
-    hashed: Callable[[str], str],
-) -> int:
-    """Adds live records of an unverified import, except records that are stored, tombstoned or withheld.
-
-    They have no content hash and no time of change, so that a sync reads each of them. `hashed` returns the keyed hash
-    of an id, which identifies withheld records. Returns the number of added records.
-    """
-    latest = {record.source_id: record for record in records}
-    unknown = _unknown(connection, source, latest, hashed)
-    fresh = [record for source_id, record in latest.items() if source_id in unknown]
-    unverified = {"content_hash": None, "created_at": None, "updated_at": None}
-    rows = [dict(zip(_COLUMNS, _values(source, record, now), strict=True)) | unverified for record in fresh]
-    upsert(connection, source_performers, rows)
-    _store_links(connection, source, performer_aliases.c.alias, [], _pairs(fresh, _aliases))
-    _store_links(connection, source, performer_urls.c.url, [], _pairs(fresh, _urls))
-    return len(fresh)
-
-
-def seed_tombstones(
-    connection: sa.Connection,
-    source: str,
-    gone: Mapping[str, str | None],
-    now: datetime,
-    hashed: Callable[[str], str],
-) -> int:
-    """Adds tombstones of an unverified import, as `tombstone_records` does, except for records that are stored or
-    withheld.
-
-    `hashed` as for seed_records. Returns the number of added tombstones.
-    """
-    unknown = _unknown(connection, source, gone, hashed)
-    tombstone_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
-    return len(unknown)
-
-
-def note_predecessor(
-    connection: sa.Connection, source: str, known: Mapping[str, tuple[int, int | None]]
-) -> int:
-    """Stores for live records how many faces a predecessor had, and how many images it had looked at, None unknown.
-
-    Returns the number of these records that are live.
-    """
-    live = live_versions(connection, source, known)
-    rows = [
-        {"of": source_id, "legacy_faces": known[source_id][0], "legacy_images": known[source_id][1]}
-        for source_id in live
-    ]
-    _update(connection, source, rows)
-    return len(rows)
 
 
 def tombstone_records(
@@ -204,18 +157,18 @@ def tombstone_records(
 
     A tombstone keeps the name and the times, and no other field of the record. An equal tombstone is not written again.
     """
-    stored = _stored(connection, source, gone)
+    stored = stored_rows(connection, source, gone)
     live = {source_id: row for source_id, row in stored.items() if row.deleted_at is None}
     redirected = [key for key, row in stored.items() if key not in live and row.merged_into != gone[key]]
-    _update(
+    update_rows(
         connection,
         source,
         [
-            {"of": key, "deleted_at": now, "merged_into": gone[key], "changed_at": now, **_CLEARED}
+            {"of": key, "deleted_at": now, "merged_into": gone[key], "changed_at": now, **CLEARED}
             for key in live
         ],
     )
-    _update(
+    update_rows(
         connection, source, [{"of": key, "merged_into": gone[key], "changed_at": now} for key in redirected]
     )
     upsert(
@@ -236,7 +189,7 @@ def tombstone_records(
         ],
     )
     for column in (performer_aliases.c.alias, performer_urls.c.url, performer_images.c.image_id):
-        _store_links(connection, source, column, list(live), {})
+        store_links(connection, source, column, list(live), {})
     merged = sum(gone[key] is not None for key in live)
     return TombstoneCounts(removed=len(live) - merged, merged=merged)
 
@@ -279,15 +232,6 @@ def withheld_for_review(connection: sa.Connection) -> list[WithheldForReview]:
     return [WithheldForReview(*row) for row in connection.execute(query)]
 
 
-def _unknown(
-    connection: sa.Connection, source: str, source_ids: Collection[str], hashed: Callable[[str], str]
-) -> set[str]:
-    """Those of the records that were never stored and never withheld."""
-    hashes = {hashed(source_id): source_id for source_id in source_ids}
-    withheld = withheld_versions(connection, source, hashes, _EPOCH)
-    return set(source_ids).difference(_stored(connection, source, source_ids), withheld)
-
-
 def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
     """Removes images without records, with their faces. Returns their number."""
     link = sa.select(performer_images.c.image_id).where(
@@ -327,7 +271,7 @@ def live_versions(
 
 def liveness(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, bool]:
     """For each of these records that is stored: True for a live record, False for a tombstone."""
-    return {key: row.deleted_at is None for key, row in _stored(connection, source, source_ids).items()}
+    return {key: row.deleted_at is None for key, row in stored_rows(connection, source, source_ids).items()}
 
 
 def slugs(
@@ -429,200 +373,11 @@ def count_records(connection: sa.Connection, source: str) -> RecordCounts:
     return RecordCounts(*map(int, counts))
 
 
-# The columns that a tombstone does not keep, with their empty values.
-_CLEARED: Mapping[str, Any] = {
-    column.name: None
-    for column in source_performers.columns
-    if column.name
-    not in (
-        *("source", "source_id", "name", "created_at", "updated_at"),
-        *("deleted_at", "merged_into", "first_seen_at", "changed_at", "raw"),
-    )
-} | {"raw": {}}
-
-
-# The columns of a live record, in the order of _values.
-_COLUMNS = (
-    *("source", "source_id", "name", "disambiguation", "gender", "birth_date", "death_date", "country"),
-    *("ethnicity", "eye_color", "hair_color", "height_cm", "career_start_year", "career_end_year"),
-    *("created_at", "updated_at", "deleted_at", "merged_into", "content_hash", "raw"),
-    *("first_seen_at", "changed_at"),
-)
-
-
-def _values(source: str, record: PerformerRecord, now: datetime) -> tuple[Any, ...]:
-    return (
-        source,
-        record.source_id,
-        record.name,
-        record.disambiguation,
-        record.gender,
-        record.birth_date,
-        record.death_date,
-        record.country,
-        record.ethnicity,
-        record.eye_color,
-        record.hair_color,
-        record.height_cm,
-        record.career_start_year,
-        record.career_end_year,
-        record.created_at,
-        record.updated_at,
-        None,
-        None,
-        record.content_hash,
-        dict(record.raw),
-        now,
-        now,
-    )
-
-
-def _stored(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, Any]:
-    """Rows with content_hash, updated_at, deleted_at and merged_into, by id."""
-    table = source_performers
-    columns = (
-        table.c.source_id,
-        table.c.content_hash,
-        table.c.updated_at,
-        table.c.deleted_at,
-        table.c.merged_into,
-    )
-    return {
-        row.source_id: row
-        for batch in batched(list(source_ids), IN_LIST)
-        for row in connection.execute(
-            sa.select(*columns).where(table.c.source == source, table.c.source_id.in_(batch))
-        )
-    }
-
-
 def _set_updated(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
-    _update(
+    update_rows(
         connection, source, [{"of": record.source_id, "updated_at": record.updated_at} for record in records]
-    )
-
-
-def _update(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Sets columns of existing records. In each row, `of` is the id and the other keys are columns."""
-    if not rows:
-        return
-    table = source_performers
-    statement = sa.update(table).where(table.c.source == source, table.c.source_id == sa.bindparam("of"))
-    names = [name for name in rows[0] if name != "of"]
-    statement = statement.values({name: sa.bindparam(f"new_{name}") for name in names})
-    connection.execute(
-        statement, [{"of": row["of"], **{f"new_{name}": row[name] for name in names}} for row in rows]
     )
 
 
 def _source_id(record: PerformerRecord) -> str:
     return record.source_id
-
-
-def _aliases(record: PerformerRecord) -> Iterable[str]:
-    return record.aliases
-
-
-def _urls(record: PerformerRecord) -> Iterable[str]:
-    return record.urls
-
-
-def _image_ids(record: PerformerRecord) -> Iterable[str]:
-    return [image.image_id for image in record.images]
-
-
-def _pairs(
-    records: Sequence[PerformerRecord], values: Callable[[PerformerRecord], Iterable[str]]
-) -> dict[str, set[str]]:
-    return {record.source_id: set(values(record)) for record in records}
-
-
-def _store_links(
-    connection: sa.Connection,
-    source: str,
-    column: sa.Column[Any],
-    known: Sequence[str],
-    wanted: Mapping[str, set[str]],
-) -> None:
-    """Makes the links of records equal to `wanted`, and writes only differences. A record without an entry gets none.
-
-    `known`: the records that may have stored links.
-    """
-    table = column.table
-    assert isinstance(table, sa.Table)
-    present: dict[str, set[str]] = {source_id: set() for source_id in known}
-    for batch in batched(known, IN_LIST):
-        query = sa.select(table.c.source_id, column).where(
-            table.c.source == source, table.c.source_id.in_(batch)
-        )
-        for source_id, value in connection.execute(query):
-            present[source_id].add(value)
-    nothing: frozenset[str] = frozenset()
-    stale = [
-        {"of": source_id, "stale": value}
-        for source_id, values in present.items()
-        for value in sorted(values - wanted.get(source_id, nothing))
-    ]
-    if stale:
-        where = (
-            (table.c.source == source)
-            & (table.c.source_id == sa.bindparam("of"))
-            & (column == sa.bindparam("stale"))
-        )
-        connection.execute(sa.delete(table).where(where), stale)
-    fresh = [
-        (source, source_id, value)
-        for source_id, values in wanted.items()
-        for value in sorted(values - present.get(source_id, nothing))
-    ]
-    upsert_values(connection, table, ("source", "source_id", column.name), fresh)
-
-
-def _add_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
-    """Links images to records. Existing links stay."""
-    rows = [(source, record.source_id, image.image_id) for record in records for image in record.images]
-    upsert_values(connection, performer_images, ("source", "source_id", "image_id"), rows)
-
-
-def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
-    """Adds new images as pending and updates stored ones. Returns the number of new images.
-
-    A stored image with a new URL becomes pending, unless its bytes were judged: an equal id means the same picture. A
-    failed image keeps its attempts when only the query of the URL differs: a signature in it changes at every sync.
-    """
-    wanted = {image.image_id: image for record in records for image in record.images}
-    table = source_images
-    stored = {
-        row.image_id: row
-        for batch in batched(list(wanted), IN_LIST)
-        for row in connection.execute(
-            sa.select(
-                table.c.image_id, table.c.url, table.c.width, table.c.height, table.c.state, table.c.reason
-            ).where(table.c.source == source, table.c.image_id.in_(batch))
-        )
-    }
-    rows = [
-        (source, image_id, image.url, image.width, image.height, _PENDING, 0)
-        for image_id, image in sorted(wanted.items())
-        if image_id not in stored or stored[image_id][1:4] != (image.url, image.width, image.height)
-    ]
-    names = ("source", "image_id", "url", "width", "height", "state", "attempts")
-    upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts"}))
-    moved = [
-        {"of": image_id}
-        for image_id, row in stored.items()
-        if _without_query(row.url) != _without_query(wanted[image_id].url)
-        and (row.state in _UNJUDGED_STATES or row.reason in _UNJUDGED_REASONS)
-    ]
-    if moved:
-        connection.execute(
-            sa.update(table)
-            .where(table.c.source == source, table.c.image_id == sa.bindparam("of"))
-            .values(state=_PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None),
-            moved,
-        )
-    return len(wanted) - len(stored)
-
-
-def _without_query(url: str) -> str:
-    return url.partition("#")[0].partition("?")[0]

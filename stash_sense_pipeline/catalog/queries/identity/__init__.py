@@ -1,1 +1,1 @@
-"""Queries of identity: its input, identities, runs and trusted faces."""
+"""Queries for identities: their input, members and evidence, runs, and trusted faces."""

@@ -1,49 +1,30 @@
-"""Identities: their input, members, evidence and log."""
+"""Identities: their members, evidence and log."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.bounded_reads import streamed
+from stash_sense_pipeline.catalog.bounded_reads import result_rows, rows_of_records, streamed
 from stash_sense_pipeline.catalog.key_filters import IN_LIST, of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
     identity_log,
     identity_members,
-    performer_aliases,
-    performer_images,
-    performer_urls,
-    source_images,
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
-from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
+from stash_sense_pipeline.records.record_key import RecordKey
 
 _BATCH = 5_000
 # The two halves of the key of PostgreSQL's advisory lock.
 _WRITERS_LOCK = (7305215, 1)
-
-
-class RecordRow(NamedTuple):
-    """The fields of a source record that identity uses. `slug` and `number`: other ids of the record at its source."""
-
-    source: str
-    source_id: str
-    name: str | None
-    gender: str | None
-    birth_date: str | None
-    country: str | None
-    live: bool
-    merged_into: str | None
-    slug: str | None
-    number: str | None
 
 
 class EvidenceKey(NamedTuple):
@@ -60,20 +41,6 @@ class EvidenceKey(NamedTuple):
 class EvidenceState(NamedTuple):
     """The fields of an evidence row that a new run may change."""
 
-    weight: float
-    verdict: str
-    reason: str | None
-
-
-class EvidenceRow(NamedTuple):
-    """One stored row of evidence."""
-
-    kind: str
-    source_a: str
-    source_id_a: str
-    source_b: str
-    source_id_b: str
-    key: str
     weight: float
     verdict: str
     reason: str | None
@@ -123,37 +90,6 @@ class LogEntry(NamedTuple):
     detail: Mapping[str, Any]
 
 
-def read_records(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> Iterator[RecordRow]:
-    """All records of all sources, including tombstones, or those in `wanted`."""
-    table = source_performers.c
-    query = sa.select(
-        table.source,
-        table.source_id,
-        table.name,
-        table.gender,
-        table.birth_date,
-        table.country,
-        sa.and_(table.deleted_at.is_(None), table.merged_into.is_(None)),
-        table.merged_into,
-        table.raw["slug"].as_string(),
-        table.raw["_id"].as_string(),
-    )
-    return map(RecordRow._make, _of_records(connection, query, table, wanted))
-
-
-def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]) -> list[RecordKey]:
-    """The records that their source has merged directly into one of `survivors`."""
-    table = source_performers.c
-    query = sa.select(table.source, table.source_id)
-    return [
-        (source, source_id)
-        for some in of_records(table.source, table.merged_into, survivors)
-        for source, source_id in connection.execute(query.where(some))
-    ]
-
-
 def hold_still(connection: sa.Connection) -> None:
     """Takes a lock until the transaction ends; other transactions that call this wait.
 
@@ -164,62 +100,13 @@ def hold_still(connection: sa.Connection) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*_WRITERS_LOCK)))
 
 
-def population_state(connection: sa.Connection) -> tuple[Any, ...]:
-    """A value that changes when records are added, removed or changed, or images are processed or removed."""
-    table, image = source_performers.c, source_images.c
-    latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
-    query = sa.select(
-        sa.select(sa.func.count()).select_from(source_performers).scalar_subquery(),
-        latest,
-        sa.select(sa.func.count()).where(table.changed_at == latest).scalar_subquery(),
-        sa.select(sa.func.max(image.processed_at)).scalar_subquery(),
-        sa.select(sa.func.count()).select_from(source_images).scalar_subquery(),
-    )
-    return tuple(connection.execute(query).one())
-
-
-def read_aliases(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """The aliases of each record with aliases."""
-    table = performer_aliases.c
-    query = sa.select(table.source, table.source_id, table.alias)
-    return _grouped(_of_records(connection, query, table, wanted))
-
-
-def read_urls(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """The URLs of each record with URLs."""
-    table = performer_urls.c
-    query = sa.select(table.source, table.source_id, table.url)
-    return _grouped(_of_records(connection, query, table, wanted))
-
-
-def read_images(
-    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """The SHA-256 of each record's images with a face, without the images in `shared`."""
-    image, shown = source_images.c, performer_images.c
-    query = (
-        sa.select(shown.source, shown.source_id, shown.image_id, image.sha256)
-        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
-        .where(image.state == "done", image.sha256.is_not(None))
-    )
-    return _grouped(
-        (source, source_id, sha256)
-        for source, source_id, image_id, sha256 in _of_records(connection, query, shown, wanted)
-        if (source, image_id) not in shared
-    )
-
-
 def read_members(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, int]:
     """The performer_id of every record in an identity, or of those in `wanted`."""
     table = identity_members.c
     query = sa.select(table.source, table.source_id, table.performer_id)
-    rows = _of_records(connection, query, table, wanted)
+    rows = rows_of_records(connection, query, table, wanted)
     return {(source, source_id): performer_id for source, source_id, performer_id in rows}
 
 
@@ -276,7 +163,7 @@ def read_evidence(
     return {
         EvidenceKey._make(row[:6]): EvidenceState._make(row[6:])
         for part in parts
-        for row in _rows(connection, part, about)
+        for row in result_rows(connection, part, about)
     }
 
 
@@ -300,60 +187,6 @@ def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
     several = sa.func.sum(sa.case((sizes.c.size > 1, 1), else_=0))
     row = connection.execute(sa.select(sa.func.count(), sa.func.sum(sizes.c.size), several)).one()
     return int(row[0]), int(row[1] or 0), int(row[2] or 0)
-
-
-def has_record(connection: sa.Connection, source: str, source_id: str) -> bool:
-    """True when the catalog holds this record, live or as a tombstone."""
-    table = source_performers.c
-    query = sa.select(table.source).where(table.source == source, table.source_id == source_id)
-    return connection.execute(query).first() is not None
-
-
-def identity_of(connection: sa.Connection, source: str, source_id: str) -> int | None:
-    """The performer_id of a record, or None when it is in no identity."""
-    table = identity_members.c
-    query = sa.select(table.performer_id).where(table.source == source, table.source_id == source_id)
-    return connection.execute(query).scalar()
-
-
-def members_of(connection: sa.Connection, performer_id: int) -> list[sa.Row[Any]]:
-    """source, source_id, name, gender, birth_date and country of the members of an identity, sorted by record."""
-    record, member = source_performers.c, identity_members.c
-    query = (
-        sa.select(
-            record.source, record.source_id, record.name, record.gender, record.birth_date, record.country
-        )
-        .join(identity_members, (member.source == record.source) & (member.source_id == record.source_id))
-        .where(member.performer_id == performer_id)
-        .order_by(record.source, record.source_id)
-    )
-    return list(connection.execute(query))
-
-
-def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list[EvidenceRow]:
-    """All rows of evidence that name one of the records, the strongest first."""
-    table = identity_evidence.c
-    columns = [table[name] for name in EvidenceRow._fields]
-    found: set[EvidenceRow] = set()
-    for source, source_id in keys:
-        for one, other in ((table.source_a, table.source_id_a), (table.source_b, table.source_id_b)):
-            query = sa.select(*columns).where(one == source, other == source_id)
-            found.update(EvidenceRow._make(row) for row in connection.execute(query))
-    return sorted(found, key=lambda row: (-row.weight, row[:6]))
-
-
-def history(
-    connection: sa.Connection, performer_id: int, latest: int
-) -> list[tuple[datetime, str, dict[str, Any]]]:
-    """The last `latest` events of an identity, the oldest of them first."""
-    table = identity_log.c
-    query = (
-        sa.select(table.at, table.event, table.detail)
-        .where(table.performer_id == performer_id)
-        .order_by(table.entry.desc())
-        .limit(latest)
-    )
-    return [(row.at, row.event, row.detail) for row in reversed(connection.execute(query).all())]
 
 
 def evidence_changes(
@@ -505,33 +338,3 @@ def write_log(connection: sa.Connection, entries: Sequence[LogEntry], now: datet
 def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
     for batch in batched(rows, _BATCH):
         connection.execute(statement, [dict(row) for row in batch])
-
-
-def _of_records(
-    connection: sa.Connection,
-    query: sa.Select[Any],
-    columns: sa.ColumnCollection[str, Any],
-    wanted: Collection[RecordKey] | None,
-) -> Iterator[Any]:
-    """The rows of the query, all of them or those of the records in `wanted`."""
-    parts = (
-        [query]
-        if wanted is None
-        else map(query.where, of_records(columns["source"], columns["source_id"], wanted))
-    )
-    for part in parts:
-        yield from _rows(connection, part, wanted)
-
-
-def _rows(
-    connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
-) -> Iterable[Any]:
-    """The rows of the query, streamed when they are of all records."""
-    return streamed(connection, query) if wanted is None else connection.execute(query)
-
-
-def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:
-    found: dict[RecordKey, list[str]] = defaultdict(list)
-    for source, source_id, value in rows:
-        found[source, source_id].append(value)
-    return found
