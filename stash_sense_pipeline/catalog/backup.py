@@ -78,23 +78,32 @@ def write_backup(
     return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
 
 
+@dataclass(frozen=True)
+class RestoreTarget:
+    """Where a backup is restored to: an empty catalog, and `files` (name in the backup → path).
+
+    An existing file that is named in `stay` is not replaced.
+    """
+
+    catalog_url: str
+    files: Mapping[str, Path]
+    stay: Collection[str] = ()
+
+
 def restore_backup(
     path: Path,
-    catalog_url: str,
-    files: Mapping[str, Path],
+    to: RestoreTarget,
     *,
-    stay: Collection[str] = (),
     data_dir: Path | None = None,
     before_copy: Callable[[sa.Engine, Path], None] = lambda catalog, unpacked: None,
 ) -> BackupReport:
-    """Restores a backup's catalog into the empty catalog at `catalog_url`, and its files to the paths in `files`.
-
-    The files are readable by their owner only. An existing file that is named in `stay` is not replaced.
+    """Restores the catalog and the files of a backup. The files are readable by their owner only.
 
     Everything is verified before anything is written. The backup is unpacked in the private directory of `data_dir`, or
     beside the backup without one. `before_copy` may change the unpacked catalog and the files beside it. Raises
     CatalogError for a damaged backup, when the catalog is not empty, and when another version of a file exists.
     """
+    files = to.files
     with private_work(data_dir or path.parent) as work:
         unpacked = work.directory
         contents = unpack_backup(path, unpacked, files.keys())
@@ -102,7 +111,7 @@ def restore_backup(
         there = [name for name in names if name in files and files[name].exists()]
         others = [name for name in there if sha256_file(files[name]) != contents.sha256[name]]
         for name in others:
-            if name not in stay:
+            if name not in to.stay:
                 raise CatalogError(
                     f"{files[name]} exists already and differs from the backup's; move it away first"
                 )
@@ -111,8 +120,8 @@ def restore_backup(
             source = open_catalog(sqlite_url(unpacked / CATALOG))
         try:
             before_copy(source, unpacked)
-            create_database(catalog_url)
-            target = open_catalog(catalog_url)
+            create_database(to.catalog_url)
+            target = open_catalog(to.catalog_url)
             try:
                 with _foreign_rows(path):
                     _copy_rows(source, target)

@@ -91,7 +91,7 @@ def restore(file: Path) -> None:
 
     Who is on the backup's suppression list, or on the one that is here, is erased before the catalog is put in place.
     """
-    from stash_sense_pipeline.catalog.backup import restore_backup
+    from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup
     from stash_sense_pipeline.deployment.shipped_files import shipped_file
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import enforce_in_copy
@@ -112,9 +112,7 @@ def restore(file: Path) -> None:
     # The list that is there knows who left since; those of the backup's are in its catalog.
     report = restore_backup(
         file,
-        environment.catalog_url,
-        environment.own_files,
-        stay={"suppressions.yaml"},
+        RestoreTarget(environment.catalog_url, environment.own_files, stay={"suppressions.yaml"}),
         data_dir=environment.data_dir,
         before_copy=erase,
     )

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.catalog.backup import restore_backup, write_backup
+from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup, write_backup
 from stash_sense_pipeline.foundation.errors import CatalogError, StashSenseError
 from stash_sense_pipeline_tests.databases import extras, statements
 from stash_sense_pipeline_tests.zips import Archive, Entry
@@ -62,7 +62,7 @@ def refused(path: Path, tmp_path: Path, files: dict[str, Path] | None = None) ->
     places = {"suppression.key": tmp_path / "new.key"} if files is None else files
     begun = time.monotonic()
     with pytest.raises(StashSenseError) as caught:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", places)
+        restore_backup(path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", places))
     assert time.monotonic() - begun < 20
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new.key").exists()
@@ -158,7 +158,9 @@ def test_values_that_no_catalog_has_are_one_line_or_restored(made: Path, tmp_pat
     path = changed(made, tmp_path, statements(VALUES[name]))
     said = ""
     try:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        restore_backup(
+            path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        )
     except StashSenseError as error:
         said = str(error)
     assert "\n" not in said
@@ -201,7 +203,7 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
         data = (tmp_path / "old.db").read_bytes()
         contents = {"format": 1, "made_at": NOW.isoformat(), "sha256": digests({"catalog.db": data})}
         path = write(tmp_path / f"{revision}.zip", {"catalog.db": data}, contents)
-        restore_backup(path, f"sqlite:///{tmp_path / f'{revision}.db'}", {})
+        restore_backup(path, RestoreTarget(f"sqlite:///{tmp_path / f'{revision}.db'}", {}))
         open_catalog(f"sqlite:///{tmp_path / f'{revision}.db'}").dispose()
     engine.dispose()
 
@@ -239,7 +241,9 @@ def test_a_randomly_damaged_backup_is_refused_in_one_line_or_restored(
     begun = time.monotonic()
     said = ""
     try:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        restore_backup(
+            path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        )
     except CatalogError as error:
         said = str(error)
     assert "\n" not in said

@@ -61,6 +61,17 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class EmbeddingQueue:
+    """The faces of a source that wait for embedding: found by this detector, with a crop, and without a vector of at
+    least one of the models `digests` (name → digest).
+    """
+
+    source: str
+    detector_digest: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class WaitingFace:
     """A face that lacks vectors, with its aligned crop.
 
@@ -165,45 +176,38 @@ def _lacks_vectors(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
     )
 
 
-def _waiting(source: str, detector_digest: str, digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Condition on `aligned_crops`: the face lacks a vector. It is not a join, as there are few crops and the search must
-    begin with them.
+def _of_queue(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
+    """Condition on `faces`: found in the source by the detector of the queue."""
+    return sa.and_(faces.c.source == queue.source, faces.c.detector_digest == queue.detector_digest)
+
+
+def _waiting(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
+    """Condition on `aligned_crops`: the face is in the queue. It is not a join, as there are few crops and the search
+    must begin with them.
     """
     return sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id,
-        faces.c.source == source,
-        faces.c.detector_digest == detector_digest,
-        _lacks_vectors(digests),
+        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), _lacks_vectors(queue.digests)
     )
 
 
-def count_waiting(
-    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
-) -> int:
-    """The number of faces of a source, found by this detector, with a crop, that lack a vector of a model.
-
-    `digests`: models, name → digest.
-    """
+def count_waiting(connection: sa.Connection, queue: EmbeddingQueue) -> int:
+    """The number of faces in the queue."""
     waiting = sa.select(sa.func.count()).select_from(aligned_crops)
-    return connection.scalar(waiting.where(_waiting(source, detector_digest, digests))) or 0
+    return connection.scalar(waiting.where(_waiting(queue))) or 0
 
 
 def waiting_faces(
     connection: sa.Connection,
-    source: str,
-    detector_digest: str,
-    digests: Mapping[str, str],
+    queue: EmbeddingQueue,
     after: int,
     limit: int,
     among: Sequence[int] | None = None,
 ) -> list[WaitingFace]:
-    """The next `limit` faces that `count_waiting` counts, with ids above `after`, sorted by id.
-
-    With `among`, only faces with these ids.
-    """
+    """The next `limit` faces of the queue with ids above `after`, sorted by id. With `among`, only of these ids."""
+    digests = queue.digests
     next_ones = (
         sa.select(aligned_crops.c.face_id, aligned_crops.c.png)
-        .where(aligned_crops.c.face_id > after, _waiting(source, detector_digest, digests))
+        .where(aligned_crops.c.face_id > after, _waiting(queue))
         .order_by(aligned_crops.c.face_id)
         .limit(limit)
     )
@@ -247,12 +251,7 @@ def leasing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def lease_faces(
-    session: sa.Connection,
-    source: str,
-    detector_digest: str,
-    digests: Mapping[str, str],
-    after: int,
-    limit: int,
+    session: sa.Connection, queue: EmbeddingQueue, after: int, limit: int
 ) -> tuple[list[WaitingFace], list[int]]:
     """As `waiting_faces`, but leases the faces until `release_faces` and skips those that another worker has leased.
 
@@ -263,12 +262,7 @@ def lease_faces(
     waiting = (
         sa.select(faces.c.face_id)
         .join(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
-        .where(
-            faces.c.face_id > after,
-            faces.c.source == source,
-            faces.c.detector_digest == detector_digest,
-            _lacks_vectors(digests),
-        )
+        .where(faces.c.face_id > after, _of_queue(queue), _lacks_vectors(queue.digests))
         .order_by(faces.c.face_id)
         # OFFSET is an optimisation fence: the locks are taken in the order of the ids, and at most `limit` of them.
         .offset(0)
@@ -283,7 +277,7 @@ def lease_faces(
     if not leased:
         return [], []
     # Reads again, to see what other workers have committed since the search began.
-    return waiting_faces(session, source, detector_digest, digests, after, limit, among=leased), leased
+    return waiting_faces(session, queue, after, limit, among=leased), leased
 
 
 def release_faces(session: sa.Connection, leased: Sequence[int]) -> None:
@@ -311,15 +305,10 @@ def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
         connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(ids)))
 
 
-def drop_embedded_crops(
-    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
-) -> int:
-    """Removes the crops of a source's faces that have a vector of every model (name → digest). Returns their number."""
+def drop_embedded_crops(connection: sa.Connection, queue: EmbeddingQueue) -> int:
+    """Removes the crops of faces that have a vector of every model of the queue. Returns their number."""
     complete = sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id,
-        faces.c.source == source,
-        faces.c.detector_digest == detector_digest,
-        ~_lacks_vectors(digests),
+        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), ~_lacks_vectors(queue.digests)
     )
     return connection.execute(sa.delete(aligned_crops).where(complete)).rowcount
 

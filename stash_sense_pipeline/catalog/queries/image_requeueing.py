@@ -18,7 +18,7 @@ from stash_sense_pipeline.catalog.schema import (
 
 
 @dataclass(frozen=True)
-class JudgedAlike:
+class RejectionGroup:
     """The number of rejected images of a source with the same rules and the same reason."""
 
     judged_by: str
@@ -26,7 +26,7 @@ class JudgedAlike:
     images: int
 
 
-def rejections(connection: sa.Connection, source: str) -> list[JudgedAlike]:
+def rejections(connection: sa.Connection, source: str) -> list[RejectionGroup]:
     """The numbers of rejected images of a source by rules and reason."""
     rows = connection.execute(
         sa.select(source_images.c.judged_by, source_images.c.reason, sa.func.count())
@@ -38,10 +38,10 @@ def rejections(connection: sa.Connection, source: str) -> list[JudgedAlike]:
         .group_by(source_images.c.judged_by, source_images.c.reason)
         .order_by(source_images.c.judged_by, source_images.c.reason)
     )
-    return [JudgedAlike(*row) for row in rows]
+    return [RejectionGroup(*row) for row in rows]
 
 
-def reopen_rejections(connection: sa.Connection, source: str, group: JudgedAlike) -> int:
+def reopen_rejections(connection: sa.Connection, source: str, group: RejectionGroup) -> int:
     """Makes the images of one group pending again. Returns their number."""
     return _reopen(
         connection,
