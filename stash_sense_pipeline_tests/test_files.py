@@ -1,4 +1,4 @@
-"""Files and directories get the modes that the program chooses, whatever the umask of its process is."""
+"""Files and directories get the modes that the program chooses, independently of the umask."""
 
 from __future__ import annotations
 

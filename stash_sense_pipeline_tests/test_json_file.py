@@ -1,4 +1,4 @@
-"""JSON of any shape ends in a value or in one line, within seconds and a bounded amount of memory."""
+"""Any JSON text gives a value or an error of one line, within seconds and a bounded amount of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed and what the lock files hold: one ONNX Runtime, no index address, and everything that is shipped."""
+"""Packaging: one ONNX Runtime is installed, the lock files have hashes and no index address, the wheel is complete."""
 
 from __future__ import annotations
 

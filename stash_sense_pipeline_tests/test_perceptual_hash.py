@@ -1,4 +1,4 @@
-"""Copies of a picture are known in any size, format and quality; other photos of a person are not copies."""
+"""Copies of a picture are recognised in any size, format and quality; other photos of a person are not copies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Visible text: no control character of others reaches a terminal, a log or an error."""
+"""Visible text: no control character from outside reaches a terminal, a log or an error."""
 
 from __future__ import annotations
 

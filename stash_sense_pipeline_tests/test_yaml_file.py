@@ -1,4 +1,4 @@
-"""YAML of any shape ends in content or in lines that name the file, within seconds and a bounded amount of memory."""
+"""Any YAML text gives content or errors that name the file, within seconds and a bounded amount of memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every way in which a zip archive can lie is refused before anything of it is on the disk."""
+"""A zip archive with a false field is refused before any of its content is on the disk."""
 
 from __future__ import annotations
 

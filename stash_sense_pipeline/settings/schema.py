@@ -258,6 +258,7 @@ class Settings(SettingsModel):
 
 
 def is_loopback_host(host: str) -> bool:
+    """True for a loopback address, `localhost` and the names below it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

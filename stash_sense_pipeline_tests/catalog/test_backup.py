@@ -1,4 +1,4 @@
-"""Backups: whole while others write, the same on any database, verified, and never over something that is there."""
+"""Backups: consistent while others write, equal on both databases, verified, and never written over existing files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A backup that was changed or made by others is one line, quickly, and nothing is restored."""
+"""A changed or foreign backup is refused quickly in one line, and nothing is restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storing performer records: only differences are written, tombstones forget, images are shared."""
+"""Storing performer records: only differences are written, tombstones keep few fields, images are shared."""
 
 from __future__ import annotations
 

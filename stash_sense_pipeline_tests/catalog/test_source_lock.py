@@ -1,4 +1,4 @@
-"""One run at a time for each source: a second one waits and says so, another source does not, a dead one holds nothing."""
+"""The lock of a source: a second run waits and reports it, other sources do not wait, a killed run releases the lock."""
 
 from __future__ import annotations
 

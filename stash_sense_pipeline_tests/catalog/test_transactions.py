@@ -1,4 +1,4 @@
-"""Transactions on databases that stop working: one line for what the server did, other errors as they are."""
+"""Transactions on failing databases: a server error becomes one line, other errors pass through."""
 
 from __future__ import annotations
 
