@@ -1,4 +1,4 @@
-"""Files and directories get the modes that the program chooses, whatever the umask of its process is."""
+"""Files and directories get the modes that the program chooses, independently of the umask."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_written_file_is_private_and_its_missing_directories_too(tmp_path: Pat
     assert [place.name for place in path.parent.iterdir()] == ["file"]
 
 
-def test_a_file_for_others_is_private_until_it_is_whole(tmp_path: Path) -> None:
+def test_a_public_file_is_private_until_it_is_complete(tmp_path: Path) -> None:
     with replacing(tmp_path / "file", PUBLIC_FILE) as temporary:
         assert mode(temporary) == 0o600
         temporary.write_text("text")
@@ -56,7 +56,7 @@ def test_a_file_for_others_is_private_until_it_is_whole(tmp_path: Path) -> None:
     assert mode(tmp_path / "file") == 0o644
 
 
-def test_a_writer_that_makes_the_file_anew_does_not_choose_its_mode(tmp_path: Path) -> None:
+def test_a_file_that_the_writer_replaces_gets_the_chosen_mode(tmp_path: Path) -> None:
     with replacing(tmp_path / "file") as temporary:
         temporary.unlink()
         temporary.write_text("text")
@@ -71,7 +71,7 @@ def test_a_leftover_of_a_killed_writer_is_not_used(tmp_path: Path) -> None:
     assert not (tmp_path / "file").is_symlink()
 
 
-def test_a_directory_gets_its_mode_and_one_that_is_there_keeps_it(tmp_path: Path) -> None:
+def test_a_new_directory_gets_its_mode_and_an_existing_one_keeps_its_own(tmp_path: Path) -> None:
     make_directory(tmp_path / "public" / "inner", PUBLIC_DIRECTORY)
     assert [mode(tmp_path / name) for name in ("public", "public/inner")] == [0o755, 0o755]
     make_directory(tmp_path / "public" / "inner")
@@ -90,7 +90,7 @@ def test_a_file_that_open_makes_is_private(tmp_path: Path, umask: int) -> None:
     assert mode(tmp_path / "new") == 0o600
 
 
-def test_rights_of_others_are_taken_away_and_links_are_not_followed(tmp_path: Path) -> None:
+def test_restrict_removes_the_rights_of_others_and_follows_no_links(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     make_directory(root / "inner", 0o777)
     for path in (root / "inner" / "file", outside):
@@ -108,7 +108,7 @@ def test_rights_of_others_are_taken_away_and_links_are_not_followed(tmp_path: Pa
     assert mode(outside) == 0o4777
 
 
-def test_what_a_process_and_its_children_make_by_themselves_is_private(tmp_path: Path) -> None:
+def test_files_that_a_process_and_its_children_make_are_private(tmp_path: Path) -> None:
     keep_files_private()
     (tmp_path / "file").touch()
     (tmp_path / "directory").mkdir()
@@ -116,7 +116,7 @@ def test_what_a_process_and_its_children_make_by_themselves_is_private(tmp_path:
 
 
 def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None:
-    """`foundation/files.py` makes them. What is in a temporary file of `replacing` or a private directory is private."""
+    """Modules use `foundation/files.py`. Exceptions are files inside a private directory or a file of `replacing`."""
     known = {
         "release/build/voyager_index.py": ['path.open("wb")'],  # in the staging directory, which is private
         "release/distribution/install.py": [
@@ -134,7 +134,7 @@ def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None
 
 
 def _makers(tree: ast.AST) -> list[str]:
-    """The calls of a module that make files or directories with a mode of their own."""
+    """The calls of a module that make files or directories with the mode of the umask."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     makers = []
     for call in calls:

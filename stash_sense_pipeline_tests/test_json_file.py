@@ -1,4 +1,4 @@
-"""JSON of any shape ends in a value or in one line, within seconds and a bounded amount of memory."""
+"""Any JSON text gives a value or an error of one line, within seconds and a bounded amount of memory."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ REFUSED: dict[str, tuple[str, str]] = {
         "more than 1000 values",
     ),
     "many keys": ("{" + ",".join(f'"{n}":0' for n in range(2000)) + "}", "more than 1000 values"),
-    "a key twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is there twice"),
-    "a key twice by an escape": ('{"a": 1, "\\u0061": 2}', "the key 'a' is there twice"),
+    "a key twice": ('{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' is given twice"),
+    "a key twice by an escape": ('{"a": 1, "\\u0061": 2}', "the key 'a' is given twice"),
     "a number of many digits": ("[\n" + "9" * 100_000 + "]", "line 2: the number 99999999999999999999"),
     "a number of 21 digits": ("-" + "9" * 21, "line 1: the number"),
     "a number beyond floats": ("\n\n1e999999", "line 3: the number 1e999999"),
     "a number of many decimals": ("0." + "1" * 100_000, "line 1: the number"),
     "NaN": ("[NaN]", "line 1: the number NaN"),
     "minus infinity": ("[-Infinity]", "line 1: the number -Infinity"),
-    "half a character": ('["\\ud800"]', "half a character"),
-    "half a character in a key": ('{"\\uDC00": 1}', "half a character"),
+    "an unpaired surrogate": ('["\\ud800"]', "an unpaired surrogate"),
+    "an unpaired surrogate in a key": ('{"\\uDC00": 1}', "an unpaired surrogate"),
     "not UTF-8": ("\n\udcff", "line 2: it is not UTF-8"),
     "a byte order mark": ("\ufeff[]", "byte order mark"),
     "as UTF-16": ("\x00[\x00]", "not valid JSON"),
@@ -49,7 +49,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_beyond_the_limits_is_one_line(tmp_path: Path, name: str) -> None:
+def test_content_beyond_the_limits_is_one_line(tmp_path: Path, name: str) -> None:
     text, complaint = REFUSED[name]
     path = tmp_path / "a.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -110,14 +110,14 @@ def test_what_json_writes_is_read(tree: object) -> None:
         text = json.dumps(tree, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         text = json.dumps(tree).encode()
-        with pytest.raises(ValueError, match="half a character"):
+        with pytest.raises(ValueError, match="an unpaired surrogate"):
             parse_json(text, LIMITS)
         return
     assert parse_json(text, LIMITS) == tree
 
 
 @given(st.data())
-def test_damage_at_random_is_a_value_error_or_a_value(data: st.DataObject) -> None:
+def test_randomly_damaged_json_is_a_value_error_or_a_value(data: st.DataObject) -> None:
     content = bytearray(b'{"version": "2026.01.01", "checksums": {"a": "b"}, "n": [1, 2.5, null, "\\u00e9"]}')
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(content)))

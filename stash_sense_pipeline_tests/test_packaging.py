@@ -1,4 +1,4 @@
-"""What is installed and what the lock files hold: one ONNX Runtime, no index address, and everything that is shipped."""
+"""Packaging: one ONNX Runtime is installed, the lock files have hashes and no index address, the wheel is complete."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _locked(path: Path) -> set[str]:
 
 
 def test_exactly_one_onnxruntime_is_installed() -> None:
-    """Both distributions write one directory; with both there, which one runs is luck, and nothing says so."""
+    """Both distributions write to one directory: with both installed, it is undefined which one runs."""
     names = {distribution.metadata["Name"].lower() for distribution in distributions()}
     assert len(names & {"onnxruntime", "onnxruntime-gpu"}) == 1
     assert "opencv-python" not in names

@@ -1,4 +1,4 @@
-"""Every regular expression of the package takes linear time, whatever text is given to the function that uses it."""
+"""Every regular expression of the package takes linear time on any text."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from stash_sense_pipeline.records import profile_sites
 
 PACKAGE = Path(stash_sense_pipeline.__file__).parent
 METHODS = ("match", "search", "fullmatch", "sub", "split", "findall", "finditer")
-# Linear time of the slowest takes a twentieth of this for the longest text, quadratic time ten times as long.
+# The slowest linear expression takes a twentieth of this for the longest text, a quadratic one ten times as long.
 SECONDS = 0.4
 LENGTHS = (20, 200, 2_000, 60_000)
-# After how many repetitions a branch counts as one that has no end.
+# A branch with more repetitions than this counts as unbounded.
 MANY = 500
 
 
 @dataclass(frozen=True)
 class Use:
-    """A regular expression and the function that is called on text with it."""
+    """A regular expression and the method that is called with a text."""
 
     where: str
     pattern: str | bytes
@@ -41,7 +41,7 @@ class Use:
 
 
 def uses() -> list[Use]:
-    """The regular expressions of the package: constants with their uses in any module, and literals in a call."""
+    """The regular expressions of the package: constants with their uses in all modules, and literals in calls."""
     found: dict[tuple[str | bytes, int, str], Use] = {}
     trees = {
         path: ast.parse(path.read_text())
@@ -82,7 +82,7 @@ def uses() -> list[Use]:
 
 
 def _literal(node: ast.expr) -> str | bytes | None:
-    """A literal pattern; a formatted one with a plain word in the place of each value."""
+    """A literal pattern. In a formatted string, a plain word replaces each value."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -104,8 +104,8 @@ def attacks(pattern: str | bytes, flags: int) -> set[tuple[str, str, str]]:
                 body = walk(inner, before)
                 if high is codes.MAXREPEAT or high >= MANY:
                     single = _samples(inner)
-                    # Words of one character too: a boundary of words is between any two of them.
-                    # What is before it too: each beginning may look for an end that is not there.
+                    # Also words of one character, as any two of them have a word boundary between them.
+                    # Also the part before it: each beginning may search for a missing end.
                     units = {
                         body,
                         before,
@@ -169,7 +169,7 @@ def _samples(items: Any) -> list[str]:
         elif code is codes.NOT_LITERAL:
             out += [probe for probe in "a /" if ord(probe) != value]
         elif code is codes.ANY:
-            # A quote: a text in quotes may be left open, and each of its escaped quotes may begin another.
+            # A quoted text may be unterminated, and each of its escaped quotes may begin another one.
             out += ["a", " ", "/", '"']
         elif code is codes.CATEGORY:
             out.append(_CLASSES[value])
@@ -204,12 +204,12 @@ _CATEGORY_TEXT = {
 
 
 class TooSlowError(Exception):
-    """A text took longer than it may."""
+    """A text took longer than the limit."""
 
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """Raises TooSlowError after so much CPU time; the engine of `re` looks for signals while it works."""
+    """Raises TooSlowError after so much CPU time. The `re` engine checks for signals while it runs."""
 
     def stop(*_: object) -> None:
         raise TooSlowError
@@ -224,7 +224,7 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def slow_text(use: Use) -> str | None:
-    """A description of a text that takes too long, None when there is none among the attacks."""
+    """A description of an attack that takes too long, or None."""
     compiled = re.compile(
         use.pattern, use.flags & ~re.UNICODE if isinstance(use.pattern, bytes) else use.flags
     )
@@ -243,7 +243,7 @@ def slow_text(use: Use) -> str | None:
                 too_slow = False
             except TooSlowError:
                 too_slow = True
-            # A search of many short matches does not look for signals in between.
+            # A search with many short matches does not check for signals between them.
             if too_slow or time.process_time() - begun > SECONDS:
                 return f"{start!r} + {unit!r} * {length // len(unit)} + {end!r}"
     return None
@@ -272,7 +272,7 @@ def test_the_expressions_of_the_package_are_found() -> None:
         (r"/\*.*?\*/", "sub"),
     ],
 )
-def test_the_attacks_find_what_is_known_to_be_slow(pattern: str, method: str) -> None:
+def test_the_attacks_find_expressions_that_are_known_to_be_slow(pattern: str, method: str) -> None:
     assert slow_text(Use("", pattern, re.DOTALL, method)) is not None
 
 

@@ -1,4 +1,4 @@
-"""Copies of a picture are known in any size, format and quality; other photos of a person are not copies."""
+"""Copies of a picture are recognised in any size, format and quality; other photos of a person are not copies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_copies_are_the_same_picture(kind: str, quality: int, scale: float) -> N
         assert same_picture(picture_hash(photo), picture_hash(again(photo, kind, quality, scale)))
 
 
-def test_other_photos_are_not() -> None:
+def test_other_photos_are_not_the_same_picture() -> None:
     hashes = [picture_hash(photo) for photo in PHOTOS]
     assert all(len(one) == 16 for one in hashes)
     assert not any(same_picture(first, second) for first, second in combinations(hashes, 2))
@@ -67,13 +67,15 @@ def bordered(photo: np.ndarray, share: float) -> np.ndarray:
     ],
     ids=["mirrored", "drawn", "crop 2 %", "crop 5 %", "crop 10 %", "crop 20 %", "border 2 %", "border 5 %"],
 )
-def test_how_many_changed_pictures_are_recognised_is_what_privacy_md_says(change, least, most) -> None:
+def test_the_share_of_changed_pictures_that_is_recognised_is_the_one_in_privacy_md(
+    change, least, most
+) -> None:
     photos = [render_portrait(make_person(seed), seed).image for seed in range(30)]
     known = [same_picture(picture_hash(photo), picture_hash(change(photo))) for photo in photos]
     assert least <= sum(known) / len(known) <= most
 
 
-def test_any_image_has_a_hash() -> None:
+def test_an_image_of_any_size_has_a_hash() -> None:
     for shape in ((1, 1, 3), (3, 900, 3), (640, 640, 3)):
         flat = picture_hash(np.full(shape, 7, np.uint8))
         assert same_picture(flat, picture_hash(np.full(shape, 200, np.uint8)))

@@ -249,7 +249,9 @@ NO_PROFILES = [
 
 
 @pytest.mark.parametrize(("url", "name", "key", "canonical"), VECTORS)
-def test_vector(url: str, name: str, key: str, canonical: str | None) -> None:
+def test_a_profile_url_gives_its_key_and_canonical_url(
+    url: str, name: str, key: str, canonical: str | None
+) -> None:
     profile = parse_profile(url)
     assert profile is not None
     assert profile.key == ProfileKey(name, key)
@@ -257,7 +259,7 @@ def test_vector(url: str, name: str, key: str, canonical: str | None) -> None:
 
 
 @pytest.mark.parametrize("url", NO_PROFILES)
-def test_is_no_profile(url: str) -> None:
+def test_a_url_that_is_no_profile_gives_none(url: str) -> None:
     assert canonical_profile(url) is None
 
 
@@ -266,7 +268,7 @@ def test_decomposed_and_composed_letters_name_one_page() -> None:
     assert composed == canonical_profile("https://www.babepedia.com/babe/Zo\u0308e") != None  # noqa: E711
 
 
-def test_grades() -> None:
+def test_only_pages_of_identity_grade_prove_identity_and_hosts_are_unique() -> None:
     for name in ("imdb", "wikidata", "twitter", "instagram", "onlyfans", "fansly", "iafd", "freeones"):
         assert site(name).identity_grade
     assert not site("pornpics").identity_grade
@@ -276,7 +278,7 @@ def test_grades() -> None:
     assert len(hosts) == len(set(hosts))
 
 
-def test_stash_box_performer_of_any_host() -> None:
+def test_a_performer_url_of_any_stash_box_gives_host_and_id() -> None:
     assert stash_box_performer(f"https://www.stashdb.org/performers/{U.upper()}/scenes") == ("stashdb.org", U)
     assert stash_box_performer("http://127.0.0.1:9998/performers/Some-Slug?x=1") == (
         "127.0.0.1:9998",
@@ -332,7 +334,7 @@ _PIECES = st.one_of(
 
 @settings(max_examples=500)
 @given(st.one_of(st.text(), st.lists(_PIECES, max_size=8).map("".join)))
-def test_any_text_is_answered(text: str) -> None:
+def test_any_text_gives_none_or_a_canonical_url_that_parses_to_itself(text: str) -> None:
     profile = parse_profile(text)
     stash_box_performer(text)
     if profile is not None and profile.url is not None:
@@ -365,7 +367,7 @@ _PATHS = [
 @settings(max_examples=800)
 @example("boobpedia.com/wiki/index.php?title={}", ".")
 @given(st.sampled_from(_PATHS), st.text(max_size=40))
-def test_the_canonical_url_names_the_same_page(path: str, name: str) -> None:
+def test_the_canonical_url_of_a_profile_parses_to_the_same_profile(path: str, name: str) -> None:
     profile = parse_profile(
         "https://www." + path.format(name, name) if "fr." not in path else path.format(name)
     )

@@ -80,15 +80,15 @@ def test_the_shipped_file_has_all_sources_and_only_stash_boxes_on():
         ("javdatabase", 60, 3, "medium", None, "https://www.javdatabase.com"),
     ],
 )
-def test_the_shipped_values_are_the_predecessors(name, rate, faces, trust, gender, url):
+def test_the_shipped_values_are_those_of_the_predecessor(name, rate, faces, trust, gender, url):
     source = load_settings(SHIPPED).source(name)
     assert (source.rate_limit, source.max_faces, source.trust_level, source.gender_filter, source.url) == (
         rate, faces, trust, gender, url
     )  # fmt: skip
 
 
-def test_the_shipped_file_says_what_is_the_default_anyway(load):
-    """Somebody who writes only the names gets the same addresses, hosts and connectors."""
+def test_the_shipped_file_gives_the_same_settings_as_the_names_alone(load):
+    """A file with only the names of the sources gives the same addresses, hosts and connectors."""
     shipped = load_settings(SHIPPED)
     boxes = load(yaml.safe_dump({"stash_boxes": {name: {} for name in KNOWN_STASH_BOXES}}, sort_keys=False))
     assert boxes.names == shipped.names[:5]
@@ -101,7 +101,7 @@ def test_the_shipped_file_says_what_is_the_default_anyway(load):
     assert shipped.export == ExportSettings()
 
 
-def test_hosts_are_those_of_universal_ids():
+def test_known_stash_boxes_have_the_hosts_of_universal_ids():
     hosts = {name: box.host for name, box in load_settings(SHIPPED).stash_boxes.items()}
     assert hosts == {
         "stashdb": "stashdb.org",
@@ -112,7 +112,7 @@ def test_hosts_are_those_of_universal_ids():
     }
 
 
-# --- what a file may say ---
+# --- valid files ---
 
 
 def test_a_private_stash_box_needs_only_its_address(load):
@@ -155,7 +155,7 @@ def test_gender_is_written_as_the_catalog_writes_it(load):
     assert load("reference_sites: {afdb: {gender_filter: Female}}").source("afdb").gender_filter == "FEMALE"
 
 
-def test_only_foreign_servers_want_a_contact(load):
+def test_a_contact_is_missing_only_when_a_server_on_another_machine_is_enabled(load):
     local = "stash_boxes: {mine: {url: 'http://127.0.0.1:9/graphql'}, other: {url: 'http://[::1]:9/graphql'}}"
     assert not load(local).missing_contact
     assert load("stash_boxes: {stashdb: {}}").missing_contact
@@ -165,19 +165,19 @@ def test_only_foreign_servers_want_a_contact(load):
     ).missing_contact
 
 
-def test_settings_are_immutable_and_travel_between_processes():
+def test_settings_are_immutable_and_can_be_pickled():
     settings = load_settings(SHIPPED)
     with pytest.raises(ValidationError):
         settings.global_.max_faces_per_performer = 3
     assert pickle.loads(pickle.dumps(settings)) == settings
 
 
-def test_an_unknown_source_is_told_with_the_known_ones():
+def test_an_unknown_source_is_refused_and_the_known_ones_are_listed():
     with pytest.raises(ConfigurationError, match=r"'stashdbb' is not a source.*did you mean stashdb.*fansdb"):
         load_settings(SHIPPED).source("stashdbb")
 
 
-# --- what it may not say ---
+# --- invalid files ---
 
 BOX = "stash_boxes:\n  mine:\n    url: http://a.example/graphql\n    "
 RATE = "is not a number of requests a minute above 0"
@@ -213,7 +213,7 @@ ADDRESS = "an http or https address without user, query and fragment"
         ("connector: rest", "connector: 'rest' is not one of stash_box, theporndb"),
         ("gender_filter: woman", f"gender_filter: 'woman' is not one of {GENDERS}"),
         ("host: A.example", f"host: 'A.example' is not {HOST}"),
-        ("max_faces: 5\n    max_faces: 6", "max_faces: is there twice, here and in line 5; remove one"),
+        ("max_faces: 5\n    max_faces: 6", "max_faces: is given twice, here and in line 5; remove one"),
     ],
 )  # fmt: skip
 def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
@@ -267,11 +267,11 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         ),
         (
             "stash_boxes:\n  fansdb: {}\n  stashdb: {}\n  fansdb: {}",
-            "2: stash_boxes.fansdb: is there twice, here and in line 4; remove one",
+            "2: stash_boxes.fansdb: is given twice, here and in line 4; remove one",
         ),
         (
             "stash_boxes: {stashdb: {}}\nstash_boxes: {}",
-            "1: stash_boxes: is there twice, here and in line 2; remove one",
+            "1: stash_boxes: is given twice, here and in line 2; remove one",
         ),
         (
             "stash_boxes:\n  mine:\n    enabled: true",
@@ -305,7 +305,7 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         ),
     ],
 )
-def test_one_mistake_is_one_line(refused, text, complaint):
+def test_one_mistake_in_the_file_is_one_line(refused, text, complaint):
     assert refused(text) == [complaint]
 
 
@@ -338,12 +338,12 @@ def test_a_bad_address_is_one_complaint_without_what_may_be_a_password(refused, 
         ("a: 2026-13-45", "1: not valid YAML: '2026-13-45' is not a valid value"),
     ],
 )
-def test_what_is_no_yaml_is_told_with_its_line(refused, text, complaint):
+def test_invalid_yaml_is_reported_with_its_line(refused, text, complaint):
     [line] = refused(text)
     assert complaint in line
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_bytes_that_are_not_utf_8_are_refused(tmp_path):
     (tmp_path / "sources.yaml").write_bytes(b"a: \xff\xfe\x00")
     with pytest.raises(ConfigurationError, match="not valid YAML"):
         load_settings(tmp_path / "sources.yaml")
@@ -356,7 +356,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         load_settings(tmp_path)
 
 
-def test_all_mistakes_are_told_under_a_summary_in_the_order_of_the_file(tmp_path):
+def test_all_mistakes_are_listed_under_a_summary_in_the_order_of_the_file(tmp_path):
     path = tmp_path / "sources.yaml"
     path.write_text(
         "stash_boxes:\n  stashdb:\n    max_faces: 0\n    rate: 1\nglobal:\n  default_rate_limit: -1\n"
@@ -453,7 +453,7 @@ def test_a_key_may_come_from_a_mounted_secret(tmp_path):
 @pytest.mark.parametrize(
     "content", [None, b"", b" \n", b"hunter2\nhunter3", b"hunter2 x", b"hunter2\xc3\xa9", b"\xff"]
 )
-def test_a_secret_that_is_no_key_is_refused_by_variable_and_path(tmp_path, content):
+def test_a_file_without_a_usable_key_is_refused_by_variable_and_path(tmp_path, content):
     secret = tmp_path / "secret"
     if content is not None:
         secret.write_bytes(content)
@@ -465,7 +465,7 @@ def test_a_secret_that_is_no_key_is_refused_by_variable_and_path(tmp_path, conte
     assert environment.api_key("fansdb") is None
 
 
-def test_a_key_given_twice_or_broken_is_refused(tmp_path):
+def test_a_key_that_is_given_twice_or_invalid_is_refused(tmp_path):
     twice = read_environment({"STASHDB_API_KEY": "hunter2", "STASHDB_API_KEY_FILE": "x"}, tmp_path)
     with pytest.raises(
         ConfigurationError, match="STASHDB_API_KEY and STASHDB_API_KEY_FILE are both set; keep one"
@@ -481,13 +481,13 @@ def test_a_key_given_twice_or_broken_is_refused(tmp_path):
     ("variable", "value"),
     [("FLARESOLVERR_URL", "localhost:8191"), ("CHROME_CDP_URL", "9222")],
 )
-def test_a_bad_variable_is_named(tmp_path, variable, value):
+def test_an_invalid_address_in_a_variable_is_refused_by_the_name_of_the_variable(tmp_path, variable, value):
     with pytest.raises(ConfigurationError, match=f"^{variable}: "):
         read_environment({variable: value}, tmp_path)
 
 
 def test_a_mistyped_alert_url_is_not_shown(tmp_path):
-    """Its path is the secret of the webhook."""
+    """The path of a webhook URL is its secret."""
     with pytest.raises(ConfigurationError) as caught:
         read_environment({"STASH_SENSE_ALERT_URL": "htps://discord.com/api/webhooks/1/s3cret"}, tmp_path)
     assert "s3cret" not in str(caught.value)
@@ -501,11 +501,11 @@ def test_a_password_in_the_query_of_the_catalog_url_is_a_secret(tmp_path):
 # --- overrides of one run ---
 
 
-def test_texts_of_a_command_line():
+def test_command_line_texts_are_parsed_to_names_and_counts():
     assert parse_names(" a, b,,a ") == ("a", "b")
     assert parse_counts("a=10, b = 5") == {"a": 10, "b": 5}
     for text in ("a", "a=", "=5", "a=-1", "a=1.5", "a=x", "a=1=2", "a=1,a=2"):
-        with pytest.raises(ConfigurationError, match=r"NAME=NUMBER|there twice"):
+        with pytest.raises(ConfigurationError, match=r"NAME=NUMBER|given twice"):
             parse_counts(text)
 
 
@@ -536,12 +536,12 @@ def test_a_bad_override_is_refused(values, complaint):
         make_overrides(values)
 
 
-def test_no_overrides_change_nothing():
+def test_empty_overrides_change_no_setting():
     settings = load_settings(SHIPPED)
     assert apply_overrides(settings, RunOverrides()) == settings
 
 
-def test_overrides_change_what_they_name():
+def test_overrides_change_exactly_the_settings_that_they_name():
     settings = load_settings(SHIPPED)
     changed = apply_overrides(
         settings,

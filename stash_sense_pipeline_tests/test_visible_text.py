@@ -1,4 +1,4 @@
-"""Visible text: no control character of others reaches a terminal, a log or an error."""
+"""Visible text: no control character from outside reaches a terminal, a log or an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOSTILE = "\x1b]0;title\x07\x1b[2J\r\u202egnp.exe\u2066\u200b\x9b31m\u2028\ud800
 
 
 def hidden(text: str, allowed: str = "") -> list[str]:
-    """The characters of the text that a terminal acts on or does not show."""
+    """The characters of the text that a terminal interprets or does not show."""
     bidirectional = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
     return [
         character
@@ -44,7 +44,7 @@ def test_no_hidden_character_is_left_but_tab_and_line_feed(text):
 
 
 @given(TEXT)
-def test_visible_text_can_be_encoded_and_shown_again_unchanged(text):
+def test_visible_text_can_be_encoded_and_is_unchanged_by_a_second_pass(text):
     shown = visible(text)
     shown.encode()
     assert visible(shown) == shown
@@ -53,7 +53,7 @@ def test_visible_text_can_be_encoded_and_shown_again_unchanged(text):
 @pytest.mark.parametrize(
     "text", ["", "plain", "ä é ß", "日本語", "name with 👩\u200d🦰", "می\u200cخواهم", "a\tb\nc"]
 )
-def test_text_without_hidden_characters_stays_as_it_is(text):
+def test_text_without_hidden_characters_is_unchanged(text):
     assert visible(text) == text
 
 
@@ -93,8 +93,8 @@ def test_a_log_record_holds_no_hidden_character(caplog):
         logging.setLogRecordFactory(before)
 
 
-def test_only_the_one_function_prints_to_the_terminal():
-    """Everything else that prints without `visible` would be a way around it."""
+def test_only_the_echo_function_prints_to_the_terminal():
+    """Output that does not pass through `visible` could show hidden characters."""
     printing = re.compile(r"click\.s?echo\(|\bprint\(|sys\.(stdout|stderr)\.write")
     found = [
         f"{path.relative_to(PACKAGE)}: {line.strip()}"

@@ -1,4 +1,4 @@
-"""YAML of any shape ends in content or in lines that name the file, within seconds and a bounded amount of memory."""
+"""Any YAML text gives content or errors that name the file, within seconds and a bounded amount of memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFUSED: dict[str, tuple[str, str]] = {
         "more than 400000 values",
     ),
     "a deep chain of aliases": (bomb(60, 1), "more than 32 levels, with aliases expanded"),
-    "merge keys": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "c.<<: is there twice"),
+    "merge keys": ("a: &a {b: 1}\nc: {<<: *a, <<: *a}", "c.<<: is given twice"),
     "deep lists": ("a: " + "[" * 100_000, "1: not valid YAML: more than 32 levels"),
     "deep mappings": ("{a: " * 100_000, "1: not valid YAML: more than 32 levels"),
     "deep blocks": ("- " * 100_000, "1: not valid YAML: more than 32 levels"),
@@ -74,7 +74,7 @@ REFUSED: dict[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_beyond_the_limits_is_one_line_that_names_the_file(tmp_path: Path, name: str) -> None:
+def test_content_beyond_the_limits_is_one_line_that_names_the_file(tmp_path: Path, name: str) -> None:
     text, complaint = REFUSED[name]
     path = tmp_path / "a.yaml"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
@@ -87,7 +87,7 @@ def test_what_is_beyond_the_limits_is_one_line_that_names_the_file(tmp_path: Pat
     assert len(str(caught.value)) < len(str(path)) + 300
 
 
-def test_anchors_that_are_used_in_measure_are_expanded() -> None:
+def test_a_moderate_number_of_aliases_is_expanded() -> None:
     assert parse_yaml("a: &a {b: 1}\nc: *a\nd: !!str 12", PATH).data == {
         "a": {"b": 1},
         "c": {"b": 1},
@@ -95,7 +95,7 @@ def test_anchors_that_are_used_in_measure_are_expanded() -> None:
     }
 
 
-def test_many_problems_are_told_in_part() -> None:
+def test_of_many_problems_the_first_fifty_are_shown() -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_yaml("a: 1\n" * 1000, PATH).raise_problems()
     lines = str(caught.value).split("\n")
@@ -152,7 +152,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=40))
-def test_pieces_of_yaml_in_any_order_are_content_or_lines(pieces: list[str]) -> None:
+def test_random_pieces_of_yaml_are_parsed_or_refused_in_lines(pieces: list[str]) -> None:
     said = "a.yaml:"
     try:
         file = parse_yaml("".join(pieces).encode("utf-8", "surrogateescape"), PATH)

@@ -1,4 +1,4 @@
-"""Every way in which a zip archive can lie is refused before anything of it is on the disk."""
+"""A zip archive with a false field is refused before any of its content is on the disk."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def read_all(path: Path, target: Path, limits: ZipLimits = LIMITS) -> dict[str, 
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_an_archive_that_lies_is_one_line(tmp_path: Path, lie: str) -> None:
+def test_an_archive_with_a_false_field_is_refused_in_one_line(tmp_path: Path, lie: str) -> None:
     path = LIES[lie].write(tmp_path / "a.zip")
     with pytest.raises(ArchiveError) as caught:
         read_all(path, tmp_path / "out")
@@ -130,7 +130,7 @@ def test_an_archive_with_64_bit_sizes_is_read(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("field", range(8))
-def test_a_lie_in_the_64_bit_end_is_refused(
+def test_a_false_field_in_the_64_bit_end_record_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: int
 ) -> None:
     with monkeypatch.context() as patch:
@@ -148,7 +148,7 @@ def test_a_lie_in_the_64_bit_end_is_refused(
         read_all(tmp_path / "a.zip", tmp_path / "out")
 
 
-def test_names_may_lead_into_directories_where_that_is_allowed_but_not_out(tmp_path: Path) -> None:
+def test_nested_names_are_allowed_inside_the_target_but_not_outside(tmp_path: Path) -> None:
     limits = ZipLimits(entries=8, size=2**20, ratio=10, nested=True)
     path = Archive([Entry(b"d/", mode=0o040755), Entry(b"d/a", b"x")]).write(tmp_path / "a.zip")
     with open_zip(path, limits) as archive:
@@ -161,7 +161,7 @@ def test_names_may_lead_into_directories_where_that_is_allowed_but_not_out(tmp_p
             pass
 
 
-def test_a_read_is_limited(tmp_path: Path) -> None:
+def test_an_entry_larger_than_the_read_limit_is_refused(tmp_path: Path) -> None:
     path = Archive([A]).write(tmp_path / "a.zip")
     with open_zip(path, LIMITS) as archive:
         with pytest.raises(ArchiveError, match="are allowed"):
@@ -177,8 +177,8 @@ def test_a_fifo_and_a_directory_are_no_archives(tmp_path: Path) -> None:
             pass
 
 
-def test_a_bomb_costs_nothing(tmp_path: Path) -> None:
-    """16 GiB of zeros, truly packed: they are refused by their declared size."""
+def test_a_zip_bomb_is_refused_without_unpacking(tmp_path: Path) -> None:
+    """An archive with 16 GiB of packed zeros is refused because of the declared size."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = b"".join(packer.compress(bytes(2**20)) for _ in range(16)) + packer.flush()
     path = Archive([Entry(b"a", packed=block, size=2**32 - 2)]).write(tmp_path / "a.zip")
@@ -190,7 +190,9 @@ def test_a_bomb_costs_nothing(tmp_path: Path) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damage_at_random_is_an_archive_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_randomly_damaged_archive_is_an_archive_error_or_harmless(
+    tmp_path: Path, data: st.DataObject
+) -> None:
     content = bytearray(Archive([A, B, Entry(b"c", b"xyz", method=0)]).content())
     for _ in range(data.draw(st.integers(1, 4))):
         place = data.draw(st.integers(0, len(content) - 1))

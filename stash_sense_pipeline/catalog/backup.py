@@ -1,6 +1,6 @@
 """Backup and restore: the catalog and the operator's files in one zip.
 
-The catalog in it is a SQLite file, also when it comes from PostgreSQL, so that a backup can change between the two.
+The catalog in the zip is always a SQLite file, so that a backup of either database can be restored into the other.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _ROWS = 2000
 
 @dataclass(frozen=True)
 class BackupReport:
-    """A backup that was written or restored: where, its names, rows of the catalog, bytes of the zip.
+    """A backup that was written or restored: its path, file names, rows of the catalog, and bytes of the zip.
 
-    `kept` files were there already, other than the backup's, and stayed.
+    `kept`: names of existing files that differ from the backup's and were not replaced.
     """
 
     path: Path
@@ -46,17 +46,16 @@ class BackupReport:
 def write_backup(
     engine: sa.Engine, files: Mapping[str, Path], path: Path, now: datetime, *, data_dir: Path | None = None
 ) -> BackupReport:
-    """Writes the catalog, as of now, and those of `files` (name in the backup → path) that are there, to a new zip.
+    """Writes a snapshot of the catalog and the existing ones of `files` (name in the backup → path) to a new zip.
 
-    The copy that it is packed from is in the private directory of `data_dir`, or, without one, beside `path`. What a
-    killed backup leaves is removed by the next command. Runs that write meanwhile are neither held up nor seen in part.
-    Raises CatalogError when `path` exists, or cannot be
-    written.
+    The copy of the catalog that is packed is in the private directory of `data_dir`, or beside `path` without one. The
+    next command removes what a killed backup leaves. Other runs can write meanwhile; the snapshot holds their whole
+    transactions only. Raises CatalogError when `path` exists or cannot be written.
     """
     if path.exists():
-        raise CatalogError(f"{path} is there already; give the backup another name")
+        raise CatalogError(f"{path} exists already; give the backup another name")
     try:
-        # Like its parts: whoever reads a backup reads the suppression key.
+        # The zip is private, like its parts: it holds the suppression key.
         with replacing(path) as zipped, private_work(data_dir or path.parent) as work:
             work.note_outside(zipped)
             copy = work.directory / CATALOG
@@ -79,22 +78,32 @@ def write_backup(
     return BackupReport(path, now, tuple(parts), rows, path.stat().st_size)
 
 
+@dataclass(frozen=True)
+class RestoreTarget:
+    """Where a backup is restored to: an empty catalog, and `files` (name in the backup → path).
+
+    An existing file that is named in `stay` is not replaced.
+    """
+
+    catalog_url: str
+    files: Mapping[str, Path]
+    stay: Collection[str] = ()
+
+
 def restore_backup(
     path: Path,
-    catalog_url: str,
-    files: Mapping[str, Path],
+    to: RestoreTarget,
     *,
-    stay: Collection[str] = (),
     data_dir: Path | None = None,
     before_copy: Callable[[sa.Engine, Path], None] = lambda catalog, unpacked: None,
 ) -> BackupReport:
-    """Puts a backup's catalog where `catalog_url` points, which must be empty, and its files where `files` says, for
-    their owner only. Those that are named in `stay` are left as they are where they are there already.
+    """Restores the catalog and the files of a backup. The files are readable by their owner only.
 
-    Everything is verified before anything is written. It is unpacked in the private directory of `data_dir`, or, without
-    one, beside the backup. `before_copy` may change the unpacked catalog and the files beside it. Raises CatalogError for
-    a damaged backup, and where there is a catalog with content, or one of the files, already.
+    Everything is verified before anything is written. The backup is unpacked in the private directory of `data_dir`, or
+    beside the backup without one. `before_copy` may change the unpacked catalog and the files beside it. Raises
+    CatalogError for a damaged backup, when the catalog is not empty, and when another version of a file exists.
     """
+    files = to.files
     with private_work(data_dir or path.parent) as work:
         unpacked = work.directory
         contents = unpack_backup(path, unpacked, files.keys())
@@ -102,17 +111,17 @@ def restore_backup(
         there = [name for name in names if name in files and files[name].exists()]
         others = [name for name in there if sha256_file(files[name]) != contents.sha256[name]]
         for name in others:
-            if name not in stay:
+            if name not in to.stay:
                 raise CatalogError(
-                    f"{files[name]} is there already, and is not the backup's; move it away first"
+                    f"{files[name]} exists already and differs from the backup's; move it away first"
                 )
         with _foreign_rows(path):
-            # Also brings the schema of an older backup up to date.
+            # This also migrates the schema of an older backup.
             source = open_catalog(sqlite_url(unpacked / CATALOG))
         try:
             before_copy(source, unpacked)
-            create_database(catalog_url)
-            target = open_catalog(catalog_url)
+            create_database(to.catalog_url)
+            target = open_catalog(to.catalog_url)
             try:
                 with _foreign_rows(path):
                     _copy_rows(source, target)
@@ -131,7 +140,7 @@ def restore_backup(
 
 @contextmanager
 def _foreign_rows(path: Path) -> Iterator[None]:
-    """Turns what rows that no catalog has raise in the database, its driver or our column types into one line."""
+    """Turns errors that invalid rows raise in the database, its driver or the column types into a CatalogError."""
     try:
         yield
     except (
@@ -143,13 +152,13 @@ def _foreign_rows(path: Path) -> Iterator[None]:
         RecursionError,
     ) as error:
         raise CatalogError(
-            f"the backup {path} holds what no catalog does ({type(error).__name__}); use another one"
+            f"the backup {path} holds rows that no catalog has ({type(error).__name__}); use another one"
         ) from error
 
 
 def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
     if engine.dialect.name == "sqlite":
-        # Not in a transaction; it reads one snapshot and holds up no writer.
+        # VACUUM INTO cannot run in a transaction. It reads one snapshot and does not block writers.
         connection = engine.raw_connection()
         try:
             connection.cursor().execute("VACUUM INTO ?", (str(path),))
@@ -164,12 +173,12 @@ def _copy_to_sqlite(engine: sa.Engine, path: Path) -> None:
 
 
 def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
-    """Copies all rows of one snapshot into an empty catalog, in one transaction, with the counters of ids."""
+    """Copies all rows of one snapshot and the id counters into an empty catalog, in one transaction."""
     with reading(source) as origin, writing(target) as destination:
         for table in metadata.sorted_tables:
             if destination.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first():
                 shown = shown_url(target.url)
-                raise CatalogError(f"there is a catalog with content in {shown}; restore into an empty place")
+                raise CatalogError(f"the catalog {shown} has content already; restore into an empty place")
         for table in metadata.sorted_tables:
             rows = origin.execution_options(yield_per=_ROWS).execute(sa.select(table))
             for batch in rows.mappings().partitions(_ROWS):
@@ -180,7 +189,7 @@ def _copy_rows(source: sa.Engine, target: sa.Engine) -> None:
 
 
 def _counter(connection: sa.Connection, table: sa.Table, column: sa.Column[int]) -> int:
-    """The highest id that was ever given out: ids are not used again, also those of rows that are gone."""
+    """The highest id that was ever allocated. Ids of deleted rows are not used again."""
     if connection.dialect.name == "sqlite":
         last = sa.text("SELECT seq FROM sqlite_sequence WHERE name = :name")
         return connection.execute(last, {"name": table.name}).scalar() or 0

@@ -19,11 +19,11 @@ from stash_sense_pipeline.foundation.zip_file import OpenedZip, ZipLimits, open_
 CATALOG = "catalog.db"
 CONTENTS = "backup.json"
 FORMAT = 1
-# The catalog and the operator's own files. A catalog without crops and vectors is mostly text, which packs to a fifth.
+# For the catalog and the operator's files. A catalog without crops and vectors is mostly text, which packs to a fifth.
 _LIMITS = ZipLimits(entries=32, size=1024**4, ratio=20)
-# Files that the operator writes by hand, which their readers limit too.
+# For the files that the operator writes by hand. Their readers have limits too.
 _MAX_FILE = 16 * 1024**2
-# Tables that older revisions had; restoring migrates them away.
+# Tables of older revisions. The migration after restoring removes or replaces them.
 _FORMER_TABLES = frozenset({"alembic_version", "identity_keys", "identity_records", "withheld_records"})
 _MAX_ROWS = 1_000_000_000
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -31,17 +31,17 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class BackupContents:
-    """What backup.json says: when the backup was made, and the SHA-256 of each file by name."""
+    """The content of backup.json: the time of the backup, and the SHA-256 of each file by name."""
 
     made_at: datetime
     sha256: Mapping[str, str]
 
 
 def unpack_backup(path: Path, directory: Path, known: Collection[str]) -> BackupContents:
-    """Unpacks a backup into an empty directory and verifies it: its format, each file's name, size and SHA-256, and
-    that the catalog in it holds nothing but tables of a catalog. `known` are the names of the operator's files.
+    """Unpacks a backup into an empty directory and verifies it. `known` are the names of the operator's files.
 
-    Raises CatalogError, one line that names the backup, for anything else.
+    It checks the format, each file's name, size and SHA-256, and that the catalog holds only tables of a catalog.
+    Raises CatalogError, one line that names the backup, when a check fails.
     """
     try:
         with open_zip(path, _LIMITS) as archive:
@@ -97,7 +97,7 @@ def _check_parts(contents: BackupContents, archive: OpenedZip, known: Collection
         raise ValueError(f"there is no {CATALOG} in it")
     for name in contents.sha256:
         if name != CATALOG and name not in known:
-            raise ValueError(f"it names {name!r:.80}, which no backup of ours does")
+            raise ValueError(f"it names {name!r:.80}, which is not a file of a backup")
     if {CONTENTS, *contents.sha256} != set(archive.sizes):
         raise ValueError(f"its files are not those that {CONTENTS} names")
     for name, size in archive.sizes.items():

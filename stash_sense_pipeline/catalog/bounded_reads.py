@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
+from stash_sense_pipeline.records.record_key import RecordKey
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Python turns this many rows into objects in some milliseconds. PostgreSQL ends a session whose transaction
-# is idle for longer than idle_in_transaction_session_timeout, which operators set to seconds.
-_ROWS_A_FETCH = 2_000
+# Python turns this many rows into objects in some milliseconds. PostgreSQL ends a session with a transaction that is
+# idle for longer than idle_in_transaction_session_timeout, which operators set to seconds.
+_ROWS_PER_FETCH = 2_000
 
 
 @dataclass(frozen=True)
 class ShortReads:
-    """Runs each read in a transaction of its own, so that none is open while its result is computed with.
+    """Runs each read in its own transaction, so that no transaction is open while the result is used.
 
-    Two reads may see two states of the catalog: check before writing that it is still the state of the first one.
+    Two reads can see different states of the catalog. Before writing, check that the state of the first read is still
+    current.
     """
 
     engine: sa.Engine
@@ -31,19 +34,42 @@ class ShortReads:
     def __call__(
         self, read: Callable[Concatenate[sa.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """`read(connection, ...)`. Its result must not need the connection any longer."""
-        # With millions of objects a pass of the collector takes longer than a transaction may be idle.
+        """Returns `read(connection, ...)`. The result must not use the connection."""
+        # With millions of objects, a pass of the cycle collector takes longer than a transaction may be idle.
         with collector_paused(), reading(self.engine) as connection:
             return read(connection, *args, **kwargs)
 
 
 def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
-    """Executes a query with many rows, which PostgreSQL sends a batch at a time.
+    """Executes a query with many rows. PostgreSQL sends them in batches.
 
-    The transaction is then idle only while the caller handles one batch, and the driver holds no more than that.
+    The transaction is idle only while the caller handles one batch, and the driver holds one batch in memory.
     """
     if connection.dialect.name != "postgresql":
         return iter(connection.execute(query))
-    # Without this the server plans for the first tenth of the rows of a cursor.
+    # By default PostgreSQL plans a cursor for fetching a tenth of its rows.
     connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
-    return iter(connection.execute(query, execution_options={"yield_per": _ROWS_A_FETCH}))
+    return iter(connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}))
+
+
+def rows_of_records(
+    connection: sa.Connection,
+    query: sa.Select[Any],
+    columns: sa.ColumnCollection[str, Any],
+    wanted: Collection[RecordKey] | None,
+) -> Iterator[Any]:
+    """The rows of `query`, all of them or those of the records in `wanted`. `columns` are those of a table of records."""
+    parts = (
+        [query]
+        if wanted is None
+        else map(query.where, of_records(columns["source"], columns["source_id"], wanted))
+    )
+    for part in parts:
+        yield from result_rows(connection, part, wanted)
+
+
+def result_rows(
+    connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
+) -> Iterable[Any]:
+    """The rows of the query, streamed when they are of all records."""
+    return streamed(connection, query) if wanted is None else connection.execute(query)

@@ -13,16 +13,16 @@ _WITHOUT_ZONE = len("2026-01-31T04:05:06.000007")
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An instant, stored as ISO 8601 text in UTC of one width: the order of texts is the order of times.
+    """An instant, stored as ISO 8601 text in UTC, for example `2026-01-31T04:05:06.000007Z`.
 
-    For example `2026-01-31T04:05:06.000007Z`.
+    All texts have the same width, so that the order of the texts is the order of the times.
     """
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
-        """Aware datetime to text; a naive one is refused with ValueError."""
+        """Converts an aware datetime to text. Raises ValueError for a naive one."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -32,5 +32,5 @@ class UtcTime(TypeDecorator[datetime]):
         return moment.isoformat(timespec="microseconds")[:_WITHOUT_ZONE] + "Z"
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
-        """Text to aware datetime in UTC."""
+        """Converts text to an aware datetime in UTC."""
         return None if value is None else datetime.fromisoformat(value)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-# Classes of SQLSTATE: data exception, and program limit exceeded (a row of an index that is too wide).
+# Classes of SQLSTATE: data exception, and program limit exceeded (an index row that is too wide).
 _ABOUT_DATA = ("22", "54")
 
 
 def is_about_data(error: Exception) -> bool:
-    """Whether a statement failed for the values that it was given, so that other rows can still be stored.
+    """True when a statement failed because of its values, so that other rows can still be stored.
 
-    A database that is locked, full, read-only or gone is another matter. Drivers raise plain ValueError and
-    OverflowError for values that they cannot even send.
+    False when the database is locked, full, read-only or unreachable. Drivers raise ValueError and OverflowError for
+    values that they cannot send.
     """
     if isinstance(error, sa.exc.DBAPIError):
         state = getattr(error.orig, "pgcode", None)

@@ -25,23 +25,23 @@ from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import holding_lock, make_directory, make_private_file, restrict
 
 _BUSY_TIMEOUT_MS = 30_000
-# The pages that a batch of a large source touches: with fewer they are written more than once.
+# Holds the pages that a batch of a large source touches. With a smaller cache they are written more than once.
 _CACHE_KIB = 49_152
-# Of a new file. Ids are random, so that a batch of records touches nearly every page whatever its size; larger ones
-# cost less each: a fifth of a backfill's work (`make bench`, sync). Crops and vectors fit into one.
+# The page size of a new file. Ids are random, so a batch of records touches nearly every page at any page size. Fewer,
+# larger pages save a fifth of a backfill's work (`make bench`, sync). A crop or vector fits into one page.
 _PAGE_BYTES = 16_384
-# 40 MB of write-ahead log: a page that several transactions change is then written into the file once.
+# 40 MB of write-ahead log. A page that several transactions change is then written to the file once.
 _WAL_PAGES = 2_500
-# Above this size only the header and the schema are read at opening; a backup or a release checks it all.
+# Above this size only the header and the schema are read at opening. A backup or a release checks the whole file.
 _QUICK_CHECK_BYTES = 64 * 1024 * 1024
 
 
 def open_catalog(url: str) -> sa.Engine:
     """Opens the catalog at a SQLAlchemy URL and migrates it to the schema of this program.
 
-    SQLite runs with WAL, foreign keys and a busy timeout of 30 s; a new file is built aside and put in place
-    whole. Raises CatalogError, and changes nothing, when the store is corrupt, is some other database, cannot be
-    reached, or was migrated by a newer program.
+    SQLite runs with WAL, foreign keys and a busy timeout of 30 s. A new file is built under another name and renamed
+    when it is complete. Raises CatalogError, and changes nothing, when the database is corrupt, is not a catalog,
+    cannot be reached, or was migrated by a newer program.
     """
     parsed = _parse(url)
     shown = shown_url(parsed)
@@ -54,13 +54,13 @@ def open_catalog(url: str) -> sa.Engine:
 
 
 def is_there(url: str) -> bool:
-    """False for a SQLite file that was not made yet; a server is taken to have its database."""
+    """False for a SQLite file that does not exist. True for PostgreSQL, without a look at the server."""
     parsed = _parse(url)
     return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
 def create_database(url: str) -> None:
-    """Makes the database of a PostgreSQL URL unless it is there; nothing for SQLite, whose file open_catalog makes.
+    """Creates the database of a PostgreSQL URL if it does not exist. Does nothing for SQLite: open_catalog makes the file.
 
     Raises CatalogError when the server cannot be reached or refuses.
     """
@@ -76,7 +76,7 @@ def create_database(url: str) -> None:
             there = sa.text("SELECT 1 FROM pg_database WHERE datname = :name")
             if connection.execute(there, {"name": name}).first() is None:
                 quoted = connection.dialect.identifier_preparer.quote(name)
-                # Names of people are of any script; a server's own encoding may be ASCII.
+                # Names may be in any script, and the server's default encoding may be ASCII.
                 connection.exec_driver_sql(f"CREATE DATABASE {quoted} ENCODING 'UTF8' TEMPLATE template0")
     except sa.exc.DBAPIError as error:
         shown = shown_url(parsed)
@@ -87,7 +87,7 @@ def _parse(url: str) -> sa.URL:
     try:
         parsed = sa.make_url(url)
     except sa.exc.ArgumentError as error:
-        # Its text is not repeated: it may hold the URL with the password.
+        # The text of the error is left out, as it may hold the URL with the password.
         raise CatalogError(
             "the catalog URL is not a database URL, as in sqlite:///data/catalog.db"
         ) from error
@@ -95,7 +95,7 @@ def _parse(url: str) -> sa.URL:
         raise CatalogError(
             f"a catalog cannot be in {parsed.get_backend_name()}: only in sqlite and postgresql"
         )
-    # SQLAlchemy's own choice of a driver has changed between its versions.
+    # The default driver of SQLAlchemy differs between its versions.
     return parsed.set(drivername="postgresql+psycopg2") if parsed.drivername == "postgresql" else parsed
 
 
@@ -110,7 +110,8 @@ def _migrated_engine(url: sa.URL, shown: str) -> sa.Engine:
 
 
 def _engine(url: sa.URL) -> sa.Engine:
-    # An error of the database would show the values of its statement, names and addresses, in logs and run history.
+    # Without hide_parameters, database errors would put the values of statements, names and URLs, into logs and run
+    # history.
     engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", hide_parameters=True)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
@@ -119,12 +120,12 @@ def _engine(url: sa.URL) -> sa.Engine:
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:
-    # The driver must not start transactions by itself: _begin_sqlite chooses their kind.
+    # The driver must not start transactions: _begin_sqlite chooses their kind.
     connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in (
         f"busy_timeout={_BUSY_TIMEOUT_MS}",
-        # Before the journal mode, which writes the first page.
+        # The page size must come before the journal mode, which writes the first page.
         f"page_size={_PAGE_BYTES}",
         "journal_mode=WAL",
         "synchronous=NORMAL",
@@ -143,7 +144,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def _prepare_sqlite_file(path: Path, shown: str) -> None:
-    """Checks an existing file, or puts a new one with the current schema in place in one step."""
+    """Checks an existing file, or makes a complete new one with the current schema."""
     path = path.resolve()
     if path.exists():
         _check_sqlite_file(path, shown)
@@ -152,7 +153,7 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
     make_directory(path.parent)
     with holding_lock(_lock_file(path)):
         if path.exists():
-            # Another process was faster, and its file is the catalog.
+            # Another process has made the catalog meanwhile.
             _check_sqlite_file(path, shown)
         else:
             _make_sqlite_file(path, shown)
@@ -161,7 +162,7 @@ def _prepare_sqlite_file(path: Path, shown: str) -> None:
 def _make_sqlite_file(path: Path, shown: str) -> None:
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
-        # SQLite gives its log and journal the mode of the file.
+        # SQLite gives its log and its journal the mode of the file.
         make_private_file(fresh)
         _migrated_engine(sa.URL.create("sqlite", database=str(fresh)), shown).dispose()
         fresh.replace(path)
@@ -171,13 +172,16 @@ def _make_sqlite_file(path: Path, shown: str) -> None:
 
 
 def _keep_private(path: Path) -> None:
-    """Takes the rights of others away: it may have been restored from a backup with other ones."""
+    """Restricts the file to its owner: a copy from elsewhere may have other permissions."""
     for part in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
         restrict(part)
 
 
 def _check_sqlite_file(path: Path, shown: str) -> None:
-    """Refuses a file that is damaged or not ours. It is opened without our settings, which would change it."""
+    """Raises CatalogError for a file that is damaged or not a catalog.
+
+    The file is opened without the settings of _configure_sqlite, which would change it.
+    """
     size = path.stat().st_size
     if size == 0:
         raise CatalogError(
@@ -202,28 +206,31 @@ def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
     connection.exec_driver_sql(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     page_size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
     log = Path(f"{path}-wal")
-    # With a log beside it, the last page may be on its way into the file.
+    # With a write-ahead log, the last page may not be in the file yet.
     if size % page_size and not (log.exists() and log.stat().st_size):
         return "the file is cut off"
     if size > _QUICK_CHECK_BYTES:
         return "ok"
-    # A finding may come under a heading: one line is enough for a person.
+    # A finding may have several lines, which are joined.
     return " ".join(str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()).split())
 
 
 def _migrations() -> tuple[Config, ScriptDirectory]:
     config = Config()
-    # Alembic takes a % for the beginning of a variable.
+    # In an Alembic option, % begins a variable.
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     return config, ScriptDirectory.from_config(config)
 
 
 def _revisions(connection: sa.Connection, script: ScriptDirectory, shown: str) -> tuple[str, ...]:
-    """The rows of alembic_version, none for an empty database. Raises CatalogError when it is not ours."""
+    """The rows of alembic_version, none for an empty database.
+
+    Raises CatalogError when the database is not a catalog, or was migrated by a newer program.
+    """
     tables = set(sa.inspect(connection).get_table_names())
     if tables and not {source_performers.name, "alembic_version"} <= tables:
         raise CatalogError(
-            f"{shown} is a database of something else: it has tables, but not those of a catalog"
+            f"{shown} is not a catalog but another database: it has tables, but not those of a catalog"
         )
     noted = MigrationContext.configure(connection).get_current_heads()
     unknown = set(noted) - {revision.revision for revision in script.walk_revisions()}
@@ -239,7 +246,7 @@ def _migrate(engine: sa.Engine, shown: str) -> None:
     with engine.connect() as connection:
         if _revisions(connection, script, shown) == tuple(script.get_heads()):
             return
-    # Several processes may start at once: the first one migrates, the others then find it done.
+    # Several processes may start at once. The first one migrates; the others wait and find the catalog migrated.
     with _migrating(engine), writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(sa.text("SELECT pg_advisory_xact_lock(7305215331)"))
@@ -252,7 +259,7 @@ def _migrate(engine: sa.Engine, shown: str) -> None:
 
 @contextmanager
 def _migrating(engine: sa.Engine) -> Iterator[None]:
-    """Holds the lock of a SQLite file: a migration of a large one lasts longer than a transaction waits for another."""
+    """Holds the lock of a SQLite file. The migration of a large file takes longer than the busy timeout."""
     database = engine.url.database
     on_file = engine.dialect.name == "sqlite" and database not in (None, "", ":memory:")
     with holding_lock(_lock_file(Path(str(database)))) if on_file else nullcontext():
@@ -267,10 +274,10 @@ def _lock_file(path: Path) -> Path:
 def _repair_revisions(
     connection: sa.Connection, script: ScriptDirectory, noted: Collection[str], shown: str
 ) -> None:
-    """Leaves one row in alembic_version where there are several: the newest revision that the tables agree with.
+    """Replaces several rows in alembic_version by one: the newest of these revisions that matches the tables.
 
-    Alembic refuses such a database at every start. Raises CatalogError, and changes nothing, where the tables agree
-    with none of the revisions.
+    Alembic refuses a database with several rows. Raises CatalogError, and changes nothing, when the tables match none
+    of the revisions.
     """
     newest_first = [revision.revision for revision in script.walk_revisions() if revision.revision in noted]
     found = _columns(connection)
@@ -279,14 +286,14 @@ def _repair_revisions(
             break
     else:
         raise CatalogError(
-            f"the catalog {shown} notes the revisions {', '.join(newest_first)}, and its tables are of none of them; "
+            f"the catalog {shown} notes the revisions {', '.join(newest_first)}, and its tables match none of them; "
             "restore a backup"
         )
     connection.exec_driver_sql("DELETE FROM alembic_version")
     version = sa.table("alembic_version", sa.column("version_num"))
     connection.execute(sa.insert(version).values(version_num=revision))
     logging.getLogger(__name__).warning(
-        "the catalog %s noted its revision %d times (%s); its tables are those of %s, which is noted now",
+        "the catalog %s noted its revision %d times (%s); its tables match %s, which is noted now",
         shown,
         len(noted),
         ", ".join(noted),
@@ -310,7 +317,7 @@ def _columns(connection: sa.Connection) -> set[tuple[str, str]]:
 
 
 def _columns_at(revision: str) -> set[tuple[str, str]]:
-    """What `_columns` finds in a catalog of this revision."""
+    """The result of `_columns` for a catalog of this revision."""
     config, _ = _migrations()
     engine = _engine(sa.URL.create("sqlite"))
     try:

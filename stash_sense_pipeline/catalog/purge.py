@@ -20,31 +20,32 @@ from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import private_opener
 
 _LOCK_TIMEOUT_MS = 30_000
-# How long to wait for other processes to let go of SQLite's write-ahead log, in seconds.
-_LOG_PATIENCE = 5.0
+# Seconds to wait until other processes no longer use SQLite's write-ahead log.
+_LOG_TIMEOUT = 5.0
 # A rebuild writes the live content once to a temporary file and once to the write-ahead log.
 _COPIES = 2
 
 
 def request_purge(connection: sa.Connection, now: datetime) -> None:
-    """Notes that rows of people were deleted whose bytes are still in the files of the database.
+    """Notes that rows were deleted and that their bytes are still in the files of the database.
 
-    The note is committed with the deletion, so that it survives a kill between the two.
+    The note is committed with the deletion, so that it is kept when the process is killed before the purge.
     """
     connection.execute(sa.insert(pending_purges).values(requested_at=now))
 
 
 def is_purge_pending(engine: sa.Engine) -> bool:
     """True while deleted rows may still have bytes in the files of the database."""
-    return bool(_waiting(engine))
+    return bool(_pending(engine))
 
 
 def overwrite_deleted(engine: sa.Engine) -> str | None:
-    """Rebuilds SQLite's file when a purge is pending, so that no byte of a deleted row is in it or in its log.
+    """Rebuilds SQLite's file when a purge is pending, so that neither it nor its log has bytes of a deleted row.
 
-    secure_delete overwrites a deleted row only where it lies now: copies from before a page was split stay in the gaps
-    of pages. VACUUM writes every page anew. It waits for the write lock, other writers wait for it, and readers go on.
-    It needs free space of twice the catalog beside it. A kill leaves the file as it was, and the note.
+    secure_delete overwrites a deleted row only at its current place: copies from before a page was split stay in the
+    free space of pages. VACUUM writes every page anew. It waits for the write lock; other writers wait for it, and
+    readers go on. It needs free space of twice the catalog's size in its directory. When the process is killed, the
+    file is unchanged and the purge stays pending.
 
     Returns None when nothing is left to do, else one line that says why the bytes are still there. PostgreSQL is not
     rebuilt here: see `rewrite`.
@@ -52,31 +53,31 @@ def overwrite_deleted(engine: sa.Engine) -> str | None:
     if engine.dialect.name != "sqlite":
         return None
     lock = rebuild_lock(engine)
-    waiting = _waiting(engine)
-    if lock is None or not waiting:
-        _emptied(engine)
+    pending = _pending(engine)
+    if lock is None or not pending:
+        _empty_log(engine)
         return None
     problem = _lack_of_space(engine, lock.parent)
     if problem is None:
-        with _alone(lock) as alone:
-            problem = _vacuum(engine, lock.parent) if alone else "another process is rebuilding the file"
-    if problem is None and not _emptied(engine):
+        with _holding_rebuild_lock(lock) as held:
+            problem = _vacuum(engine, lock.parent) if held else "another process is rebuilding the file"
+    if problem is None and not _empty_log(engine):
         problem = "another process is reading the catalog"
     if problem is None:
         with writing(engine) as connection:
-            connection.execute(sa.delete(pending_purges).where(pending_purges.c.purge_id.in_(waiting)))
+            connection.execute(sa.delete(pending_purges).where(pending_purges.c.purge_id.in_(pending)))
     return problem
 
 
-def _waiting(engine: sa.Engine) -> list[int]:
+def _pending(engine: sa.Engine) -> list[int]:
     with reading(engine) as connection:
         return list(connection.scalars(sa.select(pending_purges.c.purge_id)))
 
 
-def _emptied(engine: sa.Engine) -> bool:
-    """Empties the write-ahead log; False when others do not let go of it for a few seconds."""
-    patience = time.monotonic() + _LOG_PATIENCE
-    while not (emptied := checkpoint(engine)) and time.monotonic() < patience:
+def _empty_log(engine: sa.Engine) -> bool:
+    """Empties the write-ahead log. False when other connections use it until the timeout."""
+    deadline = time.monotonic() + _LOG_TIMEOUT
+    while not (emptied := checkpoint(engine)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return emptied
 
@@ -97,8 +98,8 @@ def _lack_of_space(engine: sa.Engine, directory: Path) -> str | None:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[bool]:
-    """Holds the place of the one process that rebuilds the file; False when another one has it."""
+def _holding_rebuild_lock(lock: Path) -> Iterator[bool]:
+    """Yields True while it holds the lock of the process that rebuilds the file, False when another process has it."""
     with open(lock, "a", opener=private_opener) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,20 +109,20 @@ def _alone(lock: Path) -> Iterator[bool]:
         try:
             yield True
         finally:
-            # A writer whose patience ended meanwhile sees by the time that it may try again.
+            # A writer that timed out meanwhile sees from the modification time that it may try again.
             os.utime(lock)
 
 
 def _vacuum(engine: sa.Engine, directory: Path) -> str | None:
-    """Writes every page of the file anew; what kept it from that, if anything did."""
+    """Writes every page of the file anew. Returns None, or the reason why that failed."""
     connection = engine.raw_connection()
     try:
         cursor = connection.cursor()
         tables = cursor.execute("SELECT name FROM sqlite_master WHERE name = 'sqlite_stat4'").fetchall()
         if tables:
-            # Samples of values, which an ANALYZE by hand leaves.
+            # This table holds samples of values, from a manual ANALYZE.
             cursor.execute("DELETE FROM sqlite_stat4")
-        # Else the temporary file is in /tmp, which may be small, or memory. SQLite unlinks it as soon as it is open.
+        # By default the temporary file is in /tmp, which may be small or in memory. SQLite unlinks it once it is open.
         quoted = str(directory.absolute()).replace("'", "''")
         cursor.execute(f"PRAGMA temp_store_directory = '{quoted}'")
         try:
@@ -136,9 +137,9 @@ def _vacuum(engine: sa.Engine, directory: Path) -> str | None:
 
 
 def checkpoint(engine: sa.Engine) -> bool:
-    """Moves SQLite's write-ahead log into the file and empties it, so that deleted data is in neither.
+    """Moves SQLite's write-ahead log into the file and empties it, so that it holds no deleted data.
 
-    False when a reader or a writer of another connection was in the way; always true on other databases.
+    False when a reader or writer on another connection prevents that. Always True on other databases.
     """
     if engine.dialect.name != "sqlite":
         return True
@@ -151,10 +152,7 @@ def checkpoint(engine: sa.Engine) -> bool:
 
 
 def vacuum(engine: sa.Engine, tables: Iterable[str]) -> None:
-    """Frees the space of deleted rows on PostgreSQL, which otherwise keeps them until it is full.
-
-    Nothing on SQLite, where `overwrite_deleted` does more.
-    """
+    """Frees the space of deleted rows on PostgreSQL. Does nothing on SQLite: see `overwrite_deleted`."""
     if engine.dialect.name != "postgresql":
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -163,15 +161,15 @@ def vacuum(engine: sa.Engine, tables: Iterable[str]) -> None:
 
 
 def rewrite(engine: sa.Engine) -> bool:
-    """Has PostgreSQL write all tables anew, so that no page of its files keeps bytes of deleted rows, and fill its
-    write-ahead log with something else. Nothing on SQLite, where nothing is left to do.
+    """Makes PostgreSQL write all tables anew and overwrite its write-ahead log, so that its files hold no bytes of
+    deleted rows. Does nothing on SQLite: see `overwrite_deleted`.
 
-    Each table is locked while it is written, for minutes where it is large. False when the log stays because only a
-    superuser may touch it. Raises CatalogError when another process does not let go of a table.
+    Each table is locked while it is written, which takes minutes for a large one. Returns False when the log was not
+    overwritten, as only a superuser may do that. Raises CatalogError when another process keeps a table locked.
     """
     if engine.dialect.name != "postgresql":
         return True
-    waiting = _waiting(engine)
+    pending = _pending(engine)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(f"SET lock_timeout = {_LOCK_TIMEOUT_MS}")
         try:
@@ -189,19 +187,19 @@ def rewrite(engine: sa.Engine) -> bool:
         except sa.exc.ProgrammingError:
             return False
     with writing(engine) as connection:
-        connection.execute(sa.delete(pending_purges).where(pending_purges.c.purge_id.in_(waiting)))
+        connection.execute(sa.delete(pending_purges).where(pending_purges.c.purge_id.in_(pending)))
     return True
 
 
 def _fill_log(connection: sa.Connection) -> None:
-    """Old segments of the log are kept and used again: all are retired, then each is filled.
+    """Overwrites the write-ahead log: retires all of its segments, then fills each of them.
 
-    A checkpoint also unlinks the files that rewritten tables were in.
+    PostgreSQL keeps old segments and uses them again. The checkpoint also unlinks the old files of rewritten tables.
     """
 
     def next_segment() -> None:
         connection.exec_driver_sql("SELECT pg_logical_emit_message(false, '', '')")
-        # What is left of the segment is filled with zeros.
+        # The rest of the segment is filled with zeros.
         connection.exec_driver_sql("SELECT pg_switch_wal()")
 
     next_segment()

@@ -1,6 +1,8 @@
 """The tables of the catalog; a change here needs a migration.
 
-A change here needs a migration in migrations/versions."""
+Migrations are in migrations/versions. PostgreSQL stores the comments of columns and tables, so changing one needs a
+migration too.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,12 @@ metadata = sa.MetaData(
 
 
 def _sparse_index(name: str, *columns: str) -> sa.Index:
-    """An index without the rows in which its last column is null."""
+    """An index of only the rows in which its last column is not null."""
     where = sa.text(f"{columns[-1]} IS NOT NULL")
     return sa.Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
-# --- what the sources say -------------------------------------------------------------------------------------------
+# --- records of the sources -------------------------------------------------------------------------------------------
 
 source_performers = sa.Table(
     "source_performers",
@@ -100,8 +102,8 @@ performer_urls = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# Images whose bytes or URL turned out to be suppressed when they were fetched. A literal: only so can SQLite use an
-# index of few rows.
+# Selects images that were found to be suppressed, by their bytes or URL, when they were fetched. It is a literal because
+# SQLite uses a partial index only for a condition with equal text.
 IS_FOUND_SUPPRESSED = sa.text("reason = 'suppressed'")
 
 source_images = sa.Table(
@@ -155,7 +157,8 @@ performer_images = sa.Table(
     sa.ForeignKeyConstraint(
         ["source", "image_id"], ["source_images.source", "source_images.image_id"], ondelete="CASCADE"
     ),
-    # All three columns: without statistics SQLite prefers a covering index, and the key is one for `source` alone.
+    # Has all three columns: without statistics SQLite prefers a covering index, and would take the primary key, of which
+    # it can use only `source`.
     sa.Index("ix_performer_images_source_image_id", "source", "image_id", "source_id"),
     sqlite_with_rowid=False,
 )
@@ -210,7 +213,7 @@ embeddings = sa.Table(
     sa.Column("pack", sa.Text, nullable=False),
     sa.Column("model_digest", sa.Text, nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
-    # Which faces have which vectors is asked of all faces at once; without this it reads the vectors too.
+    # Covers the query for the models of all faces, which without this index would read the vectors too.
     sa.Index("ix_embeddings_face_id_model_model_digest", "face_id", "model", "model_digest"),
 )
 

@@ -15,44 +15,44 @@ from stash_sense_pipeline.catalog.transactions import server_errors_in_one_line,
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import private_opener
 
-_LOOK_AGAIN_SECONDS = 1.0
-# The first half of PostgreSQL's lock number: ours. The second one stands for the source.
+_POLL_SECONDS = 1.0
+# The first half of the key of PostgreSQL's advisory lock. The second half is a hash of the source.
 _LOCK_SPACE = 7305215
-# Servers before PostgreSQL 14 have no such setting.
-_NEVER_TOO_IDLE = sa.text(
+# PostgreSQL before version 14 has no such setting.
+_NO_IDLE_TIMEOUT = sa.text(
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'"
 )
 
 
 @contextmanager
-def source_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
-    """Holds the place of the one run that fetches from `source` while the block runs; waits for it, and says so once.
+def source_lock(engine: sa.Engine, source: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Holds the lock of `source` while the block runs: one run at a time fetches from a source.
 
-    The place is a lock of the server's, or on a file beside SQLite's, so that it ends with its process. Raises
-    CatalogError where it cannot be taken at all.
+    When another run has the lock, it waits and calls `report` once with a line about it. The lock is an advisory lock of
+    PostgreSQL, or on a file beside SQLite's, so it ends with its process. Raises CatalogError when it cannot be taken.
     """
     database = engine.url.database
     if engine.dialect.name == "postgresql":
-        with _server_lock(engine, source, say):
+        with _server_lock(engine, source, report):
             yield
     elif database in (None, "", ":memory:"):
         yield
     else:
-        with _file_lock(Path(str(database)), source, say):
+        with _file_lock(Path(str(database)), source, report):
             yield
 
 
 @contextmanager
-def _server_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> Iterator[None]:
+def _server_lock(engine: sa.Engine, source: str, report: Callable[[str], None]) -> Iterator[None]:
     number = sa.func.hashtext(source)
     autocommit = {"isolation_level": "AUTOCOMMIT"}
     with ExitStack() as stack:
         with server_errors_in_one_line(shown_url(engine.url), f"take the lock of {source} in"):
             connection = stack.enter_context(engine.connect().execution_options(**autocommit))
-            # The lock is held by a connection that says nothing for hours.
-            connection.execute(_NEVER_TOO_IDLE)
+            # The connection that holds the lock is idle for hours.
+            connection.execute(_NO_IDLE_TIMEOUT)
             take = sa.select(sa.func.pg_try_advisory_lock(_LOCK_SPACE, number))
-            _await(lambda: bool(connection.scalar(take)), source, say)
+            _wait_for(lambda: bool(connection.scalar(take)), source, report)
         try:
             yield
         finally:
@@ -60,7 +60,7 @@ def _server_lock(engine: sa.Engine, source: str, say: Callable[[str], None]) -> 
 
 
 def _unlock(connection: sa.Connection, number: sa.ColumnElement[int]) -> None:
-    """The connection goes back to the pool, and would keep the lock; where it broke, the lock ended with it."""
+    """Releases the lock, which the pooled connection would keep. A broken connection has released it already."""
     if connection.invalidated:
         return
     try:
@@ -71,7 +71,7 @@ def _unlock(connection: sa.Connection, number: sa.ColumnElement[int]) -> None:
 
 
 @contextmanager
-def _file_lock(database: Path, source: str, say: Callable[[str], None]) -> Iterator[None]:
+def _file_lock(database: Path, source: str, report: Callable[[str], None]) -> Iterator[None]:
     path = database.with_name(f".{database.name}.{source}.lock")
     try:
         descriptor = private_opener(str(path), os.O_RDWR | os.O_CREAT)
@@ -86,14 +86,14 @@ def _file_lock(database: Path, source: str, say: Callable[[str], None]) -> Itera
                 return False
             return True
 
-        _await(take, source, say)
+        _wait_for(take, source, report)
         yield
 
 
-def _await(take: Callable[[], bool], source: str, say: Callable[[str], None]) -> None:
+def _wait_for(take: Callable[[], bool], source: str, report: Callable[[str], None]) -> None:
     waiting = False
     while not take():
         if not waiting:
-            say(f"{source}: another run is reading it; this one begins when that has ended")
+            report(f"{source}: another run is reading it; this one begins when that has ended")
             waiting = True
-        time.sleep(_LOOK_AGAIN_SECONDS)
+        time.sleep(_POLL_SECONDS)

@@ -13,14 +13,14 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.foundation.errors import CatalogError
 
-# Classes of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html) that say something about the
-# server, its disk, its locks or our rights: connection, authorisation, rollback by the server, resources, state of an
-# object, operator, system, its configuration, its files.
+# Classes of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html) that are about the server, its
+# disk, its locks or the client's rights: connection, authorisation, rollback by the server, resources, state of an
+# object, operator intervention, system, configuration file, internal error.
 _SERVER_CLASSES = frozenset({"08", "28", "40", "53", "55", "57", "58", "F0", "XX"})
 # Single codes of other classes: a read-only transaction, a session that was idle for too long, a transaction that
 # lasted too long, missing rights.
 _SERVER_CODES = frozenset({"25006", "25P03", "25P04", "42501"})
-# A violated deferred constraint is in the class of rollbacks, and is an error of the data.
+# A violated deferred constraint is in the class of rollbacks, but it is an error of the data.
 _DATA_CODES = frozenset({"40002"})
 # Result codes of SQLite (https://sqlite.org/rescode.html), without the bits of the extended ones.
 _SQLITE_CODES = frozenset(
@@ -43,10 +43,10 @@ _SQLITE_CODES = frozenset(
 
 @contextmanager
 def server_errors_in_one_line(shown: str, doing: str) -> Iterator[None]:
-    """Turns an error that is the database's own into a CatalogError of one line, which holds no value of a statement.
+    """Turns a server error (see is_server_error) into a CatalogError of one line that holds no value of a statement.
 
-    `shown` is the URL of the catalog as it may be shown; `doing` completes "cannot ... the catalog". Errors of the data
-    or of a statement (IntegrityError, DataError, ...) are passed on as they are.
+    `shown` is the URL of the catalog without secrets; `doing` completes "cannot ... the catalog". Errors of the data or
+    of a statement (IntegrityError, DataError, ...) pass through.
     """
     try:
         yield
@@ -57,7 +57,7 @@ def server_errors_in_one_line(shown: str, doing: str) -> Iterator[None]:
 
 
 def is_server_error(error: sa.exc.DBAPIError) -> bool:
-    """True for an error that any statement would meet: the server is gone or refuses, a full disk, a held lock."""
+    """True for an error that does not depend on the statement: server unreachable or refusing, full disk, held lock."""
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", None)
@@ -66,18 +66,18 @@ def is_server_error(error: sa.exc.DBAPIError) -> bool:
         return True
     state = getattr(cause, "pgcode", None)
     if state is None:
-        # The client's own errors: no connection, or it broke.
+        # The client library raises these when there is no connection or it broke.
         return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
     return state in _SERVER_CODES or (state[:2] in _SERVER_CLASSES and state not in _DATA_CODES)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what the database said: the ones after it can hold values of a row."""
+    """The first line of the database's error text. Later lines can hold values of a row."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
-# Parameters of libpq and psycopg2 with such a word in their name hold secrets or lead to them.
+# Parameters of libpq and psycopg2 with one of these words in their name hold secrets or paths to them.
 _SECRET_WORDS = ("pass", "secret", "token", "key")
 
 
@@ -85,9 +85,10 @@ _SECRET_WORDS = ("pass", "secret", "token", "key")
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """One write transaction, committed at the end and rolled back on error.
 
-    On SQLite it takes the write lock at once; it waits as long as a rebuild of the file lasts, and 30 s for any other
-    writer. Raises CatalogError when the lock stays taken, and when the database cannot write at the begin, in the middle
-    or at the commit: read-only, full, restarted, gone. Nothing of the transaction is stored then.
+    On SQLite it takes the write lock at the beginning. It waits until a rebuild of the file ends, and 30 s for any other
+    writer. Raises CatalogError when the lock is not released, and when the database cannot write at the beginning, in
+    the middle or at the commit: it is read-only, full, restarted or unreachable. Nothing of the transaction is then
+    stored.
     """
     with server_errors_in_one_line(shown_url(engine.url), "write to"), ExitStack() as stack:
         while True:
@@ -104,7 +105,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def rebuild_lock(engine: sa.Engine) -> Path | None:
-    """The file that is locked (flock) while SQLite's file is rebuilt; None for a database that is no file."""
+    """The file that is locked (flock) while SQLite's file is rebuilt, or None for a database without a file."""
     database = engine.url.database
     if engine.dialect.name != "sqlite" or database in (None, "", ":memory:"):
         return None
@@ -113,7 +114,7 @@ def rebuild_lock(engine: sa.Engine) -> Path | None:
 
 
 def _rebuilt_since(engine: sa.Engine, moment: float) -> bool:
-    """True when a process rebuilds SQLite's file now, or has since `moment`: it holds the write lock for minutes."""
+    """True when a process is rebuilding SQLite's file, which locks it for minutes, or has done so since `moment`."""
     path = rebuild_lock(engine)
     if path is None or not path.exists():
         return False
@@ -127,7 +128,7 @@ def _rebuilt_since(engine: sa.Engine, moment: float) -> bool:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """One consistent snapshot for reading; writers are not held up by it. Raises CatalogError when it cannot be read."""
+    """One consistent snapshot for reading. It does not block writers. Raises CatalogError when it cannot be read."""
     isolation = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     with (
         server_errors_in_one_line(shown_url(engine.url), "read"),
@@ -138,6 +139,6 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def shown_url(url: sa.URL) -> str:
-    """The URL of a database as it may be shown: without its password, also where its query holds one."""
+    """The URL of a database without passwords and other secrets, also in its query."""
     hidden = {name: "***" for name in url.query if any(word in name.lower() for word in _SECRET_WORDS)}
     return url.update_query_dict(hidden).render_as_string(hide_password=True)

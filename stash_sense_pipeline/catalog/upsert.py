@@ -12,9 +12,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 T = TypeVar("T")
 
-# psycopg2 makes one statement of this many rows.
-_ROWS_A_STATEMENT = 500
-# SQLite allows 32,766 bound parameters in a statement; a prepared one holds about a hundred bytes for each.
+# psycopg2 puts this many rows into one statement.
+_ROWS_PER_STATEMENT = 500
+# SQLite allows 32,766 bound parameters in a statement. A prepared statement holds about a hundred bytes for each.
 _SQLITE_PARAMETERS = 10_000
 
 
@@ -31,9 +31,9 @@ def upsert(
     *,
     keep: frozenset[str] = frozenset(),
 ) -> None:
-    """Inserts `rows`; one whose primary key exists is overwritten, but for the columns in `keep`.
+    """Inserts `rows`. A row with an existing primary key overwrites the stored row, except the columns in `keep`.
 
-    Raises ValueError when a primary-key column is missing, or the rows differ in their columns.
+    Raises ValueError when a primary-key column is missing, or when the rows differ in their columns.
     """
     if not rows:
         return
@@ -55,7 +55,7 @@ def upsert_values(
     *,
     keep: frozenset[str] = frozenset(),
 ) -> None:
-    """`upsert` of rows of values in the order of the columns `names`."""
+    """As `upsert`, for rows that are sequences of values in the order of the columns `names`."""
     keys = [column.name for column in table.primary_key]
     changed = [name for name in names if name not in keys and name not in keep]
     statement = (sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert)(table)
@@ -71,7 +71,7 @@ def upsert_values(
 def insert_many(
     connection: sa.Connection, table: sa.Table, columns: Sequence[str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Inserts rows of values in the order of `columns`: some hundred thousand a second."""
+    """Inserts rows of values in the order of `columns`, at some hundred thousand rows per second."""
     _execute(connection, table, sa.insert(table), columns, rows)
 
 
@@ -88,16 +88,16 @@ def _execute(
     names: Sequence[str],
     rows: Sequence[Sequence[Any]],
 ) -> None:
-    """Executes an insert of rows, many a statement.
+    """Executes an insert with many rows per statement.
 
-    SQLAlchemy would spend more time on the parameters than SQLite on the rows; and with a statement a row, Python's
-    driver lets go of the interpreter lock and takes it back for every one of them, which halves the speed of a sync
-    that reads pages meanwhile.
+    On SQLite the statement is built here: SQLAlchemy would spend more time on the parameters than SQLite on the rows.
+    With one statement per row, Python's driver would release and take the interpreter lock for each row, which halves
+    the speed of a sync that reads pages meanwhile.
     """
     if not rows:
         return
     if connection.dialect.name != "sqlite":
-        for batch in batched(rows, _ROWS_A_STATEMENT):
+        for batch in batched(rows, _ROWS_PER_STATEMENT):
             connection.execute(statement, [dict(zip(names, row, strict=True)) for row in batch])
         return
     defaults = {
@@ -107,22 +107,22 @@ def _execute(
     }
     given = dict(zip(names, zip(*rows, strict=True), strict=True))
     given |= {name: (value,) * len(rows) for name, value in defaults.items()}
-    # The order of the table is the one in which SQLAlchemy writes them down.
+    # SQLAlchemy writes the columns in the order of the table.
     columns = [column for column in table.columns if column.name in given]
     binds: dict[str, Any] = {column.name: sa.bindparam(column.name) for column in columns}
     one = str(statement.values(binds).compile(dialect=connection.dialect))
     group = f"({', '.join('?' * len(columns))})"
     assert one.count(group) == 1, one
     stored = [_stored_form(column, given[column.name], connection.dialect) for column in columns]
-    for batch in _portions(list(zip(*stored, strict=True)), _SQLITE_PARAMETERS // len(columns)):
+    for batch in _halving_batches(list(zip(*stored, strict=True)), _SQLITE_PARAMETERS // len(columns)):
         many = one.replace(group, ", ".join([group] * len(batch)))
         connection.exec_driver_sql(many, tuple(chain.from_iterable(batch)))
 
 
-def _portions(rows: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+def _halving_batches(rows: Sequence[T], most: int) -> Iterator[Sequence[T]]:
     """Consecutive slices of `most` rows, then of a half, a quarter and so on.
 
-    Only so are there few statements of different lengths: the driver keeps the last 128 of them prepared.
+    This keeps the number of different statements small: the driver caches the last 128 prepared statements.
     """
     start, size = 0, most
     while start < len(rows):
@@ -133,7 +133,7 @@ def _portions(rows: Sequence[T], most: int) -> Iterator[Sequence[T]]:
 
 
 def _stored_form(column: sa.Column[Any], values: Sequence[Any], dialect: sa.Dialect) -> Sequence[Any]:
-    """The values as the driver takes them."""
+    """The values in the form that the driver takes."""
     convert = column.type.dialect_impl(dialect).bind_processor(dialect)
     if convert is None:
         return values

@@ -92,7 +92,7 @@ def restore(file: Path) -> None:
 
     People on the suppression list of the backup or of this machine are erased before the catalog is put in place.
     """
-    from stash_sense_pipeline.catalog.backup import restore_backup
+    from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup
     from stash_sense_pipeline.deployment.shipped_files import shipped_file
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import enforce_in_copy
@@ -113,9 +113,7 @@ def restore(file: Path) -> None:
     # An existing suppression list stays: it is newer, and the entries of the backup's list are in its catalog.
     report = restore_backup(
         file,
-        environment.catalog_url,
-        environment.own_files,
-        stay={"suppressions.yaml"},
+        RestoreTarget(environment.catalog_url, environment.own_files, stay={"suppressions.yaml"}),
         data_dir=environment.data_dir,
         before_copy=erase,
     )

@@ -69,9 +69,10 @@ def embed_waiting(
     started = time.monotonic()
     with writing(engine) as connection:
         reopened = requeue_for_pack(connection, source, pack)
-    digests, detector = pack.digests, pack.detector.digest
+    digests = pack.digests
+    queue = catalog.EmbeddingQueue(source, pack.detector.digest, digests)
     with reading(engine) as connection:
-        total = catalog.count_waiting(connection, source, detector, digests)
+        total = catalog.count_waiting(connection, queue)
     done, again, after, interrupted = 0, 0, 0, False
     vectors = dict.fromkeys(digests, 0)
     with ExitStack() as stack:
@@ -85,11 +86,11 @@ def embed_waiting(
                 for name, spec in pack.embedders.items()
             }
         while total and not (interrupted := stop()):
-            place = (source, detector, digests, after, batch_size)
+            place = (queue, after, batch_size)
             batch, rows, last = _next_batch(engine, session, place, embedders, pack, keep_crops)
             if last is None:
                 with reading(engine) as connection:
-                    if not catalog.count_waiting(connection, source, detector, digests):
+                    if not catalog.count_waiting(connection, queue):
                         break
                 # Others are at work on what is left. What one of them does not finish is ours.
                 after = 0
@@ -103,7 +104,7 @@ def embed_waiting(
                 progress("faces", done, max(total, done))
     if not keep_crops:
         with writing(engine) as connection:
-            catalog.drop_embedded_crops(connection, source, detector, digests)
+            catalog.drop_embedded_crops(connection, queue)
     with reading(engine) as connection:
         crops_left = catalog.count_crops(connection, source)
     seconds = time.monotonic() - started
@@ -113,7 +114,7 @@ def embed_waiting(
 def _next_batch(
     engine: sa.Engine,
     session: sa.Connection | None,
-    place: tuple[str, str, Mapping[str, str], int, int],
+    place: tuple[catalog.EmbeddingQueue, int, int],
     embedders: Mapping[str, Embedder],
     pack: ModelPack,
     keep_crops: bool,

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import images
+from stash_sense_pipeline.catalog.queries import image_requeueing
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.rejection_reasons import SPOILED, Reason
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
@@ -35,8 +35,8 @@ def requeue_for_pack(connection: sa.Connection, source: str, pack: ModelPack) ->
     vector of another embedder. Faces with a crop stay: embedding works them off.
     """
     return Requeued(
-        other_detector=images.reopen_other_detectors(connection, source, pack.detector.digest),
-        crop_dropped=images.reopen_without_crop(connection, source, pack.digests),
+        other_detector=image_requeueing.reopen_other_detectors(connection, source, pack.detector.digest),
+        crop_dropped=image_requeueing.reopen_without_crop(connection, source, pack.digests),
     )
 
 
@@ -53,11 +53,11 @@ def requeue_images(
     """
     for_pack = requeue_for_pack(connection, source, pack)
     looser = 0
-    for group in images.rejections(connection, source):
+    for group in image_requeueing.rejections(connection, source):
         if group.judged_by != rules.text and Reason(group.reason) in rules.requeues(group.judged_by):
-            looser += images.reopen_rejections(connection, source, group)
+            looser += image_requeueing.reopen_rejections(connection, source, group)
     return replace(
         for_pack,
         looser_rules=looser,
-        more_attempts=images.reopen_given_up(connection, source, max_attempts, SPOILED, now),
+        more_attempts=image_requeueing.reopen_given_up(connection, source, max_attempts, SPOILED, now),
     )

@@ -15,7 +15,7 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Clock:
-    """Where time comes from: seconds that never go back, waiting in seconds, and the wall clock in UTC."""
+    """The source of time: a monotonic clock in seconds, an awaitable sleep in seconds, and the wall clock in UTC."""
 
     monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

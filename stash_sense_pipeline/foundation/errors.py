@@ -6,15 +6,15 @@ from enum import StrEnum
 
 from stash_sense_pipeline.foundation.visible_text import visible
 
-# Refused so often in a row, with nothing answered between: the site means us.
+# A run of one site ends after this many refusals in a row without an answer between them: the site blocks this client.
 REFUSALS_IN_A_ROW = 3
 
 
 class StashSenseError(Exception):
     """Base of all errors of this program. Its text is one line: what happened, where, and what to do.
 
-    `exit_code` is what the command line returns: 1 failed, 2 usage or configuration. Control characters in the text are
-    shown as escapes, as parts of it come from servers and files.
+    `exit_code` is the exit status of the command line: 1 for a failure, 2 for usage or configuration. Parts of the
+    text come from servers and files, so control characters in it are shown as escapes.
     """
 
     exit_code = 1
@@ -24,39 +24,39 @@ class StashSenseError(Exception):
 
 
 class ConfigurationError(StashSenseError):
-    """A setting, a file of the operator's, or a command-line argument is wrong."""
+    """A setting, one of the operator's files, or a command-line argument is wrong."""
 
     exit_code = 2
 
 
 class CatalogError(StashSenseError):
-    """The catalog cannot be opened or does not hold what it must: corrupt, foreign, or of a newer program."""
+    """The catalog cannot be opened or used: it is corrupt, is another database, or was made by a newer program."""
 
 
 class ModelPackError(StashSenseError):
-    """A model pack is missing, incomplete, or its files are not the ones that pack.yaml describes."""
+    """A model pack is missing or incomplete, or its files are not the ones that pack.yaml describes."""
 
     exit_code = 2
 
 
 class DeviceError(StashSenseError):
-    """The compute device that was asked for is not there."""
+    """The requested compute device is not available."""
 
 
 class ReleaseError(StashSenseError):
-    """A release cannot be built from this catalog, or a release directory or zip breaks the contract."""
+    """A release cannot be built from this catalog, or a release directory or zip violates the contract."""
 
 
 class ArchiveError(StashSenseError):
-    """A zip archive is damaged, or holds what it must not. The text does not name the archive: its reader does."""
+    """A zip archive is damaged or has forbidden content. The text does not name the archive: the caller adds the name."""
 
 
 class DatabaseFileError(StashSenseError):
-    """An SQLite file is damaged, or holds what it must not. The text does not name the file: its reader does."""
+    """An SQLite file is damaged or has forbidden content. The text does not name the file: the caller adds the name."""
 
 
 class Outcome(StrEnum):
-    """How a request to a source ended. Only `ANSWERED` outcomes may change a record or move a watermark."""
+    """How a request to a source ended. Only outcomes with `is_answer` may change a record or move a watermark."""
 
     FOUND = "found"
     NOT_FOUND = "not_found"
@@ -70,12 +70,12 @@ class Outcome(StrEnum):
 
     @property
     def is_answer(self) -> bool:
-        """True for a real answer of the source; a failure never looks like an absence."""
+        """True for an answer of the source. A failure is not an answer, so that it is never taken for an absence."""
         return self in (Outcome.FOUND, Outcome.NOT_FOUND, Outcome.GONE, Outcome.AMBIGUOUS)
 
 
 class SourceError(StashSenseError):
-    """A source gave no usable answer; `outcome` says of which kind. Nothing was changed because of it."""
+    """A source gave no usable answer; `outcome` is the kind of failure. The request changed nothing."""
 
     def __init__(self, source: str, outcome: Outcome, message: str) -> None:
         super().__init__(f"{source}: {message} ({outcome.value})")
@@ -84,7 +84,7 @@ class SourceError(StashSenseError):
 
 
 class HttpStatusError(SourceError):
-    """A server answered with `status`, which is not success; `body` is the beginning of its answer."""
+    """A server answered with a `status` other than success; `body` is the beginning of its answer."""
 
     def __init__(self, source: str, outcome: Outcome, message: str, status: int, body: bytes) -> None:
         super().__init__(source, outcome, message)
@@ -93,27 +93,27 @@ class HttpStatusError(SourceError):
 
 
 class UnreachableError(SourceError):
-    """No connection to a host came about: its name has no address, or nothing answers there."""
+    """A host cannot be connected to: its name has no address, or no server answers at the address."""
 
 
-# How the text of a CircuitOpenError ends, also where only its text is handed on.
+# The end of the text of a CircuitOpenError. It identifies the error where only the text is available.
 LEFT_ALONE = "is left alone for a while"
 
 
 class CircuitOpenError(SourceError):
-    """A host failed so often in a row that it is left alone for a while; the request was not sent."""
+    """The circuit of a host is open after too many failures in a row; the request was not sent."""
 
 
 class BodyTooLargeError(SourceError):
-    """An answer is longer than was asked for; it was not read to its end."""
+    """An answer is longer than the limit of the request; the rest was not read."""
 
 
 class LayoutChangedError(SourceError):
-    """A page lacks the mark that every page of its kind has: the site was rebuilt, or it shows us something else."""
+    """A page lacks the element that every page of its kind has: the site changed its layout or served another page."""
 
 
 class UnreadRecordError(SourceError):
-    """A record came and cannot be used; `reason` says why, without a value of the record."""
+    """A source delivered a record that cannot be used. `reason` says why and contains no value of the record."""
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(source, Outcome.PARSE_ERROR, f"a record cannot be read: {reason}")
@@ -125,4 +125,4 @@ class RobotsRefusalError(SourceError):
 
 
 class RobotsUnreadableError(CircuitOpenError):
-    """The host's robots.txt cannot be read, which means no; the request was not sent."""
+    """The host's robots.txt cannot be read, which counts as a refusal; the request was not sent."""

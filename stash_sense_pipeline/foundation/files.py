@@ -1,6 +1,6 @@
 """Atomic file writes, fsync and SHA-256: after a crash a file is old or new, never partial.
 
-Files that others made are read within a limit.
+Files from other programs are read within a size limit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 
-# Modes of what holds names, keys or history, and of what is made for others to read: releases.
+# Private modes are for names, keys and history; public modes are for releases, which other users may read.
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 PUBLIC_FILE = 0o644
@@ -24,11 +24,11 @@ PUBLIC_DIRECTORY = 0o755
 
 
 def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
-    """Opens a regular file for reading; `follow` says whether `path` may be a symbolic link to one.
+    """Opens a regular file for reading. With `follow`, `path` may be a symbolic link to one.
 
-    Raises OSError for anything else: a FIFO would block the reader for ever, a device has no end.
+    Raises OSError for any other kind of file: a FIFO would block the reader, and a device has no end.
     """
-    # O_NONBLOCK: opening a FIFO that has no writer returns at once. It changes nothing for a regular file.
+    # With O_NONBLOCK, opening a FIFO without a writer returns at once. It has no effect on a regular file.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     descriptor = os.open(path, flags)
     try:
@@ -44,7 +44,7 @@ def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
 
 
 def read_regular(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; OSError for a larger one and for anything else."""
+    """The bytes of a regular file of at most `limit` bytes. Raises OSError for a larger file and any other kind."""
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         content = stream.read(limit + 1) if size <= limit else b""
@@ -54,7 +54,7 @@ def read_regular(path: Path, limit: int) -> bytes:
 
 
 def sha256_file(path: Path) -> str:
-    """Lower-case hex SHA-256 of the file's bytes, read in blocks of 1 MiB; OSError when it is not a regular file."""
+    """Lower-case hex SHA-256 of the file's bytes. Raises OSError when it is not a regular file."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -69,7 +69,7 @@ def fsync_directory(directory: Path) -> None:
 
 
 def fsync_file(path: Path) -> None:
-    """Makes the bytes of a file that somebody else wrote durable."""
+    """Makes the content of an existing file durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -78,39 +78,40 @@ def fsync_file(path: Path) -> None:
 
 
 def keep_files_private() -> None:
-    """Has this process and its children make files that only their owner may read, whatever the shell says.
+    """Sets the umask so that new files of this process and its children are readable by their owner only.
 
-    For what others make on our behalf: Dagster's run history and logs. Our own files get their modes one by one.
+    This covers files that libraries make, such as Dagster's run history and logs. This package sets the mode of each
+    of its own files.
     """
     os.umask(0o077)
 
 
 def make_directory(directory: Path, mode: int = PRIVATE_DIRECTORY) -> None:
-    """Makes a directory, and the missing ones above it, with exactly this mode; one that is there stays as it is."""
+    """Makes a directory and its missing parents with exactly this mode. An existing directory is not changed."""
     missing = [directory, *directory.parents]
     for place in reversed([place for place in missing if not place.exists()]):
         place.mkdir(exist_ok=True, mode=mode)
         place.chmod(mode)
-    # Something else in its place is refused as `mkdir` does it.
+    # Raises FileExistsError when `directory` is another kind of file.
     directory.mkdir(exist_ok=True)
 
 
 def make_private_file(path: Path) -> None:
-    """Makes an empty file that only its owner may read, before its first byte is in it; replaces what is there."""
+    """Makes an empty file that only its owner may read; removes an existing one first."""
     path.unlink(missing_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
     path.chmod(PRIVATE_FILE)
 
 
 def private_opener(path: str, flags: int) -> int:
-    """For `open(..., opener=private_opener)`: a file that this call makes is for its owner only."""
+    """Opener for `open(..., opener=private_opener)`: a file that the call makes is readable by its owner only."""
     return os.open(path, flags, PRIVATE_FILE)
 
 
 def restrict(root: Path, forbidden: int = 0o077) -> None:
-    """Takes the `forbidden` rights from a file, or from a directory and all in it, where they belong to this user.
+    """Removes the `forbidden` permission bits from a file, or from a directory and everything in it.
 
-    Symbolic links are not followed.
+    Only files of this user are changed. Symbolic links are not followed.
     """
     _restrict_one(root, forbidden)
     if not root.is_symlink():
@@ -126,18 +127,18 @@ def _restrict_one(path: Path, forbidden: int) -> None:
         if ours and status.st_mode & forbidden:
             path.chmod(stat.S_IMODE(status.st_mode) & ~forbidden)
     except (FileNotFoundError, NotADirectoryError):
-        # It was never made, or another process removed it meanwhile.
+        # The file was never made, or another process removed it.
         return
 
 
 @contextmanager
 def replacing(path: Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
-    """Yields the name of an empty file beside `path`; on success it is fsynced and renamed over `path`, on error removed.
+    """Yields the path of an empty temporary file beside `path`, fsyncs it and renames it over `path`.
 
-    The file is private while it is written, and gets `mode` before the rename.
+    On an error the temporary file is removed. It is private while it is written and gets `mode` before the rename.
     """
     make_directory(path.parent)
-    # Not the process number: containers that share a volume have equal ones.
+    # Not the process id: containers that share a volume can have equal ones.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         make_private_file(temporary)
@@ -151,7 +152,7 @@ def replacing(path: Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FILE) -> None:
-    """Writes `content` to `path` through a temporary name, fsync and rename. Text is UTF-8."""
+    """Writes `content` to a temporary file, fsyncs it and renames it to `path`. Text is encoded as UTF-8."""
     data = content.encode() if isinstance(content, str) else content
     with replacing(path, mode) as temporary:
         temporary.write_bytes(data)
@@ -159,15 +160,15 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FI
 
 @contextmanager
 def holding_lock(path: Path) -> Iterator[None]:
-    """Holds the lock file `path` while the block runs, after waiting for another holder, and removes it at the end.
+    """Waits for the lock on the file `path`, holds it while the block runs, and removes the file at the end.
 
-    The lock ends with its process, however that ends; a file that a crash left is no lock.
+    The system releases the lock when the process ends, so a file that a crash left behind does not lock.
     """
     while True:
         with open(path, "a", opener=private_opener) as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             if not _names(path, stream.fileno()):
-                # Its last holder removed the file while we waited.
+                # The previous holder removed the file while this process waited.
                 continue
             try:
                 yield
@@ -177,7 +178,7 @@ def holding_lock(path: Path) -> Iterator[None]:
 
 
 def _names(path: Path, descriptor: int) -> bool:
-    """True if the open file is the one that has this path now."""
+    """True when the open file is the one that `path` names now."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
@@ -185,11 +186,11 @@ def _names(path: Path, descriptor: int) -> bool:
 
 
 def sqlite_url(path: Path) -> str:
-    """The database URL of SQLAlchemy for a SQLite file, whatever characters its path holds."""
-    # Only these two mean something else in a database URL.
+    """The SQLAlchemy URL of a SQLite file. The path may hold any characters."""
+    # Only these two characters have a meaning of their own in a database URL.
     return "sqlite:///" + str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def read_only_sqlite(path: Path) -> str:
-    """The URI with which `sqlite3.connect(..., uri=True)` opens a file for reading only."""
+    """The URI that `sqlite3.connect(..., uri=True)` opens read-only."""
     return f"{path.absolute().as_uri()}?mode=ro"

@@ -11,12 +11,13 @@ from typing import Any
 
 from stash_sense_pipeline.foundation.files import read_regular
 
-# No file that we read has more than five levels.
+# The files that this package reads have at most five levels.
 _MAX_DEPTH = 32
-# 2**64 has 20 digits, and no number in our files is larger.
+# 2**64 has 20 digits; the files that this package reads hold no larger number.
 _MAX_DIGITS = 20
 _MAX_NUMBER = 64
-# A text without its end goes to the end of the file: searched for from each of its quotes, it would take quadratic time.
+# An unterminated string matches to the end of the file. A search that failed there would start again at each quote, which
+# takes quadratic time.
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 
@@ -29,36 +30,39 @@ class JsonLimits:
     values: int
 
 
-# Manifests, plans, notes of a step, lists of checks: kilobytes, all of them.
+# For manifests, plans, notes of a step and lists of checks, which have some kilobytes.
 SMALL = JsonLimits(1024**2, 50_000)
-# One entry a face or a person. The largest release that a GitHub asset (2 GiB) can carry has about a million faces of
-# 50 bytes each here, and a predecessor's performers.json had 26 MB for 107,759 people. Ten million Python objects take
-# about a gigabyte.
+# For files with an entry for each face or performer. The largest release that fits into a GitHub asset (2 GiB) has about
+# a million faces, at 50 bytes each. A predecessor's performers.json had 26 MB for 107,759 performers. Ten million Python
+# objects take about a gigabyte.
 LARGE = JsonLimits(256 * 1024**2, 10_000_000)
 
 
 def read_json(path: Path, limits: JsonLimits) -> Any:
-    """The content of a JSON file. Raises OSError when it cannot be read or is too large, and ValueError, one line that
-    says what is wrong and in which line where that is known, for anything that is not JSON within the limits.
+    """The content of a JSON file.
+
+    Raises OSError when the file cannot be read or is too large, and ValueError when it is not JSON within the limits.
+    The text of the ValueError is one line: what is wrong and, where it is known, the line in the file.
     """
     return parse_json(read_regular(path, limits.size), limits)
 
 
 def parse_json(content: bytes | str, limits: JsonLimits) -> Any:
-    """The value of a JSON text in UTF-8, within the limits; ValueError as read_json."""
+    """The value of a JSON text in UTF-8. Raises ValueError as read_json does."""
     if len(content) > limits.size:
         raise ValueError(f"it has more than {limits.size} bytes")
     text = content if isinstance(content, str) else _decoded(content)
-    # The number of commas, colons and brackets bounds that of values: nothing is built before it is known.
-    if _marks(text) > limits.values and _marks(_STRING.sub('""', text)) > limits.values:
+    # The number of commas, colons and brackets is an upper bound of the number of values. It is checked before any
+    # object is built; strings are removed only when the cheaper count exceeds the limit.
+    if _count_delimiters(text) > limits.values and _count_delimiters(_STRING.sub('""', text)) > limits.values:
         raise ValueError(f"it holds more than {limits.values} values")
     try:
         value = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_int=lambda literal: _whole(text, literal),
-            parse_float=lambda literal: _fraction(text, literal),
-            parse_constant=lambda literal: _constant(text, literal),
+            parse_int=lambda literal: _parse_int(text, literal),
+            parse_float=lambda literal: _parse_float(text, literal),
+            parse_constant=lambda literal: _refuse_constant(text, literal),
         )
     except RecursionError:
         raise _too_deep() from None
@@ -79,8 +83,8 @@ def _decoded(content: bytes) -> str:
     return text
 
 
-def _marks(text: str) -> int:
-    return sum(text.count(mark) for mark in ",:[{")
+def _count_delimiters(text: str) -> int:
+    return sum(text.count(delimiter) for delimiter in ",:[{")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -88,24 +92,24 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"not valid JSON: the key {twice!r:.80} is there twice")
+        raise ValueError(f"not valid JSON: the key {twice!r:.80} is given twice")
     return found
 
 
-def _whole(text: str, literal: str) -> int:
+def _parse_int(text: str, literal: str) -> int:
     if len(literal.lstrip("-")) > _MAX_DIGITS:
         raise _bad_number(text, literal)
     return int(literal)
 
 
-def _fraction(text: str, literal: str) -> float:
+def _parse_float(text: str, literal: str) -> float:
     number = float(literal) if len(literal) <= _MAX_NUMBER else float("inf")
     if number in (float("inf"), float("-inf")):
         raise _bad_number(text, literal)
     return number
 
 
-def _constant(text: str, literal: str) -> float:
+def _refuse_constant(text: str, literal: str) -> float:
     raise _bad_number(text, literal)
 
 
@@ -119,7 +123,7 @@ def _too_deep() -> ValueError:
 
 
 def _check(value: Any, *, surrogates: bool) -> None:
-    """Checks the depth, a level at a time, and where there are escaped surrogates, that each has its other half."""
+    """Checks the depth level by level. With `surrogates`, also checks that each escaped surrogate is one of a pair."""
     level: list[Any] = [value]
     for _ in range(_MAX_DEPTH + 1):
         if surrogates:
@@ -133,6 +137,7 @@ def _check(value: Any, *, surrogates: bool) -> None:
 
 
 def _inside(item: dict[str, Any] | list[Any], keys: bool) -> Iterable[Any]:
+    """The values of a list or an object; with `keys`, all of them and the keys, else only what may hold others."""
     if isinstance(item, list):
         return item if keys else [inner for inner in item if type(inner) is dict or type(inner) is list]
     return [*item, *item.values()] if keys else item.values()
@@ -144,4 +149,4 @@ def _check_texts(values: list[Any]) -> None:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                raise ValueError(f"the text {ascii(value)[:80]} holds half a character") from None
+                raise ValueError(f"the text {ascii(value)[:80]} holds an unpaired surrogate") from None

@@ -21,18 +21,23 @@ from stash_sense_pipeline.foundation.files import (
 _ROOT = ".work"
 _LOCK = ".lock"
 _NOTES = "outside.txt"
-# files.replacing makes such names.
+# The form of the names that files.replacing makes.
 _UNFINISHED = ".*.tmp"
 
 
 @dataclass(frozen=True)
 class PrivateWork:
-    """A directory of one command, for its owner only. It goes with the command, or when the next command begins."""
+    """The directory of one command, readable by its owner only.
+
+    It is removed at the end of the command; if the command is killed, the next command removes it.
+    """
 
     directory: Path
 
     def note_outside(self, unfinished: Path) -> None:
-        """Notes a temporary file elsewhere, before it is made: when the command is killed, it is removed too."""
+        """Notes a temporary file outside the directory, to be removed when the command is killed. Call it before the
+        file is made.
+        """
         with open(self.directory / _NOTES, "a", opener=private_opener) as stream:
             stream.write(f"{unfinished.absolute()}\n")
         fsync_file(self.directory / _NOTES)
@@ -41,7 +46,10 @@ class PrivateWork:
 
 @contextmanager
 def private_work(data_dir: Path) -> Iterator[PrivateWork]:
-    """A fresh directory in DATA_DIR with mode 0700, removed at the end; first clear_private_work."""
+    """Makes a new directory in DATA_DIR with mode 0700 and removes it at the end.
+
+    First it removes the directories of killed commands, as clear_private_work does.
+    """
     root = data_dir / _ROOT
     make_directory(root)
     root.chmod(PRIVATE_DIRECTORY)
@@ -49,7 +57,7 @@ def private_work(data_dir: Path) -> Iterator[PrivateWork]:
         _clear(root)
         directory = root / secrets.token_hex(8)
         make_directory(directory)
-        held = open(_in_use(directory), "a", opener=private_opener)  # noqa: SIM115 it is held below
+        held = open(_in_use(directory), "a", opener=private_opener)  # noqa: SIM115 closed by the `with held` below
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     with held:
         try:
@@ -59,9 +67,10 @@ def private_work(data_dir: Path) -> Iterator[PrivateWork]:
 
 
 def clear_private_work(data_dir: Path) -> int:
-    """Removes what killed commands left there, and what they noted outside; returns how many commands that were.
+    """Removes the directories of killed commands and the temporary files that they noted. Returns the number of
+    directories removed.
 
-    The directories of commands that are at work are locked, and stay.
+    The directory of a running command is locked and stays.
     """
     root = data_dir / _ROOT
     if not root.is_dir() or not any(path.is_dir() for path in root.iterdir()):
@@ -78,7 +87,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _in_use(directory: Path) -> Path:
-    """The file that is locked as long as the directory is in use."""
+    """The lock file of the directory: it is locked while the directory is in use."""
     return directory.with_name(f"{directory.name}.lock")
 
 

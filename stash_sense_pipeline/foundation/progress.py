@@ -7,7 +7,7 @@ from collections.abc import Callable
 from logging import Logger
 from typing import Never
 
-# (stage, items done, items in all or None where nobody knows)
+# (stage, items done, items in all or None when unknown)
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 def log_progress(log: Logger, subject: str) -> Progress:
-    """A line for each stage at its first and last item, and every 15 s between them."""
+    """Logs a line for each stage at its first and last item, and every 15 s between them."""
     last: dict[str, float] = {}
 
     def report(stage: str, done: int, total: int | None) -> None:
@@ -33,9 +33,9 @@ def log_progress(log: Logger, subject: str) -> Progress:
 
 
 def progress_bars(log: Logger, subject: str) -> Progress:
-    """A bar on the terminal for each stage of `subject`; nothing where the output is no terminal.
+    """Shows a terminal bar for each stage of `subject`, or nothing when the output is not a terminal.
 
-    A stage that comes to its end takes those with it that were counted beside it.
+    When a stage ends, the bars of all stages are closed.
     """
     from tqdm import tqdm
 
@@ -56,4 +56,4 @@ def progress_bars(log: Logger, subject: str) -> Progress:
 
 
 def silent_progress(stage: str, done: int, total: int | None) -> None:
-    """Progress that nobody watches."""
+    """Discards progress reports."""

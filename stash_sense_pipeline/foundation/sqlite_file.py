@@ -14,7 +14,7 @@ from stash_sense_pipeline.foundation.errors import DatabaseFileError
 from stash_sense_pipeline.foundation.files import open_regular
 
 MAGIC = b"SQLite format 3\x00"
-# A value: a crop has 40 KB, the raw record of a source at most some hundred.
+# SQLITE_LIMIT_LENGTH bounds one value: a crop has 40 KB, the raw record of a source at most some hundred KB.
 _LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: 64 * 1024**2,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
@@ -27,49 +27,50 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
     sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
 }
-# Between two looks at the clock: about a tenth of a millisecond.
+# Virtual machine steps between two calls of the progress handler: about a tenth of a millisecond.
 _STEPS = 10_000
 _SECONDS = 20.0
-# A check of a whole file on a slow disk reads this much a second.
-_BYTES_A_SECOND = 4 * 1024**2
+# A check of a whole file on a slow disk reads this much per second.
+_BYTES_PER_SECOND = 4 * 1024**2
 _MAX_OBJECTS = 500
-# SQLite's own: the counters of AUTOINCREMENT, and what ANALYZE leaves.
+# Tables of SQLite itself: the counters of AUTOINCREMENT, and the statistics of ANALYZE.
 _INTERNAL = frozenset({"sqlite_sequence", "sqlite_stat1"})
 _COLLATIONS = frozenset({"BINARY", "NOCASE", "RTRIM"})
 _IS_EXPRESSION = -2
-# Text in quotes, quoted names and comments of SQL: each begins with another character, so that one pass finds all.
+# String literals, quoted names and comments of SQL. Each kind begins with another character, so one pass finds them all.
 _QUOTED = re.compile(
     r"'[^']*'?|\"[^\"]*\"?|`[^`]*`?|\[[^\]]*\]?|--[^\n]*|/\*(?:.*?\*/|.*\Z)",
     re.DOTALL,
 )
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*")
-# A table of plain columns needs none of these; the engine evaluates what they introduce while it reads or checks.
+# A table of plain columns needs none of these words. SQLite evaluates the expressions that follow them while it reads.
 _FORBIDDEN = frozenset({"CHECK", "GENERATED", "ALWAYS", "AS", "SELECT", "VIRTUAL", "USING"})
-_OF_CONDITIONS = frozenset({"IS", "NOT", "NULL", "AND", "OR"})
+_CONDITION_WORDS = frozenset({"IS", "NOT", "NULL", "AND", "OR"})
 
 
 def time_allowed(size: int) -> float:
-    """Seconds that the reading of a database of `size` bytes may take before it is given up."""
-    return _SECONDS + size / _BYTES_A_SECOND
+    """The time limit in seconds for reading a database of `size` bytes."""
+    return _SECONDS + size / _BYTES_PER_SECOND
 
 
 @contextmanager
 def open_read_only(
     path: Path, *, deadline: float | None = None, log: bool = False
 ) -> Iterator[sqlite3.Connection]:
-    """Opens an SQLite file for reading only; looking leaves no -wal or -shm file behind. With `log` a write-ahead log
-    beside the file is read too, if there is one that is not empty.
+    """Opens an SQLite file read-only, without leaving a -wal or -shm file behind. With `log`, a write-ahead log that is
+    not empty is read too.
 
-    Statements end at `deadline`, a time of `time.monotonic`, by default after time_allowed. Values, statements and
-    the number of columns are limited, and functions with side effects do not run from the schema. Raises
-    DatabaseFileError, one line without the path, for what is no SQLite database, for any error while it is read, and
-    for what takes too long; OSError when the file cannot be read.
+    Statements are interrupted at `deadline`, a time of `time.monotonic`; the default is time_allowed from now. Values,
+    statements and the number of columns are limited, and the schema cannot call functions with side effects.
+
+    Raises DatabaseFileError, one line without the path, when the file is not an SQLite database, when an error occurs
+    while it is read, and when that takes too long. Raises OSError when the file cannot be read.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
-        # SQLite takes an empty file for an empty database.
+        # SQLite opens an empty file as an empty database.
         if stream.read(len(MAGIC)) != MAGIC:
-            raise DatabaseFileError("it is no SQLite database")
+            raise DatabaseFileError("it is not an SQLite database")
     wal = Path(f"{path}-wal")
     immutable = "" if log and wal.is_file() and wal.stat().st_size else "&immutable=1"
     end = time.monotonic() + time_allowed(size) if deadline is None else deadline
@@ -86,7 +87,7 @@ def open_read_only(
     except (sqlite3.Error, UnicodeDecodeError, OverflowError) as error:
         if time.monotonic() > end:
             raise DatabaseFileError(
-                "it takes too long to read; it was made to, or the disk is slow"
+                "it takes too long to read; it was made for that, or the disk is slow"
             ) from error
         raise DatabaseFileError(" ".join(str(error).split())[:200]) from error
 
@@ -94,12 +95,12 @@ def open_read_only(
 def check_objects(
     connection: sqlite3.Connection, tables: Collection[str] | None, *, without_rowid: bool = False
 ) -> None:
-    """Raises DatabaseFileError unless the database holds nothing but plain tables and their indexes; with `tables`
-    only these.
+    """Raises DatabaseFileError unless the database holds only plain tables and their indexes. With `tables`, no other
+    tables are allowed.
 
     A plain table has ordinary columns only and no CHECK; `without_rowid` allows tables without rowids. A plain index
     is over columns, and its condition, if it has one, compares columns with NULL or text. Views, triggers, virtual
-    tables, generated columns and other tables are refused. Only the schema is read.
+    tables and generated columns are refused. Only the schema is read.
     """
     rows = connection.execute(
         f"SELECT type, name, sql FROM sqlite_schema LIMIT {_MAX_OBJECTS + 1}"
@@ -112,7 +113,7 @@ def check_objects(
                 f"it has the {kind!s:.20} {name!r:.60}, and only tables and indexes are allowed"
             )
         if kind == "table" and tables is not None and name not in tables and name not in _INTERNAL:
-            raise DatabaseFileError(f"it has the table {name!r:.60}, which is none of ours")
+            raise DatabaseFileError(f"it has the table {name!r:.60}, which is not a table of this program")
         if kind == "table":
             _check_words(name, sql, without_rowid)
     found = {name for kind, name, _ in rows if kind == "table"}
@@ -124,7 +125,7 @@ def check_objects(
 
 
 def _engine_tables(connection: sqlite3.Connection, without_rowid: bool) -> list[str]:
-    """The tables as the engine sees them, whatever their rows in the schema say."""
+    """The tables as SQLite lists them, independently of the rows in sqlite_schema."""
     query = "SELECT name, type, wr FROM pragma_table_list WHERE schema = 'main' AND name != 'sqlite_schema'"
     tables = []
     for name, kind, wr in connection.execute(query):
@@ -173,7 +174,7 @@ def _check_condition(connection: sqlite3.Connection, index: str, columns: set[st
     _, where, condition = (
         re.split(r"(\bWHERE\b)", sql, maxsplit=1, flags=re.IGNORECASE) if sql else ("", "", "")
     )
-    allowed = {column.upper() for column in columns} | _OF_CONDITIONS
+    allowed = {column.upper() for column in columns} | _CONDITION_WORDS
     if (
         not where
         or not _words(condition) <= allowed
@@ -181,19 +182,20 @@ def _check_condition(connection: sqlite3.Connection, index: str, columns: set[st
         or "`" in condition
         or "[" in condition
     ):
-        raise DatabaseFileError(f"its index {index!r:.60} has a condition that is none of ours")
+        raise DatabaseFileError(f"its index {index!r:.60} has a condition that is not allowed")
 
 
 def run_checks(connection: sqlite3.Connection, tables: Collection[str], max_rows: int) -> None:
-    """Raises DatabaseFileError when SQLite finds damage, or a table has more than `max_rows` rows. Call check_objects
-    first: the check evaluates what the schema says.
+    """Raises DatabaseFileError when SQLite finds damage, or when a table has more than `max_rows` rows.
+
+    Call check_objects first: the integrity check evaluates expressions of the schema.
     """
     verdict = " ".join(str(connection.execute("PRAGMA integrity_check(1)").fetchone()[0]).split())
     if verdict != "ok":
         raise DatabaseFileError(verdict[:200])
     present = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     for table in sorted(present & set(tables)):
-        # Not count(*): it would read a table of any length to its end.
+        # A plain count(*) would read a table of any length to its end.
         query = f'SELECT count(*) FROM (SELECT 1 FROM "{table}" LIMIT {max_rows + 1})'
         if connection.execute(query).fetchone()[0] > max_rows:
             raise DatabaseFileError(f"its table {table} has more than {max_rows} rows")

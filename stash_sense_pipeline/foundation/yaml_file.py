@@ -15,33 +15,33 @@ from stash_sense_pipeline.foundation.files import read_regular
 
 KeyPath = tuple[str | int, ...]
 
-# The lists of suppressions and overrides grow: 20,000 sealed entries have 12 MB and 200,000 values. A value takes
-# about 600 bytes while the file is read.
+# The lists of suppressions and overrides grow. 20,000 sealed entries have 12 MB and 200,000 values. A value takes about
+# 600 bytes of memory while the file is read.
 _MAX_BYTES = 16 * 1024**2
 _MAX_NODES = 400_000
-# sources.yaml has four levels. The parser of PyYAML in C recurses without a limit, so depth is judged before it.
+# sources.yaml has four levels. PyYAML's parser in C recurses without a limit, so the depth is checked before it runs.
 _MAX_DEPTH = 32
-# The text of a licence in pack.yaml.
+# The longest texts are the licences in pack.yaml.
 _MAX_TEXT = 100_000
 _MAX_KEY = 200
-# Long enough for every number and time; `1:1:1:…` is a number in base 60, which takes quadratic time.
+# Long enough for every number and time. `1:1:1:…` is a number in base 60, which takes quadratic time to parse.
 _MAX_TYPED = 64
 _LARGEST = 2**63
-# More would not be read, and a value can be as long as the file.
+# An operator does not read more problems than this. The text of one is cut, as a value can be as long as the file.
 _MAX_PROBLEMS = 50
 _MAX_PROBLEM = 500
 
 _STANDARD = "tag:yaml.org,2002:"
 _KNOWN_TAGS = (f"{_STANDARD}map", f"{_STANDARD}seq", f"{_STANDARD}str")
-# The line breaks of YAML 1.1. No other line can begin with this sign.
+# A line that begins with % is a directive. These are the line breaks of YAML 1.1.
 _DIRECTIVE = re.compile("(?:\\A|[\n\r\x85\u2028\u2029])%")
-# The parser in C is ten times faster; PyYAML can be built without it.
+# The parser in C is ten times faster, but PyYAML can be built without it.
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
 class YamlFile:
-    """The content of one YAML file, the line of each key, and what is wrong with it so far.
+    """The content of one YAML file, the line of each key, and the problems noted so far.
 
     `data` holds dicts with string keys, lists and scalars. `lines` maps the path of a key or list item to its
     line (1-based).
@@ -53,13 +53,13 @@ class YamlFile:
     _problems: list[tuple[int, str]] = field(default_factory=list)
 
     def line(self, path: KeyPath) -> int:
-        """Line of the key at `path`, or of its nearest parent that is in the file."""
+        """The line of the key at `path`, or of its nearest parent in the file."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
 
     def complain(self, path: KeyPath, text: str) -> None:
-        """Notes one problem of the key at `path`."""
+        """Notes a problem of the key at `path`."""
         line = self.line(path)
         where = ".".join(str(part) for part in path)
         text = text if len(text) <= _MAX_PROBLEM else f"{text[:_MAX_PROBLEM]}…"
@@ -68,7 +68,7 @@ class YamlFile:
         )
 
     def raise_problems(self) -> None:
-        """Raises one ConfigurationError for all problems: a line each, with a summary above several."""
+        """Raises one ConfigurationError for all problems, one line each. Several problems get a summary line."""
         if not self._problems:
             return
         texts = [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
@@ -79,7 +79,7 @@ class YamlFile:
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Parses one YAML file. Doubled keys are noted as problems: plain YAML would silently keep the last one.
+    """Parses one YAML file. A duplicate key is noted as a problem: PyYAML would silently keep its last value.
 
     Raises ConfigurationError when the file is missing, unreadable, empty, not YAML, or not within the limits: 16 MiB,
     400,000 values with aliases expanded, 32 levels.
@@ -94,7 +94,7 @@ def read_yaml(path: Path) -> YamlFile:
 
 
 def parse_yaml(content: bytes | str, path: Path) -> YamlFile:
-    """Parses the content of a YAML file; `path` is only named in errors. Raises ConfigurationError as read_yaml."""
+    """Parses the content of a YAML file. `path` is used in error texts only. Raises ConfigurationError as read_yaml."""
     text = content if isinstance(content, str) else _decoded(content, path)
     if len(text) > _MAX_BYTES:
         raise ConfigurationError(f"{path}: cannot be read: it has more than {_MAX_BYTES} bytes")
@@ -128,7 +128,7 @@ def _decoded(content: bytes, path: Path) -> str:
 
 
 def _check_events(text: str) -> None:
-    """Judges the stream of events, which is read without recursion, before anything is built from it."""
+    """Checks depth, number of values and tags in the event stream, which is parsed without recursion."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionEndEvent):
@@ -156,7 +156,7 @@ def _check_event(event: yaml.NodeEvent) -> None:
 
 
 class _Builder:
-    """Builds the content from nodes; aliases count as often as they are expanded."""
+    """Builds the content from nodes. An alias counts each time it is expanded."""
 
     def __init__(self, loader: Any, file: YamlFile) -> None:
         self._loader = loader
@@ -193,7 +193,7 @@ class _Builder:
             inner = (*path, name)
             if name in mapping:
                 line = key.start_mark.line + 1
-                self._file.complain(inner, f"is there twice, here and in line {line}; remove one")
+                self._file.complain(inner, f"is given twice, here and in line {line}; remove one")
                 continue
             self._file.lines[inner] = key.start_mark.line + 1
             mapping[name] = self.build(value, inner, parents)
@@ -218,7 +218,7 @@ def _refused(mark: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def _shown(text: str) -> str:
-    """The beginning of a text; one that is no word is quoted with its control characters escaped."""
+    """The beginning of a text. A text other than a tag is quoted, with its control characters escaped."""
     short = text if len(text) <= 60 else f"{text[:60]}…"
     return short if short.startswith("!") and short.isprintable() else repr(short)
 

@@ -28,8 +28,8 @@ _END_64 = struct.Struct("<4sQHHIIQQQQ")
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _IN_64_BITS, _ENTRIES_IN_64_BITS = 0xFFFFFFFF, 0xFFFF
 _SIGNATURE_64 = b"PK\x06\x06"
-# What follows an entry whose sizes were not known when its header was written: with a signature or without, sizes of
-# 32 or of 64 bits.
+# Lengths of a data descriptor, which follows an entry when its header was written before its sizes were known. It has a
+# signature or none, and sizes of 32 or 64 bits.
 _DESCRIPTORS = (12, 16, 20, 24)
 _HAS_DESCRIPTOR = 0x08
 _ENCRYPTED = 0x01 | 0x40 | 0x2000
@@ -37,10 +37,10 @@ _PATCH = 0x20
 _MADE_ON_UNIX = 3
 _DOS_DIRECTORY = 0x10
 # A header of the central directory has 46 bytes, then the name and extra fields.
-_BYTES_AN_ENTRY = 1024
+_BYTES_PER_ENTRY = 1024
 _MAX_NAME = 200
-# What reading a damaged archive raises in zipfile. Anything else is an error of this module and is not hidden.
-_DAMAGE = (
+# Exceptions that zipfile raises for a damaged archive. Any other exception is an error of this module and passes through.
+_DAMAGE_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -57,9 +57,9 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """What an archive may hold: number of entries; bytes unpacked, in all and for each byte packed.
+    """Limits of an archive: the number of entries, the unpacked bytes, and the unpacked bytes for each packed byte.
 
-    `slack` bytes are allowed whatever the ratio. `nested`: names may lead into directories.
+    `slack` bytes are allowed in addition to the ratio. With `nested`, names may contain directories.
     """
 
     entries: int
@@ -70,8 +70,9 @@ class ZipLimits:
 
 
 class OpenedZip:
-    """An archive whose directory has been judged: each entry is a plain file with a plain name of its own, and the
-    entries fill the file from its first byte to the directory, which fills it to the end."""
+    """An archive with a checked directory: each entry is a plain file with a plain, unique name. The entries fill the
+    file from its first byte to the directory, and the directory fills the rest of it.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, entries: Sequence[zipfile.ZipInfo]) -> None:
         self._archive = archive
@@ -79,24 +80,26 @@ class OpenedZip:
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Unpacked bytes of each entry by name, as the directory declares them."""
+        """The unpacked size in bytes of each entry by name, as the directory declares it."""
         return {name: entry.file_size for name, entry in self._entries.items()}
 
     def read(self, name: str, limit: int) -> bytes:
-        """The bytes of an entry of at most `limit` bytes; ArchiveError when it is missing, larger or damaged."""
+        """The bytes of an entry. Raises ArchiveError when it is missing, damaged or larger than `limit` bytes."""
         size = self._size(name)
         if size > limit:
             raise ArchiveError(f"{name} has {size} bytes, and {limit} are allowed")
         return b"".join(self._blocks(name))
 
     def extract(self, name: str, target: Path) -> None:
-        """Writes an entry to a new file `target`; ArchiveError when it is missing or damaged, OSError of the disk."""
+        """Writes an entry to a new file `target`. Raises ArchiveError when it is missing or damaged, and OSError when
+        the file cannot be written.
+        """
         with target.open("xb") as stream:
             for block in self._blocks(name):
                 stream.write(block)
 
     def sha256(self, name: str) -> str:
-        """Lower-case hex SHA-256 of an entry's bytes; ArchiveError when it is missing or damaged."""
+        """Lower-case hex SHA-256 of an entry's bytes. Raises ArchiveError when it is missing or damaged."""
         state = hashlib.sha256()
         for block in self._blocks(name):
             state.update(block)
@@ -108,9 +111,9 @@ class OpenedZip:
         return self._entries[name].file_size
 
     def _blocks(self, name: str) -> Iterator[bytes]:
-        """The unpacked bytes, exactly as many as were declared, with the declared CRC."""
+        """The unpacked bytes in blocks. Raises ArchiveError unless their number and CRC are the declared ones."""
         left = self._size(name)
-        with _damage(f"{name} is damaged"), self._archive.open(self._entries[name]) as packed:
+        with _damage_errors(f"{name} is damaged"), self._archive.open(self._entries[name]) as packed:
             while block := packed.read(_BLOCK):
                 left -= len(block)
                 if left < 0:
@@ -124,13 +127,15 @@ class OpenedZip:
 
 @contextmanager
 def open_zip(path: Path, limits: ZipLimits) -> Iterator[OpenedZip]:
-    """Opens an archive and judges its directory. Raises ArchiveError, one line without the path, for what is no zip,
-    is damaged or is not within the limits, and OSError when the file cannot be read.
+    """Opens an archive and checks its directory.
+
+    Raises ArchiveError, one line without the path, when the file is not a zip archive, is damaged or exceeds the limits.
+    Raises OSError when the file cannot be read.
     """
     with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         directory = _find_directory(stream, size, limits)
-        with _damage("it is not a zip archive, or is damaged"), zipfile.ZipFile(stream) as archive:
+        with _damage_errors("it is not a zip archive, or is damaged"), zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
             _check_count(len(entries), directory.entries)
             _check_names(entries, limits)
@@ -141,17 +146,18 @@ def open_zip(path: Path, limits: ZipLimits) -> Iterator[OpenedZip]:
 
 
 def room_for(size: int, roots: Sequence[Path]) -> Path | None:
-    """The first of these directories whose disk has more than `size` bytes free; None when there is none."""
+    """The first of these directories on a disk with more than `size` free bytes, or None."""
     return next((root for root in roots if root.is_dir() and shutil.disk_usage(root).free > size), None)
 
 
 @contextmanager
-def _damage(what: str) -> Iterator[None]:
+def _damage_errors(what: str) -> Iterator[None]:
+    """Turns the exceptions of a damaged archive into an ArchiveError that begins with `what`."""
     try:
         yield
     except ArchiveError:
         raise
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ArchiveError(f"{what}: {reason[:200]}") from error
 
@@ -163,8 +169,9 @@ class _Directory:
 
 
 def _find_directory(stream: BinaryIO, size: int, limits: ZipLimits) -> _Directory:
-    """Where the central directory begins. It must end where the end record begins, and that at the end of the file:
-    readers that search for them would find others than we in an archive that has them twice.
+    """Finds the central directory. It must end where the end record begins, and the end record at the end of the file.
+
+    In an archive with two directories, a reader that searches for the end record could find another one.
     """
     at = size - _END.size
     if at < 0:
@@ -201,7 +208,7 @@ def _find_directory(stream: BinaryIO, size: int, limits: ZipLimits) -> _Director
             entries, length, start = wide
     if entries > limits.entries:
         raise ArchiveError(f"it has {entries} entries, and {limits.entries} are allowed")
-    if length > entries * _BYTES_AN_ENTRY:
+    if length > entries * _BYTES_PER_ENTRY:
         raise ArchiveError("its directory is longer than its number of entries allows")
     if start + length != at:
         raise ArchiveError(
@@ -220,7 +227,7 @@ def _check_count(found: int, declared: int) -> None:
 def _check_names(entries: Sequence[zipfile.ZipInfo], limits: ZipLimits) -> None:
     seen: set[str] = set()
     for entry in entries:
-        # zipfile cuts `filename` at a NUL; `orig_filename` is what the archive says.
+        # zipfile cuts `filename` at a NUL character; `orig_filename` is the name in the archive.
         name = entry.orig_filename
         parts = name.removesuffix("/").split("/") if limits.nested else [name]
         if not all(_is_plain(part) for part in parts):
@@ -266,7 +273,7 @@ def _check_sizes(entries: Sequence[zipfile.ZipInfo], packed: int, limits: ZipLim
 
 
 def _check_layout(stream: BinaryIO, entries: Sequence[zipfile.ZipInfo], end: int) -> None:
-    """Each entry begins where the one before it ends: none overlaps another, and nothing lies between them."""
+    """Checks that each entry begins where the one before it ends: no entries overlap, and nothing is between them."""
     expected = {0}
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset not in expected:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries.identities import EvidenceRow
+from stash_sense_pipeline.catalog.queries.identity import explanation
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity.explanation import EvidenceRow
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import StashSenseError
 
@@ -18,27 +19,27 @@ def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
     Raises StashSenseError when the catalog does not hold the record.
     """
     with reading(engine) as connection:
-        if not store.has_record(connection, source, source_id):
+        if not explanation.has_record(connection, source, source_id):
             raise StashSenseError(f"the catalog holds no record {source}:{source_id}; see stash-sense status")
-        performer_id = store.identity_of(connection, source, source_id)
+        performer_id = explanation.identity_of(connection, source, source_id)
         if performer_id is None:
             lines = [
                 f"{source}:{source_id} is in no identity: it is gone at its source, or identity has not run since"
             ]
-            return lines + _evidence_lines(store.evidence_about(connection, [(source, source_id)]))
-        members = store.members_of(connection, performer_id)
+            return lines + _evidence_lines(explanation.evidence_about(connection, [(source, source_id)]))
+        members = explanation.members_of(connection, performer_id)
         lines = [f"performer {performer_id}, {len(members)} {'record' if len(members) == 1 else 'records'}:"]
         for member in members:
             facts = [fact for fact in (member.name, member.gender, member.birth_date, member.country) if fact]
             lines.append(f"  {member.source}:{member.source_id}  {', '.join(facts)}".rstrip())
         lines += _evidence_lines(
-            store.evidence_about(connection, [(member.source, member.source_id) for member in members])
+            explanation.evidence_about(connection, [(member.source, member.source_id) for member in members])
         )
         redirected = store.redirected_to(connection, [performer_id])
         if redirected:
             lines.append(f"merged into it: {', '.join(str(row.performer_id) for row in redirected)}")
         lines.append("history:")
-        for at, event, detail in store.history(connection, performer_id, _EVENTS_SHOWN):
+        for at, event, detail in explanation.history(connection, performer_id, _EVENTS_SHOWN):
             facts = [f"{key} {_plain(value)}" for key, value in sorted(detail.items()) if value]
             lines.append(f"  {at:%Y-%m-%d %H:%M} {event}: {'; '.join(facts)}")
     return lines

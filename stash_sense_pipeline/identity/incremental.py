@@ -16,11 +16,16 @@ import numpy as np
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries import face_templates as template_store
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.catalog.queries.identities import EvidenceChanges, EvidenceKey, EvidenceState
-from stash_sense_pipeline.catalog.queries.identity_runs import KeyIndex, Run
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity import identity_input
+from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.identity.identities import (
+    EvidenceChanges,
+    EvidenceKey,
+    EvidenceState,
+)
+from stash_sense_pipeline.catalog.queries.identity.identity_runs import KeyIndex, Run
 from stash_sense_pipeline.identity.face_matching.face_agreement import (
     Calibration,
     TemplateSet,
@@ -182,7 +187,7 @@ class _World:
         found = set(keys)
         news = set(found)
         while news:
-            news = set(self.reads(store.read_merged_into, news)) - found
+            news = set(self.reads(identity_input.read_merged_into, news)) - found
             found |= news
         self.load(found)
         return found

@@ -15,10 +15,10 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.catalog.queries.identity_runs import Run, State
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.identity.identity_runs import Run, State
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused

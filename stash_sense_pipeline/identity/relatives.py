@@ -10,7 +10,7 @@ from typing import Self
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identities as store
+from stash_sense_pipeline.catalog.queries.identity import identities as store
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, blocking_keys, merged_into
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record

@@ -12,8 +12,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identity_runs as runs
-from stash_sense_pipeline.catalog.queries.trusted_faces import read_collisions
+from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_collisions
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing

@@ -14,17 +14,18 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries import face_templates as template_store
-from stash_sense_pipeline.catalog.queries import identities as store
-from stash_sense_pipeline.catalog.queries import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.catalog.queries.identities import (
+from stash_sense_pipeline.catalog.queries.identity import identities as store
+from stash_sense_pipeline.catalog.queries.identity import identity_input
+from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
+from stash_sense_pipeline.catalog.queries.identity.identities import (
     EvidenceChanges,
     EvidenceKey,
     EvidenceState,
     LogEntry,
     MemberChanges,
 )
-from stash_sense_pipeline.catalog.queries.identity_runs import HubChanges, Run, SeenChanges, State
+from stash_sense_pipeline.catalog.queries.identity.identity_runs import HubChanges, Run, SeenChanges, State
 from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
@@ -95,7 +96,9 @@ class Basis:
     def read(cls, connection: sa.Connection) -> Basis:
         """The state now."""
         return cls(
-            store.population_state(connection), runs.last_number(connection), store.last_id(connection)
+            identity_input.population_state(connection),
+            runs.last_number(connection),
+            store.last_id(connection),
         )
 
 
@@ -199,10 +202,13 @@ def read_population(
     connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Record]:
     """All records of the catalog, or the wanted ones, with their aliases, URLs, and images that are not `shared`."""
-    aliases, urls = store.read_aliases(connection, wanted), store.read_urls(connection, wanted)
-    images = store.read_images(connection, shared, wanted)
+    aliases, urls = (
+        identity_input.read_aliases(connection, wanted),
+        identity_input.read_urls(connection, wanted),
+    )
+    images = identity_input.read_images(connection, shared, wanted)
     found: dict[RecordKey, Record] = {}
-    for row in store.read_records(connection, wanted):
+    for row in identity_input.read_records(connection, wanted):
         key = (row.source, row.source_id)
         found[key] = Record(
             source=row.source,

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import image_key, of_keys, record_key, rows_of
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
-from stash_sense_pipeline.catalog.queries.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
 from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,

@@ -10,7 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
-from stash_sense_pipeline.catalog.queries.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored

@@ -7,7 +7,10 @@ import unicodedata
 
 
 def fold_name(name: str) -> str:
-    """A name without case, accents, punctuation and order of its words: `Zöe SAMPLE-O'Test` is `otest sample zoe`."""
+    """The words of a name in alphabetical order, without case, accents and punctuation.
+
+    For example, `Zöe SAMPLE-O'Test` becomes `otest sample zoe`.
+    """
     return " ".join(sorted(folded_words(name)))
 
 
@@ -16,7 +19,7 @@ def folded_words(name: str) -> list[str]:
     text = name
     if not text.isascii():
         decomposed = unicodedata.normalize("NFKD", text.casefold())
-        # Only the accents of Latin, Greek and Cyrillic: the marks of Japanese kana make other letters.
+        # Removes only the accents of Latin, Greek and Cyrillic: the marks of Japanese kana make other letters.
         text = unicodedata.normalize("NFC", "".join(c for c in decomposed if not "\u0300" <= c <= "\u036f"))
     words = re.sub(r"['’`.]", "", text.casefold())
     return re.sub(r"[\W_]+", " ", words).split()

@@ -11,13 +11,13 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-# One text for one JSON value.
+# Encodes equal JSON values as equal texts.
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """One image of a performer. `url` is without what only fetching needs; sizes in pixels, None unknown."""
+    """One image of a performer. `url` has no parameters that only fetching needs. Sizes are in pixels, None unknown."""
 
     image_id: str
     url: str
@@ -27,13 +27,12 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class PerformerRecord:
-    """What one source says about one performer. Sequences are sets: their order carries no meaning.
+    """The record of one performer at one source. Sequences are sets: their order has no meaning.
 
-    Enumerations are written as stash-box writes them (`FEMALE`, `MIDDLE_EASTERN`); dates are YYYY, YYYY-MM or
-    YYYY-MM-DD.
-    `raw` holds fields that the catalog does not model, already without private ones.
-    A `deleted` record may name in `merged_into` the record that took its place.
-    `keeps_images`: not all of its images could be read, so that those which are stored stay.
+    Enumerations are written as in stash-box (`FEMALE`, `MIDDLE_EASTERN`); dates are YYYY, YYYY-MM or YYYY-MM-DD.
+    `raw` holds the fields that the catalog does not model, without private ones.
+    A `deleted` record that was merged names the surviving record in `merged_into`.
+    `keeps_images`: the list of images is incomplete, so stored images must not be removed.
     """
 
     source_id: str
@@ -62,9 +61,9 @@ class PerformerRecord:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 in hex of what the record says: no time stamps, no image URLs, and sets in a fixed order.
+        """SHA-256 in hex of the content of the record: without time stamps and image URLs, and with sorted sets.
 
-        `merged_ids` are left out: they are told by the tombstones of the merged records.
+        `merged_ids` are left out, as the tombstones of the merged records hold them.
         """
         content = {
             "name": self.name,
@@ -82,7 +81,7 @@ class PerformerRecord:
             "urls": sorted(set(self.urls)),
             "images": sorted({image.image_id for image in self.images}),
             "raw": _unordered(self.raw),
-            # A list that is not whole says something else than the same list that is.
+            # An incomplete list of images is other content than an equal complete list.
             **({"keeps_images": True} if self.keeps_images else {}),
         }
         return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
@@ -90,10 +89,10 @@ class PerformerRecord:
 
 @dataclass(frozen=True)
 class UnreadRecord:
-    """A record that came and could not be read or stored. `reason` holds no value of the record.
+    """A record that could not be read or stored. `reason` holds no value of the record.
 
-    `label` is its id, or what stands for one that cannot be used; then `source_id` is None. `version` is the source's
-    time of its last change, None unknown.
+    `label` is its id, or a substitute when the id is unusable; `source_id` is then None. `version` is the source's time
+    of its last change, None unknown.
     """
 
     label: str
@@ -103,7 +102,7 @@ class UnreadRecord:
 
 
 def unique_images(images: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
-    """The images with each id once, the first one of each kept."""
+    """The images without repeated ids: the first image of each id is kept."""
     kept: dict[str, ImageRecord] = {}
     for image in images:
         kept.setdefault(image.image_id, image)
@@ -111,7 +110,7 @@ def unique_images(images: Iterable[ImageRecord]) -> tuple[ImageRecord, ...]:
 
 
 def _unordered(value: Any) -> Any:
-    """The JSON value with lists in a fixed order: no source promises the order of what it lists."""
+    """The JSON value with sorted lists, as the sources do not guarantee the order of their lists."""
     if isinstance(value, Mapping):
         return {key: _unordered(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

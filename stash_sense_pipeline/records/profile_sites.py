@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Form:
-    """One shape of a profile URL.
+    """One form of a profile URL.
 
-    `pattern` must match the whole decoded path without outer slashes, `?value` of `query_parameter` added.
-    `key` and `url` are format strings over its named groups; an optional group that did not match is empty.
+    `pattern` must match the whole decoded path, without outer slashes and followed by `?value` of `query_parameter`.
+    `key` and `url` are format strings over its named groups. An optional group that did not match is empty.
     """
 
     pattern: re.Pattern[str]
@@ -23,10 +23,10 @@ class Form:
 class ProfileSite:
     """One row of the table.
 
-    `hosts`: exact names without www. `identity_grade`: may its keys prove that two records are one person.
-    `singular`: a person has one page there, so two different keys speak for two people.
-    `reserved`: values of the group `id` that are pages of the site and no people, lower case.
-    `stash_box_host`: the universal-id host, if the site is a stash-box.
+    `hosts`: exact names without www. `identity_grade`: its keys may prove that two records are one person.
+    `singular`: a person has one page there, so two different keys are evidence for two people.
+    `reserved`: values of the group `id`, in lower case, that are other pages of the site than profiles.
+    `stash_box_host`: the host in universal ids, if the site is a stash-box.
     """
 
     name: str
@@ -82,7 +82,7 @@ def _handles(
     tail: str = "",
     canonical_prefix: str | None = None,
 ) -> ProfileSite:
-    """A network of accounts; `prefix` matches before the handle, `tail` the sub-pages of the same person."""
+    """A network of accounts. `prefix` matches before the handle, `tail` the sub-pages of the same account."""
     first, *_ = hosts.split()
     shown = prefix if canonical_prefix is None else canonical_prefix
     form = _form(
@@ -91,11 +91,11 @@ def _handles(
     return ProfileSite(name, tuple(hosts.split()), (form,), reserved=_words(reserved))
 
 
-# Facts on the ten reference sites: the project's notes on them. Reserved words of the networks: first path
-# segments that are functions of the site; twitter.com/intent alone once joined many strangers.
+# The facts on the ten reference sites are from the project's notes. Reserved words of the networks are first path
+# segments that are functions of the site: without them, twitter.com/intent would join records of many performers.
 SITES: tuple[ProfileSite, ...] = (
     _stash_box("stashdb", "stashdb.org"),
-    # ThePornDB names a performer by uuid, number or slug; which of them is stored decides the catalog.
+    # ThePornDB names a performer by uuid, number or slug. The catalog decides which of them is stored.
     _stash_box(
         "theporndb",
         "theporndb.net",
@@ -200,7 +200,7 @@ SITES: tuple[ProfileSite, ...] = (
         singular=True,
         query_parameter="actorid",
     ),
-    # The slug is a tag that namesakes share: pictures only, never a proof.
+    # The slug is a tag that namesakes share: the site gives images, but its pages prove no identity.
     ProfileSite(
         "pornpics",
         ("pornpics.com",),
@@ -258,7 +258,7 @@ SITES: tuple[ProfileSite, ...] = (
         ),
         singular=True,
     ),
-    # Articles on lists, groups and companies have the same shape as articles on people.
+    # Articles on lists, groups and companies have the same URL form as articles on people.
     ProfileSite(
         "wikipedia",
         ("wikipedia.org",),

@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 from stash_sense_pipeline.records.profile_sites import BY_HOST, UUID, Form, ProfileSite
 
 MAX_URL_LENGTH = 4096
-# A page that more records list says nothing about who they are: a studio, a shop, a list.
+# A page on more records than this proves no identity: it is the page of a studio, a shop or a list.
 MAX_PAGE_HOLDERS = 5
-# Decoded; even fully escaped it stays below MAX_URL_LENGTH.
+# The length of the decoded path. Fully escaped, it is still below MAX_URL_LENGTH.
 MAX_PATH_LENGTH = 300
 
 
@@ -24,9 +24,9 @@ class ProfileKey(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """What a URL says: the key, and the canonical URL, which parses to the same key and to itself.
+    """The key of a profile URL, and the canonical URL, which parses to the same key and to itself.
 
-    `url` is None for forms that must be followed once to learn the page they stand for.
+    `url` is None for forms that name their page only after a redirect.
     """
 
     key: ProfileKey
@@ -55,22 +55,22 @@ class _Location(NamedTuple):
 
 
 def canonical_profile(url: str) -> ProfileKey | None:
-    """The page a URL names, or None when it is no profile of a known site. Never raises."""
+    """The page that a URL names, or None when it is not a profile of a known site. Never raises."""
     found = _recognise(url)
     return None if found is None else found.key
 
 
 def parse_profile(url: str) -> Profile | None:
-    """Key and canonical URL of the page a URL names, or None when it is no profile of a known site."""
+    """Key and canonical URL of the page that a URL names, or None when it is not a profile of a known site."""
     found = _recognise(url)
     return None if found is None else Profile(found.key, _canonical_url(found.form, found.groups))
 
 
 def stash_box_performer(url: str) -> tuple[str, str] | None:
-    """(host, performer id) of any URL of the shape https://HOST/performers/ID, whatever the host.
+    """(host, performer id) of a URL of the form https://HOST/performers/ID, for any host.
 
-    The host is lower case without www; a port that is not the default one stays: `127.0.0.1:9998`. A uuid is
-    lower-cased; another identifier (a number, a slug) is given as it stands.
+    The host is in lower case and without www. A port other than the default one is kept: `127.0.0.1:9998`. A uuid is
+    lower-cased; any other identifier (a number, a slug) is unchanged.
     """
     location = _locate(url)
     if location is None:
@@ -163,7 +163,10 @@ def _site_of(host: str) -> tuple[ProfileSite, str] | None:
 
 
 def _decode(text: str) -> str | None:
-    """Decoded once, in NFC; None when not UTF-8, encoded twice, or with control characters."""
+    """The text, percent-decoded once and in NFC.
+
+    None when it is not UTF-8, is encoded twice, or holds control characters.
+    """
     if "%" in text:
         try:
             text = unquote(text, errors="strict")
@@ -201,8 +204,8 @@ def _match(site: ProfileSite, path: str) -> _Match | None:
         if match is None:
             continue
         groups = {name: value or "" for name, value in match.groupdict().items()}
-        _tidy(site, groups)
-        # Dots alone are no name, and in a path they would lead to another page.
+        _normalise(site, groups)
+        # Dots alone are not a name, and in a path they lead to another page.
         if groups["id"] in ("", ".", "..") or groups["id"].casefold() in site.reserved:
             return None
         key = _fold(form.key.format_map(groups)) if site.keep_case else form.key.format_map(groups)
@@ -211,7 +214,7 @@ def _match(site: ProfileSite, path: str) -> _Match | None:
 
 
 def _fold(text: str) -> str:
-    """Case-folded and in NFC; folding again changes nothing."""
+    """The text, case-folded and in NFC, folded until another pass changes nothing."""
     if text.isascii():
         return text.lower()
     for _ in range(4):
@@ -222,7 +225,8 @@ def _fold(text: str) -> str:
     return text
 
 
-def _tidy(site: ProfileSite, groups: dict[str, str]) -> None:
+def _normalise(site: ProfileSite, groups: dict[str, str]) -> None:
+    """Brings the groups of a matched form into the site's canonical spelling, in place."""
     if site.keep_case:
         groups["id"] = re.sub("_+", "_", groups["id"]).strip("_")
     if site.title and groups["id"]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-# (source, id of the record there).
+# (source, id of the record at that source)
 RecordKey = tuple[str, str]
-# (source, id of the image there).
+# (source, id of the image at that source)
 ImageKey = tuple[str, str]
 
-# Other ids of a record, in its raw fields: ThePornDB has a slug, of which its addresses are made, and a number.
+# Raw fields that hold other ids of a record. ThePornDB has a slug, which its URLs contain, and a number.
 OTHER_IDS = ("slug", "_id")

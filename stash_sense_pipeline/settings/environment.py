@@ -27,7 +27,7 @@ _KEY_VARIABLE = re.compile(r"([A-Z0-9_]+_API_KEY|GITHUB_TOKEN)(_FILE)?")
 
 @dataclass(frozen=True)
 class Environment:
-    """What the environment says: places and keys. Nothing of it that is secret is in its repr."""
+    """The settings from environment variables. The repr holds no secret."""
 
     data_dir: Path
     sources_file: Path
@@ -46,27 +46,27 @@ class Environment:
 
     @property
     def models_dir(self) -> Path:
-        """Where installed model packs are."""
+        """The directory of installed model packs."""
         return self.data_dir / "models"
 
     @property
     def suppression_key_file(self) -> Path:
-        """Where the key of the suppression hashes is."""
+        """The file with the key of the suppression hashes."""
         return self.data_dir / "suppression.key"
 
     @property
     def review_dir(self) -> Path:
-        """Where the reports are that a person should look at."""
+        """The directory of reports for review by the operator."""
         return self.data_dir / "review"
 
     @property
     def releases_dir(self) -> Path:
-        """Where releases are."""
+        """The directory of releases."""
         return self.data_dir / "releases"
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must never be shown: keys that are set directly, the password of the catalog, where alerts go."""
+        """Values that must never be shown: keys that are set directly, the catalog's password, and the alert URL."""
         direct = (
             value.get_secret_value()
             for name, value in self._key_variables.items()
@@ -79,7 +79,7 @@ class Environment:
 
     @property
     def own_files(self) -> Mapping[str, Path]:
-        """The operator's own files, by their names in a backup; any of them may be missing."""
+        """The operator's files by their names in a backup. Any of them may be missing."""
         return MappingProxyType(
             {
                 "sources.yaml": self.sources_file,
@@ -90,15 +90,15 @@ class Environment:
         )
 
     def api_key(self, name: str) -> str | None:
-        """The key of a source: `<NAME>_API_KEY`, or what is in the file `<NAME>_API_KEY_FILE`; None without.
+        """The key of a source: `<NAME>_API_KEY`, or the content of the file `<NAME>_API_KEY_FILE`, or None.
 
-        Raises ConfigurationError, which never shows the key, when both are set, or key or file is unusable.
+        Raises ConfigurationError, which never shows the key, when both are set or the key or file is unusable.
         """
         return self._secret(f"{name.upper()}_API_KEY")
 
     @property
     def github_token(self) -> str | None:
-        """`GITHUB_TOKEN`, or what is in the file `GITHUB_TOKEN_FILE`; None without. Raises as api_key does."""
+        """`GITHUB_TOKEN`, or the content of the file `GITHUB_TOKEN_FILE`, or None. Raises as api_key does."""
         return self._secret("GITHUB_TOKEN")
 
     def _secret(self, variable: str) -> str | None:
@@ -115,9 +115,9 @@ _ALERT_SCHEMES = ("http", "https", "ntfy+http", "ntfy+https", "discord+http", "d
 
 
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
-    """Takes the settings of the environment; relative paths count from `cwd`, empty is unset.
+    """Reads the settings from environment variables. Relative paths count from `cwd`; an empty variable is unset.
 
-    Raises ConfigurationError naming the variable.
+    Raises ConfigurationError that names the variable.
     """
     values = {name: value.strip() for name, value in environ.items() if value.strip()}
 
@@ -150,13 +150,15 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
 
 
 def usable_path(name: str, path: Path) -> Path:
-    """The path, for the setting `name`. Raises ConfigurationError, in one line, for one that cannot be shown or stored:
-    with a line break or another control character, or that is no UTF-8.
+    """Returns `path` if it is usable for the setting `name`.
+
+    Raises ConfigurationError when the path holds a line break, another control character or a byte that is not UTF-8:
+    it could not be shown or stored.
     """
     text = str(path)
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
         raise ConfigurationError(
-            f"{name}: {text!a} holds a control character or a byte that is no UTF-8; choose another path"
+            f"{name}: {text!a} holds a control character or a byte that is not UTF-8; choose another path"
         )
     return path
 
@@ -165,11 +167,11 @@ def _expanded(name: str, text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError as error:
-        raise ConfigurationError(f"{name}: {text!r} names the home of a user who is not there") from error
+        raise ConfigurationError(f"{name}: {text!r} names the home directory of an unknown user") from error
 
 
 def _catalog_url(given: str | None, data_dir: Path, cwd: Path) -> str:
-    """The URL of the catalog; the relative path of a SQLite file is made absolute: services run in another directory."""
+    """The URL of the catalog. The relative path of a SQLite file is made absolute: services run in another directory."""
     if given is None:
         return sqlite_url(data_dir / "catalog.db")
     scheme, found, file = given.partition(":///")
@@ -203,7 +205,7 @@ def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> 
         return None
     parts = urlsplit(values[name])
     if parts.scheme not in schemes or not parts.netloc:
-        # The value is not shown: the address of an alert is a secret, and a mistyped one nearly is.
+        # The value is not shown: an alert URL is a secret, and a mistyped one holds most of it.
         raise ConfigurationError(f"{name}: the value is not an address of {' or '.join(schemes)}")
     return values[name].rstrip("/")
 
@@ -221,7 +223,7 @@ def _key_from_file(variable: str, path: Path) -> str:
 
 
 def _checked_key(where: str, key: str) -> str:
-    # It goes into a request header; anything else in it is a paste gone wrong.
+    # The key goes into a request header. Other characters in it are most likely a copying error.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ConfigurationError(
             f"{where}: the key holds a character that no key has (a space, a line break, ...)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-# What a source of a known name need not say in the file.
+# Values of the sources with known names, used where sources.yaml gives none.
 KNOWN_STASH_BOXES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "stashdb": {"url": "https://stashdb.org/graphql", "host": "stashdb.org", "priority": 1},

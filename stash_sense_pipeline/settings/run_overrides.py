@@ -25,7 +25,7 @@ SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
 
 class RunOverrides(SettingsModel):
-    """What one run does differently from sources.yaml. The defaults change nothing."""
+    """Deviations of one run from sources.yaml. The defaults change nothing."""
 
     sources: tuple[str, ...] = Field(default=(), description="names of sources; exactly these are enabled")
     disabled_sources: tuple[str, ...] = Field(default=(), description="names of sources")
@@ -42,14 +42,14 @@ class RunOverrides(SettingsModel):
 
 
 def parse_names(text: str) -> tuple[str, ...]:
-    """`a,b` as ("a", "b"): blanks around a name and empty parts do not count, the first of equals stays."""
+    """`a,b` as ("a", "b"). Blanks around a name, empty parts and repeated names are dropped."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def parse_counts(text: str) -> dict[str, int]:
     """`a=10,b=5` as {"a": 10, "b": 5}.
 
-    Raises ConfigurationError for a part that is not NAME=NUMBER, or a name that is there twice.
+    Raises ConfigurationError for a part that is not NAME=NUMBER, and for a name that is given twice.
     """
     counts: dict[str, int] = {}
     for part in parse_names(text):
@@ -57,16 +57,16 @@ def parse_counts(text: str) -> dict[str, int]:
         if not name or not (number.isascii() and number.isdigit()):
             raise ConfigurationError(f"{part!r} is not NAME=NUMBER, as in stashdb=10")
         if name in counts:
-            raise ConfigurationError(f"{name!r} is there twice in {text!r}")
+            raise ConfigurationError(f"{name!r} is given twice in {text!r}")
         counts[name] = int(number)
     return counts
 
 
 def make_overrides(values: Mapping[str, Any]) -> RunOverrides:
-    """Overrides from run config or a command line.
+    """Makes overrides from run config or command-line options.
 
-    Names and counts may be text (`a,b`, `a=10,b=5`) or lists of such text; the rest is as in RunOverrides.
-    Raises ConfigurationError that names the override and what is allowed.
+    Names and counts may be text (`a,b`, `a=10,b=5`) or lists of such text; other values are as in RunOverrides.
+    Raises ConfigurationError that names the override and the allowed values.
     """
     parsed = dict(values)
     for key in ("sources", "disabled_sources"):
@@ -86,7 +86,7 @@ def _joined(value: Any) -> str:
 
 
 def apply_overrides(settings: Settings, overrides: RunOverrides) -> Settings:
-    """The settings of one run. Raises ConfigurationError, with the known names, for an unknown source."""
+    """The settings of one run. Raises ConfigurationError, which lists the known names, for an unknown source."""
     named = (*overrides.sources, *overrides.disabled_sources, *overrides.source_max_faces)
     unknown = [name for name in dict.fromkeys(named) if name not in settings.names]
     if unknown:

@@ -41,7 +41,7 @@ _REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
 
 
 class TrustLevel(StrEnum):
-    """How far the faces of a source are believed without a second opinion."""
+    """How far the faces of a source are trusted without confirmation by another source."""
 
     HIGH = "high"
     MEDIUM = "medium"
@@ -60,7 +60,7 @@ def _web_address(text: str) -> str:
 
 
 def _safe_for_a_token(text: str) -> str:
-    """A token goes there, so only encrypted, or to this very machine."""
+    """Allows https, and http only to this machine: requests to the address carry a token."""
     parts = urlsplit(text)
     if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
         raise ValueError
@@ -89,7 +89,7 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 
 
 class QualityFilters(SettingsModel):
-    """Which faces are good enough to be used."""
+    """Limits that a face must pass to be used."""
 
     min_face_size: int = Field(default=80, ge=1, description="a whole number of pixels of at least 1")
     min_image_size: int = Field(default=300, ge=1, description="a whole number of pixels of at least 1")
@@ -101,7 +101,7 @@ class QualityFilters(SettingsModel):
 
 
 class MassDisappearance(SettingsModel):
-    """How many records may vanish from a source at once before two sweeps must agree."""
+    """How many records may vanish from a source at once before a second sweep must confirm it."""
 
     records: int = Field(default=20, ge=0, description="a whole number of records of at least 0")
     share: float = Field(default=0.01, ge=0, le=1, description="a number from 0 to 1")
@@ -109,7 +109,7 @@ class MassDisappearance(SettingsModel):
 
 
 class GlobalSettings(SettingsModel):
-    """What holds for all sources."""
+    """Settings for all sources."""
 
     max_faces_per_performer: int = Field(default=20, ge=1, description=COUNT)
     default_rate_limit: float = Field(default=60.0, gt=0, description="a number of requests a minute above 0")
@@ -123,7 +123,7 @@ class GlobalSettings(SettingsModel):
 
 
 class IndexSettings(SettingsModel):
-    """How the Voyager indices of a release are built; docs/release.md has the measurements behind the defaults."""
+    """Parameters of the Voyager indices of a release. docs/release.md has the measurements behind the defaults."""
 
     m: int = Field(default=96, ge=4, le=512, description="a whole number of links from 4 to 512")
     ef_construction: int = Field(default=600, ge=10, le=5000, description="a whole number from 10 to 5000")
@@ -133,7 +133,7 @@ class IndexSettings(SettingsModel):
 
 
 class GithubSettings(SettingsModel):
-    """Where `releases upload` publishes to; the token comes from the environment, GITHUB_TOKEN."""
+    """The GitHub repository for `releases upload`. The token is in the environment variable GITHUB_TOKEN."""
 
     repository: Annotated[str, _matching(_REPOSITORY)] = Field(
         default="", description="owner/name of a repository, or empty"
@@ -147,7 +147,7 @@ class GithubSettings(SettingsModel):
 
 
 class ExportSettings(SettingsModel):
-    """What a release holds, what it must prove before it is published, and where it goes."""
+    """Content of a release, its publication gates, and its destination."""
 
     adaface: bool = Field(
         default=False, description=f"{A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
@@ -164,7 +164,7 @@ class ExportSettings(SettingsModel):
 
 
 class SourceSettings(SettingsModel):
-    """One source: where it is, how politely it is asked, and how far it is believed."""
+    """One source: its address, its request rate, and its trust level."""
 
     name: Annotated[str, _matching(NAME_FORM)] = Field(description="small letters, digits and _")
     enabled: bool = Field(description=A_FLAG)
@@ -179,7 +179,7 @@ class SourceSettings(SettingsModel):
 
     @property
     def is_loopback(self) -> bool:
-        """True for a server on this very machine."""
+        """True for a server on this machine."""
         return is_loopback_host(urlsplit(self.url).hostname or "")
 
 
@@ -205,7 +205,7 @@ class StashBoxSettings(SourceSettings):
 
 
 class ReferenceSiteSettings(SourceSettings):
-    """A source that only adds to performers that a stash-box has."""
+    """A source that adds only to performers of a stash-box."""
 
     enabled: bool = Field(default=False, description=A_FLAG)
     trust_level: Annotated[TrustLevel, Field(strict=False)] = Field(
@@ -229,7 +229,7 @@ class Settings(SettingsModel):
 
     @property
     def sources(self) -> tuple[SourceSettings, ...]:
-        """All sources: stash-boxes first, each kind by priority, equals in the order of the file."""
+        """All sources: stash-boxes first, each kind by priority, sources of equal priority in the order of the file."""
         boxes = sorted(self.stash_boxes.values(), key=lambda source: source.priority)
         sites = sorted(self.reference_sites.values(), key=lambda source: source.priority)
         return (*boxes, *sites)
@@ -246,11 +246,11 @@ class Settings(SettingsModel):
 
     @property
     def missing_contact(self) -> bool:
-        """True when somebody else's server is asked without a contact in the User-Agent: worth a warning."""
+        """True when an enabled source is on another machine and the User-Agent has no contact: worth a warning."""
         return not self.global_.user_agent_contact and any(not source.is_loopback for source in self.enabled)
 
     def source(self, name: str) -> SourceSettings:
-        """The source of that name; ConfigurationError, with the known names, when there is none."""
+        """The source of that name. Raises ConfigurationError, which lists the known names, when there is none."""
         found = self.stash_boxes.get(name) or self.reference_sites.get(name)
         if found is None:
             raise ConfigurationError(unknown_source(name, self.names))
@@ -258,6 +258,7 @@ class Settings(SettingsModel):
 
 
 def is_loopback_host(host: str) -> bool:
+    """True for a loopback address, `localhost` and the names below it."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

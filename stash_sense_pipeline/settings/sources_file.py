@@ -35,7 +35,7 @@ from stash_sense_pipeline.settings.validation import (
 def load_settings(path: Path) -> Settings:
     """Reads and checks sources.yaml.
 
-    Raises ConfigurationError that names file, line and key of all that is wrong with it, and what is allowed.
+    Raises ConfigurationError that names file, line and key of each error, and what is allowed there.
     """
     file = read_yaml(path)
     sections = _mapping(file, (), file.data)
@@ -83,7 +83,7 @@ def _stash_box(file: YamlFile, name: str, body: Any, default_rate: float) -> Sta
         return None
     written = _written_keys(file, path, body, StashBoxSettings)
     values = {"rate_limit": default_rate, **KNOWN_STASH_BOXES.get(name, {}), **written, "name": name}
-    # Without a usable address there is one complaint, about the address, and not a second one about its host.
+    # An unusable address is one complaint. The placeholder avoids a second one about the host.
     values.setdefault("host", _host_of(values.get("url")) or "unknown")
     return _validate(file, StashBoxSettings, path, values)
 
@@ -105,7 +105,7 @@ def _reference_site(
 
 
 def _mapping(file: YamlFile, path: KeyPath, data: Any) -> Mapping[str, Any]:
-    """The mapping at `path`; one with nothing in it, as when all its lines are commented out, is empty."""
+    """The mapping at `path`. A key without a value, as when all its lines are commented out, is an empty mapping."""
     if data is None or isinstance(data, dict):
         return data or {}
     file.complain(path, f"{shown(data)} is not a mapping")
@@ -129,7 +129,7 @@ def _validate(file: YamlFile, model: type[_M], path: KeyPath, values: Mapping[st
 
 
 def _check_hosts(file: YamlFile, boxes: Iterable[StashBoxSettings]) -> None:
-    # Universal ids are host:id, so two servers of one host would share them. Servers on this machine may.
+    # Universal ids are host:id, so two servers of one host would share them. This is allowed for servers on this machine.
     first: dict[str, str] = {}
     for box in boxes:
         other = first.setdefault(box.host, box.name)

@@ -15,12 +15,14 @@ COUNT = "a whole number of at least 1"
 
 
 class SettingsModel(BaseModel):
-    # The description of a field says what is allowed: it ends every complaint about its value.
+    """Base of the models of settings: frozen, strict, and without unknown keys."""
+
+    # The description of a field says what is allowed. It is the end of each error text about the value.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def complaints(model: type[SettingsModel], error: ValidationError) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Where and what, for each error of a model: the rule is the description of the field."""
+    """Path and text of each error of a model. The rule in the text is the description of the field."""
     for problem in error.errors(include_url=False, include_context=False):
         where = tuple(str(part) for part in problem["loc"])
         owner = model
@@ -40,18 +42,22 @@ def complaints(model: type[SettingsModel], error: ValidationError) -> Iterator[t
 
 
 def keys(model: type[SettingsModel]) -> tuple[str, ...]:
+    """The keys that a mapping of this model may have in sources.yaml."""
     return tuple(key for key in model.model_fields if key != "name")
 
 
 def unknown_key(key: str, allowed: Iterable[str]) -> str:
+    """The error text for an unknown key."""
     return f"is not a known key{hint(key, allowed)}"
 
 
 def unknown_source(name: str, known: Iterable[str]) -> str:
+    """The error text for an unknown name of a source."""
     return f"{name!r} is not a source of sources.yaml{hint(name, known)}"
 
 
 def hint(word: str, allowed: Iterable[str]) -> str:
+    """The end of an error text: the most similar allowed name, if there is one, and all allowed names."""
     names = list(allowed)
     close = difflib.get_close_matches(word, names, n=1)
     guess = f"; did you mean {close[0]}?" if close else ";"
@@ -59,8 +65,9 @@ def hint(word: str, allowed: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
+    """A value as an error text may show it: shortened to "the value" when it is long or may hold a secret."""
     if value is None:
         return "nothing"
     text = repr(value)
-    # An address with a password or a key in it must not end in a log.
+    # A value that may be an address with a password or a key must not get into a log.
     return "the value" if "@" in text or "?" in text or len(text) > 60 else text

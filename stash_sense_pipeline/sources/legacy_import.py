@@ -24,7 +24,8 @@ from functools import partial
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries import identities, performers
+from stash_sense_pipeline.catalog.queries import performer_import
+from stash_sense_pipeline.catalog.queries.identity import identities
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
@@ -101,13 +102,13 @@ def _store(
     report = []
     for source in sorted({*records, *gone}):
         hashed = partial(suppressions.withheld_hash, source)
-        added = performers.seed_records(connection, source, records[source], now, hashed)
-        tombstones = performers.seed_tombstones(connection, source, gone[source], now, hashed)
+        added = performer_import.seed_records(connection, source, records[source], now, hashed)
+        tombstones = performer_import.seed_tombstones(connection, source, gone[source], now, hashed)
         faces = {
             record.source_id: known[source, record.source_id]
             for record in records[source]
             if (source, record.source_id) in known
         }
-        noted = performers.note_predecessor(connection, source, faces)
+        noted = performer_import.note_predecessor(connection, source, faces)
         report.append(TakenOver(source, added, tombstones, noted))
     return tuple(report)

@@ -1,4 +1,4 @@
-"""Backups: whole while others write, the same on any database, verified, and never over something that is there."""
+"""Backups: consistent while others write, equal on both databases, verified, and never written over existing files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.backup import restore_backup, write_backup
+from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup, write_backup
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
@@ -29,7 +29,7 @@ NOW = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 
 
 def fill(engine: sa.Engine, count: int = 5) -> None:
-    """Rows of several kinds: text, JSON, times, bytes, and an identity whose number is not to be used again."""
+    """Adds rows with text, JSON, times and bytes, and an identity with an id that must not be used again."""
     with writing(engine) as connection:
         for index in range(count):
             add_person(connection, index)
@@ -64,7 +64,7 @@ def content(engine: sa.Engine) -> dict[str, list[Any]]:
         }
 
 
-def test_what_was_backed_up_comes_back_and_ids_are_not_used_again(
+def test_a_restored_catalog_equals_the_original_and_ids_are_not_used_again(
     any_catalog: sa.Engine, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     fill(any_catalog)
@@ -76,7 +76,7 @@ def test_what_was_backed_up_comes_back_and_ids_are_not_used_again(
     assert report.files == ("catalog.db", "suppression.key")
     assert (tmp_path / "b.zip").stat().st_mode & 0o777 == 0o600
     other = {name: tmp_path / "there" / name for name in files}
-    restore_backup(tmp_path / "b.zip", f"sqlite:///{tmp_path / 'there' / 'c.db'}", other)
+    restore_backup(tmp_path / "b.zip", RestoreTarget(f"sqlite:///{tmp_path / 'there' / 'c.db'}", other))
     restored = open_catalog(f"sqlite:///{tmp_path / 'there' / 'c.db'}")
     assert content(restored) == content(any_catalog)
     assert other["suppression.key"].read_bytes() == b"secret"
@@ -94,7 +94,7 @@ def test_a_backup_moves_a_catalog_from_sqlite_to_postgresql(
     write_backup(catalog, {}, tmp_path / "b.zip", NOW)
     url = sa.make_url(postgres_database)
     fresh = url.set(database=f"{url.database}_new").render_as_string(hide_password=False)
-    restore_backup(tmp_path / "b.zip", fresh, {})
+    restore_backup(tmp_path / "b.zip", RestoreTarget(fresh, {}))
     restored = open_catalog(fresh)
     assert content(restored) == content(catalog)
     with writing(restored) as connection:
@@ -103,8 +103,8 @@ def test_a_backup_moves_a_catalog_from_sqlite_to_postgresql(
     restored.dispose()
 
 
-def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tmp_path: Path) -> None:
-    """A writer adds a person with image, face and crop in each transaction: a backup has all four or none."""
+def test_a_backup_holds_one_snapshot_while_others_write(any_catalog: sa.Engine, tmp_path: Path) -> None:
+    """A writer adds a record with image, face and crop in each transaction: a backup has all four or none."""
     fill(any_catalog, 1)
     ended = threading.Event()
 
@@ -124,7 +124,7 @@ def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tm
         ended.set()
         writer.join()
     for index in range(4):
-        restore_backup(tmp_path / f"{index}.zip", f"sqlite:///{tmp_path / f'{index}.db'}", {})
+        restore_backup(tmp_path / f"{index}.zip", RestoreTarget(f"sqlite:///{tmp_path / f'{index}.db'}", {}))
         restored = open_catalog(f"sqlite:///{tmp_path / f'{index}.db'}")
         counts = {name: len(rows) for name, rows in content(restored).items()}
         assert (
@@ -138,23 +138,26 @@ def test_a_backup_shows_one_moment_while_others_write(any_catalog: sa.Engine, tm
         restored.dispose()
 
 
-def test_nothing_that_is_there_is_overwritten(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_existing_files_and_catalogs_are_not_overwritten(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     made = write_backup(catalog, {}, tmp_path / "b.zip", NOW).path
-    with pytest.raises(CatalogError, match="is there already"):
+    with pytest.raises(CatalogError, match="exists already"):
         write_backup(catalog, {}, made, NOW)
     with pytest.raises(CatalogError, match="restore into an empty place"):
-        restore_backup(made, catalog.url.render_as_string(), {})
+        restore_backup(made, RestoreTarget(catalog.url.render_as_string(), {}))
     (tmp_path / "sources.yaml").write_text("mine")
     (tmp_path / "theirs.yaml").write_text("theirs")
     made = write_backup(catalog, {"sources.yaml": tmp_path / "theirs.yaml"}, tmp_path / "c.zip", NOW).path
     with pytest.raises(CatalogError, match="move it away first"):
-        restore_backup(made, f"sqlite:///{tmp_path / 'new.db'}", {"sources.yaml": tmp_path / "sources.yaml"})
+        restore_backup(
+            made,
+            RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", {"sources.yaml": tmp_path / "sources.yaml"}),
+        )
     assert not (tmp_path / "new.db").exists()
     assert (tmp_path / "sources.yaml").read_text() == "mine"
 
 
-def test_a_list_of_who_left_since_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_a_suppression_list_that_is_newer_than_the_backup_stays(catalog: sa.Engine, tmp_path: Path) -> None:
     fill(catalog)
     key, now_listed = tmp_path / "suppression.key", tmp_path / "suppressions.yaml"
     key.write_text("key")
@@ -164,7 +167,7 @@ def test_a_list_of_who_left_since_the_backup_stays(catalog: sa.Engine, tmp_path:
     now_listed.write_text("[then, since]")
     key.unlink()
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    report = restore_backup(made, url, files, stay={"suppressions.yaml"})
+    report = restore_backup(made, RestoreTarget(url, files, stay={"suppressions.yaml"}))
     assert (report.files, report.kept) == (("catalog.db", "suppression.key"), ("suppressions.yaml",))
     assert now_listed.read_text() == "[then, since]"
     assert key.stat().st_mode & 0o777 == 0o600
@@ -178,20 +181,20 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(catalog: sa.Engi
     for damaged in (whole[: len(whole) // 2], b"no zip at all", whole.replace(b"PK\x01\x02", b"PK\x01\x03")):
         made.write_bytes(damaged)
         with pytest.raises(CatalogError, match="damaged"):
-            restore_backup(made, f"sqlite:///{target}", {})
+            restore_backup(made, RestoreTarget(f"sqlite:///{target}", {}))
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr(
             "backup.json", '{"format": 1, "made_at": "2026-01-01T00:00:00+00:00", "sha256": {"../x": ""}}'
         )
         archive.writestr("../x", "")
     with pytest.raises(CatalogError, match="is not that of a file at its root"):
-        restore_backup(made, f"sqlite:///{target}", {})
+        restore_backup(made, RestoreTarget(f"sqlite:///{target}", {}))
     with pytest.raises(CatalogError, match="there is no backup"):
-        restore_backup(tmp_path / "nowhere.zip", f"sqlite:///{target}", {})
+        restore_backup(tmp_path / "nowhere.zip", RestoreTarget(f"sqlite:///{target}", {}))
     assert not target.exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_a_backup_that_cannot_be_written_is_one_line(catalog: sa.Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CatalogError, match="cannot write the backup"):
         write_backup(catalog, {}, tmp_path / "file" / "b.zip", NOW)

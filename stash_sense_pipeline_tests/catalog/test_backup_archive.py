@@ -1,4 +1,4 @@
-"""A backup that was changed or made by others is one line, quickly, and nothing is restored."""
+"""A changed or foreign backup is refused quickly in one line, and nothing is restored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.catalog.backup import restore_backup, write_backup
+from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup, write_backup
 from stash_sense_pipeline.foundation.errors import CatalogError, StashSenseError
 from stash_sense_pipeline_tests.databases import extras, statements
 from stash_sense_pipeline_tests.zips import Archive, Entry
@@ -43,7 +43,7 @@ def parts_of(path: Path) -> Parts:
 
 
 def write(path: Path, parts: Parts, contents: Any = None) -> Path:
-    """Writes a backup of these parts with right digests, or with other `contents`."""
+    """Writes a backup of these parts with correct digests, or with other `contents`."""
     files = {name: data for name, data in parts.items() if name != "backup.json"}
     if contents is None:
         contents = {**json.loads(parts["backup.json"]), "sha256": digests(files)}
@@ -58,11 +58,11 @@ def digests(files: Parts) -> dict[str, str]:
 
 
 def refused(path: Path, tmp_path: Path, files: dict[str, Path] | None = None) -> str:
-    """The line with which a backup is refused; nothing was restored."""
+    """The error text when a backup is refused. Checks that nothing was restored."""
     places = {"suppression.key": tmp_path / "new.key"} if files is None else files
     begun = time.monotonic()
     with pytest.raises(StashSenseError) as caught:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", places)
+        restore_backup(path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", places))
     assert time.monotonic() - begun < 20
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new.key").exists()
@@ -124,7 +124,7 @@ def test_parts_that_no_backup_has_are_one_line(made: Path, tmp_path: Path, name:
 
 
 def changed(made: Path, tmp_path: Path, change: Callable[[Path], None]) -> Path:
-    """The backup with its catalog changed, and right digests."""
+    """The backup with a changed catalog and correct digests."""
     parts = parts_of(made)
     scratch = tmp_path / "scratch.db"
     scratch.write_bytes(parts["catalog.db"])
@@ -158,7 +158,9 @@ def test_values_that_no_catalog_has_are_one_line_or_restored(made: Path, tmp_pat
     path = changed(made, tmp_path, statements(VALUES[name]))
     said = ""
     try:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        restore_backup(
+            path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        )
     except StashSenseError as error:
         said = str(error)
     assert "\n" not in said
@@ -172,19 +174,21 @@ def test_a_bomb_is_refused_before_it_is_unpacked(made: Path, tmp_path: Path) -> 
     )
 
 
-def test_a_fifo_is_no_backup(tmp_path: Path) -> None:
+def test_a_fifo_is_refused_as_a_backup(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert "regular file" in refused(tmp_path / "fifo", tmp_path)
     assert "cannot be unpacked" in refused(tmp_path, tmp_path)
 
 
-def test_no_room_is_one_line(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_disk_space_is_one_line(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("stash_sense_pipeline.catalog.backup_archive.room_for", lambda size, roots: None)
     assert "has fewer" in refused(made, tmp_path)
 
 
 def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
-    """What an older program wrote holds tables that are gone since, and lacks others."""
+    """A backup of an older program has other tables than the current schema."""
     from alembic import command
 
     from stash_sense_pipeline.catalog.engine import _migrations, open_catalog
@@ -199,7 +203,7 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
         data = (tmp_path / "old.db").read_bytes()
         contents = {"format": 1, "made_at": NOW.isoformat(), "sha256": digests({"catalog.db": data})}
         path = write(tmp_path / f"{revision}.zip", {"catalog.db": data}, contents)
-        restore_backup(path, f"sqlite:///{tmp_path / f'{revision}.db'}", {})
+        restore_backup(path, RestoreTarget(f"sqlite:///{tmp_path / f'{revision}.db'}", {}))
         open_catalog(f"sqlite:///{tmp_path / f'{revision}.db'}").dispose()
     engine.dispose()
 
@@ -211,8 +215,10 @@ def test_a_backup_of_every_revision_is_restored(tmp_path: Path) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data())
-def test_damage_at_random_is_one_line_or_a_catalog(made: Path, tmp_path: Path, data: st.DataObject) -> None:
-    """In the zip itself, or inside one of its parts with right digests."""
+def test_a_randomly_damaged_backup_is_refused_in_one_line_or_restored(
+    made: Path, tmp_path: Path, data: st.DataObject
+) -> None:
+    """The damage is in the zip itself, or inside one of its parts with correct digests."""
     parts = parts_of(made)
     where = data.draw(st.sampled_from(["zip", *parts]))
     content = bytearray(made.read_bytes() if where == "zip" else parts[where])
@@ -235,7 +241,9 @@ def test_damage_at_random_is_one_line_or_a_catalog(made: Path, tmp_path: Path, d
     begun = time.monotonic()
     said = ""
     try:
-        restore_backup(path, f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        restore_backup(
+            path, RestoreTarget(f"sqlite:///{tmp_path / 'new.db'}", {"suppression.key": tmp_path / "new.key"})
+        )
     except CatalogError as error:
         said = str(error)
     assert "\n" not in said

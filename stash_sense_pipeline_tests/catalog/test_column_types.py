@@ -10,7 +10,7 @@ from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 
 ZONES = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(timedelta(minutes=minutes)))
-# Not at the ends, where UTC has no name for every zone's times.
+# Without the ends of the range, where a time of another zone may have no UTC time.
 TIMES = st.datetimes(timezones=ZONES).filter(lambda value: 1 < value.year < 9999)
 DIALECT = sa.create_engine("sqlite://").dialect
 
@@ -47,7 +47,7 @@ def test_the_format_is_the_one_documented():
     assert written(datetime(1, 1, 2, tzinfo=UTC)) == "0001-01-02T00:00:00.000000Z"
 
 
-def test_nothing_stays_nothing():
+def test_null_is_stored_and_read_as_null():
     assert written(None) is None
     assert read(None) is None
 

@@ -66,7 +66,7 @@ def test_a_new_file_is_for_its_owner_only_and_leaves_nothing_beside_it(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["with space.db", "50%.db", "50%25.db", "a#b.db", "what?.db", "naïve 人.db"])
-def test_any_file_name_will_do(tmp_path, name):
+def test_a_catalog_file_may_have_any_name(tmp_path, name):
     for _ in range(2):
         engine = open_catalog(read_environment({"DATA_DIR": str(tmp_path / name)}, tmp_path).catalog_url)
         stored(engine)
@@ -75,14 +75,14 @@ def test_any_file_name_will_do(tmp_path, name):
     assert list(content(tmp_path / name)) == ["catalog.db"]
 
 
-def test_a_path_may_be_relative(tmp_path, monkeypatch):
+def test_a_catalog_is_opened_at_a_relative_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
         open_catalog("sqlite:///data/catalog.db").dispose()
     assert (tmp_path / "data" / "catalog.db").exists()
 
 
-def test_sqlite_runs_as_promised(catalog):
+def test_sqlite_runs_with_wal_foreign_keys_and_a_busy_timeout(catalog):
     wanted = {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000, "secure_delete": 1}
     with catalog.connect() as one, catalog.connect() as two:
         for connection in (one, two):
@@ -96,7 +96,7 @@ def test_foreign_keys_are_enforced(any_catalog):
         connection.execute(alias)
 
 
-def test_what_belongs_to_a_record_goes_with_it(any_catalog):
+def test_deleting_a_record_deletes_its_aliases_urls_and_images(any_catalog):
     with writing(any_catalog) as connection:
         record = {"source": "s", "source_id": "1", "first_seen_at": NOW, "changed_at": NOW}
         connection.execute(sa.insert(schema.source_performers).values(record))
@@ -156,7 +156,7 @@ def test_a_corrupt_file_that_is_too_large_to_be_read_whole_is_refused(tmp_path, 
     assert content(tmp_path) == before
 
 
-def test_a_write_ahead_log_that_a_crash_left_is_taken_over(tmp_path):
+def test_a_write_ahead_log_that_a_crash_left_is_replayed(tmp_path):
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     add(engine, "a")
     crashed = tmp_path / "crashed"
@@ -215,7 +215,7 @@ def test_the_file_of_another_program_is_refused_and_left_as_it_was(tmp_path, kin
             connection.execute(statement)
     connection.close()
     before = content(tmp_path)
-    with pytest.raises(CatalogError, match=r"notes\.db is a database of something else"):
+    with pytest.raises(CatalogError, match=r"notes\.db is not a catalog but another database"):
         open_catalog(f"sqlite:///{tmp_path / 'notes.db'}")
     assert content(tmp_path) == before
 
@@ -227,7 +227,7 @@ def test_the_postgresql_database_of_another_program_is_refused(postgres_database
     with server.begin() as connection:
         for statement in FOREIGN[kind]:
             connection.exec_driver_sql(statement)
-    with pytest.raises(CatalogError, match="is a database of something else"):
+    with pytest.raises(CatalogError, match="is not a catalog but another database"):
         open_catalog(postgres_database)
     assert "source_performers" not in sa.inspect(server).get_table_names()
     server.dispose()
@@ -252,7 +252,7 @@ def test_a_bad_url_is_one_line_without_its_password(url, complaint):
     assert "\n" not in str(error.value)
 
 
-def test_a_directory_is_not_called_corrupt(tmp_path):
+def test_a_directory_is_refused_but_not_called_corrupt(tmp_path):
     with pytest.raises(CatalogError, match=r"cannot open the catalog .*unable to open"):
         open_catalog(f"sqlite:///{tmp_path}")
 
@@ -266,7 +266,7 @@ def test_a_postgresql_url_needs_no_driver_name(postgres_database):
 
 
 def make_at(url, revision):
-    """A catalog as an earlier program left it."""
+    """A catalog with the schema of an earlier program."""
     parsed = engine_module._parse(url)
     config, _ = engine_module._migrations()
     engine = engine_module._engine(parsed)
@@ -277,7 +277,7 @@ def make_at(url, revision):
 
 
 def note(engine, *revisions):
-    """Leaves these rows in alembic_version, as processes without a lock would: also one of them twice."""
+    """Puts these rows into alembic_version, as concurrent migrations without a lock would; one may be there twice."""
     with writing(engine) as connection:
         connection.exec_driver_sql("DROP TABLE alembic_version")
         connection.exec_driver_sql("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
@@ -323,7 +323,7 @@ def test_a_catalog_that_notes_several_revisions_is_usable_again(any_catalog_url,
     assert not [record for record in caplog.records if "noted its revision" in record.getMessage()]
 
 
-def test_a_catalog_whose_tables_are_of_no_noted_revision_is_refused(any_catalog_url):
+def test_a_catalog_with_tables_that_match_no_noted_revision_is_refused(any_catalog_url):
     engine = make_at(any_catalog_url, "0004")
     note(engine, "0001", HEADS[0])
     with pytest.raises(CatalogError, match=r"notes the revisions .*restore a backup"):
@@ -332,7 +332,7 @@ def test_a_catalog_whose_tables_are_of_no_noted_revision_is_refused(any_catalog_
     engine.dispose()
 
 
-def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path):
+def test_a_link_to_a_missing_file_stays_a_link(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "catalog.db").symlink_to(tmp_path / "elsewhere" / "mine.db")
     engine = open_catalog(f"sqlite:///{tmp_path / 'data' / 'catalog.db'}")
@@ -345,7 +345,7 @@ def test_a_link_to_a_file_that_is_not_there_yet_stays_a_link(tmp_path):
 # --- transactions ---
 
 
-def test_a_write_is_there_for_all_or_not_at_all(any_catalog):
+def test_a_transaction_is_stored_completely_or_not_at_all(any_catalog):
     def fail():
         with writing(any_catalog) as connection:
             connection.execute(sa.insert(schema.sync_state).values(source="a"))
@@ -359,7 +359,7 @@ def test_a_write_is_there_for_all_or_not_at_all(any_catalog):
     assert stored(any_catalog) == {"b"}
 
 
-def test_a_reader_keeps_its_snapshot_and_holds_no_writer_up(any_catalog):
+def test_a_reader_keeps_its_snapshot_and_does_not_block_writers(any_catalog):
     add(any_catalog, "a")
     with reading(any_catalog) as reader:
         assert sources(reader) == {"a"}
@@ -371,7 +371,7 @@ def test_a_reader_keeps_its_snapshot_and_holds_no_writer_up(any_catalog):
 
 
 def test_the_write_lock_is_taken_at_once(catalog, tmp_path):
-    """A writer that reads first cannot find, when it comes to write, that the data has moved on."""
+    """The data that a writer reads first cannot change before it writes."""
     other = sqlite3.connect(tmp_path / "catalog.db", timeout=0, isolation_level=None)
     with writing(catalog), pytest.raises(sqlite3.OperationalError, match="locked"):
         other.execute("BEGIN IMMEDIATE")
@@ -384,7 +384,7 @@ def test_the_write_lock_is_taken_at_once(catalog, tmp_path):
 
 
 def test_writers_wait_for_each_other(any_catalog):
-    """Read, change, write by four threads at once loses nothing."""
+    """No update is lost when four threads read, change and write at the same time."""
     add(any_catalog, "a")
     with writing(any_catalog) as connection:
         connection.execute(sa.update(schema.sync_state).values(last_message="0"))
@@ -405,7 +405,7 @@ def test_writers_wait_for_each_other(any_catalog):
         assert connection.scalar(sa.select(schema.sync_state.c.last_message)) == "40"
 
 
-def test_a_catalog_that_stays_locked_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_catalog_that_stays_locked_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     other = sqlite3.connect(tmp_path / "catalog.db", isolation_level=None)
@@ -418,8 +418,8 @@ def test_a_catalog_that_stays_locked_is_told_in_one_line(tmp_path, monkeypatch):
     engine.dispose()
 
 
-def test_an_error_of_the_database_names_nobody(catalog):
-    """A step that fails with it leaves its text in the run history."""
+def test_an_error_of_the_database_holds_no_name(catalog):
+    """The run history keeps the text of the error of a failed step."""
     row = {"source": "s", "name": "Zq Person", "raw": {"about": "zq" * 100_000}}
     rows = [{**row, "source_id": f"zqid{n}", "first_seen_at": NOW, "changed_at": NOW} for n in range(9)]
     with catalog.connect() as connection:
@@ -430,7 +430,7 @@ def test_an_error_of_the_database_names_nobody(catalog):
     assert "zq" not in str(failed.value).casefold()
 
 
-def test_a_checkpoint_empties_the_log_unless_somebody_reads(catalog, tmp_path):
+def test_a_checkpoint_empties_the_log_unless_a_reader_is_active(catalog, tmp_path):
     add(catalog, "a")
     log = tmp_path / "catalog.db-wal"
     assert log.stat().st_size > 0
@@ -440,7 +440,7 @@ def test_a_checkpoint_empties_the_log_unless_somebody_reads(catalog, tmp_path):
     assert stored(catalog) == {"a", "b"}
 
 
-def test_a_checkpoint_says_that_a_reader_was_in_the_way(tmp_path, monkeypatch):
+def test_a_checkpoint_returns_false_when_a_reader_is_active(tmp_path, monkeypatch):
     monkeypatch.setattr(engine_module, "_BUSY_TIMEOUT_MS", 50)
     engine = open_catalog(f"sqlite:///{tmp_path / 'catalog.db'}")
     add(engine, "a")
@@ -453,7 +453,7 @@ def test_a_checkpoint_says_that_a_reader_was_in_the_way(tmp_path, monkeypatch):
 
 
 @pytest.mark.postgres
-def test_a_checkpoint_is_no_matter_of_other_databases(postgres_database):
+def test_a_checkpoint_returns_true_on_postgresql(postgres_database):
     engine = open_catalog(postgres_database)
     assert checkpoint(engine)
     engine.dispose()
@@ -519,7 +519,7 @@ def test_four_processes_at_once_make_one_good_database(postgres_database):
         "postgresql://db/catalog?sslkey=s3cret-word",
     ],
 )
-def test_a_shown_url_holds_no_password_wherever_it_stands(url):
+def test_a_shown_url_holds_no_password_in_any_part(url):
     shown = shown_url(sa.make_url(url))
     assert "s3cret-word" not in shown
     assert "/catalog" in shown

@@ -1,4 +1,4 @@
-"""Storing performer records: only differences are written, tombstones forget, images are shared."""
+"""Storing performer records: only differences are written, tombstones keep few fields, images are shared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UPDATED = datetime(2025, 5, 5, tzinfo=UTC)
 
 
 def person(source_id: str = "1", **fields: Any) -> PerformerRecord:
-    """A record with one of everything."""
+    """A record with a value in every field."""
     values: dict[str, Any] = {
         "name": f"Person {source_id}",
         "aliases": ("A",),
@@ -39,33 +39,33 @@ def person(source_id: str = "1", **fields: Any) -> PerformerRecord:
 def store(
     engine: sa.Engine, *records: PerformerRecord, source: str = "box", now: datetime = NOW
 ) -> StoreCounts:
-    """Stores in one transaction."""
+    """Stores records in one transaction."""
     with writing(engine) as connection:
         return performers.store_records(connection, source, records, now)
 
 
-def bury(engine: sa.Engine, gone: dict[str, str | None], now: datetime = NOW) -> TombstoneCounts:
-    """Buries in one transaction."""
+def tombstone(engine: sa.Engine, gone: dict[str, str | None], now: datetime = NOW) -> TombstoneCounts:
+    """Tombstones records in one transaction."""
     with writing(engine) as connection:
         return performers.tombstone_records(connection, "box", gone, now)
 
 
 def table(engine: sa.Engine, of: sa.Table) -> list[dict[str, Any]]:
-    """All rows of a table by its primary key."""
+    """All rows of a table, sorted by primary key."""
     with engine.connect() as connection:
         query = sa.select(of).order_by(*of.primary_key)
         return [dict(row._mapping) for row in connection.execute(query)]
 
 
 def everything(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
-    """All that records leave in the catalog."""
+    """All rows in the tables of records."""
     tables = ("source_performers", "performer_aliases", "performer_urls", "source_images", "performer_images")
     return {name: table(engine, schema.metadata.tables[name]) for name in tables}
 
 
 @contextmanager
 def statements(engine: sa.Engine) -> Iterator[list[str]]:
-    """The statements that are executed inside."""
+    """Collects the statements that are executed in the block."""
     seen: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
@@ -76,7 +76,7 @@ def statements(engine: sa.Engine) -> Iterator[list[str]]:
     sa.event.remove(engine, "before_cursor_execute", note)
 
 
-def test_a_record_is_stored_whole(any_catalog):
+def test_a_record_is_stored_with_all_of_its_fields(any_catalog):
     record = person(
         **{"disambiguation": "tall", "gender": "FEMALE", "birth_date": "1990-05", "death_date": "2020"},
         **{"country": "DE", "ethnicity": "ASIAN", "eye_color": "GREY", "hair_color": "RED", "height_cm": 170},
@@ -108,7 +108,7 @@ def test_an_unchanged_record_costs_no_write(any_catalog):
     assert {word for word in seen if word not in ("SELECT", "BEGIN")} == set()
 
 
-def test_a_bump_writes_its_time_alone(any_catalog):
+def test_a_record_with_only_a_new_time_of_change_writes_that_column(any_catalog):
     store(any_catalog, person())
     (before,) = table(any_catalog, schema.source_performers)
     assert store(any_catalog, person(updated_at=LATER), now=LATER) == StoreCounts(unchanged=1)
@@ -141,7 +141,7 @@ def test_an_image_of_two_performers_is_one_image(any_catalog):
     assert len(table(any_catalog, schema.performer_images)) == 2
 
 
-def test_a_known_image_keeps_its_state_and_follows_its_address(any_catalog):
+def test_a_known_image_keeps_its_state_and_gets_its_new_url(any_catalog):
     store(any_catalog, person())
     with writing(any_catalog) as connection:
         connection.execute(sa.update(schema.source_images).values(state="done", attempts=2, sha256="ab"))
@@ -156,7 +156,7 @@ def test_a_known_image_keeps_its_state_and_follows_its_address(any_catalog):
     )
 
 
-def test_orphans_go_with_their_faces_and_only_they(any_catalog):
+def test_only_images_without_records_are_removed_with_their_faces(any_catalog):
     store(any_catalog, person("1"), person("2"))
     with writing(any_catalog) as connection:
         connection.execute(sa.insert(schema.faces), [face(image) for image in ("i1", "i2")])
@@ -173,7 +173,7 @@ def test_orphans_go_with_their_faces_and_only_they(any_catalog):
 
 
 def face(image_id: str) -> dict[str, Any]:
-    """Some face."""
+    """A row of `faces` for an image."""
     numbers = ("detection_confidence", "x1", "y1", "x2", "y2", "yaw", "roll", "blur", "quality")
     return {
         **{"source": "box", "image_id": image_id, "face_index": 0, "landmarks": b"", "created_at": NOW},
@@ -182,10 +182,10 @@ def face(image_id: str) -> dict[str, Any]:
     }
 
 
-def test_a_tombstone_forgets_the_person(any_catalog):
+def test_a_tombstone_keeps_only_the_name_and_the_times(any_catalog):
     store(any_catalog, person("1", height_cm=170), person("2"))
-    assert bury(any_catalog, {"1": "2"}, LATER) == TombstoneCounts(merged=1)
-    assert bury(any_catalog, {"2": None}, LATER) == TombstoneCounts(removed=1)
+    assert tombstone(any_catalog, {"1": "2"}, LATER) == TombstoneCounts(merged=1)
+    assert tombstone(any_catalog, {"2": None}, LATER) == TombstoneCounts(removed=1)
     first, second = table(any_catalog, schema.source_performers)
     assert {name for name, value in first.items() if value not in (None, {})} == {
         *("source", "source_id", "name", "updated_at", "deleted_at", "merged_into"),
@@ -198,19 +198,19 @@ def test_a_tombstone_forgets_the_person(any_catalog):
     assert len(table(any_catalog, schema.source_images)) == 2
 
 
-def test_burying_again_costs_nothing_and_a_new_target_is_a_change(any_catalog):
+def test_an_equal_tombstone_costs_no_write_and_a_new_target_is_a_change(any_catalog):
     store(any_catalog, person("1"))
-    bury(any_catalog, {"1": "2"})
+    tombstone(any_catalog, {"1": "2"})
     before = everything(any_catalog)
-    assert bury(any_catalog, {"1": "2"}, LATER) == TombstoneCounts()
+    assert tombstone(any_catalog, {"1": "2"}, LATER) == TombstoneCounts()
     assert everything(any_catalog) == before
-    assert bury(any_catalog, {"1": "3"}, LATER) == TombstoneCounts()
+    assert tombstone(any_catalog, {"1": "3"}, LATER) == TombstoneCounts()
     (row,) = table(any_catalog, schema.source_performers)
     assert (row["merged_into"], row["deleted_at"], row["changed_at"]) == ("3", NOW, LATER)
 
 
-def test_a_tombstone_of_somebody_never_seen(any_catalog):
-    assert bury(any_catalog, {"1": "2", "3": None}) == TombstoneCounts()
+def test_a_tombstone_of_an_unknown_record_is_stored_without_a_name(any_catalog):
+    assert tombstone(any_catalog, {"1": "2", "3": None}) == TombstoneCounts()
     with reading(any_catalog) as connection:
         assert performers.tombstones(connection, "box") == {"1": "2", "3": None}
         assert performers.count_records(connection, "box") == RecordCounts(
@@ -218,9 +218,9 @@ def test_a_tombstone_of_somebody_never_seen(any_catalog):
         )
 
 
-def test_who_comes_back_is_live_again(any_catalog):
+def test_a_tombstoned_record_that_is_stored_again_is_live(any_catalog):
     store(any_catalog, person())
-    bury(any_catalog, {"1": "2"})
+    tombstone(any_catalog, {"1": "2"})
     assert store(any_catalog, person(), now=LATER) == StoreCounts(updated=1)
     (row,) = table(any_catalog, schema.source_performers)
     assert (row["deleted_at"], row["merged_into"], row["changed_at"]) == (None, None, LATER)
@@ -240,10 +240,10 @@ def test_records_that_must_not_be_stored_leave_a_hash_of_their_id(any_catalog):
         assert performers.withheld_for_review(connection) == [("box", "9", "under_18", NOW)]
 
 
-def test_what_a_sync_asks(any_catalog):
+def test_queries_of_a_sync_give_live_records_tombstones_and_counts(any_catalog):
     store(any_catalog, person("1"), person("2", updated_at=LATER, images=()), person("3"))
     store(any_catalog, person("4"), source="other")
-    bury(any_catalog, {"3": None})
+    tombstone(any_catalog, {"3": None})
     with reading(any_catalog) as connection:
         ask = connection, "box"
         assert performers.live_besides(*ask, {}) == (2, ["1", "2"])
@@ -258,7 +258,7 @@ def test_what_a_sync_asks(any_catalog):
         assert performers.count_records(*ask) == RecordCounts(live=2, merged=0, removed=1, unseen=0)
 
 
-def test_more_records_than_a_statement_may_name(any_catalog):
+def test_more_records_than_one_statement_may_name_are_read(any_catalog):
     many = [person(str(number)) for number in range(1203)]
     assert store(any_catalog, *many).added == 1203
     assert store(any_catalog, *many).unchanged == 1203
@@ -268,13 +268,13 @@ def test_more_records_than_a_statement_may_name(any_catalog):
         assert gone.removed == 1203
 
 
-def test_letters_of_all_kinds_are_stored(any_catalog):
+def test_names_of_any_script_are_stored(any_catalog):
     names = ("Ünal Ø", "葵 つかさ", "🙂", "'); DROP TABLE faces; --", "%_\\")
     store(any_catalog, *(person(str(number), name=name) for number, name in enumerate(names)))
     assert [row["name"] for row in table(any_catalog, schema.source_performers)] == list(names)
 
 
-def test_sync_states(any_catalog):
+def test_a_sync_state_is_stored_and_loaded_unchanged(any_catalog):
     state = SyncState("box", updated_watermark=UPDATED, last_outcome="found", detail={"unread": ["1"]})
     with writing(any_catalog) as connection:
         assert load_state(connection, "box") == SyncState("box")
@@ -291,7 +291,7 @@ def set_image(engine: sa.Engine, **values: Any) -> None:
 
 
 def image_after(engine: sa.Engine, url: str) -> dict[str, Any]:
-    """The image of `person` once it is listed at another address."""
+    """The image of `person` after it is listed at another URL."""
     store(engine, person(images=(ImageRecord("i1", url, 40, 50),)))
     (image,) = table(engine, schema.source_images)
     return image
@@ -311,7 +311,7 @@ REFUSED = {"state": "gone", "reason": "not_found", "attempts": 2, "refusals": 3,
         {**REFUSED, "state": "failed", "reason": "timeout"},
     ],
 )
-def test_an_image_with_a_new_address_waits_again(any_catalog, before):
+def test_an_unjudged_image_with_a_new_url_is_pending_again(any_catalog, before):
     store(any_catalog, person())
     set_image(any_catalog, **before)
     image = image_after(any_catalog, MOVED)
@@ -327,7 +327,7 @@ def test_an_image_with_a_new_address_waits_again(any_catalog, before):
         {"state": "rejected", "reason": "suppressed"},
     ],
 )
-def test_a_judged_image_with_a_new_address_keeps_its_verdict(catalog, before):
+def test_a_judged_image_with_a_new_url_keeps_its_verdict(catalog, before):
     store(catalog, person())
     set_image(catalog, **before)
     image = image_after(catalog, MOVED)
@@ -335,7 +335,7 @@ def test_a_judged_image_with_a_new_address_keeps_its_verdict(catalog, before):
     assert {name: image[name] for name in before} == before
 
 
-def test_a_failed_image_whose_query_alone_is_new_keeps_its_attempts(catalog):
+def test_a_failed_image_with_only_a_new_query_keeps_its_attempts(catalog):
     store(catalog, person(images=(ImageRecord("i1", "https://a.example/i1?sig=1", 40, 50),)))
     set_image(catalog, **REFUSED)
     image = image_after(catalog, "https://a.example/i1?sig=2")

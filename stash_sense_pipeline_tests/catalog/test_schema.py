@@ -24,7 +24,7 @@ def test_the_migrated_tables_are_those_of_the_schema(any_catalog):
 
 
 def found(inspected, name):
-    """What alembic does not compare: keys, cascades, unique constraints and indexes, each with its columns."""
+    """The keys, cascades, unique constraints and indexes with their columns: Alembic does not compare them."""
     return {
         "columns": {column["name"]: column["nullable"] for column in inspected.get_columns(name)},
         "primary key": inspected.get_pk_constraint(name)["constrained_columns"],
@@ -92,7 +92,7 @@ def test_the_readable_core_keeps_its_names(catalog, name):
     assert set(CORE[name].split()) <= columns
 
 
-def test_images_that_one_answer_had_lost_for_good_are_asked_for_once_more(catalog):
+def test_images_that_one_refusal_had_ended_are_due_again_after_the_migration(catalog):
     states = {
         "gone": ("gone", "not_found", 20),
         "kept": ("rejected", "no_face", 5),

@@ -1,4 +1,4 @@
-"""One run at a time for each source: a second one waits and says so, another source does not, a dead one holds nothing."""
+"""The lock of a source: a second run waits and reports it, other sources do not wait, a killed run releases the lock."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stash_sense_pipeline.catalog.source_lock import source_lock
 _CHILD = """
 import sys, time
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.catalog.source_lock import one_writer
-with one_writer(open_catalog(sys.argv[1]), "stashdb", print):
+from stash_sense_pipeline.catalog.source_lock import source_lock
+with source_lock(open_catalog(sys.argv[1]), "stashdb", print):
     print("mine", flush=True)
     time.sleep(100)
 """
@@ -25,8 +25,8 @@ with one_writer(open_catalog(sys.argv[1]), "stashdb", print):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looks again soon."""
-    monkeypatch.setattr(module, "_LOOK_AGAIN_SECONDS", 0.02)
+    """Shortens the time between two attempts to take the lock."""
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.02)
 
 
 def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> None:
@@ -54,7 +54,7 @@ def test_a_second_run_of_a_source_waits_and_says_so(any_catalog: sa.Engine) -> N
     assert len(said) == 1
 
 
-def test_a_killed_run_holds_nothing(any_catalog: sa.Engine) -> None:
+def test_a_killed_run_holds_no_lock(any_catalog: sa.Engine) -> None:
     url = any_catalog.url.render_as_string(hide_password=False)
     child = subprocess.Popen([sys.executable, "-c", _CHILD, url], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -66,7 +66,7 @@ def test_a_killed_run_holds_nothing(any_catalog: sa.Engine) -> None:
         pass
 
 
-def test_a_failure_gives_the_place_back(any_catalog: sa.Engine) -> None:
+def test_a_failed_run_releases_the_lock(any_catalog: sa.Engine) -> None:
     said: list[str] = []
     with pytest.raises(KeyError), source_lock(any_catalog, "stashdb", said.append):
         raise KeyError

@@ -1,4 +1,4 @@
-"""Transactions on databases that stop working: one line for what the server did, other errors as they are."""
+"""Transactions on failing databases: a server error becomes one line, other errors pass through."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ SQLITE: dict[str, tuple[Callable[[sa.Connection], None], str]] = {
 
 
 @pytest.mark.parametrize("name", SQLITE)
-def test_what_sqlite_cannot_do_in_a_transaction_is_one_line(catalog: sa.Engine, name: str) -> None:
+def test_a_failed_write_to_sqlite_is_one_line(catalog: sa.Engine, name: str) -> None:
     happens, said = SQLITE[name]
     with (
         pytest.raises(CatalogError, match="cannot write to the catalog") as error,
@@ -116,7 +116,7 @@ def test_a_catalog_that_is_locked_for_reading_is_one_line(
 
 @pytest.fixture
 def server(postgres_url: str) -> Iterator[sa.Engine]:
-    """The server itself, as its superuser."""
+    """An engine on the maintenance database of the server, as its superuser."""
     engine = sa.create_engine(postgres_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     yield engine
     engine.dispose()
@@ -160,7 +160,7 @@ SETTINGS = {
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("name", SETTINGS)
-def test_what_a_server_does_not_allow_in_a_transaction_is_one_line(
+def test_a_refused_statement_in_a_transaction_on_postgresql_is_one_line(
     server: sa.Engine, postgres_catalog_url: str, name: str
 ) -> None:
     setting, happens, said = SETTINGS[name]
@@ -256,7 +256,7 @@ def test_a_deadlock_is_one_line(postgres_catalog_url: str, server: sa.Engine) ->
 
 
 @pytest.mark.postgres
-def test_the_place_of_a_source_is_free_again_when_its_connection_was_ended(
+def test_the_lock_of_a_source_is_free_again_when_its_connection_was_ended(
     server: sa.Engine, postgres_catalog_url: str
 ) -> None:
     engine = open_catalog(postgres_catalog_url)
@@ -269,7 +269,7 @@ def test_the_place_of_a_source_is_free_again_when_its_connection_was_ended(
 
 
 @pytest.mark.postgres
-def test_the_place_of_a_source_outlasts_a_server_that_ends_idle_sessions(
+def test_the_lock_of_a_source_is_kept_on_a_server_that_ends_idle_sessions(
     server: sa.Engine, postgres_catalog_url: str
 ) -> None:
     set_for_database(server, postgres_catalog_url, "idle_session_timeout = '100ms'")
@@ -297,7 +297,7 @@ STATEMENTS: dict[str, tuple[type[Exception], Callable[[sa.Connection], object]]]
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_an_error_of_the_data_stays_what_it_is(any_catalog: sa.Engine, name: str) -> None:
+def test_an_error_of_the_data_passes_through(any_catalog: sa.Engine, name: str) -> None:
     kind, happens = STATEMENTS[name]
     with pytest.raises(kind), writing(any_catalog) as connection:
         happens(connection)
@@ -317,7 +317,7 @@ POSTGRES_STATEMENTS: dict[str, tuple[type[Exception], str]] = {
 
 @pytest.mark.postgres
 @pytest.mark.parametrize("name", POSTGRES_STATEMENTS)
-def test_an_error_of_the_data_on_postgresql_stays_what_it_is(postgres_catalog_url: str, name: str) -> None:
+def test_an_error_of_the_data_on_postgresql_passes_through(postgres_catalog_url: str, name: str) -> None:
     kind, statement = POSTGRES_STATEMENTS[name]
     engine = open_catalog(postgres_catalog_url)
     with pytest.raises(kind), writing(engine) as connection:
@@ -325,6 +325,6 @@ def test_an_error_of_the_data_on_postgresql_stays_what_it_is(postgres_catalog_ur
     engine.dispose()
 
 
-def test_a_mistake_in_a_statement_on_sqlite_stays_what_it_is(catalog: sa.Engine) -> None:
+def test_a_mistake_in_a_statement_on_sqlite_passes_through(catalog: sa.Engine) -> None:
     with pytest.raises(sa.exc.OperationalError), writing(catalog) as connection:
         connection.exec_driver_sql("SELECT nothing FROM nowhere")

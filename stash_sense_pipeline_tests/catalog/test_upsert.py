@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.schema import (
     sync_state,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.catalog.upsert import _portions, batched, upsert
+from stash_sense_pipeline.catalog.upsert import _halving_batches, batched, upsert
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ def test_with_nothing_to_change_a_known_row_stays(any_catalog):
     assert stored(any_catalog) == {"a": ("x", None), "b": (None, None)}
 
 
-def test_a_compound_key_counts_as_a_whole(any_catalog):
+def test_rows_are_equal_only_when_all_columns_of_a_compound_key_are(any_catalog):
     record = {"source": "s", "first_seen_at": NOW, "changed_at": NOW}
     rows = [{"source": "s", "source_id": i, "alias": a} for i in ("1", "2") for a in ("x", "y")]
     with writing(any_catalog) as connection:
@@ -69,7 +69,7 @@ def test_a_compound_key_counts_as_a_whole(any_catalog):
 
 
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 2345])
-def test_any_number_of_rows(any_catalog, count):
+def test_any_number_of_rows_is_stored(any_catalog, count):
     put(any_catalog, [{"source": f"s{number}", "last_outcome": str(number)} for number in range(count)])
     put(any_catalog, [{"source": f"s{number}", "last_outcome": f"n{number}"} for number in range(count)])
     assert stored(any_catalog) == {f"s{number}": (f"n{number}", None) for number in range(count)}
@@ -104,7 +104,7 @@ def test_rows_of_different_columns_are_refused(any_catalog):
 
 
 @given(st.lists(st.integers()), st.integers(1, 7))
-def test_batches_are_the_whole_in_order(items, size):
+def test_batches_hold_all_items_in_order(items, size):
     batches = list(batched(items, size))
     assert [item for batch in batches for item in batch] == items
     assert all(len(batch) == size for batch in batches[:-1])
@@ -112,7 +112,7 @@ def test_batches_are_the_whole_in_order(items, size):
 
 
 @given(st.lists(st.integers(), max_size=300), st.integers(1, 50))
-def test_portions_are_the_whole_in_order_and_of_few_lengths(items, most):
-    portions = list(_portions(items, most))
-    assert [item for portion in portions for item in portion] == items
-    assert {len(portion) for portion in portions} <= {most >> halved for halved in range(6)} - {0}
+def test_halving_batches_hold_all_items_in_order_and_have_few_lengths(items, most):
+    batches = list(_halving_batches(items, most))
+    assert [item for batch in batches for item in batch] == items
+    assert {len(batch) for batch in batches} <= {most >> halved for halved in range(6)} - {0}

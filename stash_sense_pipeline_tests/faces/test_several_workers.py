@@ -73,23 +73,23 @@ def test_a_lease_ends_with_its_connection_and_not_before(
 ) -> None:
     engine = open_catalog(postgres_catalog_url)
     fill(engine, server, pack, 4)
-    place = ("boxed", pack.detector.digest, pack.digests)
+    queue = catalog_faces.EmbeddingQueue("boxed", pack.detector.digest, pack.digests)
     with catalog_faces.leasing(engine) as one:
-        mine, ids = catalog_faces.lease_faces(one, *place, 0, 3)
+        mine, ids = catalog_faces.lease_faces(one, queue, 0, 3)
         assert [face.face_id for face in mine] == ids
         assert len(mine) == 3
         with catalog_faces.leasing(engine) as other:
-            theirs, _ = catalog_faces.lease_faces(other, *place, 0, 3)
+            theirs, _ = catalog_faces.lease_faces(other, queue, 0, 3)
             assert len(theirs) == 1
             assert theirs[0].face_id not in ids
-            assert catalog_faces.lease_faces(other, *place, ids[-1], 3)[0] == theirs
+            assert catalog_faces.lease_faces(other, queue, ids[-1], 3)[0] == theirs
         # What the other had is free again; what is ours is not.
         with catalog_faces.leasing(engine) as third:
-            assert len(catalog_faces.lease_faces(third, *place, 0, 9)[0]) == 1
+            assert len(catalog_faces.lease_faces(third, queue, 0, 9)[0]) == 1
             catalog_faces.release_faces(one, ids[:1])
-            assert [face.face_id for face in catalog_faces.lease_faces(third, *place, 0, 1)[0]] == ids[:1]
+            assert [face.face_id for face in catalog_faces.lease_faces(third, queue, 0, 1)[0]] == ids[:1]
     with catalog_faces.leasing(engine) as last:
-        assert len(catalog_faces.lease_faces(last, *place, 0, 9)[0]) == 4
+        assert len(catalog_faces.lease_faces(last, queue, 0, 9)[0]) == 4
     engine.dispose()
 
 
@@ -148,9 +148,8 @@ def test_removing_a_face_waits_for_its_worker_and_is_no_deadlock(
 
         async def embed() -> None:
             with writing(engine) as connection:
-                batch = catalog_faces.waiting_faces(
-                    connection, "boxed", pack.detector.digest, pack.digests, 0, 9
-                )
+                queue = catalog_faces.EmbeddingQueue("boxed", pack.detector.digest, pack.digests)
+                batch = catalog_faces.waiting_faces(connection, queue, 0, 9)
                 rows = module._embed(batch, embedders, pack)
                 catalog_faces.store_vectors(connection, rows)
                 leased.set()

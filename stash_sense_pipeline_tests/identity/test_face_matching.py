@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.catalog.queries.identity_runs import last_run
+from stash_sense_pipeline.catalog.queries.identity.identity_runs import last_run
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.identity.face_matching.face_agreement import (
     Calibration,

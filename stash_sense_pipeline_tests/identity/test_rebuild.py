@@ -408,7 +408,9 @@ def test_overrides_about_removed_records_are_out_of_force(catalog: sa.Engine, tm
 
 def test_a_failure_leaves_nothing_behind(catalog: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     store(catalog, A, B)
-    monkeypatch.setattr("stash_sense_pipeline.catalog.queries.identities.write_log", lambda *_: 1 / 0)
+    monkeypatch.setattr(
+        "stash_sense_pipeline.catalog.queries.identity.identities.write_log", lambda *_: 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         rebuild(catalog)
     with reading(catalog) as connection:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries.trusted_faces import read_candidates, read_collisions
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_candidates, read_collisions
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     faces,

@@ -40,7 +40,7 @@ REFUSED = {
     b"two\nlines": "control character",
     b"tab\tbed": "control character",
     b"\xff latin": "no UTF-8",
-    b"~nobody-of-this-name/x": "home of a user",
+    b"~nobody-of-this-name/x": "home directory of an unknown user",
 }
 
 

@@ -270,7 +270,7 @@ def test_erasing_an_id_that_is_a_prefix_of_another_leaves_the_other(
 def test_a_rebuild_that_readers_writers_or_a_full_disk_prevent_is_reported_and_done_later(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(purge, "_LOG_PATIENCE", 0.2)
+    monkeypatch.setattr(purge, "_LOG_TIMEOUT", 0.2)
     engine = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
     other = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
     with writing(engine) as connection:
@@ -343,7 +343,7 @@ def test_a_writer_waits_as_long_as_a_rebuild_lasts(data_dir: Path) -> None:
         rebuilder = open_catalog(f"sqlite:///{data_dir / 'catalog.db'}")
         lock = purge.rebuild_lock(rebuilder)
         assert lock is not None
-        with purge._alone(lock), writing(rebuilder):
+        with purge._holding_rebuild_lock(lock), writing(rebuilder):
             began.set()
             ended.wait(1.0)
         rebuilder.dispose()

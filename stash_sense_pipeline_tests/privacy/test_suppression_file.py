@@ -67,7 +67,7 @@ def test_entries_are_read(tmp_path):
         ("- {target: 'stashdb:1', reason: r, date: 20.11.2026}", r"0\.date: is not a date as in 2026-01-31"),
         ("- {target: 'stashdb:1', reason: r, date: 2026-02-31}", r":1: not valid YAML: '2026-02-31' is not"),
         ("- {target: 'stashdb:1', reason: r, date: 2026-01-01 10:00:00}", r"0\.date: is not a date"),
-        ("- {target: 'stashdb:1', target: 'stashdb:2', reason: r, date: 2026-01-01}", "is there twice"),
+        ("- {target: 'stashdb:1', target: 'stashdb:2', reason: r, date: 2026-01-01}", "is given twice"),
         ("- [", "not valid YAML"),
     ],
 )

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 from click.testing import CliRunner
 
 from stash_sense_pipeline.catalog import schema
-from stash_sense_pipeline.catalog.queries import identities, performers
+from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.identity import identities
 from stash_sense_pipeline.catalog.queries.images import waiting_performers
 from stash_sense_pipeline.catalog.queries.sync_state import load_states
 from stash_sense_pipeline.catalog.transactions import reading, writing

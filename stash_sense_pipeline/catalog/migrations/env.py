@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that catalog.engine hands over."""
+"""Entry point of Alembic: runs the migrations on the connection that catalog.engine passes."""
 
 from __future__ import annotations
 

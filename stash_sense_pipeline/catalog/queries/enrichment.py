@@ -26,7 +26,10 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 @dataclass(frozen=True)
 class Visited:
-    """The last answer about one item, by the site or by its absence."""
+    """The last visit of one item: its outcome, times, and the validators of the answer.
+
+    `missing_since`: the first visit that did not find a stored profile.
+    """
 
     outcome: str
     visited_at: datetime
@@ -38,7 +41,7 @@ class Visited:
 
 @dataclass(frozen=True)
 class Known:
-    """A live record of a stash-box, as enriching sees it. `performer_id`: its identity, if it has one yet."""
+    """The fields of a live stash-box record that enrichment uses. `performer_id`: its identity, None before it has one."""
 
     source: str
     source_id: str
@@ -50,7 +53,7 @@ class Known:
 
 @dataclass(frozen=True)
 class StoredProfile:
-    """A live record of a reference site: how it was found, the hashes of its untrusted aliases, and its URLs."""
+    """A live record of a reference site. `found_by`: how it was found. `alias_hashes`: of its untrusted aliases."""
 
     source_id: str
     found_by: str | None
@@ -61,7 +64,7 @@ class StoredProfile:
 def listed_urls(
     connection: sa.Connection, boxes: Collection[str], parts: Sequence[str]
 ) -> Iterator[tuple[RecordKey, str]]:
-    """URLs of live records of `boxes` that contain one of `parts`, with their records, in a stable order."""
+    """(record key, URL) of each URL of a live record of `boxes` that contains one of `parts`, sorted by both."""
     columns = performer_urls.c
     query = (
         sa.select(columns.source, columns.source_id, columns.url)
@@ -84,7 +87,7 @@ def listed_urls(
 def known_records(
     connection: sa.Connection, boxes: Collection[str], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Known]:
-    """Live records of `boxes` with a name: all of them, or those wanted."""
+    """Live records of `boxes` with a name: all of them, or those in `wanted`."""
     table, members = source_performers, identity_members
     joined = table.outerjoin(
         members, (members.c.source == table.c.source) & (members.c.source_id == table.c.source_id)
@@ -98,9 +101,9 @@ def known_records(
     aliases = sa.select(performer_aliases.c.source, performer_aliases.c.source_id, performer_aliases.c.alias)
     aliases = aliases.where(performer_aliases.c.source.in_(boxes)).order_by(performer_aliases.c.alias)
     rows: list[Any] = []
-    called: dict[RecordKey, list[str]] = {}
+    aliases_of: dict[RecordKey, list[str]] = {}
     if wanted is None:
-        rows, called = list(connection.execute(query)), _grouped(connection.execute(aliases))
+        rows, aliases_of = list(connection.execute(query)), _grouped(connection.execute(aliases))
     else:
         by_source: dict[str, list[str]] = defaultdict(list)
         for source, source_id in sorted(wanted):
@@ -110,10 +113,10 @@ def known_records(
                 these = (table.c.source == source) & table.c.source_id.in_(batch)
                 rows += connection.execute(query.where(these)).all()
                 theirs = performer_aliases.c.source_id.in_(batch) & (performer_aliases.c.source == source)
-                called.update(_grouped(connection.execute(aliases.where(theirs))))
+                aliases_of.update(_grouped(connection.execute(aliases.where(theirs))))
     return {
         (source, source_id): Known(
-            source, source_id, name, gender, tuple(called.get((source, source_id), ())), performer_id
+            source, source_id, name, gender, tuple(aliases_of.get((source, source_id), ())), performer_id
         )
         for source, source_id, name, gender, performer_id in rows
     }
@@ -146,7 +149,7 @@ def held_records(connection: sa.Connection, source: str) -> dict[str, StoredProf
 
 
 def visits(connection: sa.Connection, source: str, mode: str) -> dict[str, Visited]:
-    """All visits of a site in a mode, by the hash of the item."""
+    """The last visits of all items of a site in a mode, by the hash of the item."""
     columns = site_visits.c
     query = sa.select(
         columns.item_hash,
@@ -161,7 +164,7 @@ def visits(connection: sa.Connection, source: str, mode: str) -> dict[str, Visit
 
 
 def store_visits(connection: sa.Connection, source: str, mode: str, visited: Mapping[str, Visited]) -> None:
-    """Writes what visits gave, by the hash of the item."""
+    """Stores visits, given by the hash of the item."""
     rows = [
         {"source": source, "mode": mode, "item_hash": item, **vars(visit)} for item, visit in visited.items()
     ]
@@ -169,7 +172,7 @@ def store_visits(connection: sa.Connection, source: str, mode: str, visited: Map
 
 
 def alias_hashes(connection: sa.Connection, performer_ids: Collection[int], but: str) -> frozenset[str]:
-    """The hashes of untrusted aliases that reference sites other than `but` have of these people."""
+    """The hashes of untrusted aliases that reference sites other than `but` list for these identities."""
     table, members = source_performers, identity_members
     query = (
         sa.select(table.c.raw)
@@ -185,7 +188,7 @@ def alias_hashes(connection: sa.Connection, performer_ids: Collection[int], but:
 
 
 def owners_of_images(connection: sa.Connection, source: str) -> dict[str, str]:
-    """Of the images of a source that are not done with: address to the id of one of its records."""
+    """For each URL of the images of a source that may still be fetched, the smallest id of a record with the image."""
     query = (
         sa.select(source_images.c.url, sa.func.min(performer_images.c.source_id))
         .join(

@@ -22,12 +22,12 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Two models of 512 dimensions make two megabytes.
-_RECORDS_A_TIME = 1_000
+# Templates of two models with 512 dimensions: two megabytes per batch.
+_RECORDS_PER_BATCH = 1_000
 
 
 class OwnFace(NamedTuple):
-    """The only face of an image that only one record of its source shows."""
+    """The single face of an image that is on one record of its source only."""
 
     face_id: int
     source: str
@@ -38,14 +38,17 @@ class OwnFace(NamedTuple):
 
 
 class Template(NamedTuple):
-    """The mean vector of a record's faces: float16 (dimensions of all models together,), and of how many faces."""
+    """The mean of the vectors of a record's faces. `vector`: float16 (sum of the models' dimensions,)."""
 
     faces: int
     vector: NDArray[np.float16]
 
 
 def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
-    """Query of the columns of OwnFace, for faces with a vector of every model (name to digest); none without models."""
+    """Query for the columns of OwnFace, of faces with a vector of every model (name to digest).
+
+    Without models it has no rows.
+    """
     shown, image = performer_images.c, source_images.c
     other_face, other_owner = faces.alias(), performer_images.alias()
     query = (
@@ -82,7 +85,7 @@ def own_faces(models: Mapping[str, str]) -> sa.Select[Any]:
 def read_own_faces(
     connection: sa.Connection, models: Mapping[str, str], records: Collection[RecordKey] | None = None
 ) -> list[OwnFace]:
-    """Own faces of all records, or of some, in the order of records and then of face_id."""
+    """Own faces of all records, or of `records`, sorted by record and face_id."""
     shown = performer_images.c
     query = own_faces(models).order_by(shown.source, shown.source_id, faces.c.face_id)
     if records is None:
@@ -96,7 +99,7 @@ def read_own_faces(
 def read_shown_pictures(
     connection: sa.Connection,
 ) -> Iterator[tuple[str, str, str, str | None, str | None]]:
-    """(source, image_id, source_id, sha256, picture_hash) of the pictures that gave a face, once for each record."""
+    """(source, image_id, source_id, sha256, picture_hash) of the images with a face, a row for each record."""
     shown, image = performer_images.c, source_images.c
     query = (
         sa.select(shown.source, shown.image_id, shown.source_id, image.sha256, image.picture_hash)
@@ -108,7 +111,7 @@ def read_shown_pictures(
 
 
 def count_templates(connection: sa.Connection, models: str) -> int:
-    """How many templates made with these models (their digest) there are."""
+    """The number of templates made with these models, given by their digest."""
     count = sa.select(sa.func.count()).where(face_templates.c.models == models)
     return connection.scalar(count) or 0
 
@@ -116,7 +119,7 @@ def count_templates(connection: sa.Connection, models: str) -> int:
 def read_templates(
     connection: sa.Connection, models: str, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Template]:
-    """Templates made with these models (their digest), of all records in their order, or of the wanted ones."""
+    """Templates made with these models, given by their digest: of all records, or of those in `wanted`, sorted by record."""
     table = face_templates.c
     query = (
         sa.select(table.source, table.source_id, table.faces, table.vector)
@@ -140,13 +143,16 @@ def store_templates(
     found: Mapping[RecordKey, Template],
     asked: Collection[RecordKey] | None,
 ) -> int:
-    """Makes the stored templates of the records `asked` (all of them for None) equal to `found`. Gives the rows written."""
+    """Makes the stored templates of the records `asked` (None for all) equal to `found`.
+
+    Returns the number of rows written and removed.
+    """
     table = face_templates
     if asked is None:
         keys = sa.select(table.c.source, table.c.source_id)
         asked = {(source, source_id) for source, source_id in streamed(connection, keys)} | found.keys()
     return sum(
-        _store_some(connection, models, found, some) for some in batched(sorted(asked), _RECORDS_A_TIME)
+        _store_some(connection, models, found, some) for some in batched(sorted(asked), _RECORDS_PER_BATCH)
     )
 
 

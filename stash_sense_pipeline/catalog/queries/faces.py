@@ -14,13 +14,13 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces, source_images
 from stash_sense_pipeline.catalog.upsert import batched, upsert
 
-# The first half of the number of PostgreSQL's lock on a face, ours alone; the second half is the face's id.
+# The first half of the key of PostgreSQL's advisory lock on a face. The second half is the face_id.
 _LEASES = 7305216
 _FACE_COLUMNS = tuple(
     column for column in faces.c if column.name not in ("face_id", "source", "image_id", "created_at")
 )
-# Asked for every image that is fetched, and so built once.
-_TWINS_OF = (
+# Images with equal bytes. Executed for every fetched image, so it is built once.
+_EQUAL_IMAGES = (
     sa.select(
         source_images.c.source,
         source_images.c.image_id,
@@ -34,15 +34,15 @@ _TWINS_OF = (
         source_images.c.judged_by == sa.bindparam("judged_by"),
         sa.or_(source_images.c.state == "done", source_images.c.state == "rejected"),
     )
-    # One picture can stand for thousands of people who have none; their verdicts are all the same.
+    # One placeholder picture can be the image of thousands of performers, all with the same verdict.
     .limit(8)
 )
 
 
 @dataclass(frozen=True)
 class StoredFace:
-    """One face to store for an image: the columns of `faces` that describe it, its crop, the perceptual hash of
-    the image, and vectors it already has.
+    """One face to store for an image. `columns`: of the table `faces`. `png`: the aligned crop. `picture_hash`: of the
+    image. `vectors`: rows of `embeddings` that exist already.
     """
 
     columns: Mapping[str, Any]
@@ -53,9 +53,7 @@ class StoredFace:
 
 @dataclass(frozen=True)
 class Judged:
-    """What an image with certain bytes turned out to be: its state, the reason when rejected, its face when
-    done.
-    """
+    """The verdict on an image: its state, the reason when it was rejected, the face when it is done."""
 
     state: str
     reason: str | None
@@ -63,10 +61,21 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class WaitingFace:
-    """A face that lacks vectors, with the crop to make them of.
+class EmbeddingQueue:
+    """The faces of a source that wait for embedding: found by this detector, with a crop, and without a vector of at
+    least one of the models `digests` (name → digest).
+    """
 
-    `missing` names the models; `outdated`: it has a vector of another network under one of those names.
+    source: str
+    detector_digest: str
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class WaitingFace:
+    """A face that lacks vectors, with its aligned crop.
+
+    `missing` names the models. `outdated`: it has a vector of another version of one of the models.
     """
 
     face_id: int
@@ -78,13 +87,13 @@ class WaitingFace:
 def find_judged(
     connection: sa.Connection, sha256: str, detector_digest: str, judged_by: str, digests: Mapping[str, str]
 ) -> Judged | None:
-    """What became of an image with these bytes, in any source, under the same detector and rules; else None.
+    """The verdict on an image with these bytes in any source, by the same detector and rules, or None.
 
-    A done image counts only while its face can be copied whole: with its crop, or with a vector of each model
-    in `digests` (name → digest).
+    A done image counts only if its face can be copied completely: with its crop, or with a vector of each model in
+    `digests` (name → digest).
     """
     asked = {"sha256": sha256, "detector": detector_digest, "judged_by": judged_by}
-    rows = connection.execute(_TWINS_OF, asked).all()
+    rows = connection.execute(_EQUAL_IMAGES, asked).all()
     for source, image_id, state, reason, picture_hash in rows:
         if state == "rejected":
             return Judged(state, reason, None)
@@ -125,7 +134,7 @@ def _stored_face(
 def store_faces(
     connection: sa.Connection, source: str, found: Sequence[tuple[str, StoredFace]], now: datetime
 ) -> None:
-    """Stores one face for each (image_id, face), in place of whatever faces those images had."""
+    """Stores one face for each (image_id, face). It replaces all faces of the image."""
     forget_faces(connection, source, [image_id for image_id, _ in found])
     if not found:
         return
@@ -148,13 +157,13 @@ def store_faces(
 
 
 def forget_faces(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> None:
-    """Removes the faces of images, with their crops and vectors."""
+    """Removes the faces of images with their crops and vectors."""
     for ids in batched(image_ids, IN_LIST):
         connection.execute(sa.delete(faces).where(faces.c.source == source, faces.c.image_id.in_(ids)))
 
 
 def _lacks_vectors(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Condition on `faces`: without a vector of at least one of the models (name → digest)."""
+    """Condition on `faces`: at least one of the models (name → digest) has no vector of the face."""
     return sa.or_(
         *(
             ~sa.exists().where(
@@ -167,40 +176,38 @@ def _lacks_vectors(digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
     )
 
 
-def _waiting(source: str, detector_digest: str, digests: Mapping[str, str]) -> sa.ColumnElement[bool]:
-    """Condition on `aligned_crops`. Not a join: the crops are few, and the search has to begin with them."""
+def _of_queue(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
+    """Condition on `faces`: found in the source by the detector of the queue."""
+    return sa.and_(faces.c.source == queue.source, faces.c.detector_digest == queue.detector_digest)
+
+
+def _waiting(queue: EmbeddingQueue) -> sa.ColumnElement[bool]:
+    """Condition on `aligned_crops`: the face is in the queue. It is not a join, as there are few crops and the search
+    must begin with them.
+    """
     return sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id,
-        faces.c.source == source,
-        faces.c.detector_digest == detector_digest,
-        _lacks_vectors(digests),
+        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), _lacks_vectors(queue.digests)
     )
 
 
-def count_waiting(
-    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
-) -> int:
-    """Faces of a source, found by this detector, with a crop and without a vector of each model (name → digest)."""
+def count_waiting(connection: sa.Connection, queue: EmbeddingQueue) -> int:
+    """The number of faces in the queue."""
     waiting = sa.select(sa.func.count()).select_from(aligned_crops)
-    return connection.scalar(waiting.where(_waiting(source, detector_digest, digests))) or 0
+    return connection.scalar(waiting.where(_waiting(queue))) or 0
 
 
 def waiting_faces(
     connection: sa.Connection,
-    source: str,
-    detector_digest: str,
-    digests: Mapping[str, str],
+    queue: EmbeddingQueue,
     after: int,
     limit: int,
     among: Sequence[int] | None = None,
 ) -> list[WaitingFace]:
-    """The next faces that `count_waiting` counts, with ids above `after`, in the order of their ids.
-
-    With `among`, only of these ids.
-    """
+    """The next `limit` faces of the queue with ids above `after`, sorted by id. With `among`, only of these ids."""
+    digests = queue.digests
     next_ones = (
         sa.select(aligned_crops.c.face_id, aligned_crops.c.png)
-        .where(aligned_crops.c.face_id > after, _waiting(source, detector_digest, digests))
+        .where(aligned_crops.c.face_id > after, _waiting(queue))
         .order_by(aligned_crops.c.face_id)
         .limit(limit)
     )
@@ -233,41 +240,31 @@ def waiting_faces(
 
 @contextmanager
 def leasing(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """A session of PostgreSQL for `lease_faces` and `release_faces`, with no transaction open. Its leases end with it."""
+    """A PostgreSQL session without an open transaction, for `lease_faces` and `release_faces`. Leases end with it."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
             yield connection
         finally:
-            # The connection goes back to the pool, and would keep them.
+            # The connection goes back to the pool and would keep the leases.
             if not connection.invalidated:
                 connection.execute(sa.select(sa.func.pg_advisory_unlock_all()))
 
 
 def lease_faces(
-    session: sa.Connection,
-    source: str,
-    detector_digest: str,
-    digests: Mapping[str, str],
-    after: int,
-    limit: int,
+    session: sa.Connection, queue: EmbeddingQueue, after: int, limit: int
 ) -> tuple[list[WaitingFace], list[int]]:
-    """As `waiting_faces`, but faces that another worker has are passed over, and these are ours until `release_faces`.
+    """As `waiting_faces`, but leases the faces until `release_faces` and skips those that another worker has leased.
 
-    `session` is one of `leasing`. Returns the faces and the ids leased, among which may be some that another worker has
-    just finished: no ids when every face that waits is another worker's. A lease is a lock of the server's, so that of a
-    worker that dies ends with its connection; no row is locked by it.
+    `session` is one of `leasing`. Returns the faces and the leased ids. Another worker may just have finished some of
+    the ids, which then have no face in the list. There are no ids when other workers have leased all waiting faces. A
+    lease is an advisory lock, so it ends with the connection of its worker. It does not lock a row.
     """
     waiting = (
         sa.select(faces.c.face_id)
         .join(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
-        .where(
-            faces.c.face_id > after,
-            faces.c.source == source,
-            faces.c.detector_digest == detector_digest,
-            _lacks_vectors(digests),
-        )
+        .where(faces.c.face_id > after, _of_queue(queue), _lacks_vectors(queue.digests))
         .order_by(faces.c.face_id)
-        # A fence: the locks are taken in the order of the ids, and no more of them than the limit says.
+        # OFFSET is an optimisation fence: the locks are taken in the order of the ids, and at most `limit` of them.
         .offset(0)
         .subquery()
     )
@@ -279,24 +276,25 @@ def lease_faces(
     leased = list(session.scalars(free))
     if not leased:
         return [], []
-    # Asked again, with what others have committed since the search began.
-    return waiting_faces(session, source, detector_digest, digests, after, limit, among=leased), leased
+    # Reads again, to see what other workers have committed since the search began.
+    return waiting_faces(session, queue, after, limit, among=leased), leased
 
 
 def release_faces(session: sa.Connection, leased: Sequence[int]) -> None:
-    """Ends leases, once what was made of the faces is committed."""
+    """Ends leases. Call it after the vectors of the faces are committed."""
     for face_id in leased:
         session.execute(sa.select(sa.func.pg_advisory_unlock(_LEASES, face_id)))
 
 
 def store_vectors(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores embeddings, each over the one of the same face and model; a face that is gone by now, or that another
-    transaction is removing, is left out.
+    """Stores embeddings; each replaces the one of the same face and model.
+
+    Embeddings of a face that was removed, or that another transaction is removing, are left out.
     """
     present: set[int] = set()
     for ids in batched(sorted({row["face_id"] for row in rows}), IN_LIST):
         query = sa.select(faces.c.face_id).where(faces.c.face_id.in_(ids))
-        # Whoever removes one of them from now on waits until its vectors are stored. SQLite has one writer anyhow.
+        # Another transaction that removes one of the faces waits until its vectors are stored. SQLite has one writer.
         present.update(connection.scalars(query.with_for_update(key_share=True, read=True, skip_locked=True)))
     upsert(connection, embeddings, [row for row in rows if row["face_id"] in present])
 
@@ -307,20 +305,15 @@ def drop_crops(connection: sa.Connection, face_ids: Sequence[int]) -> None:
         connection.execute(sa.delete(aligned_crops).where(aligned_crops.c.face_id.in_(ids)))
 
 
-def drop_embedded_crops(
-    connection: sa.Connection, source: str, detector_digest: str, digests: Mapping[str, str]
-) -> int:
-    """Removes the crops of a source's faces that have a vector of every model (name → digest); returns how many."""
+def drop_embedded_crops(connection: sa.Connection, queue: EmbeddingQueue) -> int:
+    """Removes the crops of faces that have a vector of every model of the queue. Returns their number."""
     complete = sa.exists().where(
-        faces.c.face_id == aligned_crops.c.face_id,
-        faces.c.source == source,
-        faces.c.detector_digest == detector_digest,
-        ~_lacks_vectors(digests),
+        faces.c.face_id == aligned_crops.c.face_id, _of_queue(queue), ~_lacks_vectors(queue.digests)
     )
     return connection.execute(sa.delete(aligned_crops).where(complete)).rowcount
 
 
 def count_crops(connection: sa.Connection, source: str) -> int:
-    """Crops that are stored for a source's faces."""
+    """The number of stored crops of a source's faces."""
     of_source = sa.exists().where(faces.c.face_id == aligned_crops.c.face_id, faces.c.source == source)
     return connection.scalar(sa.select(sa.func.count()).select_from(aligned_crops).where(of_source)) or 0

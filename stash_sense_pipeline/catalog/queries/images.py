@@ -1,4 +1,4 @@
-"""The image ledger: images to fetch, outcomes, retries, requeueing."""
+"""The image ledger: images to fetch, outcomes, retries."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
-    aligned_crops,
-    embeddings,
-    faces,
     identity_members,
     performer_images,
     source_images,
@@ -37,10 +34,10 @@ class ImageState(StrEnum):
 
 @dataclass(frozen=True)
 class WaitingPerformer:
-    """A live performer of one source with images to look at.
+    """A live record of one source with images to fetch.
 
-    `faces` it has from this source, `elsewhere` that records of the same person have from other sources, where
-    equal pictures count once.
+    `faces`: its images with a face. `elsewhere`: images with a face of records of the same identity in other sources,
+    where copies of one picture count once.
     """
 
     source_id: str
@@ -50,10 +47,10 @@ class WaitingPerformer:
 
 @dataclass(frozen=True)
 class LedgerImage:
-    """One image of a source. `due`: it may be fetched now. `owners`: the live performers it is listed for.
+    """One image of a source. `due`: it may be fetched now. `owners`: the live records that list it.
 
-    `picture_hash`: what faces.pictures made of it when it was done, and `sha256` of which bytes. `refusals`: on how many
-    days it was refused.
+    `picture_hash` and `sha256`: the perceptual hash and the digest of the bytes, once it is done. `refusals`: the number
+    of days on which it was refused.
     """
 
     image_id: str
@@ -91,13 +88,13 @@ def _of_performer() -> sa.ColumnElement[bool]:
 def waiting_performers(
     connection: sa.Connection, source: str, now: datetime, complete_at: int
 ) -> list[WaitingPerformer]:
-    """Live performers of `source` with an image to fetch, those with the fewest faces first.
+    """Live records of `source` with an image to fetch, sorted by number of faces, the fewest first.
 
-    Performers whose images were all asked for before come last: what failed must not stand before what was never tried.
-    Equals go by what a predecessor's database had of them (see `_turn`; it takes `complete_at` faces for
+    Records without an image that was never tried come last, so that retries do not delay first attempts. Records with
+    equal numbers are sorted by their rank in a predecessor's database (see `_legacy_rank`; `complete_at` faces are
     enough), then by id.
     """
-    # Two plain aggregates, joined here: as one statement the planner of SQLite takes minutes where these take a second.
+    # Two aggregates, joined in Python, take a second. As one statement they take minutes in SQLite.
     done = sa.func.sum(sa.case((source_images.c.state == ImageState.DONE, 1), else_=0))
     due = sa.func.sum(sa.case((_due(now), 1), else_=0))
     never_asked = sa.func.max(sa.case((source_images.c.state == ImageState.PENDING, 1), else_=0))
@@ -114,7 +111,7 @@ def waiting_performers(
     waiting = [
         (
             not never,
-            _turn(images, legacy_faces, legacy_images, complete_at),
+            _legacy_rank(images, legacy_faces, legacy_images, complete_at),
             WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)),
         )
         for source_id, faces, images, never, legacy_faces, legacy_images in rows
@@ -123,10 +120,12 @@ def waiting_performers(
     return [performer for _, _, performer in waiting]
 
 
-def _turn(images: int, legacy_faces: int | None, legacy_images: int | None, complete_at: int) -> int:
-    """0 for whom a predecessor had enough faces: their images are known to show some, and a release without
-    them would be a step back. 2 for whom it had too few, when it had looked at as many images as there are.
-    1 for the rest: it did not know them, or there are new images.
+def _legacy_rank(images: int, legacy_faces: int | None, legacy_images: int | None, complete_at: int) -> int:
+    """The rank of a record by a predecessor's database; small ranks go first.
+
+    0: the predecessor had enough faces. The images are known to show faces, and a release without them would be worse
+    than the predecessor's. 2: it had too few faces and had looked at all of the images. 1: it did not know the record,
+    or there are new images.
     """
     if legacy_faces is None:
         return 1
@@ -136,7 +135,7 @@ def _turn(images: int, legacy_faces: int | None, legacy_images: int | None, comp
 
 
 def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
-    """By source_id, the pictures with a face that records of the same person have in other sources."""
+    """By source_id, the number of pictures with a face that records of the same identity have in other sources."""
     picture = sa.func.coalesce(
         source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
     )
@@ -147,7 +146,7 @@ def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
 
 
 def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """(source_id, what) of the images with a face that records of the same person have in other sources."""
+    """Query for (source_id, `what`) of images with a face that records of the same identity have in other sources."""
     other = identity_members.alias()
     return (
         sa.select(identity_members.c.source_id, what)
@@ -170,9 +169,7 @@ def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
 def images_of(
     connection: sa.Connection, source: str, source_ids: Sequence[str], now: datetime
 ) -> dict[str, list[LedgerImage]]:
-    """All images of the given performers: by performer, the largest first, those of unknown or equal size by
-    id.
-    """
+    """All images of the given records, by record: the largest first, images of unknown or equal size by id."""
     owners = _owners(connection, source, source_ids)
     listed: dict[str, list[LedgerImage]] = {source_id: [] for source_id in source_ids}
     known: dict[str, LedgerImage] = {}
@@ -216,7 +213,7 @@ def images_of(
 
 
 def shared_urls(connection: sa.Connection, source: str, now: datetime) -> set[str]:
-    """The addresses that several images have which are due now."""
+    """The URLs that several of the images have that are due now."""
     return set(
         connection.scalars(
             sa.select(source_images.c.url)
@@ -235,9 +232,9 @@ def urls_fetched_before(
     *,
     elsewhere: bool = False,
 ) -> list[tuple[str, str | None]]:
-    """(url, sha256) of images with a face at one of `origins` (beginnings of URLs), the last fetched first.
+    """(url, sha256) of images with a face at one of `origins` (prefixes of URLs), the last fetched first.
 
-    With `elsewhere` of those at none of them.
+    With `elsewhere`, of images at none of them.
     """
     return [
         (row.url, row.sha256)
@@ -255,7 +252,7 @@ def urls_fetched_before(
 
 
 def waits_elsewhere(connection: sa.Connection, source: str, origins: Collection[str], now: datetime) -> bool:
-    """Is an image of a live performer due whose URL begins with none of `origins`?"""
+    """True when an image of a live record is due and its URL begins with none of `origins`."""
     due = (
         sa.select(sa.literal(1))
         .join(performer_images, _of_image())
@@ -296,9 +293,9 @@ def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -
 
 
 def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes what became of images: each row has image_id and the columns that change, the same in all rows.
+    """Stores the outcomes of images. Each row has image_id and the changed columns, the same columns in all rows.
 
-    An image that is no longer in the ledger stays away.
+    An image that was removed from the ledger is ignored.
     """
     if not rows:
         return
@@ -315,10 +312,10 @@ def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mappi
 
 
 def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Counts refusals: each row has image_id, the reason it was refused for, and refusals, next_attempt_at, sha256 and
-    picture_hash as they are from now on.
+    """Stores refusals. Each row has image_id, the reason of the refusal, and the new values of refusals,
+    next_attempt_at, sha256 and picture_hash.
 
-    An image that was refused for another reason since, or is no longer in the ledger, stays as it is.
+    An image with another reason by now, or that was removed from the ledger, is not changed.
     """
     if not rows:
         return
@@ -342,7 +339,7 @@ def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mappi
 
 
 def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:
-    """Which of the images are in the ledger."""
+    """Those of the images that are in the ledger."""
     found: set[str] = set()
     for ids in batched(image_ids, IN_LIST):
         found.update(
@@ -353,116 +350,3 @@ def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str
             )
         )
     return found
-
-
-@dataclass(frozen=True)
-class JudgedAlike:
-    """Some rejected images of a source that were judged by the same rules, for the same reason."""
-
-    judged_by: str
-    reason: str
-    images: int
-
-
-def rejections(connection: sa.Connection, source: str) -> list[JudgedAlike]:
-    """The rejected images of a source, counted by the rules that judged them and the reason."""
-    rows = connection.execute(
-        sa.select(source_images.c.judged_by, source_images.c.reason, sa.func.count())
-        .where(
-            source_images.c.source == source,
-            source_images.c.state == ImageState.REJECTED,
-            source_images.c.judged_by.is_not(None),
-        )
-        .group_by(source_images.c.judged_by, source_images.c.reason)
-        .order_by(source_images.c.judged_by, source_images.c.reason)
-    )
-    return [JudgedAlike(*row) for row in rows]
-
-
-def reopen_rejections(connection: sa.Connection, source: str, group: JudgedAlike) -> int:
-    """Makes the images of one group pending again; returns how many."""
-    return _reopen(
-        connection,
-        source,
-        sa.and_(
-            source_images.c.state == ImageState.REJECTED,
-            source_images.c.judged_by == group.judged_by,
-            source_images.c.reason == group.reason,
-        ),
-    )
-
-
-def reopen_given_up(
-    connection: sa.Connection, source: str, max_attempts: int, spoiled: Collection[str], now: datetime
-) -> int:
-    """Makes images due again that were given up for good after fewer than `max_attempts`; returns how many.
-
-    `spoiled` are the reasons for which an image is rejected only because it came so too often.
-    """
-    given_up = sa.or_(
-        source_images.c.state == ImageState.FAILED,
-        sa.and_(source_images.c.state == ImageState.REJECTED, source_images.c.reason.in_(spoiled)),
-    )
-    result = connection.execute(
-        sa.update(source_images)
-        .where(
-            source_images.c.source == source,
-            given_up,
-            source_images.c.next_attempt_at.is_(None),
-            source_images.c.attempts > 0,
-            source_images.c.attempts < max_attempts,
-        )
-        .values(state=ImageState.FAILED, next_attempt_at=now)
-    )
-    return result.rowcount
-
-
-def reopen_other_detectors(connection: sa.Connection, source: str, detector_digest: str) -> int:
-    """Makes images pending again that another detector has looked at; returns how many."""
-    return _reopen(
-        connection,
-        source,
-        sa.and_(
-            source_images.c.state.in_([ImageState.DONE, ImageState.REJECTED]),
-            source_images.c.detector_digest.is_not(None),
-            source_images.c.detector_digest != detector_digest,
-        ),
-    )
-
-
-def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping[str, str]) -> int:
-    """Makes images pending again whose face lacks a vector of one of the models and has no crop to make it of.
-
-    `digests` are name → digest. Returns how many.
-    """
-    of_models = (
-        sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
-        for model, digest in digests.items()
-    )
-    vectors = (
-        sa.select(embeddings.c.face_id, sa.func.count().label("vectors"))
-        .where(sa.or_(*of_models))
-        .group_by(embeddings.c.face_id)
-        .subquery()
-    )
-    incomplete = (
-        sa.select(faces.c.image_id)
-        .outerjoin(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
-        .outerjoin(vectors, vectors.c.face_id == faces.c.face_id)
-        .where(
-            faces.c.source == source,
-            aligned_crops.c.face_id.is_(None),
-            sa.func.coalesce(vectors.c.vectors, 0) < len(digests),
-        )
-    )
-    done = source_images.c.state == ImageState.DONE
-    return _reopen(connection, source, sa.and_(done, source_images.c.image_id.in_(incomplete)))
-
-
-def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> int:
-    result = connection.execute(
-        sa.update(source_images)
-        .where(source_images.c.source == source, which)
-        .values(state=ImageState.PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None)
-    )
-    return result.rowcount

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
+from stash_sense_pipeline.catalog.queries.performer_rows import (
+    CLEARED,
+    COLUMNS,
+    add_images,
+    aliases_of,
+    image_ids_of,
+    links_of,
+    store_images,
+    store_links,
+    stored_rows,
+    update_rows,
+    urls_of,
+    values_of,
+)
 from stash_sense_pipeline.catalog.schema import (
     performer_aliases,
     performer_images,
@@ -23,18 +37,13 @@ from stash_sense_pipeline.catalog.upsert import batched, upsert, upsert_values
 if TYPE_CHECKING:
     from stash_sense_pipeline.records.performer_record import PerformerRecord
 
-# In no id: connectors clean texts of control characters.
+# No id holds a line feed, as connectors remove control characters from texts.
 _SEPARATOR = "\n"
-_PENDING = "pending"
-# Nothing was seen of these images yet, or only what was no picture.
-_UNSEEN_STATES = frozenset({"failed", "gone"})
-_UNSEEN_REASONS = frozenset({"disallowed", "too_many_bytes", "empty", "html", "not_an_image", "truncated"})
-_EVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
 class StoreCounts:
-    """What storing did. `updated` includes records that came back to life."""
+    """The numbers of records by what storing did. `updated` includes tombstones that became live records again."""
 
     added: int = 0
     updated: int = 0
@@ -43,9 +52,10 @@ class StoreCounts:
 
 
 class HeldRecord(NamedTuple):
-    """What a sync compares of a live record: the source's time of its last change, and the ids of its images.
+    """The fields of a live record that a sync compares: the source's time of its last change, and its image ids.
 
-    `listed` is these ids in one text: a sweep reads all records at once, and compares one page after the other.
+    `listed` is the image ids in one text, which takes little memory: a sweep reads all records at once and compares
+    them page by page.
     """
 
     updated_at: datetime | None
@@ -59,14 +69,14 @@ class HeldRecord(NamedTuple):
 
 @dataclass(frozen=True)
 class TombstoneCounts:
-    """Records that were live and are gone now: `merged` into another one, or `removed`."""
+    """The numbers of live records that became tombstones: `merged` into another record, or `removed`."""
 
     removed: int = 0
     merged: int = 0
 
 
 class WithheldRecord(NamedTuple):
-    """A record that was read and must not be stored. `source_id` is None where only the keyed hash may be kept."""
+    """A record that was read and must not be stored. `source_id` is None when only the keyed hash may be kept."""
 
     id_hash: str
     updated_at: datetime | None
@@ -75,7 +85,7 @@ class WithheldRecord(NamedTuple):
 
 
 class WithheldForReview(NamedTuple):
-    """A record that is withheld for its dates, for somebody to look at."""
+    """A record that is withheld because of its dates, for review by the operator."""
 
     source: str
     source_id: str
@@ -85,7 +95,9 @@ class WithheldForReview(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordCounts:
-    """Records of one source by state. `unseen` tombstones were never seen alive and count nowhere else."""
+    """The numbers of records of one source by state. `unseen`: tombstones of records that were never seen live; they do
+    not count as merged or removed.
+    """
 
     live: int
     merged: int
@@ -96,16 +108,15 @@ class RecordCounts:
 def store_records(
     connection: sa.Connection, source: str, records: Sequence[PerformerRecord], now: datetime
 ) -> StoreCounts:
-    """Stores live records of a source as they are now; when one comes twice, the last one counts.
+    """Stores the current state of live records of a source. Of records with equal ids, the last one is stored.
 
-    A record whose content is stored already costs no write; one that only got a new `updated` costs that
-    column.
-    New images wait as pending. Images that lost their last performer stay until `remove_orphaned_images`.
+    A record with unchanged content is not written; of a record with only a new `updated`, that column is written.
+    New images are stored as pending. Images without records stay until `remove_orphaned_images`.
     """
-    # In the order of the key, a batch walks over the pages of a table once.
+    # Sorted by key, a batch touches each page of a table once.
     latest = {record.source_id: record for record in sorted(records, key=_source_id)}
-    stored = _stored(connection, source, latest)
-    changed, bumped, added = [], [], 0
+    stored = stored_rows(connection, source, latest)
+    changed, touched, added = [], [], 0
     for source_id, record in latest.items():
         row = stored.get(source_id)
         if row is None:
@@ -114,107 +125,51 @@ def store_records(
         elif row.content_hash != record.content_hash or row.deleted_at is not None:
             changed.append(record)
         elif row.updated_at != record.updated_at:
-            bumped.append(record)
+            touched.append(record)
     upsert_values(
         connection,
         source_performers,
-        _COLUMNS,
-        [_values(source, record, now) for record in changed],
+        COLUMNS,
+        [values_of(source, record, now) for record in changed],
         keep=frozenset({"first_seen_at"}),
     )
-    _set_updated(connection, source, bumped)
+    _set_updated(connection, source, touched)
     known = [record.source_id for record in changed if record.source_id in stored]
-    _store_links(connection, source, performer_aliases.c.alias, known, _pairs(changed, _aliases))
-    _store_links(connection, source, performer_urls.c.url, known, _pairs(changed, _urls))
-    images_added = _store_images(connection, source, list(latest.values()))
-    whole = [record for record in changed if not record.keeps_images]
-    _store_links(
+    store_links(connection, source, performer_aliases.c.alias, known, links_of(changed, aliases_of))
+    store_links(connection, source, performer_urls.c.url, known, links_of(changed, urls_of))
+    images_added = store_images(connection, source, list(latest.values()))
+    complete = [record for record in changed if not record.keeps_images]
+    store_links(
         connection,
         source,
         performer_images.c.image_id,
-        [record.source_id for record in whole if record.source_id in stored],
-        _pairs(whole, _image_ids),
+        [record.source_id for record in complete if record.source_id in stored],
+        links_of(complete, image_ids_of),
     )
-    _add_images(connection, source, [record for record in changed if record.keeps_images])
+    add_images(connection, source, [record for record in changed if record.keeps_images])
     return StoreCounts(added, len(changed) - added, len(latest) - len(changed), images_added)
-
-
-def seed_records(
-    connection: sa.Connection,
-    source: str,
-    records: Sequence[PerformerRecord],
-    now: datetime,
-    hashed: Callable[[str], str],
-) -> int:
-    """Adds live records of hearsay that the catalog knows nothing of, not even as tombstones or withheld.
-
-    They have no content hash and no time of change, so that a sync reads every one of them. `hashed` gives the
-    keyed hash of an id, by which withheld records are known. Returns how many were added.
-    """
-    latest = {record.source_id: record for record in records}
-    unknown = _unknown(connection, source, latest, hashed)
-    fresh = [record for source_id, record in latest.items() if source_id in unknown]
-    hearsay = {"content_hash": None, "created_at": None, "updated_at": None}
-    rows = [dict(zip(_COLUMNS, _values(source, record, now), strict=True)) | hearsay for record in fresh]
-    upsert(connection, source_performers, rows)
-    _store_links(connection, source, performer_aliases.c.alias, [], _pairs(fresh, _aliases))
-    _store_links(connection, source, performer_urls.c.url, [], _pairs(fresh, _urls))
-    return len(fresh)
-
-
-def seed_tombstones(
-    connection: sa.Connection,
-    source: str,
-    gone: Mapping[str, str | None],
-    now: datetime,
-    hashed: Callable[[str], str],
-) -> int:
-    """Adds tombstones of hearsay, as `bury_records` writes them, of records that the catalog knows nothing of.
-
-    `hashed` as for seed_records. Returns how many were added.
-    """
-    unknown = _unknown(connection, source, gone, hashed)
-    tombstone_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
-    return len(unknown)
-
-
-def note_predecessor(
-    connection: sa.Connection, source: str, known: Mapping[str, tuple[int, int | None]]
-) -> int:
-    """Notes the faces that a predecessor had of live records, and the images that it had looked at, if known.
-
-    Returns how many of the records are live.
-    """
-    live = live_versions(connection, source, known)
-    rows = [
-        {"of": source_id, "legacy_faces": known[source_id][0], "legacy_images": known[source_id][1]}
-        for source_id in live
-    ]
-    _update(connection, source, rows)
-    return len(rows)
 
 
 def tombstone_records(
     connection: sa.Connection, source: str, gone: Mapping[str, str | None], now: datetime
 ) -> TombstoneCounts:
-    """Makes tombstones of records; `gone` maps the id to that of the survivor of a merge, or None.
+    """Tombstones records. `gone` maps the id to the id of the record that it was merged into, or None.
 
-    A tombstone keeps the name and the times, and nothing else of the person. One that says the same already
-    costs no write.
+    A tombstone keeps the name and the times, and no other field of the record. An equal tombstone is not written again.
     """
-    stored = _stored(connection, source, gone)
-    dying = {source_id: row for source_id, row in stored.items() if row.deleted_at is None}
-    repointed = [key for key, row in stored.items() if key not in dying and row.merged_into != gone[key]]
-    _update(
+    stored = stored_rows(connection, source, gone)
+    live = {source_id: row for source_id, row in stored.items() if row.deleted_at is None}
+    redirected = [key for key, row in stored.items() if key not in live and row.merged_into != gone[key]]
+    update_rows(
         connection,
         source,
         [
-            {"of": key, "deleted_at": now, "merged_into": gone[key], "changed_at": now, **_FORGOTTEN}
-            for key in dying
+            {"of": key, "deleted_at": now, "merged_into": gone[key], "changed_at": now, **CLEARED}
+            for key in live
         ],
     )
-    _update(
-        connection, source, [{"of": key, "merged_into": gone[key], "changed_at": now} for key in repointed]
+    update_rows(
+        connection, source, [{"of": key, "merged_into": gone[key], "changed_at": now} for key in redirected]
     )
     upsert(
         connection,
@@ -234,15 +189,15 @@ def tombstone_records(
         ],
     )
     for column in (performer_aliases.c.alias, performer_urls.c.url, performer_images.c.image_id):
-        _store_links(connection, source, column, list(dying), {})
-    merged = sum(gone[key] is not None for key in dying)
-    return TombstoneCounts(removed=len(dying) - merged, merged=merged)
+        store_links(connection, source, column, list(live), {})
+    merged = sum(gone[key] is not None for key in live)
+    return TombstoneCounts(removed=len(live) - merged, merged=merged)
 
 
 def withhold_records(
     connection: sa.Connection, source: str, withheld: Sequence[WithheldRecord], now: datetime
 ) -> None:
-    """Remembers which versions of records were read that must not be stored."""
+    """Stores which versions of records were withheld, so that they are not read again in every run."""
     rows = [{"source": source, "checked_at": now, **each._asdict()} for each in withheld]
     upsert(connection, withheld_records, rows)
 
@@ -250,8 +205,9 @@ def withhold_records(
 def withheld_versions(
     connection: sa.Connection, source: str, hashes: Mapping[str, str], since: datetime
 ) -> dict[str, datetime | None]:
-    """Of these records, the versions that were withheld at `since` or later. `hashes` maps the keyed hash of an
-    id to the id.
+    """The versions of these records that were withheld at `since` or later, by id.
+
+    `hashes` maps the keyed hash of an id to the id.
     """
     table = withheld_records
     return {
@@ -266,7 +222,7 @@ def withheld_versions(
 
 
 def withheld_for_review(connection: sa.Connection) -> list[WithheldForReview]:
-    """The records that are withheld for their dates, by source and id."""
+    """The records that are withheld because of their dates, sorted by source and id."""
     table = withheld_records
     query = (
         sa.select(table.c.source, table.c.source_id, table.c.reason, table.c.checked_at)
@@ -276,17 +232,8 @@ def withheld_for_review(connection: sa.Connection) -> list[WithheldForReview]:
     return [WithheldForReview(*row) for row in connection.execute(query)]
 
 
-def _unknown(
-    connection: sa.Connection, source: str, source_ids: Collection[str], hashed: Callable[[str], str]
-) -> set[str]:
-    """Of these records, those that were never stored and never withheld."""
-    hashes = {hashed(source_id): source_id for source_id in source_ids}
-    withheld = withheld_versions(connection, source, hashes, _EVER)
-    return set(source_ids).difference(_stored(connection, source, source_ids), withheld)
-
-
 def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
-    """Removes images that no performer is linked to, with their faces. Returns how many."""
+    """Removes images without records, with their faces. Returns their number."""
     link = sa.select(performer_images.c.image_id).where(
         performer_images.c.source == source_images.c.source,
         performer_images.c.image_id == source_images.c.image_id,
@@ -296,9 +243,9 @@ def remove_orphaned_images(connection: sa.Connection, source: str) -> int:
 
 
 def live_besides(connection: sa.Connection, source: str, listed: Collection[str]) -> tuple[int, list[str]]:
-    """How many records are live, and those of them that are not `listed`, in the order of their ids."""
+    """The number of live records, and the sorted ids of those that are not in `listed`."""
     table = source_performers
-    # One text of all: reading rows costs more.
+    # Reading all ids as one text is faster than reading rows.
     ids = sa.select(sa.func.aggregate_strings(table.c.source_id, _SEPARATOR)).where(
         table.c.source == source, table.c.deleted_at.is_(None)
     )
@@ -310,7 +257,7 @@ def live_besides(connection: sa.Connection, source: str, listed: Collection[str]
 def live_versions(
     connection: sa.Connection, source: str, source_ids: Collection[str]
 ) -> dict[str, datetime | None]:
-    """The source's own time of last change of each of these records that is live."""
+    """The source's time of the last change of each of these records that is live."""
     table = source_performers
     query = sa.select(table.c.source_id, table.c.updated_at).where(
         table.c.source == source, table.c.deleted_at.is_(None)
@@ -323,14 +270,14 @@ def live_versions(
 
 
 def liveness(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, bool]:
-    """Of these records, those that are stored: True for a live one, False for a tombstone."""
-    return {key: row.deleted_at is None for key, row in _stored(connection, source, source_ids).items()}
+    """For each of these records that is stored: True for a live record, False for a tombstone."""
+    return {key: row.deleted_at is None for key, row in stored_rows(connection, source, source_ids).items()}
 
 
 def slugs(
     connection: sa.Connection, source: str, source_ids: Collection[str]
 ) -> dict[str, tuple[str, str | None]]:
-    """Of these records, those that are live: name, and the slug that the source gave it."""
+    """(name, slug at the source) of each of these records that is live."""
     table = source_performers
     return {
         source_id: (name, slug)
@@ -344,7 +291,7 @@ def slugs(
 
 
 def tombstones(connection: sa.Connection, source: str) -> dict[str, str | None]:
-    """The records that are gone, each with the id of the survivor if it was merged."""
+    """The tombstones of a source: id to the id of the record that it was merged into, or None."""
     table = source_performers
     query = sa.select(table.c.source_id, table.c.merged_into).where(
         table.c.source == source, table.c.deleted_at.is_not(None)
@@ -355,12 +302,12 @@ def tombstones(connection: sa.Connection, source: str) -> dict[str, str | None]:
 def held_records(
     connection: sa.Connection, source: str, source_ids: Collection[str] | None = None
 ) -> dict[str, HeldRecord]:
-    """What the catalog holds of each live record, of all or of those named."""
+    """The fields that a sync compares, of all live records or of those in `source_ids`, by id."""
     table, links = source_performers, performer_images
     joined = table.outerjoin(
         links, (links.c.source == table.c.source) & (links.c.source_id == table.c.source_id)
     )
-    # One row a record: reading rows costs more than reading texts.
+    # The image ids come as one text per record, which is faster than a row for each image.
     images = sa.func.aggregate_strings(links.c.image_id, _SEPARATOR)
     query = (
         sa.select(table.c.source_id, table.c.updated_at, images)
@@ -381,7 +328,7 @@ def held_records(
 
 
 def unread_records(connection: sa.Connection, source: str) -> frozenset[str]:
-    """The live records that no sync has read yet: those that were taken over from a predecessor."""
+    """The live records that no sync has read yet: those from an unverified import."""
     table = source_performers
     return frozenset(
         connection.scalars(
@@ -393,7 +340,7 @@ def unread_records(connection: sa.Connection, source: str) -> frozenset[str]:
 
 
 def has_read_records(connection: sa.Connection, source: str) -> bool:
-    """Whether a sync has stored a live record of this source."""
+    """True when a sync has stored a live record of this source."""
     table = source_performers
     query = sa.select(table.c.source_id).where(
         table.c.source == source, table.c.deleted_at.is_(None), table.c.content_hash.is_not(None)
@@ -402,7 +349,7 @@ def has_read_records(connection: sa.Connection, source: str) -> bool:
 
 
 def count_changed_since(connection: sa.Connection, source: str, since: datetime) -> int:
-    """Live records whose source changed them at `since` or later, by the source's clock."""
+    """The number of live records that the source changed at `since` or later, by its clock."""
     table = source_performers
     query = sa.select(sa.func.count()).where(
         table.c.source == source, table.c.deleted_at.is_(None), table.c.updated_at >= since
@@ -411,7 +358,7 @@ def count_changed_since(connection: sa.Connection, source: str, since: datetime)
 
 
 def count_records(connection: sa.Connection, source: str) -> RecordCounts:
-    """Records of a source by state."""
+    """The numbers of records of a source by state."""
     table = source_performers
     dead, merged = table.c.deleted_at.is_not(None), table.c.merged_into.is_not(None)
     unseen = table.c.name.is_(None)
@@ -426,200 +373,11 @@ def count_records(connection: sa.Connection, source: str) -> RecordCounts:
     return RecordCounts(*map(int, counts))
 
 
-# What a tombstone does not keep.
-_FORGOTTEN: Mapping[str, Any] = {
-    column.name: None
-    for column in source_performers.columns
-    if column.name
-    not in (
-        *("source", "source_id", "name", "created_at", "updated_at"),
-        *("deleted_at", "merged_into", "first_seen_at", "changed_at", "raw"),
-    )
-} | {"raw": {}}
-
-
-# What a live record is written with, in the order of _values.
-_COLUMNS = (
-    *("source", "source_id", "name", "disambiguation", "gender", "birth_date", "death_date", "country"),
-    *("ethnicity", "eye_color", "hair_color", "height_cm", "career_start_year", "career_end_year"),
-    *("created_at", "updated_at", "deleted_at", "merged_into", "content_hash", "raw"),
-    *("first_seen_at", "changed_at"),
-)
-
-
-def _values(source: str, record: PerformerRecord, now: datetime) -> tuple[Any, ...]:
-    return (
-        source,
-        record.source_id,
-        record.name,
-        record.disambiguation,
-        record.gender,
-        record.birth_date,
-        record.death_date,
-        record.country,
-        record.ethnicity,
-        record.eye_color,
-        record.hair_color,
-        record.height_cm,
-        record.career_start_year,
-        record.career_end_year,
-        record.created_at,
-        record.updated_at,
-        None,
-        None,
-        record.content_hash,
-        dict(record.raw),
-        now,
-        now,
-    )
-
-
-def _stored(connection: sa.Connection, source: str, source_ids: Collection[str]) -> dict[str, Any]:
-    """Rows with content_hash, updated_at, deleted_at and merged_into by id."""
-    table = source_performers
-    columns = (
-        table.c.source_id,
-        table.c.content_hash,
-        table.c.updated_at,
-        table.c.deleted_at,
-        table.c.merged_into,
-    )
-    return {
-        row.source_id: row
-        for batch in batched(list(source_ids), IN_LIST)
-        for row in connection.execute(
-            sa.select(*columns).where(table.c.source == source, table.c.source_id.in_(batch))
-        )
-    }
-
-
 def _set_updated(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
-    _update(
+    update_rows(
         connection, source, [{"of": record.source_id, "updated_at": record.updated_at} for record in records]
-    )
-
-
-def _update(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Sets columns of existing rows; `of` is the id."""
-    if not rows:
-        return
-    table = source_performers
-    statement = sa.update(table).where(table.c.source == source, table.c.source_id == sa.bindparam("of"))
-    names = [name for name in rows[0] if name != "of"]
-    statement = statement.values({name: sa.bindparam(f"new_{name}") for name in names})
-    connection.execute(
-        statement, [{"of": row["of"], **{f"new_{name}": row[name] for name in names}} for row in rows]
     )
 
 
 def _source_id(record: PerformerRecord) -> str:
     return record.source_id
-
-
-def _aliases(record: PerformerRecord) -> Iterable[str]:
-    return record.aliases
-
-
-def _urls(record: PerformerRecord) -> Iterable[str]:
-    return record.urls
-
-
-def _image_ids(record: PerformerRecord) -> Iterable[str]:
-    return [image.image_id for image in record.images]
-
-
-def _pairs(
-    records: Sequence[PerformerRecord], values: Callable[[PerformerRecord], Iterable[str]]
-) -> dict[str, set[str]]:
-    return {record.source_id: set(values(record)) for record in records}
-
-
-def _store_links(
-    connection: sa.Connection,
-    source: str,
-    column: sa.Column[Any],
-    known: Sequence[str],
-    wanted: Mapping[str, set[str]],
-) -> None:
-    """Makes the links of records what `wanted` says (none without an entry), writing only differences.
-
-    `known` are the records that may have links already.
-    """
-    table = column.table
-    assert isinstance(table, sa.Table)
-    present: dict[str, set[str]] = {source_id: set() for source_id in known}
-    for batch in batched(known, IN_LIST):
-        query = sa.select(table.c.source_id, column).where(
-            table.c.source == source, table.c.source_id.in_(batch)
-        )
-        for source_id, value in connection.execute(query):
-            present[source_id].add(value)
-    nothing: frozenset[str] = frozenset()
-    stale = [
-        {"of": source_id, "stale": value}
-        for source_id, values in present.items()
-        for value in sorted(values - wanted.get(source_id, nothing))
-    ]
-    if stale:
-        where = (
-            (table.c.source == source)
-            & (table.c.source_id == sa.bindparam("of"))
-            & (column == sa.bindparam("stale"))
-        )
-        connection.execute(sa.delete(table).where(where), stale)
-    fresh = [
-        (source, source_id, value)
-        for source_id, values in wanted.items()
-        for value in sorted(values - present.get(source_id, nothing))
-    ]
-    upsert_values(connection, table, ("source", "source_id", column.name), fresh)
-
-
-def _add_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> None:
-    """Links images to records without taking any away."""
-    rows = [(source, record.source_id, image.image_id) for record in records for image in record.images]
-    upsert_values(connection, performer_images, ("source", "source_id", "image_id"), rows)
-
-
-def _store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
-    """Adds unknown images as pending and corrects known ones. Returns how many are new.
-
-    A known image with another address waits again, unless its bytes were judged: the id says that it is the same picture.
-    What failed keeps its attempts where only the query differs, as signatures in it do at every sync.
-    """
-    wanted = {image.image_id: image for record in records for image in record.images}
-    table = source_images
-    stored = {
-        row.image_id: row
-        for batch in batched(list(wanted), IN_LIST)
-        for row in connection.execute(
-            sa.select(
-                table.c.image_id, table.c.url, table.c.width, table.c.height, table.c.state, table.c.reason
-            ).where(table.c.source == source, table.c.image_id.in_(batch))
-        )
-    }
-    rows = [
-        (source, image_id, image.url, image.width, image.height, _PENDING, 0)
-        for image_id, image in sorted(wanted.items())
-        if image_id not in stored or stored[image_id][1:4] != (image.url, image.width, image.height)
-    ]
-    names = ("source", "image_id", "url", "width", "height", "state", "attempts")
-    upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts"}))
-    moved = [
-        {"of": image_id}
-        for image_id, row in stored.items()
-        if _without_query(row.url) != _without_query(wanted[image_id].url)
-        and (row.state in _UNSEEN_STATES or row.reason in _UNSEEN_REASONS)
-    ]
-    if moved:
-        connection.execute(
-            sa.update(table)
-            .where(table.c.source == source, table.c.image_id == sa.bindparam("of"))
-            .values(state=_PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None),
-            moved,
-        )
-    return len(wanted) - len(stored)
-
-
-def _without_query(url: str) -> str:
-    return url.partition("#")[0].partition("?")[0]

@@ -1,7 +1,8 @@
 """Sample rows of each table for the UI, without anything that identifies a person.
 
-Run history outlives the catalog, so nothing in them leads to a person: no name, link or picture, and no id of a source
-either (a reference site's is made of the name)."""
+The rows are stored in the run history, which outlives the catalog. They therefore have no name, URL or image, and no id
+of a record either: the id at a reference site contains the name.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def changed_performers(engine: sa.Engine, source: str) -> Rows:
-    """The performers of a source that changed last, with how many images they list."""
+    """The records of a source that changed last, with their numbers of images."""
     table, links = source_performers.c, performer_images.c
     images = sa.select(sa.func.count()).where(
         links.source == table.source, links.source_id == table.source_id
@@ -51,7 +52,7 @@ def newest_faces(engine: sa.Engine, source: str) -> Rows:
 
 
 def newest_embeddings(engine: sa.Engine, source: str) -> Rows:
-    """The embeddings of a source's newest faces: which model of which pack made them."""
+    """The embeddings of a source's newest faces, with model and pack."""
     table = embeddings.c
     bytes_ = sa.func.length(table.vector).label("bytes")
     query = (
@@ -64,7 +65,7 @@ def newest_embeddings(engine: sa.Engine, source: str) -> Rows:
 
 
 def largest_identities(engine: sa.Engine) -> Rows:
-    """The identities with most records."""
+    """The identities with the most records."""
     table = identity_members.c
     records = sa.func.count().label("records")
     query = (

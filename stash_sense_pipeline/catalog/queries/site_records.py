@@ -18,8 +18,11 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 @dataclass(frozen=True)
 class Rejection:
-    """A record none of whose `faces` agrees with the `reference_faces` of the person: the nearest are `distance` apart,
-    mean cosine distance over the models, more than `agreement`."""
+    """A record with no face that matches the reference faces of its identity.
+
+    `faces` and `reference_faces` are numbers of faces. `distance` is the mean cosine distance over the models of the
+    nearest pair; it is above `agreement`.
+    """
 
     source: str
     source_id: str
@@ -31,7 +34,7 @@ class Rejection:
 
 
 def unproven_records(connection: sa.Connection, sites: Collection[str]) -> frozenset[RecordKey]:
-    """Live records of these sites that were found by name, or on a site whose pages prove nothing."""
+    """Live records of these sites that were found by name, or that are on a site without identity-grade pages."""
     if not sites:
         return frozenset()
     shared = [name for name in sites if (place := site_of(name)) is not None and not place.identity_grade]
@@ -45,7 +48,7 @@ def unproven_records(connection: sa.Connection, sites: Collection[str]) -> froze
 
 
 def reject_records(connection: sa.Connection, rejections: Sequence[Rejection], now: datetime) -> None:
-    """Makes tombstones of the records, removes their images, and keeps why."""
+    """Tombstones the records, removes their images, and stores the rejections."""
     by_source: dict[str, list[str]] = defaultdict(list)
     for rejection in rejections:
         by_source[rejection.source].append(rejection.source_id)

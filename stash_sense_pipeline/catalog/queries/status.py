@@ -18,8 +18,8 @@ from stash_sense_pipeline.catalog.transactions import reading
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """One source. `backlog` counts images that wait to be fetched and faces that wait for an embedding.
-    `unread` records came and could not be read or stored. `left_alone_until`: it refused us, and is not asked again before.
+    """The status of one source. `unread`: records that could not be read or stored. `left_alone_until`: the source
+    refused requests and gets no more before that time.
     """
 
     source: str
@@ -41,12 +41,12 @@ class SourceStatus:
 
     @property
     def backlog(self) -> int:
-        """Images and faces that wait."""
+        """The number of images that wait to be fetched and of faces that wait for an embedding."""
         return self.images_pending + self.faces - self.embedded
 
 
 def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatus]:
-    """The status of each of `sources`, in that order; zeros for one that was never read."""
+    """The status of each of `sources`, in that order. A source that was never read has zeros."""
     with reading(engine) as connection:
         states = load_states(connection)
         images: dict[str, dict[str, int]] = defaultdict(dict)
@@ -99,7 +99,7 @@ def _count_by_source(connection: sa.Connection, query: sa.Select[Any]) -> dict[s
 
 @dataclass(frozen=True)
 class UnreadStatus:
-    """A record that came and could not be read or stored. `record` is its id, or a hash for a reference site."""
+    """A record that could not be read or stored. `record` is its id, or a hash for a reference site."""
 
     source: str
     record: str
@@ -107,7 +107,7 @@ class UnreadStatus:
 
 
 def unread_status(engine: sa.Engine, sources: Sequence[str]) -> list[UnreadStatus]:
-    """The unread records of `sources`, in the order of the sources and ids."""
+    """The unread records of `sources`, in the order of the sources and sorted by id."""
     with reading(engine) as connection:
         states = load_states(connection)
     found = []

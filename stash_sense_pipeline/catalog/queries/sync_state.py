@@ -14,16 +14,16 @@ from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import upsert
 
-# Key of SyncState.detail: the numbers of the last run in which too many images were refused at once.
+# Key of SyncState.detail for the numbers of the last run, when it had too many refused images.
 MASS_REFUSAL = "mass_refusal"
 
 
 @dataclass(frozen=True)
 class SyncState:
-    """The row of one source. The watermarks are times of the source's own clock; the other times are ours.
+    """The row of one source. The watermarks are times of the source's clock; the other times are of the local clock.
 
-    `detail` holds what the next run must remember: `unread` records by id, each with its reason and version, `missing`
-    ids with the numbers of a refused mass disappearance, and `mass_refusal` those of the images.
+    `detail` holds state for the next run: `unread` records by id, each with its reason and version, `missing` ids with
+    the numbers of a refused mass disappearance, and in `mass_refusal` the numbers of refused images.
     """
 
     source: str
@@ -39,18 +39,18 @@ class SyncState:
 
 
 def load_state(connection: sa.Connection, source: str) -> SyncState:
-    """The state of a source; an empty one for a source that was never read."""
+    """The state of a source. A source that was never read has an empty state."""
     row = connection.execute(sa.select(sync_state).where(sync_state.c.source == source)).one_or_none()
     return SyncState(source) if row is None else _state(row)
 
 
 def load_states(connection: sa.Connection) -> dict[str, SyncState]:
-    """The states of all sources that were ever read."""
+    """The states of all sources that were read before."""
     return {row.source: _state(row) for row in connection.execute(sa.select(sync_state))}
 
 
 def mass_refusals(engine: sa.Engine, sources: Collection[str]) -> dict[str, Mapping[str, int]]:
-    """The numbers of those of `sources` in which too many images were refused at once in the last run."""
+    """For each of `sources` with too many refused images in its last run, the numbers of that run."""
     with reading(engine) as connection:
         states = load_states(connection)
     return {
@@ -61,7 +61,7 @@ def mass_refusals(engine: sa.Engine, sources: Collection[str]) -> dict[str, Mapp
 
 
 def save_state(connection: sa.Connection, state: SyncState) -> None:
-    """Writes the row of a source, in the transaction that stores the data it speaks of or in a later one."""
+    """Stores the row of a source. Call it in the transaction that stores the data, or in a later one."""
     row = {column.name: getattr(state, column.name) for column in sync_state.columns}
     upsert(connection, sync_state, [{**row, "detail": dict(state.detail)}])
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from stash_sense_pipeline.catalog.queries.trusted_faces import CollisionRow
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CollisionRow
 from stash_sense_pipeline.identity.face_matching.face_agreement import above
 from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries import face_templates as store
 from stash_sense_pipeline.catalog.queries.face_templates import OwnFace, Template
-from stash_sense_pipeline.catalog.queries.trusted_faces import read_vectors
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_vectors
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 Vectors = NDArray[np.float32]

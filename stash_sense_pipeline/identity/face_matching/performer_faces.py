@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.queries.trusted_faces import CandidateRow
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow
 
 Vectors = NDArray[np.float32]
 

@@ -12,14 +12,14 @@ import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
-from stash_sense_pipeline.catalog.queries import trusted_faces as store
-from stash_sense_pipeline.catalog.queries.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
+from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow, TrustedRow
 from stash_sense_pipeline.catalog.queries.site_records import (
     Rejection,
     reject_records,
     unproven_records,
 )
-from stash_sense_pipeline.catalog.queries.trusted_faces import CandidateRow, CollisionRow, TrustedRow
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.face_matching.collisions import Likeness, Likenesses

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from stash_sense_pipeline.catalog.queries.identities import IdentityRow, LogEntry
+from stash_sense_pipeline.catalog.queries.identity.identities import IdentityRow, LogEntry
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence
 from stash_sense_pipeline.records.record_key import RecordKey

@@ -1,4 +1,4 @@
-"""Images know what picture they show, so that copies in other encodings are recognised."""
+"""Adds the perceptual hash of images, which identifies copies in other encodings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Images that were looked at before have no hash: they count as different pictures."""
+    """Adds the column. Images that were processed before have no hash and count as different pictures."""
     with op.batch_alter_table("source_images") as table:
         table.add_column(
             sa.Column(

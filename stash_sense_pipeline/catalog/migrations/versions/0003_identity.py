@@ -1,4 +1,4 @@
-"""Evidence in the order of its records; what an incremental run of identity goes on from; templates, collisions."""
+"""Orders evidence by its records; adds the state for incremental identity runs, templates and collisions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Makes the evidence anew in its other order, and adds the tables."""
+    """Rebuilds the table of evidence with another primary key, and adds the tables."""
     _evidence()
     _runs()
     _faces()

@@ -1,4 +1,4 @@
-"""Suppressions know whether they were searched for; withheld records by keyed hash, with the reason; face templates."""
+"""Adds the time a suppression was applied, keyed hashes and reasons of withheld records, and suppressed faces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Withheld records so far were hashed without a key: they are forgotten, read once more and withheld again."""
+    """Changes the tables. Withheld records were hashed without a key: they are removed, read again and withheld again."""
     with op.batch_alter_table("suppressions") as table:
         table.add_column(
             sa.Column(

@@ -1,4 +1,4 @@
-"""Visits of reference sites, and records rejected by faces."""
+"""Adds visits of reference sites, and records rejected by their faces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Indexes of columns that are mostly null hold only the other rows: a new record costs two entries less."""
+"""Makes two indexes on mostly null columns partial: a new record needs two index entries less."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPARSE = {
 
 
 def upgrade() -> None:
-    """Makes both indexes anew."""
+    """Rebuilds both indexes."""
     for name, (table, columns, sparse) in _SPARSE.items():
         op.drop_index(name, table_name=table)
         where = sa.text(f"{sparse} IS NOT NULL")

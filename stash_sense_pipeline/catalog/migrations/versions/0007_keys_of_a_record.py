@@ -1,4 +1,4 @@
-"""The keys that identity found a record by are one value of the record: a row for each cost a third of a full run."""
+"""Stores the blocking keys of a record as one value: a row for each key took a third of the time of a full run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Makes identity_records anew. Without its rows the next run of identity computes everything."""
+    """Rebuilds identity_records without rows, so the next identity run computes everything."""
     op.drop_table("identity_keys")
     op.drop_table("identity_records")
     op.create_table(

@@ -1,4 +1,4 @@
-"""An image that its source refused is looked at again on other days; those refused for good by the old rule once more."""
+"""Counts refusals of images, to retry them on other days; images that were given up get one more attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erasures whose deleted bytes wait to be overwritten; a catalog that erased people before has such bytes."""
+"""Adds erasures with deleted bytes that wait to be overwritten; a catalog with earlier erasures has such bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Makes the table, and asks for one purge where the suppression list is not empty."""
+    """Adds the table, and requests one purge when the suppression list is not empty."""
     table = op.create_table(
         "pending_purges",
         sa.Column("purge_id", sa.Integer(), nullable=False),

@@ -1,4 +1,4 @@
-"""Evidence of held records: keyed hashes by which records that link to a held one are held too."""
+"""Adds evidence of held records: keyed hashes by which records that link to a held record are held too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _COMMENTS = (
 
 
 def upgrade() -> None:
-    """Makes the table, empty: no record is held yet. Comments name the new kinds and reasons."""
+    """Adds the empty table, as no record is held yet. Updates comments with the new kinds and reasons."""
     op.create_table(
         "held_evidence",
         sa.Column("evidence_id", sa.Integer(), nullable=False),

@@ -1,6 +1,6 @@
-"""Stash-box records with an id that no release may hold become tombstones, and death dates that are none are removed.
+"""Tombstones stash-box records with an id that no release may hold, and removes invalid death dates.
 
-Earlier programs stored them, and the contract check then failed every publish. Connectors leave both out now.
+With either of them the contract check fails, so nothing can be published. Connectors leave both out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REFERENCE_SITES = (
 
 
 def upgrade() -> None:
-    """Changes the rows of such records, each with the time of the change: identities then look at them again."""
+    """Changes the rows of such records and sets their changed_at, so that the next identity run reads them again."""
     columns = ("source", "source_id", "death_date", "deleted_at", "changed_at")
     table = sa.table("source_performers", *map(sa.column, columns))
     connection = op.get_bind()
@@ -48,7 +48,7 @@ def _may_be_released(source_id: str) -> bool:
 
 
 def _is_date(text: str) -> bool:
-    """True for YYYY, YYYY-MM and YYYY-MM-DD of a calendar."""
+    """True for a calendar date as YYYY, YYYY-MM or YYYY-MM-DD."""
     parts = text.split("-")
     widths = [len(part) for part in parts]
     if widths not in ([4], [4, 2], [4, 2, 2]) or not all(part.isascii() and part.isdigit() for part in parts):

@@ -1,53 +1,34 @@
-"""Identities: their input, members, evidence and log."""
+"""Identities: their members, evidence and log."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.bounded_reads import streamed
+from stash_sense_pipeline.catalog.bounded_reads import result_rows, rows_of_records, streamed
 from stash_sense_pipeline.catalog.key_filters import IN_LIST, of_records
 from stash_sense_pipeline.catalog.schema import (
     identities,
     identity_evidence,
     identity_log,
     identity_members,
-    performer_aliases,
-    performer_images,
-    performer_urls,
-    source_images,
     source_performers,
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
-from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
+from stash_sense_pipeline.records.record_key import RecordKey
 
 _BATCH = 5_000
-# The first half of the number of PostgreSQL's lock, ours alone, and its second half.
+# The two halves of the key of PostgreSQL's advisory lock.
 _WRITERS_LOCK = (7305215, 1)
 
 
-class RecordRow(NamedTuple):
-    """What identity reads of a source record. `slug` and `number`: its source's other identifiers for it, if kept."""
-
-    source: str
-    source_id: str
-    name: str | None
-    gender: str | None
-    birth_date: str | None
-    country: str | None
-    live: bool
-    merged_into: str | None
-    slug: str | None
-    number: str | None
-
-
 class EvidenceKey(NamedTuple):
-    """What makes a row of evidence that row."""
+    """The primary key of a row of evidence."""
 
     source_a: str
     source_id_a: str
@@ -58,22 +39,8 @@ class EvidenceKey(NamedTuple):
 
 
 class EvidenceState(NamedTuple):
-    """The part of an evidence row that a new run may change."""
+    """The fields of an evidence row that a new run may change."""
 
-    weight: float
-    verdict: str
-    reason: str | None
-
-
-class EvidenceRow(NamedTuple):
-    """One stored row of evidence."""
-
-    kind: str
-    source_a: str
-    source_id_a: str
-    source_b: str
-    source_id_b: str
-    key: str
     weight: float
     verdict: str
     reason: str | None
@@ -81,7 +48,7 @@ class EvidenceRow(NamedTuple):
 
 @dataclass(frozen=True)
 class EvidenceChanges:
-    """Rows that a run removes, changes and adds; those to add in the order of their keys."""
+    """Rows of evidence that a run removes, changes and adds. `new` is sorted by key."""
 
     gone: Sequence[EvidenceKey]
     changed: Sequence[tuple[EvidenceKey, EvidenceState]]
@@ -95,7 +62,7 @@ class EvidenceChanges:
 
 @dataclass(frozen=True)
 class MemberChanges:
-    """Memberships that a run ends, moves to another performer id and adds; those to add in the order of their keys."""
+    """Memberships that a run removes, moves to another performer id and adds. `new` is sorted by key."""
 
     gone: Sequence[RecordKey]
     moved: Sequence[tuple[RecordKey, int]]
@@ -123,108 +90,28 @@ class LogEntry(NamedTuple):
     detail: Mapping[str, Any]
 
 
-def read_records(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> Iterator[RecordRow]:
-    """All records of all sources, tombstones too; or those of them that are `wanted`."""
-    table = source_performers.c
-    query = sa.select(
-        table.source,
-        table.source_id,
-        table.name,
-        table.gender,
-        table.birth_date,
-        table.country,
-        sa.and_(table.deleted_at.is_(None), table.merged_into.is_(None)),
-        table.merged_into,
-        table.raw["slug"].as_string(),
-        table.raw["_id"].as_string(),
-    )
-    return map(RecordRow._make, _of_records(connection, query, table, wanted))
-
-
-def read_merged_into(connection: sa.Connection, survivors: Collection[RecordKey]) -> list[RecordKey]:
-    """Records that their source has merged into one of these, directly."""
-    table = source_performers.c
-    query = sa.select(table.source, table.source_id)
-    return [
-        (source, source_id)
-        for some in of_records(table.source, table.merged_into, survivors)
-        for source, source_id in connection.execute(query.where(some))
-    ]
-
-
 def hold_still(connection: sa.Connection) -> None:
-    """Until the transaction ends, no other one that calls this goes on: first in each that stores what was computed from
-    people's records, or erases them. Else an erasure could commit between the last look and the first row.
+    """Takes a lock until the transaction ends; other transactions that call this wait.
 
-    Nothing on SQLite, which has one writer.
+    Call it first in each transaction that stores results computed from records, or that erases records. Without it, an
+    erasure could commit between the last read and the first write. Does nothing on SQLite, which has one writer.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*_WRITERS_LOCK)))
 
 
-def population_state(connection: sa.Connection) -> tuple[Any, ...]:
-    """Something that differs when records were added, removed or changed since, or images were worked off or removed."""
-    table, image = source_performers.c, source_images.c
-    latest = sa.select(sa.func.max(table.changed_at)).scalar_subquery()
-    query = sa.select(
-        sa.select(sa.func.count()).select_from(source_performers).scalar_subquery(),
-        latest,
-        sa.select(sa.func.count()).where(table.changed_at == latest).scalar_subquery(),
-        sa.select(sa.func.max(image.processed_at)).scalar_subquery(),
-        sa.select(sa.func.count()).select_from(source_images).scalar_subquery(),
-    )
-    return tuple(connection.execute(query).one())
-
-
-def read_aliases(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """Aliases of each record that has some."""
-    table = performer_aliases.c
-    query = sa.select(table.source, table.source_id, table.alias)
-    return _grouped(_of_records(connection, query, table, wanted))
-
-
-def read_urls(
-    connection: sa.Connection, wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """URLs of each record that has some."""
-    table = performer_urls.c
-    query = sa.select(table.source, table.source_id, table.url)
-    return _grouped(_of_records(connection, query, table, wanted))
-
-
-def read_images(
-    connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, list[str]]:
-    """SHA-256 of each record's images that gave a face, without those that are `shared` by several people."""
-    image, shown = source_images.c, performer_images.c
-    query = (
-        sa.select(shown.source, shown.source_id, shown.image_id, image.sha256)
-        .join(source_images, (image.source == shown.source) & (image.image_id == shown.image_id))
-        .where(image.state == "done", image.sha256.is_not(None))
-    )
-    return _grouped(
-        (source, source_id, sha256)
-        for source, source_id, image_id, sha256 in _of_records(connection, query, shown, wanted)
-        if (source, image_id) not in shared
-    )
-
-
 def read_members(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, int]:
-    """performer_id of every record that is in an identity, or of those of them that are `wanted`."""
+    """The performer_id of every record in an identity, or of those in `wanted`."""
     table = identity_members.c
     query = sa.select(table.source, table.source_id, table.performer_id)
-    rows = _of_records(connection, query, table, wanted)
+    rows = rows_of_records(connection, query, table, wanted)
     return {(source, source_id): performer_id for source, source_id, performer_id in rows}
 
 
 def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> int:
-    """How many records are in these identities."""
+    """The number of records in these identities."""
     table = identity_members.c
     count = sa.select(sa.func.count()).select_from(identity_members)
     return sum(
@@ -234,7 +121,7 @@ def count_members(connection: sa.Connection, performer_ids: Iterable[int]) -> in
 
 
 def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[IdentityRow]:
-    """Retired ids that lead to one of these, in order."""
+    """The retired identities that redirect to one of `targets`."""
     table = identities.c
     query = sa.select(table.performer_id, table.retired_at, table.redirect_to)
     return [
@@ -245,7 +132,7 @@ def redirected_to(connection: sa.Connection, targets: Collection[int]) -> list[I
 
 
 def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, ...]]:
-    """Members that each retired identity had when it was last retired, from the log."""
+    """The members of each retired identity at the time it was last retired, from the log."""
     table = identity_log.c
     query = (
         sa.select(table.performer_id, table.detail)
@@ -262,7 +149,7 @@ def read_last_members(connection: sa.Connection) -> dict[int, tuple[RecordKey, .
 def read_evidence(
     connection: sa.Connection, about: Collection[RecordKey] | None = None
 ) -> dict[EvidenceKey, EvidenceState]:
-    """Stored evidence, all of it or what names one of the records, by its key."""
+    """The stored evidence by key: all rows, or those that name one of the records `about`."""
     table = identity_evidence.c
     query = sa.select(*(table[name] for name in (*EvidenceKey._fields, *EvidenceState._fields)))
     if about is None:
@@ -276,12 +163,12 @@ def read_evidence(
     return {
         EvidenceKey._make(row[:6]): EvidenceState._make(row[6:])
         for part in parts
-        for row in _rows(connection, part, about)
+        for row in result_rows(connection, part, about)
     }
 
 
 def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str, int]]:
-    """How many rows of evidence there are by kind, and refused ones by the first words of the reason."""
+    """The numbers of rows of evidence by kind, and of refused rows by the part of the reason before its first colon."""
     table = identity_evidence.c
     count = sa.func.count()
     kinds = connection.execute(sa.select(table.kind, count).group_by(table.kind))
@@ -294,7 +181,7 @@ def count_evidence(connection: sa.Connection) -> tuple[dict[str, int], dict[str,
 
 
 def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
-    """How many identities, records in them, and identities of two records or more there are."""
+    """The numbers of identities, of records in them, and of identities with two or more records."""
     table = identity_members
     sizes = sa.select(sa.func.count(table.c.source).label("size")).group_by(table.c.performer_id).subquery()
     several = sa.func.sum(sa.case((sizes.c.size > 1, 1), else_=0))
@@ -302,64 +189,10 @@ def count_identities(connection: sa.Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
 
-def has_record(connection: sa.Connection, source: str, source_id: str) -> bool:
-    """Does the catalog hold this record, live or as a tombstone?"""
-    table = source_performers.c
-    query = sa.select(table.source).where(table.source == source, table.source_id == source_id)
-    return connection.execute(query).first() is not None
-
-
-def identity_of(connection: sa.Connection, source: str, source_id: str) -> int | None:
-    """performer_id of a record."""
-    table = identity_members.c
-    query = sa.select(table.performer_id).where(table.source == source, table.source_id == source_id)
-    return connection.execute(query).scalar()
-
-
-def members_of(connection: sa.Connection, performer_id: int) -> list[sa.Row[Any]]:
-    """source, source_id, name, gender, birth_date, country of the members of an identity, in order."""
-    record, member = source_performers.c, identity_members.c
-    query = (
-        sa.select(
-            record.source, record.source_id, record.name, record.gender, record.birth_date, record.country
-        )
-        .join(identity_members, (member.source == record.source) & (member.source_id == record.source_id))
-        .where(member.performer_id == performer_id)
-        .order_by(record.source, record.source_id)
-    )
-    return list(connection.execute(query))
-
-
-def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list[EvidenceRow]:
-    """Every row that names one of the records, strongest first."""
-    table = identity_evidence.c
-    columns = [table[name] for name in EvidenceRow._fields]
-    found: set[EvidenceRow] = set()
-    for source, source_id in keys:
-        for one, other in ((table.source_a, table.source_id_a), (table.source_b, table.source_id_b)):
-            query = sa.select(*columns).where(one == source, other == source_id)
-            found.update(EvidenceRow._make(row) for row in connection.execute(query))
-    return sorted(found, key=lambda row: (-row.weight, row[:6]))
-
-
-def history(
-    connection: sa.Connection, performer_id: int, latest: int
-) -> list[tuple[datetime, str, dict[str, Any]]]:
-    """The latest events of an identity, oldest of them first."""
-    table = identity_log.c
-    query = (
-        sa.select(table.at, table.event, table.detail)
-        .where(table.performer_id == performer_id)
-        .order_by(table.entry.desc())
-        .limit(latest)
-    )
-    return [(row.at, row.event, row.detail) for row in reversed(connection.execute(query).all())]
-
-
 def evidence_changes(
     stored: Mapping[EvidenceKey, EvidenceState], wanted: Mapping[EvidenceKey, EvidenceState]
 ) -> EvidenceChanges:
-    """What makes the stored evidence equal to `wanted`; first_seen_at of rows that stay is kept."""
+    """The changes that make the stored evidence equal to `wanted`. Rows that stay keep their first_seen_at."""
     return EvidenceChanges(
         gone=[key for key in stored if key not in wanted],
         changed=[(key, state) for key, state in wanted.items() if key in stored and stored[key] != state],
@@ -368,7 +201,7 @@ def evidence_changes(
 
 
 def write_evidence(connection: sa.Connection, changes: EvidenceChanges, now: datetime) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     names = EvidenceKey._fields
     condition = sa.and_(*(identity_evidence.c[name] == sa.bindparam(f"old_{name}") for name in names))
 
@@ -387,18 +220,18 @@ def write_evidence(connection: sa.Connection, changes: EvidenceChanges, now: dat
 
 
 def last_id(connection: sa.Connection) -> int:
-    """The largest performer id that was ever allocated, 0 before the first."""
+    """The largest performer id that was ever allocated, or 0."""
     if connection.dialect.name == "postgresql":
         sequence = connection.scalar(sa.select(_sequence()))
         value, is_used = connection.exec_driver_sql(f"SELECT last_value, is_called FROM {sequence}").one()
         return int(value) if is_used else 0
-    # SQLite keeps the last id of each AUTOINCREMENT table in a table of its own, once there was a row.
+    # SQLite has no counter for a table until its first row.
     query = sa.select(_COUNTERS.c.seq).where(_COUNTERS.c.name == identities.name)
     return connection.scalar(query) or 0
 
 
 def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: datetime) -> None:
-    """Allocates these performer ids, which come after `last_id`."""
+    """Allocates these performer ids. They must be above `last_id`."""
     for batch in batched(performer_ids, _BATCH):
         insert_many(
             connection, identities, ("performer_id", "created_at"), [(number, now) for number in batch]
@@ -409,10 +242,10 @@ def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: dateti
 def adopt(
     connection: sa.Connection, members: Mapping[int, Sequence[RecordKey]], used_up_to: int, now: datetime
 ) -> int:
-    """Takes over performer ids of somebody else's with their members, into a catalog that has allocated none.
+    """Imports performer ids of a predecessor with their members into a catalog without performer ids.
 
-    Ids up to `used_up_to` are never allocated afterwards. Members that are in no live record of the catalog are
-    left out, and so are ids without any. Returns how many ids were taken over, 0 where there are ids already.
+    Ids up to `used_up_to` are never allocated afterwards. Members without a live record in the catalog are left out, as
+    are ids without members. Returns the number of imported ids: 0 when the catalog has performer ids already.
     """
     if connection.execute(sa.select(identities.c.performer_id).limit(1)).first() is not None:
         return 0
@@ -436,7 +269,7 @@ def adopt(
     return len(kept)
 
 
-# SQLite's own table of the last id of each AUTOINCREMENT table.
+# SQLite's table of the last id of each AUTOINCREMENT table.
 _COUNTERS = sa.table("sqlite_sequence", sa.column("name"), sa.column("seq"))
 
 
@@ -445,7 +278,7 @@ def _sequence() -> sa.ColumnElement[Any]:
 
 
 def _skip_ids(connection: sa.Connection, up_to: int) -> None:
-    """Makes the database allocate only performer ids above `up_to`, to which all ids in use belong."""
+    """Makes the database allocate only performer ids above `up_to`. No id in use may be above it."""
     if up_to < 1:
         return
     if connection.dialect.name == "postgresql":
@@ -457,7 +290,7 @@ def _skip_ids(connection: sa.Connection, up_to: int) -> None:
 
 
 def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
-    """Sets (performer_id, retired_at, redirect_to)."""
+    """Sets retired_at and redirect_to of identities, given as (performer_id, retired_at, redirect_to)."""
     table = identities.c
     _many(
         connection,
@@ -469,7 +302,7 @@ def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | 
 
 
 def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]) -> MemberChanges:
-    """What makes the stored memberships equal to `wanted`."""
+    """The changes that make the stored memberships equal to `wanted`."""
     return MemberChanges(
         gone=[key for key in stored if key not in wanted],
         moved=[(key, number) for key, number in wanted.items() if stored.get(key, number) != number],
@@ -478,7 +311,7 @@ def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, i
 
 
 def write_members(connection: sa.Connection, changes: MemberChanges) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     table = identity_members.c
     condition = sa.and_(
         table.source == sa.bindparam("old_source"), table.source_id == sa.bindparam("old_source_id")
@@ -505,35 +338,3 @@ def write_log(connection: sa.Connection, entries: Sequence[LogEntry], now: datet
 def _many(connection: sa.Connection, statement: sa.Executable, rows: Sequence[Mapping[str, Any]]) -> None:
     for batch in batched(rows, _BATCH):
         connection.execute(statement, [dict(row) for row in batch])
-
-
-def _of_records(
-    connection: sa.Connection,
-    query: sa.Select[Any],
-    columns: sa.ColumnCollection[str, Any],
-    wanted: Collection[RecordKey] | None,
-) -> Iterator[Any]:
-    """Rows of the query whose (source, source_id) is wanted; all of them for None."""
-    parts = [query] if wanted is None else map(query.where, _places(columns, wanted))
-    for part in parts:
-        yield from _rows(connection, part, wanted)
-
-
-def _places(
-    columns: sa.ColumnCollection[str, Any], wanted: Collection[RecordKey]
-) -> Iterator[sa.ColumnElement[bool]]:
-    return of_records(columns["source"], columns["source_id"], wanted)
-
-
-def _rows(
-    connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
-) -> Iterable[Any]:
-    """The rows of all records a batch at a time, those of some records at once."""
-    return streamed(connection, query) if wanted is None else connection.execute(query)
-
-
-def _grouped(rows: Iterable[Any]) -> dict[RecordKey, list[str]]:
-    found: dict[RecordKey, list[str]] = defaultdict(list)
-    for source, source_id, value in rows:
-        found[source, source_id].append(value)
-    return found

@@ -23,11 +23,11 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched, insert_many, upsert
 
-_ROWS_A_STATEMENT = 5_000
+_ROWS_PER_STATEMENT = 5_000
 
 
 class CandidateRow(NamedTuple):
-    """One face of an image that a record of an identity shows. `sha256` is of the image's bytes."""
+    """One face of an image of a record in an identity. `sha256` is of the image's bytes."""
 
     face_id: int
     performer_id: int
@@ -41,7 +41,7 @@ class CandidateRow(NamedTuple):
 
 
 class CollisionRow(NamedTuple):
-    """A face that looks like another performer (`nearer_to`) more than like its own; mean cosines."""
+    """A face that is nearer to another performer (`nearer_to`) than to its own. The similarities are mean cosines."""
 
     performer_id: int
     source: str
@@ -61,9 +61,9 @@ class TrustedRow(NamedTuple):
 
 
 def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
-    """All faces of all images of all members, one row for each record that shows the image, in order of face_id.
+    """All faces of all images of all identity members, a row for each record that lists the image, sorted by face_id.
 
-    Those of an image that waits to be looked at again are left out: another detector or other limits found them.
+    Faces of an image that waits to be processed again are left out: they are from another detector or other limits.
     """
     query = (
         sa.select(
@@ -97,7 +97,7 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
 
 
 def read_owners(connection: sa.Connection) -> Iterable[tuple[int, int, str, str]]:
-    """(face_id, performer_id, source, source_id) of every face, once for each record that shows its image now."""
+    """(face_id, performer_id, source, source_id) of every face, a row for each record that lists its image."""
     query = (
         sa.select(
             faces.c.face_id,
@@ -120,7 +120,7 @@ def read_owners(connection: sa.Connection) -> Iterable[tuple[int, int, str, str]
 
 
 def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[int]:
-    """Faces that have an embedding of every model; `models`: name to the digest of its file."""
+    """The ids of faces with an embedding of every model. `models`: name to the digest of its file."""
     common: set[int] | None = None
     for model, digest in sorted(models.items()):
         query = sa.select(embeddings.c.face_id).where(
@@ -134,7 +134,7 @@ def faces_with_all(connection: sa.Connection, models: Mapping[str, str]) -> set[
 def read_vectors(
     connection: sa.Connection, model: str, digest: str, face_ids: Sequence[int]
 ) -> dict[int, NDArray[np.float32]]:
-    """Raw embeddings of the faces by one model, float32 (dim,)."""
+    """The raw embeddings of the faces by one model, float32 (dimensions,)."""
     found: dict[int, NDArray[np.float32]] = {}
     for batch in batched(face_ids, IN_LIST):
         query = sa.select(embeddings.c.face_id, embeddings.c.vector).where(
@@ -148,7 +148,7 @@ def read_vectors(
 
 
 def read_trusted(connection: sa.Connection) -> dict[int, TrustedRow]:
-    """The choice that is stored, by face_id."""
+    """The stored trusted faces, by face_id."""
     table = trusted_faces.c
     query = sa.select(table.face_id, table.performer_id, table.source, table.source_id, table.rank)
     return {row[0]: TrustedRow._make(row[1:]) for row in streamed(connection, query)}
@@ -157,36 +157,36 @@ def read_trusted(connection: sa.Connection) -> dict[int, TrustedRow]:
 def store_trusted(
     connection: sa.Connection, stored: Mapping[int, TrustedRow], wanted: Mapping[int, TrustedRow]
 ) -> tuple[int, int, int]:
-    """Makes the stored choice equal to `wanted`. Gives faces added, removed, changed."""
+    """Makes the stored trusted faces equal to `wanted`. Returns the numbers of faces added, removed and changed."""
     gone = [face_id for face_id in stored if face_id not in wanted]
     new = [face_id for face_id in wanted if face_id not in stored]
     changed = [face_id for face_id, row in wanted.items() if face_id in stored and stored[face_id] != row]
     where = trusted_faces.c.face_id == sa.bindparam("which")
-    for ids in batched(gone, _ROWS_A_STATEMENT):
+    for ids in batched(gone, _ROWS_PER_STATEMENT):
         connection.execute(trusted_faces.delete().where(where), [{"which": face_id} for face_id in ids])
-    # Every value is bound by name; the key's parameter must not be called like a column.
+    # The parameters must not have the names of columns.
     values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in TrustedRow._fields}
-    for ids in batched(changed, _ROWS_A_STATEMENT):
+    for ids in batched(changed, _ROWS_PER_STATEMENT):
         rows = [
             {"which": face_id} | {f"new_{name}": value for name, value in wanted[face_id]._asdict().items()}
             for face_id in ids
         ]
         connection.execute(trusted_faces.update().where(where).values(**values), rows)
     columns = ("face_id", *TrustedRow._fields)
-    for ids in batched(new, _ROWS_A_STATEMENT):
+    for ids in batched(new, _ROWS_PER_STATEMENT):
         insert_many(connection, trusted_faces, columns, [(face_id, *wanted[face_id]) for face_id in ids])
     return len(new), len(gone), len(changed)
 
 
 def read_collisions(connection: sa.Connection) -> dict[int, CollisionRow]:
-    """The faces in quarantine, by face_id."""
+    """The collisions, by face_id. Their faces are kept out of releases."""
     table = face_collisions.c
     query = sa.select(table.face_id, *(table[name] for name in CollisionRow._fields)).order_by(table.face_id)
     return {row[0]: CollisionRow._make(row[1:]) for row in streamed(connection, query)}
 
 
 def store_collisions(connection: sa.Connection, wanted: Mapping[int, CollisionRow], now: datetime) -> None:
-    """Makes the stored quarantine equal to `wanted`; found_at of faces that stay is kept."""
+    """Makes the stored collisions equal to `wanted`. A face that stays keeps its found_at."""
     stored = read_collisions(connection)
     table = face_collisions
     for batch in batched(sorted(stored.keys() - wanted.keys()), IN_LIST):

@@ -32,7 +32,7 @@ _BATCH = 5_000
 
 
 class State(NamedTuple):
-    """Which state of a record identity sees: another text for other content of the record, of its pictures and faces."""
+    """The state of a record, as two texts that differ when its content, or its images and faces, differ."""
 
     seen: str
     pictures: str | None
@@ -40,9 +40,9 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class KeyIndex:
-    """Which records were found by which keys, of all records: small enough to be read anew for every run.
+    """The blocking keys of all records. It is small enough to be read for every run.
 
-    `digests`, ascending, and `owners`, places in `records`, are one row for each key of each record.
+    `digests`, ascending, and `owners`, positions in `records`, have one entry for each key of each record.
     """
 
     records: Sequence[RecordKey]
@@ -51,7 +51,7 @@ class KeyIndex:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[str, str, bytes]]) -> KeyIndex:
-        """From (source, source_id, packed digests) in the order of records."""
+        """Makes an index from (source, source_id, packed digests), sorted by record."""
         records = [(source, source_id) for source, source_id, _ in rows]
         digests = np.frombuffer(b"".join(keys for _, _, keys in rows), dtype="<i8").astype(np.int64)
         owners = np.repeat(np.arange(len(rows)), [len(keys) // digests.itemsize for _, _, keys in rows])
@@ -59,7 +59,7 @@ class KeyIndex:
         return cls(records, digests[order], owners[order])
 
     def holders(self, digests: Iterable[int]) -> dict[int, set[RecordKey]]:
-        """The records that were found by each of these keys; a key of no record is left out."""
+        """The records with each of these keys. A key without records is left out."""
         asked = np.array(sorted(set(digests)), dtype=np.int64)
         first, last = (np.searchsorted(self.digests, asked, side=side) for side in ("left", "right"))
         rows = zip(asked.tolist(), first.tolist(), last.tolist(), strict=True)
@@ -70,14 +70,14 @@ class KeyIndex:
         }
 
     def digests_of(self, wanted: Collection[RecordKey]) -> set[int]:
-        """The keys that these records were found by."""
+        """The keys of these records."""
         places = [place for place, key in enumerate(self.records) if key in wanted]
         return set(self.digests[np.isin(self.owners, places)].tolist())
 
 
 @dataclass(frozen=True)
 class SeenChanges:
-    """Rows of identity_records that a run writes, in the order of records, and those of them that replace one."""
+    """Rows of identity_records that a run writes, sorted by record, and the keys of those that replace a stored row."""
 
     rows: Sequence[tuple[str, str, str, str | None, bytes]]
     replaced: Collection[RecordKey]
@@ -92,12 +92,12 @@ class HubChanges:
 
     @property
     def rows(self) -> int:
-        """How many rows are touched."""
+        """The number of rows that are removed or added."""
         return len(self.gone) + len(self.new)
 
 
 class Run(NamedTuple):
-    """The last run that changed something."""
+    """The stored facts of a run that changed something."""
 
     rules: str
     records: int
@@ -105,7 +105,7 @@ class Run(NamedTuple):
 
 
 def last_run(connection: sa.Connection) -> Run | None:
-    """What the last run left, None before the first."""
+    """The last run that changed something, or None before the first."""
     table = identity_runs.c
     query = sa.select(table.rules, table.records, table.detail).order_by(table.run.desc()).limit(1)
     row = connection.execute(query).first()
@@ -113,21 +113,21 @@ def last_run(connection: sa.Connection) -> Run | None:
 
 
 def last_number(connection: sa.Connection) -> int:
-    """The number of the last run, 0 before the first: another one has stored something where it differs."""
+    """The number of the last stored run, 0 before the first. A different number means that another run was stored."""
     return connection.scalar(sa.select(sa.func.max(identity_runs.c.run))) or 0
 
 
 def store_run(connection: sa.Connection, run: Run, now: datetime) -> None:
-    """Appends a run."""
+    """Stores a run."""
     connection.execute(identity_runs.insert().values(at=now, **run._asdict()))
 
 
 def states(
     connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
 ) -> dict[RecordKey, State]:
-    """The state of every record. Faces count with vectors of all `models` (name to digest).
+    """The state of every record. Only faces with vectors of all `models` (name to digest) count.
 
-    `shared`: a text for which of its pictures other people show as well, of each record that has such pictures.
+    `shared`: for each record with images that are also on records of other performers, a text for these images.
     """
     record = source_performers.c
     query = sa.select(record.source, record.source_id, _seen())
@@ -141,7 +141,7 @@ def states(
 def changes(
     connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
 ) -> dict[RecordKey, State]:
-    """The records that no run has seen in the state they are in, with that state; arguments as for `states`."""
+    """The records with a state that no run has seen, with that state. Arguments as for `states`."""
     record, stored = source_performers.c, identity_records.c
     both = (stored.source == record.source) & (stored.source_id == record.source_id)
     query = (
@@ -162,7 +162,7 @@ def changes(
 
 
 def count_records(connection: sa.Connection) -> tuple[int, int]:
-    """How many records there are, and how many of them a run has seen."""
+    """The number of records, and the number of records that a run has seen."""
     count = sa.select(sa.func.count())
     return (
         connection.scalar(count.select_from(source_performers)) or 0,
@@ -171,7 +171,7 @@ def count_records(connection: sa.Connection) -> tuple[int, int]:
 
 
 def _seen() -> sa.ColumnElement[str]:
-    """`changed_at` is new whenever a sync wrote something else; a removal is told by itself as well."""
+    """The text of a record's state. A sync sets `changed_at` when it writes other content."""
     record = source_performers.c
     return (
         _text(record.changed_at)
@@ -185,8 +185,11 @@ def _seen() -> sa.ColumnElement[str]:
 def _pictures(
     connection: sa.Connection, models: Mapping[str, str], shared: Mapping[RecordKey, str]
 ) -> dict[RecordKey, str]:
-    """For each record with pictures that gave a face: how many, when the last was worked off, how many faces, which, and
-    which pictures are others' too."""
+    """The text of the images and faces of each record with images that gave a face.
+
+    It has the number of images, the time the last one was processed, the number of own faces, the sum of their ids, and
+    the text of `shared`.
+    """
     shown, image = performer_images.c, source_images.c
     pictures = (
         sa.select(shown.source, shown.source_id, sa.func.count(), sa.func.max(_text(image.processed_at)))
@@ -212,7 +215,7 @@ def _pictures(
 
 
 def read_keys(connection: sa.Connection) -> list[tuple[str, str, bytes]]:
-    """What a KeyIndex is made of: the keys of all records that a run has seen, in the order of records."""
+    """The rows for KeyIndex.of: the keys of all records that a run has seen, sorted by record."""
     table = identity_records.c
     query = sa.select(table.source, table.source_id, table.key_digests).order_by(
         table.source, table.source_id
@@ -221,14 +224,14 @@ def read_keys(connection: sa.Connection) -> list[tuple[str, str, bytes]]:
 
 
 def read_hubs(connection: sa.Connection) -> list[tuple[int, str, int]]:
-    """(digest, key, holders) of all hubs, those with most holders first."""
+    """(digest, key, holders) of all hubs, sorted by holders, the most first."""
     table = identity_hubs.c
     query = sa.select(table.digest, table.key, table.holders).order_by(table.holders.desc(), table.key)
     return [(digest, key, count) for digest, key, count in connection.execute(query)]
 
 
 def count_hubs(connection: sa.Connection) -> int:
-    """How many hubs there are."""
+    """The number of hubs."""
     return connection.scalar(sa.select(sa.func.count()).select_from(identity_hubs)) or 0
 
 
@@ -237,8 +240,10 @@ def hub_changes(
     found: Mapping[int, tuple[str, int]],
     asked: Collection[int] | None,
 ) -> HubChanges:
-    """What makes the stored hubs among the keys `asked` (all of them for None) equal to `found`: digest to key and
-    holders."""
+    """The changes that make the stored hubs among the keys `asked` (None for all) equal to `found`.
+
+    `found`: digest to key and number of holders.
+    """
     before = {digest: (key, count) for digest, key, count in stored if asked is None or digest in asked}
     return HubChanges(
         sorted(digest for digest, row in before.items() if found.get(digest) != row),
@@ -251,7 +256,7 @@ def hub_changes(
 
 
 def write_hubs(connection: sa.Connection, changes: HubChanges) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     table = identity_hubs
     for batch in batched(changes.gone, IN_LIST):
         connection.execute(table.delete().where(table.c.digest.in_(batch)))
@@ -262,7 +267,7 @@ def write_hubs(connection: sa.Connection, changes: HubChanges) -> None:
 def read_seen(
     connection: sa.Connection, wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, tuple[str, str | None, bytes]]:
-    """What runs saw of all records, or of the wanted ones: the two parts of their state, and their packed keys."""
+    """The two parts of the state that runs saw, and the packed keys, of all records or those in `wanted`."""
     table = identity_records.c
     query = sa.select(table.source, table.source_id, table.seen, table.pictures, table.key_digests)
     if wanted is None:
@@ -279,10 +284,9 @@ def seen_changes(
     states: Mapping[RecordKey, State],
     keys: Mapping[RecordKey, Iterable[int]],
 ) -> SeenChanges:
-    """What a run saw: states of records, and the digests of the keys that they were found by.
+    """The rows that a run writes for the states of records and the digests of their keys.
 
-    A record in `states` alone has no keys; one in `keys` alone is in the state in which it was seen before, which
-    `stored` has.
+    A record that is only in `states` has no keys. A record that is only in `keys` keeps its state in `stored`.
     """
     rows = []
     for key in sorted(states.keys() | keys.keys()):
@@ -294,7 +298,7 @@ def seen_changes(
 
 
 def write_seen(connection: sa.Connection, changes: SeenChanges) -> None:
-    """Writes the changes."""
+    """Stores the changes."""
     table = identity_records
     for some in of_records(table.c.source, table.c.source_id, changes.replaced):
         connection.execute(table.delete().where(some))
@@ -309,5 +313,5 @@ def _packed(digests: Iterable[int]) -> bytes:
 
 
 def _text(time: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-    """A time as it is stored: turning some hundred thousand into datetime objects would take a second."""
+    """A time as stored text: converting some hundred thousand to datetime objects would take a second."""
     return sa.type_coerce(time, sa.Text)

@@ -1,0 +1,1 @@
+"""Queries for identities: their input, members and evidence, runs, and trusted faces."""

@@ -1,0 +1,85 @@
+"""Reads for explaining one identity: its members, their evidence and its history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.schema import (
+    identity_evidence,
+    identity_log,
+    identity_members,
+    source_performers,
+)
+from stash_sense_pipeline.records.record_key import RecordKey
+
+
+class EvidenceRow(NamedTuple):
+    """One stored row of evidence."""
+
+    kind: str
+    source_a: str
+    source_id_a: str
+    source_b: str
+    source_id_b: str
+    key: str
+    weight: float
+    verdict: str
+    reason: str | None
+
+
+def has_record(connection: sa.Connection, source: str, source_id: str) -> bool:
+    """True when the catalog holds this record, live or as a tombstone."""
+    table = source_performers.c
+    query = sa.select(table.source).where(table.source == source, table.source_id == source_id)
+    return connection.execute(query).first() is not None
+
+
+def identity_of(connection: sa.Connection, source: str, source_id: str) -> int | None:
+    """The performer_id of a record, or None when it is in no identity."""
+    table = identity_members.c
+    query = sa.select(table.performer_id).where(table.source == source, table.source_id == source_id)
+    return connection.execute(query).scalar()
+
+
+def members_of(connection: sa.Connection, performer_id: int) -> list[sa.Row[Any]]:
+    """source, source_id, name, gender, birth_date and country of the members of an identity, sorted by record."""
+    record, member = source_performers.c, identity_members.c
+    query = (
+        sa.select(
+            record.source, record.source_id, record.name, record.gender, record.birth_date, record.country
+        )
+        .join(identity_members, (member.source == record.source) & (member.source_id == record.source_id))
+        .where(member.performer_id == performer_id)
+        .order_by(record.source, record.source_id)
+    )
+    return list(connection.execute(query))
+
+
+def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list[EvidenceRow]:
+    """All rows of evidence that name one of the records, the strongest first."""
+    table = identity_evidence.c
+    columns = [table[name] for name in EvidenceRow._fields]
+    found: set[EvidenceRow] = set()
+    for source, source_id in keys:
+        for one, other in ((table.source_a, table.source_id_a), (table.source_b, table.source_id_b)):
+            query = sa.select(*columns).where(one == source, other == source_id)
+            found.update(EvidenceRow._make(row) for row in connection.execute(query))
+    return sorted(found, key=lambda row: (-row.weight, row[:6]))
+
+
+def history(
+    connection: sa.Connection, performer_id: int, latest: int
+) -> list[tuple[datetime, str, dict[str, Any]]]:
+    """The last `latest` events of an identity, the oldest of them first."""
+    table = identity_log.c
+    query = (
+        sa.select(table.at, table.event, table.detail)
+        .where(table.performer_id == performer_id)
+        .order_by(table.entry.desc())
+        .limit(latest)
+    )
+    return [(row.at, row.event, row.detail) for row in reversed(connection.execute(query).all())]

@@ -1,0 +1,130 @@
+"""Requeueing of images: rejected, given up, by another detector, or without crop."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.queries.images import ImageState
+from stash_sense_pipeline.catalog.schema import (
+    aligned_crops,
+    embeddings,
+    faces,
+    source_images,
+)
+
+
+@dataclass(frozen=True)
+class RejectionGroup:
+    """The number of rejected images of a source with the same rules and the same reason."""
+
+    judged_by: str
+    reason: str
+    images: int
+
+
+def rejections(connection: sa.Connection, source: str) -> list[RejectionGroup]:
+    """The numbers of rejected images of a source by rules and reason."""
+    rows = connection.execute(
+        sa.select(source_images.c.judged_by, source_images.c.reason, sa.func.count())
+        .where(
+            source_images.c.source == source,
+            source_images.c.state == ImageState.REJECTED,
+            source_images.c.judged_by.is_not(None),
+        )
+        .group_by(source_images.c.judged_by, source_images.c.reason)
+        .order_by(source_images.c.judged_by, source_images.c.reason)
+    )
+    return [RejectionGroup(*row) for row in rows]
+
+
+def reopen_rejections(connection: sa.Connection, source: str, group: RejectionGroup) -> int:
+    """Makes the images of one group pending again. Returns their number."""
+    return _reopen(
+        connection,
+        source,
+        sa.and_(
+            source_images.c.state == ImageState.REJECTED,
+            source_images.c.judged_by == group.judged_by,
+            source_images.c.reason == group.reason,
+        ),
+    )
+
+
+def reopen_given_up(
+    connection: sa.Connection, source: str, max_attempts: int, spoiled: Collection[str], now: datetime
+) -> int:
+    """Makes images due again that were given up after fewer than `max_attempts` attempts. Returns their number.
+
+    `spoiled`: reasons of images that were rejected only because every attempt gave unusable bytes.
+    """
+    given_up = sa.or_(
+        source_images.c.state == ImageState.FAILED,
+        sa.and_(source_images.c.state == ImageState.REJECTED, source_images.c.reason.in_(spoiled)),
+    )
+    result = connection.execute(
+        sa.update(source_images)
+        .where(
+            source_images.c.source == source,
+            given_up,
+            source_images.c.next_attempt_at.is_(None),
+            source_images.c.attempts > 0,
+            source_images.c.attempts < max_attempts,
+        )
+        .values(state=ImageState.FAILED, next_attempt_at=now)
+    )
+    return result.rowcount
+
+
+def reopen_other_detectors(connection: sa.Connection, source: str, detector_digest: str) -> int:
+    """Makes images pending again that another detector has processed. Returns their number."""
+    return _reopen(
+        connection,
+        source,
+        sa.and_(
+            source_images.c.state.in_([ImageState.DONE, ImageState.REJECTED]),
+            source_images.c.detector_digest.is_not(None),
+            source_images.c.detector_digest != detector_digest,
+        ),
+    )
+
+
+def reopen_without_crop(connection: sa.Connection, source: str, digests: Mapping[str, str]) -> int:
+    """Makes images pending again when their face lacks a vector of a model and has no crop to compute it from.
+
+    `digests`: models, name → digest. Returns the number of images.
+    """
+    of_models = (
+        sa.and_(embeddings.c.model == model, embeddings.c.model_digest == digest)
+        for model, digest in digests.items()
+    )
+    vectors = (
+        sa.select(embeddings.c.face_id, sa.func.count().label("vectors"))
+        .where(sa.or_(*of_models))
+        .group_by(embeddings.c.face_id)
+        .subquery()
+    )
+    incomplete = (
+        sa.select(faces.c.image_id)
+        .outerjoin(aligned_crops, aligned_crops.c.face_id == faces.c.face_id)
+        .outerjoin(vectors, vectors.c.face_id == faces.c.face_id)
+        .where(
+            faces.c.source == source,
+            aligned_crops.c.face_id.is_(None),
+            sa.func.coalesce(vectors.c.vectors, 0) < len(digests),
+        )
+    )
+    done = source_images.c.state == ImageState.DONE
+    return _reopen(connection, source, sa.and_(done, source_images.c.image_id.in_(incomplete)))
+
+
+def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool]) -> int:
+    result = connection.execute(
+        sa.update(source_images)
+        .where(source_images.c.source == source, which)
+        .values(state=ImageState.PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None)
+    )
+    return result.rowcount
