@@ -11,7 +11,7 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
+    from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
@@ -75,7 +75,8 @@ async def open_site_connector(
     `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
     `unusable`.
     """
-    from stash_sense_pipeline.sources.http.polite_client import SITE_RETRY_POLICY, PoliteClient
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+    from stash_sense_pipeline.sources.http.retry_policy import SITE_RETRY_POLICY
     from stash_sense_pipeline.sources.http.robots import Robots
     from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector

@@ -35,7 +35,7 @@ async def poll_sources(settings: Settings, environment: Environment, names: Sequ
 
 
 async def _poll(settings: Settings, environment: Environment, name: str) -> Poll:
-    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
+    from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 
     hurried = RetryPolicy(
         attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE

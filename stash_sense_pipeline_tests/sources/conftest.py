@@ -19,7 +19,8 @@ from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, RetryPolicy
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules

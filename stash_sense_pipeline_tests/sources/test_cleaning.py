@@ -24,7 +24,7 @@ from stash_sense_pipeline.sources.cleaning import (
     whole,
     year,
 )
-from stash_sense_pipeline.sources.http.polite_client import Response
+from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.json_fields import FieldError
 
 TODAY = date(2026, 11, 21)

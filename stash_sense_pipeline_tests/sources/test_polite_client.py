@@ -23,7 +23,10 @@ from stash_sense_pipeline.foundation.errors import (
     UnreachableError,
 )
 from stash_sense_pipeline.sources.http.address_guard import host_of
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, Response, RetryPolicy, user_agent
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient, user_agent
+from stash_sense_pipeline.sources.http.redirects import redirect_target
+from stash_sense_pipeline.sources.http.response import Response
+from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, Raw, Request, answer
 
@@ -424,10 +427,9 @@ async def _json_of(asked):
 
 def test_a_redirect_from_https_to_http_is_refused():
     """The key of the source would go over the network in the clear."""
-    client = PoliteClient("tested", "https://a.example:8443/", rate=FAST)
     told = Response("https://a.example:8443/x", 302, {"location": "http://a.example:8443/x"}, b"", "tested")
     with pytest.raises(SourceError) as caught:
-        client._redirected(told)
+        redirect_target(told, str)
     assert caught.value.outcome is Outcome.DISALLOWED
 
 

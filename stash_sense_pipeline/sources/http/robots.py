@@ -17,7 +17,8 @@ from stash_sense_pipeline.foundation.errors import (
     SourceError,
 )
 from stash_sense_pipeline.sources.http.address_guard import host_of
-from stash_sense_pipeline.sources.http.polite_client import MIB, PoliteClient, Response
+from stash_sense_pipeline.sources.http.polite_client import MIB, PoliteClient
+from stash_sense_pipeline.sources.http.response import Response
 
 # What rules for us in a robots.txt are written for.
 AGENT = "stash-sense-pipeline"

@@ -43,7 +43,8 @@ from stash_sense_pipeline.sources.cleaning import (
     year,
 )
 from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
-from stash_sense_pipeline.sources.http.polite_client import MayRetry, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import MayRetry
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
     may_be_of_the_item,
