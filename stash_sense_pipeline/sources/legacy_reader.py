@@ -26,20 +26,16 @@ from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.known_sources import KNOWN_STASH_BOXES
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.cleaning import (
-    SHORTEST_CM,
-    TALLEST_CM,
-    birth_date,
+from stash_sense_pipeline.sources.cleaning.addresses import link
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, death_date
+from stash_sense_pipeline.sources.cleaning.numbers import SHORTEST_CM, TALLEST_CM, whole, year
+from stash_sense_pipeline.sources.cleaning.text import (
     clean_text,
     clean_texts,
-    death_date,
     distinct,
     enumeration,
     label,
-    link,
     text,
-    whole,
-    year,
 )
 
 PROGRESS, PERFORMERS, DATABASE = "progress.json", "performers.json", "performers.db"

@@ -11,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import UnreadRecord
-from stash_sense_pipeline.sources.cleaning import Fields, optional_id
+from stash_sense_pipeline.sources.cleaning.fields import Fields
+from stash_sense_pipeline.sources.cleaning.ids import optional_id
 from stash_sense_pipeline.sources.json_fields import FieldError
 
 # Some odd records are found in every source. More than both of these are no odd records: the source answers in another

@@ -11,19 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.intake.adults import why_no_adult
-from stash_sense_pipeline.sources.cleaning import (
-    MAX_ID_BYTES,
-    MAX_TEXT_BYTES,
-    address,
-    birth_date,
-    clean_raw,
-    death_date,
-    link,
-    record_id,
-    text,
-    whole,
-    year,
-)
+from stash_sense_pipeline.sources.cleaning.addresses import address, link
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, death_date
+from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES, record_id
+from stash_sense_pipeline.sources.cleaning.numbers import whole, year
+from stash_sense_pipeline.sources.cleaning.raw_values import clean_raw
+from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES, text
 from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.json_fields import FieldError
 

@@ -31,7 +31,8 @@ from stash_sense_pipeline.records.performer_record import ImageRecord, Performer
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, StashBoxSettings
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
-from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
+from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
+from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.legacy_reader import read_legacy

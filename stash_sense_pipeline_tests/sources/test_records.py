@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord, unique_images
-from stash_sense_pipeline.sources.cleaning import (
-    birth_date,
-    clean_text,
-    clean_texts,
-    enumeration,
-    instant,
-    partial_date,
-)
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, instant, partial_date
+from stash_sense_pipeline.sources.cleaning.text import clean_text, clean_texts, enumeration
 
 TEXTS = st.text(max_size=12)
 IMAGES = st.builds(ImageRecord, TEXTS, TEXTS, st.none() | st.integers(1, 9))

@@ -22,26 +22,12 @@ from stash_sense_pipeline.records.performer_record import (
     unique_images,
 )
 from stash_sense_pipeline.sources import json_fields as json
-from stash_sense_pipeline.sources.cleaning import (
-    SHORTEST_CM,
-    TALLEST_CM,
-    Fields,
-    address,
-    birth_date,
-    clean_text,
-    death_date,
-    enumeration,
-    instant,
-    label,
-    link,
-    optional_id,
-    record_id,
-    required_text,
-    side,
-    text,
-    whole,
-    year,
-)
+from stash_sense_pipeline.sources.cleaning.addresses import address, link
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, death_date, instant
+from stash_sense_pipeline.sources.cleaning.fields import Fields
+from stash_sense_pipeline.sources.cleaning.ids import optional_id, record_id
+from stash_sense_pipeline.sources.cleaning.numbers import SHORTEST_CM, TALLEST_CM, side, whole, year
+from stash_sense_pipeline.sources.cleaning.text import clean_text, enumeration, label, required_text, text
 from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.retry_policy import MayRetry
