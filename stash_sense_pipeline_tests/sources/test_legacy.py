@@ -27,8 +27,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sandbox.stash_box.database import Box
 from stash_sense_pipeline.settings.schema import StashBoxSettings
+from stash_sense_pipeline.sources.legacy_data import Legacy
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
-from stash_sense_pipeline.sources.legacy_reader import Legacy, read_legacy
+from stash_sense_pipeline.sources.legacy_reader import read_legacy
 from stash_sense_pipeline_tests.databases import extras
 from stash_sense_pipeline_tests.sources.conftest import Refresh
 
@@ -651,7 +652,7 @@ def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     extras("performers", "gender")[name](old.directory / "performers.db")
     begun = time.monotonic()
-    with pytest.raises(ConfigurationError, match=r"Nothing was taken over") as raised:
+    with pytest.raises(ConfigurationError, match=r"Nothing was imported") as raised:
         old.taken_over(catalog)
     assert "\n" not in str(raised.value)
     assert time.monotonic() - begun < 20
@@ -670,6 +671,6 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
 )
 def test_json_that_no_predecessor_wrote_is_refused(catalog, old, name, text):
     (old.directory / name).write_text(text)
-    with pytest.raises(ConfigurationError, match="Nothing was taken over") as raised:
+    with pytest.raises(ConfigurationError, match="Nothing was imported") as raised:
         old.taken_over(catalog)
     assert "\n" not in str(raised.value)
