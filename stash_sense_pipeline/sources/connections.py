@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
-    """Why a source cannot be asked, in one line; None when it can. ConfigurationError when there is no such source."""
+    """The reason why a source cannot be used, in one line; None when it can. ConfigurationError for an unknown name."""
     source = settings.source(name)
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
@@ -43,7 +43,7 @@ def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str
 async def open_connector(
     settings: Settings, environment: Environment, name: str, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[Connector]:
-    """The connector of a stash-box, with a client that keeps its pace, while the block runs.
+    """Opens the connector of a stash-box, with a rate-limited client, for the block.
 
     Raises ConfigurationError with the reason of `unusable`.
     """
@@ -70,9 +70,9 @@ async def open_connector(
 async def open_site_connector(
     settings: Settings, environment: Environment, site: ReferenceSiteSettings
 ) -> AsyncIterator[SiteConnector]:
-    """The connector of a reference site, with a client that obeys robots.txt, while the block runs.
+    """Opens the connector of a reference site, with a client that obeys robots.txt, for the block.
 
-    `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
+    `site` may have overrides of one run that `settings` does not have. Raises ConfigurationError with the reason of
     `unusable`.
     """
     from stash_sense_pipeline.sources.http.polite_client import PoliteClient

@@ -568,7 +568,7 @@ def test_images_stay_when_their_list_cannot_be_read(catalog):
 
 def test_what_the_database_refuses_costs_one_record(any_catalog, monkeypatch):
     monkeypatch.setattr(
-        "stash_sense_pipeline.sources.stash_boxes.stash_box_connector._height", lambda value: 2**70
+        "stash_sense_pipeline.sources.stash_boxes.stash_box_records._height", lambda value: 2**70
     )
     rows = [{**box_row(number), "height": 170 if number == 5 else None} for number in range(1, 10)]
     report = refresh(any_catalog, graphql(rows))

@@ -17,7 +17,8 @@ from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, BoxOptions, Link, Moment
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
-from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import RecordPage, StashBoxConnector
+from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import StashBoxConnector
+from stash_sense_pipeline.sources.stash_boxes.stash_box_records import RecordPage
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED
 from stash_sense_pipeline_tests.sources.conftest import QUICK
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, answer

@@ -1,6 +1,7 @@
 """Connector for the REST interface of ThePornDB.
 
-It knows no catalog."""
+It does not use the catalog.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ from stash_sense_pipeline.sources.stash_boxes.item_failures import (
 from stash_sense_pipeline.sources.stash_boxes.theporndb_records import id_in, read_record
 from stash_sense_pipeline.sources.unread import NOT_ANSWERED, read_rows, unread_row
 
-# No list is longer than this, whatever it should hold.
+# The server truncates every list to this length.
 _LIST_CAP = 10_000
 _A_PAGE = 100
-# A page that fails is asked for in parts: of ten rows, and the parts that fail row by row.
+# A page that fails is requested in parts of so many rows, and a part that fails row by row.
 _PART = 10
-# Lists that reach the cap are split by these filters, one after the other.
+# Lists that reach the cap are split by these filters, in this order.
 _SPLITS: Sequence[tuple[str, Sequence[str]]] = (
     ("letter", "abcdefghijklmnopqrstuvwxyz0123456789"),
     ("gender", ("Female", "Male", "Trans Female", "Trans Male", "Transgender Female", "Transgender Male")),
@@ -48,9 +49,9 @@ _KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 @dataclass(frozen=True)
 class RestPage:
-    """A page of a list as it came. `total` is cut at 10,000. `is_past_end`: the server repeated its last page instead.
+    """A page of a list. `total` is at most 10,000. `is_past_end`: the server repeated its last page instead.
 
-    `broken` are the numbers of rows of the list for which the server gave no answer, from 1.
+    `broken` are the numbers of rows in the list, counted from 1, for which the server failed to answer.
     """
 
     total: int
@@ -62,16 +63,16 @@ class RestPage:
 
 @dataclass(frozen=True)
 class Performers:
-    """The performers of one page, and the rows of it that cannot be read."""
+    """The performers of one page, and its unreadable rows."""
 
     rows: tuple[PerformerRecord, ...]
     unread: tuple[UnreadRecord, ...] = ()
 
 
 class ThePornDbConnector:
-    """ThePornDB. All methods raise SourceError. Only parents are people; site performers add to their parent.
+    """ThePornDB. All methods raise SourceError. Only parent performers are records; site performers add to theirs.
 
-    `left_out` counts by field what was left out of records because it cannot be used.
+    `left_out` counts by field the unusable values that were left out of records.
     """
 
     def __init__(self, url: str, api_key: str, client: PoliteClient, source: str) -> None:
@@ -87,19 +88,19 @@ class ThePornDbConnector:
         return url, {}
 
     async def everyone(self) -> AsyncGenerator[Performers, None]:
-        """All performers, page by page; many come more than once. Long lists are read from both ends and split."""
+        """All performers, page by page, many of them repeatedly. Truncated lists are read from both ends and split."""
         async with aclosing(self._part({}, 0, frozenset())) as pages:
             async for records in pages:
                 yield records
 
     async def recently_updated(self) -> AsyncGenerator[Performers, None]:
-        """Performers by their last change, newest first, as far as the list goes. It has no times."""
-        async with aclosing(self._walk(_LIST, {"orderBy": "recently_updated"}, under_way=1)) as pages:
+        """Performers by last change, newest first, up to the cap of the list. The list has no times."""
+        async with aclosing(self._walk(_LIST, {"orderBy": "recently_updated"}, in_flight=1)) as pages:
             async for page in pages:
                 yield self._records(page)
 
     async def changed_since(self, day: date) -> frozenset[str] | None:
-        """Ids of performers changed on that day or later; None where the server does not tell."""
+        """Ids of performers changed on that day or later; None when the server has no such list."""
         changed: set[str] = set()
         try:
             async with aclosing(self._walk("/changes/performers", {"from": day.isoformat()})) as pages:
@@ -113,7 +114,7 @@ class ThePornDbConnector:
         return frozenset(changed)
 
     async def check_answering(self) -> None:
-        """Asks for one row of the list. Raises SourceError when the server does not answer that either."""
+        """Requests one row of the list. Raises SourceError when the server does not answer that either."""
         await self._page(_LIST, {"orderBy": "asc_name"}, 1, 1)
 
     async def performer(self, identifier: str) -> PerformerRecord | UnreadRecord | None:
@@ -131,12 +132,12 @@ class ThePornDbConnector:
         except json.FieldError as error:
             return unread_row(row, str(error), numbers=True)
 
-    # --- asking -----------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     async def _part(
         self, filters: Mapping[str, str], depth: int, parent: frozenset[str]
     ) -> AsyncGenerator[Performers, None]:
-        """All performers that pass `filters`. A filter that changes nothing (`parent` ids again) is not followed."""
+        """All performers that pass `filters`. A filter without effect (the ids of `parent` again) is not followed."""
         first = await self._page_in_parts(_LIST, {"orderBy": "asc_name", **filters}, 1)
         ids = frozenset(str(id_in(row, "id")) for row in first.rows)
         if filters and first.total >= _LIST_CAP and ids == parent:
@@ -154,22 +155,22 @@ class ThePornDbConnector:
                         yield records
 
     async def _walk(
-        self, path: str, filters: Mapping[str, str], under_way: int = 4
+        self, path: str, filters: Mapping[str, str], in_flight: int = 4
     ) -> AsyncGenerator[RestPage, None]:
-        """The pages of a list. Past its end the server answers with the last page again."""
+        """The pages of a list. Past the end the server repeats the last page."""
         first = await self._page_in_parts(path, filters, 1)
         yield first
         last = -(-first.total // first.size) if first.size else 1
-        # As an iterator: the total can be any number.
+        # A generator, because the total can be any number.
         questions = (partial(self._page_in_parts, path, filters, number) for number in range(2, last + 1))
-        async with aclosing(ordered_prefetch(questions, under_way)) as pages:
+        async with aclosing(ordered_prefetch(questions, in_flight)) as pages:
             async for page in pages:
                 if page.is_past_end or not (page.rows or page.broken):
                     return
                 yield page
 
     async def _page_in_parts(self, path: str, filters: Mapping[str, str], number: int) -> RestPage:
-        """A page of a list. When it fails, and the server answers otherwise, it is asked for in smaller parts."""
+        """A page of a list. When it fails, and the server answers other requests, it is requested in smaller parts."""
         try:
             return await self._page(path, filters, number)
         except SourceError as error:

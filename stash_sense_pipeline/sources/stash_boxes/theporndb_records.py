@@ -23,7 +23,7 @@ from stash_sense_pipeline.sources.cleaning.numbers import SHORTEST_CM, TALLEST_C
 from stash_sense_pipeline.sources.cleaning.raw_values import clean_raw
 from stash_sense_pipeline.sources.cleaning.text import clean_texts, enumeration, is_blank, required_text, text
 
-# Modelled by the record, changing without a change of the person, or addresses of pictures.
+# Fields that the record models, fields that change without a change of the performer, and addresses of images.
 _NOT_RAW = frozenset(
     {
         *(
@@ -57,7 +57,7 @@ _COUNTRY = re.compile(r"([A-Za-z]{2})(?:-.*)?")
 
 
 def read_record(row: Any, left_out: Counter[str]) -> PerformerRecord | None:
-    """A person; None for a site performer. Raises FieldError for one without a readable id or name."""
+    """A parent performer; None for a site performer. Raises FieldError for one without a valid id or name."""
     row = json.mapping(row, "it")
     if row.get("is_parent") in (False, "0", "false"):
         return None
@@ -99,7 +99,7 @@ def _images_of(children: Sequence[Mapping[str, Any]], left_out: Counter[str]) ->
 
 
 def id_in(row: Any, key: str) -> str | None:
-    """An id that is a text, or sometimes a number; None for one that cannot be used."""
+    """The id under `key`, a text or a number; None for an unusable one."""
     return optional_id(row.get(key), numbers=True) if isinstance(row, dict) else None
 
 
@@ -115,13 +115,13 @@ def _unmodelled(row: Mapping[str, Any], extras: Mapping[str, Any]) -> dict[str, 
 
 
 def _height(value: Any) -> int | None:
-    """Centimetres of `170` or `170cm`."""
+    """The height in centimetres, from `170` or `170cm`."""
     match = _CENTIMETRES.fullmatch(text(value) or "")
     return whole(match[1], SHORTEST_CM, TALLEST_CM) if match else None
 
 
 def _gender(value: Any) -> str | None:
-    """As stash-box writes it: `Trans Female` is TRANSGENDER_FEMALE."""
+    """The gender in the notation of stash-box: `Trans Female` is TRANSGENDER_FEMALE."""
     gender = enumeration(value)
     if gender is not None and gender.startswith("TRANS"):
         return f"TRANSGENDER_{'FEMALE' if gender.endswith('FEMALE') else 'MALE'}"
@@ -146,7 +146,7 @@ def _names_of(children: Sequence[Mapping[str, Any]], name: str) -> Iterator[str]
 
 
 def _links(facts: Fields) -> tuple[str, ...]:
-    """`links` maps sites to addresses, or lists of them, and is an empty list when there are none."""
+    """The links. The field maps sites to an address or a list of addresses; it is an empty list without links."""
     stated = [
         each for value in facts.items("links") for each in (value if isinstance(value, list) else [value])
     ]
@@ -158,7 +158,7 @@ def _links(facts: Fields) -> tuple[str, ...]:
 
 
 def _images(row: Mapping[str, Any], prefix: str, fields: Fields) -> Iterator[ImageRecord]:
-    """Posters by their number; the main image where it is none of them, and the cut-out face where there is nothing."""
+    """Posters by number; the main image unless it is a poster; the cropped face if there is no other image."""
     addresses = set()
     for poster in fields.objects("posters"):
         url, number = address(poster.get("url")), id_in(poster, "id")
@@ -177,6 +177,6 @@ def _images(row: Mapping[str, Any], prefix: str, fields: Fields) -> Iterator[Ima
             and not (kind == "face" and addresses)
         ):
             addresses.add(url)
-            # These have no number of their own: another file name is another picture.
+            # These have no number: a different file name means a different image.
             digest = hashlib.sha256(url.split("?")[0].rpartition("/")[2].encode()).hexdigest()[:8]
             yield ImageRecord(f"{prefix}{kind}-{owner}-{digest}", url)
