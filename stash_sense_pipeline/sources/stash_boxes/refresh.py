@@ -22,13 +22,15 @@ from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.run_overrides import SyncMode
 from stash_sense_pipeline.settings.schema import SourceSettings
-from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter, Tally
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 from stash_sense_pipeline.sources.stash_boxes.theporndb_sync import ThePornDbSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline.sources.sync_run import SyncRun
+
+_Sync = StashBoxSync | ThePornDbSync
 
 
 @dataclass(frozen=True)
@@ -95,49 +97,22 @@ async def refresh_source(
     writer = CatalogWriter(engine, source.name, suppressions, clock, data_dir, relatives)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
     sync = _sync_of(connector, SyncRun(writer, state, rules or SyncRules(), clock.now(), progress))
-    changes: Mapping[str, Any] = {}
-    try:
-        with rare_collections():
-            outcome, message, changes = await {
-                "backfill": sync.backfill,
-                "sweep": sync.sweep,
-                "increment": sync.increment,
-            }[chosen]()
-        # Data that the source removed must not stay in SQLite's write-ahead log until the next restart.
-        if await writer.remove_orphaned_images() or writer.tally.suppressed:
-            await asyncio.to_thread(checkpoint, engine)
-        changes = {**changes, "last_sync_at": clock.now()}
-    except SourceError as error:
-        outcome, message = error.outcome, str(error)
+    outcome, message, changes = await _run(engine, sync, chosen, clock, writer)
     await writer.erase_linked()
-    state = replace(
-        state,
-        **changes,
-        last_outcome=outcome.value,
-        last_message=message,
-    )
+    state = replace(state, **changes, last_outcome=outcome.value, last_message=message)
     with writing(engine) as connection:
         # Records may have been erased while this run held their ids.
         known = _without_suppressed(state.detail, source.name, suppressions.refreshed(connection))
         state = replace(state, detail=known)
         save_state(connection, state)
         live = performers.count_records(connection, source.name).live
-    tally = writer.tally
     missing = {key: value for key, value in state.detail.get("missing", {}).items() if key != "ids"}
     return SyncReport(
         source=source.name,
         mode=chosen,
         listed=len(sync.listed),
         live=live,
-        added=tally.added,
-        updated=tally.updated,
-        removed=tally.removed,
-        merged=tally.merged,
-        unchanged=live - tally.added - tally.updated,
-        images_added=tally.images_added,
-        suppressed=len(tally.suppressed),
-        not_adult=len(tally.not_adult),
-        held=len(tally.held),
+        **_counts(writer.tally, live),
         refused=missing.get("count", 0),
         unread=len(sync.unread),
         requests=connector.client.requests - asked_before,
@@ -149,6 +124,41 @@ async def refresh_source(
         unread_reasons=sync.unread.reasons,
         left_out=dict(sorted(connector.left_out.items())),
     )
+
+
+async def _run(
+    engine: sa.Engine, sync: _Sync, mode: str, clock: Clock, writer: CatalogWriter
+) -> tuple[Outcome, str | None, Mapping[str, Any]]:
+    """Runs the sync in its mode. Returns the outcome, its message, and the changed fields of the state."""
+    changes: Mapping[str, Any] = {}
+    try:
+        with rare_collections():
+            outcome, message, changes = await {
+                "backfill": sync.backfill,
+                "sweep": sync.sweep,
+                "increment": sync.increment,
+            }[mode]()
+        # Data that the source removed must not stay in SQLite's write-ahead log until the next restart.
+        if await writer.remove_orphaned_images() or writer.tally.suppressed:
+            await asyncio.to_thread(checkpoint, engine)
+        return outcome, message, {**changes, "last_sync_at": clock.now()}
+    except SourceError as error:
+        return error.outcome, str(error), changes
+
+
+def _counts(tally: Tally, live: int) -> dict[str, int]:
+    """The fields of the report that count records stored and refused by the writer."""
+    return {
+        "added": tally.added,
+        "updated": tally.updated,
+        "removed": tally.removed,
+        "merged": tally.merged,
+        "unchanged": live - tally.added - tally.updated,
+        "images_added": tally.images_added,
+        "suppressed": len(tally.suppressed),
+        "not_adult": len(tally.not_adult),
+        "held": len(tally.held),
+    }
 
 
 def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) -> Any:
@@ -164,7 +174,7 @@ def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) ->
     return detail
 
 
-def _sync_of(connector: Connector, run: SyncRun) -> StashBoxSync | ThePornDbSync:
+def _sync_of(connector: Connector, run: SyncRun) -> _Sync:
     if isinstance(connector, ThePornDbConnector):
         return ThePornDbSync(connector, run)
     return StashBoxSync(connector, run)
