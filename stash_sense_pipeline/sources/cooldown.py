@@ -37,7 +37,7 @@ def check_cooldown(engine: sa.Engine, source: str, now: datetime) -> None:
         raise SourceError(
             source,
             Outcome.BLOCKED,
-            f"it refused us {REFUSALS_IN_A_ROW} times in a row and is left alone until {until:%Y-%m-%d %H:%M} UTC",
+            f"it refused requests {REFUSALS_IN_A_ROW} times in a row and is left alone until {until:%Y-%m-%d %H:%M} UTC",
         )
 
 

@@ -1,4 +1,4 @@
-"""What the predecessor's files say, with the keys of our sources."""
+"""The data of the predecessor's files, with record keys of the configured sources."""
 
 from __future__ import annotations
 

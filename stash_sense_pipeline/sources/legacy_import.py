@@ -32,7 +32,7 @@ from stash_sense_pipeline.sources.legacy_data import Legacy, LegacyPerson
 
 
 @dataclass(frozen=True)
-class TakenOver:
+class ImportedSource:
     """Numbers of new `records` and `tombstones` of a source, and of live records with `noted` face counts."""
 
     source: str
@@ -45,7 +45,7 @@ class TakenOver:
 class LegacyReport:
     """The result: imports by source, kept `performer_ids`, and people left out (`suppressed`, `not_adult`)."""
 
-    sources: tuple[TakenOver, ...]
+    sources: tuple[ImportedSource, ...]
     performer_ids: int
     suppressed: int
     not_adult: int
@@ -89,7 +89,7 @@ def _store(
     known: Mapping[tuple[str, str], tuple[int, int | None]],
     suppressions: Suppressions,
     now: datetime,
-) -> tuple[TakenOver, ...]:
+) -> tuple[ImportedSource, ...]:
     records: dict[str, list[PerformerRecord]] = defaultdict(list)
     gone: dict[str, dict[str, str | None]] = defaultdict(dict)
     for person in people:
@@ -108,5 +108,5 @@ def _store(
             if (source, record.source_id) in known
         }
         noted = performers.note_predecessor(connection, source, faces)
-        report.append(TakenOver(source, added, tombstones, noted))
+        report.append(ImportedSource(source, added, tombstones, noted))
     return tuple(report)

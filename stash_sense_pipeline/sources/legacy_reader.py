@@ -77,16 +77,12 @@ class _Reader:
             elsewhere=dict(sorted(self._places.elsewhere.items())),
         )
 
-    # --- performers.db ----------------------------------------------------------------------------
-
     def read_database(self, path: Path) -> None:
         content = read_database(path, self._places)
         for person in content.people:
             self._add(person)
         self._used_up_to = content.used_up_to
         self._unusable += content.unusable
-
-    # --- the JSON files ---------------------------------------------------------------------------
 
     def read_performers(self, path: Path) -> None:
         for universal_id, entry in self._entries(path, _json(path)):
@@ -154,19 +150,13 @@ class _Reader:
         self._known[key] = (max(known, faces), images)
 
 
-# --- SQLite -------------------------------------------------------------------------------------------------------
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------
-
-
 def _json(path: Path) -> Any:
     try:
         return read_json(path, LARGE)
     except OSError as error:
         raise refused_file(path, f"cannot be read ({error.strerror})") from error
     except ValueError as error:
-        raise refused_file(path, f"is not JSON, or is cut off ({error})") from error
+        raise refused_file(path, f"is not valid JSON ({error})") from error
 
 
 def _progress_version(path: Path, data: Any) -> int:

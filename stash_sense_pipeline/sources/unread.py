@@ -57,7 +57,7 @@ def read_rows(
             if record is not None:
                 found.append(record)
     if len({record.source_id for record in found}) < len(found):
-        doubtful = _on_several(found)
+        doubtful = _shared_ids(found)
         reason = "different performers of a page have its id"
         unread += [
             UnreadRecord(record.source_id, reason, record.source_id)
@@ -65,7 +65,7 @@ def read_rows(
             if record.source_id in doubtful
         ]
         found = [record for record in found if record.source_id not in doubtful]
-    return tuple(found), tuple(_told_apart(unread))
+    return tuple(found), tuple(_with_distinct_labels(unread))
 
 
 def unread_row(row: Any, reason: str, *, numbers: bool = False) -> UnreadRecord:
@@ -78,7 +78,7 @@ def unread_row(row: Any, reason: str, *, numbers: bool = False) -> UnreadRecord:
     return UnreadRecord(f"{ascii(stated)[:_SHOWN]} #{digest}", reason)
 
 
-def _told_apart(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
+def _with_distinct_labels(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
     """The notes with distinct labels; of several with the same id, only the first keeps the id."""
     seen: Counter[str] = Counter()
     for each in unread:
@@ -88,7 +88,7 @@ def _told_apart(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
         )
 
 
-def _on_several(rows: Iterable[Row]) -> set[str]:
+def _shared_ids(rows: Iterable[Row]) -> set[str]:
     """The ids of several rows with different content."""
     seen: dict[str, Row] = {}
     return {row.source_id for row in rows if seen.setdefault(row.source_id, row) != row}

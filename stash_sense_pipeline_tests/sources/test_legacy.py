@@ -104,7 +104,7 @@ class Predecessor:
         """Reads the files."""
         return read_legacy(self.directory, BOXES)
 
-    def taken_over(self, engine: sa.Engine, refusals: Any = NO_SUPPRESSIONS) -> LegacyReport:
+    def imported(self, engine: sa.Engine, refusals: Any = NO_SUPPRESSIONS) -> LegacyReport:
         """Imports the files."""
         return import_legacy(engine, self.read(), refusals, NOW)
 
@@ -185,7 +185,7 @@ def test_performers_db_becomes_an_unverified_import_without_a_watermark(any_cata
             {"performer_id": 7, "site": "y", "url": "https://y.example/7", "source_endpoint": "iafd"},
         ],
     )
-    report = old.taken_over(any_catalog)
+    report = old.imported(any_catalog)
     assert [(each.source, each.records) for each in report.sources] == [("stashdb", 1), ("theporndb", 1)]
     main, second = table(any_catalog, "source_performers")
     assert {key: value for key, value in main.items() if value not in (None, {})} == {
@@ -214,7 +214,7 @@ def test_every_schema_version_is_read(catalog, old, version):
         faces=faces,
         **(tables if version >= 5 else {}),
     )
-    (source,) = old.taken_over(catalog).sources
+    (source,) = old.imported(catalog).sources
     assert (source.records, source.tombstones) == (1, int(version >= 5))
     assert table(catalog, "source_performers")[0]["legacy_faces"] == 2
 
@@ -225,7 +225,7 @@ def test_a_database_with_only_the_performers_table_gives_no_records(catalog, old
         for name in ("stashbox_ids", "aliases", "external_urls", "merged_ids", "faces"):
             connection.execute(f"DROP TABLE {name}")
     assert old.read().unusable == 1
-    assert old.taken_over(catalog).sources == ()
+    assert old.imported(catalog).sources == ()
 
 
 def test_performer_ids_are_kept_where_none_are_allocated(any_catalog, old):
@@ -233,7 +233,7 @@ def test_performer_ids_are_kept_where_none_are_allocated(any_catalog, old):
         performers=[person(5), person(9), person(40, birth_date="2020-01-01")],
         stashbox_ids=[box_id(5), box_id(9), box_id(9, "mine"), box_id(40)],
     )
-    assert old.taken_over(any_catalog).performer_ids == 2
+    assert old.imported(any_catalog).performer_ids == 2
     assert members(any_catalog) == {
         ("stashdb", uid(5)): 5,
         ("stashdb", uid(9)): 9,
@@ -248,7 +248,7 @@ def test_performer_ids_are_not_kept_where_some_are_allocated(any_catalog, old):
     with writing(any_catalog) as connection:
         identities.add_ids(connection, [1], NOW)
     old.database(performers=[person(5)], stashbox_ids=[box_id(5)])
-    assert old.taken_over(any_catalog).performer_ids == 0
+    assert old.imported(any_catalog).performer_ids == 0
     assert members(any_catalog) == {}
     assert [row["performer_id"] for row in table(any_catalog, "identities")] == [1]
 
@@ -264,7 +264,7 @@ def test_merged_ids_become_tombstones_with_their_survivors(any_catalog, old):
             {"performer_id": 1, "endpoint": "stashdb", "merged_stashbox_id": uid(2)},
         ],
     )
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     with reading(any_catalog) as connection:
         assert performers.tombstones(connection, "stashdb") == {uid(11): uid(1)}
         assert performers.tombstones(connection, "mine") == {uid(12): None}
@@ -282,7 +282,7 @@ def test_performers_json_makes_records_and_progress_adds_faces(any_catalog, old)
         },
     )
     old.json("progress.json", {"processed_ids": [uid(1), uid(8), f"box.example:{uid(2)}"], "stats": {}})
-    report = old.taken_over(any_catalog)
+    report = old.imported(any_catalog)
     assert report.performer_ids == 0
     rows = [
         (row["source"], row["name"], row["country"], row["legacy_faces"], row["legacy_images"])
@@ -302,7 +302,7 @@ def test_progress_of_version_2_adds_the_number_of_images(any_catalog, old):
     old.json(
         "progress.json", {"schema_version": 2, "performers": {uid(1): seen, f"stashdb.org:{uid(7)}": seen}}
     )
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     rows = [(row["legacy_faces"], row["legacy_images"]) for row in table(any_catalog, "source_performers")]
     assert rows == [(4, 6), (0, None)]
 
@@ -319,7 +319,7 @@ def test_a_second_import_changes_nothing(any_catalog, old, file):
         )
     else:
         old.json("performers.json", {f"stashdb.org:{uid(1)}": {"name": "One", "face_count": 3}})
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     before = everything(any_catalog)
     report = import_legacy(any_catalog, old.read(), NO_SUPPRESSIONS, datetime(2027, 1, 1, tzinfo=UTC))
     assert everything(any_catalog) == before
@@ -342,7 +342,7 @@ def test_records_that_the_catalog_has_are_not_changed(any_catalog, old):
         merged_ids=[{"performer_id": 2, "endpoint": "stashdb", "merged_stashbox_id": uid(3)}],
         faces=faces_of(1, 2),
     )
-    (source,) = old.taken_over(any_catalog).sources
+    (source,) = old.imported(any_catalog).sources
     assert (source.records, source.tombstones, source.noted) == (0, 0, 1)
     after = everything(any_catalog)
     assert after["source_performers"][0].pop("legacy_faces") == 2
@@ -378,7 +378,7 @@ def test_suppressed_people_are_left_out_with_all_their_records(catalog, old, cov
             for url in ("https://x.example/1", f"https://fansdb.cc/performers/{UUID}")
         ],
     )
-    assert old.taken_over(catalog, Suppressions(b"k", **covered)).suppressed == 1
+    assert old.imported(catalog, Suppressions(b"k", **covered)).suppressed == 1
     assert [row["source_id"] for row in table(catalog, "source_performers")] == [uid(2)]
     assert members(catalog) == {("stashdb", uid(2)): 2}
 
@@ -396,7 +396,7 @@ def test_people_who_are_not_adults_are_left_out(catalog, old, fields):
         performers=[person(1, **fields), person(2, birth_date="1990-00-00")],
         stashbox_ids=[box_id(1), box_id(2)],
     )
-    assert old.taken_over(catalog).not_adult == 1
+    assert old.imported(catalog).not_adult == 1
     assert [row["birth_date"] for row in table(catalog, "source_performers")] == ["1990"]
 
 
@@ -420,8 +420,8 @@ def _cut(path: Path, keep: float) -> None:
 
 
 REFUSED = {
-    "no JSON": ("performers.json", b"{", "is not JSON"),
-    "not text": ("performers.json", b"\xff\xfe\x00", "is not JSON"),
+    "no JSON": ("performers.json", b"{", "is not valid JSON"),
+    "not text": ("performers.json", b"\xff\xfe\x00", "is not valid JSON"),
     "a list": ("performers.json", b"[]", "does not hold an object"),
     "a later progress": ("progress.json", b'{"schema_version": 3, "performers": {}}', "is of version 3"),
     "progress without a list": ("progress.json", b'{"stats": {}}', "version 1 without processed_ids"),
@@ -437,7 +437,7 @@ def test_a_file_that_cannot_be_used_is_refused_whole_in_one_line(catalog, old, n
     (old.directory / name).write_bytes(content)
     before = everything(catalog)
     with pytest.raises(ConfigurationError) as raised:
-        old.taken_over(catalog)
+        old.imported(catalog)
     text = str(raised.value)
     assert text.startswith(f"{old.directory / name}: ")
     assert problem in text
@@ -465,11 +465,11 @@ def test_an_invalid_entry_is_skipped_and_counted(catalog, old, name, content, un
     assert legacy.unusable == unusable + 1
     found = [record.name for each in legacy.people for record in each.records.values()]
     assert found == ["Person 1", *people]
-    assert old.taken_over(catalog).sources[0].records == len(found)
+    assert old.imported(catalog).sources[0].records == len(found)
 
 
 @pytest.mark.parametrize(
-    ("birth_date", "career_start_year", "is_taken_over"),
+    ("birth_date", "career_start_year", "is_imported"),
     [
         ("-0001-11-30", 0, True),
         ("0000-00-00", None, True),
@@ -478,11 +478,11 @@ def test_an_invalid_entry_is_skipped_and_counted(catalog, old, name, content, un
     ],
 )
 def test_an_unknown_birth_date_does_not_mean_under_18(
-    catalog, old, birth_date, career_start_year, is_taken_over
+    catalog, old, birth_date, career_start_year, is_imported
 ):
     fields = {"birth_date": birth_date, "career_start_year": career_start_year}
     old.database(performers=[person(1, **fields)], stashbox_ids=[box_id(1)])
-    assert old.taken_over(catalog).not_adult == (not is_taken_over)
+    assert old.imported(catalog).not_adult == (not is_imported)
 
 
 @pytest.mark.parametrize("version", [2, 10])
@@ -537,7 +537,7 @@ def test_enough_faces_come_first_and_too_few_last_until_there_are_new_images(any
     }
     known = {uid(number): entry for number, entry in progress.items()}
     old.json("progress.json", {"schema_version": 2, "performers": known})
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     found = [
         PerformerRecord(
             uid(number),
@@ -574,7 +574,7 @@ def test_the_first_refresh_confirms_corrects_and_removes_imported_records(
         ],
         faces=faces_of(4, 3),
     )
-    old.taken_over(catalog)
+    old.imported(catalog)
     report = refresh()
     assert (report.mode, report.outcome, report.added) == ("backfill", "found", 0)
     assert (report.updated, report.live) == (28, 28)
@@ -601,7 +601,7 @@ def test_unverified_imports_cost_only_look_ups_and_never_count_as_missing(
         performers=[person(number) for number in range(1, 171)],
         stashbox_ids=[box_id(number) for number in range(1, 171)],
     )
-    old.taken_over(catalog)
+    old.imported(catalog)
     report = refresh()
     assert (report.outcome, report.live, report.removed, report.refused) == ("found", 120, 50, 0)
     # Description, newest, two pages, the list backwards, newest again, removals, and two requests for 25 unknown ids each.
@@ -657,7 +657,7 @@ def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name
     extras("performers", "gender")[name](old.directory / "performers.db")
     begun = time.monotonic()
     with pytest.raises(ConfigurationError, match=r"Nothing was imported") as raised:
-        old.taken_over(catalog)
+        old.imported(catalog)
     assert "\n" not in str(raised.value)
     assert time.monotonic() - begun < 20
 
@@ -666,7 +666,7 @@ def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name
 def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
     os.mkfifo(old.directory / name)
     with pytest.raises(ConfigurationError, match="not a regular file"):
-        old.taken_over(catalog)
+        old.imported(catalog)
 
 
 @pytest.mark.parametrize("name", ["progress.json", "performers.json"])
@@ -676,5 +676,5 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
 def test_json_that_no_predecessor_wrote_is_refused(catalog, old, name, text):
     (old.directory / name).write_text(text)
     with pytest.raises(ConfigurationError, match="Nothing was imported") as raised:
-        old.taken_over(catalog)
+        old.imported(catalog)
     assert "\n" not in str(raised.value)

@@ -206,7 +206,7 @@ def test_a_long_retry_after_fails_further_requests_without_waiting(served, virtu
 
     async def ask(client: PoliteClient) -> None:
         for _ in range(2):
-            with pytest.raises(SourceError, match=r"left alone|answered 429") as caught:
+            with pytest.raises(SourceError, match=r"asked for a pause|answered 429") as caught:
                 await client.get(at.server.url)
             assert caught.value.outcome is Outcome.RATE_LIMITED
 

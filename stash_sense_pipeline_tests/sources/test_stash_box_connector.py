@@ -53,7 +53,7 @@ def fails(ask: Ask, question: Callable[[StashBoxConnector], Any], **options: Any
     return caught.value
 
 
-async def everyone(connector: StashBoxConnector) -> list[Any]:
+async def all_records(connector: StashBoxConnector) -> list[Any]:
     """All records in the order of their names."""
     return [record async for page in connector.records("ASC") for record in page.rows]
 
@@ -89,7 +89,7 @@ def test_all_fields_of_a_performer_are_read(ask, box):
         urls=[Link("https://some.example/ann", site), Link("https://some.example/ann", site)],
         images=[image, image],
     )
-    record = ask(everyone)[0]
+    record = ask(all_records)[0]
     assert (record.source_id, record.name, record.disambiguation) == (key, "Ann Léa", "the tall one")
     assert record.aliases == ("Anna", "Lea")
     assert (record.gender, record.birth_date, record.death_date) == ("TRANSGENDER_FEMALE", "1990-05", "2020")
@@ -107,7 +107,7 @@ def test_all_fields_of_a_performer_are_read(ask, box):
 
 def test_a_performer_with_only_a_name_has_empty_fields(ask, box):
     box.create(name="Bare")
-    record = ask(everyone)[0]
+    record = ask(all_records)[0]
     assert (record.aliases, record.urls, record.images, record.raw) == ((), (), (), {})
     assert (record.gender, record.birth_date, record.height_cm) == (None, None, None)
 
@@ -117,7 +117,7 @@ def test_images_are_asked_for_in_full_and_without_the_key(ask, box, fresh_sandbo
     box.create(name="A", images=[image])
 
     async def fetch(connector: StashBoxConnector) -> bytes:
-        record = (await everyone(connector))[0]
+        record = (await all_records(connector))[0]
         url, headers = connector.image_request(record.images[0].url)
         assert url.endswith("?size=full")
         assert not {name.lower() for name in headers} & {"apikey", "authorization"}
@@ -132,13 +132,13 @@ def test_images_are_asked_for_in_full_and_without_the_key(ask, box, fresh_sandbo
 def test_a_walk_yields_each_performer_once(ask, box, count, cap):
     box.options = BoxOptions(per_page_cap=cap)
     keys = fill(box, count)
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
     assert [row.source_id for row in ask(listing)] == keys[::-1]
 
 
 def test_bulk_selections_cost_the_server_no_statement_a_performer(ask, box, fresh_sandbox):
     fill(box, 3)
-    ask(everyone)
+    ask(all_records)
     ask(listing)
     asked = " ".join(entry.payload for entry in fresh_sandbox.traffic.requests("stashdb"))
     assert not [field for field in ("scene_count", "scenes", "studios", "edits {") if field in asked]
@@ -199,7 +199,7 @@ def test_a_page_with_a_broken_performer_is_read_one_by_one(ask, box, fresh_sandb
             rewrite=lambda _: {"data": None, "errors": [broken]},
         )
     )
-    assert {record.source_id for record in ask(everyone)} == set(keys)
+    assert {record.source_id for record in ask(all_records)} == set(keys)
 
 
 def test_removals_are_read_from_destroy_and_merge_edits(ask, box):
@@ -235,7 +235,7 @@ def test_removals_are_read_down_to_the_time_asked_for(ask, box, fresh_sandbox):
 def test_old_servers_are_asked_only_for_what_they_have(ask, box):
     box.options = BoxOptions(legacy_schema=True, version="v0.4.0")
     (key,) = fill(box, 1)
-    assert ask(everyone)[0].source_id == key
+    assert ask(all_records)[0].source_id == key
     description = ask(lambda connector: connector.describe())
     assert description.version == "v0.4.0"
     assert not description.performer_fields & {"death_date", "merged_into_id"}
@@ -269,18 +269,18 @@ def test_a_server_without_introspection_gets_the_baseline_description(ask, box, 
         }
 
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box="stashdb", containing="__type", rewrite=hide))
-    assert ask(everyone)[0].source_id == key
+    assert ask(all_records)[0].source_id == key
 
 
 def test_a_refused_key_is_blocked(ask, box):
-    error = fails(ask, everyone, key="another")
+    error = fails(ask, all_records, key="another")
     assert error.outcome is Outcome.BLOCKED
     assert "the server refused the key (expired or wrong)" in str(error)
 
 
 def test_a_missing_key_that_is_refused_with_status_200_is_blocked(ask, box, fresh_sandbox):
     fill(box, 1)
-    error = fails(ask, everyone, key="")
+    error = fails(ask, all_records, key="")
     assert error.outcome is Outcome.BLOCKED
     assert fresh_sandbox.traffic.requests("stashdb")[-1].status == 200
 
@@ -311,7 +311,7 @@ def test_a_key_that_is_refused_between_requests_is_blocked_and_no_absence(ask, b
     ],
     ids=lambda fault: str(fault.kind),
 )
-@pytest.mark.parametrize("question", [everyone, listing, lambda connector: connector.head(10)])
+@pytest.mark.parametrize("question", [all_records, listing, lambda connector: connector.head(10)])
 def test_wrong_answers_are_parse_errors(ask, box, fresh_sandbox, fault, question):
     fill(box, 3)
     fault.done = fault.seen = 0
@@ -326,7 +326,7 @@ def test_a_key_that_the_server_repeats_in_its_error_is_not_in_the_message(ask, b
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
     )
-    text = str(fails(ask, everyone))
+    text = str(fails(ask, all_records))
     assert box.api_key not in text
     assert "hunter22" not in text
     assert text.isprintable()
@@ -338,7 +338,7 @@ def test_a_key_where_the_message_is_truncated_leaves_no_part_of_itself(ask, box,
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
     )
-    assert box.api_key[:8] not in str(fails(ask, everyone))
+    assert box.api_key[:8] not in str(fails(ask, all_records))
 
 
 def spoilt(
@@ -428,14 +428,14 @@ def counts(sandbox: SandboxServers, count: Any) -> None:
 def test_an_invalid_count_is_a_parse_error(ask, box, fresh_sandbox, count):
     fill(box, 1)
     counts(fresh_sandbox, count)
-    assert fails(ask, everyone).outcome is Outcome.PARSE_ERROR
+    assert fails(ask, all_records).outcome is Outcome.PARSE_ERROR
 
 
 @pytest.mark.parametrize("count", [900_000_000, "47", 47.0])
 def test_a_walk_ends_where_the_list_ends_whatever_the_server_counts(ask, box, fresh_sandbox, count):
     keys = fill(box, 47)
     counts(fresh_sandbox, count)
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 def test_a_walk_ends_at_a_page_that_the_server_repeats(ask, box, fresh_sandbox):
@@ -453,7 +453,7 @@ def test_a_walk_ends_at_a_page_that_the_server_repeats(ask, box, fresh_sandbox):
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil, times=None)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_sandbox):
@@ -461,7 +461,7 @@ def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.WRONG_TYPES, box="stashdb", containing="query Performers", times=1)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 def test_an_answer_for_another_performer_is_unread(ask, box, fresh_sandbox):
@@ -488,7 +488,7 @@ def test_a_temporary_error_of_the_server_is_retried(ask, box, fresh_sandbox):
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=lambda _: stumble)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_a_temporary_error_of_the_server_is_retried(ask, box, fresh_sandbox):
 )
 def test_an_answer_that_is_not_graphql_is_a_parse_error(ask, box, body, content_type):
     with LoopbackServer(lambda _: answer(body=body, Content_Type=content_type)) as server:
-        error = fails(ask, everyone, url=f"{server.url}/graphql")
+        error = fails(ask, all_records, url=f"{server.url}/graphql")
     assert error.outcome is Outcome.PARSE_ERROR
 
 
@@ -510,13 +510,13 @@ def test_a_graphql_server_that_is_not_a_stash_box_is_a_parse_error(ask, box, fre
         "data": {"performer": None, "query": {"fields": [{"name": "films"}]}, "edits": None, "version": {}}
     }
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box="stashdb", rewrite=lambda _: other))
-    error = fails(ask, everyone)
+    error = fails(ask, all_records)
     assert error.outcome is Outcome.PARSE_ERROR
     assert "is not a stash-box" in str(error)
 
 
 def test_a_wrong_path_on_a_stash_box_is_a_parse_error(ask, box, fresh_sandbox):
-    error = fails(ask, everyone, url=f"{fresh_sandbox.url('stashdb')}/nothing")
+    error = fails(ask, all_records, url=f"{fresh_sandbox.url('stashdb')}/nothing")
     assert error.outcome is Outcome.PARSE_ERROR
     assert "is it a stash-box?" in str(error)
 
@@ -529,4 +529,4 @@ def test_rows_added_while_walking_do_not_end_the_walk_early(ask, box):
             box.create(name="Zz late")
 
     box.observers.append(grow)
-    assert keys <= {record.source_id for record in ask(everyone)}
+    assert keys <= {record.source_id for record in ask(all_records)}

@@ -75,9 +75,9 @@ def tiny_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connector_module, "_A_PAGE", 10)
 
 
-async def everyone(connector: ThePornDbConnector) -> list[PerformerRecord]:
+async def all_records(connector: ThePornDbConnector) -> list[PerformerRecord]:
     """All records, many of them repeatedly."""
-    return [record async for page in connector.everyone() for record in page.rows]
+    return [record async for page in connector.all_records() for record in page.rows]
 
 
 def fill(store: ThePornDB, count: int, **fields: Any) -> list[str]:
@@ -263,7 +263,7 @@ def test_an_item_of_a_wrong_type_is_left_out(ask, fields):
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 29])
 def test_a_short_list_is_read_once(ask, store, fresh_sandbox, tiny_lists, count):
     keys = fill(store, count)
-    found = [record.source_id for record in ask(everyone)]
+    found = [record.source_id for record in ask(all_records)]
     assert sorted(found) == sorted(keys)
     assert all("letter" not in entry.query for entry in fresh_sandbox.traffic.requests(NAME))
 
@@ -273,13 +273,13 @@ def test_a_truncated_list_is_split_by_filters_until_all_performers_are_seen(ask,
     keys |= set(fill(store, 20, extras={"gender": "Male"}))
     keys |= {store.create(name=f"bperson many {number}", extras={"gender": "Female"}) for number in range(40)}
     keys |= {store.create(name=name) for name in ("8 of diamonds", "葵", "Élodie", "~")}
-    assert {record.source_id for record in ask(everyone)} == keys
+    assert {record.source_id for record in ask(all_records)} == keys
 
 
 def test_a_filter_without_effect_is_not_followed(ask, store, tiny_lists, fresh_sandbox, monkeypatch):
     monkeypatch.setattr(server_module, "_matches", lambda *_: True)
     fill(store, 50)
-    assert len({record.source_id for record in ask(everyone)}) == 50
+    assert len({record.source_id for record in ask(all_records)}) == 50
     assert len(fresh_sandbox.traffic.requests(NAME)) < 60
 
 
@@ -291,7 +291,7 @@ def test_the_repeated_last_page_ends_a_walk(ask, store, fresh_sandbox, monkeypat
         return {**document, "meta": {**document["meta"], "total": 70}}
 
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box=NAME, times=None, rewrite=promise))
-    assert len(ask(everyone)) == 25
+    assert len(ask(all_records)) == 25
 
 
 def test_changed_ids_are_read_where_the_server_lists_them(ask, store):
@@ -305,7 +305,7 @@ def test_changed_ids_are_read_where_the_server_lists_them(ask, store):
 
 def test_a_refused_token_is_blocked(ask, store):
     with pytest.raises(SourceError, match="refused the key") as caught:
-        ask(everyone, key="wrong")
+        ask(all_records, key="wrong")
     assert caught.value.outcome is Outcome.BLOCKED
 
 
@@ -313,7 +313,7 @@ def test_images_are_fetched_without_the_token(ask, store, fresh_sandbox):
     fill(store, 1)
 
     async def fetch(connector: ThePornDbConnector) -> bytes:
-        (record,) = await everyone(connector)
+        (record,) = await all_records(connector)
         url, headers = connector.image_request(record.images[0].url)
         assert headers == {}
         return (await connector.client.get(url, headers=headers)).content

@@ -1,4 +1,4 @@
-"""Cleans the JSON values of a record that are stored as they came."""
+"""Cleans the JSON values of a record that have no column of their own."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Host:
             raise SourceError(
                 source,
                 Outcome.RATE_LIMITED,
-                f"{self.name} asked to be left alone for another {self.limiter.next_in:.0f} s",
+                f"{self.name} asked for a pause of another {self.limiter.next_in:.0f} s",
             )
 
 

@@ -84,7 +84,7 @@ class _Inflater:
     def finish(self) -> None:
         """Raises httpx.DecodingError when the body is truncated."""
         if self._began and not self._ended and not self._zlib.eof:
-            raise httpx.DecodingError("the compressed body is cut off")
+            raise httpx.DecodingError("the compressed body is truncated")
 
     def _next_member(self) -> bytes:
         """The bytes of the next gzip member. Other bytes after a member are ignored, as browsers do."""
@@ -105,7 +105,7 @@ def _decoder(response: httpx.Response) -> _Inflater | None:
         return _Inflater(is_gzip=True)
     if codings == ["deflate"]:
         return _Inflater(is_gzip=False)
-    raise httpx.DecodingError("a content coding that was not asked for")
+    raise httpx.DecodingError("a content coding that was not requested")
 
 
 def _has_zlib_header(data: bytes) -> bool:

@@ -83,7 +83,7 @@ class Backoff:
 
 
 def is_transient(failure: SourceError) -> bool:
-    """True for a failure that another attempt may not meet: no response, or one of the statuses that pass."""
+    """True for a failure that may not happen again: no response, or a transient status."""
     if failure.outcome is Outcome.BLOCKED:
         return False
     return not isinstance(failure, HttpStatusError) or failure.status in _TRANSIENT_STATUSES

@@ -16,7 +16,7 @@ _SERVER_ERROR = 500
 MOST_BROKEN_IN_A_ROW = 3
 
 
-def may_be_of_the_item(error: SourceError) -> bool:
+def may_be_item_failure(error: SourceError) -> bool:
     """True for a server error, and for an answer that is truncated, late, too long or not JSON.
 
     False for failures of all requests to a source: a refused key, a block, a rate limit, no connection.

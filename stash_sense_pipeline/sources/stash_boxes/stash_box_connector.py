@@ -20,7 +20,7 @@ from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.retry_policy import MayRetry
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
-    may_be_of_the_item,
+    may_be_item_failure,
     never,
 )
 from stash_sense_pipeline.sources.stash_boxes.stash_box_graphql import RowsError, StashBoxGraphQL, path_of
@@ -135,7 +135,7 @@ class StashBoxConnector:
         try:
             return await self._read_page(partial(self._graphql.ask, *query), read_record)
         except SourceError as error:
-            if not (isinstance(error, RowsError) or may_be_of_the_item(error)):
+            if not (isinstance(error, RowsError) or may_be_item_failure(error)):
                 raise
             listed = await self._listing_page(BRIEF_FIELDS, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
@@ -262,7 +262,7 @@ class _DetailLookup:
         try:
             return await self._ask(selection, batch)
         except SourceError as error:
-            if not may_be_of_the_item(error):
+            if not may_be_item_failure(error):
                 raise
             await self._probe()
             return await self._ask_parts(selection, batch, error)
@@ -282,7 +282,7 @@ class _DetailLookup:
                 try:
                     found, missing = await self._ask(selection, batch[start:end], never)
                 except SourceError as error:
-                    if not may_be_of_the_item(error):
+                    if not may_be_item_failure(error):
                         raise
                 else:
                     broken = 0

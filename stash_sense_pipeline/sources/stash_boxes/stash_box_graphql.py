@@ -90,7 +90,7 @@ class StashBoxGraphQL:
             return SourceError(self._source, Outcome.BLOCKED, _KEY_REFUSED)
         if error.outcome.is_answer or error.outcome is Outcome.PARSE_ERROR:
             return self.parse_error(
-                f"{self.url} did not accept a stash-box question (status {error.status}); is it a stash-box?"
+                f"{self.url} did not accept a stash-box query (status {error.status}); is it a stash-box?"
             )
         return error
 

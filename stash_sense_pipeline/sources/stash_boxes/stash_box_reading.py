@@ -50,10 +50,10 @@ class RecordLookup:
         while waiting:
             stale: set[str] = set()
             for batch in batched(waiting, _LOOKED_UP):
-                stale |= await self._take(await self._connector.details(batch), again=again)
+                stale |= await self._store_details(await self._connector.details(batch), again=again)
             waiting = sorted(stale)
 
-    async def _take(self, details: Details, *, again: bool) -> set[str]:
+    async def _store_details(self, details: Details, *, again: bool) -> set[str]:
         """Stores records and tombstones. Returns survivors of merges whose stored record may be out of date."""
         self._unread.note(details.unread)
         self._unread.read(details.records)
@@ -163,12 +163,12 @@ class Enumeration:
             async for page in pages:
                 waiting.append(page)
                 if held is None or held.done():
-                    await self._sift(waiting, held, positions, wanted)
+                    await self._add_wanted(waiting, held, positions, wanted)
                     waiting = []
-        await self._sift(waiting, held, positions, wanted)
+        await self._add_wanted(waiting, held, positions, wanted)
         return wanted
 
-    async def _sift(
+    async def _add_wanted(
         self,
         pages: Iterable[RecordPage[Listed]],
         held: asyncio.Task[_Held] | None,

@@ -104,8 +104,6 @@ class StashBoxSync:
             **more,
         }
 
-    # --- changes ----------------------------------------------------------------------------------
-
     async def _catch_up(self) -> None:
         """Reads the performers that changed since the watermark, oldest first, then merges and deletions."""
         description = await self._connector.describe()

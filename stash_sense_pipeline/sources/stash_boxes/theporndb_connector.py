@@ -25,7 +25,7 @@ from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.retry_policy import MayRetry
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
-    may_be_of_the_item,
+    may_be_item_failure,
     never,
 )
 from stash_sense_pipeline.sources.stash_boxes.theporndb_records import id_in, read_record
@@ -87,9 +87,9 @@ class ThePornDbConnector:
         """Address and headers for the bytes of an image. Images need no key, so none is sent."""
         return url, {}
 
-    async def everyone(self) -> AsyncGenerator[Performers, None]:
+    async def all_records(self) -> AsyncGenerator[Performers, None]:
         """All performers, page by page, many of them repeatedly. Truncated lists are read from both ends and split."""
-        async with aclosing(self._part({}, 0, frozenset())) as pages:
+        async with aclosing(self._filtered({}, 0, frozenset())) as pages:
             async for records in pages:
                 yield records
 
@@ -134,7 +134,7 @@ class ThePornDbConnector:
 
     # --- requests ---------------------------------------------------------------------------------
 
-    async def _part(
+    async def _filtered(
         self, filters: Mapping[str, str], depth: int, parent: frozenset[str]
     ) -> AsyncGenerator[Performers, None]:
         """All performers that pass `filters`. A filter without effect (the ids of `parent` again) is not followed."""
@@ -150,7 +150,7 @@ class ThePornDbConnector:
         if capped and depth < len(_SPLITS):
             name, values = _SPLITS[depth]
             for value in values:
-                async with aclosing(self._part({**filters, name: value}, depth + 1, ids)) as parts:
+                async with aclosing(self._filtered({**filters, name: value}, depth + 1, ids)) as parts:
                     async for records in parts:
                         yield records
 
@@ -174,12 +174,12 @@ class ThePornDbConnector:
         try:
             return await self._page(path, filters, number)
         except SourceError as error:
-            if path != _LIST or not may_be_of_the_item(error):
+            if path != _LIST or not may_be_item_failure(error):
                 raise
             await self.check_answering()
-            return await self._parts(path, filters, number, error)
+            return await self._page_from_parts(path, filters, number, error)
 
-    async def _parts(
+    async def _page_from_parts(
         self, path: str, filters: Mapping[str, str], number: int, failure: SourceError
     ) -> RestPage:
         rows: list[Any] = []
@@ -192,7 +192,7 @@ class ThePornDbConnector:
             try:
                 part = await self._page(path, filters, start // size + 1, size, never)
             except SourceError as error:
-                if not may_be_of_the_item(error):
+                if not may_be_item_failure(error):
                     raise
                 if size > 1:
                     waiting += [(row, 1) for row in reversed(range(start, start + size))]
@@ -249,8 +249,6 @@ class ThePornDbConnector:
             raise
         with json.reading(self.source):
             return json.mapping(response.json(), "the answer")
-
-    # --- reading ----------------------------------------------------------------------------------
 
     def _records(self, page: RestPage) -> Performers:
         rows, unread = read_rows(page.rows, partial(read_record, left_out=self.left_out), numbers=True)

@@ -12,7 +12,7 @@ from typing import Any
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
-from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
+from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_item_failure
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Performers, ThePornDbConnector
 from stash_sense_pipeline.sources.sync_rules import judge_missing
 from stash_sense_pipeline.sources.sync_run import SyncRun
@@ -63,7 +63,7 @@ class ThePornDbSync:
 
     async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads all performers, and requests those of the catalog that the list lacks."""
-        async with aclosing(self._connector.everyone()) as pages:
+        async with aclosing(self._connector.all_records()) as pages:
             async for page in pages:
                 await self._store(page)
         self.unread.note(self._writer.unread)
@@ -116,7 +116,7 @@ class ThePornDbSync:
                 record = await self._connector.performer(source_id)
             except SourceError as error:
                 broken += 1
-                if not may_be_of_the_item(error) or broken >= MOST_BROKEN_IN_A_ROW:
+                if not may_be_item_failure(error) or broken >= MOST_BROKEN_IN_A_ROW:
                     raise
                 await self._connector.check_answering()
                 self.unread.note([UnreadRecord(source_id, NOT_ANSWERED, source_id)])
