@@ -11,13 +11,13 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
+    from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
 
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
-    """Why a source cannot be asked, in one line; None when it can. ConfigurationError when there is no such source."""
+    """The reason why a source cannot be used, in one line; None when it can. ConfigurationError for an unknown name."""
     source = settings.source(name)
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
@@ -43,7 +43,7 @@ def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str
 async def open_connector(
     settings: Settings, environment: Environment, name: str, retry_policy: RetryPolicy | None = None
 ) -> AsyncIterator[Connector]:
-    """The connector of a stash-box, with a client that keeps its pace, while the block runs.
+    """Opens the connector of a stash-box, with a rate-limited client, for the block.
 
     Raises ConfigurationError with the reason of `unusable`.
     """
@@ -70,12 +70,13 @@ async def open_connector(
 async def open_site_connector(
     settings: Settings, environment: Environment, site: ReferenceSiteSettings
 ) -> AsyncIterator[SiteConnector]:
-    """The connector of a reference site, with a client that obeys robots.txt, while the block runs.
+    """Opens the connector of a reference site, with a client that obeys robots.txt, for the block.
 
-    `site` may differ from `settings` in what one run sets differently. Raises ConfigurationError with the reason of
+    `site` may have overrides of one run that `settings` does not have. Raises ConfigurationError with the reason of
     `unusable`.
     """
-    from stash_sense_pipeline.sources.http.polite_client import SITE_RETRY_POLICY, PoliteClient
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+    from stash_sense_pipeline.sources.http.retry_policy import SITE_RETRY_POLICY
     from stash_sense_pipeline.sources.http.robots import Robots
     from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector

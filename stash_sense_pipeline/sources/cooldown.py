@@ -19,30 +19,30 @@ _REFUSALS = frozenset({Outcome.BLOCKED, Outcome.RATE_LIMITED})
 
 
 def is_refusal(outcome: Outcome | None) -> bool:
-    """Does the outcome mean that the site does not want us now?"""
+    """True for an outcome with which a source refuses requests: blocked, or rate limited."""
     return outcome in _REFUSALS
 
 
 def cooldown_until(detail: Mapping[str, Any]) -> datetime | None:
-    """Until when a source with this `sync_state.detail` is left alone, if it is."""
+    """The end of the cooldown of a source with this `sync_state.detail`; None without one."""
     until = detail.get("left_alone_until")
     return datetime.fromisoformat(until) if isinstance(until, str) else None
 
 
 def check_cooldown(engine: sa.Engine, source: str, now: datetime) -> None:
-    """Raises SourceError (blocked) while the source is left alone."""
+    """Raises SourceError (blocked) during the cooldown of the source."""
     with reading(engine) as connection:
         until = cooldown_until(load_state(connection, source).detail)
     if until is not None and now < until:
         raise SourceError(
             source,
             Outcome.BLOCKED,
-            f"it refused us {REFUSALS_IN_A_ROW} times in a row and is left alone until {until:%Y-%m-%d %H:%M} UTC",
+            f"it refused requests {REFUSALS_IN_A_ROW} times in a row and is left alone until {until:%Y-%m-%d %H:%M} UTC",
         )
 
 
 def start_cooldown(engine: sa.Engine, source: str, now: datetime) -> datetime:
-    """Leaves the source alone for 6 hours, and for twice as long each time that it refuses again. Returns until when."""
+    """Starts a cooldown of 6 hours, doubled for each consecutive one, up to 4 days. Returns its end."""
     with writing(engine) as connection:
         state = load_state(connection, source)
         times = int(state.detail.get("times_left_alone", 0))
@@ -53,7 +53,7 @@ def start_cooldown(engine: sa.Engine, source: str, now: datetime) -> datetime:
 
 
 def end_cooldown(detail: Mapping[str, Any]) -> dict[str, Any]:
-    """`sync_state.detail` after a run in which the site answered."""
+    """Returns `sync_state.detail` without the cooldown, for a run in which the source answered."""
     return {
         key: value for key, value in detail.items() if key not in ("left_alone_until", "times_left_alone")
     }

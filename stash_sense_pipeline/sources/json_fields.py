@@ -8,17 +8,17 @@ from typing import Any
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 
-# No source has a thousand million records.
+# No source has 10 ** 9 records.
 _COUNT_DIGITS = 9
 
 
 class FieldError(ValueError):
-    """A field is missing or of another type than promised."""
+    """A field is missing, or has a wrong type."""
 
 
 @contextmanager
 def reading(source: str) -> Iterator[None]:
-    """Turns a FieldError into the SourceError (parse_error) of that source."""
+    """Turns a FieldError in the block into a SourceError (parse_error) of the source."""
     try:
         yield
     except FieldError as error:
@@ -26,14 +26,14 @@ def reading(source: str) -> Iterator[None]:
 
 
 def mapping(value: Any, where: str) -> Mapping[str, Any]:
-    """`value` itself, when it is an object."""
+    """Returns `value`, which must be an object."""
     if not isinstance(value, dict):
         raise FieldError(f"{where} is {kind_of(value)}, not an object")
     return value
 
 
 def sequence(row: Mapping[str, Any], key: str, where: str) -> Sequence[Any]:
-    """The list under `key`. An object with numbers for keys is one too: PHP writes a list with a gap so."""
+    """The list under `key`. An object with numbers as keys is accepted: PHP encodes a list with gaps that way."""
     value = row.get(key)
     if isinstance(value, dict) and value and all(name.isascii() and name.isdigit() for name in value):
         return list(value.values())
@@ -51,7 +51,7 @@ def text(row: Any, key: str, where: str) -> str:
 
 
 def count(row: Mapping[str, Any], key: str, where: str) -> int:
-    """The number of records or pages under `key`: 0 or more, also as a text of digits or with a fraction of 0."""
+    """The number of records or pages under `key`: 0 or more, given as int, digits, or a float without fraction."""
     value = row.get(key)
     if isinstance(value, str) and len(value) <= _COUNT_DIGITS and value.isascii() and value.isdigit():
         return int(value)
@@ -63,7 +63,7 @@ def count(row: Mapping[str, Any], key: str, where: str) -> int:
 
 
 def flag(row: Mapping[str, Any], key: str, where: str) -> bool:
-    """The truth value under `key`, also as 0 or 1."""
+    """The boolean under `key`, given as boolean, 0 or 1."""
     value = row.get(key)
     if not (isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))):
         raise FieldError(f"{key} of {where} is {kind_of(value)}, not true or false")
@@ -71,6 +71,6 @@ def flag(row: Mapping[str, Any], key: str, where: str) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """What a JSON value is, in words."""
+    """The type of a JSON value, in words for an error message."""
     names = {type(None): "nothing", bool: "a truth value", str: "a text", dict: "an object", list: "a list"}
     return names.get(type(value), "a number")

@@ -1,17 +1,16 @@
 """Imports the predecessor's data as records that the sources must still confirm.
 
-What becomes of it:
+The rules of the import:
 
 - Performers become live records without a content hash and a time of change, so that the first refresh of their
-  source, which is a backfill as always, reads each one. No watermark and no time of a sync is made up.
+  source, a backfill, reads each of them. No watermark and no sync time is set.
 - Merged ids become tombstones.
-- Performer ids of performers.db become ours if the catalog has allocated none; else new ones are allocated as always.
-- Vectors and faces are not taken over: they were made without alignment and with another preprocessing. So nobody is
-  complete for us, and everybody's images are still fetched. What the predecessor had only decides when, among people
-  of whom we have equally many faces: those it had enough of come first (their images are known to show faces, and a
-  release without them is a step back), those it had too few of come last until there are more images than it had
-  looked at, the rest between.
-- What the catalog knows already, live, gone or withheld, stays as it is.
+- The performer ids of performers.db are kept when the catalog has not allocated any; otherwise new ids are allocated.
+- Vectors and faces are not imported: they were made without alignment and with another preprocessing. The images of
+  all performers are still fetched. The predecessor's counts only order performers with equally many faces here: those
+  with enough faces there come first (their images are known to show faces, and a release without them is a regression),
+  those with too few come last until they have more images than the predecessor processed, the rest is in between.
+- Records that the catalog has, live, as tombstones or withheld, are not changed.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord
-from stash_sense_pipeline.sources.legacy_reader import Legacy, LegacyPerson
+from stash_sense_pipeline.sources.legacy_data import Legacy, LegacyPerson
 
 
 @dataclass(frozen=True)
-class TakenOver:
-    """What of one source was new: `records` and `tombstones`. `noted`: live records whose faces were noted."""
+class ImportedSource:
+    """Numbers of new `records` and `tombstones` of a source, and of live records with `noted` face counts."""
 
     source: str
     records: int
@@ -45,9 +44,9 @@ class TakenOver:
 
 @dataclass(frozen=True)
 class LegacyReport:
-    """What was taken over. `performer_ids` were kept. `suppressed` and `not_adult` people were left out."""
+    """The result: imports by source, kept `performer_ids`, and people left out (`suppressed`, `not_adult`)."""
 
-    sources: tuple[TakenOver, ...]
+    sources: tuple[ImportedSource, ...]
     performer_ids: int
     suppressed: int
     not_adult: int
@@ -56,7 +55,7 @@ class LegacyReport:
 def import_legacy(
     engine: sa.Engine, legacy: Legacy, suppressions: Suppressions, now: datetime
 ) -> LegacyReport:
-    """Takes over what the catalog does not know, in one transaction. Doing it again changes nothing."""
+    """Imports the records that the catalog does not know, in one transaction. A second import changes nothing."""
     with writing(engine) as connection:
         suppressions = suppressions.refreshed(connection)
         verdicts = {id(person): _verdict(person, suppressions, now.date()) for person in legacy.people}
@@ -77,7 +76,7 @@ def import_legacy(
 
 
 def _verdict(person: LegacyPerson, suppressions: Suppressions, today: date) -> str | None:
-    """Why a person must not be in the catalog; None if nothing is against it."""
+    """The reason why a person must not be in the catalog; None when there is none."""
     keys = (*person.records, *person.merged)
     listed = any(suppressions.covers_record(*key) for key in keys)
     if listed or suppressions.degree("", (), person.links) is not None:
@@ -91,7 +90,7 @@ def _store(
     known: Mapping[tuple[str, str], tuple[int, int | None]],
     suppressions: Suppressions,
     now: datetime,
-) -> tuple[TakenOver, ...]:
+) -> tuple[ImportedSource, ...]:
     records: dict[str, list[PerformerRecord]] = defaultdict(list)
     gone: dict[str, dict[str, str | None]] = defaultdict(dict)
     for person in people:
@@ -110,5 +109,5 @@ def _store(
             if (source, record.source_id) in known
         }
         noted = performer_import.note_predecessor(connection, source, faces)
-        report.append(TakenOver(source, added, tombstones, noted))
+        report.append(ImportedSource(source, added, tombstones, noted))
     return tuple(report)

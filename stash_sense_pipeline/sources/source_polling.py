@@ -22,7 +22,7 @@ _SECONDS_A_SOURCE = 5.0
 
 @dataclass(frozen=True)
 class Poll:
-    """What one source said: a token that moves with its changes, or why there is none."""
+    """The answer of one source: a token that changes with its data, or the problem why there is none."""
 
     source: str
     token: str | None
@@ -30,12 +30,12 @@ class Poll:
 
 
 async def poll_sources(settings: Settings, environment: Environment, names: Sequence[str]) -> list[Poll]:
-    """Asks each source once, side by side, each for at most 5 s. A source that fails is a Poll with its problem."""
+    """Polls all sources concurrently, each for at most 5 s. The Poll of a source that fails has its problem."""
     return await asyncio.gather(*(_poll(settings, environment, name) for name in names))
 
 
 async def _poll(settings: Settings, environment: Environment, name: str) -> Poll:
-    from stash_sense_pipeline.sources.http.polite_client import RetryPolicy
+    from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 
     hurried = RetryPolicy(
         attempts=1, connect=_SECONDS_A_SOURCE, read=_SECONDS_A_SOURCE, total=_SECONDS_A_SOURCE
@@ -53,10 +53,10 @@ async def _poll(settings: Settings, environment: Environment, name: str) -> Poll
 
 
 async def change_token(connector: Connector) -> str:
-    """A token that moves when the source's list of latest changes does, by one request. Raises SourceError.
+    """A token that changes with the source's list of latest changes, from one request. Raises SourceError.
 
-    A stash-box: the time of its latest change, without the id, since rows of one time have no order. ThePornDB has no
-    times: a digest of the first page of its latest changes. Removals need not move it.
+    For a stash-box it is the time of the latest change, without the id, since rows with equal times have no order. For
+    ThePornDB, which has no times, it is a digest of the first page of latest changes. A removal may leave it unchanged.
     """
     from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 

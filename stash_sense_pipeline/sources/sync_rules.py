@@ -10,12 +10,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SyncRules:
-    """The numbers of a sync.
+    """The limits of a sync.
 
-    `overlap`: how far below the watermark it reads again. Rows appear late, with the time at which their
-    transaction began, and a server in a zone with daylight saving steps back an hour.
-    More than `missing_count` records, or more than `missing_share` of the live ones, may not vanish before two
-    sweeps agree. A share of a few records says nothing: up to `missing_always` may vanish from any source.
+    An increment starts `overlap` before the watermark. Rows appear late, with the time at which their transaction
+    began, and the clock of a server with daylight saving time goes back by an hour.
+    When more than `missing_count` records, or more than `missing_share` of the live ones, are missing, they are believed
+    missing only after a second sweep. Up to `missing_always` may be missing from any source: of a small source a share
+    means little.
     """
 
     overlap: timedelta = timedelta(hours=24)
@@ -24,18 +25,20 @@ class SyncRules:
     missing_always: int = 10
 
     def allowed_missing(self, live: int) -> int:
-        """How many of `live` records may vanish at once."""
+        """How many of `live` records may be missing in one sweep."""
         return min(self.missing_count, max(self.missing_always, int(self.missing_share * live)))
 
     def allowed_short(self, count: int) -> int:
-        """By how much a whole list may fall short of what the server counts: others write while it is read."""
+        """By how much a whole list may be shorter than the server's count, which changes while the list is read."""
         return max(self.missing_count, int(self.missing_share * count))
 
 
 @dataclass(frozen=True)
 class MissingVerdict:
-    """`believed`: missing records to be asked for one by one. `refused`: what to remember of those that are too many,
-    with their `ids` and the numbers; empty when none are. `message` says it in one line.
+    """The verdict on missing records.
+
+    `believed` are the missing records to request by id. `refused` describes the others, with their `ids` and numbers, for
+    the next sweep; it is empty when there are none. `message` explains a refusal in one line.
     """
 
     believed: tuple[str, ...]
@@ -46,9 +49,9 @@ class MissingVerdict:
 def judge_missing(
     rules: SyncRules, live: int, missing: Sequence[str], before: Mapping[str, Any]
 ) -> MissingVerdict:
-    """Judges `missing`, those of `live` records that a whole list of the source lacked, in their order.
+    """Judges `missing`, the ids that a whole list of the source lacked, of `live` records in the catalog.
 
-    `before` is what the last sweep refused.
+    `before` is `refused` of the last sweep.
     """
     allowed = rules.allowed_missing(live)
     suspected = frozenset(before.get("ids", ()))

@@ -11,14 +11,15 @@ from typing import Any, Protocol, TypeVar
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import UnreadRecord
-from stash_sense_pipeline.sources.cleaning import Fields, optional_id
+from stash_sense_pipeline.sources.cleaning.fields import Fields
+from stash_sense_pipeline.sources.cleaning.ids import optional_id
 from stash_sense_pipeline.sources.json_fields import FieldError
 
-# Some odd records are found in every source. More than both of these are no odd records: the source answers in another
-# form than we read, or we read it wrongly.
+# Every source has some unreadable records. When both limits are exceeded, the format of the source has changed, or its
+# reader is wrong.
 MANY_UNREAD = 20
 SHARE_UNREAD = 0.1
-# Runs in which one version of a record is asked for; after that it waits for its change, or for a sweep.
+# Runs in which one version of a record is requested; after that it is requested when it changes, or in a sweep.
 TRIES = 2
 NOT_ANSWERED = "the server failed to answer for it"
 ANOTHER_ANSWERED = "the server answered another performer than was asked for"
@@ -26,11 +27,11 @@ _SHOWN = 100
 
 
 class Identified(Protocol):
-    """A record, or what a list shows of one."""
+    """A record, or a row of a listing."""
 
     @property
     def source_id(self) -> str:
-        """The id that its source gave it."""
+        """The id at the source."""
         ...
 
 
@@ -40,10 +41,10 @@ Row = TypeVar("Row", bound=Identified)
 def read_rows(
     rows: Sequence[Any], read: Callable[[Any], Row | None], *, numbers: bool = False
 ) -> tuple[tuple[Row, ...], tuple[UnreadRecord, ...]]:
-    """The rows of one page as `read` gives them (None: to be passed over), and those for which it raises FieldError.
+    """The rows of one page, read with `read`, and the unread rows, for which it raises FieldError.
 
-    Several different rows under one id are unread: which of them has the id is not known. With `numbers` an id may
-    be a number.
+    A row for which `read` returns None is skipped. Different rows with the same id are unread, because it is unknown
+    which of them has the id. With `numbers` an id may be a number.
     """
     found: list[Row] = []
     unread: list[UnreadRecord] = []
@@ -56,7 +57,7 @@ def read_rows(
             if record is not None:
                 found.append(record)
     if len({record.source_id for record in found}) < len(found):
-        doubtful = _on_several(found)
+        doubtful = _shared_ids(found)
         reason = "different performers of a page have its id"
         unread += [
             UnreadRecord(record.source_id, reason, record.source_id)
@@ -64,11 +65,11 @@ def read_rows(
             if record.source_id in doubtful
         ]
         found = [record for record in found if record.source_id not in doubtful]
-    return tuple(found), tuple(_told_apart(unread))
+    return tuple(found), tuple(_with_distinct_labels(unread))
 
 
 def unread_row(row: Any, reason: str, *, numbers: bool = False) -> UnreadRecord:
-    """The note on a row as it came. Without an id that can be used, a digest of the row stands for it."""
+    """The note on an unread row. Without a valid id the row is labelled with its digest."""
     stated = row.get("id") if isinstance(row, dict) else None
     source_id = optional_id(stated, numbers=numbers)
     if source_id is not None:
@@ -77,8 +78,8 @@ def unread_row(row: Any, reason: str, *, numbers: bool = False) -> UnreadRecord:
     return UnreadRecord(f"{ascii(stated)[:_SHOWN]} #{digest}", reason)
 
 
-def _told_apart(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
-    """The notes with a label each; of several with one id, only the first stands for the id."""
+def _with_distinct_labels(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
+    """The notes with distinct labels; of several with the same id, only the first keeps the id."""
     seen: Counter[str] = Counter()
     for each in unread:
         seen[each.label] += 1
@@ -87,20 +88,20 @@ def _told_apart(unread: Iterable[UnreadRecord]) -> Iterator[UnreadRecord]:
         )
 
 
-def _on_several(rows: Iterable[Row]) -> set[str]:
-    """The ids that rows of different content share."""
+def _shared_ids(rows: Iterable[Row]) -> set[str]:
+    """The ids of several rows with different content."""
     seen: dict[str, Row] = {}
     return {row.source_id for row in rows if seen.setdefault(row.source_id, row) != row}
 
 
 class UnreadNotes:
-    """The records of one source that are unread, as a run finds them and as the next one must know them.
+    """The unread records of one source, from the run before and from this one.
 
-    A note holds the reason and the version that was not read. It goes when the record is read, or is gone.
+    A note holds the reason and the unread version. It is removed when the record is read, or deleted at the source.
     """
 
     def __init__(self, source: str, before: Any) -> None:
-        """`before`: what `detail` gave after the last run, or a list of ids."""
+        """`before` is the result of `detail` of the last run, or a list of ids."""
         self._source = source
         self._notes: dict[str, dict[str, Any]] = {}
         self._came: set[str] = set()
@@ -115,40 +116,40 @@ class UnreadNotes:
 
     @property
     def reasons(self) -> dict[str, int]:
-        """How many records are unread for each reason, without where in an answer they stood."""
+        """The number of unread records by reason, without the positions in the answer."""
         return dict(
             sorted(Counter(note["reason"].partition(" (")[0] for note in self._notes.values()).items())
         )
 
     @property
     def source_ids(self) -> frozenset[str]:
-        """The ids of unread records, as far as they have one that can be used."""
+        """The ids of unread records that have a valid id."""
         return frozenset(label for label, note in self._notes.items() if not note.get("no_id"))
 
     @property
     def to_ask_again(self) -> frozenset[str]:
-        """The ids of which no version is known, so that nothing but asking tells whether they changed."""
+        """The ids of unread records without a known version, which must be requested to find out whether they changed."""
         return frozenset(each for each in self.source_ids if self._notes[each].get("version") is None)
 
     def is_known(self, source_id: str, version: datetime | None) -> bool:
-        """Whether this version of a record was unread in two runs: a single one may have got a broken answer."""
+        """True when this version of a record was unread in two runs. One run may have received a broken answer."""
         note = self._notes.get(source_id)
         is_same = note is not None and version is not None and note.get("version") == version.isoformat()
         return is_same and note is not None and bool(note.get("tries", 1) >= TRIES)
 
     def read(self, source_ids: Iterable[str]) -> None:
-        """These records came and can be read."""
+        """Notes that these records were read."""
         for source_id in source_ids:
             self._came.add(source_id)
             self._unread_now.discard(source_id)
             self._notes.pop(source_id, None)
 
     def came(self, source_ids: Iterable[str]) -> None:
-        """A list showed these records; whether they can be read is another matter."""
+        """Notes that a list showed these records."""
         self._came.update(source_ids)
 
     def note(self, unread: Iterable[UnreadRecord]) -> None:
-        """These records came and cannot be read or stored."""
+        """Notes that these records could not be read or stored."""
         for each in unread:
             note: dict[str, Any] = {"reason": each.reason}
             if each.version is not None:
@@ -160,22 +161,22 @@ class UnreadNotes:
             self._notes[each.label] = note if each.source_id is not None else {**note, "no_id": True}
 
     def forget(self, source_ids: Iterable[str]) -> None:
-        """These records are gone at the source."""
+        """Removes the notes of records that no longer exist at the source."""
         for source_id in source_ids:
             self._notes.pop(source_id, None)
 
     def keep_only(self, listed: Collection[str]) -> None:
-        """After a look at the whole list of the source: what neither it nor this run showed is gone."""
+        """After a pass over the whole list: removes the notes of records that neither it nor this run showed."""
         self._notes = {
             label: note for label, note in self._notes.items() if label in listed or label in self._unread_now
         }
 
     def check(self, listed: int = 0) -> None:
-        """Raises SourceError (parse_error) when so many of the records of this run are unread that the source, or our
-        reading of it, must be wrong: more than MANY_UNREAD and SHARE_UNREAD of them, or all of several.
+        """Raises SourceError (parse_error) when too many records of this run are unread.
 
-        `listed`: how many records a whole list showed; 0 when only changes were read. Then the records that were noted
-        before count in neither number: an earlier look found them few, and they come again among few changes.
+        Too many are more than MANY_UNREAD and SHARE_UNREAD of them, or all of several records: then the source or its
+        reader is broken. `listed` is the number of records in a whole list; 0 when only changes were read. In the latter
+        case records that were unread before are not counted: they were few then, and come again among few changes.
         """
         known = frozenset() if listed else self._known_before & self._unread_now
         labels = self._unread_now - known
@@ -191,5 +192,5 @@ class UnreadNotes:
             )
 
     def detail(self) -> dict[str, dict[str, Any]]:
-        """What the next run must know, by id."""
+        """The notes by label, for the next run."""
         return {label: self._notes[label] for label in sorted(self._notes)}

@@ -168,7 +168,8 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
     from stash_sense_pipeline.settings.schema import StashBoxSettings
-    from stash_sense_pipeline.sources.http.polite_client import PoliteClient, Response
+    from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+    from stash_sense_pipeline.sources.http.response import Response
     from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 

@@ -19,7 +19,8 @@ from stash_sense_pipeline.catalog.schema import performer_images, source_images,
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import upsert
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, RetryPolicy
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 HURRIED = RetryPolicy(

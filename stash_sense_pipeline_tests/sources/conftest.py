@@ -19,18 +19,19 @@ from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, RetryPolicy
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 
-# Impatient between tries, patient within one: a loaded machine is no failure of the server.
+# Short delays between attempts, long timeouts for each: a loaded machine must not look like a failed server.
 QUICK = RetryPolicy(first_delay=0.001, first_delay_when_limited=0.001, read=10, total=20, circuit_after=1000)
 
 
 @dataclass
 class VirtualTime:
-    """A clock whose sleepers wait for nobody. Each sleep takes longer than asked by `overshoot` seconds."""
+    """A virtual clock: sleeping advances it at once. Each sleep takes `overshoot` seconds longer than requested."""
 
     seconds: float = 1000.0
     overshoot: float = 0.0
@@ -59,7 +60,7 @@ def virtual_time() -> VirtualTime:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[SandboxServers]:
-    """The sandbox servers, without a performer; use `box` or `theporndb` to get one afresh."""
+    """The sandbox servers without performers; use `box` or `theporndb` for an empty one."""
     with SandboxServers(World.empty()) as servers:
         yield servers
 
@@ -87,7 +88,7 @@ Refresh = Callable[..., SyncReport]
 
 @pytest.fixture
 def refresh(catalog: sa.Engine, fresh_sandbox: SandboxServers) -> Refresh:
-    """refresh(mode, source=, engine=, adjust=, **options of refresh_source) against the sandbox, impatiently."""
+    """refresh(mode, source=, engine=, adjust=, **options of refresh_source) against the sandbox, with short delays."""
 
     def run(mode: str = "auto", source: str = "stashdb", **options: Any) -> SyncReport:
         return refresh_from(fresh_sandbox, options.pop("engine", catalog), source, mode, **options)
@@ -110,7 +111,7 @@ def refresh_from(
     now: Callable[[], datetime] | None = None,
     retry_policy: RetryPolicy = QUICK,
 ) -> SyncReport:
-    """Refreshes one source of the sandbox; the wall clock is that of its server unless `now` gives another one."""
+    """Refreshes one source of the sandbox. The wall clock is that of its server unless `now` is given."""
     server = servers.world.sources[source]
     settings = StashBoxSettings(
         name=source,

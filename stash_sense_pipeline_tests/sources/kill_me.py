@@ -1,4 +1,4 @@
-"""A process that fills a catalog from a stash-box until somebody kills it."""
+"""A process that fills a catalog from a stash-box until it is killed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
 
 def main(catalog_url: str, endpoint: str, api_key: str) -> None:
-    """Refreshes with tiny pages, so that there is something to be killed in."""
+    """Refreshes with tiny pages, so that the run is long enough to be killed."""
     catalog_writer._BATCH_SECONDS = 0.05
     engine = open_catalog(catalog_url)
     source = StashBoxSettings(name="stashdb", url=endpoint, host="stashdb.test", rate_limit=3000.0)

@@ -13,7 +13,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Request:
-    """What came in. Header names are in lower case."""
+    """A received request. Header names are in lower case."""
 
     method: str
     target: str
@@ -24,14 +24,14 @@ class Request:
 
 @dataclass
 class Raw:
-    """What goes out: bytes as they are, then perhaps silence for some seconds; the connection is closed after it."""
+    """A raw response: bytes, then `silence` in seconds, then the connection is closed."""
 
     content: bytes
     silence: float = 0.0
 
 
 def answer(status: int = 200, body: bytes = b"", **headers: str) -> Raw:
-    """A well-formed answer; underscores in header names stand for dashes."""
+    """A well-formed response. Underscores in header names stand for dashes."""
     lines = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return Raw("\r\n".join(lines).encode() + b"\r\nConnection: close\r\n\r\n" + body)
@@ -39,7 +39,7 @@ def answer(status: int = 200, body: bytes = b"", **headers: str) -> Raw:
 
 @dataclass
 class LoopbackServer:
-    """Calls `handler` for each request, in a thread of its own."""
+    """A server that calls `handler` for each request, in its own thread."""
 
     handler: Callable[[Request], Raw]
     requests: list[Request] = field(default_factory=list)

@@ -15,7 +15,8 @@ from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
-from stash_sense_pipeline.sources.http.polite_client import SITE_RETRY_POLICY, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import SITE_RETRY_POLICY
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport, enrich_source
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher

@@ -42,7 +42,7 @@ def test_a_global_unicast_address_is_public(address):
         "fd00::1",
         "fec0::1",
         "ff02::1",
-        # Not for hosts, or not allocated: routers of a site may send them anywhere.
+        # Not for hosts, or not allocated: local routers may send them anywhere.
         *(
             "192.0.0.9",
             "192.88.99.1",
@@ -86,7 +86,7 @@ def test_no_form_of_a_private_ipv4_address_is_public(address):
 
 
 class Recorder(httpx.AsyncBaseTransport):
-    """Answers every request and notes where it would have gone; addresses in `dead` refuse the connection."""
+    """Answers each request and records its address; addresses in `dead` refuse the connection."""
 
     def __init__(self, dead: Sequence[str] = ()) -> None:
         self.requests: list[httpx.Request] = []
@@ -107,7 +107,7 @@ def ask(
     dead: Sequence[str] = (),
     times: int = 1,
 ):
-    """Asks for a URL; the name server gives the next of `answers` each time. Returns transport and lookups."""
+    """Requests a URL; the name server returns the next of `answers` each time. Returns transport and lookups."""
     recorder = Recorder(dead)
     lookups: list[str] = []
 
@@ -132,7 +132,7 @@ def test_the_connection_goes_to_the_checked_address_under_the_name_of_the_url():
     assert request.extensions["sni_hostname"] == "pictures.example"
 
 
-def test_a_name_that_resolves_to_loopback_the_second_time_is_asked_at_the_first_address():
+def test_a_name_that_resolves_to_loopback_the_second_time_is_connected_at_the_first_address():
     recorder, lookups = ask("http://changing.example/", [["93.184.216.34"], ["127.0.0.1"]], times=3)
     assert [request.url.host for request in recorder.requests] == ["93.184.216.34"] * 3
     assert lookups == ["changing.example"]
@@ -148,7 +148,7 @@ def test_the_next_address_is_tried_when_a_connection_is_refused():
     assert [request.url.host for request in recorder.requests] == ["2606:4700::1111", "93.184.216.34"]
 
 
-def test_a_host_that_no_address_answers_for_is_resolved_again():
+def test_a_host_with_no_reachable_address_is_resolved_again():
     recorder = Recorder(dead=["93.184.216.34"])
     answers = [["93.184.216.34"], ["93.184.216.35"]]
 

@@ -1,4 +1,4 @@
-"""Cleaning of fields: dates that are not set, addresses, ids, numbers, values that are no JSON."""
+"""Cleaning of fields: zero dates, addresses, ids, numbers, and values that are not JSON."""
 
 from __future__ import annotations
 
@@ -11,20 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.intake.adults import why_no_adult
-from stash_sense_pipeline.sources.cleaning import (
-    MAX_ID_BYTES,
-    MAX_TEXT_BYTES,
-    address,
-    birth_date,
-    clean_raw,
-    death_date,
-    link,
-    record_id,
-    text,
-    whole,
-    year,
-)
-from stash_sense_pipeline.sources.http.polite_client import Response
+from stash_sense_pipeline.sources.cleaning.addresses import address, link
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, death_date
+from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES, record_id
+from stash_sense_pipeline.sources.cleaning.numbers import whole, year
+from stash_sense_pipeline.sources.cleaning.raw_values import clean_raw
+from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES, text
+from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.json_fields import FieldError
 
 TODAY = date(2026, 11, 21)
@@ -76,7 +69,7 @@ VALUES = st.recursive(
         *(None, 0, 0.0, False, True, [], {}, -62169984000),
     ],
 )
-def test_a_date_that_is_not_set_is_unknown_and_no_childs(stated):
+def test_a_zero_date_is_unknown_and_does_not_mean_under_18(stated):
     assert birth_date(stated) is None
     assert death_date(stated) is None
     assert why_no_adult(birth_date(stated), None, TODAY) is None
@@ -98,7 +91,7 @@ def test_a_date_that_is_not_set_is_unknown_and_no_childs(stated):
         *("0001-05-03", ["2010-05-17"], {"date": "2010-05-17"}, 642902400, float("nan"), "x" * 3000),
     ],
 )
-def test_a_birth_date_that_may_be_one_and_cannot_be_read_is_withheld_and_such_a_death_date_dropped(stated):
+def test_an_unreadable_birth_date_withholds_the_record_and_an_unreadable_death_date_is_dropped(stated):
     known = birth_date(stated)
     assert known is not None
     assert why_no_adult(known, None, TODAY) == "unreadable_date"
@@ -116,13 +109,13 @@ def test_a_birth_date_that_may_be_one_and_cannot_be_read_is_withheld_and_such_a_
         ("2010-05-17", "2010-05-17"),
     ],
 )
-def test_dates_that_can_be_read(stated, expected):
+def test_a_readable_date_is_normalised(stated, expected):
     assert birth_date(stated) == expected
     assert death_date(stated) == expected
 
 
 @pytest.mark.parametrize("start", [0, -1, 1, 201, 10**10])
-def test_a_career_that_starts_in_no_year_is_no_childs(start):
+def test_an_invalid_career_start_is_unknown_and_does_not_mean_under_18(start):
     assert year(start) is None
     assert why_no_adult("1990-05-05", start, TODAY) is None
     assert why_no_adult("1990-05-05", 2001, TODAY) == "started_under_18"
@@ -140,7 +133,7 @@ def test_a_career_that_starts_in_no_year_is_no_childs(start):
         *("https://bücher.example/é b.jpg", "HTTPS://A.EXAMPLE/x", "https://xn--bcher-kva.example/1"),
     ],
 )
-def test_addresses_that_can_be_asked_stay_as_they_are(stated):
+def test_a_valid_address_is_not_changed(stated):
     assert address(stated) == stated
 
 
@@ -183,11 +176,11 @@ def test_addresses_that_can_be_asked_stay_as_they_are(stated):
         ),
     ],
 )
-def test_what_is_no_address_is_none(stated):
+def test_an_invalid_address_is_none(stated):
     assert address(stated) is None
 
 
-def test_a_link_may_lack_its_scheme_and_nothing_else():
+def test_a_link_without_a_scheme_is_valid_and_other_incomplete_links_are_not():
     assert link("www.example.com/ann") == "www.example.com/ann"
     assert link("//example.com:8080/ann") == "//example.com:8080/ann"
     for stated in (
@@ -237,7 +230,7 @@ def test_a_text_can_be_stored_in_both_databases(value):
 
 
 @given(st.dictionaries(st.text(st.characters()), VALUES, max_size=4))
-def test_what_is_not_modelled_is_json_of_both_databases(value):
+def test_raw_values_can_be_stored_as_json_in_both_databases(value):
     left_out: Counter[str] = Counter()
     written = json.dumps(clean_raw(value, left_out), allow_nan=False, ensure_ascii=False)
     assert "\0" not in written
@@ -258,7 +251,7 @@ def test_values_that_are_nested_too_deep_are_left_out_and_counted():
 @pytest.mark.parametrize(
     ("value", "expected"), [("170", 170), (170.0, 170), (10**400, None), ("1" * 5000, None), (True, None)]
 )
-def test_whole_numbers(value, expected):
+def test_a_whole_number_is_read_from_int_text_or_float(value, expected):
     assert whole(value, 1, 300) == expected
 
 
@@ -270,5 +263,5 @@ def test_whole_numbers(value, expected):
         (b'{"a": ' + b"1" * 5000 + b', "b": 1}', {"a": float("inf"), "b": 1}),
     ],
 )
-def test_one_value_of_an_answer_that_is_written_wrongly_does_not_cost_the_others(content, expected):
+def test_one_invalid_value_in_json_does_not_cost_the_others(content, expected):
     assert Response("https://a.example", 200, {}, content, "a").json() == expected

@@ -1,6 +1,6 @@
-"""The law of the stash-box sync: whatever a server does, between and inside our requests, a sweep makes us equal.
+"""The stash-box sync: after any changes at the server, between and inside requests, a sweep makes the catalog equal.
 
-Before the sweep nothing that lives at the server is ever deleted here.
+Before the sweep no record that is live at the server is deleted in the catalog.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FAULTS = (
 
 
 class Editors:
-    """Everybody who changes a box. `dead` is who was ever deleted: only they may ever be tombstones of ours."""
+    """All editors of a stash-box. `dead` are the ids that were ever deleted: only these may become tombstones."""
 
     def __init__(self, box: Box) -> None:
         self.box = box
@@ -92,7 +92,7 @@ class Editors:
 
 
 class Server(RuleBasedStateMachine):
-    """A server that is changed, disturbed and mirrored; the law is checked at the end of each life."""
+    """A server that is changed, disturbed and synced. Each example ends with a check that the catalog equals it."""
 
     servers: SandboxServers
     template: Path
@@ -116,7 +116,7 @@ class Server(RuleBasedStateMachine):
         changelog: bool,
         legacy: bool,
     ) -> None:
-        """A new box, and a catalog that never saw it."""
+        """A new stash-box, and an empty catalog."""
         self.servers.traffic.clear_faults()
         self.servers.traffic.clear_requests()
         self.box = self.servers.world.boxes["stashdb"]
@@ -138,14 +138,14 @@ class Server(RuleBasedStateMachine):
 
     @rule(kinds=st.lists(st.sampled_from(CHANGES), min_size=1, max_size=8), chance=st.integers(0, 2**32))
     def change(self, kinds: list[str], chance: int) -> None:
-        """Editors at work."""
+        """Editors change performers."""
         drawn = random.Random(chance)
         for kind in kinds:
             self.editors.act(kind, drawn)
 
     @rule(seconds=st.sampled_from([60, 7200, 3 * 86_400, -3600]))
     def pass_time(self, seconds: int) -> None:
-        """The server's clock moves, also back an hour as in autumn."""
+        """The server's clock advances, or goes back an hour as at the end of daylight saving time."""
         self.box.clock.advance(seconds)
 
     @rule(hold=st.booleans())
@@ -163,7 +163,7 @@ class Server(RuleBasedStateMachine):
         times=st.sampled_from([1, 1, 2, 20]),
     )
     def fault(self, kind: FaultKind, skip: int, status: int, times: int) -> None:
-        """Something goes wrong with one of the next requests."""
+        """One of the next requests fails."""
         self.servers.traffic.inject(Fault(kind, box="stashdb", skip=skip, times=times, status=status))
 
     @rule(
@@ -172,7 +172,7 @@ class Server(RuleBasedStateMachine):
         chance=st.integers(0, 2**32),
     )
     def refresh(self, mode: str, disturbances: list[str], chance: int) -> None:
-        """A refresh, with changes at the points inside its requests."""
+        """A refresh, with changes at points inside its requests."""
         left, drawn = list(disturbances), random.Random(chance)
 
         def disturb(moment: Moment) -> None:
@@ -186,7 +186,7 @@ class Server(RuleBasedStateMachine):
         assert not [key for key in tombstones - self.editors.dead if key in self.box.performers]
 
     def teardown(self) -> None:
-        """Quiet, and sweeps until none is refused: then both are equal."""
+        """No more changes, and sweeps until none is refused: then the catalog equals the server."""
         if not hasattr(self, "engine"):
             return
         self.servers.traffic.clear_faults()

@@ -1,4 +1,4 @@
-"""Taking over what a predecessor left: every version of its files, nothing invented, nothing half-done."""
+"""The import of a predecessor's data: all versions of its files, no invented data, no partial import."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sandbox.stash_box.database import Box
 from stash_sense_pipeline.settings.schema import StashBoxSettings
+from stash_sense_pipeline.sources.legacy_data import Legacy
 from stash_sense_pipeline.sources.legacy_import import LegacyReport, import_legacy
-from stash_sense_pipeline.sources.legacy_reader import Legacy, read_legacy
+from stash_sense_pipeline.sources.legacy_reader import read_legacy
 from stash_sense_pipeline_tests.databases import extras
 from stash_sense_pipeline_tests.sources.conftest import Refresh
 
@@ -44,17 +45,17 @@ BOXES = tuple(
         ("mine", "box.example", "stash_box"),
     )
 )
-# Other tables do no harm: they are not read.
+# Unknown tables are not read.
 PLAIN = {"another table", "a table with a strange name"}
 TABLES = ("source_performers", "performer_aliases", "performer_urls", "identities", "identity_members")
 
 
 def uid(number: int) -> str:
-    """An id as stash-box makes them."""
+    """An id in the format of stash-box."""
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
-# What the versions added. 3 is the oldest that is known.
+# The changes of each version. 3 is the oldest known version.
 DDL = {
     3: """
 CREATE TABLE schema_version (version INTEGER PRIMARY KEY);
@@ -101,17 +102,17 @@ class Predecessor:
             connection.commit()
 
     def read(self) -> Legacy:
-        """What is in it."""
+        """Reads the files."""
         return read_legacy(self.directory, BOXES)
 
-    def taken_over(self, engine: sa.Engine, refusals: Any = NO_SUPPRESSIONS) -> LegacyReport:
-        """Takes it over."""
+    def imported(self, engine: sa.Engine, refusals: Any = NO_SUPPRESSIONS) -> LegacyReport:
+        """Imports the files."""
         return import_legacy(engine, self.read(), refusals, NOW)
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Predecessor:
-    """An empty directory to put files into."""
+    """An empty directory for files."""
     directory = tmp_path / "old"
     directory.mkdir()
     return Predecessor(directory)
@@ -144,7 +145,7 @@ def table(engine: sa.Engine, name: str) -> list[dict[str, Any]]:
 
 
 def everything(engine: sa.Engine) -> dict[str, list[dict[str, Any]]]:
-    """All that taking over can write."""
+    """All rows that an import can write."""
     return {name: table(engine, name) for name in (*TABLES, "identity_log", "sync_state")}
 
 
@@ -154,7 +155,7 @@ def members(engine: sa.Engine) -> dict[tuple[str, str], int]:
         return identities.read_members(connection)
 
 
-def test_performers_db_becomes_hearsay_without_a_watermark(any_catalog, old):
+def test_performers_db_becomes_an_unverified_import_without_a_watermark(any_catalog, old):
     old.database(
         performers=[
             person(
@@ -185,7 +186,7 @@ def test_performers_db_becomes_hearsay_without_a_watermark(any_catalog, old):
             {"performer_id": 7, "site": "y", "url": "https://y.example/7", "source_endpoint": "iafd"},
         ],
     )
-    report = old.taken_over(any_catalog)
+    report = old.imported(any_catalog)
     assert [(each.source, each.records) for each in report.sources] == [("stashdb", 1), ("theporndb", 1)]
     main, second = table(any_catalog, "source_performers")
     assert {key: value for key, value in main.items() if value not in (None, {})} == {
@@ -214,18 +215,18 @@ def test_every_schema_version_is_read(catalog, old, version):
         faces=faces,
         **(tables if version >= 5 else {}),
     )
-    (source,) = old.taken_over(catalog).sources
+    (source,) = old.imported(catalog).sources
     assert (source.records, source.tombstones) == (1, int(version >= 5))
     assert table(catalog, "source_performers")[0]["legacy_faces"] == 2
 
 
-def test_a_database_with_only_performers_is_read_and_useless(catalog, old):
+def test_a_database_with_only_the_performers_table_gives_no_records(catalog, old):
     old.database(performers=[person(1)])
     with closing(sqlite3.connect(old.directory / "performers.db")) as connection:
         for name in ("stashbox_ids", "aliases", "external_urls", "merged_ids", "faces"):
             connection.execute(f"DROP TABLE {name}")
     assert old.read().unusable == 1
-    assert old.taken_over(catalog).sources == ()
+    assert old.imported(catalog).sources == ()
 
 
 def test_performer_ids_are_kept_where_none_are_allocated(any_catalog, old):
@@ -233,14 +234,14 @@ def test_performer_ids_are_kept_where_none_are_allocated(any_catalog, old):
         performers=[person(5), person(9), person(40, birth_date="2020-01-01")],
         stashbox_ids=[box_id(5), box_id(9), box_id(9, "mine"), box_id(40)],
     )
-    assert old.taken_over(any_catalog).performer_ids == 2
+    assert old.imported(any_catalog).performer_ids == 2
     assert members(any_catalog) == {
         ("stashdb", uid(5)): 5,
         ("stashdb", uid(9)): 9,
         ("mine", uid(9)): 9,
     }
     with writing(any_catalog) as connection:
-        # Not even the id of somebody who was left out is given to another person.
+        # The id of a person who was left out is not reused either.
         assert identities.last_id(connection) == 40
 
 
@@ -248,23 +249,23 @@ def test_performer_ids_are_not_kept_where_some_are_allocated(any_catalog, old):
     with writing(any_catalog) as connection:
         identities.add_ids(connection, [1], NOW)
     old.database(performers=[person(5)], stashbox_ids=[box_id(5)])
-    assert old.taken_over(any_catalog).performer_ids == 0
+    assert old.imported(any_catalog).performer_ids == 0
     assert members(any_catalog) == {}
     assert [row["performer_id"] for row in table(any_catalog, "identities")] == [1]
 
 
-def test_merged_ids_become_tombstones_that_lead_on(any_catalog, old):
+def test_merged_ids_become_tombstones_with_their_survivors(any_catalog, old):
     old.database(
         performers=[person(1), person(2)],
         stashbox_ids=[box_id(1), box_id(2)],
         merged_ids=[
             {"performer_id": 1, "endpoint": "stashdb", "merged_stashbox_id": uid(11)},
             {"performer_id": 1, "endpoint": "mine", "merged_stashbox_id": uid(12)},
-            # A record that is there is not gone.
+            # An id with a live record does not become a tombstone.
             {"performer_id": 1, "endpoint": "stashdb", "merged_stashbox_id": uid(2)},
         ],
     )
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     with reading(any_catalog) as connection:
         assert performers.tombstones(connection, "stashdb") == {uid(11): uid(1)}
         assert performers.tombstones(connection, "mine") == {uid(12): None}
@@ -282,7 +283,7 @@ def test_performers_json_makes_records_and_progress_adds_faces(any_catalog, old)
         },
     )
     old.json("progress.json", {"processed_ids": [uid(1), uid(8), f"box.example:{uid(2)}"], "stats": {}})
-    report = old.taken_over(any_catalog)
+    report = old.imported(any_catalog)
     assert report.performer_ids == 0
     rows = [
         (row["source"], row["name"], row["country"], row["legacy_faces"], row["legacy_images"])
@@ -296,19 +297,19 @@ def test_performers_json_makes_records_and_progress_adds_faces(any_catalog, old)
     assert old.read().unusable == 1
 
 
-def test_progress_of_version_2_tells_the_images_too(any_catalog, old):
+def test_progress_of_version_2_adds_the_number_of_images(any_catalog, old):
     old.database(performers=[person(1), person(2)], stashbox_ids=[box_id(1), box_id(2)], faces=faces_of(1, 4))
     seen = {"faces_indexed": 3, "images_processed": 6, "images_available": 9, "last_synced": "2026-01-30"}
     old.json(
         "progress.json", {"schema_version": 2, "performers": {uid(1): seen, f"stashdb.org:{uid(7)}": seen}}
     )
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     rows = [(row["legacy_faces"], row["legacy_images"]) for row in table(any_catalog, "source_performers")]
     assert rows == [(4, 6), (0, None)]
 
 
 @pytest.mark.parametrize("file", ["performers.db", "performers.json"])
-def test_doing_it_again_changes_nothing(any_catalog, old, file):
+def test_a_second_import_changes_nothing(any_catalog, old, file):
     if file == "performers.db":
         old.database(
             performers=[person(1, birth_date="1990"), person(2)],
@@ -319,14 +320,14 @@ def test_doing_it_again_changes_nothing(any_catalog, old, file):
         )
     else:
         old.json("performers.json", {f"stashdb.org:{uid(1)}": {"name": "One", "face_count": 3}})
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     before = everything(any_catalog)
     report = import_legacy(any_catalog, old.read(), NO_SUPPRESSIONS, datetime(2027, 1, 1, tzinfo=UTC))
     assert everything(any_catalog) == before
     assert report.performer_ids == sum(each.records + each.tombstones for each in report.sources) == 0
 
 
-def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
+def test_records_that_the_catalog_has_are_not_changed(any_catalog, old):
     known = PerformerRecord(uid(1), "Real name", aliases=("Real",), updated_at=NOW)
     with writing(any_catalog) as connection:
         performers.store_records(connection, "stashdb", [known, PerformerRecord(uid(2), "Gone")], NOW)
@@ -342,14 +343,14 @@ def test_what_the_catalog_knows_stays_as_it_is(any_catalog, old):
         merged_ids=[{"performer_id": 2, "endpoint": "stashdb", "merged_stashbox_id": uid(3)}],
         faces=faces_of(1, 2),
     )
-    (source,) = old.taken_over(any_catalog).sources
+    (source,) = old.imported(any_catalog).sources
     assert (source.records, source.tombstones, source.noted) == (0, 0, 1)
     after = everything(any_catalog)
     assert after["source_performers"][0].pop("legacy_faces") == 2
     assert before["source_performers"][0].pop("legacy_faces") is None
     for name in ("source_performers", "performer_aliases"):
         assert after[name] == before[name]
-    # The predecessor's id comes along for the one who is live.
+    # The predecessor's performer id is kept for the live record.
     assert members(any_catalog) == {("stashdb", uid(1)): 1}
 
 
@@ -378,7 +379,7 @@ def test_suppressed_people_are_left_out_with_all_their_records(catalog, old, cov
             for url in ("https://x.example/1", f"https://fansdb.cc/performers/{UUID}")
         ],
     )
-    assert old.taken_over(catalog, Suppressions(b"k", **covered)).suppressed == 1
+    assert old.imported(catalog, Suppressions(b"k", **covered)).suppressed == 1
     assert [row["source_id"] for row in table(catalog, "source_performers")] == [uid(2)]
     assert members(catalog) == {("stashdb", uid(2)): 2}
 
@@ -391,12 +392,12 @@ def test_suppressed_people_are_left_out_with_all_their_records(catalog, old, cov
         {"birth_date": "2000-01-01", "career_start_year": 2015},
     ],
 )
-def test_who_is_no_adult_is_left_out(catalog, old, fields):
+def test_people_who_are_not_adults_are_left_out(catalog, old, fields):
     old.database(
         performers=[person(1, **fields), person(2, birth_date="1990-00-00")],
         stashbox_ids=[box_id(1), box_id(2)],
     )
-    assert old.taken_over(catalog).not_adult == 1
+    assert old.imported(catalog).not_adult == 1
     assert [row["birth_date"] for row in table(catalog, "source_performers")] == ["1990"]
 
 
@@ -420,8 +421,8 @@ def _cut(path: Path, keep: float) -> None:
 
 
 REFUSED = {
-    "no JSON": ("performers.json", b"{", "is not JSON"),
-    "not text": ("performers.json", b"\xff\xfe\x00", "is not JSON"),
+    "no JSON": ("performers.json", b"{", "is not valid JSON"),
+    "not text": ("performers.json", b"\xff\xfe\x00", "is not valid JSON"),
     "a list": ("performers.json", b"[]", "does not hold an object"),
     "a later progress": ("progress.json", b'{"schema_version": 3, "performers": {}}', "is of version 3"),
     "progress without a list": ("progress.json", b'{"stats": {}}', "version 1 without processed_ids"),
@@ -437,7 +438,7 @@ def test_a_file_that_cannot_be_used_is_refused_whole_in_one_line(catalog, old, n
     (old.directory / name).write_bytes(content)
     before = everything(catalog)
     with pytest.raises(ConfigurationError) as raised:
-        old.taken_over(catalog)
+        old.imported(catalog)
     text = str(raised.value)
     assert text.startswith(f"{old.directory / name}: ")
     assert problem in text
@@ -457,19 +458,19 @@ def test_a_file_that_cannot_be_used_is_refused_whole_in_one_line(catalog, old, n
         ("progress.json", {"processed_ids": [1.5, None]}, 2, []),
     ],
 )
-def test_an_odd_entry_costs_that_entry(catalog, old, name, content, unusable, people):
+def test_an_invalid_entry_is_skipped_and_counted(catalog, old, name, content, unusable, people):
     old.database(performers=[person(1), person(2**40)], stashbox_ids=[box_id(1)])
     old.json(name, content)
     legacy = old.read()
-    # The row whose id is no id of a performer is one more.
+    # The row without a valid performer id is one more.
     assert legacy.unusable == unusable + 1
     found = [record.name for each in legacy.people for record in each.records.values()]
     assert found == ["Person 1", *people]
-    assert old.taken_over(catalog).sources[0].records == len(found)
+    assert old.imported(catalog).sources[0].records == len(found)
 
 
 @pytest.mark.parametrize(
-    ("birth_date", "career_start_year", "is_taken_over"),
+    ("birth_date", "career_start_year", "is_imported"),
     [
         ("-0001-11-30", 0, True),
         ("0000-00-00", None, True),
@@ -477,10 +478,12 @@ def test_an_odd_entry_costs_that_entry(catalog, old, name, content, unusable, pe
         ("May 2010", 2012, False),
     ],
 )
-def test_an_unknown_birth_date_is_no_childs(catalog, old, birth_date, career_start_year, is_taken_over):
+def test_an_unknown_birth_date_does_not_mean_under_18(
+    catalog, old, birth_date, career_start_year, is_imported
+):
     fields = {"birth_date": birth_date, "career_start_year": career_start_year}
     old.database(performers=[person(1, **fields)], stashbox_ids=[box_id(1)])
-    assert old.taken_over(catalog).not_adult == (not is_taken_over)
+    assert old.imported(catalog).not_adult == (not is_imported)
 
 
 @pytest.mark.parametrize("version", [2, 10])
@@ -490,7 +493,7 @@ def test_an_unknown_schema_version_is_refused(old, version):
         old.read()
 
 
-def test_a_database_that_was_cut_off_is_refused(old):
+def test_a_truncated_database_is_refused(old):
     old.database(performers=[person(number, disambiguation="x" * 500) for number in range(1, 200)])
     _cut(old.directory / "performers.db", 0.5)
     with pytest.raises(ConfigurationError, match=r"performers\.db: "):
@@ -504,7 +507,7 @@ def test_a_directory_without_any_of_the_files_is_refused(old):
         old.read()
 
 
-def test_reading_leaves_the_directory_as_it_was(old):
+def test_reading_does_not_change_the_directory(old):
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     with closing(sqlite3.connect(old.directory / "performers.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -513,7 +516,7 @@ def test_reading_leaves_the_directory_as_it_was(old):
     assert {path.name: path.read_bytes() for path in old.directory.iterdir()} == before
 
 
-def test_what_is_only_in_the_write_ahead_log_is_read(old):
+def test_rows_that_are_only_in_the_write_ahead_log_are_read(old):
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     with closing(sqlite3.connect(old.directory / "performers.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -535,7 +538,7 @@ def test_enough_faces_come_first_and_too_few_last_until_there_are_new_images(any
     }
     known = {uid(number): entry for number, entry in progress.items()}
     old.json("progress.json", {"schema_version": 2, "performers": known})
-    old.taken_over(any_catalog)
+    old.imported(any_catalog)
     found = [
         PerformerRecord(
             uid(number),
@@ -550,11 +553,13 @@ def test_enough_faces_come_first_and_too_few_last_until_there_are_new_images(any
         connection.execute(sa.update(of).where(of.c.image_id == "5-0").values(state="done"))
     with reading(any_catalog) as connection:
         waiting = waiting_performers(connection, "stashdb", NOW, complete_at=5)
-    # 4 had no face in the predecessor, of images that are not counted; 6 is unknown to it.
+    # 4 had no faces at the predecessor, from an unknown number of images; 6 is unknown to it.
     assert [each.source_id for each in waiting] == [uid(number) for number in (3, 2, 4, 6, 1, 5)]
 
 
-def test_the_first_refresh_confirms_corrects_and_buries(refresh: Refresh, catalog, old, box: Box):
+def test_the_first_refresh_confirms_corrects_and_removes_imported_records(
+    refresh: Refresh, catalog, old, box: Box
+):
     for number in range(1, 31):
         box.create(performer_id=uid(number), name=f"Server {number}")
     box.merge([uid(2)], uid(1))
@@ -563,14 +568,14 @@ def test_the_first_refresh_confirms_corrects_and_buries(refresh: Refresh, catalo
         performers=[person(number) for number in range(1, 32)],
         stashbox_ids=[box_id(number) for number in range(1, 32) if number != 30],
         aliases=[{"performer_id": 4, "alias": "Invented", "source_endpoint": "stashdb"}],
-        # 30 lives: the predecessor was wrong about it. 40 is unknown to the server.
+        # 30 is live, although the predecessor had it as merged. 40 is unknown to the server.
         merged_ids=[
             {"performer_id": 6, "endpoint": "stashdb", "merged_stashbox_id": uid(number)}
             for number in (30, 40)
         ],
         faces=faces_of(4, 3),
     )
-    old.taken_over(catalog)
+    old.imported(catalog)
     report = refresh()
     assert (report.mode, report.outcome, report.added) == ("backfill", "found", 0)
     assert (report.updated, report.live) == (28, 28)
@@ -588,7 +593,7 @@ def test_the_first_refresh_confirms_corrects_and_buries(refresh: Refresh, catalo
     assert (rows[uid(4)]["legacy_faces"], rows[uid(31)]["legacy_faces"]) == (3, None)
 
 
-def test_hearsay_costs_no_more_than_reading_and_never_looks_like_a_disappearance(
+def test_unverified_imports_cost_only_look_ups_and_never_count_as_missing(
     refresh: Refresh, catalog, old, box: Box
 ):
     for number in range(1, 121):
@@ -597,10 +602,10 @@ def test_hearsay_costs_no_more_than_reading_and_never_looks_like_a_disappearance
         performers=[person(number) for number in range(1, 171)],
         stashbox_ids=[box_id(number) for number in range(1, 171)],
     )
-    old.taken_over(catalog)
+    old.imported(catalog)
     report = refresh()
     assert (report.outcome, report.live, report.removed, report.refused) == ("found", 120, 50, 0)
-    # The interface, its newest, two pages, the list backwards, what is newest and removed, and two of 25 unknown ids.
+    # Description, newest, two pages, the list backwards, newest again, removals, and two requests for 25 unknown ids each.
     assert report.requests <= 9
 
 
@@ -615,7 +620,7 @@ def operator(tmp_path, monkeypatch):
     return CliRunner()
 
 
-def test_the_command_tells_what_it_took_over_and_left_out(operator, old):
+def test_the_command_reports_imported_and_skipped_entries(operator, old):
     target = f"stashdb:{uid(2)}"
     entry = {"target": target, "reason": "asked", "date": "2026-01-01"}
     Path("data").mkdir()
@@ -644,7 +649,7 @@ def test_the_command_refuses_in_one_line(operator, old):
     assert not Path("data").exists()
 
 
-# --- files that were made to harm their reader ----------------------------------------------------------------------
+# --- malicious files ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(set(extras("performers", "gender")) - PLAIN))
@@ -652,8 +657,8 @@ def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     extras("performers", "gender")[name](old.directory / "performers.db")
     begun = time.monotonic()
-    with pytest.raises(ConfigurationError, match=r"Nothing was taken over") as raised:
-        old.taken_over(catalog)
+    with pytest.raises(ConfigurationError, match=r"Nothing was imported") as raised:
+        old.imported(catalog)
     assert "\n" not in str(raised.value)
     assert time.monotonic() - begun < 20
 
@@ -662,7 +667,7 @@ def test_a_database_that_computes_while_it_is_read_is_refused(catalog, old, name
 def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
     os.mkfifo(old.directory / name)
     with pytest.raises(ConfigurationError, match="not a regular file"):
-        old.taken_over(catalog)
+        old.imported(catalog)
 
 
 @pytest.mark.parametrize("name", ["progress.json", "performers.json"])
@@ -671,6 +676,6 @@ def test_a_fifo_in_the_place_of_a_file_is_refused(catalog, old, name):
 )
 def test_json_that_no_predecessor_wrote_is_refused(catalog, old, name, text):
     (old.directory / name).write_text(text)
-    with pytest.raises(ConfigurationError, match="Nothing was taken over") as raised:
-        old.taken_over(catalog)
+    with pytest.raises(ConfigurationError, match="Nothing was imported") as raised:
+        old.imported(catalog)
     assert "\n" not in str(raised.value)

@@ -1,6 +1,6 @@
-"""The law of odd records: whatever a source puts into the fields of some records, all others arrive, and a run ends well.
+"""Odd records: any values in the fields of some records leave the others stored, and the run succeeds.
 
-The connectors are asked through the bytes of answers, without sockets; the records go into both databases.
+The connectors read the bytes of responses, without sockets; the records are stored in both databases.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from stash_sense_pipeline.records.performer_record import ImageRecord, Performer
 from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, StashBoxSettings
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
-from stash_sense_pipeline.sources.cleaning import MAX_ID_BYTES, MAX_TEXT_BYTES
-from stash_sense_pipeline.sources.http.polite_client import Response
+from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
+from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES
+from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.legacy_reader import read_legacy
 from stash_sense_pipeline.sources.reference_sites.profile_matching import record_of
@@ -117,7 +118,7 @@ ODD = st.recursive(
 
 
 def uid(number: int) -> str:
-    """A uuid of a number."""
+    """A UUID made from a number."""
     return f"00000000-0000-4000-8000-{number:012d}"
 
 
@@ -192,7 +193,7 @@ def odd_rows(
 
 
 class FakeClient:
-    """A client that answers from memory, through the bytes that a server would send."""
+    """A client that answers from memory, with the bytes that a server would send."""
 
     def __init__(self, answer: Callable[[str, Any], Any]) -> None:
         self.requests = 0
@@ -290,7 +291,7 @@ def refresh(
 
 
 def stored(engine: sa.Engine) -> dict[str, list[tuple[Any, ...]]]:
-    """What the catalog holds of all records, but for the times at which it learned of it."""
+    """The rows of all records in the catalog, without the times at which they were stored."""
     with engine.connect() as connection:
         return {
             table.name: sorted((tuple(row) for row in connection.execute(sa.select(*_told(table)))), key=repr)
@@ -310,7 +311,7 @@ def live(engine: sa.Engine) -> set[str]:
 
 
 def empty(engine: sa.Engine) -> None:
-    """Deletes everything."""
+    """Deletes all rows."""
     with writing(engine) as connection:
         for table in reversed(schema.metadata.sorted_tables):
             connection.execute(table.delete())
@@ -326,7 +327,7 @@ def check_odd_records(
     assert names <= live(engine)
     assert not [reason for reason in first.unread_reasons if reason.startswith("the database")]
     if "different performers of a page have its id" in first.unread_reasons:
-        # The next run asks for that id alone, and the server's answer settles which of them has it.
+        # The next run requests that id alone, and the answer decides which of the rows has it.
         refresh(engine, answer, "auto", connector)
     before = stored(engine)
     for mode in ("auto", "full_sweep"):
@@ -373,12 +374,12 @@ def engine_of(request: pytest.FixtureRequest) -> Callable[[str], sa.Engine]:
 
 
 def holds(examples: int) -> Any:
-    """Settings of hypothesis for so many examples."""
+    """The settings of hypothesis for a number of examples."""
     return settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.mark.parametrize(("database", "examples"), TIERS)
-def test_whatever_is_in_a_record_of_a_stash_box_the_others_arrive(engine_of, database, examples):
+def test_any_value_in_a_record_of_a_stash_box_leaves_the_others_stored(engine_of, database, examples):
     engine = engine_of(database)
 
     @holds(examples)
@@ -394,7 +395,7 @@ def test_whatever_is_in_a_record_of_a_stash_box_the_others_arrive(engine_of, dat
 
 
 @pytest.mark.parametrize(("database", "examples"), TIERS)
-def test_whatever_is_in_a_record_of_theporndb_the_others_arrive(engine_of, database, examples):
+def test_any_value_in_a_record_of_theporndb_leaves_the_others_stored(engine_of, database, examples):
     engine = engine_of(database)
 
     @holds(examples)
@@ -419,7 +420,7 @@ PROFILES = st.builds(
 
 
 @pytest.mark.parametrize(("database", "examples"), TIERS)
-def test_whatever_a_reference_site_shows_can_be_stored_or_is_unread(engine_of, database, examples):
+def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, database, examples):
     engine = engine_of(database)
     known = KNOWN_REFERENCE_SITES["iafd"]
     site = ReferenceSiteSettings.model_validate({"name": "iafd", "url": known["url"], "rate_limit": 6e5})
@@ -446,7 +447,7 @@ def test_whatever_a_reference_site_shows_can_be_stored_or_is_unread(engine_of, d
 
 
 @pytest.mark.parametrize(("database", "examples"), TIERS)
-def test_whatever_is_in_an_entry_of_a_predecessor_the_others_are_taken_over(engine_of, database, examples):
+def test_any_value_in_an_entry_of_a_predecessor_leaves_the_others_imported(engine_of, database, examples):
     engine = engine_of(database)
     box = StashBoxSettings.model_validate(
         {"name": "stashdb", "url": "https://stashdb.org/graphql", "host": "stashdb.org", "rate_limit": 6e5}
@@ -474,7 +475,7 @@ def test_whatever_is_in_an_entry_of_a_predecessor_the_others_are_taken_over(engi
                 try:
                     parse_json(content, LARGE)
                 except ValueError:
-                    # NaN, lone surrogates and numbers without end make a file that is no JSON: it is refused whole.
+                    # NaN, lone surrogates and infinite numbers make the file invalid JSON, which is refused.
                     reject()
                 (Path(home) / name).write_text(content)
             import_legacy(engine, read_legacy(Path(home), [box]), NO_SUPPRESSIONS, NOW)
@@ -483,10 +484,10 @@ def test_whatever_is_in_an_entry_of_a_predecessor_the_others_are_taken_over(engi
     law()
 
 
-# --- what is noted, and what is too much --------------------------------------------------------------------------
+# --- unread records, and too many of them --------------------------------------------------------------------------
 
 
-def test_an_unread_record_is_noted_asked_again_when_it_changes_and_never_buried(catalog):
+def test_an_unread_record_is_noted_and_requested_again_when_it_changes_and_never_removed(catalog):
     rows = [box_row(number) for number in range(1, 5)]
     assert refresh(catalog, graphql(rows)).live == 4
     rows[3] = {**rows[3], "name": " ", "updated": "2024-03-01T00:00:00Z"}
@@ -553,7 +554,7 @@ def test_a_source_of_which_nothing_can_be_read_is_an_error(catalog, connector):
     assert (report.outcome, report.live) == (Outcome.PARSE_ERROR, 0)
 
 
-def test_images_stay_when_their_list_cannot_be_read(catalog):
+def test_images_are_kept_when_their_list_is_unreadable(catalog):
     rows = [box_row(number) for number in range(1, 4)]
     refresh(catalog, graphql(rows))
     for images in (None, "none", [None], [{"id": None, "url": "https://a.example/1"}]):
@@ -565,9 +566,9 @@ def test_images_stay_when_their_list_cannot_be_read(catalog):
     assert len(stored(catalog)["performer_images"]) == 2
 
 
-def test_what_the_database_refuses_costs_one_record(any_catalog, monkeypatch):
+def test_a_value_that_the_database_refuses_costs_one_record(any_catalog, monkeypatch):
     monkeypatch.setattr(
-        "stash_sense_pipeline.sources.stash_boxes.stash_box_connector._height", lambda value: 2**70
+        "stash_sense_pipeline.sources.stash_boxes.stash_box_records._height", lambda value: 2**70
     )
     rows = [{**box_row(number), "height": 170 if number == 5 else None} for number in range(1, 10)]
     report = refresh(any_catalog, graphql(rows))

@@ -23,7 +23,10 @@ from stash_sense_pipeline.foundation.errors import (
     UnreachableError,
 )
 from stash_sense_pipeline.sources.http.address_guard import host_of
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, Response, RetryPolicy, user_agent
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient, user_agent
+from stash_sense_pipeline.sources.http.redirects import redirect_target
+from stash_sense_pipeline.sources.http.response import Response
+from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
 from stash_sense_pipeline_tests.sources.conftest import VirtualTime
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, Raw, Request, answer
 
@@ -34,7 +37,7 @@ FAST = 600_000.0
 
 @pytest.fixture
 def served(virtual_time: VirtualTime) -> Iterator[Callable[..., Served]]:
-    """served(handler or list of answers, **options of PoliteClient): a server and what asks it in virtual time."""
+    """served(handler or list of answers, **options of PoliteClient): a server with clients in virtual time."""
     running: list[LoopbackServer] = []
 
     def serve(script: Callable[[Request], Raw] | list[Raw], **options: Any) -> Served:
@@ -60,7 +63,7 @@ class Served:
         self._options = options
 
     def get(self, path: str = "/", **options: Any) -> Response:
-        """One GET with a fresh client; a path may be a whole URL."""
+        """One GET with a new client. `path` may be a whole URL."""
         url = path if "://" in path else f"{self.server.url}{path}"
         return self.run(lambda client: client.get(url, **options))
 
@@ -73,7 +76,7 @@ class Served:
         return caught.value
 
     def run(self, ask: Callable[[PoliteClient], Any]) -> Any:
-        """Anything with a fresh client."""
+        """The result of `ask` with a new client."""
 
         async def within() -> Any:
             async with PoliteClient("tested", self.server.url, **self._options) as client:
@@ -82,7 +85,7 @@ class Served:
         return asyncio.run(within())
 
 
-def test_an_answer(served):
+def test_get_sends_params_and_headers_and_returns_the_response(served):
     at = served([answer(body=b'{"a": 1}', Content_Type="application/JSON; charset=utf-8")])
     response = at.get("/x", params={"q": "a b", "page": 2}, headers={"ApiKey": "k"})
     assert (response.status, response.json(), response.content_type) == (200, {"a": 1}, "application/json")
@@ -94,7 +97,7 @@ def test_an_answer(served):
     assert request.headers["apikey"] == "k"
 
 
-def test_who_asks_says_so(served):
+def test_the_user_agent_names_the_version_and_the_contact(served):
     at = served([answer()], contact="mailto:me@example.org")
     at.get()
     assert at.server.requests[0].headers["user-agent"].startswith("stash-sense-pipeline/")
@@ -102,7 +105,7 @@ def test_who_asks_says_so(served):
     assert "(" not in user_agent("")
 
 
-def test_post_sends_json_and_may_be_repeated(served):
+def test_post_json_sends_json_and_is_retried_after_a_503(served):
     at = served([answer(503), answer(body=b"{}")])
     at.run(lambda client: client.post_json(f"{at.server.url}/graphql", {"query": "ä"}))
     assert [request.body for request in at.server.requests] == [b'{"query":"\\u00e4"}'] * 2
@@ -123,7 +126,7 @@ def test_post_sends_json_and_may_be_repeated(served):
         (500, Outcome.TIMEOUT),
     ],
 )
-def test_what_will_not_pass_is_asked_once(served, status, outcome):
+def test_a_permanent_failure_is_not_retried(served, status, outcome):
     at = served([answer(status, HTML)])
     error = at.failure("/secret?token=abc")
     assert isinstance(error, HttpStatusError)
@@ -133,21 +136,21 @@ def test_what_will_not_pass_is_asked_once(served, status, outcome):
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 520, 524])
-def test_what_may_pass_is_asked_again(served, status):
+def test_a_transient_status_is_retried(served, status):
     at = served([answer(status, HTML), answer(status), answer(body=b"done")])
     assert at.get().content == b"done"
     assert len(at.server.requests) == 3
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(429, Outcome.RATE_LIMITED), (503, Outcome.TIMEOUT)])
-def test_what_does_not_pass_ends_after_its_attempts(served, status, outcome):
+def test_a_transient_status_that_stays_fails_after_all_attempts(served, status, outcome):
     at = served([answer(status, HTML)])
     error = at.failure()
     assert error.outcome is outcome
     assert len(at.server.requests) == BRISK.attempts
 
 
-def test_waiting_grows_and_has_jitter(served, virtual_time):
+def test_the_delay_between_attempts_doubles_with_jitter(served, virtual_time):
     at = served([answer(503)])
     at.failure()
     waits = [
@@ -162,14 +165,14 @@ def test_waiting_grows_and_has_jitter(served, virtual_time):
 
 
 def accumulated(slept: list[float]) -> list[float]:
-    """Sleeps as moments."""
+    """The times at which the sleeps end."""
     moments = [0.0]
     for seconds in slept:
         moments.append(moments[-1] + seconds)
     return moments
 
 
-def test_retry_after_in_seconds(served, virtual_time):
+def test_a_retry_after_in_seconds_is_waited_for(served, virtual_time):
     at = served([answer(429, Retry_After="37"), answer()])
     began = virtual_time.seconds
     at.get()
@@ -177,8 +180,8 @@ def test_retry_after_in_seconds(served, virtual_time):
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_retry_after_as_a_date(served, virtual_time, told):
-    """Measured on the server's clock where it tells it, else on ours."""
+def test_a_retry_after_date_is_waited_for_on_the_clock_of_the_server(served, virtual_time, told):
+    """Without a Date header the local clock is used."""
     server_now = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC) if told else virtual_time.now()
     until = format_datetime(server_now.replace(microsecond=0), usegmt=True)
     until = until.replace(until[17:25], (server_now.replace(second=59)).strftime("%H:%M:%S"))
@@ -190,20 +193,20 @@ def test_retry_after_as_a_date(served, virtual_time, told):
     assert virtual_time.seconds - began == pytest.approx(expected, abs=1.01)
 
 
-def test_a_retry_after_in_the_past_or_without_sense_does_not_hurt(served):
+def test_a_retry_after_in_the_past_or_unreadable_is_ignored(served):
     at = served(
         [answer(429, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"), answer(429, Retry_After="soon"), answer()]
     )
     assert at.get().status == 200
 
 
-def test_a_long_retry_after_is_obeyed_by_leaving(served, virtual_time):
+def test_a_long_retry_after_fails_further_requests_without_waiting(served, virtual_time):
     at = served([answer(429, Retry_After="86400")])
     began = virtual_time.seconds
 
     async def ask(client: PoliteClient) -> None:
         for _ in range(2):
-            with pytest.raises(SourceError, match=r"left alone|answered 429") as caught:
+            with pytest.raises(SourceError, match=r"asked for a pause|answered 429") as caught:
                 await client.get(at.server.url)
             assert caught.value.outcome is Outcome.RATE_LIMITED
 
@@ -212,7 +215,7 @@ def test_a_long_retry_after_is_obeyed_by_leaving(served, virtual_time):
     assert virtual_time.seconds - began < 1
 
 
-def test_a_cut_body_is_asked_for_again(served):
+def test_a_truncated_body_is_retried_and_then_a_timeout(served):
     cut = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
     at = served([cut, answer(body=b"whole")])
     assert at.get().content == b"whole"
@@ -221,7 +224,7 @@ def test_a_cut_body_is_asked_for_again(served):
     assert len(at.server.requests) == BRISK.attempts
 
 
-def test_a_broken_encoding_is_asked_for_again(served):
+def test_a_body_that_cannot_be_decoded_is_retried_and_then_a_parse_error(served):
     broken = answer(body=gzip.compress(b"x" * 1000)[:-20] + b"y" * 20, Content_Encoding="gzip")
     at = served([broken, answer(body=gzip.compress(b"whole"), Content_Encoding="gzip")])
     assert at.get().content == b"whole"
@@ -229,14 +232,14 @@ def test_a_broken_encoding_is_asked_for_again(served):
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhal"])
-def test_silence_is_a_timeout(served, said):
+def test_a_server_that_stops_sending_is_a_timeout(served, said):
     at = served([Raw(said, silence=3)], retry_policy=RetryPolicy(attempts=2, read=0.1, total=1))
     assert at.failure().outcome is Outcome.TIMEOUT
     assert len(at.server.requests) == 2
 
 
-def test_a_trickle_is_a_timeout(served):
-    """Each byte comes in time, the whole does not."""
+def test_a_body_that_exceeds_the_total_time_is_a_timeout(served):
+    """Each byte arrives in time, the whole body does not."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
@@ -263,7 +266,7 @@ def test_a_trickle_is_a_timeout(served):
     asyncio.run(run())
 
 
-def test_nobody_there(served):
+def test_a_closed_port_is_a_timeout_after_all_attempts(served):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -280,7 +283,7 @@ def test_nobody_there(served):
     assert "could not be reached" in str(error)
 
 
-def test_more_bytes_than_allowed(served):
+def test_a_body_of_more_than_max_bytes_is_disallowed(served):
     at = served([answer(body=b"x" * 100_001)])
     error = at.failure(max_bytes=100_000)
     assert error.outcome is Outcome.DISALLOWED
@@ -289,14 +292,14 @@ def test_more_bytes_than_allowed(served):
     assert at.get(max_bytes=100_001).content == b"x" * 100_001
 
 
-def test_a_bomb_is_not_unpacked(served):
+def test_a_compressed_body_that_expands_beyond_max_bytes_is_disallowed(served):
     bomb = gzip.compress(b"\0" * 50_000_000)
     assert len(bomb) < 100_000
     error = served([answer(body=bomb, Content_Encoding="gzip")]).failure(max_bytes=1_000_000)
     assert error.outcome is Outcome.DISALLOWED
 
 
-def test_html_for_json_is_a_parse_error(served):
+def test_html_read_as_json_is_a_parse_error(served):
     response = served([answer(body=HTML, Content_Type="text/html")]).get()
     with pytest.raises(SourceError, match="did not answer with JSON") as caught:
         response.json()
@@ -304,7 +307,7 @@ def test_html_for_json_is_a_parse_error(served):
 
 
 @pytest.mark.parametrize("body", [b'{"a": ', b"\xff\xfe", b"[" * 100_000, b""])
-def test_what_is_no_json_is_a_parse_error(served, body):
+def test_invalid_json_is_a_parse_error(served, body):
     with pytest.raises(SourceError) as caught:
         served([answer(body=body)]).get().json()
     assert caught.value.outcome is Outcome.PARSE_ERROR
@@ -328,21 +331,21 @@ def test_a_redirect_to_another_host_is_not_followed(served):
     assert other.server.requests == []
 
 
-def test_a_circle_of_redirects_ends(served):
+def test_a_redirect_loop_is_disallowed(served):
     at = served([answer(302, Location="/")])
     assert at.failure().outcome is Outcome.DISALLOWED
     assert len(at.server.requests) < 10
 
 
 @pytest.mark.parametrize("location", ["http://[", "mailto:x", ""])
-def test_a_redirect_to_nowhere(served, location):
+def test_a_redirect_to_an_invalid_address_is_refused(served, location):
     assert served([answer(302, Location=location)]).failure().outcome in (
         Outcome.PARSE_ERROR,
         Outcome.DISALLOWED,
     )
 
 
-def test_a_post_is_not_redirected(served):
+def test_a_redirect_of_a_post_is_refused(served):
     at = served([answer(307, Location="/graphql/")])
     with pytest.raises(SourceError, match="make it the url") as caught:
         at.run(lambda client: client.post_json(f"{at.server.url}/graphql", {}))
@@ -352,7 +355,7 @@ def test_a_post_is_not_redirected(served):
 @pytest.mark.parametrize(
     "url", ["ftp://a.example/x", "file:///etc/passwd", "a.example", "http://", "http://[::1", ""]
 )
-def test_what_is_no_web_address(served, url):
+def test_an_invalid_url_is_disallowed(served, url):
     at = served([answer()])
     with pytest.raises(SourceError) as caught:
         at.run(lambda client: client.get(url))
@@ -364,7 +367,7 @@ def test_what_is_no_web_address(served, url):
     ["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "::1", "fe80::1", "fd00::1",
      "::ffff:127.0.0.1", "224.0.0.1"],
 )  # fmt: skip
-def test_a_name_of_the_private_network_is_refused(served, address):
+def test_a_host_with_an_address_of_a_private_network_is_refused(served, address):
     async def resolver(host: str, port: int) -> list[str]:
         return ["93.184.216.34", address]
 
@@ -423,11 +426,10 @@ async def _json_of(asked):
 
 
 def test_a_redirect_from_https_to_http_is_refused():
-    """The key of the source would go over the network in the clear."""
-    client = PoliteClient("tested", "https://a.example:8443/", rate=FAST)
+    """The API key would be sent in clear text."""
     told = Response("https://a.example:8443/x", 302, {"location": "http://a.example:8443/x"}, b"", "tested")
     with pytest.raises(SourceError) as caught:
-        client._redirected(told)
+        redirect_target(told, str)
     assert caught.value.outcome is Outcome.DISALLOWED
 
 
@@ -441,12 +443,12 @@ def test_two_content_codings_are_refused_before_anything_is_unpacked(served):
     assert at.server.requests[0].headers["accept-encoding"] == "gzip, deflate"
 
 
-def test_the_status_counts_when_the_body_of_a_failure_is_broken(served):
+def test_a_failure_with_a_broken_body_has_the_outcome_of_its_status(served):
     at = served([answer(404, body=b"no gzip", Content_Encoding="gzip")])
     assert at.failure().outcome is Outcome.NOT_FOUND
 
 
-def test_a_name_without_an_address_is_no_answer(served):
+def test_a_name_without_an_address_is_a_timeout(served):
     async def resolver(host: str, port: int) -> list[str]:
         raise OSError("Name or service not known")
 
@@ -454,7 +456,7 @@ def test_a_name_without_an_address_is_no_answer(served):
     assert at.failure("http://nowhere.example/").outcome is Outcome.TIMEOUT
 
 
-def test_a_host_that_fails_again_and_again_is_left_alone(served, virtual_time):
+def test_the_circuit_opens_after_consecutive_failures_and_closes_after_the_pause(served, virtual_time):
     retry_policy = RetryPolicy(attempts=2, circuit_after=5, circuit_open=60, read=1)
     at = served([answer(503)], retry_policy=retry_policy)
 
@@ -480,7 +482,7 @@ def test_a_host_that_fails_again_and_again_is_left_alone(served, virtual_time):
     at.run(ask)
 
 
-def test_a_host_that_stays_down_is_asked_once_after_the_pause(served, virtual_time):
+def test_one_more_failure_after_the_pause_opens_the_circuit_again(served, virtual_time):
     retry_policy = RetryPolicy(attempts=1, circuit_after=3, circuit_open=60, read=1)
     at = served([answer(403)], retry_policy=retry_policy)
 
@@ -497,7 +499,7 @@ def test_a_host_that_stays_down_is_asked_once_after_the_pause(served, virtual_ti
     at.run(ask)
 
 
-def test_an_answer_closes_the_circuit(served):
+def test_an_answer_resets_the_failures_of_the_circuit(served):
     retry_policy = RetryPolicy(attempts=1, circuit_after=2, read=1)
     at = served(
         [answer(403), answer(404), answer(403), answer(200), answer(403), answer(404)],
@@ -516,7 +518,7 @@ def test_an_answer_closes_the_circuit(served):
     at.run(ask)
 
 
-def test_a_challenge_is_a_no(served):
+def test_a_challenge_is_blocked_and_not_retried(served):
     at = served([answer(503, HTML, cf_mitigated="challenge")])
     assert at.failure().outcome is Outcome.BLOCKED
     assert len(at.server.requests) == 1
@@ -537,7 +539,7 @@ def test_api_and_images_of_a_host_share_one_even_pace(served):
     assert arrived[-1] - arrived[0] >= 9 * 0.05 - 0.02
 
 
-def test_hosts_are_told_apart_by_port():
+def test_host_of_returns_the_host_with_its_port():
     assert host_of("https://A.example/x") == "a.example:443"
     assert host_of("http://a.example:8080") == "a.example:8080"
     with pytest.raises(ValueError, match="not a web address"):
@@ -559,15 +561,15 @@ def test_hosts_are_told_apart_by_port():
         Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nzq"),
     ],
 )
-def test_no_failure_says_whose_page_it_was(served, said):
-    """Messages go into the run history, which outlives an erasure; the address of a page or picture may be a name."""
+def test_no_failure_message_contains_the_path_of_the_url(served, said):
+    """Messages go into the run history, which an erasure does not reach; the path of a page or image may be a name."""
     error: BaseException | None = served([said]).failure("/performers/zq-anna?zq-anna", max_bytes=1_000)
     while error is not None:
         assert "zq-anna" not in str(error)
         error = error.__cause__
 
 
-def test_an_answer_that_is_no_json_does_not_say_whose_it_was(served):
+def test_a_json_error_does_not_contain_the_path_of_the_url(served):
     response = served([answer(body=HTML)]).get("/performers/zq-anna")
     with pytest.raises(SourceError, match="did not answer with JSON") as caught:
         response.json()
@@ -591,9 +593,9 @@ def test_a_host_name_that_cannot_be_encoded_is_no_web_address(served, url):
 
 
 @pytest.mark.parametrize("url", NO_HOSTS)
-def test_a_redirect_to_such_a_host_is_a_failure_of_its_own(served, url):
+def test_a_redirect_to_a_host_name_that_cannot_be_encoded_is_refused(served, url):
     at = served([answer(302, Location=url)])
-    # httpx refuses some of them while it reads the answer.
+    # httpx refuses some of them while it reads the response.
     assert at.failure().outcome in (Outcome.PARSE_ERROR, Outcome.TIMEOUT)
     failure = at.run(lambda client: _caught(client.post_json(at.server.url, {})))
     assert failure.outcome in (Outcome.DISALLOWED, Outcome.TIMEOUT)
@@ -605,13 +607,13 @@ async def _caught(asked: Any) -> SourceError:
     return caught.value
 
 
-def test_international_names_are_written_in_ascii():
+def test_host_of_encodes_international_names_in_ascii():
     assert host_of("https://MÜLLER.example/x") == "xn--mller-kva.example:443"
     assert host_of("https://example.com./x") == "example.com.:443"
     assert host_of("http://[::1]:8080/x") == "::1:8080"
 
 
-def test_one_of_many_items_is_tried_again_only_with_consent(served):
+def test_a_request_with_may_retry_is_retried_only_when_it_returns_true(served):
     at = served([answer(503)])
     assert at.failure(may_retry=lambda: False).outcome is Outcome.TIMEOUT
     assert len(at.server.requests) == 1
@@ -619,7 +621,7 @@ def test_one_of_many_items_is_tried_again_only_with_consent(served):
     assert len(at.server.requests) == 1 + BRISK.attempts
 
 
-def test_failures_of_items_do_not_open_the_circuit_and_a_rate_limit_does(served):
+def test_failures_with_may_retry_do_not_open_the_circuit_and_a_rate_limit_does(served):
     async def ask(client: PoliteClient, url: str) -> list[str]:
         return [type(await _caught(client.get(url, may_retry=lambda: False))).__name__ for _ in range(30)]
 

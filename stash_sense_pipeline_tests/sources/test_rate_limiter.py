@@ -1,4 +1,4 @@
-"""The limiter's law: evenly spaced, never above the rate in any window, and not below it without a reason."""
+"""The rate limiter: requests are evenly spaced, never above the rate in any window, and below it only after pauses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SMALL = 1e-6
 
 @st.composite
 def traffic(draw: st.DrawFn) -> list[tuple[float, int, float | None]]:
-    """Bursts: idle seconds before it, how many ask at once, and a pause in seconds asked for before them."""
+    """Bursts: the idle seconds before each, its number of requests, and a pause in seconds set before it."""
     burst = st.tuples(st.floats(0, 100), st.integers(1, 6), st.none() | st.floats(min_value=0, max_value=500))
     return draw(st.lists(burst, min_size=1, max_size=8))
 
 
 @given(rate=RATES, bursts=traffic(), overshoot=st.floats(0, 0.5))
-def test_never_above_the_rate_in_any_window(rate, bursts, overshoot):
+def test_requests_never_exceed_the_rate_in_any_window(rate, bursts, overshoot):
     time = VirtualTime(overshoot=overshoot)
     limiter = RateLimiter(rate, time.clock)
     granted: list[float] = []
@@ -53,7 +53,7 @@ def test_never_above_the_rate_in_any_window(rate, bursts, overshoot):
 
 
 @given(rate=RATES, count=st.integers(2, 50))
-def test_a_steady_stream_goes_at_the_rate(rate, count):
+def test_a_steady_stream_is_sent_at_the_rate(rate, count):
     time = VirtualTime()
     limiter = RateLimiter(rate, time.clock)
 
@@ -67,7 +67,7 @@ def test_a_steady_stream_goes_at_the_rate(rate, count):
 
 
 @given(rate=RATES, count=st.integers(2, 50), late=st.floats(0, 1))
-def test_half_of_what_timers_are_late_is_made_up(rate, count, late):
+def test_half_of_the_delay_of_late_timers_is_caught_up(rate, count, late):
     interval = 60 / rate
     overshoot = late * min(0.002, interval / 10)
     time = VirtualTime(overshoot=overshoot)
@@ -80,11 +80,11 @@ def test_half_of_what_timers_are_late_is_made_up(rate, count, late):
             granted.append(time.seconds)
 
     asyncio.run(run())
-    # The first one does not wait, and so is not late.
+    # The first request does not wait, so it is not late.
     assert granted[-1] - granted[0] == pytest.approx((count - 1) * interval + count * overshoot / 2)
 
 
-def test_first_come_first_served(virtual_time):
+def test_waiting_requests_are_permitted_first_come_first_served(virtual_time):
     limiter = RateLimiter(60, virtual_time.clock)
     served: list[int] = []
 
@@ -99,7 +99,7 @@ def test_first_come_first_served(virtual_time):
     assert served == list(range(10))
 
 
-def test_a_pause_holds_back_who_waits_already(virtual_time):
+def test_a_pause_delays_waiting_requests(virtual_time):
     limiter = RateLimiter(60, virtual_time.clock)
 
     async def run() -> float:
@@ -130,6 +130,6 @@ def test_hosts_do_not_wait_for_each_other(virtual_time):
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan")])
-def test_a_rate_that_lets_nothing_go_is_refused(rate, virtual_time):
-    with pytest.raises(ValueError, match="lets nothing go"):
+def test_a_rate_that_permits_no_request_is_refused(rate, virtual_time):
+    with pytest.raises(ValueError, match="permits no request"):
         RateLimiter(rate, virtual_time.clock)

@@ -1,4 +1,4 @@
-"""Records: cleaning, partial dates, times, and a hash that only content moves."""
+"""Records: cleaning, partial dates, times, and a hash that changes with content only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.intake.adults import is_adult
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord, unique_images
-from stash_sense_pipeline.sources.cleaning import (
-    birth_date,
-    clean_text,
-    clean_texts,
-    enumeration,
-    instant,
-    partial_date,
-)
+from stash_sense_pipeline.sources.cleaning.dates import birth_date, instant, partial_date
+from stash_sense_pipeline.sources.cleaning.text import clean_text, clean_texts, enumeration
 
 TEXTS = st.text(max_size=12)
 IMAGES = st.builds(ImageRecord, TEXTS, TEXTS, st.none() | st.integers(1, 9))
@@ -36,7 +30,7 @@ RECORDS = st.builds(
 
 
 @given(record=RECORDS, random=st.randoms(use_true_random=False))
-def test_the_hash_does_not_see_order_times_and_addresses(record, random):
+def test_the_content_hash_ignores_order_times_and_image_addresses(record, random):
     def shuffled(items):
         return tuple(random.sample(items, len(items)))
 
@@ -68,18 +62,18 @@ def test_the_hash_does_not_see_order_times_and_addresses(record, random):
         {"raw": {"tattoos": ["arm"]}},
     ],
 )
-def test_the_hash_sees_content(change):
+def test_the_content_hash_changes_with_each_field(change):
     record = PerformerRecord("1", "A", aliases=("a",), images=(ImageRecord("1", "u"),))
     assert replace(record, **change).content_hash != record.content_hash
 
 
-def test_a_start_of_a_career_is_not_an_end():
+def test_the_content_hash_distinguishes_career_start_and_end():
     first = PerformerRecord("1", "A", career_start_year=2001)
     assert first.content_hash != PerformerRecord("1", "A", career_end_year=2001).content_hash
 
 
 @given(TEXTS)
-def test_clean_text_is_settled_storable_and_keeps_what_is_seen(text):
+def test_clean_text_is_idempotent_storable_and_keeps_visible_characters(text):
     cleaned = clean_text(text)
     assert clean_text(cleaned) == cleaned
     assert unicodedata.is_normalized("NFC", cleaned)
@@ -115,7 +109,7 @@ def test_clean_texts_drops_empty_ones_and_repetitions():
         (None, None),
     ],
 )
-def test_partial_dates(text, expected):
+def test_a_partial_date_is_reduced_to_its_known_parts(text, expected):
     assert partial_date(text) == expected
 
 
@@ -146,21 +140,21 @@ def test_a_birth_date_that_cannot_be_read_is_not_taken_for_an_unknown_one(text, 
         ("0001-01-01T00:00:00Z", None),
     ],
 )
-def test_times_as_go_writes_them(text, expected):
+def test_rfc_3339_times_are_read_as_utc(text, expected):
     assert instant(text) == expected
 
 
-def test_what_is_no_time_is_refused():
+def test_a_text_that_is_not_a_time_is_refused():
     with pytest.raises(ValueError, match="nine"):
         instant("half past nine")
 
 
-def test_enumerations_are_written_as_stash_box_does():
+def test_enumerations_get_the_notation_of_stash_box():
     assert enumeration("Middle Eastern") == "MIDDLE_EASTERN"
     assert enumeration("non-binary") == "NON_BINARY"
     assert enumeration(" ") is None
 
 
-def test_an_image_is_kept_once():
+def test_images_with_the_same_id_are_kept_once():
     first, second = ImageRecord("1", "a"), ImageRecord("2", "b")
     assert unique_images([first, second, ImageRecord("1", "c")]) == (first, second)

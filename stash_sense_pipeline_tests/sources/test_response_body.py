@@ -1,4 +1,4 @@
-"""Response bodies: whatever the content coding does, pieces are small and the whole is what was encoded."""
+"""Response bodies: for each content coding the pieces are small and join to the encoded data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIECE = 64 * 1024
 
 
 def response(coding: str | None, chunks: Sequence[bytes]) -> httpx.Response:
-    """A response whose body arrives in these chunks."""
+    """A response with a body that arrives in these chunks."""
 
     async def stream() -> AsyncIterator[bytes]:
         for chunk in chunks:
@@ -30,7 +30,7 @@ def response(coding: str | None, chunks: Sequence[bytes]) -> httpx.Response:
 
 
 def pieces(coding: str | None, *chunks: bytes) -> list[bytes]:
-    """All pieces of such a body."""
+    """All pieces of such a response body."""
 
     async def read() -> list[bytes]:
         return [piece async for piece in body_pieces(response(coding, chunks), 2**40)]
@@ -67,7 +67,7 @@ def test_several_gzip_members_are_one_body(parts, places):
     assert b"".join(pieces("gzip", *cut(encoded, places))) == b"".join(parts)
 
 
-def test_a_body_without_a_coding_comes_as_it_is():
+def test_a_body_without_a_coding_is_not_decoded():
     assert b"".join(pieces(None, b"ab", b"c")) == b"abc"
     assert b"".join(pieces("identity", b"abc")) == b"abc"
 
@@ -91,7 +91,7 @@ def test_a_compressed_body_that_ends_early_is_refused(coding):
         pieces(coding, encoded[:-5])
 
 
-def test_a_bomb_is_handed_out_in_pieces_and_takes_no_memory():
+def test_a_compressed_body_that_expands_is_decoded_in_small_pieces():
     bomb = gzip.compress(bytes(200_000_000))
 
     async def read_a_megabyte() -> int:
@@ -110,7 +110,7 @@ def test_a_bomb_is_handed_out_in_pieces_and_takes_no_memory():
         tracemalloc.stop()
 
 
-def test_a_body_that_decodes_to_nothing_is_not_read_without_end():
+def test_a_body_that_decodes_to_nothing_is_refused_at_its_limit():
     empty = gzip.compress(b"")
     sent = 0
 

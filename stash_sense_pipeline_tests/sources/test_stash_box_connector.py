@@ -1,4 +1,4 @@
-"""The stash-box connector against the sandbox's servers: old and new ones, and every way to answer wrongly."""
+"""The stash-box connector against the sandbox's servers: old and new versions, and all kinds of wrong answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
 from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, BoxOptions, Link, Moment
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
-from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import RecordPage, StashBoxConnector
+from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import StashBoxConnector
+from stash_sense_pipeline.sources.stash_boxes.stash_box_records import RecordPage
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED
 from stash_sense_pipeline_tests.sources.conftest import QUICK
 from stash_sense_pipeline_tests.sources.loopback import LoopbackServer, answer
@@ -27,7 +28,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(fresh_sandbox: SandboxServers, box: Box) -> Ask:
-    """ask(question): what `question(connector)` gives, with a fresh connector to the sandbox's stashdb."""
+    """ask(question): the result of `question(connector)`, with a new connector to the sandbox's stashdb."""
 
     def run(question: Callable[[StashBoxConnector], Any], *, url: str = "", key: str | None = None) -> Any:
         url = url or fresh_sandbox.endpoint("stashdb")
@@ -44,7 +45,7 @@ def ask(fresh_sandbox: SandboxServers, box: Box) -> Ask:
 
 
 def fails(ask: Ask, question: Callable[[StashBoxConnector], Any], **options: Any) -> SourceError:
-    """The failure of a question, checked to be one line that names the source."""
+    """The failure of a question. Its message must be one line that names the source."""
     with pytest.raises(SourceError) as caught:
         ask(question, **options)
     assert str(caught.value).startswith("stashdb: ")
@@ -52,22 +53,22 @@ def fails(ask: Ask, question: Callable[[StashBoxConnector], Any], **options: Any
     return caught.value
 
 
-async def everyone(connector: StashBoxConnector) -> list[Any]:
+async def all_records(connector: StashBoxConnector) -> list[Any]:
     """All records in the order of their names."""
     return [record async for page in connector.records("ASC") for record in page.rows]
 
 
 async def listing(connector: StashBoxConnector) -> list[Any]:
-    """All rows of the light list."""
+    """All rows of the listing."""
     return [row async for page in connector.listing("DESC") for row in page.rows]
 
 
 def fill(box: Box, count: int) -> list[str]:
-    """Adds performers without anything special."""
+    """Adds performers with a name only."""
     return [box.create(name=f"Person {number:03}", aliases=[f"P{number}"]) for number in range(count)]
 
 
-def test_a_whole_record(ask, box):
+def test_all_fields_of_a_performer_are_read(ask, box):
     site = box.site_for("Somewhere", "https://some.example")
     image = box.upload(Picture(1, size=(40, 50)))
     key = box.create(
@@ -88,7 +89,7 @@ def test_a_whole_record(ask, box):
         urls=[Link("https://some.example/ann", site), Link("https://some.example/ann", site)],
         images=[image, image],
     )
-    record = ask(everyone)[0]
+    record = ask(all_records)[0]
     assert (record.source_id, record.name, record.disambiguation) == (key, "Ann Léa", "the tall one")
     assert record.aliases == ("Anna", "Lea")
     assert (record.gender, record.birth_date, record.death_date) == ("TRANSGENDER_FEMALE", "1990-05", "2020")
@@ -104,9 +105,9 @@ def test_a_whole_record(ask, box):
     assert record.created_at == from_micros(box.performers[key].created)
 
 
-def test_nothing_known_is_nothing(ask, box):
+def test_a_performer_with_only_a_name_has_empty_fields(ask, box):
     box.create(name="Bare")
-    record = ask(everyone)[0]
+    record = ask(all_records)[0]
     assert (record.aliases, record.urls, record.images, record.raw) == ((), (), (), {})
     assert (record.gender, record.birth_date, record.height_cm) == (None, None, None)
 
@@ -116,7 +117,7 @@ def test_images_are_asked_for_in_full_and_without_the_key(ask, box, fresh_sandbo
     box.create(name="A", images=[image])
 
     async def fetch(connector: StashBoxConnector) -> bytes:
-        record = (await everyone(connector))[0]
+        record = (await all_records(connector))[0]
         url, headers = connector.image_request(record.images[0].url)
         assert url.endswith("?size=full")
         assert not {name.lower() for name in headers} & {"apikey", "authorization"}
@@ -128,22 +129,22 @@ def test_images_are_asked_for_in_full_and_without_the_key(ask, box, fresh_sandbo
 
 @pytest.mark.parametrize("cap", [None, 7])
 @pytest.mark.parametrize("count", [0, 1, 10, 11, 47])
-def test_walks_see_everyone_once(ask, box, count, cap):
+def test_a_walk_yields_each_performer_once(ask, box, count, cap):
     box.options = BoxOptions(per_page_cap=cap)
     keys = fill(box, count)
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
     assert [row.source_id for row in ask(listing)] == keys[::-1]
 
 
 def test_bulk_selections_cost_the_server_no_statement_a_performer(ask, box, fresh_sandbox):
     fill(box, 3)
-    ask(everyone)
+    ask(all_records)
     ask(listing)
     asked = " ".join(entry.payload for entry in fresh_sandbox.traffic.requests("stashdb"))
     assert not [field for field in ("scene_count", "scenes", "studios", "edits {") if field in asked]
 
 
-def test_a_light_list_tells_what_a_sweep_compares(ask, box):
+def test_a_listing_has_the_fields_that_a_sweep_compares(ask, box):
     first, second = fill(box, 2)
     box.merge([second], first)
     image = box.add_image(first, Picture(1))
@@ -152,7 +153,7 @@ def test_a_light_list_tells_what_a_sweep_compares(ask, box):
     assert row.updated == from_micros(box.performers[first].updated)
 
 
-def test_details_tell_live_dead_merged_and_unknown_apart(ask, box):
+def test_details_distinguish_live_deleted_merged_and_unknown_performers(ask, box):
     alive, merged, destroyed = fill(box, 3)
     box.merge([merged], alive)
     box.destroy(destroyed)
@@ -164,13 +165,13 @@ def test_details_tell_live_dead_merged_and_unknown_apart(ask, box):
     assert (details.absent, details.unread) == ({unknown}, ())
 
 
-def test_details_go_by_many_in_a_request(ask, box, fresh_sandbox):
+def test_details_request_many_performers_at_once(ask, box, fresh_sandbox):
     keys = fill(box, 60)
     assert ask(lambda connector: connector.details(keys)).records.keys() == set(keys)
     assert len(fresh_sandbox.traffic.requests("stashdb")) == 1 + 3
 
 
-def test_an_error_about_one_performer_is_no_absence(ask, box, fresh_sandbox):
+def test_a_server_error_about_one_performer_is_unread_and_not_absent(ask, box, fresh_sandbox):
     keys = fill(box, 3)
 
     def spoil(document: Any) -> Any:
@@ -198,10 +199,10 @@ def test_a_page_with_a_broken_performer_is_read_one_by_one(ask, box, fresh_sandb
             rewrite=lambda _: {"data": None, "errors": [broken]},
         )
     )
-    assert {record.source_id for record in ask(everyone)} == set(keys)
+    assert {record.source_id for record in ask(all_records)} == set(keys)
 
 
-def test_removals_by_edits(ask, box):
+def test_removals_are_read_from_destroy_and_merge_edits(ask, box):
     one, two, three, four, five = fill(box, 5)
     box.destroy(one)
     cutoff = from_micros(box.clock.now())
@@ -234,14 +235,14 @@ def test_removals_are_read_down_to_the_time_asked_for(ask, box, fresh_sandbox):
 def test_old_servers_are_asked_only_for_what_they_have(ask, box):
     box.options = BoxOptions(legacy_schema=True, version="v0.4.0")
     (key,) = fill(box, 1)
-    assert ask(everyone)[0].source_id == key
+    assert ask(all_records)[0].source_id == key
     description = ask(lambda connector: connector.describe())
     assert description.version == "v0.4.0"
     assert not description.performer_fields & {"death_date", "merged_into_id"}
     assert not description.has_changelog
 
 
-def test_the_changelog_goes_on_to_its_end(ask, box, monkeypatch):
+def test_the_changelog_is_read_page_by_page_to_its_end(ask, box, monkeypatch):
     monkeypatch.setattr("stash_sense_pipeline.sources.stash_boxes.stash_box_connector._CHANGES_A_PAGE", 4)
     box.options = BoxOptions(changelog=True)
     keys = fill(box, 3)
@@ -255,7 +256,7 @@ def test_the_changelog_goes_on_to_its_end(ask, box, monkeypatch):
     }
 
 
-def test_a_closed_interface_is_taken_for_a_usual_one(ask, box, fresh_sandbox):
+def test_a_server_without_introspection_gets_the_baseline_description(ask, box, fresh_sandbox):
     (key,) = fill(box, 1)
 
     def hide(document: Any) -> Any:
@@ -268,23 +269,23 @@ def test_a_closed_interface_is_taken_for_a_usual_one(ask, box, fresh_sandbox):
         }
 
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box="stashdb", containing="__type", rewrite=hide))
-    assert ask(everyone)[0].source_id == key
+    assert ask(all_records)[0].source_id == key
 
 
-def test_a_refused_key(ask, box):
-    error = fails(ask, everyone, key="another")
+def test_a_refused_key_is_blocked(ask, box):
+    error = fails(ask, all_records, key="another")
     assert error.outcome is Outcome.BLOCKED
     assert "the server refused the key (expired or wrong)" in str(error)
 
 
-def test_no_key_at_all_is_refused_in_an_answer_of_200(ask, box, fresh_sandbox):
+def test_a_missing_key_that_is_refused_with_status_200_is_blocked(ask, box, fresh_sandbox):
     fill(box, 1)
-    error = fails(ask, everyone, key="")
+    error = fails(ask, all_records, key="")
     assert error.outcome is Outcome.BLOCKED
     assert fresh_sandbox.traffic.requests("stashdb")[-1].status == 200
 
 
-def test_a_key_that_is_refused_midway_is_no_absence(ask, box, fresh_sandbox):
+def test_a_key_that_is_refused_between_requests_is_blocked_and_no_absence(ask, box, fresh_sandbox):
     keys = fill(box, 1)
     refusal = {"data": {"p0": None}, "errors": [{"message": "not authorized", "path": ["p0"]}]}
     fresh_sandbox.traffic.inject(
@@ -310,7 +311,7 @@ def test_a_key_that_is_refused_midway_is_no_absence(ask, box, fresh_sandbox):
     ],
     ids=lambda fault: str(fault.kind),
 )
-@pytest.mark.parametrize("question", [everyone, listing, lambda connector: connector.head(10)])
+@pytest.mark.parametrize("question", [all_records, listing, lambda connector: connector.head(10)])
 def test_wrong_answers_are_parse_errors(ask, box, fresh_sandbox, fault, question):
     fill(box, 3)
     fault.done = fault.seen = 0
@@ -319,31 +320,31 @@ def test_wrong_answers_are_parse_errors(ask, box, fresh_sandbox, fault, question
     assert fails(ask, question).outcome is Outcome.PARSE_ERROR
 
 
-def test_a_server_that_repeats_the_key_in_its_error_does_not_put_it_into_ours(ask, box, fresh_sandbox):
+def test_a_key_that_the_server_repeats_in_its_error_is_not_in_the_message(ask, box, fresh_sandbox):
     fill(box, 3)
     echoed = {"errors": [{"message": f"bad key {box.api_key}\x1b[2J, password=hunter22"}], "data": None}
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
     )
-    text = str(fails(ask, everyone))
+    text = str(fails(ask, all_records))
     assert box.api_key not in text
     assert "hunter22" not in text
     assert text.isprintable()
 
 
-def test_a_key_at_the_place_where_an_error_is_cut_leaves_no_part_of_itself(ask, box, fresh_sandbox):
+def test_a_key_where_the_message_is_truncated_leaves_no_part_of_itself(ask, box, fresh_sandbox):
     fill(box, 3)
     echoed = {"errors": [{"message": "x" * 170 + f" {box.api_key}"}], "data": None}
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, times=None, rewrite=lambda _: echoed, box="stashdb")
     )
-    assert box.api_key[:8] not in str(fails(ask, everyone))
+    assert box.api_key[:8] not in str(fails(ask, all_records))
 
 
 def spoilt(
     ask: Ask, box: Box, sandbox: SandboxServers, field: str, value: Any
 ) -> RecordPage[PerformerRecord]:
-    """The first page of performers, when one field of its only performer holds `value`."""
+    """The first page of performers, with `value` in one field of its only performer."""
     fill(box, 1)
 
     def spoil(document: Any) -> Any:
@@ -370,9 +371,7 @@ def spoilt(
         ("deleted", None, "deleted of it is nothing, not true or false"),
     ],
 )
-def test_a_performer_without_what_it_cannot_do_without_is_unread(
-    ask, box, fresh_sandbox, field, value, reason
-):
+def test_a_performer_without_a_required_field_is_unread(ask, box, fresh_sandbox, field, value, reason):
     page = spoilt(ask, box, fresh_sandbox, field, value)
     assert page.rows == ()
     (unread,) = page.unread
@@ -390,7 +389,7 @@ def test_a_performer_without_what_it_cannot_do_without_is_unread(
      ("height", True), ("height", 1.5), ("height", 10**30), ("tattoos", "arm"), ("tattoos", [{}]),
      ("merged_ids", [1]), ("gender", {}), ("country", "x" * 101), ("death_date", "soon"), ("created", "x")],
 )  # fmt: skip
-def test_a_field_that_cannot_be_used_is_left_out(ask, box, fresh_sandbox, field, value):
+def test_an_unusable_field_is_left_out_and_counted(ask, box, fresh_sandbox, field, value):
     page = spoilt(ask, box, fresh_sandbox, field, value)
     assert page.unread == ()
     (record,) = page.rows
@@ -408,13 +407,13 @@ def test_a_field_that_cannot_be_used_is_left_out(ask, box, fresh_sandbox, field,
         ("urls", {"1": {"url": "www.example.com/ann"}}, ("www.example.com/ann",)),
     ],
 )
-def test_a_value_of_another_type_that_says_the_same_is_taken(ask, box, fresh_sandbox, field, value, expected):
+def test_an_equivalent_value_of_another_type_is_read(ask, box, fresh_sandbox, field, value, expected):
     (record,) = spoilt(ask, box, fresh_sandbox, field, value).rows
     assert getattr(record, {"height": "height_cm"}.get(field, field)) == expected
 
 
 def counts(sandbox: SandboxServers, count: Any) -> None:
-    """The server counts so many performers from now on."""
+    """Makes the server report this number of performers."""
 
     def spoil(document: Any) -> Any:
         document["data"]["queryPerformers"]["count"] = count
@@ -426,17 +425,17 @@ def counts(sandbox: SandboxServers, count: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 10**12, 1.5, None, True, "many"])
-def test_a_count_that_is_none_is_a_parse_error(ask, box, fresh_sandbox, count):
+def test_an_invalid_count_is_a_parse_error(ask, box, fresh_sandbox, count):
     fill(box, 1)
     counts(fresh_sandbox, count)
-    assert fails(ask, everyone).outcome is Outcome.PARSE_ERROR
+    assert fails(ask, all_records).outcome is Outcome.PARSE_ERROR
 
 
 @pytest.mark.parametrize("count", [900_000_000, "47", 47.0])
 def test_a_walk_ends_where_the_list_ends_whatever_the_server_counts(ask, box, fresh_sandbox, count):
     keys = fill(box, 47)
     counts(fresh_sandbox, count)
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 def test_a_walk_ends_at_a_page_that_the_server_repeats(ask, box, fresh_sandbox):
@@ -454,7 +453,7 @@ def test_a_walk_ends_at_a_page_that_the_server_repeats(ask, box, fresh_sandbox):
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=spoil, times=None)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_sandbox):
@@ -462,10 +461,10 @@ def test_a_page_of_which_nothing_can_be_read_is_asked_for_again(ask, box, fresh_
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.WRONG_TYPES, box="stashdb", containing="query Performers", times=1)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
-def test_a_server_that_answers_for_somebody_else(ask, box, fresh_sandbox):
+def test_an_answer_for_another_performer_is_unread(ask, box, fresh_sandbox):
     first, second = fill(box, 2)
 
     def swap(document: Any) -> Any:
@@ -480,7 +479,7 @@ def test_a_server_that_answers_for_somebody_else(ask, box, fresh_sandbox):
     assert details.unread == (UnreadRecord(first, ANOTHER_ANSWERED, first),)
 
 
-def test_a_stumble_of_the_server_is_asked_again(ask, box, fresh_sandbox):
+def test_a_temporary_error_of_the_server_is_retried(ask, box, fresh_sandbox):
     keys = fill(box, 1)
     stumble = {
         "errors": [{"message": "Internal system error. Error <1>", "path": ["queryPerformers"]}],
@@ -489,7 +488,7 @@ def test_a_stumble_of_the_server_is_asked_again(ask, box, fresh_sandbox):
     fresh_sandbox.traffic.inject(
         Fault(FaultKind.REWRITE, box="stashdb", containing="query Performers", rewrite=lambda _: stumble)
     )
-    assert [record.source_id for record in ask(everyone)] == keys
+    assert [record.source_id for record in ask(all_records)] == keys
 
 
 @pytest.mark.parametrize(
@@ -500,24 +499,24 @@ def test_a_stumble_of_the_server_is_asked_again(ask, box, fresh_sandbox):
         (b"[]", "application/json"),
     ],
 )
-def test_something_that_is_no_graphql_server(ask, box, body, content_type):
+def test_an_answer_that_is_not_graphql_is_a_parse_error(ask, box, body, content_type):
     with LoopbackServer(lambda _: answer(body=body, Content_Type=content_type)) as server:
-        error = fails(ask, everyone, url=f"{server.url}/graphql")
+        error = fails(ask, all_records, url=f"{server.url}/graphql")
     assert error.outcome is Outcome.PARSE_ERROR
 
 
-def test_a_graphql_server_that_is_no_stash_box(ask, box, fresh_sandbox):
+def test_a_graphql_server_that_is_not_a_stash_box_is_a_parse_error(ask, box, fresh_sandbox):
     other = {
         "data": {"performer": None, "query": {"fields": [{"name": "films"}]}, "edits": None, "version": {}}
     }
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box="stashdb", rewrite=lambda _: other))
-    error = fails(ask, everyone)
+    error = fails(ask, all_records)
     assert error.outcome is Outcome.PARSE_ERROR
     assert "is not a stash-box" in str(error)
 
 
-def test_a_wrong_path_of_the_right_server(ask, box, fresh_sandbox):
-    error = fails(ask, everyone, url=f"{fresh_sandbox.url('stashdb')}/nothing")
+def test_a_wrong_path_on_a_stash_box_is_a_parse_error(ask, box, fresh_sandbox):
+    error = fails(ask, all_records, url=f"{fresh_sandbox.url('stashdb')}/nothing")
     assert error.outcome is Outcome.PARSE_ERROR
     assert "is it a stash-box?" in str(error)
 
@@ -530,4 +529,4 @@ def test_rows_added_while_walking_do_not_end_the_walk_early(ask, box):
             box.create(name="Zz late")
 
     box.observers.append(grow)
-    assert keys <= {record.source_id for record in ask(everyone)}
+    assert keys <= {record.source_id for record in ask(all_records)}

@@ -43,7 +43,7 @@ def state_of(engine: sa.Engine, source: str = "stashdb") -> SyncState:
 
 
 def fill(box: Box, count: int, images_each: int = 1) -> list[str]:
-    """Adds performers with an alias, and pictures that are theirs alone."""
+    """Adds performers with an alias, and with images of their own."""
     first = len(box.performers)
     return [
         box.create(
@@ -56,7 +56,7 @@ def fill(box: Box, count: int, images_each: int = 1) -> list[str]:
 
 
 def small_pages(connector: Any) -> None:
-    """Makes a small box have many pages."""
+    """Reduces the page sizes, so that a small stash-box has many pages."""
     connector.records_a_page, connector.listed_a_page, connector.details_a_request = 10, 15, 5
 
 
@@ -77,7 +77,7 @@ def test_a_backfill_equals_the_demo_world(any_catalog: sa.Engine) -> None:
 
 @pytest.mark.parametrize("ties", list(Ties))
 @pytest.mark.parametrize("cap", [None, 8])
-def test_equal_timestamps_lose_nobody(refresh, catalog, box, ties, cap):
+def test_performers_with_equal_timestamps_are_all_read(refresh, catalog, box, ties, cap):
     box.options = BoxOptions(ties=ties, per_page_cap=cap)
     keys = fill(box, 120)
     box.touch(keys[20:110])
@@ -89,7 +89,7 @@ def test_equal_timestamps_lose_nobody(refresh, catalog, box, ties, cap):
     assert differences(catalog, box) == []
 
 
-def test_an_empty_box(refresh, catalog, box):
+def test_performers_added_after_an_empty_backfill_are_read(refresh, catalog, box):
     report = refresh()
     assert (report.outcome, report.live) == (Outcome.FOUND, 0)
     (key,) = fill(box, 1)
@@ -98,7 +98,7 @@ def test_an_empty_box(refresh, catalog, box):
 
 
 def test_a_second_backfill_only_lists(refresh, catalog, box):
-    """A run that was killed after its last page costs the next one no details."""
+    """After a run that was killed after its last page, the next run requests no details."""
     fill(box, 100)
     refresh(adjust=small_pages)
     with writing(catalog) as connection:
@@ -110,7 +110,7 @@ def test_a_second_backfill_only_lists(refresh, catalog, box):
 
 
 @pytest.mark.parametrize("after", [1, 3, 8, 12, 19])
-def test_a_backfill_that_broke_off_goes_on(refresh, catalog, box, fresh_sandbox, after):
+def test_an_interrupted_backfill_is_continued(refresh, catalog, box, fresh_sandbox, after):
     fill(box, 200)
     down = fresh_sandbox.traffic.inject(
         Fault(FaultKind.STATUS, box="stashdb", status=502, skip=after, times=None)
@@ -131,8 +131,8 @@ def test_a_backfill_that_broke_off_goes_on(refresh, catalog, box, fresh_sandbox,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.8])
-def test_kill_9_loses_nothing(tmp_path, fresh_sandbox, box, delay):
-    """A real process, really killed: what it committed is there, and the next run goes on from it."""
+def test_a_killed_backfill_keeps_its_records_and_is_continued(tmp_path, fresh_sandbox, box, delay):
+    """A process is killed: the rows that it committed are kept, and the next run continues from them."""
     fill(box, 400)
     url = f"sqlite:///{tmp_path / 'catalog.db'}"
     open_catalog(url).dispose()
@@ -199,7 +199,7 @@ def test_every_kind_of_change_arrives(refresh, catalog, box):
     assert buried(catalog) == {gone: None, loser: survivor}
 
 
-def test_a_bump_without_a_change_moves_nothing_downstream(refresh, catalog, box):
+def test_a_new_time_of_change_without_a_change_keeps_changed_at(refresh, catalog, box):
     (key,) = fill(box, 1)
     refresh()
     before = rows(catalog)[key]
@@ -239,7 +239,7 @@ def test_a_clock_that_steps_back_an_hour_loses_nothing(refresh, catalog, box):
 
 
 @pytest.mark.parametrize("ours", [timedelta(hours=-1), timedelta(hours=1), timedelta(days=-3000)])
-def test_our_clock_is_never_the_watermark(refresh, catalog, box, ours):
+def test_the_local_clock_never_becomes_the_watermark(refresh, catalog, box, ours):
     def now() -> datetime:
         return from_micros(box.clock.now()) + ours
 
@@ -264,8 +264,8 @@ def test_a_time_far_ahead_does_not_hide_later_changes(refresh, catalog, box):
     assert differences(catalog, box) == []
 
 
-def test_a_change_between_count_and_rows_and_between_rows_and_joins(refresh, catalog, box):
-    """Whatever happens inside a request, the sweep after it sees the truth, and nothing live dies before it."""
+def test_a_change_inside_a_request_is_settled_by_the_next_sweep(refresh, catalog, box):
+    """After a change inside a request the next sweep equals the server, and no live record is removed before it."""
     keys = fill(box, 60)
     left = keys[:40]
 
@@ -289,7 +289,7 @@ def test_a_change_between_count_and_rows_and_between_rows_and_joins(refresh, cat
 
 
 def test_a_performer_being_deleted_does_not_lose_its_pictures_before_it_is_known(refresh, catalog, box):
-    """Rows are read, then it is merged, then its empty lists are read: a second look tells."""
+    """The server reads the rows, then the performer is merged, then it reads empty lists: a second request shows it."""
     loser, survivor, _ = fill(box, 3)
     refresh()
     (image,) = box.joins[loser].images
@@ -321,7 +321,7 @@ def test_a_performer_being_deleted_does_not_lose_its_pictures_before_it_is_known
 
 
 def mark_done(engine: sa.Engine, image_id: str) -> None:
-    """As the faces stage leaves an image."""
+    """Gives an image the state that the faces stage leaves."""
     table = schema.source_images
     with writing(engine) as connection:
         connection.execute(
@@ -347,7 +347,7 @@ def test_pictures_of_a_merged_performer_follow_the_survivor(refresh, catalog, bo
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("changelog", [False, True])
-def test_chains_of_merges_lead_to_their_end(refresh, catalog, box, legacy, changelog):
+def test_a_chain_of_merges_leads_to_the_last_survivor(refresh, catalog, box, legacy, changelog):
     box.options = BoxOptions(legacy_schema=legacy, changelog=changelog)
     first, second, third, _ = fill(box, 4)
     refresh()
@@ -378,8 +378,8 @@ def test_a_tombstone_keeps_nothing_of_the_person(refresh, catalog, box):
     assert images(catalog) == {}
 
 
-def test_merged_away_before_we_came_is_known_too(refresh, catalog, box):
-    """A cross-link of another source may still name it."""
+def test_a_merge_from_before_the_first_backfill_becomes_a_tombstone(refresh, catalog, box):
+    """A link of another source may still name the merged id."""
     loser, survivor = fill(box, 2)
     box.merge([loser], survivor)
     refresh()
@@ -433,7 +433,7 @@ def test_a_sweep_lists_on_while_the_catalog_is_still_being_read(
     assert differences(catalog, box) == []
 
 
-def test_who_comes_back_is_live_again(refresh, catalog, box):
+def test_a_restored_performer_is_live_again(refresh, catalog, box):
     loser, survivor, gone = fill(box, 3)
     refresh()
     box.merge([loser], survivor)
@@ -447,8 +447,8 @@ def test_who_comes_back_is_live_again(refresh, catalog, box):
     assert differences(catalog, box) == []
 
 
-def test_an_edit_is_a_hint_and_no_proof(refresh, catalog, box):
-    """The destroying edit is there, the performer lives: an administrator took it back."""
+def test_a_destroy_edit_of_a_live_performer_deletes_nothing(refresh, catalog, box):
+    """The DESTROY edit exists, but the performer is live: an administrator reverted it."""
     (key, _) = fill(box, 2)
     refresh()
     box.destroy(key)
@@ -467,7 +467,7 @@ def test_a_tombstone_whose_survivor_is_gone_for_good_leads_nowhere(refresh, cata
     assert buried(catalog) == {loser: None, survivor: None}
 
 
-def test_who_is_said_to_be_merged_and_lives_is_kept(refresh, catalog, box, fresh_sandbox):
+def test_a_live_performer_that_another_names_as_merged_is_kept(refresh, catalog, box, fresh_sandbox):
     alive, other, _ = fill(box, 3)
     refresh()
     box.bump(other)
@@ -485,7 +485,7 @@ def test_who_is_said_to_be_merged_and_lives_is_kept(refresh, catalog, box, fresh
     assert alive in live(catalog)
 
 
-def test_edits_that_close_late_and_edits_that_vanish(refresh, catalog, box):
+def test_late_and_vanished_edits_do_not_hide_a_removal(refresh, catalog, box):
     first, second, *_ = fill(box, 30)
     refresh()
     box.hold_edits()
@@ -520,7 +520,7 @@ def test_a_changelog_tells_deletions_without_edits(refresh, catalog, box, fresh_
 
 
 def hide(share: float) -> Fault:
-    """A bug of the server: lists by name lack performers, and count as if they did not exist."""
+    """A bug of the server: lists by name lack performers, and the count is without them."""
 
     def rewrite(document: Any) -> Any:
         result = document.get("data", {}).get("queryPerformers")
@@ -532,7 +532,7 @@ def hide(share: float) -> Fault:
     return Fault(FaultKind.REWRITE, box="stashdb", containing='"sort":"NAME"', times=None, rewrite=rewrite)
 
 
-def test_a_mass_disappearance_is_refused_and_told_with_its_numbers(refresh, catalog, box, fresh_sandbox):
+def test_a_mass_disappearance_is_refused_and_reported_with_its_numbers(refresh, catalog, box, fresh_sandbox):
     fill(box, 200)
     refresh()
     fresh_sandbox.traffic.inject(hide(0.5))
@@ -546,7 +546,9 @@ def test_a_mass_disappearance_is_refused_and_told_with_its_numbers(refresh, cata
     assert state_of(catalog).last_outcome == "ambiguous"
 
 
-def test_two_sweeps_of_a_lying_list_still_ask_for_each(refresh, catalog, box, fresh_sandbox):
+def test_performers_that_two_sweeps_lack_are_requested_before_they_are_deleted(
+    refresh, catalog, box, fresh_sandbox
+):
     fill(box, 100)
     refresh()
     fresh_sandbox.traffic.inject(hide(0.5))
@@ -590,13 +592,13 @@ def test_the_limits_of_a_disappearance_can_be_set(refresh, catalog, box):
     for key in keys[:3]:
         box.hard_delete(key)
     assert refresh("full_sweep", rules=SyncRules(missing_count=2)).refused == 3
-    # Over 1 % or over 20, but a handful in any case.
+    # More than 1 % or more than 20 are too many, up to 10 are always allowed.
     assert [SyncRules().allowed_missing(live) for live in (5, 100, 1000, 1500, 2000, 100_000)] == [
         *(10, 10, 10, 15, 20, 20)
     ]
 
 
-def test_what_the_source_takes_away_leaves_nothing_of_ours_with_the_same_run(refresh, catalog, box):
+def test_a_deleted_performer_and_a_destroyed_image_leave_no_data_after_the_run(refresh, catalog, box):
     """Faces, crops and vectors of a deleted performer and of a destroyed image, down to the bytes of the file."""
     gone, kept = fill(box, 2)
     refresh()
@@ -652,7 +654,7 @@ def marks(catalog):
     return vectors
 
 
-# --- who is not stored ----------------------------------------------------------------------------
+# --- performers that are not stored ----------------------------------------------------------------------------
 
 
 def test_suppressed_people_are_not_stored_and_not_asked_for(refresh, catalog, box):
@@ -668,14 +670,14 @@ def test_suppressed_people_are_not_stored_and_not_asked_for(refresh, catalog, bo
     assert report.suppressed == 2
     assert rows(catalog).keys() == {shown}
     assert refresh(suppressions=suppressions).requests <= 3
-    # Who is merged with her at the source is her.
+    # A performer merged with her at the source is the same person.
     box.merge([hidden], shown)
     refresh("full_sweep", suppressions=suppressions)
     assert rows(catalog).keys() == set()
 
 
-def test_the_progress_of_a_source_forgets_who_left_while_it_was_read(refresh, catalog, box):
-    """The run holds the ids since it began, and writes them at its end."""
+def test_ids_of_records_suppressed_during_a_run_are_not_in_its_state(refresh, catalog, box):
+    """The run holds the ids from its start, and writes them at its end."""
     left, other = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
     fill(box, 5)
     refresh()
@@ -697,7 +699,7 @@ def test_a_record_that_becomes_suppressed_is_deleted_when_it_is_read(refresh, ca
     assert len(images(catalog)) == 1
 
 
-def test_who_is_no_adult_is_not_stored_and_not_read_in_every_run(refresh, catalog, box):
+def test_a_performer_under_18_is_not_stored_and_not_read_in_every_run(refresh, catalog, box):
     young, corrected, grown = fill(box, 3)
     box.edit(young, birth_date="2015-01")
     box.edit(grown, birth_date="1980")
@@ -716,7 +718,7 @@ def test_who_is_no_adult_is_not_stored_and_not_read_in_every_run(refresh, catalo
     assert rows(catalog).keys() == {young, grown}
 
 
-def test_who_grew_up_is_read_again(refresh, catalog, box):
+def test_a_performer_who_became_18_is_read_again(refresh, catalog, box):
     (key,) = fill(box, 1)
     born = from_micros(box.clock.now()).year - 17
     box.edit(key, birth_date=f"{born}-01-01")
@@ -753,7 +755,7 @@ def test_who_grew_up_is_read_again(refresh, catalog, box):
     ],
     ids=lambda value: str(getattr(value, "kind", value)),
 )
-def test_a_failure_anywhere_moves_no_watermark_and_deletes_nobody(
+def test_a_failure_at_any_request_keeps_the_watermark_and_deletes_no_record(
     refresh, catalog, box, fresh_sandbox, fault, outcome
 ):
     keys = fill(box, 40)
@@ -791,7 +793,7 @@ def test_a_failure_anywhere_moves_no_watermark_and_deletes_nobody(
     ],
     ids=lambda fault: f"{fault.kind} {fault.status}",
 )
-def test_records_of_an_answer_that_breaks_are_asked_for_in_parts(refresh, catalog, box, fresh_sandbox, fault):
+def test_records_of_a_broken_answer_are_requested_in_parts(refresh, catalog, box, fresh_sandbox, fault):
     fill(box, 40)
     fresh_sandbox.traffic.inject(replace(fault, box="stashdb", containing='"NAME"'))
     report = refresh(adjust=small_pages)
@@ -802,7 +804,7 @@ def test_records_of_an_answer_that_breaks_are_asked_for_in_parts(refresh, catalo
 def test_a_record_that_breaks_every_answer_is_unread_and_the_others_are_stored(
     refresh, catalog, box, fresh_sandbox
 ):
-    """As a record with a body beyond all bounds does: the answer to any request for it is cut off by a proxy."""
+    """As a record with a very long body does: a proxy truncates the answer to any request for it."""
     keys = fill(box, 40)
     refresh(adjust=small_pages)
     bad = keys[17]
@@ -824,7 +826,7 @@ def test_a_record_that_breaks_every_answer_is_unread_and_the_others_are_stored(
 FIELDS = ("kind", "times", "status", "retry_after", "rewrite", "share")
 
 
-def test_half_a_page_is_made_up_for(refresh, catalog, box, fresh_sandbox):
+def test_a_list_that_lacks_half_a_page_once_is_read_again(refresh, catalog, box, fresh_sandbox):
     fill(box, 100)
     for skip in (2, 5):
         fresh_sandbox.traffic.inject(
@@ -834,7 +836,7 @@ def test_half_a_page_is_made_up_for(refresh, catalog, box, fresh_sandbox):
     assert len(live(catalog)) == 100
 
 
-def test_a_list_that_is_always_half_is_no_enumeration(refresh, catalog, box, fresh_sandbox):
+def test_a_list_that_always_lacks_half_is_a_parse_error(refresh, catalog, box, fresh_sandbox):
     fill(box, 100)
 
     def halve(document: Any) -> Any:
@@ -852,7 +854,9 @@ def test_a_list_that_is_always_half_is_no_enumeration(refresh, catalog, box, fre
     assert state_of(catalog).backfilled_at is None
 
 
-def test_a_performer_that_the_server_cannot_answer_stops_nobody_else(refresh, catalog, box, fresh_sandbox):
+def test_a_performer_that_the_server_cannot_answer_for_is_unread_and_the_others_are_stored(
+    refresh, catalog, box, fresh_sandbox
+):
     keys = fill(box, 20)
     refresh()
     box.edit(keys[0], height=150)
@@ -879,13 +883,13 @@ def test_a_performer_that_the_server_cannot_answer_stops_nobody_else(refresh, ca
     assert differences(catalog, box) == []
 
 
-def test_updates_only_of_a_source_never_read_reads_it_in_full(refresh, catalog, box):
+def test_updates_only_reads_a_new_source_in_full(refresh, catalog, box):
     fill(box, 3)
     assert refresh("updates_only").mode == "backfill"
     assert refresh("updates_only").mode == "increment"
 
 
-def test_progress_is_told(refresh, box):
+def test_the_reported_progress_rises_to_the_number_of_performers(refresh, box):
     fill(box, 45)
     told: list[tuple[str, int, int | None]] = []
     refresh(adjust=small_pages, progress=lambda *step: told.append(step))
@@ -893,7 +897,7 @@ def test_progress_is_told(refresh, box):
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_times_are_stored_as_the_server_tells_them(refresh, catalog, box):
+def test_times_are_stored_in_utc(refresh, catalog, box):
     (key,) = fill(box, 1)
     at = datetime(2024, 2, 3, 4, 5, 6, 700_000, tzinfo=UTC)
     box.edit(key, at=int(at.timestamp() * 1_000_000))

@@ -1,4 +1,4 @@
-"""ThePornDB: its odd shapes, lists that are cut, and syncs without times, against the sandbox's REST server."""
+"""ThePornDB: its data formats, truncated lists, and syncs without times, against the sandbox's REST server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(fresh_sandbox: SandboxServers) -> Iterator[ThePornDB]:
 
 @pytest.fixture
 def ask(fresh_sandbox: SandboxServers, store: ThePornDB) -> Ask:
-    """ask(question): what `question(connector)` gives."""
+    """ask(question): the result of `question(connector)`."""
 
     def run(question: Callable[[ThePornDbConnector], Any], *, url: str = "", key: str | None = None) -> Any:
         url = url or fresh_sandbox.endpoint(NAME)
@@ -69,15 +69,15 @@ def refresh(catalog: sa.Engine, fresh_sandbox: SandboxServers, store: ThePornDB)
 
 @pytest.fixture
 def tiny_lists(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists are cut at 30 entries, and pages hold 10."""
+    """Truncates lists at 30 entries; pages hold 10."""
     monkeypatch.setattr(server_module, "RESULT_CAP", 30)
     monkeypatch.setattr(connector_module, "_LIST_CAP", 30)
     monkeypatch.setattr(connector_module, "_A_PAGE", 10)
 
 
-async def everyone(connector: ThePornDbConnector) -> list[PerformerRecord]:
-    """All records, many more than once."""
-    return [record async for page in connector.everyone() for record in page.rows]
+async def all_records(connector: ThePornDbConnector) -> list[PerformerRecord]:
+    """All records, many of them repeatedly."""
+    return [record async for page in connector.all_records() for record in page.rows]
 
 
 def fill(store: ThePornDB, count: int, **fields: Any) -> list[str]:
@@ -93,7 +93,7 @@ def fill(store: ThePornDB, count: int, **fields: Any) -> list[str]:
 
 
 def resource(**fields: Any) -> dict[str, Any]:
-    """A performer as the REST interface gives it, without anything."""
+    """A performer of the REST interface without optional fields."""
     return {
         **{"id": "0b1c", "_id": 7, "slug": "ann-lea", "name": "Ann Lea", "full_name": "Ann Lea", "bio": None},
         **{"disambiguation": None, "rating": 4.2, "is_parent": True, "aliases": None, "image": None},
@@ -103,7 +103,7 @@ def resource(**fields: Any) -> dict[str, Any]:
 
 
 def read(row: dict[str, Any], ask: Ask) -> PerformerRecord | None:
-    """The record that the connector makes of a resource."""
+    """The record that the connector reads from a resource."""
     import json
 
     body = json.dumps({"data": row}).encode()
@@ -111,7 +111,7 @@ def read(row: dict[str, Any], ask: Ask) -> PerformerRecord | None:
         return ask(lambda connector: connector.performer("x"), url=server.url)
 
 
-def test_a_whole_record(ask):
+def test_all_fields_of_a_performer_are_read(ask):
     record = read(
         resource(
             aliases=["Anna ", "A. Lea"],
@@ -178,7 +178,7 @@ def test_unknown_fields_are_kept(ask):
         ({"aliases": "Anna, Lea A."}, ("Anna", "Lea A.")),
     ],
 )
-def test_shapes_of_aliases(ask, fields, expected):
+def test_aliases_are_read_from_a_list_or_a_text(ask, fields, expected):
     record = read(resource(**fields), ask)
     assert record is not None
     assert record.aliases == expected
@@ -187,19 +187,19 @@ def test_shapes_of_aliases(ask, fields, expected):
 @pytest.mark.parametrize(
     "extras", [[], None, {}, {"links": []}, {"links": None, "height": 171, "career_start_year": "?"}]
 )
-def test_nothing_known_is_nothing(ask, extras):
+def test_empty_extras_give_empty_fields(ask, extras):
     record = read(resource(extras=extras), ask)
     assert record is not None
     assert (record.urls, record.birth_date, record.gender) == ((), None, None)
 
 
-def test_numbers_that_come_as_texts(ask):
+def test_ids_given_as_numbers_become_texts(ask):
     record = read(resource(id=5, _id="7", posters=[{"id": "12", "url": "https://cdn.example/12"}]), ask)
     assert record is not None
     assert (record.source_id, record.raw["_id"], record.images[0].image_id) == ("5", "7", "poster-12")
 
 
-def test_pictures_besides_posters(ask):
+def test_the_image_and_the_face_are_read_where_no_poster_has_them(ask):
     poster = {"id": 12, "url": "https://cdn.example/12.jpg"}
 
     def kinds(**fields: Any) -> list[str]:
@@ -228,7 +228,7 @@ def test_site_performers_add_names_and_pictures_to_their_parent(ask):
 
 
 @pytest.mark.parametrize("is_parent", [False, 0, "0", "false"])
-def test_a_site_performer_alone_is_passed_over(ask, is_parent):
+def test_a_site_performer_is_not_a_record(ask, is_parent):
     assert read(resource(is_parent=is_parent), ask) is None
 
 
@@ -263,23 +263,23 @@ def test_an_item_of_a_wrong_type_is_left_out(ask, fields):
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 29])
 def test_a_short_list_is_read_once(ask, store, fresh_sandbox, tiny_lists, count):
     keys = fill(store, count)
-    found = [record.source_id for record in ask(everyone)]
+    found = [record.source_id for record in ask(all_records)]
     assert sorted(found) == sorted(keys)
     assert all("letter" not in entry.query for entry in fresh_sandbox.traffic.requests(NAME))
 
 
-def test_a_list_that_is_cut_is_split_until_all_are_seen(ask, store, tiny_lists):
+def test_a_truncated_list_is_split_by_filters_until_all_performers_are_seen(ask, store, tiny_lists):
     keys = set(fill(store, 40, extras={"gender": "Female"}))
     keys |= set(fill(store, 20, extras={"gender": "Male"}))
     keys |= {store.create(name=f"bperson many {number}", extras={"gender": "Female"}) for number in range(40)}
     keys |= {store.create(name=name) for name in ("8 of diamonds", "葵", "Élodie", "~")}
-    assert {record.source_id for record in ask(everyone)} == keys
+    assert {record.source_id for record in ask(all_records)} == keys
 
 
 def test_a_filter_without_effect_is_not_followed(ask, store, tiny_lists, fresh_sandbox, monkeypatch):
     monkeypatch.setattr(server_module, "_matches", lambda *_: True)
     fill(store, 50)
-    assert len({record.source_id for record in ask(everyone)}) == 50
+    assert len({record.source_id for record in ask(all_records)}) == 50
     assert len(fresh_sandbox.traffic.requests(NAME)) < 60
 
 
@@ -291,10 +291,10 @@ def test_the_repeated_last_page_ends_a_walk(ask, store, fresh_sandbox, monkeypat
         return {**document, "meta": {**document["meta"], "total": 70}}
 
     fresh_sandbox.traffic.inject(Fault(FaultKind.REWRITE, box=NAME, times=None, rewrite=promise))
-    assert len(ask(everyone)) == 25
+    assert len(ask(all_records)) == 25
 
 
-def test_changes_where_the_server_tells_them(ask, store):
+def test_changed_ids_are_read_where_the_server_lists_them(ask, store):
     (key,) = fill(store, 1)
     day = from_micros(store.clock.now()).date()
     assert ask(lambda connector: connector.changed_since(day - timedelta(days=1))) == {key}
@@ -303,9 +303,9 @@ def test_changes_where_the_server_tells_them(ask, store):
     assert ask(lambda connector: connector.changed_since(date(2020, 1, 1))) is None
 
 
-def test_a_refused_token(ask, store):
+def test_a_refused_token_is_blocked(ask, store):
     with pytest.raises(SourceError, match="refused the key") as caught:
-        ask(everyone, key="wrong")
+        ask(all_records, key="wrong")
     assert caught.value.outcome is Outcome.BLOCKED
 
 
@@ -313,7 +313,7 @@ def test_images_are_fetched_without_the_token(ask, store, fresh_sandbox):
     fill(store, 1)
 
     async def fetch(connector: ThePornDbConnector) -> bytes:
-        (record,) = await everyone(connector)
+        (record,) = await all_records(connector)
         url, headers = connector.image_request(record.images[0].url)
         assert headers == {}
         return (await connector.client.get(url, headers=headers)).content
@@ -325,7 +325,7 @@ def test_images_are_fetched_without_the_token(ask, store, fresh_sandbox):
 
 
 def differences(engine: sa.Engine, store: ThePornDB) -> list[Any]:
-    """What the catalog has wrong."""
+    """The differences of the catalog from the server."""
     stored = rows(engine, NAME)
     wrong: list[Any] = sorted(live(engine, NAME) ^ store.performers.keys())
     pictures = links(engine, schema.performer_images.c.image_id, NAME)
@@ -386,7 +386,7 @@ def test_deletions_and_merges_are_found_by_the_sweep(refresh, catalog, store):
     assert differences(catalog, store) == []
 
 
-def test_one_404_is_not_enough(refresh, catalog, store, fresh_sandbox):
+def test_a_performer_that_is_missing_in_one_request_of_two_stays_live(refresh, catalog, store, fresh_sandbox):
     keys = fill(store, 5)
     refresh()
 
@@ -401,7 +401,7 @@ def test_one_404_is_not_enough(refresh, catalog, store, fresh_sandbox):
     assert keys[0] in live(catalog, NAME)
 
 
-def test_a_slug_that_leads_on_tells_a_merge(refresh, catalog, store, fresh_sandbox):
+def test_a_slug_that_leads_to_another_performer_is_a_merge(refresh, catalog, store, fresh_sandbox):
     keys = fill(store, 3)
     refresh()
     slug, name = store.performers[keys[0]].slug, store.performers[keys[0]].name
@@ -413,7 +413,7 @@ def test_a_slug_that_leads_on_tells_a_merge(refresh, catalog, store, fresh_sandb
     assert buried(catalog, NAME) == {keys[0]: keys[1]}
 
 
-def test_a_mass_disappearance_is_refused_once(refresh, catalog, store):
+def test_a_mass_disappearance_is_believed_in_the_second_sweep(refresh, catalog, store):
     keys = fill(store, 60)
     refresh()
     for key in keys[:30]:
@@ -439,7 +439,9 @@ def test_a_mass_disappearance_is_refused_once(refresh, catalog, store):
     ],
     ids=lambda value: str(getattr(value, "kind", value)),
 )
-def test_a_failure_deletes_nobody_and_is_told(refresh, catalog, store, fresh_sandbox, fault, outcome):
+def test_a_failure_deletes_no_record_and_is_the_outcome(
+    refresh, catalog, store, fresh_sandbox, fault, outcome
+):
     keys = fill(store, 30)
     refresh()
     with reading(catalog) as connection:
@@ -456,8 +458,10 @@ def test_a_failure_deletes_nobody_and_is_told(refresh, catalog, store, fresh_san
         assert (after.last_sync_at, after.last_sweep_at) == (before.last_sync_at, before.last_sweep_at)
 
 
-def test_a_row_that_breaks_every_answer_costs_itself(refresh, catalog, store, fresh_sandbox):
-    """The server fails for each page that holds it, and for the performer alone."""
+def test_a_row_that_breaks_every_answer_is_unread_and_the_others_are_stored(
+    refresh, catalog, store, fresh_sandbox
+):
+    """The server fails for each page that contains it, and for the performer alone."""
     keys = fill(store, 25)
     names = sorted(keys, key=lambda key: store.performers[key].name)
     place = names.index(keys[4]) + 1
@@ -478,7 +482,9 @@ def test_a_row_that_breaks_every_answer_costs_itself(refresh, catalog, store, fr
     assert set(rows(catalog, NAME)) == set(keys)
 
 
-def test_a_performer_whose_look_up_fails_stays_and_costs_no_other(refresh, catalog, store, fresh_sandbox):
+def test_a_performer_that_fails_to_be_looked_up_stays_live_and_the_others_are_settled(
+    refresh, catalog, store, fresh_sandbox
+):
     keys = fill(store, 12)
     refresh()
     gone = [keys[2], keys[5], keys[9]]
@@ -496,7 +502,7 @@ def test_a_performer_whose_look_up_fails_stays_and_costs_no_other(refresh, catal
     assert set(buried(catalog, NAME)) == set(gone)
 
 
-def test_a_server_that_answers_no_look_up_at_all_is_no_odd_record(refresh, catalog, store, fresh_sandbox):
+def test_a_server_that_fails_every_look_up_is_a_failed_run(refresh, catalog, store, fresh_sandbox):
     keys = fill(store, 12)
     refresh()
     for key in keys[:5]:

@@ -1,4 +1,4 @@
-"""Compares the catalog with what the sandbox's stash-box really holds."""
+"""Compares the catalog with the data of the sandbox's stash-box."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def live(engine: sa.Engine, source: str = "stashdb") -> set[str]:
 
 
 def buried(engine: sa.Engine, source: str = "stashdb") -> dict[str, str | None]:
-    """The tombstones, and where they lead."""
+    """The tombstones, each with its survivor."""
     found = rows(engine, source).items()
     return {source_id: row.merged_into for source_id, row in found if row.deleted_at is not None}
 
@@ -56,7 +56,7 @@ def images(engine: sa.Engine, source: str = "stashdb") -> dict[str, Any]:
 
 
 def differences(engine: sa.Engine, box: Box, *, tells_targets: bool = True) -> list[tuple[str, str, Any]]:
-    """What the catalog has wrong: (kind, id, detail). `tells_targets` False for servers without merged_into_id."""
+    """Differences from the server: (kind, id, detail). `tells_targets` is False for servers without merged_into_id."""
     stored = rows(engine, box.name)
     alive = {key for key, row in stored.items() if row.deleted_at is None}
     truth = {key for key, row in box.performers.items() if not row.deleted}

@@ -14,11 +14,11 @@ import httpx
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# A name is resolved again after this time, also while connections to its address are open.
+# A name is resolved again after this time, even while connections to its address are open.
 _KEPT_SECONDS = 60.0
-# Everything else is special, or not allocated (RFC 4291 2.4): Python calls most of it global.
+# Other IPv6 addresses are special or not allocated (RFC 4291 2.4), although Python calls most of them global.
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-# Forms in it that carry an IPv4 address, and networks that are not for hosts.
+# Networks with addresses that embed an IPv4 address, and networks that are not for hosts.
 _REFUSED_NETWORKS = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -32,13 +32,13 @@ _REFUSED_NETWORKS = tuple(
 
 
 class RefusedAddressError(Exception):
-    """A URL names no host, or a host with an address that is not public. Nothing was sent."""
+    """The host of a URL is invalid, or has an address that is not public. No request was sent."""
 
 
 def host_of(url: str) -> str:
-    """`host:port` in lower case and ASCII, default ports filled in. ValueError when the URL names no web host.
+    """`host:port` in lower case and ASCII, with the default port of the scheme. ValueError for an invalid web address.
 
-    A name that the socket layer cannot encode (an empty label, one of more than 63 characters) is no host either.
+    A name that the socket layer cannot encode (an empty label, or a label of more than 63 characters) is invalid.
     """
     try:
         parts = httpx.URL(url)
@@ -64,8 +64,8 @@ async def resolve(host: str, port: int) -> list[str]:
 def is_public(address: str) -> bool:
     """True for an IP address of the public Internet.
 
-    False for private, loopback, link-local, multicast and unallocated addresses, and for every IPv6 form that embeds
-    an IPv4 address, but IPv4-mapped ones, which are judged by the address that they embed.
+    False for private, loopback, link-local, multicast and unallocated addresses, and for IPv6 addresses that embed an
+    IPv4 address. Only for an IPv4-mapped address the embedded address decides.
     """
     parsed = ipaddress.ip_address(address.split("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
@@ -87,10 +87,10 @@ class _Checked:
 class AddressGuard(httpx.AsyncBaseTransport):
     """Resolves each host, checks all of its addresses, and connects to those addresses.
 
-    A second answer of the name server cannot lead a connection elsewhere: the connection is made to the checked IP
-    address, with the name in the Host header and in the TLS handshake. `trusted` (`host:port`) are what the operator
-    has configured; they may be private. Each host has a transport of its own, because connections to one
-    IP address must not be shared between names.
+    The connection is made to the checked IP address, with the name in the Host header and in the TLS handshake, so a
+    second answer of the name server cannot redirect it. Hosts in `trusted` (`host:port`), which the operator configured,
+    may be private. Each host has a transport of its own, because connections to one IP address must not be shared
+    between names.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class AddressGuard(httpx.AsyncBaseTransport):
         self._checked: dict[str, _Checked] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Sends the request. Raises RefusedAddressError, OSError for a name without address, httpx.TransportError."""
+        """Sends the request. Raises RefusedAddressError, OSError for a name without address, or httpx.TransportError."""
         host = host_of(str(request.url))
         origin = f"{request.url.scheme}://{host}"
         transport = self._transports.get(origin)
@@ -155,7 +155,7 @@ class AddressGuard(httpx.AsyncBaseTransport):
 
 
 def _addressed(request: httpx.Request, address: str) -> httpx.Request:
-    """The request for one IP address. The Host header and the name for TLS stay those of the URL."""
+    """The request with an IP address as its host. The Host header and the TLS server name are those of the URL."""
     extensions = {**request.extensions, "sni_hostname": request.url.raw_host.decode("ascii")}
     return httpx.Request(
         request.method,

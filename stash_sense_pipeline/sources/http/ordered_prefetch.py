@@ -9,21 +9,21 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-_UNDER_WAY = 6
+_IN_FLIGHT = 6
 
 
 async def ordered_prefetch(
-    questions: Iterable[Callable[[], Coroutine[Any, Any, T]]], under_way: int = _UNDER_WAY
+    requests: Iterable[Callable[[], Coroutine[Any, Any, T]]], in_flight: int = _IN_FLIGHT
 ) -> AsyncGenerator[T, None]:
-    """Yields the answers in order, with up to `under_way` questions asked at a time.
+    """Yields the results in the order of the requests, with up to `in_flight` requests running at a time.
 
-    Closing the iterator (use contextlib.aclosing) or an error cancels what is still under way.
+    Closing the iterator (use contextlib.aclosing) or an error cancels the running requests.
     """
     waiting: deque[asyncio.Task[T]] = deque()
     try:
-        for question in questions:
-            waiting.append(asyncio.create_task(question()))
-            if len(waiting) == under_way:
+        for request in requests:
+            waiting.append(asyncio.create_task(request()))
+            if len(waiting) == in_flight:
                 yield await waiting[0]
                 waiting.popleft()
         while waiting:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 
-# What a client that reads bodies here asks for. Each further coding would be another decoder to bound.
+# The Accept-Encoding of the requests. Each further coding would need another decoder with limits.
 ACCEPT_ENCODING = "gzip, deflate"
 
 _PIECE_BYTES = 64 * 1024
@@ -16,11 +16,11 @@ _GZIP_MAGIC = b"\x1f"
 
 
 class LongBodyError(Exception):
-    """A body is longer than it may be. The rest of it was not read."""
+    """A body is longer than its limit. The rest of it was not read."""
 
 
 async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
-    """The decoded body of at most `max_bytes`. Raises LongBodyError, and httpx.DecodingError as body_pieces."""
+    """The decoded body, of at most `max_bytes`. Raises LongBodyError, or httpx.DecodingError as body_pieces does."""
     pieces: list[bytes] = []
     size = 0
     async for piece in body_pieces(response, max_bytes):
@@ -32,11 +32,11 @@ async def read_body(response: httpx.Response, max_bytes: int) -> bytes:
 
 
 async def body_pieces(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
-    """The decoded body in pieces of at most 64 KiB, however far the coding expands it.
+    """Yields the decoded body in pieces of at most 64 KiB, whatever the compression ratio.
 
-    Raises LongBodyError when more than `max_bytes` and 64 KiB came, before they are decoded: a body may decode to
-    nothing. Raises httpx.DecodingError for a coding that was not asked for, for several codings, and for a body that its
-    coding does not fit or that ends before its time.
+    Raises LongBodyError when more than `max_bytes` and 64 KiB arrived, before they are decoded: a body may decode to
+    nothing. Raises httpx.DecodingError for a coding that was not requested, for several codings, and for a body that is
+    truncated or not in its coding.
     """
     decoder = _decoder(response)
     received = 0
@@ -64,7 +64,7 @@ class _Inflater:
         self._ended = False
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """The pieces that these bytes complete."""
+        """Decodes the next bytes of the body."""
         if not self._began and data and not self._is_gzip and not _has_zlib_header(data):
             self._zlib = zlib.decompressobj(-zlib.MAX_WBITS)
         self._began = self._began or bool(data)
@@ -82,12 +82,12 @@ class _Inflater:
                 return
 
     def finish(self) -> None:
-        """Raises httpx.DecodingError when the body was cut off."""
+        """Raises httpx.DecodingError when the body is truncated."""
         if self._began and not self._ended and not self._zlib.eof:
-            raise httpx.DecodingError("the compressed body is cut off")
+            raise httpx.DecodingError("the compressed body is truncated")
 
     def _next_member(self) -> bytes:
-        """What follows the end of a gzip member; bytes that begin no other member are ignored, as browsers do."""
+        """The bytes of the next gzip member. Other bytes after a member are ignored, as browsers do."""
         rest = self._zlib.unused_data
         if self._is_gzip and rest.startswith(_GZIP_MAGIC):
             self._zlib = zlib.decompressobj(self._window)
@@ -105,7 +105,7 @@ def _decoder(response: httpx.Response) -> _Inflater | None:
         return _Inflater(is_gzip=True)
     if codings == ["deflate"]:
         return _Inflater(is_gzip=False)
-    raise httpx.DecodingError("a content coding that was not asked for")
+    raise httpx.DecodingError("a content coding that was not requested")
 
 
 def _has_zlib_header(data: bytes) -> bool:

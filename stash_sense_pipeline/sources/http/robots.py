@@ -17,28 +17,29 @@ from stash_sense_pipeline.foundation.errors import (
     SourceError,
 )
 from stash_sense_pipeline.sources.http.address_guard import host_of
-from stash_sense_pipeline.sources.http.polite_client import MIB, PoliteClient, Response
+from stash_sense_pipeline.sources.http.polite_client import MIB, PoliteClient
+from stash_sense_pipeline.sources.http.response import Response
 
-# What rules for us in a robots.txt are written for.
+# The user agent that rules of a robots.txt can name.
 AGENT = "stash-sense-pipeline"
-# RFC 9309 allows 24 hours; asking again each hour costs a slow crawl next to nothing and notices changes.
+# RFC 9309 allows 24 hours. One request an hour costs a slow crawl little and notices changes.
 _KEPT_SECONDS = 3600.0
 _MAX_BYTES = MIB
 
 
 @dataclass(frozen=True)
 class _Rules:
-    """`parsed` is None for a host without a robots.txt: no rules."""
+    """The rules of a host until a time of the monotonic clock. `parsed` is None for a host without a robots.txt."""
 
     parsed: Protego | None
     until: float
 
 
 class Robots:
-    """The gate of a PoliteClient: fetches each host's robots.txt once an hour and refuses what it does not allow.
+    """The gate of a PoliteClient: fetches each host's robots.txt once an hour and refuses disallowed addresses.
 
-    A host without one (404, 410) has no rules. One that cannot be read (an error, a refusal, a web page in its
-    place) allows nothing. Crawl-delay and Request-rate slow the client down.
+    A host without a robots.txt (404, 410) has no rules. A robots.txt that cannot be read (an error, a refusal, a web
+    page in its place) allows nothing. Crawl-delay and Request-rate slow the client down.
     """
 
     def __init__(self, source: str, clock: Clock | None = None) -> None:
@@ -48,7 +49,7 @@ class Robots:
         self._reading: dict[str, asyncio.Lock] = {}
 
     async def __call__(self, client: PoliteClient, url: str) -> None:
-        """Raises RobotsRefusalError where robots.txt says no, RobotsUnreadableError where it cannot be read."""
+        """Raises RobotsRefusalError for a disallowed address, RobotsUnreadableError when robots.txt cannot be read."""
         try:
             host = host_of(url)
         except ValueError as error:
@@ -79,7 +80,7 @@ class Robots:
         return rules
 
     def _text(self, answer: Response, host: str) -> str:
-        # A page in its place, say of a login or a challenge, would be read as "everything is allowed".
+        # A web page in its place, such as a login or a challenge, would parse as "everything is allowed".
         if answer.content_type in ("text/html", "application/xhtml+xml"):
             raise self._unreadable(host, "it is a web page", Outcome.PARSE_ERROR)
         try:
@@ -91,14 +92,14 @@ class Robots:
         return text
 
     def _unreadable(self, host: str, why: str, outcome: Outcome) -> RobotsUnreadableError:
-        text = f"robots.txt of {host} cannot be read ({why}), which means no; nothing else was asked"
+        text = f"robots.txt of {host} cannot be read ({why}), so no address of it is fetched"
         return RobotsUnreadableError(
             self._source, outcome if not outcome.is_answer else Outcome.BLOCKED, text
         )
 
 
 def _seconds_between(rules: Protego | None) -> float:
-    """Seconds between requests that the rules ask for; 0 when they ask for none."""
+    """The seconds between requests that the rules require; 0 without such a rule."""
     if rules is None:
         return 0.0
     delay = rules.crawl_delay(AGENT) or 0.0

@@ -13,7 +13,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 from stash_sense_pipeline.foundation.errors import BodyTooLargeError, HttpStatusError, Outcome, SourceError
-from stash_sense_pipeline.sources.http.polite_client import PoliteClient, outcome_of_status
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.response_status import outcome_of_status
 from stash_sense_pipeline.sources.reference_sites.page_fetcher import MAX_PAGE_BYTES, Fetched, is_loopback
 
 _PAGE_SECONDS = 60.0
@@ -38,7 +39,7 @@ class ChromeFetcher:
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
         """One page. The browser sends its own headers and cookies."""
-        async with self._client.turn(url):
+        async with self._client.request_slot(url):
             try:
                 async with asyncio.timeout(self._page_seconds):
                     await self._open()

@@ -44,7 +44,7 @@ class FlareSolverrFetcher:
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
         """One page. Of the headers only cookies can be sent along; there are no conditional requests."""
-        async with self._client.turn(url):
+        async with self._client.request_slot(url):
             if not self._has_session:
                 await self._command({"cmd": "sessions.create", "session": self._session})
                 self._has_session = True

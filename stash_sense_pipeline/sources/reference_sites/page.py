@@ -17,7 +17,8 @@ from parsel import Selector
 
 from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
-from stash_sense_pipeline.sources.cleaning import clean_text, side
+from stash_sense_pipeline.sources.cleaning.numbers import side
+from stash_sense_pipeline.sources.cleaning.text import clean_text
 from stash_sense_pipeline.sources.reference_sites.site_address import Base
 
 _META_CHARSET = re.compile(

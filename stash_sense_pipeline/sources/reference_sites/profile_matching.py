@@ -8,7 +8,7 @@ from stash_sense_pipeline.catalog.queries.enrichment import Known
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.sources.cleaning import distinct
+from stash_sense_pipeline.sources.cleaning.text import distinct
 from stash_sense_pipeline.sources.reference_sites.page import fold
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 

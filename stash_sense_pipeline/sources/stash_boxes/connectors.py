@@ -11,6 +11,6 @@ Connector = StashBoxConnector | ThePornDbConnector
 
 
 def make_connector(source: StashBoxSettings, api_key: str, client: PoliteClient) -> Connector:
-    """The connector that `source.connector` names."""
+    """Returns the connector that `source.connector` names."""
     kind = ThePornDbConnector if source.connector == "theporndb" else StashBoxConnector
     return kind(source.url, api_key, client, source.name)

@@ -12,14 +12,14 @@ from stash_sense_pipeline.foundation.errors import (
 )
 
 _SERVER_ERROR = 500
-# Fewer items that fail alone, one after the other, may be odd items; so many are the source.
+# Fewer consecutive failures of single items may be of the items; so many are a failure of the source.
 MOST_BROKEN_IN_A_ROW = 3
 
 
-def may_be_of_the_item(error: SourceError) -> bool:
-    """True for a server error, an answer that breaks off, comes too late, is too long or is no JSON.
+def may_be_item_failure(error: SourceError) -> bool:
+    """True for a server error, and for an answer that is truncated, late, too long or not JSON.
 
-    False for what a source says about all requests: a refused key, a block, a rate limit, no connection.
+    False for failures of all requests to a source: a refused key, a block, a rate limit, no connection.
     """
     if isinstance(error, BodyTooLargeError):
         return True
@@ -31,5 +31,5 @@ def may_be_of_the_item(error: SourceError) -> bool:
 
 
 def never() -> bool:
-    """The consent to further tries of a request that is asked once: see PoliteClient.get."""
+    """The `may_retry` of a request that is sent only once: see PoliteClient.get."""
     return False

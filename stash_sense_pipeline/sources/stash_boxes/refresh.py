@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.queries import performers
-from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, save_state
+from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
@@ -22,24 +22,28 @@ from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.run_overrides import SyncMode
 from stash_sense_pipeline.settings.schema import SourceSettings
-from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter, Tally
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 from stash_sense_pipeline.sources.stash_boxes.theporndb_sync import ThePornDbSync
 from stash_sense_pipeline.sources.sync_rules import SyncRules
+from stash_sense_pipeline.sources.sync_run import SyncRun
+
+_Sync = StashBoxSync | ThePornDbSync
 
 
 @dataclass(frozen=True)
 class SyncReport:
-    """What a refresh did. Counts are of records: `listed` in the source's lists, `live` in the
-    catalog now, of which `unchanged` are as they were.
+    """The result of a refresh, in numbers of records.
 
-    `mode` is backfill, increment or sweep. `held` records wait for the operator's review, see `suppress review`.
-    `refused` records are missing at the source, too many to believe it at once; `missing` has the numbers. `unread` ones
-    came and could not be read or stored, or the server could not answer for them; `unread_reasons` counts them by reason.
-    `left_out` counts by field what was left out of records because it cannot be used. An `outcome` other than found comes
-    with a `message` of one line; then the watermark has not moved, except for ambiguous (records were refused).
+    `mode` is backfill, increment or sweep. `listed` is the number of records in the source's lists, `live` the number in
+    the catalog after the run, `unchanged` the part of it that the run did not change. `held` records wait for the
+    operator's review, see `suppress review`. `refused` records are missing at the source, and too many to be believed
+    missing in one run; `missing` has the numbers. `unread` records could not be read or stored, or the server failed to
+    answer for them; `unread_reasons` counts them by reason. `left_out` counts by field the unusable values that were
+    left out of records. An `outcome` other than found has a `message` of one line; then the watermark was not moved,
+    except for ambiguous (records were refused).
     """
 
     source: str
@@ -82,9 +86,9 @@ async def refresh_source(
 ) -> SyncReport:
     """Brings the records of one source up to date.
 
-    A source that was never read in full is read in full, whatever the mode; after that `auto` and
-    `updates_only` read what changed, and `full_sweep` compares everything. A failure of the source is the
-    report's outcome, not an exception; what was stored before it stays. `data_dir` and `relatives`: see Mirror.
+    The first refresh reads the source in full, whatever the mode. After that `auto` and `updates_only` read the changed
+    records, and `full_sweep` compares all records. A failure of the source is the report's outcome, not an exception;
+    records stored before it are kept. `data_dir` and `relatives`: see CatalogWriter.
     """
     clock = clock or Clock()
     started, asked_before = clock.monotonic(), connector.client.requests
@@ -92,65 +96,73 @@ async def refresh_source(
         state = load_state(connection, source.name)
     writer = CatalogWriter(engine, source.name, suppressions, clock, data_dir, relatives)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
-    run = _run(connector, writer, state, rules or SyncRules(), clock, progress)
-    changes: Mapping[str, Any] = {}
-    try:
-        with rare_collections():
-            outcome, message, changes = await {
-                "backfill": run.backfill,
-                "sweep": run.sweep,
-                "increment": run.increment,
-            }[chosen]()
-        # What the source took away must not live on in SQLite's log until the next restart.
-        if await writer.remove_orphaned_images() or writer.tally.suppressed:
-            await asyncio.to_thread(checkpoint, engine)
-        changes = {**changes, "last_sync_at": clock.now()}
-    except SourceError as error:
-        outcome, message = error.outcome, str(error)
+    sync = _sync_of(connector, SyncRun(writer, state, rules or SyncRules(), clock.now(), progress))
+    outcome, message, changes = await _run(engine, sync, chosen, clock, writer)
     await writer.erase_linked()
-    state = replace(
-        state,
-        **changes,
-        last_outcome=outcome.value,
-        last_message=message,
-    )
+    state = replace(state, **changes, last_outcome=outcome.value, last_message=message)
     with writing(engine) as connection:
-        # Somebody may have been erased while this run held their id.
+        # Records may have been erased while this run held their ids.
         known = _without_suppressed(state.detail, source.name, suppressions.refreshed(connection))
         state = replace(state, detail=known)
         save_state(connection, state)
         live = performers.count_records(connection, source.name).live
-    tally = writer.tally
     missing = {key: value for key, value in state.detail.get("missing", {}).items() if key != "ids"}
     return SyncReport(
         source=source.name,
         mode=chosen,
-        listed=len(run.listed),
+        listed=len(sync.listed),
         live=live,
-        added=tally.added,
-        updated=tally.updated,
-        removed=tally.removed,
-        merged=tally.merged,
-        unchanged=live - tally.added - tally.updated,
-        images_added=tally.images_added,
-        suppressed=len(tally.suppressed),
-        not_adult=len(tally.not_adult),
-        held=len(tally.held),
+        **_counts(writer.tally, live),
         refused=missing.get("count", 0),
-        unread=len(run.unread),
+        unread=len(sync.unread),
         requests=connector.client.requests - asked_before,
         outcome=outcome,
         message=message,
         seconds=clock.monotonic() - started,
         server_version=state.server_version,
         missing=missing,
-        unread_reasons=run.unread.reasons,
+        unread_reasons=sync.unread.reasons,
         left_out=dict(sorted(connector.left_out.items())),
     )
 
 
+async def _run(
+    engine: sa.Engine, sync: _Sync, mode: str, clock: Clock, writer: CatalogWriter
+) -> tuple[Outcome, str | None, Mapping[str, Any]]:
+    """Runs the sync in its mode. Returns the outcome, its message, and the changed fields of the state."""
+    changes: Mapping[str, Any] = {}
+    try:
+        with rare_collections():
+            outcome, message, changes = await {
+                "backfill": sync.backfill,
+                "sweep": sync.sweep,
+                "increment": sync.increment,
+            }[mode]()
+        # Data that the source removed must not stay in SQLite's write-ahead log until the next restart.
+        if await writer.remove_orphaned_images() or writer.tally.suppressed:
+            await asyncio.to_thread(checkpoint, engine)
+        return outcome, message, {**changes, "last_sync_at": clock.now()}
+    except SourceError as error:
+        return error.outcome, str(error), changes
+
+
+def _counts(tally: Tally, live: int) -> dict[str, int]:
+    """The fields of the report that count records stored and refused by the writer."""
+    return {
+        "added": tally.added,
+        "updated": tally.updated,
+        "removed": tally.removed,
+        "merged": tally.merged,
+        "unchanged": live - tally.added - tally.updated,
+        "images_added": tally.images_added,
+        "suppressed": len(tally.suppressed),
+        "not_adult": len(tally.not_adult),
+        "held": len(tally.held),
+    }
+
+
 def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) -> Any:
-    """The progress of a source without ids of suppressed records: lists in it are of ids, and keys may be."""
+    """The `detail` of a source without ids of suppressed records, which are items of lists and keys of objects."""
     if isinstance(detail, Mapping):
         return {
             key: _without_suppressed(value, source, suppressions)
@@ -162,14 +174,7 @@ def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) ->
     return detail
 
 
-def _run(
-    connector: Connector,
-    writer: CatalogWriter,
-    state: SyncState,
-    rules: SyncRules,
-    clock: Clock,
-    progress: Progress,
-) -> StashBoxSync | ThePornDbSync:
+def _sync_of(connector: Connector, run: SyncRun) -> _Sync:
     if isinstance(connector, ThePornDbConnector):
-        return ThePornDbSync(connector, writer, state, rules, clock.now(), progress)
-    return StashBoxSync(connector, writer, state, rules, clock.now(), progress)
+        return ThePornDbSync(connector, run)
+    return StashBoxSync(connector, run)

@@ -1,198 +1,74 @@
 """Connector for the GraphQL interface of stash-box servers.
 
-It knows no catalog."""
+It does not use the catalog.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, Literal
+from typing import Any
 
-from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
-from stash_sense_pipeline.privacy.intake.data_minimisation import drop_private_fields
-from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
-from stash_sense_pipeline.records.performer_record import (
-    ImageRecord,
-    PerformerRecord,
-    UnreadRecord,
-    unique_images,
-)
+from stash_sense_pipeline.foundation.errors import SourceError
+from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources import json_fields as json
-from stash_sense_pipeline.sources.cleaning import (
-    SHORTEST_CM,
-    TALLEST_CM,
-    Fields,
-    address,
-    birth_date,
-    clean_text,
-    death_date,
-    enumeration,
-    instant,
-    label,
-    link,
-    optional_id,
-    record_id,
-    required_text,
-    side,
-    text,
-    whole,
-    year,
-)
 from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
-from stash_sense_pipeline.sources.http.polite_client import MayRetry, PoliteClient
+from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.http.retry_policy import MayRetry
 from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     MOST_BROKEN_IN_A_ROW,
-    may_be_of_the_item,
+    may_be_item_failure,
     never,
 )
-from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, Row, read_rows, unread_row
+from stash_sense_pipeline.sources.stash_boxes.stash_box_graphql import RowsError, StashBoxGraphQL, path_of
+from stash_sense_pipeline.sources.stash_boxes.stash_box_queries import (
+    BASELINE,
+    BRIEF_FIELDS,
+    CHANGES,
+    DESCRIBE,
+    EDITS_A_PAGE,
+    HEAD,
+    LISTED_FIELDS,
+    RECORD_FIELDS,
+    REMOVING_OPERATIONS,
+    REQUIRED_FIELDS,
+    Direction,
+    ServerDescription,
+    described,
+    details_query,
+    edits_query,
+    page_query,
+    selection_of,
+)
+from stash_sense_pipeline.sources.stash_boxes.stash_box_records import (
+    Change,
+    Details,
+    Edits,
+    Listed,
+    RecordPage,
+    Removals,
+    asked_record,
+    read_change,
+    read_listed,
+    read_record,
+)
+from stash_sense_pipeline.sources.unread import NOT_ANSWERED, Row, read_rows
 
-Direction = Literal["ASC", "DESC"]
-_Answer = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 # Data of single performers by alias, and the aliases without an answer.
 _Details = tuple[Mapping[str, Any], frozenset[str]]
 
-# What is asked of a performer. Fields that cost the server one statement each (scene_count, scenes, studios,
-# edits) are left out on purpose. Those in _REQUIRED make a server a stash-box; the rest is asked for where
-# introspection shows it.
-_SELECTION: Mapping[str, str] = {
-    "id": "",
-    "name": "",
-    "disambiguation": "",
-    "aliases": "",
-    "gender": "",
-    "birth_date": "",
-    "death_date": "",
-    "ethnicity": "",
-    "country": "",
-    "eye_color": "",
-    "hair_color": "",
-    "height": "",
-    "career_start_year": "",
-    "career_end_year": "",
-    "tattoos": "{location}",
-    "piercings": "{location}",
-    "urls": "{url}",
-    "images": "{id url width height}",
-    "deleted": "",
-    "merged_ids": "",
-    "merged_into_id": "",
-    "created": "",
-    "updated": "",
-}
-# More of an error is not looked at.
-_MOST_SAID = 20_000
-_REQUIRED = frozenset({"id", "name", "aliases", "urls", "images", "deleted", "updated"})
-_BRIEF = {"id": "", "updated": ""}
-_LISTED = {"id": "", "updated": "", "merged_ids": "", "images": "{id}"}
-# Of tattoos and piercings only the place on the body is kept, not the free text.
-_UNMODELLED = ("tattoos", "piercings")
-
-_DESCRIBE = """query Describe {
-  performer: __type(name: "Performer") { fields { name } }
-  query: __type(name: "Query") { fields { name } }
-  edit: __type(name: "Edit") { fields { name } }
-  edits: __type(name: "EditQueryInput") { inputFields { name } }
-  version { version }
-}"""
-_HEAD = """query Head($input: PerformerQueryInput!) {
-  queryPerformers(input: $input) { count performers { id updated } }
-}"""
-_CHANGES = """query Changes($since: Time!, $after: ID, $limit: Int) {
-  performerChangelog(since: $since, after_id: $after, limit: $limit) { id updated_at deleted redirect_to }
-}"""
-_EDIT_FIELDS = frozenset({"closed", "created", "target", "merge_sources"})
-_EDIT_FILTERS = frozenset({"operation", "applied", "target_type", "sort", "direction", "page", "per_page"})
-_EDIT_QUERIES = {
-    "DESTROY": "{ count edits { closed created target { ... on Performer { id } } } }",
-    "MERGE": "{ count edits { closed created merge_sources { ... on Performer { id } } } }",
-}
-
-_TRIES = 3
-_EDITS_A_PAGE = 100
 _CHANGES_A_PAGE = 5000
-_HTTP_UNAUTHORIZED = 401
-_KEY_REFUSED = "the server refused the key (expired or wrong)"
-
-
-@dataclass(frozen=True)
-class ServerDescription:
-    """What the server says it can do. `version` is None where it does not tell."""
-
-    version: str | None
-    performer_fields: frozenset[str]
-    has_edits: bool
-    has_changelog: bool
-
-
-# What servers since the end of 2024 have; assumed of one that lets nobody see its interface.
-_BASELINE = ServerDescription(None, frozenset(_SELECTION), has_edits=True, has_changelog=False)
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A live performer as a cheap listing shows it."""
-
-    source_id: str
-    updated: datetime | None
-    merged_ids: tuple[str, ...] = ()
-    image_ids: frozenset[str] | None = None
-
-
-@dataclass(frozen=True)
-class RecordPage(Generic[Row]):
-    """One page of an enumeration. `count` is how many there are in all, `length` how many rows came on this page, and
-    `unread` what of them could not be read, or gave an error.
-    """
-
-    count: int
-    rows: tuple[Row, ...]
-    unread: tuple[UnreadRecord, ...] = ()
-
-    @property
-    def length(self) -> int:
-        """How many rows came, read or not."""
-        return len(self.rows) + len(self.unread)
-
-
-@dataclass(frozen=True)
-class Details:
-    """Answers about single performers: records (also deleted ones), ids that do not exist, and what cannot be read."""
-
-    records: Mapping[str, PerformerRecord]
-    absent: frozenset[str]
-    unread: tuple[UnreadRecord, ...] = ()
-
-
-@dataclass(frozen=True)
-class Change:
-    """An entry of the server's changelog."""
-
-    source_id: str
-    updated: datetime | None
-    deleted: bool
-
-
-@dataclass(frozen=True)
-class Removals:
-    """Ids that applied edits removed, a hint to be confirmed; `newest` is the time of the last edit."""
-
-    source_ids: frozenset[str]
-    newest: datetime | None
-
-
-class _RowsError(SourceError):
-    """Single performers of a page could not be resolved by the server."""
+# The parts of the interface that a server may hide from introspection.
+_INTROSPECTED = (("performer",), ("query",), ("edit",), ("edits",))
 
 
 class StashBoxConnector:
     """One stash-box server. All methods raise SourceError; the description is read once, at first use.
 
-    `left_out` counts by field what was left out of records because it cannot be used.
+    `left_out` counts by field the unusable values that were left out of records.
     """
 
     details_a_request = 25
@@ -203,10 +79,9 @@ class StashBoxConnector:
         """`url` is the address of the GraphQL endpoint."""
         self.source = source
         self.client = client
-        self._url = url
-        self._api_key = api_key
-        self._headers = {"Accept": "application/json", **({"ApiKey": api_key} if api_key else {})}
         self.left_out: Counter[str] = Counter()
+        self._graphql = StashBoxGraphQL(url, api_key, client, source)
+        self._lookup = _DetailLookup(self._graphql, partial(self.head, 1))
         self._description: ServerDescription | None = None
 
     def image_request(self, url: str) -> tuple[str, dict[str, str]]:
@@ -214,28 +89,29 @@ class StashBoxConnector:
         return f"{url}?size=full", {}
 
     async def describe(self) -> ServerDescription:
-        """The server's version and features; SourceError (parse_error) when it is no stash-box."""
+        """The server's version and features; SourceError (parse_error) when it is not a stash-box."""
         if self._description is None:
-            data, errors = await self._exchange(_DESCRIBE, {})
-            closed = [_path(error)[:1] for error in errors]
-            if any(path not in (("performer",), ("query",), ("edit",), ("edits",)) for path in closed):
-                raise self._refused(errors)
+            data, errors = await self._graphql.exchange(DESCRIBE, {})
+            if any(path_of(error)[:1] not in _INTROSPECTED for error in errors):
+                raise self._graphql.failure(errors)
             with json.reading(self.source):
-                self._description = _BASELINE if errors else _described(data)
-            missing = sorted(_REQUIRED - self._description.performer_fields)
+                description = BASELINE if errors else described(data)
+            missing = sorted(REQUIRED_FIELDS - description.performer_fields)
             if missing:
-                self._description = None
-                raise self._wrong(f"{self._url} is not a stash-box: its interface has no {missing[0]}")
+                raise self._graphql.parse_error(
+                    f"{self._graphql.url} is not a stash-box: its interface has no {missing[0]}"
+                )
+            self._description = description
         return self._description
 
     async def head(self, rows: int, page: int = 1) -> RecordPage[Listed]:
-        """The performers changed last, newest first. A page is one statement of the server: it has no gaps."""
+        """The performers changed last, newest first. The server reads a page in one statement, so it has no gaps."""
         given = {"page": page, "per_page": rows, "sort": "UPDATED_AT", "direction": "DESC"}
-        return await self._read_page(partial(self._ask, _HEAD, {"input": given}), self._listed)
+        return await self._read_page(partial(self._graphql.ask, HEAD, {"input": given}), read_listed)
 
     async def records(self, direction: Direction) -> AsyncGenerator[RecordPage[PerformerRecord], None]:
         """All live performers, page by page in the order of their names."""
-        async with aclosing(self._walk(partial(self.records_page, direction), self.records_a_page)) as pages:
+        async with aclosing(_walk(partial(self.records_page, direction), self.records_a_page)) as pages:
             async for page in pages:
                 yield page
 
@@ -244,49 +120,48 @@ class StashBoxConnector:
     ) -> AsyncGenerator[RecordPage[Listed], None]:
         """All live performers by id, last change, merged ids and image ids, in the order of their names.
 
-        A `brief` list has ids and last changes alone.
+        A `brief` list has only ids and last changes.
         """
-        wanted = _BRIEF if brief else _LISTED
-        ask = partial(self._listing_page, wanted, direction)
-        async with aclosing(self._walk(ask, self.listed_a_page)) as pages:
+        fields = BRIEF_FIELDS if brief else LISTED_FIELDS
+        ask = partial(self._listing_page, fields, direction)
+        async with aclosing(_walk(ask, self.listed_a_page)) as pages:
             async for page in pages:
                 yield page
 
     async def records_page(self, direction: Direction, size: int, number: int) -> RecordPage[PerformerRecord]:
-        """One page of `records`. When the page breaks, or its answer, its performers are asked for alone."""
-        selection = await self._selection(_SELECTION)
+        """One page of `records`. When the page or its answer is broken, its performers are requested by id."""
+        selection = await self._selection(RECORD_FIELDS)
+        query = page_query(selection, direction, size, number)
         try:
-            return await self._read_page(
-                partial(self._ask_page, selection, direction, size, number), self._record
-            )
+            return await self._read_page(partial(self._graphql.ask, *query), read_record)
         except SourceError as error:
-            if not (isinstance(error, _RowsError) or may_be_of_the_item(error)):
+            if not (isinstance(error, RowsError) or may_be_item_failure(error)):
                 raise
-            listed = await self._listing_page(_BRIEF, direction, size, number)
+            listed = await self._listing_page(BRIEF_FIELDS, direction, size, number)
         details = await self.details([row.source_id for row in listed.rows])
         return RecordPage(listed.count, tuple(details.records.values()), (*listed.unread, *details.unread))
 
     async def details(self, source_ids: Sequence[str]) -> Details:
-        """Single performers, deleted ones too. An error of the server about one of them is not an absence.
+        """Single performers, deleted ones too. A server error about a performer does not mean that it is absent.
 
-        When a request for several of them fails, and the server answers otherwise, they are asked for in smaller parts.
+        When a request for several performers fails, and the server answers other requests, it is split.
         """
         records: dict[str, PerformerRecord] = {}
         absent: set[str] = set()
         unread: list[UnreadRecord] = []
-        selection = await self._selection(_SELECTION)
+        selection = await self._selection(RECORD_FIELDS)
         batches = [
             source_ids[start : start + self.details_a_request]
             for start in range(0, len(source_ids), self.details_a_request)
         ]
-        asked = [partial(self._ask_details_in_parts, selection, batch) for batch in batches]
+        asked = [partial(self._lookup.find, selection, batch) for batch in batches]
         async with aclosing(ordered_prefetch(asked)) as answers:
             for batch in batches:
                 data, failed = await anext(answers)
                 for number, source_id in enumerate(batch):
                     alias = f"p{number}"
                     if data.get(alias) is not None:
-                        answer = self._asked_for(source_id, data[alias])
+                        answer = asked_record(source_id, data[alias], self.left_out)
                         if isinstance(answer, UnreadRecord):
                             unread.append(answer)
                         else:
@@ -298,82 +173,104 @@ class StashBoxConnector:
         return Details(records, frozenset(absent), tuple(unread))
 
     async def removals(self, since: datetime | None) -> Removals:
-        """What applied DESTROY and MERGE edits closed since then removed; nothing where edits are not told."""
+        """The performers removed by DESTROY and MERGE edits closed since then; empty when the server has no edits."""
         if not (await self.describe()).has_edits:
             return Removals(frozenset(), None)
         removed: set[str] = set()
         newest: datetime | None = None
-        wanted, page = dict(_EDIT_QUERIES), 1
+        wanted, page = list(REMOVING_OPERATIONS), 1
         while wanted:
             data = await self._ask_edits(wanted, page)
             with json.reading(self.source):
                 for operation in list(wanted):
-                    edits = _Edits.of(data, operation, self.left_out)
+                    edits = Edits.of(data, operation, self.left_out)
                     removed |= edits.removed
                     newest = max(filter(None, (newest, *edits.closed)), default=None)
                     passed = since is not None and any(closed < since for closed in edits.closed)
-                    if passed or not edits.rows or page * _EDITS_A_PAGE >= edits.count:
-                        del wanted[operation]
+                    if passed or not edits.rows or page * EDITS_A_PAGE >= edits.count:
+                        wanted.remove(operation)
             page += 1
         return Removals(frozenset(removed), newest)
 
     async def changes(self, since: datetime) -> list[Change]:
-        """The changelog from `since` on, tombstones included. Only where `describe` shows one."""
+        """The changelog from `since` on, tombstones included. Requires a server with `has_changelog`."""
         changes: list[Change] = []
         moment, after = since.isoformat().replace("+00:00", "Z"), None
         while True:
             variables = {"since": moment, "after": after, "limit": _CHANGES_A_PAGE}
-            data = await self._ask(_CHANGES, variables)
+            data = await self._graphql.ask(CHANGES, variables)
             with json.reading(self.source):
                 entries = json.sequence(data, "performerChangelog", "the answer")
-            rows = [change for entry in entries if (change := _change(entry)) is not None]
+            rows = [change for entry in entries if (change := read_change(entry)) is not None]
             if len(rows) < len(entries):
                 self.left_out["performerChangelog"] += len(entries) - len(rows)
-            # Without an entry that can be read nothing tells from where to go on; the next sweep finds the rest.
+            # Without a readable entry the next page has no start; the next sweep finds the rest.
             if not rows:
                 return changes
             if (rows[-1][0], rows[-1][1].source_id) == (moment, after):
-                raise self._wrong("the changelog does not go on")
+                raise self._graphql.parse_error("the changelog does not advance")
             changes += [change for _, change in rows]
             moment, after = rows[-1][0], rows[-1][1].source_id
 
-    # --- asking -----------------------------------------------------------------------------------
+    # --- requests ---------------------------------------------------------------------------------
 
     async def _listing_page(
-        self, wanted: Mapping[str, str], direction: Direction, size: int, number: int
+        self, fields: Mapping[str, str], direction: Direction, size: int, number: int
     ) -> RecordPage[Listed]:
-        selection = await self._selection(wanted)
-        return await self._read_page(
-            partial(self._ask_page, selection, direction, size, number), self._listed
-        )
+        query = page_query(await self._selection(fields), direction, size, number)
+        return await self._read_page(partial(self._graphql.ask, *query), read_listed)
 
-    async def _selection(self, wanted: Mapping[str, str]) -> str:
-        fields = (await self.describe()).performer_fields
-        return " ".join(f"{name}{inner}" for name, inner in wanted.items() if name in fields)
+    async def _selection(self, fields: Mapping[str, str]) -> str:
+        return selection_of(fields, (await self.describe()).performer_fields)
 
-    async def _ask_page(
-        self, selection: str, direction: Direction, size: int, number: int
-    ) -> Mapping[str, Any]:
-        query = (
-            "query Performers($input: PerformerQueryInput!) "
-            f"{{ queryPerformers(input: $input) {{ count performers {{ {selection} }} }} }}"
-        )
-        given = {"page": number, "per_page": size, "sort": "NAME", "direction": direction}
-        return await self._ask(query, {"input": given})
+    async def _ask_edits(self, operations: Sequence[str], page: int) -> Mapping[str, Any]:
+        data, errors = await self._graphql.exchange(*edits_query(operations, page))
+        # The target of an old edit may have been deleted, which the server reports as an error of that field.
+        if any("target" not in path_of(error) and "merge_sources" not in path_of(error) for error in errors):
+            raise self._graphql.failure(errors)
+        return data
 
-    async def _ask_details_in_parts(self, selection: str, batch: Sequence[str]) -> _Details:
-        """As _ask_details; a performer whose answer breaks off is among the failed ones."""
+    async def _read_page(
+        self,
+        ask: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]],
+        read: Callable[[Any, Counter[str]], Row],
+    ) -> RecordPage[Row]:
+        """A page. A page of several rows, all of them unreadable, is requested once more."""
+        page = self._page(await ask(), read)
+        if page.rows or page.length <= 1:
+            return page
+        return self._page(await ask(), read)
+
+    def _page(self, data: Mapping[str, Any], read: Callable[[Any, Counter[str]], Row]) -> RecordPage[Row]:
+        with json.reading(self.source):
+            result = json.mapping(data.get("queryPerformers"), "queryPerformers")
+            rows = json.sequence(result, "performers", "queryPerformers")
+            count = json.count(result, "count", "queryPerformers")
+        return RecordPage(count, *read_rows(rows, lambda row: read(row, self.left_out)))
+
+
+class _DetailLookup:
+    """Requests single performers by id; a request that fails is split until the broken performers are alone."""
+
+    def __init__(self, graphql: StashBoxGraphQL, probe: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """`probe` sends another request. It raises SourceError when the server does not answer that either."""
+        self._graphql = graphql
+        self._probe = probe
+
+    async def find(self, selection: str, batch: Sequence[str]) -> _Details:
+        """Data by alias `p0`, `p1`, ..., and the aliases without an answer."""
         try:
-            return await self._ask_details(selection, batch)
+            return await self._ask(selection, batch)
         except SourceError as error:
-            if not may_be_of_the_item(error):
+            if not may_be_item_failure(error):
                 raise
-            await self.head(1)
+            await self._probe()
             return await self._ask_parts(selection, batch, error)
 
     async def _ask_parts(self, selection: str, batch: Sequence[str], failure: SourceError) -> _Details:
-        """The parts of a batch that failed, each asked for once. Raises `failure` when too many fail alone, one after
-        the other.
+        """Requests the parts of a failed batch, each part once.
+
+        Raises `failure` when MOST_BROKEN_IN_A_ROW consecutive performers fail alone.
         """
         data: dict[str, Any] = {}
         failed: set[str] = set()
@@ -383,14 +280,14 @@ class StashBoxConnector:
             start, end = waiting.pop()
             if (start, end) != (0, len(batch)) or len(batch) == 1:
                 try:
-                    found, missing = await self._ask_details(selection, batch[start:end], never)
+                    found, missing = await self._ask(selection, batch[start:end], never)
                 except SourceError as error:
-                    if not may_be_of_the_item(error):
+                    if not may_be_item_failure(error):
                         raise
                 else:
                     broken = 0
-                    data |= {f"p{start + number}": found.get(f"p{number}") for number in range(end - start)
-                             if f"p{number}" in found}  # fmt: skip
+                    numbers = [number for number in range(end - start) if f"p{number}" in found]
+                    data |= {f"p{start + number}": found[f"p{number}"] for number in numbers}
                     failed |= {f"p{start + int(alias[1:])}" for alias in missing}
                     continue
             if end - start == 1:
@@ -403,309 +300,45 @@ class StashBoxConnector:
             waiting += [(middle, end), (start, middle)]
         return data, frozenset(failed)
 
-    async def _ask_details(
-        self, selection: str, batch: Sequence[str], may_retry: MayRetry | None = None
-    ) -> _Details:
-        """Data by alias `p0`, `p1`, ..., and the aliases that the server reports errors for."""
-        variables = {f"i{number}": source_id for number, source_id in enumerate(batch)}
-        declared = ", ".join(f"${name}: ID!" for name in variables)
-        asked = " ".join(
-            f"p{number}: findPerformer(id: $i{number}) {{ ...F }}" for number in range(len(batch))
-        )
-        query = f"query Details({declared}) {{ {asked} }} fragment F on Performer {{ {selection} }}"
-        data, errors = await self._exchange(query, variables, may_retry)
-        paths = [_path(error) for error in errors]
+    async def _ask(self, selection: str, batch: Sequence[str], may_retry: MayRetry | None = None) -> _Details:
+        query, variables = details_query(selection, batch)
+        data, errors = await self._graphql.exchange(query, variables, may_retry)
+        paths = [path_of(error) for error in errors]
         if not all(paths):
-            raise self._refused(errors)
+            raise self._graphql.failure(errors)
         return data, frozenset(path[0] for path in paths)
 
-    async def _ask_edits(self, wanted: Mapping[str, str], page: int) -> Mapping[str, Any]:
-        declared = ", ".join(f"${operation}: EditQueryInput!" for operation in wanted)
-        asked = " ".join(f"{name}: queryEdits(input: ${name}) {inner}" for name, inner in wanted.items())
-        variables = {
-            operation: {
-                "operation": operation,
-                "applied": True,
-                "target_type": "PERFORMER",
-                "sort": "CLOSED_AT",
-                "direction": "DESC",
-                "page": page,
-                "per_page": _EDITS_A_PAGE,
-            }
-            for operation in wanted
-        }
-        data, errors = await self._exchange(f"query Edits({declared}) {{ {asked} }}", variables)
-        # The target of an old edit may be gone for good, which the server reports as an error of that field.
-        if any("target" not in _path(error) and "merge_sources" not in _path(error) for error in errors):
-            raise self._refused(errors)
-        return data
 
-    async def _ask(self, query: str, variables: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The data of an answer without errors."""
-        for attempt in range(1, _TRIES + 1):
-            data, errors = await self._exchange(query, variables)
-            if not errors:
-                return data
-            if any(_path(error)[:2] == ("queryPerformers", "performers") for error in errors):
-                raise _RowsError(
-                    self.source, Outcome.PARSE_ERROR, f"the server failed: {self._said(errors[0])}"
-                )
-            if attempt == _TRIES:
-                raise self._refused(errors)
-        raise AssertionError("unreachable")
+async def _walk(
+    ask: Callable[[int, int], Coroutine[Any, Any, RecordPage[Row]]], size: int
+) -> AsyncGenerator[RecordPage[Row], None]:
+    """Yields the pages in order, some of them requested ahead, until the number of rows that the server counts arrived.
 
-    async def _exchange(
-        self, query: str, variables: Mapping[str, Any], may_retry: MayRetry | None = None
-    ) -> _Answer:
-        """Data (empty when null) and errors of one question; a refused key is raised at once."""
-        payload = {"query": query, "variables": variables}
-        try:
-            response = await self.client.post_json(
-                self._url, payload, headers=self._headers, may_retry=may_retry
-            )
-        except HttpStatusError as error:
-            raise self._status(error) from error
-        answer = response.json()
-        if not isinstance(answer, dict) or not ("data" in answer or "errors" in answer):
-            raise self._wrong(f"{self._url} did not give a GraphQL answer; is it a stash-box?")
-        with json.reading(self.source):
-            found = json.sequence(answer, "errors", "the answer") if answer.get("errors") is not None else ()
-            errors = [json.mapping(error, "an error") for error in found]
-            data = json.mapping(answer.get("data") or {}, "data")
-        if any(_message(error).lower() == "not authorized" for error in errors):
-            raise SourceError(self.source, Outcome.BLOCKED, _KEY_REFUSED)
-        if not data and not errors:
-            raise self._wrong("the server answered neither data nor errors")
-        return data, errors
-
-    def _status(self, error: HttpStatusError) -> SourceError:
-        if error.status == _HTTP_UNAUTHORIZED:
-            return SourceError(self.source, Outcome.BLOCKED, _KEY_REFUSED)
-        if error.outcome.is_answer or error.outcome is Outcome.PARSE_ERROR:
-            return self._wrong(
-                f"{self._url} did not accept a stash-box question (status {error.status}); is it a stash-box?"
-            )
-        return error
-
-    def _refused(self, errors: Sequence[Mapping[str, Any]]) -> SourceError:
-        return self._wrong(f"the server failed: {self._said(errors[0])}")
-
-    def _said(self, error: Mapping[str, Any]) -> str:
-        """The message of an error of the server. Some servers repeat the key that they refuse."""
-        # Cut at its end only without the key: a part of that would stay.
-        return redacted(_message(error), [self._api_key])[:200]
-
-    def _wrong(self, message: str) -> SourceError:
-        return SourceError(self.source, Outcome.PARSE_ERROR, message)
-
-    async def _walk(
-        self, ask: Callable[[int, int], Coroutine[Any, Any, RecordPage[Row]]], size: int
-    ) -> AsyncGenerator[RecordPage[Row], None]:
-        """Pages in order, some of them asked for ahead, until as many rows came as the server counts.
-
-        Servers up to v0.6.17 give at most 100 rows a page without saying so, so a short first page sets the
-        size of the next ones, and a short page never ends the walk.
-        """
-        page = await ask(size, 1)
-        got = page.length
-        yield page
-        if 0 < got < min(size, page.count):
-            size = got
-        seen, number = got, 2
-        # The count can be wrong by any factor: nothing is made for pages that are not asked for, and the walk ends at a
-        # page that is empty, or that a server repeats past its end.
-        ahead = (partial(ask, size, each) for each in range(2, -(-page.count // size) + 1))
-        async with aclosing(ordered_prefetch(ahead)) as pages:
-            async for following in pages:
-                if not following.length or following == page:
-                    return
-                page = following
-                seen += page.length
-                number += 1
-                yield page
-        while got and seen < page.count:
-            following = await ask(size, number)
+    Servers up to v0.6.17 return at most 100 rows a page without reporting the limit. So a short first page sets the
+    size of the next ones, and a short page never ends the walk.
+    """
+    page = await ask(size, 1)
+    got = page.length
+    yield page
+    if 0 < got < min(size, page.count):
+        size = got
+    seen, number = got, 2
+    # The count can be wrong by any factor. So the requests are a generator, and the walk ends at an empty page, or at a
+    # page that the server repeats past the end.
+    ahead = (partial(ask, size, each) for each in range(2, -(-page.count // size) + 1))
+    async with aclosing(ordered_prefetch(ahead)) as pages:
+        async for following in pages:
             if not following.length or following == page:
                 return
             page = following
             seen += page.length
             number += 1
             yield page
-
-    # --- reading ----------------------------------------------------------------------------------
-
-    async def _read_page(
-        self, ask: Callable[[], Coroutine[Any, Any, Mapping[str, Any]]], read: Callable[[Any], Row]
-    ) -> RecordPage[Row]:
-        """A page; one of several rows of which none can be read is asked for once more."""
-        page = self._page(await ask(), read)
-        if page.rows or page.length <= 1:
-            return page
-        return self._page(await ask(), read)
-
-    def _page(self, data: Mapping[str, Any], read: Callable[[Any], Row]) -> RecordPage[Row]:
-        with json.reading(self.source):
-            result = json.mapping(data.get("queryPerformers"), "queryPerformers")
-            rows = json.sequence(result, "performers", "queryPerformers")
-            count = json.count(result, "count", "queryPerformers")
-        return RecordPage(count, *read_rows(rows, read))
-
-    def _asked_for(self, source_id: str, row: Any) -> PerformerRecord | UnreadRecord:
-        try:
-            record = self._record(row)
-        except json.FieldError as error:
-            return replace(unread_row(row, str(error)), label=source_id, source_id=source_id)
-        if record.source_id != source_id:
-            return UnreadRecord(source_id, ANOTHER_ANSWERED, source_id)
-        return record
-
-    def _listed(self, row: Any) -> Listed:
-        row = json.mapping(row, "it")
-        fields = Fields(row, self.left_out)
-        return Listed(
-            source_id=record_id(row.get("id")),
-            updated=fields.moment("updated"),
-            merged_ids=fields.each("merged_ids", optional_id),
-            image_ids=None if row.get("images") is None else frozenset(fields.each("images", _id_of_item)),
-        )
-
-    def _record(self, row: Any) -> PerformerRecord:
-        row = json.mapping(row, "it")
-        fields = Fields(row, self.left_out)
-        deleted = json.flag(row, "deleted", "it")
-        images = unique_images(fields.each("images", _image))
-        merged_into = row.get("merged_into_id")
-        return PerformerRecord(
-            source_id=record_id(row.get("id")),
-            name=required_text(row.get("name"), "its name"),
-            disambiguation=fields.one("disambiguation", text),
-            aliases=fields.each("aliases", text),
-            gender=fields.one("gender", enumeration),
-            birth_date=fields.date("birth_date", birth_date),
-            death_date=fields.date("death_date", death_date),
-            country=fields.one("country", label),
-            ethnicity=fields.one("ethnicity", enumeration),
-            eye_color=fields.one("eye_color", enumeration),
-            hair_color=fields.one("hair_color", enumeration),
-            height_cm=fields.number("height", _height),
-            career_start_year=fields.number("career_start_year", year),
-            career_end_year=fields.number("career_end_year", year),
-            urls=fields.each("urls", _link_of_item),
-            images=images,
-            # The list is never null, so a null says nothing about the images.
-            keeps_images=row.get("images") is None or fields.has_lost("images"),
-            merged_ids=fields.each("merged_ids", optional_id),
-            created_at=fields.moment("created"),
-            updated_at=fields.moment("updated"),
-            deleted=deleted,
-            # Only of a deleted record does it matter, and then another id would name another person.
-            merged_into=record_id(merged_into, "the id it was merged into")
-            if deleted and merged_into is not None
-            else fields.one("merged_into_id", optional_id),
-            raw=drop_private_fields(
-                {key: sorted(fields.each(key, _place)) for key in _UNMODELLED if row.get(key)}
-            ),
-        )
-
-
-@dataclass(frozen=True)
-class _Edits:
-    """A page of applied edits of one operation."""
-
-    count: int
-    rows: Sequence[Any]
-    closed: Sequence[datetime]
-    removed: frozenset[str]
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any], operation: str, left_out: Counter[str]) -> _Edits:
-        """Edits are hints, so one that cannot be read is left out: a sweep finds what it removed."""
-        result = json.mapping(data.get(operation), operation)
-        rows = json.sequence(result, "edits", operation)
-        removed: set[str] = set()
-        closed: list[datetime] = []
-        for row in rows:
-            if not isinstance(row, dict):
-                left_out["edits"] += 1
-                continue
-            fields = Fields(row, left_out)
-            time = fields.moment("closed") or fields.moment("created")
-            closed += [time] if time is not None else []
-            target = fields.one("target", _id_of_item)
-            removed.update({target} if target is not None else (), fields.each("merge_sources", _id_of_item))
-        return cls(json.count(result, "count", operation), rows, closed, frozenset(removed))
-
-
-def _described(data: Mapping[str, Any]) -> ServerDescription:
-    """The answer to `_DESCRIBE`; without fields when it is not the interface of a stash-box."""
-    queries = _names(data.get("query"), "fields")
-    version = data.get("version")
-    has_both = {"findPerformer", "queryPerformers"} <= queries
-    return ServerDescription(
-        version=label(version.get("version")) if isinstance(version, dict) else None,
-        performer_fields=_names(data.get("performer"), "fields") if has_both else frozenset(),
-        has_edits="queryEdits" in queries
-        and _names(data.get("edit"), "fields") >= _EDIT_FIELDS
-        and _names(data.get("edits"), "inputFields") >= _EDIT_FILTERS,
-        has_changelog="performerChangelog" in queries,
-    )
-
-
-def _names(described: Any, key: str) -> frozenset[str]:
-    """The names that introspection lists under `key` of a type; empty for a type that is not there."""
-    if described is None:
-        return frozenset()
-    entries = json.sequence(json.mapping(described, "a type"), key, "a type")
-    return frozenset(json.text(entry, "name", key) for entry in entries)
-
-
-def _path(error: Mapping[str, Any]) -> tuple[str, ...]:
-    """The path of a GraphQL error without list positions; empty when it has none."""
-    path = error.get("path")
-    return tuple(step for step in path if isinstance(step, str)) if isinstance(path, list) else ()
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    return clean_text(str(error.get("message"))[:_MOST_SAID])
-
-
-def _change(row: Any) -> tuple[str, Change] | None:
-    """An entry of the changelog, and its time as the server wrote it: it is sent back to go on from there.
-
-    None for one that cannot be read.
-    """
-    try:
-        entry = json.mapping(row, "a change")
-        moment = json.text(entry, "updated_at", "a change")
-        deleted = json.flag(entry, "deleted", "a change")
-        return moment, Change(record_id(entry.get("id")), instant(moment), deleted)
-    except ValueError:
-        return None
-
-
-def _height(value: Any) -> int | None:
-    return whole(value, SHORTEST_CM, TALLEST_CM)
-
-
-def _id_of_item(item: Any) -> str | None:
-    return optional_id(item.get("id")) if isinstance(item, dict) else None
-
-
-def _link_of_item(item: Any) -> str | None:
-    return link(item.get("url") if isinstance(item, dict) else item)
-
-
-def _image(item: Any) -> ImageRecord | None:
-    """None for an image without an id or an address: it could be neither known again nor fetched."""
-    if not isinstance(item, dict):
-        return None
-    image_id, url = optional_id(item.get("id")), address(item.get("url"))
-    if image_id is None or url is None:
-        return None
-    # The server says -1 by -1 for a vector drawing.
-    return ImageRecord(image_id, url.split("?")[0], side(item.get("width")), side(item.get("height")))
-
-
-def _place(item: Any) -> str | None:
-    """Of a tattoo or piercing: the place on the body."""
-    return text(item.get("location")) if isinstance(item, dict) else None
+    while got and seen < page.count:
+        following = await ask(size, number)
+        if not following.length or following == page:
+            return
+        page = following
+        seen += page.length
+        number += 1
+        yield page

@@ -6,54 +6,44 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from stash_sense_pipeline.catalog.queries import performers
-from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
-from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
-from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
-from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_of_the_item
+from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_item_failure
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Performers, ThePornDbConnector
-from stash_sense_pipeline.sources.sync_rules import SyncRules, judge_missing
+from stash_sense_pipeline.sources.sync_rules import judge_missing
+from stash_sense_pipeline.sources.sync_run import SyncRun
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes
 
-# Pages of the list by last change that bring nothing new before it is left.
+# The list by last change is read until so many consecutive pages bring nothing new.
 _QUIET_PAGES = 2
-# `changed_since` takes a day of the server's calendar, which need not be ours.
+# `changed_since` takes a day of the server's calendar, which may differ from the local one.
 _CHANGES_OVERLAP = timedelta(days=2)
 
 
 class ThePornDbSync:
-    """One run for ThePornDB. Records are stored as they come; the state moves when a run is through."""
+    """One sync of ThePornDB. Records are stored as they arrive; the state changes only when a run is complete."""
 
-    def __init__(
-        self,
-        connector: ThePornDbConnector,
-        writer: CatalogWriter,
-        state: SyncState,
-        rules: SyncRules,
-        now: datetime,
-        progress: Progress,
-    ) -> None:
+    def __init__(self, connector: ThePornDbConnector, run: SyncRun) -> None:
         self.listed: set[str] = set()
-        self.unread = UnreadNotes(writer.source, state.detail.get("unread"))
+        self.unread = UnreadNotes(run.writer.source, run.state.detail.get("unread"))
         self._connector = connector
-        self._writer = writer
-        self._state = state
-        self._rules = rules
-        self._now = now
-        self._progress = progress
+        self._writer = run.writer
+        self._state = run.state
+        self._rules = run.rules
+        self._now = run.now
+        self._progress = run.progress
 
     async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
-        """Reads everything. Returns the outcome, a message, and the fields of the state that it changes."""
+        """Reads all performers. Returns the outcome, a message, and the changed fields of the state."""
         outcome, message, changes = await self.sweep()
         return outcome, message, {**changes, "backfilled_at": self._now}
 
     async def increment(self) -> tuple[Outcome, str | None, dict[str, Any]]:
-        """Reads what changed last, until the list brings nothing new."""
+        """Reads the performers by last change, until the list brings nothing new."""
         last = self._state.last_sync_at or self._now
         changed = await self._connector.changed_since((last - _CHANGES_OVERLAP).date()) or frozenset()
         live = await self._writer.read(performers.liveness, sorted(changed))
@@ -72,8 +62,8 @@ class ThePornDbSync:
         return Outcome.FOUND, None, {"detail": self._detail(dict(self._state.detail.get("missing", {})))}
 
     async def sweep(self) -> tuple[Outcome, str | None, dict[str, Any]]:
-        """Reads everything and asks for what is not there any more."""
-        async with aclosing(self._connector.everyone()) as pages:
+        """Reads all performers, and requests those of the catalog that the list lacks."""
+        async with aclosing(self._connector.all_records()) as pages:
             async for page in pages:
                 await self._store(page)
         self.unread.note(self._writer.unread)
@@ -94,15 +84,15 @@ class ThePornDbSync:
         )
 
     def _detail(self, missing: Mapping[str, Any]) -> dict[str, Any]:
-        """What the next run must remember."""
+        """The `detail` of the state for the next run."""
         detail = {key: value for key, value in self._state.detail.items() if key not in ("missing", "unread")}
         found = {"missing": missing, "unread": self.unread.detail()}
         return {**detail, **{key: value for key, value in found.items() if value}}
 
     async def _store(self, page: Performers) -> bool:
-        """Stores records; True if any of them was new or other than before."""
+        """Stores records. Returns True when one of them was new or changed."""
         self.unread.note(each for each in page.unread if each.source_id not in self.listed)
-        # Also what cannot be read is there.
+        # Unread performers exist at the source too.
         self.listed.update(each.label for each in page.unread)
         fresh = [record for record in page.rows if record.source_id not in self.listed]
         self.listed.update(record.source_id for record in fresh)
@@ -113,17 +103,20 @@ class ThePornDbSync:
         return self._writer.tally.added + self._writer.tally.updated > before
 
     async def _look_up(self, source_ids: Sequence[str]) -> None:
-        """Asks for single performers. Who is unknown to the server twice is gone, merged if the slug leads on."""
+        """Requests performers by id, and writes a tombstone for each that the server does not find twice.
+
+        The tombstone names a survivor when the slug leads to another performer of the same name.
+        """
         doubtful = []
         broken = 0
-        # In another order each time: of records that break their answers, others may be before.
+        # The order differs in each run, so that the same broken records do not always come first.
         shuffled = random.Random(self._now.isoformat()).sample(source_ids, len(source_ids))
         for source_id in shuffled:
             try:
                 record = await self._connector.performer(source_id)
             except SourceError as error:
                 broken += 1
-                if not may_be_of_the_item(error) or broken >= MOST_BROKEN_IN_A_ROW:
+                if not may_be_item_failure(error) or broken >= MOST_BROKEN_IN_A_ROW:
                     raise
                 await self._connector.check_answering()
                 self.unread.note([UnreadRecord(source_id, NOT_ANSWERED, source_id)])

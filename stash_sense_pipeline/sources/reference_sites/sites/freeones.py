@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.cleaning import clean_text
+from stash_sense_pipeline.sources.cleaning.text import clean_text
 from stash_sense_pipeline.sources.reference_sites.page import (
     Page,
     distinct,

@@ -6,7 +6,7 @@ import re
 from urllib.parse import quote_plus
 
 from stash_sense_pipeline.records.performer_record import ImageRecord
-from stash_sense_pipeline.sources.cleaning import clean_text
+from stash_sense_pipeline.sources.cleaning.text import clean_text
 from stash_sense_pipeline.sources.reference_sites.page import (
     Page,
     distinct,
