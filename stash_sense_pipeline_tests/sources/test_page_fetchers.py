@@ -23,7 +23,8 @@ from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher, why_no_fetcher
 from stash_sense_pipeline.sources.reference_sites.flaresolverr import FlareSolverrFetcher
-from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector, Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site import Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 from stash_sense_pipeline_tests.sources.page_solvers import AGENT, Chrome, FlareSolverr
 from stash_sense_pipeline_tests.sources.sites import IMPATIENT, site_settings
 

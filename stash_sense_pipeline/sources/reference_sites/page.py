@@ -90,19 +90,19 @@ class Page:
         return self.base.public(joined) if parts.scheme in ("http", "https") and parts.hostname else ""
 
     def need(self, *selectors: str) -> None:
-        """Raises unless each CSS selector finds something: the mark that pages of this kind have."""
+        """Raises the error of `layout_mismatch` for the first CSS selector that finds nothing."""
         for selector in selectors:
             if not self.root.css(selector):
-                raise self.strange(selector)
+                raise self.layout_mismatch(selector)
 
-    def strange(self, mark: str) -> SourceError:
-        """The error for a page without its mark: a challenge that a browser brought is a block, the rest is unknown."""
+    def layout_mismatch(self, missing: str) -> SourceError:
+        """The error for a page that lacks `missing`: blocked when a browser rendered a challenge, parse_error otherwise."""
         if self.rendered and _CHALLENGE in self.text:
             return SourceError(self.source, Outcome.BLOCKED, "a challenge came in place of the page")
         return LayoutChangedError(
             self.source,
             Outcome.PARSE_ERROR,
-            f"a page has no {mark}: the layout changed, or it is another page",
+            f"a page has no {missing}: the layout changed, or it is another page",
         )
 
     def first(self, selector: str) -> str:

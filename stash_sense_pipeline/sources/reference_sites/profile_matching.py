@@ -77,11 +77,11 @@ def record_of(
     claimants: Sequence[Known],
     *,
     found_by: str,
-    seconded: Collection[str],
+    corroborated: Collection[str],
     extra_urls: Iterable[str],
     alias_hash: Callable[[str], str],
 ) -> PerformerRecord:
-    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`; of
+    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `corroborated`; of
     the others only the hash is kept.
 
     Outgoing links stay when they are profiles of a site that we know, but none of a stash-box: such a page proves
@@ -89,7 +89,9 @@ def record_of(
     """
     listed = {any_order(name) for record in claimants for name in (record.name, *record.aliases)}
     kept = [*profile.credited]
-    kept += [name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in seconded]
+    kept += [
+        name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in corroborated
+    ]
     links = [url for url in profile.links if _is_kept(url)] if found_by == "url" else []
     return PerformerRecord(
         source_id=profile.key,

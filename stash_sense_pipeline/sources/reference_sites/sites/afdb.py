@@ -13,19 +13,20 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     own_text,
     path_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 
-class Afdb(Site):
+class Afdb(PageSite):
     """No search, no gender and no links of a person: its outgoing links are of shops."""
 
     name = "afdb"
     hosts = ("adultfilmdatabase.com",)
-    mark = "h1.w3-opacity"
+    page_selector = "h1.w3-opacity"
 
     def parse(self, page: Page, key: str) -> Profile:
         """Name, the AKA line, and files that carry this number."""
-        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.mark)).strip()
+        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.page_selector)).strip()
         return Profile(
             key=key,
             name=name,

@@ -16,32 +16,33 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     unescaped,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.babepedia.com"
 _THUMB = re.compile(r"_thumb\d*(\.[a-z]+)$", re.IGNORECASE)
 _MISSING = ("page not found", "does not exist")
 
 
-class Babepedia(Site):
+class Babepedia(PageSite):
     """Women only, which is the site's scope and no observation of a person: it gives no gender."""
 
     name = "babepedia"
     hosts = ("babepedia.com",)
-    mark = "h1#babename"
+    page_selector = "h1#babename"
     by_name = True
     referer = True
 
     def is_missing(self, page: Page) -> bool:
         """A page that says so in its title or heading, and has no name."""
-        if page.root.css(self.mark):
+        if page.root.css(self.page_selector):
             return False
         said = f"{page.first('title')} {page.first('h1')}".casefold()
         return any(words in said for words in _MISSING)
 
     def parse(self, page: Page, key: str) -> Profile:
         """Name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
-        name = page.first(self.mark)
+        name = page.first(self.page_selector)
         lines = [own_text(line) for line in page.root.css("h2#aka")]
         aliases = [part for line in lines for part in re.split(r"(?<!\s)\s+[-–/]\s+", line)]
         return Profile(

@@ -19,19 +19,20 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.elitebabes.com"
 _CONTENT = re.compile(r"/content/(\d+)/[^/]+$")
 _SEVERAL = re.compile(r"\b(?:and|with|feat|ft|vs)\b|[&+,]", re.IGNORECASE)
 
 
-class EliteBabes(Site):
+class EliteBabes(PageSite):
     """Women only, which is the site's scope and no observation of a person."""
 
     name = "elitebabes"
     hosts = ("elitebabes.com",)
-    mark = "h2.fn, h1"
+    page_selector = "h2.fn, h1"
     by_name = True
     galleries = 3
 
@@ -39,7 +40,7 @@ class EliteBabes(Site):
         """Name, aliases, the portrait, and the sets whose title names this model alone."""
         canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
         if _key(page.join(canonical)) != key:
-            raise page.strange("link[rel=canonical] of a model")
+            raise page.layout_mismatch("link[rel=canonical] of a model")
         name = page.first("h2.fn") or page.first("h1")
         return Profile(
             key=key,

@@ -17,7 +17,8 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     own_text,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.freeones.com"
 _GENDERS = {
@@ -38,12 +39,12 @@ _SHARED = re.compile(r"/(?:sharer|share|intent)\b|[?&](?:u|url|text)=", re.IGNOR
 _IDENTIFIES = re.compile(r"identifies as\s+(.+)", re.IGNORECASE)
 
 
-class FreeOnes(Site):
+class FreeOnes(PageSite):
     """Its alias list holds legal and made-up names: none of it is trusted."""
 
     name = "freeones"
     hosts = ("freeones.com", "freeones.xxx")
-    mark = "[data-test]"
+    page_selector = "[data-test]"
     by_name = True
     galleries = 3
 
@@ -91,7 +92,7 @@ class FreeOnes(Site):
                 width, _, height = link.attrib["data-size"].partition("x")
                 found.append(image(page.join(link.attrib["href"]), width, height))
         if not found and not galleries:
-            raise page.strange("ImageGallery in its JSON-LD")
+            raise page.layout_mismatch("ImageGallery in its JSON-LD")
         return tuple(each for each in found if each.url and not _CROP.search(each.url))
 
     def search(self, name: str) -> str:

@@ -16,7 +16,8 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     parts_between_breaks,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.iafd.com"
 _UUID = re.compile(
@@ -36,12 +37,12 @@ _LINKS = ("website", "social network", "digital distribution platform")
 _NO_FACE = ("nophoto", "th_iafd_ad")
 
 
-class Iafd(Site):
+class Iafd(PageSite):
     """Its alias lines name the studio that used the name, which is what makes an alias safe to publish."""
 
     name = "iafd"
     hosts = ("iafd.com",)
-    mark = "h1"
+    page_selector = "h1"
     by_name = True
 
     def is_missing(self, page: Page) -> bool:

@@ -15,26 +15,27 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.indexxx.com"
 _THUMBS = re.compile(r"/thumbs/\d+x\d+/")
 _BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|(?<![)\s])[)\s]+$", re.IGNORECASE)
 
 
-class Indexxx(Site):
+class Indexxx(PageSite):
     """Pages want the visitor's word that they are of age: an operator who turns the site on gives it."""
 
     name = "indexxx"
     hosts = ("indexxx.com",)
-    mark = "h1#model-name"
+    page_selector = "h1#model-name"
     by_name = True
     referer = True
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012
 
     def parse(self, page: Page, key: str) -> Profile:
         """Name, names by website, outgoing links, the portrait of exactly this slug."""
-        name = page.first(self.mark)
+        name = page.first(self.page_selector)
         links = page.root.css("#url-box a::attr(href)").getall()
         return Profile(
             key=key,

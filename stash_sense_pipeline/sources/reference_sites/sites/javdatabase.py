@@ -15,18 +15,19 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.javdatabase.com"
 _EMPTY = ("?", "unknown", "")
 
 
-class JavDatabase(Site):
+class JavDatabase(PageSite):
     """Women only, which is the site's scope and no observation of a person."""
 
     name = "javdatabase"
     hosts = ("javdatabase.com",)
-    mark = "h1.idol-name"
+    page_selector = "h1.idol-name"
     by_name = True
     follows = True
     either_order = True
@@ -41,7 +42,7 @@ class JavDatabase(Site):
         found = parse_profile(page.join(canonical)) if canonical else None
         if found is not None and found.key.site == self.name:
             key = found.key.key
-        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.mark), flags=re.IGNORECASE)
+        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.page_selector), flags=re.IGNORECASE)
         names = [*_labelled(page, "jp"), *_labelled(page, "alt")]
         return Profile(
             key=key,

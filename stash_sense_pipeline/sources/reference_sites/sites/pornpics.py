@@ -9,15 +9,16 @@ from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.reference_sites.page import Page, file_name, fold, image, path_of, text_of
-from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 
-class PornPics(Site):
+class PornPics(PageSite):
     """Nothing on it says who somebody is: no aliases, links or gender."""
 
     name = "pornpics"
     hosts = ("pornpics.com",)
-    mark = "h1"
+    page_selector = "h1"
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:

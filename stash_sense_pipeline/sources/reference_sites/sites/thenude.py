@@ -9,7 +9,8 @@ from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, image, path_of, text_of
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.thenude.com"
 _STATIC = "https://static.thenude.com"
@@ -21,22 +22,22 @@ _GENDERS = {
 }
 
 
-class TheNude(Site):
+class TheNude(PageSite):
     """The number alone names the page; the name before it is decoration."""
 
     name = "thenude"
     hosts = ("thenude.com", "thenude.eu")
-    mark = "span.model-name"
+    page_selector = "span.model-name"
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:
         """Name, aliases, gender, links, the portrait in the page's own folder, covers with this model alone."""
         canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
         if not canonical:
-            raise page.strange("link[rel=canonical]")
+            raise page.layout_mismatch("link[rel=canonical]")
         if _key(page.join(canonical)) != key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the page is another model's")
-        name = page.first(self.mark)
+        name = page.first(self.page_selector)
         said = page.root.css("meta[itemprop=gender]::attr(content)").get("").strip().casefold()
         aliases = page.root.css("meta[itemprop=additionalName]::attr(content)").getall()
         return Profile(
