@@ -144,7 +144,7 @@ class _Run:
         if self._too_many_unlisted:
             outcome = Outcome.AMBIGUOUS
             count = self._too_many_unlisted["count"]
-            message = f"{context.source}: {count} profiles are listed no more, too many at once"
+            message = f"{context.source}: {count} profiles are no longer listed, too many at once"
         live = await asyncio.to_thread(self._save_state, outcome, message, is_complete)
         requests = context.connector.client.requests - requests_before
         return self._report(outcome, message, live, requests, context.clock.monotonic() - started)

@@ -24,7 +24,7 @@ class Candidate:
 
 
 class PageSite(Site):
-    """A site whose profiles are single pages. The methods of a subclass are pure: they take pages and addresses and
+    """A site with one page per profile. The methods of a subclass are pure: they take pages and addresses and
     return records.
 
     `galleries`: how many pages with pictures are read for a person at most. `follows`: a redirect to another profile

@@ -144,7 +144,7 @@ class Boobpedia(Site):
         return found
 
     def parse(self, page: Page, key: str) -> Profile:
-        """The profile of an infobox, with image ids to be filled in by `with_files`: `galleries` are file titles."""
+        """The profile of an infobox. Its `galleries` are file titles: `images_of` turns them into images."""
         parsed = _mapping(_answer(page).get("parse"))
         text = parsed.get("text")
         root = Selector(text=str(text or "<html></html>"), type="html")
@@ -153,7 +153,7 @@ class Boobpedia(Site):
             raise LayoutChangedError(
                 self.name,
                 Outcome.PARSE_ERROR,
-                "an article has no table.infobox: no person, or the layout changed",
+                "an article has no table.infobox: it is not about a person, or the layout changed",
             )
         title = str(parsed.get("title") or "")
         return Profile(
@@ -166,12 +166,12 @@ class Boobpedia(Site):
 
     @staticmethod
     def title_of(url: str) -> str:
-        """The title that a canonical address names."""
+        """The title in a canonical address."""
         return unquote(urlsplit(url).path).rpartition("/boobs/")[2].replace("_", " ")
 
     @staticmethod
     def key_of_title(title: str) -> tuple[str, str] | None:
-        """(key, canonical address) of a title; None for what cannot be a person's page."""
+        """(key, canonical address) of a title; None when it cannot be a person's page."""
         found = parse_profile(f"{_HOME}/boobs/{title.replace(' ', '_')}")
         return (found.key.key, found.url) if found is not None and found.url else None
 
@@ -192,7 +192,7 @@ class Boobpedia(Site):
 
     @staticmethod
     def article(page_id: int) -> str:
-        """The address of the lead section with the infobox; the biography is never asked for."""
+        """The address of the first section, which holds the infobox. The biography is never fetched."""
         parameters = {
             **_SHARED,
             "action": "parse",
@@ -205,7 +205,7 @@ class Boobpedia(Site):
 
     @staticmethod
     def files(titles: Sequence[str]) -> str:
-        """The address that asks where files are."""
+        """The address that asks for the URLs of files."""
         parameters = {
             **_SHARED,
             "action": "query",
@@ -216,7 +216,7 @@ class Boobpedia(Site):
         return f"{_API}?{urlencode(parameters)}"
 
     def search(self, name: str) -> str:
-        """The search in titles; a title or redirect of exactly that name is tried before."""
+        """The address of the search in titles."""
         parameters = {
             **_SHARED,
             "action": "query",
@@ -228,7 +228,7 @@ class Boobpedia(Site):
         return f"{_API}?{urlencode(parameters)}"
 
     def read_titles(self, page: Page) -> tuple[list[WikiPage], dict[str, str]]:
-        """The pages of an answer to `question`, and what to add to the next one (empty at the end)."""
+        """The pages of an answer to `question`, and the parameters to add to the next one (empty at the end)."""
         answer = _answer(page)
         query = _mapping(answer.get("query"))
         leads = {str(e.get("to")): str(e.get("from")) for e in _rows(query, "normalized")}
@@ -267,13 +267,13 @@ class Boobpedia(Site):
         return found
 
     def read_hits(self, page: Page, name: str) -> list[str]:
-        """Titles among the hits of a search that fold as the name does."""
+        """The titles among the hits of a search that have the folded form of the name."""
         hits = _rows(_mapping(_answer(page).get("query")), "search")
         return [str(hit.get("title")) for hit in hits if fold(str(hit.get("title"))) == fold(name)]
 
 
 def images_of(profile: Profile, files: Mapping[str, ImageRecord]) -> tuple[ImageRecord, ...]:
-    """The images of the infobox, of those that the wiki told the place of."""
+    """The images of a profile from `parse`, in order. Files with no known URL are left out."""
     return tuple(files[key] for title in profile.galleries if (key := _file_key(title)) in files)
 
 
@@ -308,13 +308,13 @@ def _rows(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def _without_note(title: str) -> str:
-    """A title without the note in brackets at its end, as in `Name (actress)`."""
+    """A title without the note in brackets at its end: `Name (actress)` → `Name`."""
     opened = title.find("(", title.rfind(")", 0, -1) + 1) if title.endswith(")") else -1
     return title[:opened].rstrip() if opened >= 0 else title
 
 
 def _aliases(box: Selector) -> Iterator[str]:
-    """The row whose label says "known"; birth and real names are other rows."""
+    """The names in rows with "known" in their label. Birth names and real names are in other rows."""
     for row in box.css("tr"):
         label = row.css("td b, th")
         cells = row.css("td")
@@ -324,7 +324,7 @@ def _aliases(box: Selector) -> Iterator[str]:
 
 
 def _links(box: Selector, page: Page) -> Iterator[str]:
-    """Outside links below the headings "Databases" and "Links and profiles"."""
+    """External links below the headings "Databases" and "Links and profiles"."""
     below = False
     for row in box.css("tr"):
         heading = text_of(row.css("th")[0]).casefold() if row.css("th") else ""
@@ -335,7 +335,7 @@ def _links(box: Selector, page: Page) -> Iterator[str]:
 
 
 def _files(box: Selector) -> list[str]:
-    """Titles of the box's pictures: its links to files, less icons."""
+    """The titles of the infobox's pictures: its links to files, without icons."""
     hrefs = box.xpath(".//a[.//img]/@href").getall()
     titles = [
         unquote(href).rpartition("File:")[2].replace("_", " ") for href in hrefs if "File:" in unquote(href)

@@ -24,7 +24,7 @@ _BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|(?<![)\s])[)\s]+$", re.IGNORECAS
 
 
 class Indexxx(PageSite):
-    """Pages want the visitor's word that they are of age: an operator who turns the site on gives it."""
+    """Pages ask visitors to confirm their age. An operator who enables the site confirms it."""
 
     name = "indexxx"
     hosts = ("indexxx.com",)
@@ -34,7 +34,7 @@ class Indexxx(PageSite):
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, names by website, outgoing links, the portrait of exactly this slug."""
+        """The name, names by website, outgoing links, and the portrait with exactly this slug."""
         name = page.first(self.page_selector)
         links = page.root.css("#url-box a::attr(href)").getall()
         return Profile(
@@ -46,17 +46,17 @@ class Indexxx(PageSite):
         )
 
     def search(self, name: str) -> str:
-        """The search among people."""
+        """The address of the search among people."""
         return f"{_HOME}/search/?query={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Panels of the result."""
+        """The panels of the search result."""
         links = page.root.css("div.modelPanel a.modelLink3[href]")
         return tuple(Candidate((text_of(link),), page.join(link.attrib["href"])) for link in links)
 
 
 def _names_at_websites(page: Page) -> list[str]:
-    """What stands beside the link to a website: the name that it used."""
+    """The names that websites used: the text next to each link to a website."""
     names = []
     for link in page.root.css("#model-websites-box a[href*='/websites/']"):
         row = link.xpath("ancestor::*[self::li or self::tr or self::p or self::div][1]")
