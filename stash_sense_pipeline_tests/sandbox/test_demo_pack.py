@@ -15,7 +15,8 @@ from insightface.model_zoo.scrfd import SCRFD
 
 import stash_sense_pipeline.sandbox
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.sandbox.invented.rendering import HELD_OUT_SEEDS, make_person, render_portrait
+from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_portrait
 from stash_sense_pipeline_tests.tools.training.evaluate import (
     Pack,
     measure_detection,

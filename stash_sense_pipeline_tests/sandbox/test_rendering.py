@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sandbox.invented.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendered_person import (
     DEMO_SEEDS,
     HELD_OUT_SEEDS,
     TRAIN_SEEDS,
-    encode_jpeg,
     make_person,
+)
+from stash_sense_pipeline.sandbox.invented.rendering import (
+    encode_jpeg,
     render_group,
     render_portrait,
     render_scenery,
@@ -26,7 +28,8 @@ from stash_sense_pipeline.sandbox.invented.rendering import (
 
 _DIGESTS = """
 import hashlib
-from stash_sense_pipeline.sandbox.invented.rendering import *
+from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_group, render_portrait, render_scenery
 people = [make_person(seed) for seed in (3, 4)]
 for photo in (render_portrait(people[0], 7), render_group(people, 7), render_scenery(7)):
     print(hashlib.sha256(photo.image.tobytes()).hexdigest())

@@ -135,10 +135,10 @@ def _render(picture: Picture) -> bytes:
 
 
 def _photo(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox.invented import rendering
+    from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
     people = [
-        rendering.make_person(rendering.DEMO_SEEDS[number], feminine)
+        rendered_person.make_person(rendered_person.DEMO_SEEDS[number], feminine)
         for number, feminine in zip(picture.people, picture.feminine, strict=True)
     ]
     if not people:
@@ -178,9 +178,9 @@ def _resize(data: bytes, longest: int) -> bytes:
 
 
 def _cut_out_face(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox.invented import rendering
+    from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
-    person = rendering.make_person(rendering.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
+    person = rendered_person.make_person(rendered_person.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
     photo = rendering.render_portrait(person, picture.seed, picture.size)
     x1, y1, x2, y2 = photo.faces[0].box
     side = 1.6 * max(x2 - x1, y2 - y1)

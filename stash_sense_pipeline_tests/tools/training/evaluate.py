@@ -20,15 +20,14 @@ from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import load_pack
+from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
 from stash_sense_pipeline.sandbox.invented.rendering import (
-    HELD_OUT_SEEDS,
-    Image,
     encode_jpeg,
-    make_person,
     render_group,
     render_portrait,
     render_scenery,
 )
+from stash_sense_pipeline.sandbox.invented.shapes import Image
 
 log = logging.getLogger(__name__)
 
