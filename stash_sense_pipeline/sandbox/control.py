@@ -17,7 +17,8 @@ from starlette.routing import Route
 from stash_sense_pipeline.sandbox.faults import CONTROL_PREFIX, Fault, FaultKind, Traffic
 from stash_sense_pipeline.sandbox.invented.clock import Clock, from_micros, parse_rfc3339, rfc3339
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
-from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, ControlError, Link, Ties
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, ControlError, Link, Ties
 
 Operation = Callable[..., Any]
 

@@ -20,13 +20,8 @@ from stash_sense_pipeline.sandbox.invented.naming import (
 from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.site_pages import fill_sites
-from stash_sense_pipeline.sandbox.stash_box.database import (
-    BodyModification,
-    Box,
-    Joins,
-    Link,
-    PerformerRow,
-)
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, Joins, Link, PerformerRow
 from stash_sense_pipeline.sandbox.theporndb import Poster
 from stash_sense_pipeline.sandbox.world import HOSTS, PRESENT, SOURCES, THEPORNDB, World
 

@@ -22,7 +22,7 @@ from stash_sense_pipeline.sandbox.invented.pictures import PictureStore
 from stash_sense_pipeline.sandbox.sites.server import SiteServer, site_operations
 from stash_sense_pipeline.sandbox.sites.site_pages import BY_NAME
 from stash_sense_pipeline.sandbox.stash_box.server import StashBoxServer
-from stash_sense_pipeline.sandbox.theporndb import ThePornDBServer, theporndb_operations
+from stash_sense_pipeline.sandbox.theporndb_server import ThePornDBServer, theporndb_operations
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 
 _RATE_LIMIT = 12_000  # requests a minute: loopback needs no consideration

@@ -14,10 +14,8 @@ from stash_sense_pipeline.sandbox.invented.clock import Clock
 from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite
 from stash_sense_pipeline.sandbox.sites.site_pages import empty_sites
-from stash_sense_pipeline.sandbox.stash_box.database import (
-    Box,
-    BoxOptions,
-)
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BoxOptions
 from stash_sense_pipeline.sandbox.theporndb import ThePornDB
 
 THEPORNDB = "theporndb"

@@ -22,14 +22,8 @@ from stash_sense_pipeline.sandbox.invented.naming import (
     slug,
 )
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
-from stash_sense_pipeline.sandbox.stash_box.database import (
-    BodyModification,
-    Box,
-    ImageRow,
-    Joins,
-    Link,
-    PerformerRow,
-)
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, ImageRow, Joins, Link, PerformerRow
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 

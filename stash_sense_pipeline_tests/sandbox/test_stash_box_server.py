@@ -22,8 +22,8 @@ from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import parse_rfc3339, rfc3339, to_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.stash_box.database import BoxOptions, ControlError, Link, Moment, Ties
-from stash_sense_pipeline.sandbox.stash_box.resolvers import Context
+from stash_sense_pipeline.sandbox.stash_box.field_getters import Context
+from stash_sense_pipeline.sandbox.stash_box.rows import BoxOptions, ControlError, Link, Moment, Ties
 from stash_sense_pipeline.sandbox.stash_box.server import answer_query
 from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, World
 from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world

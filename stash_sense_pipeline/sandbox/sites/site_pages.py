@@ -12,21 +12,22 @@ from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.sandbox.invented.naming import Style, invent_name, slug
 from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
-from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries
+from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries, numbered_sites, wiki
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite, SitePage
-from stash_sense_pipeline.sandbox.stash_box.database import Box, Joins, Link
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import Joins, Link
 
 SHAPES: tuple[type[SandboxSite], ...] = (
     encyclopedias.BabepediaSite,
     encyclopedias.IafdSite,
     encyclopedias.FreeOnesSite,
-    encyclopedias.BoobpediaSite,
-    encyclopedias.TheNudeSite,
-    encyclopedias.AfdbSite,
+    wiki.BoobpediaSite,
+    numbered_sites.TheNudeSite,
+    numbered_sites.AfdbSite,
     galleries.PornPicsSite,
     galleries.EliteBabesSite,
     galleries.JavDatabaseSite,
-    encyclopedias.IndexxxSite,
+    numbered_sites.IndexxxSite,
 )
 # No stash-box links to them: their people are found by name.
 BY_NAME = ("elitebabes", "javdatabase")

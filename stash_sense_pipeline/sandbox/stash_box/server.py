@@ -26,9 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stash_sense_pipeline.sandbox.invented.pictures import PictureStore, sniff
-from stash_sense_pipeline.sandbox.stash_box.database import Box, ImageRow, Moment
+from stash_sense_pipeline.sandbox.stash_box.database import Box
 from stash_sense_pipeline.sandbox.stash_box.fast_execution import Plan, compile_plan
-from stash_sense_pipeline.sandbox.stash_box.resolvers import FAST_ROOTS, GETTERS, Context, executable_schema
+from stash_sense_pipeline.sandbox.stash_box.field_getters import GETTERS, Context
+from stash_sense_pipeline.sandbox.stash_box.resolvers import FAST_ROOTS, executable_schema
+from stash_sense_pipeline.sandbox.stash_box.rows import ImageRow, Moment
 
 _PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 _VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"

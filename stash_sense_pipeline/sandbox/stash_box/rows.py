@@ -1,0 +1,168 @@
+"""The rows and options of a stash-box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from enum import Enum, StrEnum
+from typing import Any, NamedTuple
+
+from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+
+
+class ControlError(StashSenseError):
+    """A change that a stash-box would refuse, or that names something that is not there."""
+
+
+class Ties(StrEnum):
+    """How rows with equal sort values come out of an order that has no tie-breaker.
+
+    `page`: by chance, but the same for the same page of an unchanged table, as a top-N heap sort does;
+    walking the pages loses rows, and walking them again loses the same ones. `request`: anew with every
+    request. `stable`: by id, as if there were a tie-breaker.
+    """
+
+    PAGE = "page"
+    REQUEST = "request"
+    STABLE = "stable"
+
+
+class Moment(Enum):
+    """Points of a request at which observers run; the lock is free, and they may change the box."""
+
+    RECEIVED = "received"  # nothing was read yet
+    COUNTED = "counted"  # between the statement that counts and the one that selects rows
+    SELECTED = "selected"  # between the rows and the aliases, links and images that belong to them
+    ANSWERED = "answered"  # everything was read, the answer was not sent
+
+
+@dataclass(frozen=True)
+class BoxOptions:
+    """What differs between stash-box versions and operators.
+
+    `per_page_cap` None is v0.7.0 and later, 100 is what older servers do silently. `image_max_size` is the
+    size that an image request without `size` gets, in pixels; it needs `resizing`.
+    """
+
+    version: str = "v0.10.2"
+    ties: Ties = Ties.PAGE
+    per_page_cap: int | None = None
+    changelog: bool = False
+    legacy_schema: bool = False
+    gzip: bool = True
+    resizing: bool = False
+    image_max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerformerRow:
+    """The columns of a performer. Times are microseconds since 1970, dates partial ISO text."""
+
+    id: str
+    name: str
+    created: int
+    updated: int
+    disambiguation: str | None = None
+    gender: str | None = None
+    birth_date: str | None = None
+    death_date: str | None = None
+    ethnicity: str | None = None
+    country: str | None = None
+    eye_color: str | None = None
+    hair_color: str | None = None
+    height: int | None = None
+    cup_size: str | None = None
+    band_size: int | None = None
+    waist_size: int | None = None
+    hip_size: int | None = None
+    breast_type: str | None = None
+    career_start_year: int | None = None
+    career_end_year: int | None = None
+    scene_count: int = 0
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of a performer; `site` is the id of a `Site`."""
+
+    url: str
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class BodyModification:
+    """A tattoo or piercing."""
+
+    location: str
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joins:
+    """What hangs on a performer in tables of its own. An image may hang there twice."""
+
+    aliases: tuple[str, ...] = ()
+    urls: tuple[Link, ...] = ()
+    images: tuple[str, ...] = ()
+    tattoos: tuple[BodyModification, ...] = ()
+    piercings: tuple[BodyModification, ...] = ()
+
+
+NO_JOINS = Joins()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """An uploaded image: its bytes never change."""
+
+    id: str
+    width: int
+    height: int
+    picture: Picture
+    # How far from 2:3, and how high: the order in which a performer's images are shown.
+    shape: tuple[float, int] = dataclass_field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", (abs(self.width / max(self.height, 1) - 2 / 3), self.height))
+
+
+@dataclass(frozen=True, slots=True)
+class BoxSite:
+    """A web site that links belong to."""
+
+    id: str
+    name: str
+    url: str
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """An applied edit. `target` may name a performer that is gone for good."""
+
+    id: str
+    operation: str
+    status: str
+    target: str
+    merge_sources: tuple[str, ...]
+    details: Mapping[str, Any]
+    created: int
+    updated: int
+    closed: int
+    bot: bool = False
+
+    @property
+    def order(self) -> tuple[int, str]:
+        """The key of every order of edits; the id makes it total."""
+        return (self.closed, self.id)
+
+
+class Related(NamedTuple):
+    """What one statement finds besides a performer's columns."""
+
+    joins: Joins
+    merged_ids: tuple[str, ...]
+    merged_into_id: str | None
