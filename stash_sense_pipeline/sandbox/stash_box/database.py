@@ -7,21 +7,17 @@ that needs several statements can be overtaken by a writer, as on the real serve
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import uuid
-import zlib
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from stash_sense_pipeline.sandbox.invented.clock import Clock
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.stash_box.edit_log import EditLog
+from stash_sense_pipeline.sandbox.stash_box.orders import PageQuery, PerformerOrders
 from stash_sense_pipeline.sandbox.stash_box.rows import (
     NO_JOINS,
     BoxOptions,
@@ -33,20 +29,10 @@ from stash_sense_pipeline.sandbox.stash_box.rows import (
     Moment,
     PerformerRow,
     Related,
-    Ties,
 )
 
 _JOIN_FIELDS = frozenset(("aliases", "urls", "images", "tattoos", "piercings"))
 _COLUMNS = frozenset(PerformerRow.__dataclass_fields__) - {"id", "created", "updated", "deleted"}
-
-
-@dataclass
-class _Indices:
-    """The orders that queries read often, ascending, live performers only."""
-
-    names: list[tuple[str, str, int, str]] = dataclass_field(default_factory=list)
-    updated: list[tuple[int, str]] = dataclass_field(default_factory=list)
-    created: list[tuple[int, str]] = dataclass_field(default_factory=list)
 
 
 class Box:
@@ -74,28 +60,32 @@ class Box:
         """Forgets everything but name, key, clock and observers, as if the box were new."""
         with self.lock:
             self.options = options or BoxOptions()
-            self.performers: dict[str, PerformerRow] = {}
+            self._orders = PerformerOrders()
             self.joins: dict[str, Joins] = {}
             self.images: dict[str, ImageRow] = {}
             self.sites: dict[str, BoxSite] = {}
-            self.edits: dict[str, Edit] = {}
             self.people: dict[str, int] = {}
-            self._held_edits: list[Edit] = []
-            self._holding = False
             self._redirects: dict[str, str] = {}
             self._merged: dict[str, list[str]] = {}
             self._on_performers: dict[str, list[str]] = {}
-            self._tuple_ids: dict[str, int] = {}
-            self._tuple_counter = itertools.count()
             self._image_of: dict[Picture, str] = {}
-            self._indices = _Indices()
-            self._edit_order: list[tuple[int, str]] = []
             self._seed = seed
             self._random = random.Random(f"{seed} {self.name}")
+            self._edit_log = EditLog(self.clock, self._random, self.new_id)
             self._changes = 0
             self._requests = 0
 
     # Reading
+
+    @property
+    def performers(self) -> dict[str, PerformerRow]:
+        """Performers by id, deleted ones too."""
+        return self._orders.rows
+
+    @property
+    def edits(self) -> dict[str, Edit]:
+        """Closed edits by id."""
+        return self._edit_log.edits
 
     @property
     def changes(self) -> int:
@@ -135,7 +125,7 @@ class Box:
         """How many live performers match."""
         with self.lock:
             if matches is None:
-                return len(self._indices.names)
+                return self._orders.live
             return sum(1 for row in self.performers.values() if not row.deleted and matches(row))
 
     def page(
@@ -149,36 +139,10 @@ class Box:
         request: int = 0,
     ) -> list[PerformerRow]:
         """Live performers of one page; `sort` is a PerformerSortEnum value. Ties as in `BoxOptions.ties`."""
+        query = PageQuery(sort, descending, limit, offset, matches)
         with self.lock:
-            ordered, tie_width = self._ordered(sort, matches)
-            total = len(ordered)
-            start, stop = min(offset, total), min(offset + limit, total)
-            if tie_width is None or self.options.ties is Ties.STABLE:
-                keys = ordered[total - stop : total - start][::-1] if descending else ordered[start:stop]
-            else:
-                salt = f"{self._seed} {self.name} {sort} {descending} {offset + limit} {self._changes}"
-                if self.options.ties is Ties.REQUEST:
-                    salt = f"{salt} {request}"
-                keys = _shuffled_slice(ordered, start, stop, descending, zlib.crc32(salt.encode()))
-            return [self.performers[key[-1]] for key in keys]
-
-    def _ordered(
-        self, sort: str, matches: Callable[[PerformerRow], bool] | None
-    ) -> tuple[Sequence[tuple[Any, ...]], int | None]:
-        """Sort keys ending in an id, ascending, and how many leading values rows may tie on (None: total)."""
-        indexed: Mapping[str, tuple[Sequence[tuple[Any, ...]], int | None]] = {
-            "NAME": (self._indices.names, None),
-            "UPDATED_AT": (self._indices.updated, 1),
-            "CREATED_AT": (self._indices.created, 1),
-        }
-        if sort in indexed:
-            keys, ties = indexed[sort]
-            if matches is not None:
-                keys = [key for key in keys if matches(self.performers[key[-1]])]
-            return keys, ties
-        key_of, ties = _SORTS[sort]
-        rows = (row for row in self.performers.values() if not row.deleted and (not matches or matches(row)))
-        return sorted((*key_of(row), row.id) for row in rows), ties
+            salt = f"{self._seed} {self.name} {sort} {descending} {offset + limit} {self._changes}"
+            return self._orders.page(query, self.options.ties, salt, request)
 
     def changed_since(self, since: int, after: str | None, limit: int) -> list[PerformerRow]:
         """Performers, deleted ones too, with (updated, id) above a keyset position, oldest first.
@@ -202,9 +166,7 @@ class Box:
     ) -> tuple[int, list[Edit]]:
         """How many closed edits match, and those of one page in the order (closed, id)."""
         with self.lock:
-            keys = reversed(self._edit_order) if descending else iter(self._edit_order)
-            found = [edit for key in keys if matches(edit := self.edits[key[1]])]
-            return len(found), found[offset : offset + limit]
+            return self._edit_log.page(descending=descending, limit=limit, offset=offset, matches=matches)
 
     # Changing
 
@@ -223,10 +185,10 @@ class Box:
             columns, joins = self._split(fields)
             if not columns.get("name"):
                 raise ControlError(f"{self.name}: a performer needs a name")
-            self._insert(PerformerRow(id=key, created=stamp, updated=stamp, **columns), Joins(**joins))
+            self._put(PerformerRow(id=key, created=stamp, updated=stamp, **columns), Joins(**joins))
             if person is not None:
                 self.people[key] = person
-            self._record("CREATE", key, (), columns, stamp)
+            self._edit_log.record("CREATE", key, (), columns, stamp)
             return key
 
     def edit(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
@@ -235,11 +197,11 @@ class Box:
             stamp = self._stamp(at)
             row = self._live(performer_id)
             columns, joins = self._split(fields)
-            self._update(
+            self._put(
                 replace(row, **columns, updated=stamp),
                 replace(self.joins.get(performer_id, NO_JOINS), **joins),
             )
-            self._record("MODIFY", performer_id, (), columns, stamp)
+            self._edit_log.record("MODIFY", performer_id, (), columns, stamp)
 
     def bump(self, performer_id: str, *, at: int | None = None) -> None:
         """An applied edit that changes nothing but `updated`."""
@@ -251,7 +213,7 @@ class Box:
             stamp = self._stamp(at)
             for performer_id in performer_ids:
                 row = self._known(performer_id)
-                self._update(replace(row, updated=stamp), self.joins.get(performer_id, NO_JOINS))
+                self._put(replace(row, updated=stamp), self.joins.get(performer_id, NO_JOINS))
 
     def merge(
         self,
@@ -289,23 +251,22 @@ class Box:
                 for earlier in self._merged.pop(loser.id, ()):
                     self._redirect(earlier, target)
                 self._redirect(loser.id, target)
-            self._update(replace(row, **columns, updated=stamp), replace(joins, **merged))
-            self._record("MERGE", target, tuple(sources), columns, stamp)
+            self._put(replace(row, **columns, updated=stamp), replace(joins, **merged))
+            self._edit_log.record("MERGE", target, tuple(sources), columns, stamp)
 
     def destroy(self, performer_id: str, *, at: int | None = None) -> None:
         """An applied DESTROY edit: a tombstone that leads nowhere."""
         with self.lock:
             stamp = self._stamp(at)
             self._soft_delete(self._live(performer_id), stamp)
-            self._record("DESTROY", performer_id, (), {}, stamp)
+            self._edit_log.record("DESTROY", performer_id, (), {}, stamp)
 
     def hard_delete(self, performer_id: str) -> None:
         """The performerDestroy mutation: the row is gone, its redirects too, and no edit tells of it."""
         with self.lock:
             row = self._known(performer_id)
             self._set_joins(performer_id, NO_JOINS)
-            self._unindex(row)
-            del self.performers[performer_id], self._tuple_ids[performer_id]
+            self._orders.remove(row)
             self.joins.pop(performer_id, None)
             target = self._redirects.pop(performer_id, None)
             if target is not None:
@@ -325,7 +286,7 @@ class Box:
             if target is not None:
                 self._merged[target].remove(performer_id)
             columns, joins = self._split(fields)
-            self._update(replace(row, **columns, deleted=False, updated=stamp), Joins(**joins))
+            self._put(replace(row, **columns, deleted=False, updated=stamp), Joins(**joins))
 
     def upload(self, picture: Picture, image_id: str | None = None) -> str:
         """Stores an image and returns its id: that of the same bytes if they are there already."""
@@ -359,40 +320,28 @@ class Box:
     def hold_edits(self) -> None:
         """From now on edits stay open although their change is done, until `close_edits`."""
         with self.lock:
-            self._holding = True
+            self._edit_log.hold()
 
     def close_edits(self) -> None:
         """Closes the edits that `hold_edits` kept back, with the clock's present moment."""
         with self.lock:
-            self._holding = False
-            held, self._held_edits = self._held_edits, []
-            for edit in held:
-                closed = self.clock.stamp()
-                self._close(replace(edit, closed=closed, updated=closed))
+            self._edit_log.close_held()
 
     def delete_edit(self, edit_id: str) -> None:
         """A moderator removes a closed edit; what it did stays done."""
         with self.lock:
-            edit = self.edits.pop(edit_id, None)
-            if edit is None:
+            if not self._edit_log.delete(edit_id):
                 raise ControlError(f"{self.name}: there is no edit {edit_id}")
-            self._edit_order.remove(edit.order)
             self._changes += 1
 
     def load(self, rows: Iterable[tuple[PerformerRow, Joins]]) -> None:
         """Adds many performers at once, as an import does: no edits, timestamps as they are."""
         with self.lock:
-            for row, joins in rows:
-                self.performers[row.id] = row
-                self._tuple_ids[row.id] = next(self._tuple_counter)
+            pairs = list(rows)
+            self._orders.load([row for row, _ in pairs])
+            for row, joins in pairs:
                 if joins is not NO_JOINS:
                     self._set_joins(row.id, joins)
-            live = [row for row in self.performers.values() if not row.deleted]
-            self._indices = _Indices(
-                names=sorted(self._name_key(row) for row in live),
-                updated=sorted((row.updated, row.id) for row in live),
-                created=sorted((row.created, row.id) for row in live),
-            )
             self._changes += 1
 
     def site_for(self, name: str, url: str) -> str:
@@ -446,23 +395,13 @@ class Box:
                 raise ControlError(f"{self.name}: there is no image {image_id}")
         return columns, joins
 
-    def _insert(self, row: PerformerRow, joins: Joins) -> None:
-        self.performers[row.id] = row
-        self._tuple_ids[row.id] = next(self._tuple_counter)
+    def _put(self, row: PerformerRow, joins: Joins) -> None:
+        self._orders.put(row)
         self._set_joins(row.id, joins)
-        self._index(row)
-        self._changes += 1
-
-    def _update(self, row: PerformerRow, joins: Joins) -> None:
-        self._unindex(self.performers[row.id])
-        self.performers[row.id] = row
-        self._tuple_ids[row.id] = next(self._tuple_counter)
-        self._set_joins(row.id, joins)
-        self._index(row)
         self._changes += 1
 
     def _soft_delete(self, row: PerformerRow, stamp: int) -> None:
-        self._update(replace(row, deleted=True, updated=stamp), NO_JOINS)
+        self._put(replace(row, deleted=True, updated=stamp), NO_JOINS)
 
     def _redirect(self, source: str, target: str) -> None:
         self._redirects[source] = target
@@ -474,99 +413,3 @@ class Box:
         for image_id in joins.images:
             self._on_performers.setdefault(image_id, []).append(performer_id)
         self.joins[performer_id] = joins
-
-    def _name_key(self, row: PerformerRow) -> tuple[str, str, int, str]:
-        # A missing disambiguation sorts last, as NULL does; rows that tie on both come as they were written.
-        blank = "\U0010ffff" if row.disambiguation is None else row.disambiguation
-        return (row.name, blank, self._tuple_ids[row.id], row.id)
-
-    def _index(self, row: PerformerRow) -> None:
-        if not row.deleted:
-            insort(self._indices.names, self._name_key(row))
-            insort(self._indices.updated, (row.updated, row.id))
-            insort(self._indices.created, (row.created, row.id))
-
-    def _unindex(self, row: PerformerRow) -> None:
-        if not row.deleted:
-            _discard(self._indices.names, self._name_key(row))
-            _discard(self._indices.updated, (row.updated, row.id))
-            _discard(self._indices.created, (row.created, row.id))
-
-    def _record(
-        self, operation: str, target: str, sources: tuple[str, ...], details: Mapping[str, Any], stamp: int
-    ) -> None:
-        status = "ACCEPTED" if self._random.random() < 0.5 else "IMMEDIATE_ACCEPTED"
-        shown = {key: details.get(key) for key in ("name", "disambiguation", "gender", "country")}
-        # The application closes the edit by its own clock, after the transaction that the stamp is of.
-        closed = self.clock.now()
-        edit = Edit(
-            id=self.new_id(),
-            operation=operation,
-            status=status,
-            target=target,
-            merge_sources=sources,
-            details=shown,
-            created=min(stamp, closed) - 3_600_000_000,
-            updated=closed,
-            closed=closed,
-            bot=self._random.random() < 0.2,
-        )
-        if self._holding:
-            self._held_edits.append(edit)
-        else:
-            self._close(edit)
-
-    def _close(self, edit: Edit) -> None:
-        self.edits[edit.id] = edit
-        insort(self._edit_order, edit.order)
-
-
-def _discard(ordered: list[Any], key: tuple[Any, ...]) -> None:
-    position = bisect_left(ordered, key)
-    if position == len(ordered) or ordered[position] != key:
-        raise AssertionError(f"index out of step at {key}")
-    del ordered[position]
-
-
-def _shuffled_slice(
-    ordered: Sequence[tuple[Any, ...]], start: int, stop: int, descending: bool, salt: int
-) -> list[tuple[Any, ...]]:
-    """Positions start..stop of an order on the first value alone; `salt` decides the order of equal ones."""
-    total = len(ordered)
-    answer: list[tuple[Any, ...]] = []
-    position = start
-    while position < stop:
-        key = ordered[total - 1 - position] if descending else ordered[position]
-        value = key[0]
-        low = bisect_left(ordered, value, key=_first)
-        high = bisect_right(ordered, value, key=_first)
-        if high - low == 1:
-            answer.append(key)
-            position += 1
-            continue
-        begin, end = (total - high, total - low) if descending else (low, high)
-        mixed = np.random.default_rng([salt, begin]).permutation(high - low)
-        last = min(end, stop)
-        answer.extend(ordered[low + int(k)] for k in mixed[position - begin : last - begin])
-        position = last
-    return answer
-
-
-def _first(key: tuple[Any, ...]) -> Any:
-    return key[0]
-
-
-def _nullable(value: Any) -> tuple[bool, Any]:
-    """Sorts None after everything else, as NULL does ascending."""
-    return (value is None, value if value is not None else 0)
-
-
-_SORTS: Mapping[str, tuple[Callable[[PerformerRow], tuple[Any, ...]], int | None]] = {
-    "BIRTHDATE": (lambda row: (_nullable(row.birth_date),), 1),
-    "DEATHDATE": (lambda row: (_nullable(row.death_date),), 1),
-    "CAREER_START_YEAR": (lambda row: (_nullable(row.career_start_year),), 1),
-    "SCENE_COUNT": (lambda row: (row.scene_count, row.name), None),
-    "POPULARITY": (lambda row: (row.scene_count, row.name), None),
-    "DEBUT": (lambda row: (_nullable(row.career_start_year), row.name), None),
-    "LAST_SCENE": (lambda row: (_nullable(row.career_end_year), row.name), None),
-}
