@@ -25,6 +25,7 @@ _LINK_SHARES = {
 
 
 def invent_people(rng: random.Random, count: int) -> list[InventedPerson]:
+    """Invents people with numbers from 0; some of them share a name."""
     people: list[InventedPerson] = []
     taken: set[str] = set()
     for number in range(count):
@@ -85,7 +86,7 @@ def _invent_profiles(rng: random.Random, name: str, handle: str, feminine: bool)
         if site == "iafd":
             found[site] = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         elif site == "imdb":
-            # Eight digits beginning with 99 are beyond what the site has given out.
+            # The site has not assigned numbers of eight digits that begin with 99.
             found[site] = f"nm99{rng.randrange(10**6):06d}"
         elif site == "wikidata":
             found[site] = f"Q99{rng.randrange(10**8):08d}"
@@ -95,7 +96,7 @@ def _invent_profiles(rng: random.Random, name: str, handle: str, feminine: bool)
 
 
 def _make_homonyms(rng: random.Random, people: list[InventedPerson]) -> None:
-    """Pairs of different people with one name; the second gets a disambiguation, the first one maybe."""
+    """Gives pairs of people the same name. The second gets a disambiguation, the first one at random."""
     pairs = rng.sample(range(len(people)), 2 * max(1, len(people) // 40) if len(people) > 3 else 0)
     for first, second in zip(pairs[::2], pairs[1::2], strict=True):
         one, other = people[first], people[second]

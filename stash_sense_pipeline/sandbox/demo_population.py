@@ -33,7 +33,7 @@ _MERGES_BEGIN = datetime(2025, 11, 1, 8, tzinfo=UTC)
 _IMAGES = {"stashdb": (3, 6), THEPORNDB: (1, 3), "pmvstash": (2, 4), "javstash": (1, 1), "fansdb": (1, 3)}
 _SIZES = ((400, 500), (400, 600), (400, 500), (360, 450), (480, 600))
 _SQUARE, _GROUP_SIZE, _TINY = (420, 420), (900, 600), ((180, 225), (240, 280), (120, 150))
-_SHARED_PICTURE = 0.35  # of the pictures on a further box are the same files as on an earlier one
+_SHARED_PICTURE = 0.35  # of the pictures in a further box are files of an earlier one
 _STUDIO_LINKS = (
     ("Twitter", "https://twitter.com/zoldrun_studio_house"),
     ("Studio Profile", "https://www.studio-quenthal.example/models"),
@@ -56,7 +56,7 @@ _JUNK = ("Blue Foam Roller 3000", "Man In Hat", "The Long Weekend", "Unknown Wom
 
 
 def make_demo_world(seed: int = 1, people: int = 250) -> World:
-    """The world of the demo: people on several boxes, and everything that makes linking them hard."""
+    """The world of the demo: people with records in several boxes, and cases that are hard to link."""
     world = World.empty(seed)
     _DemoBuilder(world, seed, people).build()
     fill_sites(world.sites, world.people, world.boxes, seed)
@@ -64,16 +64,16 @@ def make_demo_world(seed: int = 1, people: int = 250) -> World:
 
 
 class _DemoBuilder:
-    """Makes the demo world, step by step, from one random stream."""
+    """Fills the demo world from one random stream. The order of its draws is part of the result."""
 
     def __init__(self, world: World, seed: int, people: int) -> None:
         self._world = world
         self._count = people
         self._random = random.Random(f"{seed} demo world")
         self._ids: dict[tuple[str, int], str] = {}  # (source, person) → record id
-        self._pools: dict[int, list[Picture]] = {}  # portraits of a person that are out in the world
+        self._pools: dict[int, list[Picture]] = {}  # portraits of a person in all boxes so far
         self._picture_seed = 0
-        self._bare: set[tuple[str, int]] = set()  # (source, person) whose record shows no face
+        self._bare: set[tuple[str, int]] = set()  # (source, person) of records without a face
 
     def build(self) -> None:
         for clock in (source.clock for source in self._world.sources.values()):
@@ -108,7 +108,7 @@ class _DemoBuilder:
                 disambiguation=person.disambiguation if box.name == "stashdb" else None,
                 **columns_of(self._random, box.name, person),
             )
-            # In a fixed order: a set's own differs between processes.
+            # Sorted, because the order of a set differs between processes.
             aliases = sorted({person.name, *person.other_names} - {row.name})
             kept = sorted((name for name in aliases if self._random.random() < 0.8), key=str.encode)
             images = [box.upload(picture) for picture in self._pictures(box.name, person)]
@@ -154,7 +154,7 @@ class _DemoBuilder:
         return Picture(self._next_seed(), kind, (person.number,), (person.feminine,), size)
 
     def _add_group_photos(self) -> None:
-        """Photos of two to four people that hang, under one image id, on two or more of them."""
+        """Adds photos of two to four people, each listed by two or more of them under one image id."""
         for box, count in ((self._world.boxes["stashdb"], 14), (self._world.boxes["pmvstash"], 5)):
             here = self._with_pictures(box)
             for _ in range(min(count, len(here) // 4)):
@@ -172,7 +172,7 @@ class _DemoBuilder:
                     self._hang(box, person, image_id)
 
     def _add_odd_pictures(self) -> None:
-        """Pictures without a face, tiny ones, and files that are no pictures."""
+        """Adds pictures without a face, tiny pictures, and files that are no pictures."""
         amounts = {"stashdb": (12, 10, 3), "pmvstash": (3, 4, 1), "javstash": (1, 1, 0), "fansdb": (4, 3, 1)}
         for name, (scenery, tiny, broken) in amounts.items():
             box = self._world.boxes[name]
@@ -191,7 +191,7 @@ class _DemoBuilder:
                     self._hang(box, person, box.upload(self._portrait(person, _SIZES[0], kind)))
 
     def _empty_some_records(self) -> None:
-        """A few people of StashDB have no picture at all, or only one without a face."""
+        """Leaves a few records of StashDB without a picture, or with one that shows no face."""
         box = self._world.boxes["stashdb"]
         here = self._with_pictures(box)
         for place, person in enumerate(self._random.sample(here, min(5, len(here) // 10))):
@@ -213,7 +213,7 @@ class _DemoBuilder:
         self._change_quietly(box, key, images=(*box.joins[key].images, image_id))
 
     def _change_quietly(self, box: Box, key: str, **joins: Any) -> None:
-        """Changes what hangs on a record, as if it had always been so."""
+        """Changes the joins of a record without an edit."""
         row, old = box.performers[key], box.joins[key]
         fields = {name: getattr(old, name) for name in Joins.__dataclass_fields__}
         box.load([(row, Joins(**{**fields, **joins}))])
@@ -255,10 +255,10 @@ class _DemoBuilder:
             site, site_number = rng.choice(sites)
             store.add_site_performer(site, site_number, f"{invent_name(rng, Style.SINGLE)} {number}", None)
 
-    # What makes it hard
+    # Hard cases
 
     def _add_studio_links(self) -> None:
-        """Links of studios and agencies that hang on many people, and prove nothing about any of them."""
+        """Adds links of studios and agencies to many people. Such links are no evidence."""
         rng = self._random
         for site, url in _STUDIO_LINKS:
             for person in rng.sample(self._world.people, min(16, len(self._world.people) // 4)):
@@ -270,7 +270,7 @@ class _DemoBuilder:
                     self._change_quietly(box, key, urls=(*box.joins[key].urls, link))
 
     def _merge_and_destroy(self) -> None:
-        """Duplicates that were merged, one of them over two steps, one into a record that is gone since."""
+        """Adds duplicates and merges them, one in two steps, and one into a record that is destroyed later."""
         rng = self._random
         for name, merges, destroyed in (
             ("stashdb", 6, 3),
@@ -308,7 +308,7 @@ class _DemoBuilder:
         )
 
     def _link_to_tombstone(self, source: str, person: InventedPerson, gone: str) -> None:
-        """Another box still links to the record that was merged away."""
+        """Adds a link from another box to a record that was merged into another."""
         for name in person.sources:
             if name in (source, THEPORNDB):
                 continue

@@ -16,7 +16,7 @@ from stash_sense_pipeline.sandbox.world import HOSTS, THEPORNDB
 IMPORTED = to_micros(datetime(2021, 5, 30, 1, 2, 3, 456_789, UTC))
 FIRST_EDIT = to_micros(datetime(2021, 6, 1, tzinfo=UTC))
 LAST_EDIT = to_micros(datetime(2025, 10, 1, tzinfo=UTC))
-SHARE_IMPORTED = 0.4  # of the rows have one and the same timestamp, as an import leaves them
+SHARE_IMPORTED = 0.4  # of the rows have the timestamp of an import
 _PLACES = ("left shoulder", "right ankle", "lower back", "navel", "left wrist")
 # How often a record on one box links to the same person's record on another.
 _CROSS_LINKS = {
@@ -30,6 +30,7 @@ _CROSS_LINKS = {
 
 
 def columns_of(rng: random.Random, source: str, person: InventedPerson) -> dict[str, Any]:
+    """The columns of a person's record; some values are unknown."""
     start = int(person.birth_date[:4]) + rng.randrange(19, 28)
     metric = source == "javstash"
     given: dict[str, Any] = {
@@ -62,7 +63,7 @@ def columns_of(rng: random.Random, source: str, person: InventedPerson) -> dict[
 
 
 def name_on(rng: random.Random, source: str, person: InventedPerson) -> str:
-    """The boxes do not agree on spelling, script or which of the names is the main one."""
+    """The main name of a person at a source. Sources differ in spelling, in script, and in which name is the main one."""
     if source == "stashdb":
         return person.name
     latin = romanised(person.name)
@@ -74,15 +75,17 @@ def name_on(rng: random.Random, source: str, person: InventedPerson) -> str:
 
 
 def timestamps(rng: random.Random) -> tuple[int, int]:
+    """The times of creation and of the last update, in microseconds since 1970."""
     if rng.random() < SHARE_IMPORTED:
         return IMPORTED, IMPORTED
     updated = rng.randrange(FIRST_EDIT, LAST_EDIT)
-    # Go drops trailing zeros, so there must be some.
+    # Some timestamps end in zeros, which Go drops.
     updated -= updated % rng.choice((1, 1, 1, 100_000, 1_000_000))
     return (IMPORTED if rng.random() < 0.5 else updated - rng.randrange(10**9)), updated
 
 
 def modifications(rng: random.Random, share: float) -> tuple[BodyModification, ...]:
+    """With probability `share` a tattoo or piercing."""
     if rng.random() >= share:
         return ()
     return (BodyModification(rng.choice(_PLACES), rng.choice((None, "small star", "three lines"))),)
@@ -91,6 +94,7 @@ def modifications(rng: random.Random, share: float) -> tuple[BodyModification, .
 def addresses_of(
     rng: random.Random, ids: Mapping[tuple[str, int], str], source: str, person: InventedPerson
 ) -> Iterable[tuple[str, str]]:
+    """Links of a record: (site or source, address). `ids` are the record ids by source and person."""
     for site in person.profiles:
         if rng.random() < 0.65:
             yield site, _profile_url(rng, site, person)
@@ -100,7 +104,7 @@ def addresses_of(
 
 
 def _profile_url(rng: random.Random, site: str, person: InventedPerson) -> str:
-    """The address of a profile in one of the spellings that people enter."""
+    """The address of a profile in one of the spellings that users enter."""
     part = person.profiles[site]
     match site:
         case "iafd":
@@ -119,6 +123,7 @@ def _profile_url(rng: random.Random, site: str, person: InventedPerson) -> str:
 
 
 def extras_of(rng: random.Random, person: InventedPerson) -> dict[str, Any]:
+    """The `extras` of a person at ThePornDB; some values are unknown."""
     birthday = person.birth_date if len(person.birth_date) == 10 else None
     given: dict[str, Any] = {
         "gender": {"FEMALE": "Female", "MALE": "Male"}.get(person.gender, "Trans " + person.gender.title()),

@@ -1,7 +1,6 @@
-"""ThePornDB: its store and its REST server.
+"""The catalogue of ThePornDB: parent performers, site performers, posters, and the orders of lists.
 
-It has no timestamps in its answers, cuts every list at 10,000 entries, and repeats the last page for any page
-after it. Parents are people; site performers are what one site calls one of them.
+A parent performer is a person. A site performer is the name of a person at one site.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ EXTRA_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Poster:
-    """A picture of a performer; its number never changes."""
+    """A picture of a performer. Its number never changes."""
 
     number: int
     picture: Picture
@@ -38,7 +37,7 @@ class Poster:
 
 @dataclass(frozen=True, slots=True)
 class SitePerformer:
-    """What one site calls a performer. `parent` is the id of the person, if anybody knows it."""
+    """The name of a performer at one site. `parent` is the id of the person, if it is known."""
 
     id: str
     number: int
@@ -51,7 +50,7 @@ class SitePerformer:
 
 @dataclass(frozen=True, slots=True)
 class ParentPerformer:
-    """A performer, or a thing that the catalogue lists as one. Times are microseconds since 1970."""
+    """A performer, or a thing that the catalogue lists as a performer. Times are microseconds since 1970."""
 
     id: str
     number: int
@@ -62,7 +61,7 @@ class ParentPerformer:
     disambiguation: str | None = None
     aliases: tuple[str, ...] | None = None
     posters: tuple[Poster, ...] = ()
-    has_art: bool = True  # whether image, thumbnail and face are filled in; posters can be there without
+    has_art: bool = True  # whether image, thumbnail and face have addresses; posters can exist without them
     extras: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +81,7 @@ class ThePornDB:
         self.clear(seed)
 
     def clear(self, seed: int) -> None:
-        """Forgets everything but key and clock, as if the catalogue were new."""
+        """Resets everything but key and clock."""
         with self.lock:
             self.blocks_python = True
             self.offers_changes = True
@@ -112,7 +111,7 @@ class ThePornDB:
     def listing(
         self, order: str, *, query: str = "", letter: str = "", extras: Mapping[str, str] | None = None
     ) -> list[ParentPerformer]:
-        """All performers that match, uncut. Raises ValueError for an order that does not exist."""
+        """All performers that match, without a limit. Raises ValueError for an unknown order."""
         if order not in _ORDERS:
             raise ValueError(f"The selected order by is invalid: {order}")
         wanted = tuple(sorted((extras or {}).items()))
@@ -127,7 +126,7 @@ class ThePornDB:
     # Changing
 
     def create(self, *, at: int | None = None, performer_id: str | None = None, **fields: Any) -> str:
-        """Adds a parent performer and returns its uuid. `person` is the truth about who it is."""
+        """Adds a parent performer and returns its UUID. `person` is the ground truth."""
         with self.lock:
             person = fields.pop("person", None)
             stamp = self.clock.stamp() if at is None else at
@@ -148,14 +147,14 @@ class ThePornDB:
             return key
 
     def edit(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """Changes fields, and the place in the orders by update; without fields only the latter."""
+        """Changes fields and the time of the update. Without fields only the latter."""
         with self.lock:
             self._check(fields)
             stamp = self.clock.stamp() if at is None else at
             self._store(replace(self._known(performer_id), **fields, updated=stamp))
 
     def delete(self, performer_id: str) -> None:
-        """The performer answers 404 from now on; its site performers lose their parent."""
+        """Deletes a performer: it answers 404 from now on, and its site performers lose their parent."""
         with self.lock:
             row = self._known(performer_id)
             for key in self._children.pop(performer_id, ()):
@@ -166,7 +165,7 @@ class ThePornDB:
             self._changed()
 
     def merge(self, source: str, target: str, *, at: int | None = None) -> None:
-        """The target takes over posters and site performers; the source answers 404, and nothing leads on."""
+        """Merges `source` into `target`, which gets its posters and site performers. The source then answers 404."""
         with self.lock:
             loser, survivor = self._known(source), self._known(target)
             self.edit(target, at=at, posters=(*survivor.posters, *loser.posters))
@@ -184,7 +183,7 @@ class ThePornDB:
             return poster.number
 
     def remove_poster(self, performer_id: str, number: int) -> None:
-        """Takes a poster away."""
+        """Removes a poster."""
         with self.lock:
             kept = tuple(poster for poster in self._known(performer_id).posters if poster.number != number)
             self.edit(performer_id, posters=kept)
@@ -193,7 +192,7 @@ class ThePornDB:
     def add_site_performer(
         self, site: str, site_number: int, name: str, parent: str | None, picture: Picture | None = None
     ) -> str:
-        """Adds a site performer, with or without a parent, and returns its uuid."""
+        """Adds a site performer, with or without a parent, and returns its UUID."""
         with self.lock:
             child = SitePerformer(self.new_id(), self.new_number(), site, site_number, name, parent, picture)
             self.site_performers[child.id] = child
@@ -206,7 +205,7 @@ class ThePornDB:
             return child.id
 
     def new_id(self) -> str:
-        """A new UUID, the same ones in every run."""
+        """A new UUID from the catalogue's random stream."""
         with self.lock:
             return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
@@ -249,7 +248,7 @@ def _birthday(row: ParentPerformer) -> str:
     return row.extras.get("birthday") or ""
 
 
-# orderBy: the key to sort by, and whether backwards.
+# By the value of orderBy: the sort key, and whether the order is descending.
 _ORDERS: Mapping[str, tuple[Callable[[ParentPerformer], Any], bool]] = {
     "asc_name": (lambda row: (row.name.casefold(), row.number), False),
     "desc_name": (lambda row: (row.name.casefold(), row.number), True),

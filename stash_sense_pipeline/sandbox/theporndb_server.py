@@ -1,4 +1,7 @@
-"""ThePornDB's REST server."""
+"""The REST server of ThePornDB.
+
+Answers have no timestamps. Lists end after 10,000 entries, and the last page is repeated for any page after it.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ _THUMBNAIL = 300  # pixels
 
 
 def theporndb_operations(store: ThePornDB) -> dict[str, Callable[..., Any]]:
-    """What can be done to the catalogue from another process; times are RFC 3339 texts."""
+    """The operations of the catalogue by name, for other processes. Times are RFC 3339 texts."""
 
     def decoding(method: Callable[..., Any]) -> Callable[..., Any]:
         def change(**arguments: Any) -> Any:
@@ -49,14 +52,14 @@ def theporndb_operations(store: ThePornDB) -> dict[str, Callable[..., Any]]:
 
 
 class ThePornDBServer:
-    """The routes of the REST interface, and of the pictures at `/cdn/`."""
+    """The routes of the REST API, and of the pictures at `/cdn/`."""
 
     def __init__(self, store: ThePornDB, pictures: PictureStore) -> None:
         self._store = store
         self._pictures = pictures
 
     def routes(self) -> list[Route]:
-        """All routes; every one but `/cdn/` wants the token."""
+        """All routes. All but `/cdn/` need the token."""
         return [
             Route("/performers", self._guarded(self._performers)),
             Route("/performers/{identifier}", self._guarded(self._performer)),
@@ -68,7 +71,7 @@ class ThePornDBServer:
         ]
 
     def _guarded(self, endpoint: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        # A coroutine, so that it runs on the loop and not in a thread of its own.
+        # A coroutine, so that it runs on the event loop and not in a thread.
         async def guarded(request: Request) -> Response:
             agent = request.headers.get("user-agent", "").lower()
             if self._store.blocks_python and (not agent or agent.startswith(_BLOCKED_AGENTS)):
@@ -134,7 +137,7 @@ class ThePornDBServer:
     def _page(
         self, request: Request, found: Sequence[Any], resource: Callable[[Any], dict[str, Any]]
     ) -> JSONResponse:
-        """One page of a list: cut at the cap, and the last page again for any page after it."""
+        """One page of a list, which ends at the cap. The last page is repeated for any page after it."""
         per_page = min(_whole(request, "per_page", _DEFAULT_PER_PAGE), _MAX_PER_PAGE)
         total = min(len(found), RESULT_CAP)
         last = max(1, -(-total // per_page))
@@ -173,7 +176,7 @@ class ThePornDBServer:
             ],
             "extras": {
                 **{name: row.extras.get(name) for name in EXTRA_FIELDS},
-                # PHP writes an empty map as a list.
+                # PHP encodes an empty map as a list.
                 "links": dict(row.links) or [],
             },
         }
@@ -232,7 +235,7 @@ def _face_url(base: str, number: int) -> str:
 
 
 def _signature(number: int) -> str:
-    """Stands for the signature of a derived picture: a client cannot make up another one."""
+    """Stands for the signature of a derived picture, which a client cannot compute."""
     return hashlib.sha256(f"face {number}".encode()).hexdigest()[:20]
 
 

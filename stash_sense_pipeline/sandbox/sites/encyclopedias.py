@@ -24,11 +24,11 @@ class BabepediaSite(SandboxSite):
     home = "https://www.babepedia.com"
 
     def url(self, page: SitePage) -> str:
-        """The page by name."""
+        """The address by name."""
         return f"{self.home}/babe/{quote(page.slug)}"
 
     def profile(self, page: SitePage) -> str:
-        """Name and aliases above the boxes; the previous layout had a table of facts."""
+        """Name and aliases above the boxes. The previous layout has a table of facts."""
         if self.is_new:
             return document(page.name, f"<main><h1 class='person'>{esc(page.name)}</h1></main>")
         own = self._portrait(page)
@@ -84,7 +84,7 @@ class BabepediaSite(SandboxSite):
         return self.shown(page) if page is not None and path.startswith("/babe/") else None
 
     def not_there(self) -> Reply:
-        """A page like any other that says so."""
+        """A page with status 200 that says so in its heading."""
         return html_reply(
             document("Page Not Found", "<h1>Page Not Found</h1><p>This babe does not exist.</p>")
         )
@@ -127,19 +127,19 @@ class BabepediaSite(SandboxSite):
 
 
 class IafdSite(SandboxSite):
-    """Pages by UUID, with labels and values side by side; older ids lead to the same pages."""
+    """Pages by UUID, with labels and values in sequence; older ids lead to the same pages."""
 
     name = "iafd"
     home = "https://www.iafd.com"
 
     def url(self, page: SitePage) -> str:
-        """The page by UUID, or by its older id where the page is an older one."""
+        """The address by UUID, or by the older id of a page that has one."""
         if page.uuid and page.slug != page.uuid:
             return f"{self.home}/person.rme/perfid={page.slug}/gender=f/{quote(page.name.lower().replace(' ', '-'))}.htm"
         return f"{self.home}/person.rme/id={page.slug}"
 
     def profile(self, page: SitePage) -> str:
-        """A head shot and pairs of label and value; some values are missing."""
+        """A head shot, and labels with values; some values are missing."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1><dl><dt>AKA</dt><dd>none</dd></dl>")
         source = "/graphics/headshots/nophoto340.jpg"
@@ -181,7 +181,7 @@ class IafdSite(SandboxSite):
         return self.shown(page) if page is not None else None
 
     def not_there(self) -> Reply:
-        """A heading that says so."""
+        """A page with status 200 that says so in its heading."""
         return html_reply(document("film database", "<h1>The person was not found</h1>"))
 
     def _results(self, asked: str) -> str:
@@ -205,7 +205,7 @@ class FreeOnesSite(SandboxSite):
     home = "https://www.freeones.com"
 
     def url(self, page: SitePage) -> str:
-        """The page, as people copy it: with a tab and sometimes a language."""
+        """The address that users copy: with a tab."""
         return f"{self.home}/{page.slug}/bio"
 
     def profile(self, page: SitePage) -> str:
@@ -243,11 +243,11 @@ class FreeOnesSite(SandboxSite):
         return document(f"{page.name} Bio", body, head)
 
     def more(self, page: SitePage) -> None:
-        """The gallery's files."""
+        """Adds the files of the gallery."""
         self._gallery(page)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Tabs, galleries, the list; unknown people are sent to the list."""
+        """Tabs, galleries and the list; unknown people are redirected to the list."""
         parts = path.strip("/").split("/")
         if len(parts[0]) == 2 and len(parts) > 1:
             parts = parts[1:]
@@ -296,11 +296,11 @@ class FreeOnesSite(SandboxSite):
 
 
 def _wrapped(link: str) -> str:
-    """OnlyFans links lead through the site."""
+    """The address on the site that redirects to a link of OnlyFans; other links unchanged."""
     return f"/onlyfans/{link.rpartition('/')[2]}" if "onlyfans.com" in link else link
 
 
 def _shown(page: SitePage, asked: str) -> str:
-    """What the autocomplete shows: the alias that was hit."""
+    """The label in the autocomplete: the alias that matches, or else the name."""
     hit = next((alias for alias in page.aliases if asked.casefold() in alias.casefold()), None)
     return hit or page.name

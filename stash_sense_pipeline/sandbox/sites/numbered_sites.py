@@ -18,17 +18,17 @@ from stash_sense_pipeline.sandbox.sites.model import (
 
 
 class TheNudeSite(SandboxSite):
-    """Numbers as keys; covers with one or two models, and others who appear with the model."""
+    """Numbers as keys; covers with one or two models, and people who appear with the model."""
 
     name = "thenude"
     home = "https://www.thenude.com"
 
     def url(self, page: SitePage) -> str:
-        """The page with its decorating name."""
+        """The address, with a name that the site ignores."""
         return f"{self.home}/{quote(page.name)}_{page.number}.htm"
 
     def profile(self, page: SitePage) -> str:
-        """Microdata and covers; the previous layout named aliases in the list of facts too."""
+        """Microdata and covers."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1>")
         folder = f"{page.name}_{page.number}"
@@ -64,7 +64,7 @@ class TheNudeSite(SandboxSite):
         return document(page.name, body, head)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages by the number alone, the search, and home for everything else."""
+        """Pages by number and the search; other pages redirect to the front page."""
         if path == "/index.php":
             return html_reply(self._results(query.get("m_name", "")))
         number = path.removesuffix(".htm").rpartition("_")[2]
@@ -97,17 +97,17 @@ class TheNudeSite(SandboxSite):
 
 
 class AfdbSite(SandboxSite):
-    """Numbers as keys and classes that mean nothing; co-stars in the folder of the portraits."""
+    """Numbers as keys, and CSS classes without meaning; portraits of co-stars in the same folder."""
 
     name = "afdb"
     home = "https://www.adultfilmdatabase.com"
 
     def url(self, page: SitePage) -> str:
-        """The page with its decorating name."""
+        """The address, with a name that the site ignores."""
         return f"{self.home}/actor/{page.slug}-{page.number}/"
 
     def profile(self, page: SitePage) -> str:
-        """Texts after labels; the previous layout put them into the same element."""
+        """Texts after labels. The previous layout has both in one element."""
         if self.is_new:
             return document(page.name, f"<h2>{esc(page.name)}</h2>")
         portrait = ""
@@ -135,7 +135,7 @@ class AfdbSite(SandboxSite):
         return document(f"{page.name} | Film Database", body)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages by number; unknown ones lead to the list."""
+        """Pages by number; unknown numbers redirect to the list."""
         if path == "/actor.cfm":
             number = query.get("actorid", "")
         elif path.startswith("/actor/"):
@@ -149,13 +149,13 @@ class AfdbSite(SandboxSite):
 
 
 class IndexxxSite(SandboxSite):
-    """Names by website; nearly every picture is somebody else's. Visitors must say that they are of age."""
+    """Names by website; nearly every picture shows another person. Visitors must confirm their age."""
 
     name = "indexxx"
     home = "https://www.indexxx.com"
 
     def url(self, page: SitePage) -> str:
-        """The page by slug; `number` makes it the legacy form."""
+        """The address by slug, or the legacy form by `number`."""
         return (
             f"{self.home}/models/{page.number}/{page.slug}-1/"
             if page.number
@@ -163,7 +163,7 @@ class IndexxxSite(SandboxSite):
         )
 
     def profile(self, page: SitePage) -> str:
-        """Header, websites with the names used there, outgoing links, and others."""
+        """The header, websites with the names used there, outgoing links, and other people."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1>")
         portrait = "https://img.indexxx.com/images/mindex/no-image-yet.jpg"
@@ -189,7 +189,7 @@ class IndexxxSite(SandboxSite):
         return document(page.name, body)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages, legacy addresses that lead to them, and the search, all behind the question for age."""
+        """Pages, redirects from legacy addresses, and the search. All need the cookie of the age check."""
         if cookies.get("ageVerified") != "true":
             return Reply(AGE_GATE)
         parts = path.strip("/").split("/")

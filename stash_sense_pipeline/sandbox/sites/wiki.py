@@ -16,17 +16,17 @@ from stash_sense_pipeline.sandbox.sites.model import (
 
 
 class BoobpediaSite(SandboxSite):
-    """A MediaWiki with its API; redirects, a company, a disambiguation and a page without an infobox."""
+    """A MediaWiki with its API, redirects, and a company."""
 
     name = "boobpedia"
     home = "https://www.boobpedia.com"
 
     def url(self, page: SitePage) -> str:
-        """The article."""
+        """The address of the article."""
         return f"{self.home}/boobs/{quote(page.slug)}"
 
     def profile(self, page: SitePage) -> str:
-        """The lead section as the API renders it."""
+        """The first section, as the API renders it."""
         if self.is_new:
             return f"<div class='card'><b>{esc(page.name)}</b></div>"
         name = f"{page.slug}.jpg"
@@ -49,7 +49,7 @@ class BoobpediaSite(SandboxSite):
         )
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """The API; articles are not needed."""
+        """The API. Articles themselves are not served."""
         if path != "/wiki/api.php":
             return None
         if query.get("action") == "parse":

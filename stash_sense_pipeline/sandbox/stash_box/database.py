@@ -1,8 +1,8 @@
 """The database of a stash-box: tables, sort orders, edits, merges.
 
-It follows the servers where that matters to a mirror: which changes bump `updated`, what a merge leaves
-behind, which orders have no tie-breaker. Every public method takes the lock for one statement, so a reader
-that needs several statements can be overtaken by a writer, as on the real servers.
+It behaves like the real servers in what a sync depends on: which changes bump `updated`, what a merge leaves behind, and
+which orders have no tie-breaker. Every public method holds the lock for one statement. A reader that needs several
+statements can therefore see a change between them, as on the real servers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Box:
         self.clear(seed, options)
 
     def clear(self, seed: int, options: BoxOptions | None = None) -> None:
-        """Forgets everything but name, key, clock and observers, as if the box were new."""
+        """Resets everything but name, host, key, clock and observers."""
         with self.lock:
             self.options = options or BoxOptions()
             self._orders = PerformerOrders()
@@ -89,7 +89,7 @@ class Box:
 
     @property
     def changes(self) -> int:
-        """How many changes were made; equal numbers mean equal content."""
+        """How many changes were made. Equal numbers mean equal content."""
         return self._changes
 
     def next_request(self) -> int:
@@ -117,7 +117,7 @@ class Box:
             ]
 
     def performers_with(self, image_id: str) -> list[str]:
-        """The ids of the performers that an image hangs on."""
+        """The ids of the performers that have an image."""
         with self.lock:
             return sorted(set(self._on_performers.get(image_id, ())))
 
@@ -147,7 +147,7 @@ class Box:
     def changed_since(self, since: int, after: str | None, limit: int) -> list[PerformerRow]:
         """Performers, deleted ones too, with (updated, id) above a keyset position, oldest first.
 
-        Without `after`, those of the very moment `since` are left out.
+        Without `after`, performers with `updated` equal to `since` are left out.
         """
         with self.lock:
             rows = self.performers.values()
@@ -173,15 +173,15 @@ class Box:
     def create(self, *, at: int | None = None, performer_id: str | None = None, **fields: Any) -> str:
         """Adds a performer by an applied edit and returns its id.
 
-        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the truth about who
-        it is. `at` is the moment that the transaction began: a late commit gives one that is past.
+        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the ground truth. `at` is the
+        moment when the transaction began; a late commit has one in the past.
         """
         with self.lock:
             stamp = self._stamp(at)
             person = fields.pop("person", None)
             key = performer_id or self.new_id()
             if key in self.performers:
-                raise ControlError(f"{self.name}: there is a performer {key} already")
+                raise ControlError(f"{self.name}: performer {key} exists already")
             columns, joins = self._split(fields)
             if not columns.get("name"):
                 raise ControlError(f"{self.name}: a performer needs a name")
@@ -192,7 +192,7 @@ class Box:
             return key
 
     def edit(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """An applied MODIFY edit. Without `fields` it changes nothing, and bumps `updated` all the same."""
+        """Applies a MODIFY edit. Without `fields` it only bumps `updated`."""
         with self.lock:
             stamp = self._stamp(at)
             row = self._live(performer_id)
@@ -204,11 +204,11 @@ class Box:
             self._edit_log.record("MODIFY", performer_id, (), columns, stamp)
 
     def bump(self, performer_id: str, *, at: int | None = None) -> None:
-        """An applied edit that changes nothing but `updated`."""
+        """Applies an edit that changes nothing but `updated`."""
         self.edit(performer_id, at=at)
 
     def touch(self, performer_ids: Iterable[str], *, at: int | None = None) -> None:
-        """One bulk UPDATE by an administrator: all get one timestamp, and there is no edit."""
+        """Runs a bulk UPDATE by an administrator: all performers get one timestamp, without an edit."""
         with self.lock:
             stamp = self._stamp(at)
             for performer_id in performer_ids:
@@ -224,9 +224,9 @@ class Box:
         keep_images: bool = True,
         **fields: Any,
     ) -> None:
-        """An applied MERGE edit: the sources become tombstones that lead to the target.
+        """Applies a MERGE edit: the sources become tombstones that redirect to the target.
 
-        `keep_images`: the target also gets the sources' images. Their names become its aliases.
+        Names of the sources become aliases of the target. `keep_images`: the target also gets their images.
         """
         with self.lock:
             stamp = self._stamp(at)
@@ -255,14 +255,14 @@ class Box:
             self._edit_log.record("MERGE", target, tuple(sources), columns, stamp)
 
     def destroy(self, performer_id: str, *, at: int | None = None) -> None:
-        """An applied DESTROY edit: a tombstone that leads nowhere."""
+        """Applies a DESTROY edit: the performer becomes a tombstone without a redirect."""
         with self.lock:
             stamp = self._stamp(at)
             self._soft_delete(self._live(performer_id), stamp)
             self._edit_log.record("DESTROY", performer_id, (), {}, stamp)
 
     def hard_delete(self, performer_id: str) -> None:
-        """The performerDestroy mutation: the row is gone, its redirects too, and no edit tells of it."""
+        """Runs the performerDestroy mutation: the row and its redirects are deleted, without an edit."""
         with self.lock:
             row = self._known(performer_id)
             self._set_joins(performer_id, NO_JOINS)
@@ -276,7 +276,7 @@ class Box:
             self._changes += 1
 
     def restore(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """An administrator's SQL: a deleted performer lives again, without a redirect and without an edit."""
+        """Runs an administrator's SQL: a deleted performer is live again, without a redirect and without an edit."""
         with self.lock:
             stamp = self._stamp(at)
             row = self._known(performer_id)
@@ -289,7 +289,7 @@ class Box:
             self._put(replace(row, **columns, deleted=False, updated=stamp), Joins(**joins))
 
     def upload(self, picture: Picture, image_id: str | None = None) -> str:
-        """Stores an image and returns its id: that of the same bytes if they are there already."""
+        """Stores an image and returns its id; equal bytes that are stored already keep their id."""
         with self.lock:
             if image_id is None:
                 image_id = self._image_of.get(picture) or self.new_id()
@@ -306,7 +306,7 @@ class Box:
             return image_id
 
     def destroy_image(self, image_id: str) -> None:
-        """The imageDestroy mutation: the image leaves its performers, whose `updated` stays."""
+        """Runs the imageDestroy mutation: the image is removed from its performers. Their `updated` stays."""
         with self.lock:
             if image_id not in self.images:
                 raise ControlError(f"{self.name}: there is no image {image_id}")
@@ -318,24 +318,24 @@ class Box:
             self._changes += 1
 
     def hold_edits(self) -> None:
-        """From now on edits stay open although their change is done, until `close_edits`."""
+        """Keeps new edits open until `close_edits`, although their changes are applied."""
         with self.lock:
             self._edit_log.hold()
 
     def close_edits(self) -> None:
-        """Closes the edits that `hold_edits` kept back, with the clock's present moment."""
+        """Closes the edits that `hold_edits` kept open, at the present moment of the clock."""
         with self.lock:
             self._edit_log.close_held()
 
     def delete_edit(self, edit_id: str) -> None:
-        """A moderator removes a closed edit; what it did stays done."""
+        """Removes a closed edit, as a moderator can; its change stays."""
         with self.lock:
             if not self._edit_log.delete(edit_id):
                 raise ControlError(f"{self.name}: there is no edit {edit_id}")
             self._changes += 1
 
     def load(self, rows: Iterable[tuple[PerformerRow, Joins]]) -> None:
-        """Adds many performers at once, as an import does: no edits, timestamps as they are."""
+        """Adds or replaces many performers, as an import does: without edits, and with the timestamps of the rows."""
         with self.lock:
             pairs = list(rows)
             self._orders.load([row for row, _ in pairs])
@@ -345,7 +345,7 @@ class Box:
             self._changes += 1
 
     def site_for(self, name: str, url: str) -> str:
-        """The id of a site by name; it is made when it is not there."""
+        """The id of the site with that name, which is added if it is missing."""
         with self.lock:
             for site in self.sites.values():
                 if site.name == name:
@@ -361,11 +361,9 @@ class Box:
             self._changes += 1
 
     def new_id(self) -> str:
-        """A new UUID, the same ones in every run."""
+        """A new UUID from the box's random stream."""
         with self.lock:
             return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-
-    # How rows are kept
 
     def _stamp(self, at: int | None) -> int:
         return self.clock.stamp() if at is None else at

@@ -20,7 +20,7 @@ _SHAPE = attrgetter("shape")
 
 @dataclass(frozen=True)
 class Context:
-    """One request: the box, whether its key was good, and how the client reached the server."""
+    """One request: the box, whether its API key is valid, and the address of the server."""
 
     box: Box
     authorized: bool
@@ -29,7 +29,7 @@ class Context:
 
 
 class PerformerView(NamedTuple):
-    """A performer's row and what later statements found to it."""
+    """A performer's row, and what later statements found for it."""
 
     row: PerformerRow
     related: Related
@@ -66,7 +66,7 @@ class _ImageView(NamedTuple):
 
 
 def _images(view: PerformerView) -> list[_ImageView]:
-    """Best shape first: nearest to 2:3, then the lowest. Equal ones come as they please."""
+    """The images with the ratio nearest to 2:3 first, then the lowest. The order of equal ones differs between requests."""
     context = view.context
     rows = [row for key in view.related.joins.images if (row := context.box.images.get(key)) is not None]
     if context.number % 2:
@@ -90,6 +90,7 @@ def _fuzzy_date(view: PerformerView) -> dict[str, str] | None:
 
 
 def age_of(row: PerformerRow, today: date) -> int | None:
+    """The age in years at death, or else today; None without a birth date."""
     if row.birth_date is None:
         return None
     born = (row.birth_date + "-01-01")[:10]
@@ -98,6 +99,7 @@ def age_of(row: PerformerRow, today: date) -> int | None:
 
 
 def today_of(box: Box) -> date:
+    """The date of the box's clock."""
     return from_micros(box.clock.now()).date()
 
 
@@ -202,6 +204,7 @@ GETTERS: Mapping[str, Mapping[str, Getter]] = {
 
 
 def views_of(context: Context, rows: Sequence[PerformerRow]) -> list[PerformerView]:
+    """The rows with what further statements find for them."""
     context.box.observe(Moment.SELECTED)
     related = context.box.related([row.id for row in rows])
     return [PerformerView(row, found, context) for row, found in zip(rows, related, strict=True)]

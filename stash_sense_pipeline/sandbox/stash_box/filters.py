@@ -15,7 +15,7 @@ from stash_sense_pipeline.sandbox.stash_box.rows import Edit, Link, PerformerRow
 
 
 def performer_filter(box: Box, wanted: Mapping[str, Any]) -> Callable[[PerformerRow], bool] | None:
-    """The filters that the servers apply; those that they accept and ignore are ignored."""
+    """The filters that the servers apply. Filters that they accept and ignore are ignored here too."""
     tests: list[Callable[[PerformerRow], bool]] = []
     if wanted.get("names"):
         part = wanted["names"].casefold()
@@ -42,7 +42,7 @@ def performer_filter(box: Box, wanted: Mapping[str, Any]) -> Callable[[Performer
     ):
         if wanted.get(key):
             tests.append(_criterion(attrgetter(column), wanted[key]))
-    # The sandbox has neither favourites nor scenes, so nobody is one or appears in one.
+    # The sandbox has no favourites and no scenes, so no performer matches.
     if wanted.get("is_favorite") or wanted.get("performed_with") or wanted.get("studio_id"):
         tests.append(lambda _: False)
     if not tests:
@@ -78,6 +78,8 @@ def _criterion(
 
 
 def edit_filter(wanted: Mapping[str, Any]) -> Callable[[Edit], bool]:
+    """The filters that the servers apply to edits."""
+
     def matches(edit: Edit) -> bool:
         return (
             wanted.get("applied") is not False

@@ -28,9 +28,6 @@ from stash_sense_pipeline.sandbox.stash_box.rows import Moment, PerformerRow
 _DEFAULT_PER_PAGE = 25
 
 
-# Fields of a performer
-
-
 # Queries at the root
 
 
@@ -58,7 +55,7 @@ def _query_performers(context: Context, arguments: Mapping[str, Any]) -> Perform
 
 
 def _window(box: Box, page: int | None, per_page: int | None) -> tuple[int, int]:
-    """LIMIT and OFFSET; a cap is silent and moves the offset too."""
+    """LIMIT and OFFSET. A cap is silent, and applies to the offset too."""
     limit = per_page if per_page is not None and per_page > 0 else _DEFAULT_PER_PAGE
     if box.options.per_page_cap is not None:
         limit = min(limit, box.options.per_page_cap)
@@ -155,7 +152,7 @@ def _uuid(text: str) -> str:
 
 
 def _reading(resolver: RootResolver) -> RootResolver:
-    """What the READ role guards."""
+    """The resolver for users with the READ role."""
 
     def guarded(context: Context, arguments: Mapping[str, Any]) -> Any:
         if not context.authorized:
@@ -177,7 +174,7 @@ ROOTS: Mapping[str, RootResolver] = {
     "version": _reading(_version),
     "me": _me,
 }
-# Fields of edits can fail one by one, which only graphql-core puts together.
+# Single fields of edits can fail, which only graphql-core handles.
 FAST_ROOTS: Mapping[str, RootResolver] = {
     name: resolver for name, resolver in ROOTS.items() if name not in ("findEdit", "queryEdits")
 }
@@ -185,7 +182,7 @@ FAST_ROOTS: Mapping[str, RootResolver] = {
 
 @lru_cache
 def executable_schema(*, changelog: bool, legacy: bool) -> GraphQLSchema:
-    """The schema with the resolvers of this module in it."""
+    """The schema with its resolvers."""
     schema = stash_box_schema(changelog=changelog, legacy=legacy)
     for name, kind in schema.type_map.items():
         if isinstance(kind, GraphQLUnionType):
@@ -216,6 +213,3 @@ def _field_resolver(getter: Getter) -> Callable[..., Any]:
         return getter(value)
 
     return resolve
-
-
-# Filters

@@ -13,15 +13,14 @@ from stash_sense_pipeline.sandbox.invented.pictures import Picture
 
 
 class ControlError(StashSenseError):
-    """A change that a stash-box would refuse, or that names something that is not there."""
+    """A change that a stash-box would refuse, or to something that does not exist."""
 
 
 class Ties(StrEnum):
-    """How rows with equal sort values come out of an order that has no tie-breaker.
+    """The order of rows with equal sort values in an order without a tie-breaker.
 
-    `page`: by chance, but the same for the same page of an unchanged table, as a top-N heap sort does;
-    walking the pages loses rows, and walking them again loses the same ones. `request`: anew with every
-    request. `stable`: by id, as if there were a tie-breaker.
+    `page`: random, but the same for the same page of an unchanged table, like a top-N heap sort: reading all pages misses
+    rows, and reading them again misses the same rows. `request`: random for each request. `stable`: by id.
     """
 
     PAGE = "page"
@@ -30,20 +29,20 @@ class Ties(StrEnum):
 
 
 class Moment(Enum):
-    """Points of a request at which observers run; the lock is free, and they may change the box."""
+    """The moments of a request at which observers run. The lock is free then, so they may change the box."""
 
-    RECEIVED = "received"  # nothing was read yet
+    RECEIVED = "received"  # nothing has been read yet
     COUNTED = "counted"  # between the statement that counts and the one that selects rows
     SELECTED = "selected"  # between the rows and the aliases, links and images that belong to them
-    ANSWERED = "answered"  # everything was read, the answer was not sent
+    ANSWERED = "answered"  # everything has been read, and the answer has not been sent
 
 
 @dataclass(frozen=True)
 class BoxOptions:
-    """What differs between stash-box versions and operators.
+    """The differences between stash-box versions and operators.
 
-    `per_page_cap` None is v0.7.0 and later, 100 is what older servers do silently. `image_max_size` is the
-    size that an image request without `size` gets, in pixels; it needs `resizing`.
+    `per_page_cap`: None for v0.7.0 and later; older servers silently cap at 100. `image_max_size`: the size in pixels of
+    an image that is requested without `size`; it needs `resizing`.
     """
 
     version: str = "v0.10.2"
@@ -102,7 +101,7 @@ class BodyModification:
 
 @dataclass(frozen=True, slots=True)
 class Joins:
-    """What hangs on a performer in tables of its own. An image may hang there twice."""
+    """The values of a performer from other tables. The same image may be listed twice."""
 
     aliases: tuple[str, ...] = ()
     urls: tuple[Link, ...] = ()
@@ -116,13 +115,13 @@ NO_JOINS = Joins()
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """An uploaded image: its bytes never change."""
+    """An uploaded image. Its bytes never change."""
 
     id: str
     width: int
     height: int
     picture: Picture
-    # How far from 2:3, and how high: the order in which a performer's images are shown.
+    # The distance of the ratio from 2:3, and the height: the sort key of a performer's images.
     shape: tuple[float, int] = dataclass_field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +140,7 @@ class BoxSite:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An applied edit. `target` may name a performer that is gone for good."""
+    """An applied edit. `target` may be the id of a performer that was deleted for good."""
 
     id: str
     operation: str
@@ -156,12 +155,12 @@ class Edit:
 
     @property
     def order(self) -> tuple[int, str]:
-        """The key of every order of edits; the id makes it total."""
+        """The sort key of edits; with the id there are no ties."""
         return (self.closed, self.id)
 
 
 class Related(NamedTuple):
-    """What one statement finds besides a performer's columns."""
+    """The values of a performer that a second statement reads."""
 
     joins: Joins
     merged_ids: tuple[str, ...]
