@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from stash_sense_pipeline.records.perceptual_hash import picture_hash, same_picture
-from stash_sense_pipeline.sandbox.invented.rendering import make_person, render_portrait
+from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_portrait
 
 PHOTOS = [render_portrait(make_person(person), shot).image for person in (900, 901, 902) for shot in range(3)]
 

@@ -1,7 +1,8 @@
 """HTTP control of a server from another process.
 
-The body is a JSON object with the arguments of the method of that name; the answer is `{"result": ...}`, or
-status 400 with `{"error": ...}`. Times are RFC 3339 texts, pictures objects with the fields of `Picture`.
+The body of a request is a JSON object with the arguments of the method that the path names. The answer is
+`{"result": ...}`, or status 400 with `{"error": ...}`. Times are RFC 3339 texts; pictures are objects with the fields of
+`Picture`.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ from starlette.routing import Route
 from stash_sense_pipeline.sandbox.faults import CONTROL_PREFIX, Fault, FaultKind, Traffic
 from stash_sense_pipeline.sandbox.invented.clock import Clock, from_micros, parse_rfc3339, rfc3339
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
-from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, ControlError, Link, Ties
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, ControlError, Link, Ties
 
 Operation = Callable[..., Any]
 
 
 class Controlled(Protocol):
-    """What both kinds of server have."""
+    """The attributes that all controlled servers have."""
 
     name: str
     clock: Clock
 
 
 def control_route(server: Controlled, operations: Mapping[str, Operation], traffic: Traffic) -> Route:
-    """The route that carries out `operations` and those that every server has."""
+    """The route that runs `operations`, and the operations that every server has."""
     every = {**operations, **_shared_operations(server, traffic)}
 
     async def act(request: Request) -> JSONResponse:
@@ -47,7 +49,7 @@ def control_route(server: Controlled, operations: Mapping[str, Operation], traff
 
 
 def box_operations(box: Box) -> dict[str, Operation]:
-    """What can be done to a stash-box."""
+    """The operations of a stash-box by name."""
 
     def changing(method: Operation) -> Operation:
         def change(**arguments: Any) -> Any:
@@ -86,7 +88,7 @@ def box_operations(box: Box) -> dict[str, Operation]:
 
 
 def decode_picture(fields: Mapping[str, Any]) -> Picture:
-    """A `Picture` of its JSON form."""
+    """The `Picture` of a JSON object."""
     return Picture(
         seed=fields["seed"],
         kind=Kind(fields.get("kind", Kind.PLAIN)),
@@ -97,7 +99,7 @@ def decode_picture(fields: Mapping[str, Any]) -> Picture:
 
 
 def _decoded(box: Box, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as the methods of `Box` take them."""
+    """The arguments in the types that the methods of `Box` take."""
     decoded = dict(arguments)
     if isinstance(decoded.get("at"), str):
         decoded["at"] = parse_rfc3339(decoded["at"])

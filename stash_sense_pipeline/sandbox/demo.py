@@ -22,9 +22,9 @@ SITES = ("babepedia", "boobpedia", "thenude", "elitebabes")
 
 @contextmanager
 def demo_world(data_dir: Path) -> Iterator[dict[str, str]]:
-    """Serves the demo world while the block runs and yields the environment variables with which the program reads it.
+    """Serves the demo world while the block runs. Yields the environment variables that make the program read it.
 
-    `data_dir` gets a sources.yaml. The ports of an earlier demo there are taken again where they are free, because the
+    `data_dir` gets a sources.yaml. The ports of an earlier demo are used again if they are free, because
     addresses of images are part of a release.
     """
     sources = data_dir / "sources.yaml"

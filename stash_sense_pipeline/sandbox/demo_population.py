@@ -3,95 +3,42 @@
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from stash_sense_pipeline.sandbox.invented.clock import to_micros
+from stash_sense_pipeline.sandbox.demo_people import invent_people
+from stash_sense_pipeline.sandbox.demo_records import (
+    addresses_of,
+    columns_of,
+    extras_of,
+    modifications,
+    name_on,
+    performer_url,
+    timestamps,
+)
 from stash_sense_pipeline.sandbox.invented.naming import (
-    STYLES,
     Style,
-    invent_handle,
     invent_name,
-    plain,
-    romanised,
 )
 from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
 from stash_sense_pipeline.sandbox.sites.site_pages import fill_sites
-from stash_sense_pipeline.sandbox.stash_box.database import (
-    BodyModification,
-    Box,
-    Joins,
-    Link,
-    PerformerRow,
-)
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import Joins, Link, PerformerRow
 from stash_sense_pipeline.sandbox.theporndb import Poster
-from stash_sense_pipeline.sandbox.world import HOSTS, PRESENT, SOURCES, THEPORNDB, World
-
-IMPORTED = to_micros(datetime(2021, 5, 30, 1, 2, 3, 456_789, UTC))
-
-
-FIRST_EDIT = to_micros(datetime(2021, 6, 1, tzinfo=UTC))
-
-
-LAST_EDIT = to_micros(datetime(2025, 10, 1, tzinfo=UTC))
-
+from stash_sense_pipeline.sandbox.world import PRESENT, THEPORNDB, World
 
 _MERGES_BEGIN = datetime(2025, 11, 1, 8, tzinfo=UTC)
-
-
-SHARE_IMPORTED = 0.4  # of the rows have one and the same timestamp, as an import leaves them
-
-
-_PRESENCE = {"stashdb": 0.8, THEPORNDB: 0.55, "pmvstash": 0.32, "javstash": 0.14, "fansdb": 0.28}
-
-
 _IMAGES = {"stashdb": (3, 6), THEPORNDB: (1, 3), "pmvstash": (2, 4), "javstash": (1, 1), "fansdb": (1, 3)}
-
-
 _SIZES = ((400, 500), (400, 600), (400, 500), (360, 450), (480, 600))
-
-
 _SQUARE, _GROUP_SIZE, _TINY = (420, 420), (900, 600), ((180, 225), (240, 280), (120, 150))
-
-
-_SHARED_PICTURE = 0.35  # of the pictures on a further box are the same files as on an earlier one
-
-
-COUNTRIES = ("US", "CZ", "HU", "BR", "JP", "GB", "DE", "CO", "FR", "CA", "UA", "AU")
-
-
-_EYES = ("BLUE", "BROWN", "GREY", "GREEN", "HAZEL")
-
-
-HAIRS = ("BLONDE", "BRUNETTE", "BLACK", "RED", "AUBURN", "GREY", "BALD", "WHITE")
-
-
-_ETHNICITIES = ("CAUCASIAN", "BLACK", "ASIAN", "INDIAN", "LATIN", "MIDDLE_EASTERN", "MIXED", "OTHER")
-
-
-_PLACES = ("left shoulder", "right ankle", "lower back", "navel", "left wrist")
-
-
+_SHARED_PICTURE = 0.35  # of the pictures in a further box are files of an earlier one
 _STUDIO_LINKS = (
     ("Twitter", "https://twitter.com/zoldrun_studio_house"),
     ("Studio Profile", "https://www.studio-quenthal.example/models"),
     ("Instagram", "https://www.instagram.com/skiamev_agency_hub/"),
 )
-
-
-_LINK_SHARES = {
-    "iafd": 0.6,
-    "twitter": 0.5,
-    "instagram": 0.4,
-    "onlyfans": 0.35,
-    "imdb": 0.15,
-    "wikidata": 0.1,
-}
-
-
 SITE_NAMES = {
     "iafd": ("IAFD", "https://www.iafd.com"),
     "twitter": ("Twitter", "https://twitter.com"),
@@ -105,24 +52,11 @@ SITE_NAMES = {
     "fansdb": ("FansDB", "https://fansdb.cc"),
     "studio": ("Studio Profile", "https://www.studio-quenthal.example"),
 }
-
-
-# How often a record on one box links to the same person's record on another.
-_CROSS_LINKS = {
-    ("pmvstash", "stashdb"): 0.6,
-    ("javstash", "stashdb"): 0.5,
-    ("javstash", THEPORNDB): 0.3,
-    ("fansdb", "stashdb"): 0.3,
-    ("stashdb", "fansdb"): 0.05,
-    (THEPORNDB, "stashdb"): 0.2,
-}
-
-
 _JUNK = ("Blue Foam Roller 3000", "Man In Hat", "The Long Weekend", "Unknown Woman 7", "Silver Toy Deluxe")
 
 
 def make_demo_world(seed: int = 1, people: int = 250) -> World:
-    """The world of the demo: people on several boxes, and everything that makes linking them hard."""
+    """The world of the demo: people with records in several boxes, and cases that are hard to link."""
     world = World.empty(seed)
     _DemoBuilder(world, seed, people).build()
     fill_sites(world.sites, world.people, world.boxes, seed)
@@ -130,21 +64,21 @@ def make_demo_world(seed: int = 1, people: int = 250) -> World:
 
 
 class _DemoBuilder:
-    """Makes the demo world, step by step, from one random stream."""
+    """Fills the demo world from one random stream. The order of its draws is part of the result."""
 
     def __init__(self, world: World, seed: int, people: int) -> None:
         self._world = world
         self._count = people
         self._random = random.Random(f"{seed} demo world")
         self._ids: dict[tuple[str, int], str] = {}  # (source, person) → record id
-        self._pools: dict[int, list[Picture]] = {}  # portraits of a person that are out in the world
+        self._pools: dict[int, list[Picture]] = {}  # portraits of a person in all boxes so far
         self._picture_seed = 0
-        self._bare: set[tuple[str, int]] = set()  # (source, person) whose record shows no face
+        self._bare: set[tuple[str, int]] = set()  # (source, person) of records without a face
 
     def build(self) -> None:
         for clock in (source.clock for source in self._world.sources.values()):
             clock.set(_MERGES_BEGIN)
-        self._world.people = self._invent_people()
+        self._world.people = invent_people(self._random, self._count)
         for person in self._world.people:
             for source in person.sources:
                 self._ids[source, person.number] = self._world.sources[source].new_id()
@@ -159,98 +93,6 @@ class _DemoBuilder:
         for clock in (source.clock for source in self._world.sources.values()):
             clock.set(PRESENT)
 
-    # People
-
-    def _invent_people(self) -> list[InventedPerson]:
-        people: list[InventedPerson] = []
-        taken: set[str] = set()
-        for number in range(self._count):
-            name = self._new_name(taken)
-            people.append(self._invent_person(number, name))
-        self._make_homonyms(people)
-        return people
-
-    def _new_name(self, taken: set[str]) -> str:
-        while (name := invent_name(self._random, self._random.choice(STYLES))) in taken:
-            pass
-        taken.add(name)
-        return name
-
-    def _invent_person(self, number: int, name: str) -> InventedPerson:
-        rng = self._random
-        feminine = rng.random() < 0.72
-        gender = "FEMALE" if feminine else "MALE"
-        if rng.random() < 0.04:
-            gender = rng.choice(
-                ("TRANSGENDER_FEMALE", "NON_BINARY") if feminine else ("TRANSGENDER_MALE", "INTERSEX")
-            )
-        year = rng.randrange(1962, 2005)
-        date = f"{year}-{rng.randrange(1, 13):02d}-{rng.randrange(1, 29):02d}"
-        latin = romanised(name)
-        other_names = [latin] if latin else []
-        other_names += [invent_name(rng, Style.LATIN) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
-        handle = invent_handle(rng)
-        sources = tuple(
-            source
-            for source in SOURCES
-            if rng.random() < (0.9 if latin and source == "javstash" else _PRESENCE[source])
-        )
-        return InventedPerson(
-            number=number,
-            name=name,
-            other_names=tuple(other_names),
-            feminine=feminine,
-            gender=gender,
-            birth_date=rng.choice((date, date, date, date[:7], date[:4])),
-            country="JP" if latin else rng.choice(COUNTRIES),
-            ethnicity=rng.choice(_ETHNICITIES),
-            eye_color=rng.choice(_EYES),
-            hair_color=rng.choice(HAIRS),
-            height=rng.randrange(148, 195),
-            handle=handle,
-            profiles=self._invent_profiles(name, handle, feminine),
-            sources=sources or ("stashdb",),
-        )
-
-    def _invent_profiles(self, name: str, handle: str, feminine: bool) -> dict[str, str]:
-        rng = self._random
-        found = {}
-        for site, share in _LINK_SHARES.items():
-            if rng.random() >= share:
-                continue
-            if site == "iafd":
-                found[site] = str(uuid.UUID(int=rng.getrandbits(128), version=4))
-            elif site == "imdb":
-                # Eight digits beginning with 99 are beyond what the site has given out.
-                found[site] = f"nm99{rng.randrange(10**6):06d}"
-            elif site == "wikidata":
-                found[site] = f"Q99{rng.randrange(10**8):08d}"
-            else:
-                found[site] = handle if rng.random() < 0.7 else invent_handle(rng)
-        return found
-
-    def _make_homonyms(self, people: list[InventedPerson]) -> None:
-        """Pairs of different people with one name; the second gets a disambiguation, the first one maybe."""
-        rng = self._random
-        pairs = rng.sample(range(len(people)), 2 * max(1, len(people) // 40) if len(people) > 3 else 0)
-        for first, second in zip(pairs[::2], pairs[1::2], strict=True):
-            one, other = people[first], people[second]
-            fields = one.__dict__
-            people[first] = InventedPerson(
-                **{**fields, "disambiguation": rng.choice((None, f"born {one.birth_date[:4]}"))}
-            )
-            people[second] = InventedPerson(
-                **{
-                    **other.__dict__,
-                    "name": one.name,
-                    "disambiguation": f"{other.country}, {other.hair_color.lower()} hair",
-                    # At least one box must hold both.
-                    "sources": tuple(
-                        source for source in SOURCES if source in {*other.sources, *one.sources}
-                    ),
-                }
-            )
-
     # Records
 
     def _fill(self, box: Box, people: Sequence[InventedPerson]) -> None:
@@ -258,15 +100,15 @@ class _DemoBuilder:
         for person in people:
             key = self._ids[box.name, person.number]
             box.people[key] = person.number
-            created, updated = self._timestamps()
+            created, updated = timestamps(self._random)
             row = PerformerRow(
                 id=key,
                 created=created,
                 updated=updated,
                 disambiguation=person.disambiguation if box.name == "stashdb" else None,
-                **self._columns(box.name, person),
+                **columns_of(self._random, box.name, person),
             )
-            # In a fixed order: a set's own differs between processes.
+            # Sorted, because the order of a set differs between processes.
             aliases = sorted({person.name, *person.other_names} - {row.name})
             kept = sorted((name for name in aliases if self._random.random() < 0.8), key=str.encode)
             images = [box.upload(picture) for picture in self._pictures(box.name, person)]
@@ -276,102 +118,16 @@ class _DemoBuilder:
                 aliases=tuple(kept),
                 urls=tuple(self._links(box, person)),
                 images=tuple(images),
-                tattoos=self._modifications(0.25),
-                piercings=self._modifications(0.15),
+                tattoos=modifications(self._random, 0.25),
+                piercings=modifications(self._random, 0.15),
             )
             rows.append((row, joins))
         box.load(rows)
 
-    def _columns(self, source: str, person: InventedPerson) -> dict[str, Any]:
-        rng = self._random
-        start = int(person.birth_date[:4]) + rng.randrange(19, 28)
-        metric = source == "javstash"
-        given: dict[str, Any] = {
-            "birth_date": person.birth_date if rng.random() < 0.8 else person.birth_date[:4],
-            "ethnicity": person.ethnicity,
-            "country": person.country,
-            "eye_color": person.eye_color,
-            "hair_color": person.hair_color,
-            "height": person.height + rng.choice((0, 0, 0, 1, -1)),
-            "career_start_year": start,
-            "career_end_year": min(2025, start + rng.randrange(1, 15)) if rng.random() < 0.3 else None,
-            "cup_size": rng.choice("ABCDEFG" if metric else ("A", "B", "C", "D", "DD")),
-            "band_size": rng.randrange(75, 95) if metric else rng.choice((30, 32, 34, 36, 38)),
-            "waist_size": rng.randrange(54, 70) if metric else rng.randrange(22, 32),
-            "hip_size": rng.randrange(78, 100) if metric else rng.randrange(32, 44),
-            "breast_type": rng.choice(("NATURAL", "FAKE", "NA")),
-        }
-        sizes = ("cup_size", "band_size", "waist_size", "hip_size", "breast_type")
-        if not person.feminine:
-            given.update(dict.fromkeys(sizes))
-        known = {key: value if rng.random() < 0.75 else None for key, value in given.items()}
-        if rng.random() < 0.01:
-            known["death_date"] = "2025-02"
-        return {
-            "name": self._name_on(source, person),
-            "gender": person.gender if rng.random() < 0.97 else None,
-            "scene_count": rng.randrange(0, 200),
-            **known,
-        }
-
-    def _name_on(self, source: str, person: InventedPerson) -> str:
-        """The boxes do not agree on spelling, script or which of the names is the main one."""
-        rng = self._random
-        if source == "stashdb":
-            return person.name
-        latin = romanised(person.name)
-        if latin is not None:
-            return person.name if source == "javstash" and rng.random() < 0.5 else latin
-        if person.other_names and rng.random() < 0.12:
-            return person.other_names[0]
-        return plain(person.name) if rng.random() < 0.5 else person.name
-
-    def _timestamps(self) -> tuple[int, int]:
-        rng = self._random
-        if rng.random() < SHARE_IMPORTED:
-            return IMPORTED, IMPORTED
-        updated = rng.randrange(FIRST_EDIT, LAST_EDIT)
-        # Go drops trailing zeros, so there must be some.
-        updated -= updated % rng.choice((1, 1, 1, 100_000, 1_000_000))
-        return (IMPORTED if rng.random() < 0.5 else updated - rng.randrange(10**9)), updated
-
-    def _modifications(self, share: float) -> tuple[BodyModification, ...]:
-        rng = self._random
-        if rng.random() >= share:
-            return ()
-        return (BodyModification(rng.choice(_PLACES), rng.choice((None, "small star", "three lines"))),)
-
     def _links(self, box: Box, person: InventedPerson) -> Iterable[Link]:
-        for site, url in self._addresses(box.name, person):
+        for site, url in addresses_of(self._random, self._ids, box.name, person):
             name, address = SITE_NAMES[site]
             yield Link(url, box.site_for(name, address))
-
-    def _addresses(self, source: str, person: InventedPerson) -> Iterable[tuple[str, str]]:
-        rng = self._random
-        for site in person.profiles:
-            if rng.random() < 0.65:
-                yield site, self._profile_url(site, person)
-        for (here, there), share in _CROSS_LINKS.items():
-            if here == source and there in person.sources and rng.random() < share:
-                yield there, performer_url(there, self._ids[there, person.number])
-
-    def _profile_url(self, site: str, person: InventedPerson) -> str:
-        """The address of a profile in one of the spellings that people enter."""
-        rng, part = self._random, person.profiles[site]
-        match site:
-            case "iafd":
-                return f"https://www.iafd.com/person.rme/id={part.upper() if rng.random() < 0.1 else part}"
-            case "twitter":
-                shown = part.capitalize() if rng.random() < 0.2 else part
-                return f"https://{rng.choice(('twitter.com', 'x.com'))}/{shown}"
-            case "instagram":
-                return f"https://www.instagram.com/{part}{rng.choice(('', '/'))}"
-            case "onlyfans":
-                return f"https://onlyfans.com/{part}"
-            case "imdb":
-                return f"https://www.imdb.com/name/{part}{rng.choice(('', '/'))}"
-            case _:
-                return f"https://www.wikidata.org/wiki/{part}"
 
     # Pictures
 
@@ -398,7 +154,7 @@ class _DemoBuilder:
         return Picture(self._next_seed(), kind, (person.number,), (person.feminine,), size)
 
     def _add_group_photos(self) -> None:
-        """Photos of two to four people that hang, under one image id, on two or more of them."""
+        """Adds photos of two to four people, each listed by two or more of them under one image id."""
         for box, count in ((self._world.boxes["stashdb"], 14), (self._world.boxes["pmvstash"], 5)):
             here = self._with_pictures(box)
             for _ in range(min(count, len(here) // 4)):
@@ -416,7 +172,7 @@ class _DemoBuilder:
                     self._hang(box, person, image_id)
 
     def _add_odd_pictures(self) -> None:
-        """Pictures without a face, tiny ones, and files that are no pictures."""
+        """Adds pictures without a face, tiny pictures, and files that are no pictures."""
         amounts = {"stashdb": (12, 10, 3), "pmvstash": (3, 4, 1), "javstash": (1, 1, 0), "fansdb": (4, 3, 1)}
         for name, (scenery, tiny, broken) in amounts.items():
             box = self._world.boxes[name]
@@ -435,7 +191,7 @@ class _DemoBuilder:
                     self._hang(box, person, box.upload(self._portrait(person, _SIZES[0], kind)))
 
     def _empty_some_records(self) -> None:
-        """A few people of StashDB have no picture at all, or only one without a face."""
+        """Leaves a few records of StashDB without a picture, or with one that shows no face."""
         box = self._world.boxes["stashdb"]
         here = self._with_pictures(box)
         for place, person in enumerate(self._random.sample(here, min(5, len(here) // 10))):
@@ -457,7 +213,7 @@ class _DemoBuilder:
         self._change_quietly(box, key, images=(*box.joins[key].images, image_id))
 
     def _change_quietly(self, box: Box, key: str, **joins: Any) -> None:
-        """Changes what hangs on a record, as if it had always been so."""
+        """Changes the joins of a record without an edit."""
         row, old = box.performers[key], box.joins[key]
         fields = {name: getattr(old, name) for name in Joins.__dataclass_fields__}
         box.load([(row, Joins(**{**fields, **joins}))])
@@ -471,19 +227,23 @@ class _DemoBuilder:
             if THEPORNDB not in person.sources:
                 continue
             key = self._ids[THEPORNDB, person.number]
-            addresses = [pair for pair in self._addresses(THEPORNDB, person) if rng.random() < 0.8]
+            addresses = [
+                pair
+                for pair in addresses_of(self._random, self._ids, THEPORNDB, person)
+                if rng.random() < 0.8
+            ]
             aliases = tuple(name for name in person.other_names if rng.random() < 0.8)
             store.create(
                 performer_id=key,
                 person=person.number,
-                at=self._timestamps()[1],
-                name=self._name_on(THEPORNDB, person),
+                at=timestamps(self._random)[1],
+                name=name_on(self._random, THEPORNDB, person),
                 aliases=aliases or rng.choice((None, ())),
                 posters=tuple(
                     Poster(store.new_number(), picture) for picture in self._pictures(THEPORNDB, person)
                 ),
                 has_art=rng.random() < 0.9,
-                extras=self._extras(person),
+                extras=extras_of(self._random, person),
                 links={SITE_NAMES[site][0]: url for site, url in addresses},
             )
             for name, number in rng.sample(sites, rng.choice((0, 0, 1, 2))):
@@ -495,29 +255,10 @@ class _DemoBuilder:
             site, site_number = rng.choice(sites)
             store.add_site_performer(site, site_number, f"{invent_name(rng, Style.SINGLE)} {number}", None)
 
-    def _extras(self, person: InventedPerson) -> dict[str, Any]:
-        rng = self._random
-        birthday = person.birth_date if len(person.birth_date) == 10 else None
-        given: dict[str, Any] = {
-            "gender": {"FEMALE": "Female", "MALE": "Male"}.get(
-                person.gender, "Trans " + person.gender.title()
-            ),
-            "birthday": birthday,
-            "birthplace_code": person.country,
-            "ethnicity": person.ethnicity.replace("_", " ").title(),
-            "hair_colour": person.hair_color.title(),
-            "eye_colour": person.eye_color.title(),
-            "height": f"{person.height}cm",
-            "weight": f"{rng.randrange(45, 95)}kg",
-            "cupsize": f"{rng.choice((30, 32, 34, 36))}{rng.choice('ABCD')}" if person.feminine else None,
-            "same_sex_only": False,
-        }
-        return {key: value if rng.random() < 0.8 else None for key, value in given.items()}
-
-    # What makes it hard
+    # Hard cases
 
     def _add_studio_links(self) -> None:
-        """Links of studios and agencies that hang on many people, and prove nothing about any of them."""
+        """Adds links of studios and agencies to many people. Such links are no evidence."""
         rng = self._random
         for site, url in _STUDIO_LINKS:
             for person in rng.sample(self._world.people, min(16, len(self._world.people) // 4)):
@@ -529,7 +270,7 @@ class _DemoBuilder:
                     self._change_quietly(box, key, urls=(*box.joins[key].urls, link))
 
     def _merge_and_destroy(self) -> None:
-        """Duplicates that were merged, one of them over two steps, one into a record that is gone since."""
+        """Adds duplicates and merges them, one in two steps, and one into a record that is destroyed later."""
         rng = self._random
         for name, merges, destroyed in (
             ("stashdb", 6, 3),
@@ -567,7 +308,7 @@ class _DemoBuilder:
         )
 
     def _link_to_tombstone(self, source: str, person: InventedPerson, gone: str) -> None:
-        """Another box still links to the record that was merged away."""
+        """Adds a link from another box to a record that was merged into another."""
         for name in person.sources:
             if name in (source, THEPORNDB):
                 continue
@@ -576,9 +317,3 @@ class _DemoBuilder:
             link = Link(performer_url(source, gone), box.site_for(site, address))
             if not box.performers[key].deleted:
                 self._change_quietly(box, key, urls=(*box.joins[key].urls, link))
-
-
-def performer_url(source: str, performer_id: str) -> str:
-    """The public address of a performer on the host that a source stands for."""
-    host = "theporndb.net" if source == THEPORNDB else HOSTS[source]
-    return f"https://{host}/performers/{performer_id}"

@@ -21,18 +21,22 @@ _PAYLOAD_KEPT = 2000  # characters
 
 
 class FaultKind(StrEnum):
-    """What goes wrong with a request."""
+    """What goes wrong with the answer to a request."""
 
-    STATUS = "status"  # another status code with a body in HTML: 429 with Retry-After, 5xx of a proxy
-    HANG = "hang"  # no answer until `seconds` are over, the client leaves or the server stops; then a 504
+    STATUS = "status"  # another status with an HTML body: 429 with Retry-After, 5xx of a proxy
+    HANG = (
+        "hang"  # no answer until `seconds` are over, the client disconnects or the server stops; then a 504
+    )
     SLOW = "slow"  # the true answer, `seconds` late
     CUT = "cut"  # the connection ends after `share` of the promised body
-    BODY = "body"  # `body` as `content_type` with status 200: a page for JSON, bytes that are no image
+    BODY = (
+        "body"  # `body` with `content_type` and status 200: a page in place of JSON, bytes that are no image
+    )
     CORRUPT = "corrupt"  # the true body with its second half overwritten
     SHORT = "short"  # the first `share` of the true body as a complete answer
-    HALF_PAGE = "half_page"  # well-formed JSON in which every list of rows lost its second half
-    WRONG_TYPES = "wrong_types"  # well-formed JSON with numbers for texts and texts for lists
-    REWRITE = "rewrite"  # the true JSON through the function `rewrite`
+    HALF_PAGE = "half_page"  # valid JSON in which every list of rows lacks its second half
+    WRONG_TYPES = "wrong_types"  # valid JSON with numbers in place of texts and texts in place of lists
+    REWRITE = "rewrite"  # the true JSON after the function `rewrite`
 
 
 _HTML = b"<html><head><title>%d</title></head><body><center><h1>%d</h1></center><hr>proxy</body></html>"
@@ -43,9 +47,9 @@ _CHALLENGE = b"<!DOCTYPE html><html><body>Attention required</body></html>"
 class Fault:
     """A rule: which requests go wrong, and how.
 
-    It applies to requests of `box` (None: any) whose path begins with `path` and whose body or query string
-    contains `containing`. The first `skip` of them pass; of the rest every `every`-th goes wrong, `times` in
-    all (None: without end). `retry_after` is sent as it is: seconds or an HTTP date. So is `location`, with a redirect.
+    It applies to requests to `box` (None: any) with a path that begins with `path` and a body or query string that
+    contains `containing`. The first `skip` of them pass. Of the rest every `every`-th goes wrong, up to `times` (None:
+    without limit). `retry_after` (seconds or an HTTP date) and the `location` of a redirect are sent unchanged.
     """
 
     kind: FaultKind
@@ -69,9 +73,9 @@ class Fault:
 
 @dataclass(slots=True)
 class RequestRecord:
-    """A request that came in. Times are `time.monotonic()` seconds; `payload` is the start of its body.
+    """A request that a server received. Times are `time.monotonic()` seconds; `payload` is the start of its body.
 
-    `status`, `sent` (bytes of the body) and `finished` follow the answer while it goes out.
+    `status`, `sent` (bytes of the body) and `finished` are updated while the answer is sent.
     """
 
     box: str
@@ -88,7 +92,7 @@ class RequestRecord:
 
 
 class Traffic:
-    """The faults to come and the requests that were, of all servers of a world. Thread-safe."""
+    """The rules for faults and the log of requests of all servers of a world. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -97,7 +101,7 @@ class Traffic:
         self.stopping = threading.Event()
 
     def inject(self, fault: Fault) -> Fault:
-        """Adds a rule; of several that apply to a request, the oldest acts. Its `done` counts."""
+        """Adds a rule, and returns it; its `done` counts. Of several rules that apply to a request the oldest acts."""
         if fault.every < 1:
             raise ValueError("every must be at least 1")
         with self._lock:
@@ -110,7 +114,7 @@ class Traffic:
             self._faults.clear()
 
     def requests(self, box: str | None = None, path: str = "/") -> list[RequestRecord]:
-        """The requests so far, in the order in which they came."""
+        """The requests so far, in the order of arrival."""
         with self._lock:
             return [entry for entry in self._log if entry.path.startswith(path) and box in (None, entry.box)]
 
@@ -125,7 +129,7 @@ class Traffic:
             self._log.append(entry)
 
     def choose(self, box: str, path: str, text: str) -> Fault | None:
-        """The rule that acts on this request, if any. Every rule that applies counts it."""
+        """The rule that acts on a request; None when none applies. Every rule that applies counts the request."""
         with self._lock:
             chosen: Fault | None = None
             for fault in self._faults:
@@ -145,7 +149,7 @@ class Traffic:
 
 
 class FaultyServer:
-    """ASGI middleware of one server: logs every request and lets the rules of `Traffic` act on it."""
+    """ASGI middleware of one server: logs every request and applies the rules of `Traffic`."""
 
     def __init__(self, app: ASGIApp, box: str, traffic: Traffic) -> None:
         self._app = app
@@ -207,7 +211,7 @@ class FaultyServer:
         await reply.whole(true.status, _altered(fault, true), true.headers)
 
     async def _wait(self, seconds: float, receive: Receive) -> bool:
-        """Waits; True if the time is over and the client is still there."""
+        """Waits. True when the time is over and the client is still connected."""
         left = asyncio.ensure_future(_disconnected(receive))
         deadline = time.monotonic() + seconds
         try:
@@ -221,7 +225,7 @@ class FaultyServer:
 
 
 class _Reply:
-    """Sends on what the application answers, and notes it before it goes out."""
+    """Passes on the application's answer, and notes it before it is sent."""
 
     def __init__(self, send: Send, record: RequestRecord) -> None:
         self._send = send
@@ -253,7 +257,7 @@ class _Reply:
 
 
 class _Captured:
-    """Keeps what the application answers."""
+    """Captures the application's answer."""
 
     def __init__(self) -> None:
         self.status = 500
@@ -275,7 +279,7 @@ def _page(status: int) -> bytes:
 
 
 def _altered(fault: Fault, true: _Captured) -> bytes:
-    """The body after the fault; a compressed one is unpacked first, changed, and packed again."""
+    """The body after the fault. A compressed body is decompressed, changed, and compressed again."""
     packed = true.headers.get("content-encoding") == "gzip"
     body: bytes = gzip.decompress(true.body) if packed else true.body
     if fault.kind is FaultKind.CORRUPT:

@@ -22,10 +22,10 @@ from stash_sense_pipeline.sandbox.invented.pictures import PictureStore
 from stash_sense_pipeline.sandbox.sites.server import SiteServer, site_operations
 from stash_sense_pipeline.sandbox.sites.site_pages import BY_NAME
 from stash_sense_pipeline.sandbox.stash_box.server import StashBoxServer
-from stash_sense_pipeline.sandbox.theporndb import ThePornDBServer, theporndb_operations
+from stash_sense_pipeline.sandbox.theporndb_server import ThePornDBServer, theporndb_operations
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 
-_RATE_LIMIT = 12_000  # requests a minute: loopback needs no consideration
+_RATE_LIMIT = 12_000  # requests a minute: loopback needs no rate limit
 _START_TIMEOUT = 10.0
 _STOP_TIMEOUT = 10.0
 
@@ -33,9 +33,9 @@ _STOP_TIMEOUT = 10.0
 class SandboxServers:
     """The servers of a world, one port each, all on one event loop in one background thread.
 
-    Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; the others
-    are free ones. `picture_directory` keeps rendered pictures between processes. `fast` answers the bulk queries
-    of a stash-box without graphql-core's cost per field.
+    Use it as a context manager, or call `start` and `stop`. `ports` fixes ports by source name; other servers get free
+    ports. `picture_directory` keeps rendered pictures between processes. `fast` executes the bulk queries of a stash-box
+    without graphql-core's cost per field.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SandboxServers:
     def start(self) -> Self:
         """Returns when all servers accept connections. Raises OSError if a port is taken."""
         if self._thread is not None:
-            raise RuntimeError("the sandbox servers run already")
+            raise RuntimeError("the sandbox servers are already running")
         self.traffic.stopping.clear()
         sockets = {}
         try:
@@ -87,7 +87,7 @@ class SandboxServers:
         raise RuntimeError("the sandbox servers did not start") from self._failure
 
     def stop(self) -> None:
-        """Ends all connections and waits for the thread; calling it again does nothing."""
+        """Closes all connections and waits for the thread. A second call does nothing."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -111,7 +111,7 @@ class SandboxServers:
         return f"http://{self._host}:{self._ports[source]}"
 
     def endpoint(self, source: str) -> str:
-        """The address that goes into sources.yaml: with `/graphql` for a stash-box."""
+        """The address for sources.yaml: with `/graphql` for a stash-box."""
         return f"{self.url(source)}/graphql" if source in self.world.boxes else self.url(source)
 
     def api_key(self, source: str) -> str:
@@ -119,7 +119,7 @@ class SandboxServers:
         return self.world.sources[source].api_key
 
     def environment(self) -> dict[str, str]:
-        """The keys as environment variables."""
+        """The API keys as environment variables."""
         return {f"{name.upper()}_API_KEY": self.api_key(name) for name in self.world.sources}
 
     def _configuration(self, name: str) -> uvicorn.Config:
@@ -167,9 +167,9 @@ class SandboxServers:
 def sources_settings(
     servers: SandboxServers, *, sites: Collection[str] = (), **per_source: Any
 ) -> dict[str, Any]:
-    """What sources.yaml must hold for the pipeline to read this world, with some of its `sites` switched on.
+    """The content of sources.yaml with which the pipeline reads this world. `sites` are the enabled reference sites.
 
-    `per_source` are further settings for every source. Keys are not in it: see `SandboxServers.environment`.
+    `per_source` are further settings for every source. API keys are in `SandboxServers.environment`.
     """
     boxes = {}
     for priority, (name, source) in enumerate(servers.world.sources.items(), start=1):
@@ -203,7 +203,7 @@ def sources_settings(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    # Without the protocol asyncio leaves Nagle's algorithm on, and every answer waits 40 ms for an ACK.
+    # Without a protocol asyncio leaves Nagle's algorithm on, which delays every answer by 40 ms.
     opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

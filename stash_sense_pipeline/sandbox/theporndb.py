@@ -1,34 +1,23 @@
-"""ThePornDB: its store and its REST server.
+"""The catalogue of ThePornDB: parent performers, site performers, posters, and the orders of lists.
 
-It has no timestamps in its answers, cuts every list at 10,000 entries, and repeats the last page for any page
-after it. Parents are people; site performers are what one site calls one of them.
+A parent performer is a person. A site performer is the name of a person at one site.
 """
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
-from stash_sense_pipeline.sandbox.control import decode_picture
-from stash_sense_pipeline.sandbox.invented.clock import Clock, parse_rfc3339
+from stash_sense_pipeline.sandbox.invented.clock import Clock
 from stash_sense_pipeline.sandbox.invented.naming import slug
-from stash_sense_pipeline.sandbox.invented.pictures import Picture, PictureStore, sniff
-from stash_sense_pipeline.sandbox.stash_box.database import ControlError
+from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.stash_box.rows import ControlError
 
 RESULT_CAP = 10_000
-_DEFAULT_PER_PAGE, _MAX_PER_PAGE = 20, 100
-_BLOCKED_AGENTS = ("python-httpx/", "python-requests/", "python-urllib/", "python/")
-_THUMBNAIL = 300  # pixels
 
 EXTRA_FIELDS = (
     *("gender", "birthday", "birthday_timestamp", "deathday", "deathday_timestamp", "birthplace"),
@@ -40,7 +29,7 @@ EXTRA_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Poster:
-    """A picture of a performer; its number never changes."""
+    """A picture of a performer. Its number never changes."""
 
     number: int
     picture: Picture
@@ -48,7 +37,7 @@ class Poster:
 
 @dataclass(frozen=True, slots=True)
 class SitePerformer:
-    """What one site calls a performer. `parent` is the id of the person, if anybody knows it."""
+    """The name of a performer at one site. `parent` is the id of the person, if it is known."""
 
     id: str
     number: int
@@ -61,7 +50,7 @@ class SitePerformer:
 
 @dataclass(frozen=True, slots=True)
 class ParentPerformer:
-    """A performer, or a thing that the catalogue lists as one. Times are microseconds since 1970."""
+    """A performer, or a thing that the catalogue lists as a performer. Times are microseconds since 1970."""
 
     id: str
     number: int
@@ -72,7 +61,7 @@ class ParentPerformer:
     disambiguation: str | None = None
     aliases: tuple[str, ...] | None = None
     posters: tuple[Poster, ...] = ()
-    has_art: bool = True  # whether image, thumbnail and face are filled in; posters can be there without
+    has_art: bool = True  # whether image, thumbnail and face have addresses; posters can exist without them
     extras: Mapping[str, Any] = field(default_factory=dict)
     links: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,7 +81,7 @@ class ThePornDB:
         self.clear(seed)
 
     def clear(self, seed: int) -> None:
-        """Forgets everything but key and clock, as if the catalogue were new."""
+        """Resets everything but key and clock."""
         with self.lock:
             self.blocks_python = True
             self.offers_changes = True
@@ -122,7 +111,7 @@ class ThePornDB:
     def listing(
         self, order: str, *, query: str = "", letter: str = "", extras: Mapping[str, str] | None = None
     ) -> list[ParentPerformer]:
-        """All performers that match, uncut. Raises ValueError for an order that does not exist."""
+        """All performers that match, without a limit. Raises ValueError for an unknown order."""
         if order not in _ORDERS:
             raise ValueError(f"The selected order by is invalid: {order}")
         wanted = tuple(sorted((extras or {}).items()))
@@ -137,7 +126,7 @@ class ThePornDB:
     # Changing
 
     def create(self, *, at: int | None = None, performer_id: str | None = None, **fields: Any) -> str:
-        """Adds a parent performer and returns its uuid. `person` is the truth about who it is."""
+        """Adds a parent performer and returns its UUID. `person` is the ground truth."""
         with self.lock:
             person = fields.pop("person", None)
             stamp = self.clock.stamp() if at is None else at
@@ -158,14 +147,14 @@ class ThePornDB:
             return key
 
     def edit(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """Changes fields, and the place in the orders by update; without fields only the latter."""
+        """Changes fields and the time of the update. Without fields only the latter."""
         with self.lock:
             self._check(fields)
             stamp = self.clock.stamp() if at is None else at
             self._store(replace(self._known(performer_id), **fields, updated=stamp))
 
     def delete(self, performer_id: str) -> None:
-        """The performer answers 404 from now on; its site performers lose their parent."""
+        """Deletes a performer: it answers 404 from now on, and its site performers lose their parent."""
         with self.lock:
             row = self._known(performer_id)
             for key in self._children.pop(performer_id, ()):
@@ -176,7 +165,7 @@ class ThePornDB:
             self._changed()
 
     def merge(self, source: str, target: str, *, at: int | None = None) -> None:
-        """The target takes over posters and site performers; the source answers 404, and nothing leads on."""
+        """Merges `source` into `target`, which gets its posters and site performers. The source then answers 404."""
         with self.lock:
             loser, survivor = self._known(source), self._known(target)
             self.edit(target, at=at, posters=(*survivor.posters, *loser.posters))
@@ -194,7 +183,7 @@ class ThePornDB:
             return poster.number
 
     def remove_poster(self, performer_id: str, number: int) -> None:
-        """Takes a poster away."""
+        """Removes a poster."""
         with self.lock:
             kept = tuple(poster for poster in self._known(performer_id).posters if poster.number != number)
             self.edit(performer_id, posters=kept)
@@ -203,7 +192,7 @@ class ThePornDB:
     def add_site_performer(
         self, site: str, site_number: int, name: str, parent: str | None, picture: Picture | None = None
     ) -> str:
-        """Adds a site performer, with or without a parent, and returns its uuid."""
+        """Adds a site performer, with or without a parent, and returns its UUID."""
         with self.lock:
             child = SitePerformer(self.new_id(), self.new_number(), site, site_number, name, parent, picture)
             self.site_performers[child.id] = child
@@ -216,7 +205,7 @@ class ThePornDB:
             return child.id
 
     def new_id(self) -> str:
-        """A new UUID, the same ones in every run."""
+        """A new UUID from the catalogue's random stream."""
         with self.lock:
             return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
 
@@ -259,7 +248,7 @@ def _birthday(row: ParentPerformer) -> str:
     return row.extras.get("birthday") or ""
 
 
-# orderBy: the key to sort by, and whether backwards.
+# By the value of orderBy: the sort key, and whether the order is descending.
 _ORDERS: Mapping[str, tuple[Callable[[ParentPerformer], Any], bool]] = {
     "asc_name": (lambda row: (row.name.casefold(), row.number), False),
     "desc_name": (lambda row: (row.name.casefold(), row.number), True),
@@ -271,222 +260,3 @@ _ORDERS: Mapping[str, tuple[Callable[[ParentPerformer], Any], bool]] = {
     "recently_birthed": (lambda row: (_birthday(row), row.number), True),
     "reverse_birthed": (lambda row: (_birthday(row), row.number), False),
 }
-
-
-def theporndb_operations(store: ThePornDB) -> dict[str, Callable[..., Any]]:
-    """What can be done to the catalogue from another process; times are RFC 3339 texts."""
-
-    def decoding(method: Callable[..., Any]) -> Callable[..., Any]:
-        def change(**arguments: Any) -> Any:
-            if isinstance(arguments.get("at"), str):
-                arguments["at"] = parse_rfc3339(arguments["at"])
-            if arguments.get("picture") is not None:
-                arguments["picture"] = decode_picture(arguments["picture"])
-            return method(**arguments)
-
-        return change
-
-    names = ("create", "edit", "delete", "merge", "add_poster", "remove_poster", "add_site_performer")
-    return {name: decoding(getattr(store, name)) for name in names}
-
-
-class ThePornDBServer:
-    """The routes of the REST interface, and of the pictures at `/cdn/`."""
-
-    def __init__(self, store: ThePornDB, pictures: PictureStore) -> None:
-        self._store = store
-        self._pictures = pictures
-
-    def routes(self) -> list[Route]:
-        """All routes; every one but `/cdn/` wants the token."""
-        return [
-            Route("/performers", self._guarded(self._performers)),
-            Route("/performers/{identifier}", self._guarded(self._performer)),
-            Route("/performer-sites", self._guarded(self._site_performers)),
-            Route("/changes/{kind}", self._guarded(self._changes)),
-            Route("/cdn/posters/{number:int}.jpg", self._poster),
-            Route("/cdn/thumbnails/{number:int}.jpg", self._thumbnail),
-            Route("/cdn/thumb/{signature}/{number:int}.jpg", self._face),
-        ]
-
-    def _guarded(self, endpoint: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
-        # A coroutine, so that it runs on the loop and not in a thread of its own.
-        async def guarded(request: Request) -> Response:
-            agent = request.headers.get("user-agent", "").lower()
-            if self._store.blocks_python and (not agent or agent.startswith(_BLOCKED_AGENTS)):
-                return Response("<html><body>error code: 1010</body></html>", 403, media_type="text/html")
-            if request.headers.get("authorization") != f"Bearer {self._store.api_key}":
-                return JSONResponse({"message": "Unauthenticated."}, 401)
-            return endpoint(request)
-
-        return guarded
-
-    def _performers(self, request: Request) -> Response:
-        given = request.query_params
-        extras = {
-            field_name: given[parameter]
-            for parameter, field_name in _EXTRA_FILTERS.items()
-            if given.get(parameter)
-        }
-        try:
-            found = self._store.listing(
-                given.get("orderBy") or "most_relevant",
-                query=given.get("q", ""),
-                letter=given.get("letter", ""),
-                extras=extras,
-            )
-        except ValueError as error:
-            return JSONResponse({"message": str(error), "errors": {"orderBy": [str(error)]}}, 422)
-        return self._page(request, found, lambda row: self._resource(row, _base_url(request)))
-
-    def _performer(self, request: Request) -> Response:
-        row = self._store.find(request.path_params["identifier"])
-        if row is None:
-            return JSONResponse({"message": "No query results for this performer."}, 404)
-        return JSONResponse({"data": self._resource(row, _base_url(request))})
-
-    def _site_performers(self, request: Request) -> Response:
-        given = request.query_params
-        with self._store.lock:
-            found = [
-                child
-                for child in self._store.site_performers.values()
-                if given.get("q", "").casefold() in child.name.casefold()
-                and given.get("site_id") in (None, "", str(child.site_number))
-            ]
-        base = _base_url(request)
-        return self._page(request, found, lambda child: self._child(child, base, with_parent=True))
-
-    def _changes(self, request: Request) -> Response:
-        if not self._store.offers_changes:
-            return JSONResponse({"message": "Not found."}, 404)
-        kind, since = request.path_params["kind"], request.query_params.get("from", "")
-        if kind not in ("scenes", "movies", "jav", "performers"):
-            return JSONResponse({"message": "Not found."}, 404)
-        try:
-            moment = _day_or_moment(since) if since else 0
-        except ValueError:
-            message = "The from is not a valid date."
-            return JSONResponse({"message": message, "errors": {"from": [message]}}, 422)
-        found = []
-        if kind == "performers":
-            found = [row for row in self._store.listing("reverse_updated") if row.updated >= moment]
-        return self._page(request, found, lambda row: {"id": row.number, "uuid": row.id})
-
-    def _page(
-        self, request: Request, found: Sequence[Any], resource: Callable[[Any], dict[str, Any]]
-    ) -> JSONResponse:
-        """One page of a list: cut at the cap, and the last page again for any page after it."""
-        per_page = min(_whole(request, "per_page", _DEFAULT_PER_PAGE), _MAX_PER_PAGE)
-        total = min(len(found), RESULT_CAP)
-        last = max(1, -(-total // per_page))
-        page = min(_whole(request, "page", 1), last)
-        rows = found[(page - 1) * per_page : min(page * per_page, total)]
-        meta = {"total": total, "per_page": per_page, "current_page": page, "last": last, "last_page": last}
-        return JSONResponse({"data": [resource(row) for row in rows], "meta": meta})
-
-    def _resource(self, row: ParentPerformer, base: str) -> dict[str, Any]:
-        first = row.posters[0] if row.posters and row.has_art else None
-        return {
-            "id": row.id,
-            "_id": row.number,
-            "slug": row.slug,
-            "name": row.name,
-            "full_name": f"{row.name} ({row.disambiguation})" if row.disambiguation else row.name,
-            "disambiguation": row.disambiguation,
-            "bio": None,
-            "rating": 0.0,
-            "is_parent": True,
-            "aliases": None if row.aliases is None else list(row.aliases),
-            "image": f"{base}/cdn/posters/{first.number}.jpg" if first else None,
-            "thumbnail": f"{base}/cdn/thumbnails/{first.number}.jpg" if first else None,
-            "face": _face_url(base, first.number) if first else None,
-            "posters": [
-                {
-                    "id": poster.number,
-                    "url": f"{base}/cdn/posters/{poster.number}.jpg",
-                    "size": poster.picture.size[0] * poster.picture.size[1] // 8,
-                    "order": place,
-                }
-                for place, poster in enumerate(row.posters, start=1)
-            ],
-            "site_performers": [
-                self._child(child, base, with_parent=False) for child in self._store.children(row.id)
-            ],
-            "extras": {
-                **{name: row.extras.get(name) for name in EXTRA_FIELDS},
-                # PHP writes an empty map as a list.
-                "links": dict(row.links) or [],
-            },
-        }
-
-    def _child(self, child: SitePerformer, base: str, *, with_parent: bool) -> dict[str, Any]:
-        has_picture = child.picture is not None
-        resource: dict[str, Any] = {
-            "id": child.id,
-            "_id": child.number,
-            "site_id": child.site_number,
-            "name": child.name,
-            "bio": None,
-            "is_parent": False,
-            "extra": {"fakeboobs": None, "haircolor": None, "eye_colour": None},
-            "image": f"{base}/cdn/posters/{child.number}.jpg" if has_picture else None,
-            "thumbnail": f"{base}/cdn/thumbnails/{child.number}.jpg" if has_picture else None,
-            "face": _face_url(base, child.number) if has_picture else None,
-            "site": {"id": child.site_number, "name": child.site},
-        }
-        if with_parent:
-            parent = self._store.find(child.parent) if child.parent else None
-            resource["parent"] = None if parent is None else self._resource(parent, base)
-        return resource
-
-    async def _poster(self, request: Request) -> Response:
-        return await self._picture(request, self._pictures.original)
-
-    async def _thumbnail(self, request: Request) -> Response:
-        return await self._picture(request, lambda picture: self._pictures.resized(picture, _THUMBNAIL))
-
-    async def _face(self, request: Request) -> Response:
-        if request.path_params["signature"] != _signature(request.path_params["number"]):
-            return Response(status_code=403)
-        return await self._picture(request, self._pictures.face)
-
-    async def _picture(self, request: Request, read: Callable[[Picture], bytes]) -> Response:
-        picture = self._store.posters.get(request.path_params["number"])
-        if picture is None:
-            return Response(status_code=404)
-        data = await run_in_threadpool(read, picture)
-        return Response(data, media_type=sniff(data))
-
-
-_EXTRA_FILTERS = {
-    "gender": "gender",
-    "ethnicity": "ethnicity",
-    "hair_colour": "hair_colour",
-    "eye_colour": "eye_colour",
-    "birthplace_code": "birthplace_code",
-    "cup": "cupsize",
-}
-
-
-def _face_url(base: str, number: int) -> str:
-    return f"{base}/cdn/thumb/{_signature(number)}/{number}.jpg"
-
-
-def _signature(number: int) -> str:
-    """Stands for the signature of a derived picture: a client cannot make up another one."""
-    return hashlib.sha256(f"face {number}".encode()).hexdigest()[:20]
-
-
-def _whole(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    return max(int(text), 1) if text.isdigit() else default
-
-
-def _day_or_moment(text: str) -> int:
-    return parse_rfc3339(f"{text}T00:00:00Z" if len(text) == 10 else text)
-
-
-def _base_url(request: Request) -> str:
-    scheme = request.headers.get("x-forwarded-proto", "http")
-    return f"{scheme}://{request.headers.get('host', 'localhost')}"

@@ -17,12 +17,8 @@ from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
 from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, ModelPack, load_pack
 from stash_sense_pipeline.foundation.errors import ModelPackError
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
-from stash_sense_pipeline.sandbox.invented.rendering import (
-    HELD_OUT_SEEDS,
-    make_person,
-    render_portrait,
-    render_scenery,
-)
+from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_portrait, render_scenery
 from stash_sense_pipeline_tests.faces.nets import picture, rewritten
 
 SIZES = [(640, 640), (900, 600), (333, 777), (120, 90), (64, 1500)]

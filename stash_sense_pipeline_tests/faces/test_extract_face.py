@@ -20,7 +20,8 @@ from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Reje
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
-from stash_sense_pipeline.sandbox.invented.rendering import make_person, render_portrait
+from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_portrait
 from stash_sense_pipeline.settings.schema import QualityFilters
 from stash_sense_pipeline_tests.faces.picture_files import (
     exif as exif_of,

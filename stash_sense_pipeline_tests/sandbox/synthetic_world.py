@@ -6,15 +6,9 @@ import random
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
-from stash_sense_pipeline.sandbox.demo_population import (
-    COUNTRIES,
-    FIRST_EDIT,
-    HAIRS,
-    IMPORTED,
-    LAST_EDIT,
-    SHARE_IMPORTED,
-    SITE_NAMES,
-)
+from stash_sense_pipeline.sandbox.demo_people import COUNTRIES, HAIRS
+from stash_sense_pipeline.sandbox.demo_population import SITE_NAMES
+from stash_sense_pipeline.sandbox.demo_records import FIRST_EDIT, IMPORTED, LAST_EDIT, SHARE_IMPORTED
 from stash_sense_pipeline.sandbox.invented.clock import to_micros
 from stash_sense_pipeline.sandbox.invented.naming import (
     Style,
@@ -22,14 +16,8 @@ from stash_sense_pipeline.sandbox.invented.naming import (
     slug,
 )
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
-from stash_sense_pipeline.sandbox.stash_box.database import (
-    BodyModification,
-    Box,
-    ImageRow,
-    Joins,
-    Link,
-    PerformerRow,
-)
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, ImageRow, Joins, Link, PerformerRow
 from stash_sense_pipeline.sandbox.theporndb import Poster, ThePornDB
 from stash_sense_pipeline.sandbox.world import THEPORNDB, World
 

@@ -15,7 +15,8 @@ from insightface.model_zoo.scrfd import SCRFD
 
 import stash_sense_pipeline.sandbox
 from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.sandbox.invented.rendering import HELD_OUT_SEEDS, make_person, render_portrait
+from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_portrait
 from stash_sense_pipeline_tests.tools.training.evaluate import (
     Pack,
     measure_detection,
@@ -39,7 +40,7 @@ def _files(description):
     return {spec["file"]: spec for spec in (description["detector"], *description["embedders"].values())}
 
 
-def test_the_description_is_true_and_says_what_the_pack_is_not(description):
+def test_the_description_has_the_digests_of_the_files_and_states_the_limits(description):
     assert description["name"] == "demo-synth-v1"
     assert description["demo"] is True
     assert "no biometric value" in description["licence"]
@@ -52,7 +53,7 @@ def test_all_three_models_together_are_small(description):
     assert sum((PACK / file).stat().st_size for file in _files(description)) < 3_000_000
 
 
-def test_insightface_takes_them_for_what_they_are(description):
+def test_insightface_recognises_the_kind_of_each_model(description):
     detector = get_model(str(PACK / description["detector"]["file"]))
     assert isinstance(detector, SCRFD)
     assert detector.use_kps
@@ -85,7 +86,7 @@ def test_a_batch_gives_what_each_image_gives_alone(description):
                 np.testing.assert_allclose(all_rows[row], one[0], atol=1e-3, rtol=1e-3)
 
 
-def test_it_finds_and_recognises_people_it_has_never_seen(pack):
+def test_the_pack_recognises_held_out_people(pack):
     seen = measure_recognition(pack, people=40, probes=2)
     assert seen.detector_recall > 0.97
     assert seen.landmark_error < 0.03

@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.sandbox.invented.rendering import (
+from stash_sense_pipeline.sandbox.invented.rendered_person import (
     DEMO_SEEDS,
     HELD_OUT_SEEDS,
     TRAIN_SEEDS,
-    encode_jpeg,
     make_person,
+)
+from stash_sense_pipeline.sandbox.invented.rendering import (
+    encode_jpeg,
     render_group,
     render_portrait,
     render_scenery,
@@ -26,7 +28,8 @@ from stash_sense_pipeline.sandbox.invented.rendering import (
 
 _DIGESTS = """
 import hashlib
-from stash_sense_pipeline.sandbox.invented.rendering import *
+from stash_sense_pipeline.sandbox.invented.rendered_person import make_person
+from stash_sense_pipeline.sandbox.invented.rendering import render_group, render_portrait, render_scenery
 people = [make_person(seed) for seed in (3, 4)]
 for photo in (render_portrait(people[0], 7), render_group(people, 7), render_scenery(7)):
     print(hashlib.sha256(photo.image.tobytes()).hexdigest())
@@ -39,7 +42,7 @@ def _digests():
     return [hashlib.sha256(photo.image.tobytes()).hexdigest() for photo in photos]
 
 
-def test_same_seeds_same_bytes_in_another_process_too():
+def test_equal_seeds_give_equal_bytes_in_another_process_too():
     np.random.seed(5)
     state = np.random.get_state()[1].copy()
     here = _digests()
@@ -52,7 +55,7 @@ def test_same_seeds_same_bytes_in_another_process_too():
     assert there.stdout.split() == here
 
 
-def test_other_seeds_other_photos():
+def test_different_seeds_give_different_photos():
     person, other = make_person(3), make_person(4)
     images = [render_portrait(person, 7), render_portrait(person, 8), render_portrait(other, 7)]
     assert len({photo.image.tobytes() for photo in images}) == 3
@@ -84,7 +87,7 @@ def test_a_portrait_has_one_face_inside_the_picture_with_landmarks_in_order(pers
     assert max(left_eye[1], right_eye[1]) < nose[1] < max(left_mouth[1], right_mouth[1])
 
 
-def test_a_group_shows_everybody_apart_and_large_enough():
+def test_faces_in_a_group_photo_do_not_overlap_and_are_large_enough():
     people = [make_person(seed) for seed in range(5)]
     photo = render_group(people, 1)
     assert len(photo.faces) == 5
@@ -93,7 +96,7 @@ def test_a_group_shows_everybody_apart_and_large_enough():
     assert (boxes[:, 2:] - boxes[:, :2] > 80).all()
 
 
-def test_a_group_of_nobody_is_refused():
+def test_a_group_photo_without_people_is_refused():
     with pytest.raises(ValueError, match="render_scenery"):
         render_group([], 1)
 
@@ -103,7 +106,7 @@ def test_scenery_has_no_face():
     assert render_scenery(1, (320, 300)).image.shape == (300, 320, 3)
 
 
-def test_presentation_can_be_chosen_without_changing_the_rest():
+def test_choosing_how_a_person_presents_keeps_the_other_looks():
     people = [make_person(9, feminine=choice) for choice in (True, False)]
     assert [person.feminine for person in people] == [True, False]
     assert people[0].skin == people[1].skin

@@ -22,8 +22,8 @@ from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import parse_rfc3339, rfc3339, to_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
-from stash_sense_pipeline.sandbox.stash_box.database import BoxOptions, ControlError, Link, Moment, Ties
-from stash_sense_pipeline.sandbox.stash_box.resolvers import Context
+from stash_sense_pipeline.sandbox.stash_box.field_getters import Context
+from stash_sense_pipeline.sandbox.stash_box.rows import BoxOptions, ControlError, Link, Moment, Ties
 from stash_sense_pipeline.sandbox.stash_box.server import answer_query
 from stash_sense_pipeline.sandbox.world import HOSTS, SOURCES, World
 from stash_sense_pipeline_tests.sandbox.synthetic_world import make_synthetic_world
@@ -143,13 +143,16 @@ def test_without_a_key_the_answer_is_200_with_not_authorized(demo):
 
 
 def test_a_wrong_key_is_401_with_an_empty_body_for_images_too(demo):
-    stranger = Client(demo, key="wrong")
+    unauthorized = Client(demo, key="wrong")
     image = next(iter(demo.world.boxes[BOX].images))
-    for answer in (stranger.post(IDS, i={}), stranger.http.get(f"{stranger.base}/images/{image}")):
+    for answer in (
+        unauthorized.post(IDS, i={}),
+        unauthorized.http.get(f"{unauthorized.base}/images/{image}"),
+    ):
         assert (answer.status_code, answer.content) == (401, b"")
 
 
-def test_what_is_not_json_is_400(demo):
+def test_a_body_that_is_not_json_is_400(demo):
     client = Client(demo)
     answer = client.http.post(client.endpoint, content="{", headers={"Content-Type": "application/json"})
     assert answer.status_code == 400
@@ -179,14 +182,14 @@ def test_what_is_not_json_is_400(demo):
         ("query A { version { version } } query B { me { id } }", {}, "GRAPHQL_VALIDATION_FAILED"),
     ],
 )
-def test_what_does_not_parse_or_fit_the_schema_is_422_with_a_code(demo, query, variables, code):
+def test_a_query_that_does_not_parse_or_fit_the_schema_is_422_with_a_code(demo, query, variables, code):
     answer = Client(demo).post(query, **variables)
     assert answer.status_code == 422
     assert answer.json()["data"] is None
     assert answer.json()["errors"][0]["extensions"] == {"code": code}
 
 
-def test_a_malformed_id_is_an_error_beside_null_and_an_unknown_one_just_null(demo):
+def test_a_malformed_id_gives_null_and_an_error_and_an_unknown_id_only_null(demo):
     client = Client(demo)
     answer = client.post(FIND, id="nonsense").json()
     assert answer["data"] == {"findPerformer": None}
@@ -194,7 +197,7 @@ def test_a_malformed_id_is_an_error_beside_null_and_an_unknown_one_just_null(dem
     assert client.find("00000000-0000-4000-8000-000000000000") is None
 
 
-def test_introspection_needs_no_key_and_tells_which_features_there_are(small):
+def test_introspection_needs_no_key_and_shows_the_features_of_the_server(small):
     names = '{ __schema { queryType { fields { name } } } __type(name: "Performer") { fields { name } } }'
     anonymous = Client(small, key=False)
     data = anonymous.data(names)
@@ -222,7 +225,7 @@ def test_get_requests_and_gzip_work(demo):
     assert "content-encoding" not in plain.headers
 
 
-def test_me_version_and_sites(demo):
+def test_me_version_and_sites_are_answered_like_the_real_servers(demo):
     data = Client(demo).data(
         "{ me { name roles } version { version build_type } querySites { count sites { id name } } }"
     )
@@ -264,7 +267,7 @@ def test_times_are_written_as_go_does():
 
 
 @given(st.integers(min_value=0, max_value=4_000_000_000_000_000))
-def test_times_survive_the_round_trip(micros):
+def test_a_time_that_is_written_and_parsed_is_unchanged(micros):
     assert parse_rfc3339(rfc3339(micros)) == micros
 
 
@@ -295,7 +298,7 @@ def test_searching_finds_names_aliases_and_ids_deleted_ones_too(demo):
     assert client.data(query, t=tombstone.id)["searchPerformers"]["performers"] == [{"id": tombstone.id}]
 
 
-def test_filters_that_work_and_filters_that_are_ignored(demo):
+def test_filters_of_the_servers_are_applied_and_the_others_are_ignored(demo):
     box, client = demo.world.boxes[BOX], Client(demo)
     live = [row for row in box.performers.values() if not row.deleted]
 
@@ -319,7 +322,7 @@ def test_filters_that_work_and_filters_that_are_ignored(demo):
     assert ids(height={"value": 1, "modifier": "EQUALS"}, alias="nobody at all") == {row.id for row in live}
 
 
-# The quick way through a query answers what graphql-core answers
+# Fast execution
 
 FIELDS = st.lists(
     st.sampled_from(
@@ -349,7 +352,7 @@ FIELDS = st.lists(
     literal=st.booleans(),
 )
 @settings(deadline=None, max_examples=150)
-def test_the_quick_execution_answers_what_graphql_core_answers(
+def test_fast_execution_gives_the_answers_of_graphql_core(
     demo, fields, sort, direction, page, per_page, authorized, number, literal
 ):
     box = demo.world.boxes[BOX]
@@ -407,7 +410,7 @@ def test_paging_by_time_loses_rows_and_paging_by_name_does_not():
         assert set(client.walk("UPDATED_AT", "DESC", 3000)) == everything, "one page is one statement"
 
 
-def test_ties_can_be_drawn_anew_or_be_stable(box, client):
+def test_ties_change_with_each_request_or_are_stable_as_the_options_say(box, client):
     box.options = BoxOptions(ties=Ties.REQUEST)
     assert client.page(sort="UPDATED_AT", per_page=20, direction="ASC") != client.page(
         sort="UPDATED_AT", per_page=20, direction="ASC"
@@ -416,7 +419,7 @@ def test_ties_can_be_drawn_anew_or_be_stable(box, client):
     assert set(client.walk("UPDATED_AT", "DESC", 7)) == set(live_ids(box))
 
 
-def test_equal_names_come_out_whole_in_either_direction(box, client):
+def test_paging_by_name_loses_no_equal_names_in_either_direction(box, client):
     for _ in range(25):
         box.create(name="Quae Samename")
     assert set(client.walk("NAME", "ASC", 4)) == set(client.walk("NAME", "DESC", 4)) == set(live_ids(box))
@@ -439,7 +442,7 @@ def test_per_page_is_unlimited_unless_the_box_caps_it_silently(box, client):
 # Changes
 
 
-def test_create_edit_and_bump(box, client):
+def test_create_edit_and_bump_change_the_record_and_its_updated(box, client):
     image = box.upload(Picture(900_001))
     site = box.site_for("Example", "https://www.example.org")
     key = box.create(
@@ -488,7 +491,7 @@ def test_an_image_only_edit_bumps_and_destroying_an_image_does_not(box, client):
     assert client.http.get(f"{client.base}/images/{image}").status_code == 404
 
 
-def test_merges_are_flattened_and_seen_from_both_ends(box, client):
+def test_a_chain_of_merges_redirects_in_one_step_and_both_records_show_it(box, client):
     a, b, c, d = live_ids(box)[:4]
     images = {row["id"] for key in (a, b) for row in client.find(key)["images"]}
     name = client.find(a)["name"]
@@ -518,7 +521,7 @@ def test_merges_are_flattened_and_seen_from_both_ends(box, client):
         box.edit(a, name="Nobody")
 
 
-def test_a_merge_without_images_leaves_those_of_the_source_behind(box, client):
+def test_a_merge_without_images_drops_the_images_of_the_source(box, client):
     a, b = live_ids(box)[:2]
     box.add_image(a, Picture(900_003))
     before = client.find(b)["images"]
@@ -539,7 +542,7 @@ def test_a_hard_delete_leaves_no_trace_and_takes_redirects_with_it(box, client):
     assert client.page()["count"] == box.count() == len(live_ids(box))
 
 
-def test_a_performer_can_come_back(box, client):
+def test_a_restored_performer_is_live_again_without_a_redirect(box, client):
     a, b = live_ids(box)[:2]
     box.merge([a], b)
     box.restore(a, aliases=["Back"])
@@ -548,7 +551,7 @@ def test_a_performer_can_come_back(box, client):
     assert client.find(b)["merged_ids"] == []
 
 
-def test_edits_are_a_log_in_a_total_order(box, client):
+def test_edits_are_listed_in_a_total_order_and_can_be_filtered(box, client):
     a, b, c, d = live_ids(box)[:4]
     box.clock.freeze()
     box.merge([a], b)
@@ -572,7 +575,7 @@ def test_edits_are_a_log_in_a_total_order(box, client):
     assert client.edits(target_id=c)["count"] >= 1
 
 
-def test_the_edit_of_a_hard_deleted_target_has_null_beside_an_error(box, client):
+def test_the_edit_of_a_hard_deleted_target_has_null_and_an_error(box, client):
     a, b, c = live_ids(box)[:3]
     box.merge([a, c], b)
     box.hard_delete(a)
@@ -617,7 +620,7 @@ def test_a_late_commit_appears_below_a_watermark_taken_before(box, client):
     assert parse_rfc3339(client.find(slow)["updated"]) == began < parse_rfc3339(watermark["updated"])
 
 
-def test_equal_timestamps_and_a_clock_that_is_set(box, client):
+def test_a_frozen_clock_gives_equal_timestamps_and_a_clock_can_be_set(box, client):
     keys = live_ids(box)[:5]
     box.touch(keys)
     assert len({client.find(key)["updated"] for key in keys}) == 1
@@ -628,7 +631,7 @@ def test_equal_timestamps_and_a_clock_that_is_set(box, client):
     assert {client.find(key)["updated"] for key in keys} == {"2025-10-26T01:00:00Z"}
 
 
-def test_the_changelog_is_a_keyset_over_tombstones_too(box, client):
+def test_the_changelog_pages_by_keyset_and_lists_tombstones(box, client):
     box.options = BoxOptions(changelog=True)
     query = """query($since: Time!, $after: ID, $limit: Int) {
       performerChangelog(since: $since, after_id: $after, limit: $limit) { id updated_at deleted redirect_to } }"""
@@ -671,7 +674,7 @@ def test_changes_can_come_between_the_statements_of_one_request(box, client):
     assert len(page["performers"]) == page["count"] + 1
 
 
-def test_changes_from_many_threads_leave_the_orders_whole(box, client):
+def test_changes_from_many_threads_keep_the_orders_consistent(box, client):
     keys = live_ids(box)
 
     def work(offset):
@@ -691,7 +694,7 @@ def test_changes_from_many_threads_leave_the_orders_whole(box, client):
     assert client.page()["count"] == len(keys) + 120
 
 
-def test_a_cleared_box_is_as_good_as_new(box, client):
+def test_a_cleared_box_equals_a_new_one(box, client):
     box.options = BoxOptions(per_page_cap=3)
     box.clear(seed=5)
     assert client.page() == {"count": 0, "performers": []}
@@ -751,7 +754,7 @@ def test_broken_files_come_with_status_200_and_the_type_of_their_bytes(demo, kin
 # Faults
 
 
-def test_too_many_requests_with_retry_after(small, client):
+def test_a_fault_can_answer_429_with_retry_after(small, client):
     fault = small.traffic.inject(
         Fault(FaultKind.STATUS, box=BOX, path="/graphql", status=429, retry_after="3", skip=1, times=2)
     )
@@ -765,7 +768,7 @@ def test_too_many_requests_with_retry_after(small, client):
     assert client.post(IDS, i={}).headers["retry-after"].endswith("GMT")
 
 
-def test_server_errors_are_html(small, client):
+def test_a_fault_can_answer_5xx_with_html(small, client):
     small.traffic.inject(Fault(FaultKind.STATUS, status=502, every=2, times=None))
     answers = [client.post(IDS, i={}) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [502, 200, 502, 200]
@@ -775,7 +778,7 @@ def test_server_errors_are_html(small, client):
     assert client.post(IDS, i={}).status_code == 200
 
 
-def test_rules_are_for_a_box_a_path_and_a_text(small, client):
+def test_a_rule_applies_to_requests_of_its_box_path_and_text_only(small, client):
     fault = small.traffic.inject(
         Fault(FaultKind.STATUS, box=BOX, path="/graphql", containing="findPerformer")
     )
@@ -811,7 +814,7 @@ def test_a_connection_is_cut_in_the_middle_of_a_body(small, client):
     assert client.post(IDS, i={}).status_code == 200
 
 
-def test_bodies_can_be_replaced_spoiled_and_shortened(small, client):
+def test_a_fault_can_replace_corrupt_or_shorten_a_body(small, client):
     url = f"{client.base}/images/{next(iter(small.world.boxes[BOX].images))}"
     true = client.http.get(url).content
     small.traffic.inject(
@@ -833,7 +836,7 @@ def test_bodies_can_be_replaced_spoiled_and_shortened(small, client):
     assert client.http.get(url).content == true
 
 
-def test_half_pages_and_wrong_types_are_well_formed(small, client):
+def test_faults_with_half_pages_and_wrong_types_send_valid_json(small, client):
     small.traffic.inject(Fault(FaultKind.HALF_PAGE))
     half = client.page(per_page=20)
     assert len(half["performers"]) == 10
@@ -846,7 +849,7 @@ def test_half_pages_and_wrong_types_are_well_formed(small, client):
     assert client.page() is None
 
 
-def test_the_log_tells_when_each_request_came(small, client):
+def test_the_log_has_the_time_of_each_request(small, client):
     for _ in range(3):
         client.post(IDS, i={})
         time.sleep(0.05)
@@ -861,7 +864,7 @@ def test_the_log_tells_when_each_request_came(small, client):
 # Serving
 
 
-def test_two_worlds_at_once_start_fast_and_stop_clean():
+def test_two_worlds_at_once_start_within_seconds_and_close_all_their_ports():
     world = make_demo_world(people=20)
     before = threading.active_count()
     started = time.perf_counter()
@@ -900,7 +903,7 @@ def test_a_taken_port_is_an_error(small):
         SandboxServers(World.empty(), ports={"fansdb": port}).start()
 
 
-def test_the_settings_name_all_five_sources(demo):
+def test_the_settings_have_all_five_sources(demo):
     boxes = sources_settings(demo)["stash_boxes"]
     assert tuple(boxes) == SOURCES
     assert boxes["theporndb"]["connector"] == "theporndb"
@@ -968,7 +971,7 @@ def test_large_pages_of_a_large_box_are_quick():
         timings = []
         for page in (1, 20, 40, 60, 80, 105):
             wanted = {"input": {"sort": sort, "direction": "ASC", "page": page, "per_page": 1000}}
-            started = time.thread_time()  # other work on the machine must not fail the test
+            started = time.thread_time()  # CPU time, so that other work on the machine does not fail the test
             answer = answer_query(context, FULL, wanted)
             timings.append(time.thread_time() - started)
             assert len(answer.body["data"]["queryPerformers"]["performers"]) == 1000

@@ -34,7 +34,7 @@ class Client:
         return answer.json()
 
     def walk(self, path="/performers", **parameters):
-        """All entries, until the server answers with another page than was asked for."""
+        """All entries, until the server answers with another page than the requested one."""
         found, page = [], 1
         while True:
             got = self.page(path, page=page, **parameters)
@@ -89,7 +89,7 @@ def test_the_default_agents_of_python_are_turned_away(demo):
     assert "error code: 1010" in answer.text
 
 
-def test_pages_go_on_to_the_last_which_is_repeated(demo, rows):
+def test_a_page_after_the_last_repeats_the_last(demo, rows):
     client = Client(demo)
     total = len(demo.world.theporndb.performers)
     assert client.page()["meta"] == {
@@ -114,7 +114,7 @@ def test_an_empty_list_is_one_empty_page(demo):
     assert (got["meta"]["total"], got["meta"]["current_page"], got["meta"]["last"]) == (0, 1, 1)
 
 
-def test_lists_are_cut_at_the_cap_and_partitions_reach_everybody():
+def test_lists_end_at_the_cap_and_partitions_reach_all_performers():
     world = make_synthetic_world({THEPORNDB: 12_000})
     with SandboxServers(world) as servers:
         client = Client(servers)
@@ -130,7 +130,7 @@ def test_lists_are_cut_at_the_cap_and_partitions_reach_everybody():
         assert sorted(parts) == sorted(world.theporndb.performers)
 
 
-def test_letter_gender_and_text_filter(demo, rows):
+def test_lists_can_be_filtered_by_letter_gender_and_text(demo, rows):
     client = Client(demo)
     women = client.walk(per_page=100, gender="Female")
     assert {row["id"] for row in women} == {row["id"] for row in rows if row["extras"]["gender"] == "Female"}
@@ -140,7 +140,7 @@ def test_letter_gender_and_text_filter(demo, rows):
     assert rows[10]["id"] in {row["id"] for row in client.walk(q=rows[10]["name"].upper())}
 
 
-def test_orders(client, store):
+def test_lists_can_be_sorted_by_each_order(client, store):
     names = [row["name"].casefold() for row in client.walk(orderBy="desc_name")]
     assert names == sorted(names, reverse=True)
     key = list(store.performers)[5]
@@ -183,7 +183,7 @@ def test_resources_have_the_odd_shapes_of_the_real_ones(rows):
     assert any(row["posters"] for row in without_art), "posters can be there all the same"
 
 
-def test_junk_has_no_art_and_is_of_nobody(demo, rows):
+def test_junk_has_no_pictures_and_belongs_to_no_person(demo, rows):
     junk = [row for row in rows if demo.world.person_of(THEPORNDB, row["id"]) is None]
     assert len(junk) == 5
     for row in junk:
@@ -191,7 +191,7 @@ def test_junk_has_no_art_and_is_of_nobody(demo, rows):
         assert row["is_parent"] is True
 
 
-def test_site_performers_belong_to_parents_or_to_nobody(demo, rows):
+def test_site_performers_have_a_parent_or_none(demo, rows):
     client = Client(demo)
     children = client.walk("/performer-sites", per_page=100)
     assert all(child["is_parent"] is False for child in children)
@@ -241,7 +241,7 @@ def test_changes_since_a_day_list_numbers_and_uuids(client, store):
     assert client.get("/changes/performers").status_code == 404
 
 
-def test_deleted_and_merged_ones_answer_404(client, store):
+def test_deleted_and_merged_performers_answer_404(client, store):
     first, second, third = list(store.performers)[:3]
     number = store.add_poster(first, Picture(900_001))
     store.add_site_performer("Zoovel Media", 77, "Zoo", first)
@@ -259,7 +259,7 @@ def test_deleted_and_merged_ones_answer_404(client, store):
     }
 
 
-def test_faults_and_the_log_work_here_too(small, client):
+def test_faults_and_the_request_log_work_for_theporndb(small, client):
     small.traffic.inject(
         Fault(
             FaultKind.STATUS,
@@ -282,7 +282,7 @@ def test_faults_and_the_log_work_here_too(small, client):
     assert [entry.status for entry in small.traffic.requests(THEPORNDB, "/cdn/")] == [403, 200]
 
 
-def test_another_process_can_change_it(client):
+def test_another_process_can_change_the_catalogue(client):
     def act(operation, **arguments):
         return httpx.post(f"{client.base}/_control/{operation}", json=arguments).json()["result"]
 

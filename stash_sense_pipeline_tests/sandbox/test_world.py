@@ -32,7 +32,7 @@ def contents(world):
 
 
 def persons_by_picture(world):
-    """Picture → the (source, image id) under which it lies."""
+    """Picture → its (source, image id) pairs."""
     places: dict[Picture, set[tuple[str, str]]] = {}
     for name, box in world.boxes.items():
         for row in box.images.values():
@@ -47,17 +47,17 @@ def test_a_seed_gives_the_same_world_every_time(world):
     assert contents(make_demo_world(seed=2)) != contents(world)
 
 
-def test_it_is_made_quickly_and_without_drawing_anything(monkeypatch):
+def test_a_world_is_made_in_seconds_without_rendering_pictures(monkeypatch):
     def refuse(*_):
         raise AssertionError("a picture was drawn")
 
     monkeypatch.setattr("stash_sense_pipeline.sandbox.invented.pictures._render", refuse)
-    started = time.thread_time()  # other work on the machine must not fail the test
+    started = time.thread_time()  # CPU time, so that other work on the machine does not fail the test
     make_demo_world()
     assert time.thread_time() - started < 1.0
 
 
-def test_five_sources_share_people_of_whom_each_is_somewhere(world):
+def test_five_sources_share_people_and_each_person_has_a_record(world):
     assert len(world.people) == 250
     assert tuple(world.sources) == SOURCES
     by_source = {name: set(source.people.values()) for name, source in world.sources.items()}
@@ -67,7 +67,7 @@ def test_five_sources_share_people_of_whom_each_is_somewhere(world):
         assert len(by_source["stashdb"] & by_source[name]) >= 25
 
 
-def test_every_record_of_a_box_is_of_somebody_and_junk_is_of_nobody(world):
+def test_every_record_of_a_box_has_a_person_and_junk_has_none(world):
     for box in world.boxes.values():
         assert box.people.keys() == box.performers.keys()
     nobody = [
@@ -96,7 +96,7 @@ def test_names_are_in_several_scripts(world):
         assert re.search(script, names)
 
 
-def test_homonyms_are_different_people_told_apart_on_stashdb(world):
+def test_people_with_one_name_have_a_disambiguation_on_stashdb(world):
     by_name: dict[str, list[int]] = {}
     for person in world.people:
         by_name.setdefault(person.name, []).append(person.number)
@@ -141,7 +141,7 @@ def test_cross_links_lead_to_a_record_of_the_same_person(world):
     assert tombstones >= 1
 
 
-def test_some_links_belong_to_one_person_and_some_to_a_dozen(world):
+def test_some_links_are_of_one_person_and_some_of_a_dozen(world):
     people: dict[str, set[int]] = {}
     for box in world.boxes.values():
         for key, joins in box.joins.items():
@@ -152,7 +152,7 @@ def test_some_links_belong_to_one_person_and_some_to_a_dozen(world):
     crowded = {url for url, persons in people.items() if len(persons) > 1}
     studios = {url for url in crowded if len(people[url]) >= 8}
     assert len(studios) == 3
-    # On each of the eight sites that stash-boxes link to, somebody pasted the address of another person's page.
+    # Each of the eight sites that stash-boxes link to has one link to another person's page.
     assert [len(people[url]) for url in crowded - studios] == [2] * 8
     assert sum("iafd.com/person.rme/id=" in url for url in people) > 50
 
@@ -176,7 +176,7 @@ def test_merges_leave_tombstones_that_lead_to_the_survivor_in_one_step(world):
     assert {edit.operation for edit in box.edits.values()} == {"CREATE", "MERGE", "DESTROY"}
 
 
-def test_some_pictures_lie_on_two_sources_and_show_the_same_people_there(world):
+def test_pictures_that_two_sources_share_show_the_same_people(world):
     shared = [
         places for places in persons_by_picture(world).values() if len({name for name, _ in places}) > 1
     ]
@@ -185,7 +185,7 @@ def test_some_pictures_lie_on_two_sources_and_show_the_same_people_there(world):
         assert len({world.people_in(name, key) for name, key in places}) == 1
 
 
-def test_records_have_their_own_people_in_their_pictures(world):
+def test_the_pictures_of_a_record_show_its_person(world):
     for box in world.boxes.values():
         for key, joins in box.joins.items():
             for image_id in joins.images:
@@ -193,7 +193,7 @@ def test_records_have_their_own_people_in_their_pictures(world):
                 assert not picture.people or box.people[key] in picture.people
 
 
-def test_group_photos_hang_on_several_performers_under_one_id(world):
+def test_a_group_photo_has_one_id_on_several_performers(world):
     box = world.boxes["stashdb"]
     groups = [row for row in box.images.values() if row.picture.kind is Kind.GROUP]
     assert len(groups) >= 10
@@ -207,7 +207,7 @@ def _lost_a_performer(box, row):
     )
 
 
-def test_there_are_tiny_faceless_and_broken_pictures(world):
+def test_the_demo_has_tiny_faceless_and_broken_pictures(world):
     kinds = Counter(row.picture.kind for row in world.boxes["stashdb"].images.values())
     assert kinds[Kind.SCENERY] >= 10
     assert all(kinds[kind] == 3 for kind in BROKEN)
@@ -219,7 +219,7 @@ def decode(data):
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
 
 
-def test_pictures_have_the_size_they_claim_and_broken_ones_do_not_open(world, tmp_path):
+def test_pictures_have_their_declared_size_and_broken_files_do_not_decode(world, tmp_path):
     store = PictureStore(tmp_path)
     chosen: dict[Kind, Picture] = {}
     for row in world.boxes["stashdb"].images.values():
@@ -239,7 +239,7 @@ def test_pictures_have_the_size_they_claim_and_broken_ones_do_not_open(world, tm
         assert PictureStore().original(picture) == data, "and it is the same without one"
 
 
-def test_equal_pictures_are_equal_files_and_others_are_not():
+def test_equal_pictures_give_equal_files_and_different_ones_do_not():
     first = Picture(1, Kind.PORTRAIT, (3,), (True,))
     store = PictureStore()
     assert store.original(first) == PictureStore().original(Picture(1, Kind.PORTRAIT, (3,), (True,)))
@@ -253,7 +253,7 @@ def test_equal_pictures_are_equal_files_and_others_are_not():
     assert len(digests) == 5
 
 
-def test_derived_pictures_are_smaller():
+def test_resized_pictures_and_face_crops_are_smaller():
     store = PictureStore()
     picture = Picture(1, Kind.PORTRAIT, (3,), (True,), (400, 600))
     assert max(decode(store.resized(picture, 300)).shape) == 300
@@ -263,7 +263,7 @@ def test_derived_pictures_are_smaller():
     assert sniff(store.face(picture)) == "image/jpeg"
 
 
-def test_a_synthetic_world_has_the_size_and_ties_that_were_asked_for():
+def test_a_synthetic_world_has_the_given_size_and_share_of_ties():
     world = make_synthetic_world({"stashdb": 3000, THEPORNDB: 200, "fansdb": 10})
     assert world.boxes["stashdb"].count() == 3000
     assert len(world.theporndb.performers) == 200
@@ -275,7 +275,7 @@ def test_a_synthetic_world_has_the_size_and_ties_that_were_asked_for():
     assert 0.37 < commonest / 3000 < 0.43
 
 
-def test_a_small_world_works_too():
+def test_a_world_of_few_people_can_be_made():
     for people in (1, 3, 12):
         world = make_demo_world(people=people)
         assert set().union(*(source.people.values() for source in world.sources.values())) == set(

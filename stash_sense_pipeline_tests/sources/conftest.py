@@ -16,7 +16,8 @@ from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.sandbox.invented.clock import from_micros
 from stash_sense_pipeline.sandbox.servers import SandboxServers
-from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BoxOptions
 from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient

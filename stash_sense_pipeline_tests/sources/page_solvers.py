@@ -30,7 +30,7 @@ AGENT = "Mozilla/5.0 (X11; Linux x86_64) Sandbox/1.0"
 
 
 class _InThread(ABC):
-    """A server in a thread of its own. Use it as a context manager."""
+    """A server in its own thread. Use it as a context manager."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -67,10 +67,10 @@ class _InThread(ABC):
 
 
 class FlareSolverr(_InThread):
-    """Answers as FlareSolverr 3.5 does: the status of a solution is 200 and its headers are empty, whatever the site
-    said; JSON comes wrapped into a page; errors are HTTP 500 with a JSON body.
+    """Answers like FlareSolverr 3.5: a solution has status 200 and no headers, whatever the site answered; JSON is wrapped
+    in an HTML page; errors have status 500 and a JSON body.
 
-    `fails` is the message of the next errors; `hangs` seconds before each answer.
+    `fails`: the message of the next errors. `hangs`: seconds before each answer.
     """
 
     def __init__(self, fails: str | None = None, hangs: float = 0.0) -> None:
@@ -125,7 +125,7 @@ class FlareSolverr(_InThread):
 
 
 class Chrome(_InThread):
-    """The few DevTools commands that read a page, with their real answers and events. `commands` are the methods."""
+    """The DevTools commands that read a page, with real answers and events. `commands`: their methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ def _failed(message: str) -> Response:
 
 
 async def _browse(url: str) -> httpx.Response | None:
-    """What a browser that passed the challenge gets; None where nothing answers."""
+    """The page that a browser gets after the challenge; None when no server answers."""
     headers = {"User-Agent": AGENT, "Cookie": f"cf_clearance={CLEARANCE}; ageVerified=true"}
     async with httpx.AsyncClient(trust_env=False, follow_redirects=True, headers=headers) as http:
         try:

@@ -30,7 +30,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def boxes_of(servers: SandboxServers) -> Mapping[str, str]:
-    """Universal-id host of each box, the most believed first."""
+    """The universal-id host of each box, the most trusted first."""
     return {name: source.host for name, source in servers.world.sources.items()}
 
 
@@ -59,7 +59,7 @@ def enrich_from(
     monotonic: Callable[[], float] = time.monotonic,
     **changes: Any,
 ) -> EnrichReport:
-    """Enriches from one site of the sandbox as at the time `now`."""
+    """Enriches from one site of the sandbox at the time `now`."""
     settings = site_settings(name, changes.pop("url", servers.url(name)), **changes)
     clock = Clock(now=lambda: now)
 

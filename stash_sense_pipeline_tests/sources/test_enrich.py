@@ -47,8 +47,8 @@ from stash_sense_pipeline_tests.sources.sites import (
 
 pytestmark = pytest.mark.slow
 
-# Numbers of people whom no stash-box knows: namesakes of those they do.
-STRANGERS = 50_000
+# Numbers of namesakes, which no stash-box has, start here.
+NAMESAKES = 50_000
 SITES = tuple(World.empty().sites)
 LISTED = tuple(name for name in SITES if name not in BY_NAME)
 
@@ -112,16 +112,16 @@ def found_visits(engine: sa.Engine, name: str) -> list[tuple]:
 
 @pytest.mark.parametrize("layout", ["current", "previous"])
 @pytest.mark.parametrize("name", SITES)
-def test_nobody_wrong_gets_in(servers, catalog, name, layout):
+def test_only_profiles_and_pictures_of_people_of_the_boxes_are_stored(servers, catalog, name, layout):
     site = servers.world.sites[name]
     site.behaviour.layout = layout
     report = enrich_from(servers, catalog, name)
     assert report.outcome is Outcome.FOUND, report.message
     stored = live(catalog, name)
-    # Of twelve people one page was removed, and a page under a name that no stash-box lists is nobody's; two of a name
+    # Of the pages of twelve people one was removed, and one has a name that no stash-box lists; two of a name
     # are too many to choose from where a name is all there is.
     assert len(stored) >= (5 if name in BY_NAME else 9)
-    # Everybody stored is a person of the boxes, never the stranger of the same name.
+    # Every stored profile is of a person of the boxes, never of a namesake.
     people = {key: site.people[key] for key in stored}
     assert all(0 <= person < 80 for person in people.values())
     removed = {site.pages[slug].key for slug in site.gone}
@@ -181,7 +181,7 @@ def test_robots_txt_comes_first_and_profiles_are_not_visited_again_within_30_day
         assert later.outcomes.get("unchanged", 0) == len(before)
 
 
-def test_no_link_no_visit(servers, catalog):
+def test_url_mode_visits_only_profiles_that_a_stash_box_lists(servers, catalog):
     """URL mode asks for nothing that no stash-box lists."""
     site = servers.world.sites["babepedia"]
     enrich_from(servers, catalog, "babepedia")
@@ -191,7 +191,7 @@ def test_no_link_no_visit(servers, catalog):
     assert not servers.traffic.requests("babepedia", "/ajax-search.php")
 
 
-def test_aliases_stay_only_with_a_second_source(servers, catalog):
+def test_an_alias_is_stored_only_when_a_second_source_lists_it(servers, catalog):
     enrich_from(servers, catalog, "freeones")
     listed = {
         alias.casefold()
@@ -213,7 +213,7 @@ def test_aliases_stay_only_with_a_second_source(servers, catalog):
     assert on_pages - kept
 
 
-def test_a_name_that_two_people_have_is_nobodys(servers, catalog):
+def test_a_name_with_two_hits_is_ambiguous_and_neither_profile_is_stored(servers, catalog):
     """Two hits for a name are ambiguous, and stored as such; neither page is visited."""
     report = enrich_from(servers, catalog, "elitebabes")
     site = servers.world.sites["elitebabes"]
@@ -225,7 +225,7 @@ def test_a_name_that_two_people_have_is_nobodys(servers, catalog):
     assert namesake.name not in stored
 
 
-def test_name_mode_asks_only_for_full_names_of_one_person(servers, catalog):
+def test_name_mode_searches_once_for_each_full_name_of_one_person(servers, catalog):
     enrich_from(servers, catalog, "elitebabes")
     asked = [
         entry.query for entry in servers.traffic.requests("elitebabes", "/") if entry.query.startswith("s=")
@@ -236,7 +236,7 @@ def test_name_mode_asks_only_for_full_names_of_one_person(servers, catalog):
 
 
 @pytest.mark.parametrize("name", LISTED)
-def test_a_new_layout_stops_the_site_and_moves_nothing(servers, catalog, name):
+def test_a_new_layout_ends_the_run_and_changes_nothing_stored(servers, catalog, name):
     enrich_from(servers, catalog, name)
     if name == "boobpedia":
         # Its revisions tell that nothing changed; here they are forgotten.
@@ -255,7 +255,7 @@ def test_a_new_layout_stops_the_site_and_moves_nothing(servers, catalog, name):
     assert name == "iafd" or len(pages) <= 10
 
 
-def test_a_refusing_site_is_left_alone_for_hours(servers, catalog):
+def test_a_site_that_refuses_gets_no_request_for_six_hours(servers, catalog):
     site = servers.world.sites["thenude"]
     site.behaviour.challenge = True
     report = enrich_from(servers, catalog, "thenude")
@@ -263,7 +263,7 @@ def test_a_refusing_site_is_left_alone_for_hours(servers, catalog):
     # 403 is never tried again, and three of them are enough, with two from elsewhere that agree.
     assert len(servers.traffic.requests("thenude")) == 1 + 3 + 2
     assert found_visits(catalog, "thenude") == []
-    assert len(visits(catalog, "thenude")) == 5, "they stand behind the others from now on"
+    assert len(visits(catalog, "thenude")) == 5, "they are due after the others from now on"
     site.behaviour.challenge = False
     servers.traffic.clear_requests()
     soon = enrich_from(servers, catalog, "thenude", now=NOW + timedelta(hours=5))
@@ -284,7 +284,9 @@ def test_a_refusing_site_is_left_alone_for_hours(servers, catalog):
         ("", 429, "text/plain"),
     ],
 )
-def test_robots_that_says_no_or_cannot_be_read_means_no(servers, catalog, robots, status, kind):
+def test_robots_txt_that_disallows_or_cannot_be_read_prevents_all_visits(
+    servers, catalog, robots, status, kind
+):
     site = servers.world.sites["babepedia"]
     site.behaviour.robots, site.behaviour.robots_status, site.behaviour.robots_type = robots, status, kind
     report = enrich_from(servers, catalog, "babepedia")
@@ -295,13 +297,13 @@ def test_robots_that_says_no_or_cannot_be_read_means_no(servers, catalog, robots
     assert visits(catalog, "babepedia") == []
 
 
-def test_robots_missing_allows(servers, catalog):
+def test_a_missing_robots_txt_allows_all_visits(servers, catalog):
     servers.world.sites["babepedia"].behaviour.robots = None
     assert enrich_from(servers, catalog, "babepedia").outcome is Outcome.FOUND
 
 
 @pytest.mark.parametrize("group", ["stash-sense-pipeline", "*"])
-def test_robots_changes_between_runs(servers, catalog, group):
+def test_robots_txt_that_disallows_later_stops_the_next_run_and_keeps_the_records(servers, catalog, group):
     site = servers.world.sites["afdb"]
     enrich_from(servers, catalog, "afdb")
     site.behaviour.robots = f"\ufeffUser-agent: {group}\nDisallow: /actor/"
@@ -312,7 +314,7 @@ def test_robots_changes_between_runs(servers, catalog, group):
     assert len(live(catalog, "afdb")) == 11
 
 
-def test_a_removed_profile_goes_at_the_second_sight_days_later(servers, catalog):
+def test_a_missing_profile_is_removed_when_a_later_run_that_reads_other_pages_confirms_it(servers, catalog):
     name = "iafd"
     site = servers.world.sites[name]
     enrich_from(servers, catalog, name)
@@ -355,7 +357,7 @@ def test_a_page_that_links_to_a_suppressed_record_is_not_stored(servers, catalog
     assert page.key not in live(catalog, "babepedia")
 
 
-def test_suppressed_people_are_not_even_asked_for(servers, catalog):
+def test_the_profile_of_a_suppressed_person_is_not_requested(servers, catalog):
     page = next(page for page in servers.world.sites["babepedia"].pages.values() if page.person < 80)
     url = servers.world.sites["babepedia"].url(page)
     suppressions = Suppressions(b"k" * 32, urls=frozenset(url_hashes(b"k" * 32, url)))
@@ -365,7 +367,7 @@ def test_suppressed_people_are_not_even_asked_for(servers, catalog):
     assert not servers.traffic.requests("babepedia", f"/babe/{page.slug}")
 
 
-def test_only_the_gender_asked_about_or_unknown(servers, catalog):
+def test_a_gender_filter_stores_only_that_gender_or_an_unknown_one(servers, catalog):
     with catalog.begin() as connection:
         connection.execute(sa.text("UPDATE source_performers SET gender='MALE' WHERE source<>'babepedia'"))
         connection.execute(sa.text("UPDATE source_performers SET gender=NULL WHERE source='pmvstash'"))
@@ -374,7 +376,7 @@ def test_only_the_gender_asked_about_or_unknown(servers, catalog):
     assert 0 < len(few) < 11
 
 
-def test_identifiers_without_a_request(servers, catalog):
+def test_without_fetch_profiles_are_listed_and_no_request_is_sent(servers, catalog):
     report = enrich_from(servers, catalog, "iafd", fetch=False)
     assert report.outcome is Outcome.FOUND
     assert report.listed > 0
@@ -382,7 +384,7 @@ def test_identifiers_without_a_request(servers, catalog):
     assert servers.traffic.requests("iafd") == []
 
 
-def test_a_link_to_the_configured_address_counts_as_the_sites_own(servers, catalog):
+def test_a_link_to_the_configured_address_counts_as_a_link_to_the_site(servers, catalog):
     """A private mirror, or a test: stash-boxes may list either address."""
     real, here = servers.world.sites["babepedia"].home, servers.url("babepedia")
     with catalog.begin() as connection:
@@ -390,7 +392,7 @@ def test_a_link_to_the_configured_address_counts_as_the_sites_own(servers, catal
         connection.execute(changed, {"real": real, "here": here})
     report = enrich_from(servers, catalog, "babepedia")
     assert (report.outcome, report.live) == (Outcome.FOUND, 11)
-    # Identity cannot read such a link, so the record says itself whose it is.
+    # Identity linkage cannot read such a link, so the record links to its person.
     urls = rows(
         catalog,
         "SELECT count(DISTINCT source_id) FROM performer_urls WHERE source='babepedia' AND url LIKE '%/performers/%'",
@@ -447,7 +449,7 @@ BAD: dict[str, tuple[Fault, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_answers_are_typed_counted_and_move_nothing(servers, catalog, what):
+def test_bad_answers_are_counted_by_outcome_and_change_nothing_stored(servers, catalog, what):
     fault, outcome = BAD[what]
     fault.box, fault.path = "babepedia", "/babe/"
     servers.traffic.inject(fault)
@@ -466,7 +468,7 @@ def test_bad_answers_are_typed_counted_and_move_nothing(servers, catalog, what):
 
 
 @pytest.mark.parametrize("what", ["refused", "json in html", "server error", "cut"])
-def test_three_odd_profiles_in_a_row_do_not_stop_the_site(servers, catalog, what):
+def test_three_failed_profiles_in_a_row_do_not_end_a_run_when_others_are_answered(servers, catalog, what):
     fault, outcome = BAD[what]
     thrice = Fault(
         fault.kind,
@@ -487,7 +489,7 @@ def test_three_odd_profiles_in_a_row_do_not_stop_the_site(servers, catalog, what
     assert enrich_from(servers, catalog, "babepedia").live == 11
 
 
-def test_three_name_searches_that_are_refused_in_a_row_do_not_stop_the_site(servers, catalog):
+def test_three_refused_name_searches_in_a_row_do_not_end_a_run_when_others_are_answered(servers, catalog):
     servers.traffic.inject(
         Fault(FaultKind.STATUS, box="elitebabes", path="/", containing="s=", status=403, times=3)
     )
@@ -499,7 +501,7 @@ def test_three_name_searches_that_are_refused_in_a_row_do_not_stop_the_site(serv
 
 
 @pytest.mark.parametrize("what", ["wrong charset", "ten megabytes", "cut", "broken"])
-def test_one_bad_page_does_not_keep_the_others(servers, catalog, what):
+def test_one_bad_page_does_not_keep_other_profiles_from_being_stored(servers, catalog, what):
     fault = BAD[what][0]
     once = Fault(
         fault.kind,
@@ -522,7 +524,7 @@ def test_one_bad_page_does_not_keep_the_others(servers, catalog, what):
     assert len(servers.traffic.requests("babepedia", "/babe/")) <= 2
 
 
-def test_a_redirect_to_the_search_is_no_profile(servers, catalog):
+def test_a_redirect_to_the_search_counts_as_a_missing_profile(servers, catalog):
     """Nothing of the page that it leads to is stored, and a stored record does not go at the first sight of it."""
     enrich_from(servers, catalog, "babepedia")
     before = live(catalog, "babepedia")
@@ -545,11 +547,11 @@ def test_a_redirect_to_the_search_is_no_profile(servers, catalog):
     assert images == [(0,)]
 
 
-def test_faces_reject_the_page_of_a_namesake(servers, catalog):
-    """A stash-box links to the page of somebody of the same name: only real networks on real pictures can tell."""
+def test_a_namesakes_profile_is_rejected_by_its_faces_and_not_stored_again(servers, catalog):
+    """A stash-box links to a namesake's page. Only face embeddings tell the two people apart."""
     site = servers.world.sites["thenude"]
-    namesake = next(page for page in site.pages.values() if page.person >= STRANGERS)
-    owner = next(page for page in site.pages.values() if page.person == namesake.person - STRANGERS)
+    namesake = next(page for page in site.pages.values() if page.person >= NAMESAKES)
+    owner = next(page for page in site.pages.values() if page.person == namesake.person - NAMESAKES)
     with catalog.begin() as connection:
         wrong = sa.text("UPDATE performer_urls SET url=:wrong WHERE url=:right")
         changed = connection.execute(wrong, {"wrong": site.url(namesake), "right": site.url(owner)})
@@ -582,7 +584,7 @@ def test_faces_reject_the_page_of_a_namesake(servers, catalog):
     assert references >= 1
     assert distance > agreement
     assert namesake.key not in live(catalog, "thenude")
-    assert len(live(catalog, "thenude")) >= 9, "everybody else agrees"
+    assert len(live(catalog, "thenude")) >= 9, "the faces of all others agree"
     # The next visits do not bring her back.
     enrich_from(servers, catalog, "thenude", now=NOW + timedelta(days=40))
     assert namesake.key not in live(catalog, "thenude")
@@ -604,7 +606,7 @@ async def collect(servers, engine, name, pack):
     assert report.faces > 0
 
 
-def test_ten_sites_at_once_keep_ten_paces(servers, catalog):
+def test_ten_sites_at_once_each_keep_their_rate_limit(servers, catalog):
     """Each at a rate of its own, one request under way at a time, none faster than allowed and none much slower."""
     rates = {name: 600.0 + 60 * place for place, name in enumerate(LISTED)}
     # A robots.txt that asks for more time than sources.yaml gives.
@@ -632,7 +634,7 @@ def test_ten_sites_at_once_keep_ten_paces(servers, catalog):
         )
 
 
-def test_robots_that_change_in_mid_crawl(servers, catalog):
+def test_robots_txt_that_changes_during_a_run_is_obeyed(servers, catalog):
     """They are read again each hour: from then on nothing more is asked for that they do not allow."""
     site = servers.world.sites["thenude"]
     seconds = [0.0]
@@ -653,7 +655,7 @@ def test_robots_that_change_in_mid_crawl(servers, catalog):
     assert len(live(catalog, "thenude")) <= 4
 
 
-def test_a_kill_loses_nothing_committed_and_counts_nothing_twice(servers, catalog):
+def test_a_killed_run_keeps_what_it_committed_and_the_next_run_counts_nothing_twice(servers, catalog):
     """Item states, not a page cursor: the next run asks for what is left."""
 
     class Killed(BaseException):

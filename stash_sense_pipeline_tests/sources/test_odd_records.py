@@ -436,7 +436,7 @@ def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, d
                 cleaned = connector._cleaned(profile)
             except UnreadRecordError:
                 continue
-            found = {"seconded": frozenset(), "extra_urls": (), "alias_hash": lambda name: name[:8]}
+            found = {"corroborated": frozenset(), "extra_urls": (), "alias_hash": lambda name: name[:8]}
             records.append(record_of(cleaned, (), found_by="url", **found))
         writer = CatalogWriter(engine, "iafd", NO_SUPPRESSIONS, CLOCK)
         asyncio.run(writer.store(records))

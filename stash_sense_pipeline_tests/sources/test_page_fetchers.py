@@ -23,7 +23,8 @@ from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.robots import Robots
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher, why_no_fetcher
 from stash_sense_pipeline.sources.reference_sites.flaresolverr import FlareSolverrFetcher
-from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector, Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site import Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 from stash_sense_pipeline_tests.sources.page_solvers import AGENT, Chrome, FlareSolverr
 from stash_sense_pipeline_tests.sources.sites import IMPATIENT, site_settings
 
@@ -100,7 +101,7 @@ def outcome(visited: Visit) -> str:
     return "found" if visited.error is None else visited.error.outcome.value
 
 
-def test_a_page_behind_a_challenge(servers, solver):
+def test_a_solver_or_browser_reads_a_page_behind_a_challenge(servers, solver):
     servers.world.sites["babepedia"].behaviour.challenge = True
     assert outcome(visit(servers)) == "blocked"
     solver.commands.clear()
@@ -116,7 +117,7 @@ def test_a_page_behind_a_challenge(servers, solver):
     assert (first.path, first.user_agent[:12]) == ("/robots.txt", "stash-sense-")
 
 
-def test_robots_txt_holds_for_a_solver_too(servers, solver, chrome):
+def test_a_solver_obeys_robots_txt(servers, solver, chrome):
     servers.world.sites["babepedia"].behaviour.robots = "User-agent: *\nDisallow: /babe/"
     solver.commands.clear()
     chrome.commands.clear()
@@ -126,7 +127,7 @@ def test_robots_txt_holds_for_a_solver_too(servers, solver, chrome):
     assert solver.commands == chrome.commands == []
 
 
-def test_images_want_cookies_and_user_agent_together(servers, solver):
+def test_images_are_requested_with_the_solvers_cookies_and_user_agent(servers, solver):
     async def headers(connector: SiteConnector) -> dict[str, str]:
         assert "Cookie" not in connector.image_request("https://x.example/a.jpg")[1]
         async for _ in connector.visit([TARGET]):
@@ -139,7 +140,7 @@ def test_images_want_cookies_and_user_agent_together(servers, solver):
     assert told["Referer"].startswith(servers.url("babepedia"))
 
 
-def test_the_status_is_not_known_so_the_page_decides(servers, solver):
+def test_without_a_status_the_content_of_the_page_decides_the_outcome(servers, solver):
     servers.world.sites["babepedia"].gone.add(PAGE.slug)
     assert outcome(visit(servers, flaresolverr_url=solver.url)) == "not_found"
     servers.world.sites["babepedia"].gone.clear()
@@ -147,7 +148,7 @@ def test_the_status_is_not_known_so_the_page_decides(servers, solver):
     assert outcome(visit(servers, flaresolverr_url=solver.url)) == "parse_error"
 
 
-def test_json_in_a_page(servers, solver):
+def test_json_that_a_browser_wrapped_in_html_is_read(servers, solver):
     async def find(connector: SiteConnector) -> Any:
         return await connector.find("Quab Zoldrun")
 
@@ -165,7 +166,7 @@ def test_json_in_a_page(servers, solver):
         ("This session does not exist.", "timeout"),
     ],
 )
-def test_errors_come_as_500_with_json(servers, message, expected):
+def test_an_error_of_flaresolverr_gives_the_outcome_of_its_message(servers, message, expected):
     with FlareSolverr(fails=message) as failing:
         error = visit(servers, flaresolverr_url=failing.url).error
     assert error is not None
@@ -173,7 +174,7 @@ def test_errors_come_as_500_with_json(servers, message, expected):
     assert "\n" not in str(error)
 
 
-def test_a_browser_that_reaches_nothing(servers, solver):
+def test_a_site_that_the_browser_cannot_reach_is_a_timeout(servers, solver):
     async def visit_nothing(connector: SiteConnector) -> str:
         await connector.client.get(f"{servers.url('babepedia')}/babe/{PAGE.slug}")
         connector.base = replace(connector.base, configured="http://127.0.0.1:9")
@@ -183,7 +184,7 @@ def test_a_browser_that_reaches_nothing(servers, solver):
     assert ask(servers, visit_nothing, flaresolverr_url=solver.url) == "timeout"
 
 
-def test_a_solver_slower_than_its_limit(servers, monkeypatch):
+def test_a_solver_that_exceeds_its_limit_is_a_timeout(servers, monkeypatch):
     monkeypatch.setattr("stash_sense_pipeline.sources.reference_sites.flaresolverr._MARGIN_SECONDS", 0.1)
 
     async def slow(connector: SiteConnector) -> str:
@@ -197,7 +198,7 @@ def test_a_solver_slower_than_its_limit(servers, monkeypatch):
         assert ask(servers, slow) == "timeout"
 
 
-def test_no_solver_there(servers):
+def test_a_solver_that_does_not_run_gives_an_error_that_names_its_setting(servers):
     error = visit(servers, flaresolverr_url="http://127.0.0.1:9").error
     assert error is not None
     assert "FLARESOLVERR_URL" in str(error)
@@ -206,7 +207,7 @@ def test_no_solver_there(servers):
     assert error.outcome is Outcome.PARSE_ERROR
 
 
-def test_chrome_tells_the_status(servers, chrome):
+def test_chrome_reports_the_status_of_an_error_page(servers, chrome):
     chrome.commands.clear()
     found = visit(servers, chrome_cdp_url=chrome.url)
     assert found.profile is not None
@@ -220,14 +221,14 @@ def test_chrome_tells_the_status(servers, chrome):
     assert outcome(visit(servers, chrome_cdp_url=chrome.url)) == "blocked"
 
 
-def test_no_chrome_there(servers):
+def test_a_chrome_that_does_not_run_is_a_timeout_that_names_its_setting(servers):
     error = visit(servers, chrome_cdp_url="http://127.0.0.1:9").error
     assert error is not None
     assert error.outcome is Outcome.TIMEOUT
     assert "CHROME_CDP_URL" in str(error)
 
 
-def test_why_a_site_is_skipped():
+def test_a_site_without_its_solver_or_browser_is_skipped_with_the_reason():
     def why(name: str, solver: str | None = None, chrome: str | None = None, **flags: bool) -> str:
         return why_no_fetcher(site_settings(name, "http://127.0.0.1", **flags), solver, chrome) or ""
 
@@ -241,7 +242,7 @@ def test_why_a_site_is_skipped():
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_a_real_chromium(servers):
+def test_a_real_chromium_reads_a_page(servers):
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("no Chromium on this machine (apt-get install chromium)")

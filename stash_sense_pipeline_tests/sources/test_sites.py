@@ -90,7 +90,7 @@ def read(name: str, layout: str = "current") -> tuple[SandboxSite, Profile]:
 
 @pytest.mark.parametrize("layout", ["current", "previous"])
 @pytest.mark.parametrize("name", HTML_SITES)
-def test_a_whole_page(name, layout):
+def test_a_profile_page_gives_the_name_and_the_pictures_of_this_person_alone(name, layout):
     site, profile = read(name, layout)
     assert profile.name == "Example Person"
 
@@ -128,7 +128,7 @@ CREDITED = {"iafd": ("Ann-Marie Sample",), "indexxx": ("Ann-Marie Sample", "Exa"
 
 @pytest.mark.parametrize("layout", ["current", "previous"])
 @pytest.mark.parametrize("name", HTML_SITES)
-def test_names_and_links(name, layout):
+def test_a_profile_page_gives_aliases_credited_names_links_and_gender(name, layout):
     _, profile = read(name, layout)
     assert profile.aliases == ALIASES.get(name, ())
     assert profile.credited == CREDITED.get(name, ())
@@ -137,11 +137,11 @@ def test_names_and_links(name, layout):
     if name in hubs:
         assert set(profile.links) == links
     observed = {"iafd": "FEMALE", "freeones": "FEMALE", "thenude": "FEMALE"}
-    # A site that lists women only observes nothing about anybody.
+    # A site that lists women only says nothing about a single person.
     assert profile.gender == observed.get(name)
 
 
-def test_freeones_addresses_are_signed_and_never_changed():
+def test_signed_image_addresses_of_freeones_are_kept_unchanged():
     _, profile = read("freeones")
     assert all("sig=" in image.url.replace("%3D", "=") for image in profile.images)
     assert all("?c" not in image.url for image in profile.images)
@@ -149,7 +149,7 @@ def test_freeones_addresses_are_signed_and_never_changed():
 
 
 @pytest.mark.parametrize("name", HTML_SITES)
-def test_a_page_without_its_mark_is_no_absence(name):
+def test_a_page_without_its_selector_is_a_layout_mismatch_and_not_a_missing_profile(name):
     site, page = filled(name, "new")
     found = parse_profile(site.url(page))
     assert found is not None
@@ -160,7 +160,7 @@ def test_a_page_without_its_mark_is_no_absence(name):
 
 
 @pytest.mark.parametrize("name", HTML_SITES)
-def test_a_challenge_that_a_browser_brought_is_a_block(name):
+def test_a_challenge_that_a_browser_rendered_is_blocked(name):
     site, page = filled(name)
     found = parse_profile(site.url(page))
     assert found is not None
@@ -171,7 +171,7 @@ def test_a_challenge_that_a_browser_brought_is_a_block(name):
 
 
 @pytest.mark.parametrize("name", [name for name in HTML_SITES if name != "javdatabase"])
-def test_a_page_that_leads_elsewhere(name):
+def test_a_page_that_leads_to_another_profile_or_to_none_gives_no_profile(name):
     site, page = filled(name)
     found = parse_profile(site.url(page))
     assert found is not None
@@ -183,7 +183,7 @@ def test_a_page_that_leads_elsewhere(name):
         assert caught.value.outcome is expected
 
 
-def test_words_of_absence_in_a_sound_page_mean_nothing():
+def test_the_words_not_found_in_a_profile_page_do_not_make_it_missing():
     """Every page of the sandbox says "404" and "Not found" somewhere."""
     site, page = filled("babepedia")
     assert "404" in site.profile(page)
@@ -192,7 +192,7 @@ def test_words_of_absence_in_a_sound_page_mean_nothing():
     assert SITES["babepedia"].is_missing(page_of(site, gone.body, site.url(page)))
 
 
-def test_the_wikis_answers():
+def test_the_wikis_answers_give_pages_redirects_and_images():
     site, page = filled("boobpedia")
     wiki = SITES["boobpedia"]
     assert isinstance(wiki, Boobpedia)
@@ -225,7 +225,7 @@ def test_the_wikis_answers():
 
 
 @pytest.mark.parametrize("name", [name for name in HTML_SITES if SITES[name].by_name])
-def test_hits_of_a_search(name):
+def test_a_search_page_gives_its_hits_with_names_and_addresses(name):
 
     site, page = filled(name)
     parts = urlsplit(SITES[name].search("Example Person"))
@@ -256,7 +256,7 @@ def test_hits_of_a_search(name):
         ("Zoë".encode("cp1252"), "text/html; charset=utf-8", None),
     ],
 )
-def test_character_sets(body, content_type, expected):
+def test_a_page_is_decoded_by_its_declared_charset_or_as_utf_8(body, content_type, expected):
     site, page = filled("babepedia")
     read_page = page_of(site, body, site.url(page), content_type=content_type)
     if expected is None:
@@ -267,7 +267,7 @@ def test_character_sets(body, content_type, expected):
 
 
 @given(st.binary(max_size=400))
-def test_no_bytes_stumble_a_reader(body):
+def test_bytes_that_are_no_profile_give_a_source_error(body):
     for name in ("babepedia", "afdb", "javdatabase"):
         site, page = filled(name)
         found = parse_profile(site.url(page))
@@ -280,11 +280,11 @@ def test_no_bytes_stumble_a_reader(body):
     ("one", "other"),
     [("Zöe SAMPLE", "zoe sample"), ("O’Test", "o'test"), ("Ann-Marie  X", "ann marie x"), ("ＡＢ", "ab")],
 )
-def test_folding(one, other):
+def test_folding_ignores_case_accents_apostrophes_and_hyphens(one, other):
     assert fold(one) == fold(other)
 
 
-def test_a_base_elsewhere_stands_for_all_hosts_of_the_site():
+def test_a_configured_address_replaces_all_hosts_of_the_site():
     base = Base("https://www.thenude.com", "http://127.0.0.1:9000/nude", ("thenude.com", "thenude.eu"))
     assert (
         base.fetchable("https://static.thenude.com/models/a.jpg?x=1")

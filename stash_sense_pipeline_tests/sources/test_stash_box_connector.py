@@ -15,7 +15,8 @@ from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import from_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
-from stash_sense_pipeline.sandbox.stash_box.database import BodyModification, Box, BoxOptions, Link, Moment
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BodyModification, BoxOptions, Link, Moment
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import StashBoxConnector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_records import RecordPage

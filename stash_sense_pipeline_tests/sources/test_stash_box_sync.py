@@ -28,7 +28,8 @@ from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.invented.clock import from_micros
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.servers import SandboxServers
-from stash_sense_pipeline.sandbox.stash_box.database import Box, BoxOptions, Link, Moment, Ties
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import BoxOptions, Link, Moment, Ties
 from stash_sense_pipeline.sources.sync_rules import SyncRules
 from stash_sense_pipeline_tests.sources.conftest import refresh_from
 from stash_sense_pipeline_tests.sources.truth import buried, differences, images, links, live, rows

@@ -35,7 +35,7 @@ LEAVER = "fansdb:00528ed5-ac39-4428-be2e-3bbb21a10156"
 
 
 class Terminal:
-    """Runs commands in an empty directory, and keeps what a reader is to see of them by the name of their file."""
+    """Runs commands in an empty directory, and keeps the transcripts by the names of their files."""
 
     def __init__(self, directory: Path, data: Path) -> None:
         self.directory, self.data = directory, data
@@ -63,7 +63,7 @@ class Terminal:
         data: Path | None = None,
         more: Mapping[str, str] | None = None,
     ) -> None:
-        """Runs a command, whose exit status must be `code`; `shown` is what the page has instead of its words."""
+        """Runs a command that must exit with status `code`. `shown`: the words on the page in place of the arguments."""
         data = data or self.data
         result = subprocess.run(
             [PROGRAM, *words], env=self.variables(data, **(more or {})), cwd=self.directory,
@@ -74,7 +74,7 @@ class Terminal:
             self.keep(name, shown or " ".join(words), result.stdout.replace(str(data), SHOWN_DATA))
 
     def serve(self, name: str, *words: str, shown: str, port: int) -> None:
-        """Runs a command that ends by SIGINT, until it has said where the UI is."""
+        """Runs a command until it has printed the address of the UI, and ends it with SIGINT."""
         command = [PROGRAM, *words, "--port", str(port)]
         with subprocess.Popen(
             command, env=self.variables(self.data), cwd=self.directory,
@@ -171,7 +171,7 @@ def _leaving(terminal: Terminal) -> None:
 
 
 def _building(terminal: Terminal) -> None:
-    """A first build, and a later one that publishes a second version: somebody has left."""
+    """A first build, and a second one that publishes a new version without one person."""
     before = (terminal.data / "releases" / "latest").resolve().name
     with demo_world(terminal.data) as variables:
         given = {name: variables[name] for name in variables if name != "DATA_DIR"}

@@ -72,7 +72,7 @@ VARIABLES = {
 
 
 def pages() -> dict[Path, str]:
-    """The made pages: path → content."""
+    """The generated pages: path → content."""
     return {DOCS / "commands.md": "".join(_commands()), DOCS / "settings.md": "".join(_settings())}
 
 
@@ -134,7 +134,7 @@ def _rows(model: Any, prefix: str) -> Iterator[str]:
 
 
 def _value(default: Any) -> str:
-    """As YAML writes it; `*` where there is none, `-` for nothing."""
+    """The default in YAML; `*` for a required setting, `-` for no value."""
     if default is PydanticUndefined:
         return "*"
     if default in (None, ""):

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.first_port
         else None
     )
-    # The rows stay as long as the process: looking through them for garbage costs more than a page of them.
+    # All rows live as long as the process, and collecting garbage among them takes longer than serving a page.
     gc.freeze()
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

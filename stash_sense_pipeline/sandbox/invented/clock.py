@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_WITHOUT_ZONE = _EPOCH.replace(tzinfo=None)
 _MICROSECOND = timedelta(microseconds=1)
-# Uneven, so that some stamps end in zeros of which the servers drop the last ones.
+# Uneven, so that some timestamps end in zeros, which the servers drop.
 _STEPS = (1_234_567, 500_000, 2_000_000, 765_430, 1_000_003)
 
 
@@ -29,7 +29,7 @@ def rfc3339(micros: int) -> str:
 
 
 def parse_rfc3339(text: str) -> int:
-    """Microseconds since 1970 of an RFC 3339 text with an offset or Z; ValueError for anything else."""
+    """Microseconds since 1970 of an RFC 3339 text with an offset or Z. Raises ValueError for other texts."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
@@ -37,7 +37,7 @@ def parse_rfc3339(text: str) -> int:
 
 
 class Clock:
-    """The clock of one server. It stands still between changes and moves on by itself with each of them."""
+    """The clock of one server. It stands still between changes, and advances with each change."""
 
     def __init__(self, start: datetime) -> None:
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class Clock:
         return self._now
 
     def stamp(self) -> int:
-        """Moves on (unless frozen) and gives the new moment: the start of the next transaction."""
+        """Advances (unless frozen) and returns the new moment: the start of the next transaction."""
         with self._lock:
             if not self._frozen:
                 self._now += _STEPS[self._ticks % len(_STEPS)]
@@ -58,7 +58,7 @@ class Clock:
             return self._now
 
     def set(self, moment: datetime) -> None:
-        """Sets the clock, backwards too."""
+        """Sets the clock to any moment."""
         with self._lock:
             self._now = to_micros(moment)
 
@@ -68,6 +68,6 @@ class Clock:
             self._now += round(seconds * 1_000_000)
 
     def freeze(self, frozen: bool = True) -> None:
-        """While frozen, every change gets the same timestamp, as a bulk update leaves them."""
+        """While frozen, every change gets the same timestamp, as in a bulk update."""
         with self._lock:
             self._frozen = frozen

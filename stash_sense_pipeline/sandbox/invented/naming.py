@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Style(Enum):
-    """How a name looks."""
+    """The script and the form of a name."""
 
     LATIN = "latin"
     MARKED = "marked"
@@ -100,18 +100,18 @@ def romanised(name: str) -> str | None:
 
 
 def plain(name: str) -> str:
-    """The name without marks, as a careless site writes it."""
+    """The name without diacritics."""
     decomposed = unicodedata.normalize("NFKD", name.replace("ø", "o"))
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))
 
 
 def invent_handle(rng: random.Random) -> str:
-    """A user name of a social site."""
+    """A user name for a social site."""
     return f"{_word(rng, 2).lower()}_{_word(rng, 1).lower()}{rng.randrange(10, 9999)}"
 
 
 def slug(name: str) -> str:
-    """The name as it stands in a web address: ASCII letters, digits and hyphens where it has any."""
+    """The name in a URL: its ASCII letters and digits, joined by hyphens; may be empty."""
     kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in plain(name).lower())
     return "-".join(part for part in kept.split("-") if part)
 

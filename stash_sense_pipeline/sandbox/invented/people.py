@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class InventedPerson:
-    """Somebody who does not exist. `number` is the truth that all records and pictures refer to."""
+    """An invented person. `number` is the ground truth that records and pictures refer to."""
 
     number: int
     name: str
@@ -22,6 +22,6 @@ class InventedPerson:
     hair_color: str
     height: int
     handle: str
-    profiles: Mapping[str, str]  # by site key: the part of the address that names the person
+    profiles: Mapping[str, str]  # by site key: the part of the address that identifies the person
     sources: tuple[str, ...]
     disambiguation: str | None = None

@@ -12,12 +12,12 @@ from stash_sense_pipeline.foundation.files import write_atomically
 
 
 class Kind(StrEnum):
-    """What a picture shows, or in which way its file is broken."""
+    """What a picture shows, or how its file is broken."""
 
     PORTRAIT = "portrait"
     GROUP = "group"
     SCENERY = "scenery"
-    PLAIN = "plain"  # one flat colour, next to free: for worlds too large to render
+    PLAIN = "plain"  # a few flat tiles: for worlds too large to render
     TRUNCATED = "truncated"
     HTML = "html"
     EMPTY = "empty"
@@ -29,10 +29,10 @@ BROKEN = frozenset({Kind.TRUNCATED, Kind.HTML, Kind.EMPTY, Kind.NOT_AN_IMAGE})
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture file. Equal pictures have equal bytes, on whichever server they lie.
+    """A picture file. Equal pictures have equal bytes on all servers.
 
-    `people` are the numbers of the people in it from left to right, `feminine` how each of them presents;
-    `size` is (width, height) in pixels.
+    `people` are the numbers of the people in it from left to right, `feminine` how each of them presents. `size` is
+    (width, height) in pixels.
     """
 
     seed: int
@@ -43,7 +43,7 @@ class Picture:
 
     @property
     def shown(self) -> tuple[int, ...]:
-        """The people that somebody who can open the file sees."""
+        """The people in the file; empty when it cannot be decoded."""
         return () if self.kind in BROKEN else self.people
 
 
@@ -62,7 +62,7 @@ class PictureStore:
         self._derived: dict[tuple[Picture, str], bytes] = {}
 
     def original(self, picture: Picture) -> bytes:
-        """The bytes as they were uploaded."""
+        """The bytes of the upload."""
         with self._lock:
             known = self._originals.get(picture)
             if known is None:
@@ -81,7 +81,7 @@ class PictureStore:
             return self._derived[key]
 
     def face(self, picture: Picture) -> bytes:
-        """A square JPEG cut out around the first face; the original of a picture without one."""
+        """A square JPEG crop around the face of a portrait; the original of any other picture."""
         original = self.original(picture)
         if picture.kind is not Kind.PORTRAIT:
             return original
@@ -135,10 +135,10 @@ def _render(picture: Picture) -> bytes:
 
 
 def _photo(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox.invented import rendering
+    from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
     people = [
-        rendering.make_person(rendering.DEMO_SEEDS[number], feminine)
+        rendered_person.make_person(rendered_person.DEMO_SEEDS[number], feminine)
         for number, feminine in zip(picture.people, picture.feminine, strict=True)
     ]
     if not people:
@@ -156,7 +156,7 @@ def _plain(picture: Picture) -> bytes:
     from stash_sense_pipeline.sandbox.invented.rendering import encode_jpeg
 
     width, height = picture.size
-    # A block of random tiles: different seeds give different bytes, and encoding stays cheap.
+    # A block of random tiles: different seeds give different bytes, and encoding is cheap.
     colours = np.random.default_rng(picture.seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     image = np.repeat(np.repeat(colours, (height + 1) // 2, 0), (width + 1) // 2, 1)[:height, :width]
     return encode_jpeg(np.ascontiguousarray(image))
@@ -178,9 +178,9 @@ def _resize(data: bytes, longest: int) -> bytes:
 
 
 def _cut_out_face(picture: Picture) -> bytes:
-    from stash_sense_pipeline.sandbox.invented import rendering
+    from stash_sense_pipeline.sandbox.invented import rendered_person, rendering
 
-    person = rendering.make_person(rendering.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
+    person = rendered_person.make_person(rendered_person.DEMO_SEEDS[picture.people[0]], picture.feminine[0])
     photo = rendering.render_portrait(person, picture.seed, picture.size)
     x1, y1, x2, y2 = photo.faces[0].box
     side = 1.6 * max(x2 - x1, y2 - y1)

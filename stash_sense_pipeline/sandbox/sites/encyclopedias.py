@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.sites.model import (
-    AGE_GATE,
     Reply,
     SandboxSite,
     SitePage,
@@ -26,11 +24,11 @@ class BabepediaSite(SandboxSite):
     home = "https://www.babepedia.com"
 
     def url(self, page: SitePage) -> str:
-        """The page by name."""
+        """The address by name."""
         return f"{self.home}/babe/{quote(page.slug)}"
 
     def profile(self, page: SitePage) -> str:
-        """Name and aliases above the boxes; the previous layout had a table of facts."""
+        """Name and aliases above the boxes. The previous layout has a table of facts."""
         if self.is_new:
             return document(page.name, f"<main><h1 class='person'>{esc(page.name)}</h1></main>")
         own = self._portrait(page)
@@ -86,7 +84,7 @@ class BabepediaSite(SandboxSite):
         return self.shown(page) if page is not None and path.startswith("/babe/") else None
 
     def not_there(self) -> Reply:
-        """A page like any other that says so."""
+        """A page with status 200 that says so in its heading."""
         return html_reply(
             document("Page Not Found", "<h1>Page Not Found</h1><p>This babe does not exist.</p>")
         )
@@ -129,19 +127,19 @@ class BabepediaSite(SandboxSite):
 
 
 class IafdSite(SandboxSite):
-    """Pages by UUID, with labels and values side by side; older ids lead to the same pages."""
+    """Pages by UUID, with labels and values in sequence; older ids lead to the same pages."""
 
     name = "iafd"
     home = "https://www.iafd.com"
 
     def url(self, page: SitePage) -> str:
-        """The page by UUID, or by its older id where the page is an older one."""
+        """The address by UUID, or by the older id of a page that has one."""
         if page.uuid and page.slug != page.uuid:
             return f"{self.home}/person.rme/perfid={page.slug}/gender=f/{quote(page.name.lower().replace(' ', '-'))}.htm"
         return f"{self.home}/person.rme/id={page.slug}"
 
     def profile(self, page: SitePage) -> str:
-        """A head shot and pairs of label and value; some values are missing."""
+        """A head shot, and labels with values; some values are missing."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1><dl><dt>AKA</dt><dd>none</dd></dl>")
         source = "/graphics/headshots/nophoto340.jpg"
@@ -183,7 +181,7 @@ class IafdSite(SandboxSite):
         return self.shown(page) if page is not None else None
 
     def not_there(self) -> Reply:
-        """A heading that says so."""
+        """A page with status 200 that says so in its heading."""
         return html_reply(document("film database", "<h1>The person was not found</h1>"))
 
     def _results(self, asked: str) -> str:
@@ -207,7 +205,7 @@ class FreeOnesSite(SandboxSite):
     home = "https://www.freeones.com"
 
     def url(self, page: SitePage) -> str:
-        """The page, as people copy it: with a tab and sometimes a language."""
+        """The address that users copy: with a tab."""
         return f"{self.home}/{page.slug}/bio"
 
     def profile(self, page: SitePage) -> str:
@@ -245,11 +243,11 @@ class FreeOnesSite(SandboxSite):
         return document(f"{page.name} Bio", body, head)
 
     def more(self, page: SitePage) -> None:
-        """The gallery's files."""
+        """Adds the files of the gallery."""
         self._gallery(page)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Tabs, galleries, the list; unknown people are sent to the list."""
+        """Tabs, galleries and the list; unknown people are redirected to the list."""
         parts = path.strip("/").split("/")
         if len(parts[0]) == 2 and len(parts) > 1:
             parts = parts[1:]
@@ -297,306 +295,12 @@ class FreeOnesSite(SandboxSite):
         return document("Babes", f'<div id="search-result">{hits}</div>')
 
 
-class BoobpediaSite(SandboxSite):
-    """A MediaWiki with its API; redirects, a company, a disambiguation and a page without an infobox."""
-
-    name = "boobpedia"
-    home = "https://www.boobpedia.com"
-
-    def url(self, page: SitePage) -> str:
-        """The article."""
-        return f"{self.home}/boobs/{quote(page.slug)}"
-
-    def profile(self, page: SitePage) -> str:
-        """The lead section as the API renders it."""
-        if self.is_new:
-            return f"<div class='card'><b>{esc(page.name)}</b></div>"
-        name = f"{page.slug}.jpg"
-        picture = ""
-        if page.portrait is not None:
-            path = self.file(f"/wiki/images/a/ab/{name}", page.portrait)
-            thumb = path.replace("/images/", "/images/thumb/") + f"/240px-{quote(name)}"
-            picture = f'<a href="/boobs/File:{quote(name)}" class="image"><img src="{thumb}" width="240"></a>'
-        links = "".join(
-            f'<tr><td colspan="2"><a href="{esc(link)}">profile</a></td></tr>' for link in page.links
-        )
-        return (
-            '<div class="mw-parser-output"><table class="infobox plainlinks"><tbody>'
-            f'<tr><td colspan="2">{picture}</td></tr>'
-            f"<tr><td><b>Birth name:</b></td><td>{esc(page.legal_name)}</td></tr>"
-            f"<tr><td><b>Also known as:</b></td><td>{esc(', '.join(page.aliases))}<sup>[1]</sup></td></tr>"
-            '<tr><td><b>Country:</b></td><td><a href="/boobs/File:Flag_icon.svg"><img src="/f.png" width="20"></a></td></tr>'
-            f'<tr><th colspan="2">Links and profiles</th></tr>{links}</tbody></table>'
-            f"<p><b>{esc(page.name)}</b>, born {esc(page.legal_name)}. {esc(page.biography)}</p></div>"
-        )
-
-    def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """The API; articles are not needed."""
-        if path != "/wiki/api.php":
-            return None
-        if query.get("action") == "parse":
-            answer = self._parse(int(query["pageid"]))
-        elif query.get("list") == "search":
-            asked = query["srsearch"]
-            answer = {"query": {"search": [{"title": _title(page)} for page in self.by_name(asked)]}}
-        elif query.get("prop") == "imageinfo":
-            answer = {"query": {"pages": [self._file(title) for title in query["titles"].split("|")]}}
-        else:
-            answer = self._query(query["titles"].split("|"))
-        return Reply(json.dumps(answer).encode(), content_type="application/json")
-
-    def _query(self, titles: list[str]) -> dict[str, object]:
-        normalized, redirects, pages = [], [], []
-        for asked in titles:
-            title = asked[:1].upper() + asked[1:]
-            if title != asked:
-                normalized.append({"from": asked, "to": title})
-            if title.replace(" ", "_") in self.moved:
-                target = self.moved[title.replace(" ", "_")].replace("_", " ")
-                redirects.append({"from": title, "to": target})
-                title = target
-            page = self.pages.get(title.replace(" ", "_"))
-            if page is None or page.slug in self.gone:
-                pages.append({"ns": 0, "title": title, "missing": True})
-                continue
-            company = page.person < 0
-            pages.append(
-                {
-                    "pageid": page.number,
-                    "ns": 0,
-                    "title": title,
-                    "revisions": [{"revid": int(digest(repr(page)), 16) % 10**9, "parentid": 1}],
-                    "categories": [
-                        {
-                            "ns": 14,
-                            "title": "Category:Studios and companies" if company else "Category:Models",
-                        }
-                    ],
-                }
-            )
-        return {
-            "batchcomplete": True,
-            "query": {"normalized": normalized, "redirects": redirects, "pages": pages},
-        }
-
-    def _parse(self, page_id: int) -> dict[str, object]:
-        page = next((page for page in self.pages.values() if page.number == page_id), None)
-        if page is None:
-            return {"error": {"code": "nosuchpageid"}}
-        return {
-            "parse": {"title": _title(page), "pageid": page_id, "text": self.profile(page), "categories": []}
-        }
-
-    def _file(self, title: str) -> dict[str, object]:
-        path = f"/wiki/images/a/ab/{title.removeprefix('File:').replace(' ', '_')}"
-        picture = self.files.get(path)
-        if picture is None:
-            return {"ns": 6, "title": title, "missing": True}
-        width, height = picture.size
-        info = {"url": f"{self.home}{quote(path)}", "width": width, "height": height, "mime": "image/jpeg"}
-        return {"ns": 6, "title": title.replace("_", " "), "imageinfo": [info]}
-
-
-class TheNudeSite(SandboxSite):
-    """Numbers as keys; covers with one or two models, and others who appear with the model."""
-
-    name = "thenude"
-    home = "https://www.thenude.com"
-
-    def url(self, page: SitePage) -> str:
-        """The page with its decorating name."""
-        return f"{self.home}/{quote(page.name)}_{page.number}.htm"
-
-    def profile(self, page: SitePage) -> str:
-        """Microdata and covers; the previous layout named aliases in the list of facts too."""
-        if self.is_new:
-            return document(page.name, f"<h1>{esc(page.name)}</h1>")
-        folder = f"{page.name}_{page.number}"
-        portrait = "/img/silhouette.jpg"
-        if page.portrait is not None:
-            portrait = (
-                f"https://static.thenude.com{self.file(f'/models/{folder}/medhead.jpg', page.portrait)}"
-            )
-        aliases = "".join(
-            f'<meta itemprop="additionalName" content="{esc(alias)}">'
-            for alias in (page.name, *page.aliases, "??")
-        )
-        covers = ""
-        for place, picture in enumerate(page.set_pictures):
-            covers += self._cover(page, f"{page.number}-{place}", picture, (page.slug,))
-        if page.couple is not None and page.related:
-            covers += self._cover(page, f"{page.number}-two", page.couple, (page.slug, page.related[0]))
-        others = "".join(
-            f'<a data-img="https://static.thenude.com{quote(f"/models/{other.name}_{other.number}/medhead.jpg")}" '
-            f'href="{self.url(other)}">{esc(other.name)}</a>'
-            for slug in page.related
-            if (other := self.pages.get(slug)) is not None
-        )
-        links = "".join(f'<a class="tnap_out_link" href="{esc(link)}">LINK</a>' for link in page.links)
-        head = f'<link rel="canonical" href="{self.url(page)}">'
-        body = (
-            f'<div itemscope itemtype="http://schema.org/Person">{aliases}<meta itemprop="gender" content="female">'
-            f'<span class="model-name">{esc(page.name)}</span><img class="model-head" src="{portrait}">'
-            f'<ul class="bio-list"><li><span class="list-quest">Born:</span> {esc(page.legal_name)}</li>'
-            f'<li><span class="list-quest">Appears with:</span> {others}</li></ul>'
-            f'<div class="model-model-links">{links}</div></div><div class="covers">{covers}</div>'
-        )
-        return document(page.name, body, head)
-
-    def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages by the number alone, the search, and home for everything else."""
-        if path == "/index.php":
-            return html_reply(self._results(query.get("m_name", "")))
-        number = path.removesuffix(".htm").rpartition("_")[2]
-        page = next((page for page in self.pages.values() if str(page.number) == number), None)
-        if page is None or page.slug in self.gone:
-            return Reply(status=302, location="/") if path.endswith(".htm") else None
-        return self.shown(page)
-
-    def _cover(self, page: SitePage, name: str, picture: Picture, slugs: tuple[str, ...]) -> str:
-        path = self.file(f"/admin/covers/quenthal/20250102/{name}.jpg", picture)
-        thumb = path.replace(f"/{name}.jpg", f"/medheads/{name}.jpg")
-        models = [page if slug == page.slug else self.pages.get(slug) for slug in slugs]
-        credits = " ".join(
-            f'<a class="model-name" href="{self.url(model)}">{esc(model.name)}</a>'
-            for model in models
-            if model
-        )
-        return (
-            f'<figure><a class="cover" href="/cover/{name}"><img src="https://static.thenude.com{thumb}"></a>'
-            f"<figcaption>{credits}</figcaption></figure>"
-        )
-
-    def _results(self, asked: str) -> str:
-        figures = "".join(
-            f'<figure><a class="model-name" href="{self.url(page)}">{esc(page.name)}</a>'
-            f"<figcaption><span>AKA: {esc(', '.join(page.aliases))}</span></figcaption></figure>"
-            for page in self.by_name(asked)
-        )
-        return document("Search", f'<div class="blockIndexModels">{figures}</div>')
-
-
-class AfdbSite(SandboxSite):
-    """Numbers as keys and classes that mean nothing; co-stars in the folder of the portraits."""
-
-    name = "afdb"
-    home = "https://www.adultfilmdatabase.com"
-
-    def url(self, page: SitePage) -> str:
-        """The page with its decorating name."""
-        return f"{self.home}/actor/{page.slug}-{page.number}/"
-
-    def profile(self, page: SitePage) -> str:
-        """Texts after labels; the previous layout put them into the same element."""
-        if self.is_new:
-            return document(page.name, f"<h2>{esc(page.name)}</h2>")
-        portrait = ""
-        if page.portrait is not None:
-            path = self.file(f"/Graphics/PornStars/{page.slug.title()}_{page.number}.jpg", page.portrait)
-            portrait = f'<img class="w3-image" src="{path}">'
-        gallery = "".join(
-            f'<img src="{self.file(f"/graphics/galleries/{page.number}/{page.number}{place}.jpg", picture)}">'
-            for place, picture in enumerate(page.set_pictures)
-        )
-        stars = "".join(
-            f'<a href="/actor/{other.slug}-{other.number}/">'
-            f'<img src="/Graphics/PornStars/{other.slug.title()}_{other.number}.jpg"></a>'
-            for slug in page.related
-            if (other := self.pages.get(slug)) is not None
-        )
-        label = "AKA: " if self.is_previous else "<b>AKA:</b> "
-        body = (
-            f'<h1 class="w3-opacity">{esc(page.name)}</h1><div class="w3-row">{portrait}'
-            f'<p class="w3-text-grey">{label}{esc(", ".join(page.aliases))}</p>'
-            f"<p><b>Born:</b> {esc(page.legal_name)}</p><p><b>Nationality:</b> none</p></div>"
-            f'<div class="w3-row">{gallery}</div><div class="w3-row"><h3>Co-stars</h3>{stars}</div>'
-            '<a rel="nofollow" target="_blank" href="https://shop.example/?refId=404&partner_id=1">Buy</a>'
-        )
-        return document(f"{page.name} | Film Database", body)
-
-    def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages by number; unknown ones lead to the list."""
-        if path == "/actor.cfm":
-            number = query.get("actorid", "")
-        elif path.startswith("/actor/"):
-            number = path.strip("/").rpartition("-")[2]
-        else:
-            return None
-        page = next((page for page in self.pages.values() if str(page.number) == number), None)
-        if page is None or page.slug in self.gone:
-            return Reply(status=302, location="/browse.cfm?type=actor")
-        return self.shown(page)
-
-
-class IndexxxSite(SandboxSite):
-    """Names by website; nearly every picture is somebody else's. Visitors must say that they are of age."""
-
-    name = "indexxx"
-    home = "https://www.indexxx.com"
-
-    def url(self, page: SitePage) -> str:
-        """The page by slug; `number` makes it the legacy form."""
-        return (
-            f"{self.home}/models/{page.number}/{page.slug}-1/"
-            if page.number
-            else f"{self.home}/m/{page.slug}"
-        )
-
-    def profile(self, page: SitePage) -> str:
-        """Header, websites with the names used there, outgoing links, and others."""
-        if self.is_new:
-            return document(page.name, f"<h1>{esc(page.name)}</h1>")
-        portrait = "https://img.indexxx.com/images/mindex/no-image-yet.jpg"
-        if page.portrait is not None:
-            path = self.file(f"/images/models/{page.slug}-1.jpg", page.portrait)
-            portrait = f"https://img.indexxx.com{path.replace('/images/', '/images/thumbs/200x300/')}"
-        websites = "".join(
-            f'<li><a href="/websites/{place}/quib/">Quib House {place}</a> as <span>{esc(alias)}</span></li>'
-            for place, alias in enumerate((page.name, *page.aliases))
-        )
-        others = "".join(
-            f'<a class="modelLink item" data-modelphoto="/images/models/{slug}-1.jpg" href="/m/{slug}">'
-            f'<img class="thumb" src="https://img.indexxx.com/images/thumbs/200x300/models/{slug}-1.jpg"></a>'
-            for slug in page.related
-        )
-        links = "".join(f'<a href="{esc(link)}">link</a>' for link in page.links)
-        body = (
-            f'<div itemscope itemtype="https://schema.org/ProfilePage"><div id="model-header">'
-            f'<h1 id="model-name">{esc(page.name)}</h1><img class="model-img" src="{portrait}"></div>'
-            f'<ul id="model-websites-box">{websites}</ul><div id="url-box">{links}</div>'
-            f'<div id="comments">{esc(page.biography)} {esc(page.legal_name)}</div>{others}</div>'
-        )
-        return document(page.name, body)
-
-    def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Pages, legacy addresses that lead to them, and the search, all behind the question for age."""
-        if cookies.get("ageVerified") != "true":
-            return Reply(AGE_GATE)
-        parts = path.strip("/").split("/")
-        if parts[0] == "models" and len(parts) >= 2:
-            page = next((page for page in self.pages.values() if str(page.number) == parts[1]), None)
-            return Reply(status=301, location=f"/m/{page.slug}") if page is not None else None
-        if parts[0] == "search":
-            hits = self.by_name(query.get("query", ""))
-            panels = "".join(
-                f'<div class="modelPanel"><a class="modelLink3" href="/m/{page.slug}">{esc(page.name)}</a></div>'
-                for page in hits
-            )
-            return html_reply(document("Search", panels))
-        page = self.pages.get(parts[1].lower()) if parts[0] == "m" and len(parts) == 2 else None
-        return self.shown(page) if page is not None else None
-
-
 def _wrapped(link: str) -> str:
-    """OnlyFans links lead through the site."""
+    """The address on the site that redirects to a link of OnlyFans; other links unchanged."""
     return f"/onlyfans/{link.rpartition('/')[2]}" if "onlyfans.com" in link else link
 
 
 def _shown(page: SitePage, asked: str) -> str:
-    """What the autocomplete shows: the alias that was hit."""
+    """The label in the autocomplete: the alias that matches, or else the name."""
     hit = next((alias for alias in page.aliases if asked.casefold() in alias.casefold()), None)
     return hit or page.name
-
-
-def _title(page: SitePage) -> str:
-    return unquote(page.slug).replace("_", " ")

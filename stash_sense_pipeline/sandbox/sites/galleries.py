@@ -18,17 +18,17 @@ from stash_sense_pipeline.sandbox.sites.model import (
 
 
 class PornPicsSite(SandboxSite):
-    """Tags as pages; galleries say who is in them."""
+    """Tags as pages; galleries list their models."""
 
     name = "pornpics"
     home = "https://www.pornpics.com"
 
     def url(self, page: SitePage) -> str:
-        """The tag."""
+        """The address of the tag."""
         return f"{self.home}/pornstars/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """Tiles of galleries, the first of one model, the second of two."""
+        """Tiles of galleries: the first has one model, the second two."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1><ul><li class='thumbwook'>none</li></ul>")
         head = ""
@@ -46,12 +46,12 @@ class PornPicsSite(SandboxSite):
         return document(page.name, f"{head}{others}<h1>{esc(page.name)} Nude Porn Pics</h1><ul>{tiles}</ul>")
 
     def more(self, page: SitePage) -> None:
-        """The files of both galleries."""
+        """Adds the files of both galleries."""
         self._gallery(page, 1)
         self._gallery(page, 2)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Tags, galleries by number, and the search for what is unknown."""
+        """Tags and galleries by number; the search page for unknown tags."""
         parts = path.strip("/").split("/")
         if len(parts[0]) == 2 and len(parts) > 1:
             parts = parts[1:]
@@ -87,17 +87,17 @@ class PornPicsSite(SandboxSite):
 
 
 class EliteBabesSite(SandboxSite):
-    """Sets at the root of the site, pictures in several sizes, related sets beside them."""
+    """Sets at the root of the site, pictures in several sizes, and related sets on the same pages."""
 
     name = "elitebabes"
     home = "https://www.elitebabes.com"
 
     def url(self, page: SitePage) -> str:
-        """The model's page."""
+        """The address of the model's page."""
         return f"{self.home}/model/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """A portrait, facts, and tiles of sets; the previous layout had the name in the h1."""
+        """A portrait, facts, and tiles of sets. The previous layout has the name in the h1."""
         if self.is_new:
             return document(page.name, f"<h3>{esc(page.name)}</h3>")
         figure = ""
@@ -128,7 +128,7 @@ class EliteBabesSite(SandboxSite):
         return document(page.name, body, f'<link rel="canonical" href="{self.url(page)}">')
 
     def more(self, page: SitePage) -> None:
-        """The files of the sets."""
+        """Adds the files of the sets."""
         self._set(page, two=False)
         self._set(page, two=True)
 
@@ -168,17 +168,17 @@ class EliteBabesSite(SandboxSite):
 
 
 class JavDatabaseSite(SandboxSite):
-    """Romanised names, mostly family name last; namesakes with a tail; one portrait each, loaded late."""
+    """Romanised names, mostly with the family name last; namesakes with a number; one portrait each, loaded lazily."""
 
     name = "javdatabase"
     home = "https://www.javdatabase.com"
 
     def url(self, page: SitePage) -> str:
-        """The idol's page."""
+        """The address of the idol's page."""
         return f"{self.home}/idols/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """Labels in bold; the previous layout had the portrait in the head only."""
+        """Labels in bold. The previous layout has the portrait in the head only."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1>")
         path = "/idolimages/full/unknown.webp"
@@ -201,7 +201,7 @@ class JavDatabaseSite(SandboxSite):
         return document(page.name, body, head)
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """Idols, and the search among them."""
+        """Idols, and the search."""
         if path == "/":
             return html_reply(self._results(query.get("s", "")))
         parts = path.strip("/").split("/")
@@ -213,7 +213,7 @@ class JavDatabaseSite(SandboxSite):
         return self.shown(page) if page is not None else self.not_there()
 
     def not_there(self) -> Reply:
-        """WordPress's page for it."""
+        """The error page of WordPress."""
         page = document("Nothing here", "<h1>Oops!</h1>", attributes=' class="error404"')
         return Reply(page.encode(), 404)
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 
-# The cookie of a browser that passed the challenge.
+# The cookie of a browser that has passed the challenge.
 CLEARANCE = "sandbox-passed"
 CHALLENGE = (
     b"<!DOCTYPE html><html><head><title>One moment</title></head><body>"
@@ -27,10 +27,11 @@ AGE_GATE = (
 
 @dataclass(frozen=True)
 class SitePage:
-    """One person's page. `key` is what profile_urls makes of its address, `slug` how the site writes it.
+    """One person's page. `key` is what profile_urls makes of its address, `slug` its part of the address.
 
-    `person` is the truth. `legal_name` and `biography` stand on the page and must never be stored. `couple` is a picture
-    with somebody else, `related` the slugs of others in the same mark-up. Without a portrait it shows a placeholder.
+    `person` is the ground truth. `legal_name` and `biography` are on the page and must never be stored. `couple` is a
+    picture with a second person; `related` are the slugs of other people in the same mark-up. A page without a portrait
+    shows a placeholder.
     """
 
     slug: str
@@ -53,7 +54,7 @@ class SitePage:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. `location` makes it a redirect, `picture` is served in place of the body."""
+    """An answer. `location` makes it a redirect; `picture` is sent in place of the body."""
 
     body: bytes = b""
     status: int = 200
@@ -64,7 +65,7 @@ class Reply:
 
 @dataclass
 class Behaviour:
-    """What can be changed while a site runs. `layout`: current, previous, or new (nobody has seen it).
+    """What can be changed while a site runs. `layout`: current, previous, or new (no reader knows it).
 
     `robots` None is 404; `robots_type` its content type. `refuse` is a status for everything but robots.txt.
     """
@@ -80,7 +81,7 @@ class Behaviour:
 
 @dataclass
 class SandboxSite(ABC):
-    """One site: pages by slug, and files by path. Subclasses are the shapes."""
+    """One site: pages by slug, and files by path. A subclass renders the pages of one real site."""
 
     pages: dict[str, SitePage] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
@@ -101,41 +102,41 @@ class SandboxSite(ABC):
 
     @property
     def people(self) -> dict[str, int]:
-        """Who each page is of, by key: the truth."""
+        """The number of the person of each page, by key: the ground truth."""
         return {page.key: page.person for page in self.pages.values()}
 
     @abstractmethod
     def url(self, page: SitePage) -> str:
-        """The address that people copy from the site."""
+        """The address that users copy from the site."""
 
     @abstractmethod
     def profile(self, page: SitePage) -> str:
-        """The page."""
+        """The HTML of the page."""
 
     @abstractmethod
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
-        """The answer to a decoded path; None when there is nothing."""
+        """The answer to a decoded path; None when the site has nothing at it."""
 
-    def more(self, page: SitePage) -> None:  # noqa: B027 - most shapes have nothing more
-        """Makes what hangs on the page, so that its files are known."""
+    def more(self, page: SitePage) -> None:  # noqa: B027 - most sites have no further pages
+        """Adds the files of further pages of the person."""
 
     def file(self, path: str, picture: Picture) -> str:
-        """Puts a picture at a decoded path, and gives the path as it stands in a page."""
+        """Adds a picture at a decoded path. Returns the path as a page has it."""
         self.files[path] = picture
         return quote(path)
 
     def shown(self, page: SitePage) -> Reply:
-        """The page as it is now, or that it is gone, or where it moved."""
+        """The answer with the page, or with its new place, or that it is missing."""
         if page.slug in self.gone:
             return self.not_there()
         return html_reply(self.profile(page))
 
     def not_there(self) -> Reply:
-        """The site's own answer for a page that it has not."""
+        """The site's own answer for a missing page."""
         return Reply(b"<html><body><h1>404</h1></body></html>", 404)
 
     def by_name(self, asked: str) -> list[SitePage]:
-        """Pages whose name or alias contains what was asked for, as a careless search finds them."""
+        """Pages with a name or alias that contains the text, ignoring case."""
         wanted = asked.casefold().replace("-", " ").split()
         return [
             page
@@ -146,12 +147,12 @@ class SandboxSite(ABC):
 
     @property
     def is_new(self) -> bool:
-        """Is the layout one that no reader knows?"""
+        """True when the layout is one that no reader knows."""
         return self.behaviour.layout == "new"
 
     @property
     def is_previous(self) -> bool:
-        """Is the layout the one before the current?"""
+        """True when the layout is the one before the current."""
         return self.behaviour.layout == "previous"
 
 
@@ -161,12 +162,12 @@ def html_reply(text: str) -> Reply:
 
 
 def esc(text: str) -> str:
-    """Text for HTML, quotes too."""
+    """Text escaped for HTML, quotes too."""
     return html.escape(text)
 
 
 def document(title: str, body: str, head: str = "", attributes: str = "") -> str:
-    """A whole page with what every site has around its content."""
+    """A whole page: the content with the mark-up that every site has around it."""
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{esc(title)}</title>{head}\n'
         "<script>window.page = {loaded: true, ids: [404, 1015]};</script></head>\n"
@@ -176,5 +177,5 @@ def document(title: str, body: str, head: str = "", attributes: str = "") -> str
 
 
 def digest(text: str) -> str:
-    """A short stable digest, for the made-up parts of addresses."""
+    """A short stable digest, for invented parts of addresses."""
     return hashlib.sha256(text.encode()).hexdigest()[:10]

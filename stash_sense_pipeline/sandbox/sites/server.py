@@ -16,14 +16,14 @@ from stash_sense_pipeline.sandbox.invented.clock import Clock
 from stash_sense_pipeline.sandbox.invented.pictures import PictureStore, sniff
 from stash_sense_pipeline.sandbox.sites.model import AGE_GATE, CHALLENGE, CLEARANCE, Reply, SandboxSite
 
-# Sites that keep pictures from other sites: they want a page of their own as Referer.
+# Sites that refuse pictures to other sites: they want one of their own pages as Referer.
 _GUARDED = frozenset({"babepedia", "indexxx"})
-# A static host that refuses a foreign Referer and none at all is fine.
+# A static host that refuses a foreign Referer; a request without Referer is answered.
 _SHY = frozenset({"thenude"})
 
 
 class SiteServer:
-    """One site on one port; hosts of the real site that keep pictures are the same port here."""
+    """One site on one port. Picture hosts of the real site share this port."""
 
     def __init__(self, site: SandboxSite, pictures: PictureStore, clock: Clock) -> None:
         self.name = site.name
@@ -32,7 +32,7 @@ class SiteServer:
         self._pictures = pictures
 
     def routes(self) -> list[Route]:
-        """Everything."""
+        """One route for all paths."""
         return [Route("/{path:path}", self._answer, methods=["GET", "POST"])]
 
     async def _answer(self, request: Request) -> Response:
@@ -79,13 +79,13 @@ class SiteServer:
 
 
 def _has_passed(request: Request) -> bool:
-    """Cookie and User-Agent of one browser, both together."""
+    """True when the request has the cookie and the User-Agent of the browser that passed the challenge."""
     agent = request.headers.get("user-agent", "")
     return request.cookies.get("cf_clearance") == CLEARANCE and agent.startswith("Mozilla/5.0")
 
 
 def site_operations(site: SandboxSite) -> dict[str, Callable[..., Any]]:
-    """What can be done to a site while it runs."""
+    """The operations of a site by name."""
 
     def behave(**changes: Any) -> None:
         with site.lock:

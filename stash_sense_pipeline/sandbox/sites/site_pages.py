@@ -12,32 +12,33 @@ from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.sandbox.invented.naming import Style, invent_name, slug
 from stash_sense_pipeline.sandbox.invented.people import InventedPerson
 from stash_sense_pipeline.sandbox.invented.pictures import Kind, Picture
-from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries
+from stash_sense_pipeline.sandbox.sites import encyclopedias, galleries, numbered_sites, wiki
 from stash_sense_pipeline.sandbox.sites.model import SandboxSite, SitePage
-from stash_sense_pipeline.sandbox.stash_box.database import Box, Joins, Link
+from stash_sense_pipeline.sandbox.stash_box.database import Box
+from stash_sense_pipeline.sandbox.stash_box.rows import Joins, Link
 
 SHAPES: tuple[type[SandboxSite], ...] = (
     encyclopedias.BabepediaSite,
     encyclopedias.IafdSite,
     encyclopedias.FreeOnesSite,
-    encyclopedias.BoobpediaSite,
-    encyclopedias.TheNudeSite,
-    encyclopedias.AfdbSite,
+    wiki.BoobpediaSite,
+    numbered_sites.TheNudeSite,
+    numbered_sites.AfdbSite,
     galleries.PornPicsSite,
     galleries.EliteBabesSite,
     galleries.JavDatabaseSite,
-    encyclopedias.IndexxxSite,
+    numbered_sites.IndexxxSite,
 )
-# No stash-box links to them: their people are found by name.
+# No stash-box links to these sites: their people are found by name.
 BY_NAME = ("elitebabes", "javdatabase")
 _SIZES = ((400, 500), (360, 450))
 _FIRST_SEED = 900_000
-# People whom no box knows: namesakes of those it does.
-_FIRST_STRANGER = 50_000
+# Numbers of namesakes, which no box has, start here.
+_FIRST_NAMESAKE = 50_000
 
 
 def empty_sites() -> dict[str, SandboxSite]:
-    """The ten sites without a page."""
+    """The ten sites without pages."""
     return {shape.name: shape() for shape in SHAPES}
 
 
@@ -48,10 +49,10 @@ def fill_sites(
     seed: int,
     most: int = 12,
 ) -> None:
-    """Gives each site pages of up to `most` of the people, and links to most of them from the boxes.
+    """Gives each site pages of up to `most` of the people, and adds links to most of them to the boxes.
 
-    On every site: a namesake's page that nobody links to, a link to somebody else's page, one that was removed, one
-    without a portrait, pictures of two people, and related people in the same mark-up.
+    Every site has: a namesake's page that no box links to, a link to another person's page, a removed page, a page without
+    a portrait, pictures of two people, and related people in the same mark-up.
     """
     for place, site in enumerate(sites.values()):
         first_picture = _FIRST_SEED + 1000 * place
@@ -83,7 +84,7 @@ class _Filler:
         for place, page in enumerate(pages):
             related = tuple(slugs[(place + step) % len(slugs)] for step in (1, 2)) if len(slugs) > 2 else ()
             self._site.add(replace(page, related=related))
-        # Once more, now that all related people have pages.
+        # Again, because all related people have pages now.
         for slug_ in slugs:
             self._site.add(self._site.pages[slug_])
         if len(pages) > 4:
@@ -94,7 +95,7 @@ class _Filler:
             for person, page in zip(chosen, pages, strict=True):
                 self._link(person, page)
             if len(pages) > 4:
-                # Somebody pasted a wrong address: to a page of another name.
+                # A wrong link: it leads to a page with another name.
                 self._link(chosen[3], pages[4])
 
     def _choose(self) -> list[InventedPerson]:
@@ -145,8 +146,8 @@ class _Filler:
         return replace(page, key=key)
 
     def _add_namesake(self, person: InventedPerson, page: SitePage) -> None:
-        """Somebody of the same name, whom no box knows, with a page of her own."""
-        stranger = replace(person, number=_FIRST_STRANGER + person.number)
+        """Adds a page of another person with the same name, without a record in any box."""
+        namesake = replace(person, number=_FIRST_NAMESAKE + person.number)
         tail = "_2" if self._site.name in ("babepedia", "boobpedia") else "-2"
         identifier = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         written = identifier if self._site.name == "iafd" else f"{page.slug}{tail}"
@@ -155,11 +156,11 @@ class _Filler:
                 replace(
                     page,
                     slug=written,
-                    person=stranger.number,
+                    person=namesake.number,
                     aliases=(),
                     links=(),
-                    portrait=self._portrait(stranger),
-                    set_pictures=(self._portrait(stranger),),
+                    portrait=self._portrait(namesake),
+                    set_pictures=(self._portrait(namesake),),
                     couple=None,
                     related=(page.slug,),
                     number=page.number + 7000 if page.number else 0,
@@ -184,7 +185,7 @@ class _Filler:
         )
 
     def _link(self, person: InventedPerson, page: SitePage) -> None:
-        """Lists the page on the person's records in the boxes: on the first, and on some of the others."""
+        """Adds links to the page to the person's records in the boxes: to the first, and to some of the others."""
         first = True
         for box in self._boxes.values():
             for key, number in box.people.items():
@@ -196,7 +197,7 @@ class _Filler:
 
 
 def _add_link(box: Box, key: str, site: SandboxSite, url: str) -> None:
-    """As if it had always been there."""
+    """Adds a link without an edit."""
     old = box.joins[key]
     fields = {name: getattr(old, name) for name in Joins.__dataclass_fields__}
     link = Link(url, box.site_for(site.name.title(), site.home))

@@ -1,196 +1,38 @@
 """The database of a stash-box: tables, sort orders, edits, merges.
 
-It follows the servers where that matters to a mirror: which changes bump `updated`, what a merge leaves
-behind, which orders have no tie-breaker. Every public method takes the lock for one statement, so a reader
-that needs several statements can be overtaken by a writer, as on the real servers.
+It behaves like the real servers in what a sync depends on: which changes bump `updated`, what a merge leaves behind, and
+which orders have no tie-breaker. Every public method holds the lock for one statement. A reader that needs several
+statements can therefore see a change between them, as on the real servers.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import threading
 import uuid
-import zlib
-from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from dataclasses import field as dataclass_field
-from enum import Enum, StrEnum
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
-
-from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.sandbox.invented.clock import Clock
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
+from stash_sense_pipeline.sandbox.stash_box.edit_log import EditLog
+from stash_sense_pipeline.sandbox.stash_box.orders import PageQuery, PerformerOrders
+from stash_sense_pipeline.sandbox.stash_box.rows import (
+    NO_JOINS,
+    BoxOptions,
+    BoxSite,
+    ControlError,
+    Edit,
+    ImageRow,
+    Joins,
+    Moment,
+    PerformerRow,
+    Related,
+)
 
-
-class ControlError(StashSenseError):
-    """A change that a stash-box would refuse, or that names something that is not there."""
-
-
-class Ties(StrEnum):
-    """How rows with equal sort values come out of an order that has no tie-breaker.
-
-    `page`: by chance, but the same for the same page of an unchanged table, as a top-N heap sort does;
-    walking the pages loses rows, and walking them again loses the same ones. `request`: anew with every
-    request. `stable`: by id, as if there were a tie-breaker.
-    """
-
-    PAGE = "page"
-    REQUEST = "request"
-    STABLE = "stable"
-
-
-class Moment(Enum):
-    """Points of a request at which observers run; the lock is free, and they may change the box."""
-
-    RECEIVED = "received"  # nothing was read yet
-    COUNTED = "counted"  # between the statement that counts and the one that selects rows
-    SELECTED = "selected"  # between the rows and the aliases, links and images that belong to them
-    ANSWERED = "answered"  # everything was read, the answer was not sent
-
-
-@dataclass(frozen=True)
-class BoxOptions:
-    """What differs between stash-box versions and operators.
-
-    `per_page_cap` None is v0.7.0 and later, 100 is what older servers do silently. `image_max_size` is the
-    size that an image request without `size` gets, in pixels; it needs `resizing`.
-    """
-
-    version: str = "v0.10.2"
-    ties: Ties = Ties.PAGE
-    per_page_cap: int | None = None
-    changelog: bool = False
-    legacy_schema: bool = False
-    gzip: bool = True
-    resizing: bool = False
-    image_max_size: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PerformerRow:
-    """The columns of a performer. Times are microseconds since 1970, dates partial ISO text."""
-
-    id: str
-    name: str
-    created: int
-    updated: int
-    disambiguation: str | None = None
-    gender: str | None = None
-    birth_date: str | None = None
-    death_date: str | None = None
-    ethnicity: str | None = None
-    country: str | None = None
-    eye_color: str | None = None
-    hair_color: str | None = None
-    height: int | None = None
-    cup_size: str | None = None
-    band_size: int | None = None
-    waist_size: int | None = None
-    hip_size: int | None = None
-    breast_type: str | None = None
-    career_start_year: int | None = None
-    career_end_year: int | None = None
-    scene_count: int = 0
-    deleted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link of a performer; `site` is the id of a `Site`."""
-
-    url: str
-    site: str
-
-
-@dataclass(frozen=True, slots=True)
-class BodyModification:
-    """A tattoo or piercing."""
-
-    location: str
-    description: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Joins:
-    """What hangs on a performer in tables of its own. An image may hang there twice."""
-
-    aliases: tuple[str, ...] = ()
-    urls: tuple[Link, ...] = ()
-    images: tuple[str, ...] = ()
-    tattoos: tuple[BodyModification, ...] = ()
-    piercings: tuple[BodyModification, ...] = ()
-
-
-NO_JOINS = Joins()
 _JOIN_FIELDS = frozenset(("aliases", "urls", "images", "tattoos", "piercings"))
 _COLUMNS = frozenset(PerformerRow.__dataclass_fields__) - {"id", "created", "updated", "deleted"}
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRow:
-    """An uploaded image: its bytes never change."""
-
-    id: str
-    width: int
-    height: int
-    picture: Picture
-    # How far from 2:3, and how high: the order in which a performer's images are shown.
-    shape: tuple[float, int] = dataclass_field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", (abs(self.width / max(self.height, 1) - 2 / 3), self.height))
-
-
-@dataclass(frozen=True, slots=True)
-class BoxSite:
-    """A web site that links belong to."""
-
-    id: str
-    name: str
-    url: str
-    created: int
-
-
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """An applied edit. `target` may name a performer that is gone for good."""
-
-    id: str
-    operation: str
-    status: str
-    target: str
-    merge_sources: tuple[str, ...]
-    details: Mapping[str, Any]
-    created: int
-    updated: int
-    closed: int
-    bot: bool = False
-
-    @property
-    def order(self) -> tuple[int, str]:
-        """The key of every order of edits; the id makes it total."""
-        return (self.closed, self.id)
-
-
-class Related(NamedTuple):
-    """What one statement finds besides a performer's columns."""
-
-    joins: Joins
-    merged_ids: tuple[str, ...]
-    merged_into_id: str | None
-
-
-@dataclass
-class _Indices:
-    """The orders that queries read often, ascending, live performers only."""
-
-    names: list[tuple[str, str, int, str]] = dataclass_field(default_factory=list)
-    updated: list[tuple[int, str]] = dataclass_field(default_factory=list)
-    created: list[tuple[int, str]] = dataclass_field(default_factory=list)
 
 
 class Box:
@@ -215,35 +57,39 @@ class Box:
         self.clear(seed, options)
 
     def clear(self, seed: int, options: BoxOptions | None = None) -> None:
-        """Forgets everything but name, key, clock and observers, as if the box were new."""
+        """Resets everything but name, host, key, clock and observers."""
         with self.lock:
             self.options = options or BoxOptions()
-            self.performers: dict[str, PerformerRow] = {}
+            self._orders = PerformerOrders()
             self.joins: dict[str, Joins] = {}
             self.images: dict[str, ImageRow] = {}
             self.sites: dict[str, BoxSite] = {}
-            self.edits: dict[str, Edit] = {}
             self.people: dict[str, int] = {}
-            self._held_edits: list[Edit] = []
-            self._holding = False
             self._redirects: dict[str, str] = {}
             self._merged: dict[str, list[str]] = {}
             self._on_performers: dict[str, list[str]] = {}
-            self._tuple_ids: dict[str, int] = {}
-            self._tuple_counter = itertools.count()
             self._image_of: dict[Picture, str] = {}
-            self._indices = _Indices()
-            self._edit_order: list[tuple[int, str]] = []
             self._seed = seed
             self._random = random.Random(f"{seed} {self.name}")
+            self._edit_log = EditLog(self.clock, self._random, self.new_id)
             self._changes = 0
             self._requests = 0
 
     # Reading
 
     @property
+    def performers(self) -> dict[str, PerformerRow]:
+        """Performers by id, deleted ones too."""
+        return self._orders.rows
+
+    @property
+    def edits(self) -> dict[str, Edit]:
+        """Closed edits by id."""
+        return self._edit_log.edits
+
+    @property
     def changes(self) -> int:
-        """How many changes were made; equal numbers mean equal content."""
+        """How many changes were made. Equal numbers mean equal content."""
         return self._changes
 
     def next_request(self) -> int:
@@ -271,7 +117,7 @@ class Box:
             ]
 
     def performers_with(self, image_id: str) -> list[str]:
-        """The ids of the performers that an image hangs on."""
+        """The ids of the performers that have an image."""
         with self.lock:
             return sorted(set(self._on_performers.get(image_id, ())))
 
@@ -279,7 +125,7 @@ class Box:
         """How many live performers match."""
         with self.lock:
             if matches is None:
-                return len(self._indices.names)
+                return self._orders.live
             return sum(1 for row in self.performers.values() if not row.deleted and matches(row))
 
     def page(
@@ -293,41 +139,15 @@ class Box:
         request: int = 0,
     ) -> list[PerformerRow]:
         """Live performers of one page; `sort` is a PerformerSortEnum value. Ties as in `BoxOptions.ties`."""
+        query = PageQuery(sort, descending, limit, offset, matches)
         with self.lock:
-            ordered, tie_width = self._ordered(sort, matches)
-            total = len(ordered)
-            start, stop = min(offset, total), min(offset + limit, total)
-            if tie_width is None or self.options.ties is Ties.STABLE:
-                keys = ordered[total - stop : total - start][::-1] if descending else ordered[start:stop]
-            else:
-                salt = f"{self._seed} {self.name} {sort} {descending} {offset + limit} {self._changes}"
-                if self.options.ties is Ties.REQUEST:
-                    salt = f"{salt} {request}"
-                keys = _shuffled_slice(ordered, start, stop, descending, zlib.crc32(salt.encode()))
-            return [self.performers[key[-1]] for key in keys]
-
-    def _ordered(
-        self, sort: str, matches: Callable[[PerformerRow], bool] | None
-    ) -> tuple[Sequence[tuple[Any, ...]], int | None]:
-        """Sort keys ending in an id, ascending, and how many leading values rows may tie on (None: total)."""
-        indexed: Mapping[str, tuple[Sequence[tuple[Any, ...]], int | None]] = {
-            "NAME": (self._indices.names, None),
-            "UPDATED_AT": (self._indices.updated, 1),
-            "CREATED_AT": (self._indices.created, 1),
-        }
-        if sort in indexed:
-            keys, ties = indexed[sort]
-            if matches is not None:
-                keys = [key for key in keys if matches(self.performers[key[-1]])]
-            return keys, ties
-        key_of, ties = _SORTS[sort]
-        rows = (row for row in self.performers.values() if not row.deleted and (not matches or matches(row)))
-        return sorted((*key_of(row), row.id) for row in rows), ties
+            salt = f"{self._seed} {self.name} {sort} {descending} {offset + limit} {self._changes}"
+            return self._orders.page(query, self.options.ties, salt, request)
 
     def changed_since(self, since: int, after: str | None, limit: int) -> list[PerformerRow]:
         """Performers, deleted ones too, with (updated, id) above a keyset position, oldest first.
 
-        Without `after`, those of the very moment `since` are left out.
+        Without `after`, performers with `updated` equal to `since` are left out.
         """
         with self.lock:
             rows = self.performers.values()
@@ -346,56 +166,54 @@ class Box:
     ) -> tuple[int, list[Edit]]:
         """How many closed edits match, and those of one page in the order (closed, id)."""
         with self.lock:
-            keys = reversed(self._edit_order) if descending else iter(self._edit_order)
-            found = [edit for key in keys if matches(edit := self.edits[key[1]])]
-            return len(found), found[offset : offset + limit]
+            return self._edit_log.page(descending=descending, limit=limit, offset=offset, matches=matches)
 
     # Changing
 
     def create(self, *, at: int | None = None, performer_id: str | None = None, **fields: Any) -> str:
         """Adds a performer by an applied edit and returns its id.
 
-        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the truth about who
-        it is. `at` is the moment that the transaction began: a late commit gives one that is past.
+        `fields` are columns of `PerformerRow` and lists of `Joins`; `person` (an int) is the ground truth. `at` is the
+        moment when the transaction began; a late commit has one in the past.
         """
         with self.lock:
             stamp = self._stamp(at)
             person = fields.pop("person", None)
             key = performer_id or self.new_id()
             if key in self.performers:
-                raise ControlError(f"{self.name}: there is a performer {key} already")
+                raise ControlError(f"{self.name}: performer {key} exists already")
             columns, joins = self._split(fields)
             if not columns.get("name"):
                 raise ControlError(f"{self.name}: a performer needs a name")
-            self._insert(PerformerRow(id=key, created=stamp, updated=stamp, **columns), Joins(**joins))
+            self._put(PerformerRow(id=key, created=stamp, updated=stamp, **columns), Joins(**joins))
             if person is not None:
                 self.people[key] = person
-            self._record("CREATE", key, (), columns, stamp)
+            self._edit_log.record("CREATE", key, (), columns, stamp)
             return key
 
     def edit(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """An applied MODIFY edit. Without `fields` it changes nothing, and bumps `updated` all the same."""
+        """Applies a MODIFY edit. Without `fields` it only bumps `updated`."""
         with self.lock:
             stamp = self._stamp(at)
             row = self._live(performer_id)
             columns, joins = self._split(fields)
-            self._update(
+            self._put(
                 replace(row, **columns, updated=stamp),
                 replace(self.joins.get(performer_id, NO_JOINS), **joins),
             )
-            self._record("MODIFY", performer_id, (), columns, stamp)
+            self._edit_log.record("MODIFY", performer_id, (), columns, stamp)
 
     def bump(self, performer_id: str, *, at: int | None = None) -> None:
-        """An applied edit that changes nothing but `updated`."""
+        """Applies an edit that changes nothing but `updated`."""
         self.edit(performer_id, at=at)
 
     def touch(self, performer_ids: Iterable[str], *, at: int | None = None) -> None:
-        """One bulk UPDATE by an administrator: all get one timestamp, and there is no edit."""
+        """Runs a bulk UPDATE by an administrator: all performers get one timestamp, without an edit."""
         with self.lock:
             stamp = self._stamp(at)
             for performer_id in performer_ids:
                 row = self._known(performer_id)
-                self._update(replace(row, updated=stamp), self.joins.get(performer_id, NO_JOINS))
+                self._put(replace(row, updated=stamp), self.joins.get(performer_id, NO_JOINS))
 
     def merge(
         self,
@@ -406,9 +224,9 @@ class Box:
         keep_images: bool = True,
         **fields: Any,
     ) -> None:
-        """An applied MERGE edit: the sources become tombstones that lead to the target.
+        """Applies a MERGE edit: the sources become tombstones that redirect to the target.
 
-        `keep_images`: the target also gets the sources' images. Their names become its aliases.
+        Names of the sources become aliases of the target. `keep_images`: the target also gets their images.
         """
         with self.lock:
             stamp = self._stamp(at)
@@ -433,23 +251,22 @@ class Box:
                 for earlier in self._merged.pop(loser.id, ()):
                     self._redirect(earlier, target)
                 self._redirect(loser.id, target)
-            self._update(replace(row, **columns, updated=stamp), replace(joins, **merged))
-            self._record("MERGE", target, tuple(sources), columns, stamp)
+            self._put(replace(row, **columns, updated=stamp), replace(joins, **merged))
+            self._edit_log.record("MERGE", target, tuple(sources), columns, stamp)
 
     def destroy(self, performer_id: str, *, at: int | None = None) -> None:
-        """An applied DESTROY edit: a tombstone that leads nowhere."""
+        """Applies a DESTROY edit: the performer becomes a tombstone without a redirect."""
         with self.lock:
             stamp = self._stamp(at)
             self._soft_delete(self._live(performer_id), stamp)
-            self._record("DESTROY", performer_id, (), {}, stamp)
+            self._edit_log.record("DESTROY", performer_id, (), {}, stamp)
 
     def hard_delete(self, performer_id: str) -> None:
-        """The performerDestroy mutation: the row is gone, its redirects too, and no edit tells of it."""
+        """Runs the performerDestroy mutation: the row and its redirects are deleted, without an edit."""
         with self.lock:
             row = self._known(performer_id)
             self._set_joins(performer_id, NO_JOINS)
-            self._unindex(row)
-            del self.performers[performer_id], self._tuple_ids[performer_id]
+            self._orders.remove(row)
             self.joins.pop(performer_id, None)
             target = self._redirects.pop(performer_id, None)
             if target is not None:
@@ -459,7 +276,7 @@ class Box:
             self._changes += 1
 
     def restore(self, performer_id: str, *, at: int | None = None, **fields: Any) -> None:
-        """An administrator's SQL: a deleted performer lives again, without a redirect and without an edit."""
+        """Runs an administrator's SQL: a deleted performer is live again, without a redirect and without an edit."""
         with self.lock:
             stamp = self._stamp(at)
             row = self._known(performer_id)
@@ -469,10 +286,10 @@ class Box:
             if target is not None:
                 self._merged[target].remove(performer_id)
             columns, joins = self._split(fields)
-            self._update(replace(row, **columns, deleted=False, updated=stamp), Joins(**joins))
+            self._put(replace(row, **columns, deleted=False, updated=stamp), Joins(**joins))
 
     def upload(self, picture: Picture, image_id: str | None = None) -> str:
-        """Stores an image and returns its id: that of the same bytes if they are there already."""
+        """Stores an image and returns its id; equal bytes that are stored already keep their id."""
         with self.lock:
             if image_id is None:
                 image_id = self._image_of.get(picture) or self.new_id()
@@ -489,7 +306,7 @@ class Box:
             return image_id
 
     def destroy_image(self, image_id: str) -> None:
-        """The imageDestroy mutation: the image leaves its performers, whose `updated` stays."""
+        """Runs the imageDestroy mutation: the image is removed from its performers. Their `updated` stays."""
         with self.lock:
             if image_id not in self.images:
                 raise ControlError(f"{self.name}: there is no image {image_id}")
@@ -501,46 +318,34 @@ class Box:
             self._changes += 1
 
     def hold_edits(self) -> None:
-        """From now on edits stay open although their change is done, until `close_edits`."""
+        """Keeps new edits open until `close_edits`, although their changes are applied."""
         with self.lock:
-            self._holding = True
+            self._edit_log.hold()
 
     def close_edits(self) -> None:
-        """Closes the edits that `hold_edits` kept back, with the clock's present moment."""
+        """Closes the edits that `hold_edits` kept open, at the present moment of the clock."""
         with self.lock:
-            self._holding = False
-            held, self._held_edits = self._held_edits, []
-            for edit in held:
-                closed = self.clock.stamp()
-                self._close(replace(edit, closed=closed, updated=closed))
+            self._edit_log.close_held()
 
     def delete_edit(self, edit_id: str) -> None:
-        """A moderator removes a closed edit; what it did stays done."""
+        """Removes a closed edit, as a moderator can; its change stays."""
         with self.lock:
-            edit = self.edits.pop(edit_id, None)
-            if edit is None:
+            if not self._edit_log.delete(edit_id):
                 raise ControlError(f"{self.name}: there is no edit {edit_id}")
-            self._edit_order.remove(edit.order)
             self._changes += 1
 
     def load(self, rows: Iterable[tuple[PerformerRow, Joins]]) -> None:
-        """Adds many performers at once, as an import does: no edits, timestamps as they are."""
+        """Adds or replaces many performers, as an import does: without edits, and with the timestamps of the rows."""
         with self.lock:
-            for row, joins in rows:
-                self.performers[row.id] = row
-                self._tuple_ids[row.id] = next(self._tuple_counter)
+            pairs = list(rows)
+            self._orders.load([row for row, _ in pairs])
+            for row, joins in pairs:
                 if joins is not NO_JOINS:
                     self._set_joins(row.id, joins)
-            live = [row for row in self.performers.values() if not row.deleted]
-            self._indices = _Indices(
-                names=sorted(self._name_key(row) for row in live),
-                updated=sorted((row.updated, row.id) for row in live),
-                created=sorted((row.created, row.id) for row in live),
-            )
             self._changes += 1
 
     def site_for(self, name: str, url: str) -> str:
-        """The id of a site by name; it is made when it is not there."""
+        """The id of the site with that name, which is added if it is missing."""
         with self.lock:
             for site in self.sites.values():
                 if site.name == name:
@@ -556,11 +361,9 @@ class Box:
             self._changes += 1
 
     def new_id(self) -> str:
-        """A new UUID, the same ones in every run."""
+        """A new UUID from the box's random stream."""
         with self.lock:
             return str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-
-    # How rows are kept
 
     def _stamp(self, at: int | None) -> int:
         return self.clock.stamp() if at is None else at
@@ -590,23 +393,13 @@ class Box:
                 raise ControlError(f"{self.name}: there is no image {image_id}")
         return columns, joins
 
-    def _insert(self, row: PerformerRow, joins: Joins) -> None:
-        self.performers[row.id] = row
-        self._tuple_ids[row.id] = next(self._tuple_counter)
+    def _put(self, row: PerformerRow, joins: Joins) -> None:
+        self._orders.put(row)
         self._set_joins(row.id, joins)
-        self._index(row)
-        self._changes += 1
-
-    def _update(self, row: PerformerRow, joins: Joins) -> None:
-        self._unindex(self.performers[row.id])
-        self.performers[row.id] = row
-        self._tuple_ids[row.id] = next(self._tuple_counter)
-        self._set_joins(row.id, joins)
-        self._index(row)
         self._changes += 1
 
     def _soft_delete(self, row: PerformerRow, stamp: int) -> None:
-        self._update(replace(row, deleted=True, updated=stamp), NO_JOINS)
+        self._put(replace(row, deleted=True, updated=stamp), NO_JOINS)
 
     def _redirect(self, source: str, target: str) -> None:
         self._redirects[source] = target
@@ -618,99 +411,3 @@ class Box:
         for image_id in joins.images:
             self._on_performers.setdefault(image_id, []).append(performer_id)
         self.joins[performer_id] = joins
-
-    def _name_key(self, row: PerformerRow) -> tuple[str, str, int, str]:
-        # A missing disambiguation sorts last, as NULL does; rows that tie on both come as they were written.
-        blank = "\U0010ffff" if row.disambiguation is None else row.disambiguation
-        return (row.name, blank, self._tuple_ids[row.id], row.id)
-
-    def _index(self, row: PerformerRow) -> None:
-        if not row.deleted:
-            insort(self._indices.names, self._name_key(row))
-            insort(self._indices.updated, (row.updated, row.id))
-            insort(self._indices.created, (row.created, row.id))
-
-    def _unindex(self, row: PerformerRow) -> None:
-        if not row.deleted:
-            _discard(self._indices.names, self._name_key(row))
-            _discard(self._indices.updated, (row.updated, row.id))
-            _discard(self._indices.created, (row.created, row.id))
-
-    def _record(
-        self, operation: str, target: str, sources: tuple[str, ...], details: Mapping[str, Any], stamp: int
-    ) -> None:
-        status = "ACCEPTED" if self._random.random() < 0.5 else "IMMEDIATE_ACCEPTED"
-        shown = {key: details.get(key) for key in ("name", "disambiguation", "gender", "country")}
-        # The application closes the edit by its own clock, after the transaction that the stamp is of.
-        closed = self.clock.now()
-        edit = Edit(
-            id=self.new_id(),
-            operation=operation,
-            status=status,
-            target=target,
-            merge_sources=sources,
-            details=shown,
-            created=min(stamp, closed) - 3_600_000_000,
-            updated=closed,
-            closed=closed,
-            bot=self._random.random() < 0.2,
-        )
-        if self._holding:
-            self._held_edits.append(edit)
-        else:
-            self._close(edit)
-
-    def _close(self, edit: Edit) -> None:
-        self.edits[edit.id] = edit
-        insort(self._edit_order, edit.order)
-
-
-def _discard(ordered: list[Any], key: tuple[Any, ...]) -> None:
-    position = bisect_left(ordered, key)
-    if position == len(ordered) or ordered[position] != key:
-        raise AssertionError(f"index out of step at {key}")
-    del ordered[position]
-
-
-def _shuffled_slice(
-    ordered: Sequence[tuple[Any, ...]], start: int, stop: int, descending: bool, salt: int
-) -> list[tuple[Any, ...]]:
-    """Positions start..stop of an order on the first value alone; `salt` decides the order of equal ones."""
-    total = len(ordered)
-    answer: list[tuple[Any, ...]] = []
-    position = start
-    while position < stop:
-        key = ordered[total - 1 - position] if descending else ordered[position]
-        value = key[0]
-        low = bisect_left(ordered, value, key=_first)
-        high = bisect_right(ordered, value, key=_first)
-        if high - low == 1:
-            answer.append(key)
-            position += 1
-            continue
-        begin, end = (total - high, total - low) if descending else (low, high)
-        mixed = np.random.default_rng([salt, begin]).permutation(high - low)
-        last = min(end, stop)
-        answer.extend(ordered[low + int(k)] for k in mixed[position - begin : last - begin])
-        position = last
-    return answer
-
-
-def _first(key: tuple[Any, ...]) -> Any:
-    return key[0]
-
-
-def _nullable(value: Any) -> tuple[bool, Any]:
-    """Sorts None after everything else, as NULL does ascending."""
-    return (value is None, value if value is not None else 0)
-
-
-_SORTS: Mapping[str, tuple[Callable[[PerformerRow], tuple[Any, ...]], int | None]] = {
-    "BIRTHDATE": (lambda row: (_nullable(row.birth_date),), 1),
-    "DEATHDATE": (lambda row: (_nullable(row.death_date),), 1),
-    "CAREER_START_YEAR": (lambda row: (_nullable(row.career_start_year),), 1),
-    "SCENE_COUNT": (lambda row: (row.scene_count, row.name), None),
-    "POPULARITY": (lambda row: (row.scene_count, row.name), None),
-    "DEBUT": (lambda row: (_nullable(row.career_start_year), row.name), None),
-    "LAST_SCENE": (lambda row: (_nullable(row.career_end_year), row.name), None),
-}

@@ -1,8 +1,7 @@
 """Executes bulk queries without graphql-core's cost per field, with equal results.
 
-A query is compiled once into nested functions over the same getters that graphql-core is given as resolvers.
-What the compiler does not know (directives, introspection, unions, fields that can fail) is left to
-graphql-core.
+A query is compiled once into nested functions over the getters that graphql-core gets as resolvers. Queries with
+directives, introspection, unions or fields that can fail are executed by graphql-core.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ RootResolver = Callable[[Any, Mapping[str, Any]], Any]
 
 
 class _NotSimple(Exception):  # noqa: N818
-    """The query holds something that only graphql-core executes."""
+    """The query has something that only graphql-core executes."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Plan:
     def execute(
         self, context: Any, variables: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, list[GraphQLError]]:
-        """Data and errors, as graphql-core's execution gives them; `variables` are coerced already."""
+        """Data and errors, equal to those of graphql-core. `variables` are coerced."""
         data: dict[str, Any] = {}
         errors: list[GraphQLError] = []
         for root in self.roots:
@@ -81,7 +80,7 @@ def compile_plan(
     getters: Getters,
     root_resolvers: Mapping[str, RootResolver],
 ) -> Plan | None:
-    """The plan of a valid operation whose root fields are all in `root_resolvers`, else None."""
+    """The plan of a valid operation; None when a root field is not in `root_resolvers`, or only graphql-core executes it."""
     assert schema.query_type is not None
     fragments = {
         node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
@@ -126,7 +125,7 @@ class _Compiler:
     def collect(
         self, parent: GraphQLObjectType, selections: Sequence[SelectionSetNode]
     ) -> dict[str, list[FieldNode]]:
-        """The fields of an object by response key, in order, fragments unfolded."""
+        """The fields of an object by response key, in order, with fragments expanded."""
         found: dict[str, list[FieldNode]] = {}
         for selection_set in selections:
             for node in selection_set.selections:

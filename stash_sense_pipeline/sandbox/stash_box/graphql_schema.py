@@ -1,7 +1,7 @@
 """The part of the stash-box GraphQL schema that concerns performers.
 
-Names, types, nullability, enum values and defaults are those of the servers; descriptions and selection are
-ours.
+Names, types, nullability, enum values and defaults are those of the servers. Fields that the pipeline does not need are
+left out.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ _CHANGELOG_FIELD = "  performerChangelog(since: Time!, after_id: ID, limit: Int 
 def stash_box_schema(*, changelog: bool = False, legacy: bool = False) -> GraphQLSchema:
     """The schema of one server.
 
-    `changelog` adds `performerChangelog`, which some servers will have; `legacy` leaves out `death_date` and
+    `changelog` adds `performerChangelog`, which only some servers have; `legacy` leaves out `death_date` and
     `merged_into_id`, which came at the end of 2024.
     """
     performer = _PERFORMER

@@ -26,9 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from stash_sense_pipeline.sandbox.invented.pictures import PictureStore, sniff
-from stash_sense_pipeline.sandbox.stash_box.database import Box, ImageRow, Moment
+from stash_sense_pipeline.sandbox.stash_box.database import Box
 from stash_sense_pipeline.sandbox.stash_box.fast_execution import Plan, compile_plan
-from stash_sense_pipeline.sandbox.stash_box.resolvers import FAST_ROOTS, GETTERS, Context, executable_schema
+from stash_sense_pipeline.sandbox.stash_box.field_getters import GETTERS, Context
+from stash_sense_pipeline.sandbox.stash_box.resolvers import FAST_ROOTS, executable_schema
+from stash_sense_pipeline.sandbox.stash_box.rows import ImageRow, Moment
 
 _PARSE_FAILED = "GRAPHQL_PARSE_FAILED"
 _VALIDATION_FAILED = "GRAPHQL_VALIDATION_FAILED"
@@ -52,7 +54,7 @@ class _Prepared:
 
 
 class _Refused(Exception):  # noqa: N818
-    """The query is not executed at all."""
+    """The query is refused before its execution."""
 
     def __init__(self, code: str, errors: Sequence[GraphQLError]) -> None:
         super().__init__(code)
@@ -80,7 +82,7 @@ def answer_query(
     *,
     fast: bool = True,
 ) -> Answer:
-    """Executes a GraphQL request. `fast=False` always takes graphql-core; both ways answer the same."""
+    """Executes a GraphQL request. `fast=False` always uses graphql-core; the answers are equal."""
     options = context.box.options
     schema = executable_schema(changelog=options.changelog, legacy=options.legacy_schema)
     try:
@@ -133,7 +135,7 @@ class StashBoxServer:
     """The routes of one box."""
 
     def __init__(self, box: Box, pictures: PictureStore, *, fast: bool = True) -> None:
-        """`fast=False` has every query executed by graphql-core."""
+        """`fast=False`: graphql-core executes every query."""
         self._box = box
         self._fast = fast
         self._pictures = pictures
@@ -189,7 +191,7 @@ class StashBoxServer:
             try:
                 number = int(size)
             except ValueError:
-                # The servers go on after the error: the picture follows its text.
+                # Like the real servers, which send the picture after the text of the error.
                 return b"invalid size\n" + self._pictures.original(row.picture), 400
             longest = number if number in _RESIZED else None
         if longest is None or not options.resizing:

@@ -22,13 +22,13 @@ _ANSWER_SECONDS = 15.0
 
 
 class ChromeFetcher:
-    """Pages in one tab of the browser that the operator opened, in its own session: what was agreed to there holds here.
+    """Loads pages in one tab of the browser that the operator opened, in its own session: consent given there applies.
 
-    Unlike a rendered page alone, DevTools tells the status.
+    DevTools reports the status of an answer, which FlareSolverr does not.
     """
 
     def __init__(self, client: PoliteClient, url: str, page_seconds: float = _PAGE_SECONDS) -> None:
-        """`url` is CHROME_CDP_URL: http(s) as `--remote-debugging-port` opens it, or the browser's ws address."""
+        """`url` is CHROME_CDP_URL: the http(s) address that `--remote-debugging-port` opens, or the browser's ws address."""
         self._client = client
         self._url = url.rstrip("/")
         self._page_seconds = page_seconds
@@ -38,7 +38,7 @@ class ChromeFetcher:
         self._numbers = itertools.count(1)
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
-        """One page. The browser sends its own headers and cookies."""
+        """Fetches one page. The browser sends its own headers and cookies."""
         async with self._client.request_slot(url):
             try:
                 async with asyncio.timeout(self._page_seconds):
@@ -59,22 +59,22 @@ class ChromeFetcher:
                 ) from error
 
     def image_headers(self) -> Mapping[str, str]:
-        """Nothing: images are fetched plainly, or not at all."""
+        """No headers are needed: images are fetched plainly, or not at all."""
         return {}
 
     async def close(self) -> None:
-        """Closes the tab, and leaves the browser as it was."""
+        """Closes the tab; the browser stays open."""
         if self._socket is not None and self._target is not None:
             try:
                 async with asyncio.timeout(_ANSWER_SECONDS):
                     await self._call("Target.closeTarget", {"targetId": self._target}, of_tab=False)
             except (TimeoutError, WebSocketException, OSError, SourceError):
-                # The browser is gone, and the tab with it.
+                # The browser has closed, and the tab with it.
                 pass
         await self._drop()
 
     async def _open(self) -> None:
-        """One tab, opened at the first page."""
+        """Opens the tab, unless it is open."""
         if self._socket is not None:
             return
         self._socket = await connect(await self._browser(), max_size=4 * MAX_PAGE_BYTES, proxy=None)
@@ -96,11 +96,11 @@ class ChromeFetcher:
             answer = await http.get(f"{self._url}/json/version")
             address = str(answer.json()["webSocketDebuggerUrl"])
         if not is_loopback(address):
-            raise self._error(Outcome.DISALLOWED, "Chrome names an address that is not on this machine")
+            raise self._error(Outcome.DISALLOWED, "Chrome reports an address that is not on this machine")
         return address
 
     async def _visit(self, url: str) -> Fetched:
-        """Navigates, waits for the document, and takes it, with the status of the main answer."""
+        """Navigates, waits for the document, and returns it. Raises HttpStatusError when the status is 400 or more."""
         number = await self._send("Page.navigate", {"url": url})
         frame: str | None = None
         status, final, kind, loader = 0, url, "text/html", ""

@@ -6,14 +6,14 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.reference_sites.page_fetcher import Fetcher, PlainFetcher, is_loopback
 
-# IAFD's own words: robots that disguise themselves are not welcome.
+# IAFD asks robots not to disguise themselves.
 _PLAIN_ONLY = frozenset({"iafd"})
 
 
 def why_no_fetcher(
     site: ReferenceSiteSettings, flaresolverr_url: str | None, chrome_cdp_url: str | None
 ) -> str | None:
-    """Why the site cannot be fetched as sources.yaml wants it, in one line; None when it can."""
+    """Why the site cannot be fetched with the settings of sources.yaml, in one line; None when it can."""
     if site.name in _PLAIN_ONLY and (site.needs_flaresolverr or site.needs_chrome_cdp):
         return f"{site.name}: it refuses disguised robots, so neither a solver nor a browser is used for it"
     if site.needs_flaresolverr and flaresolverr_url is None:
@@ -33,8 +33,8 @@ def make_fetcher(
     flaresolverr_url: str | None,
     chrome_cdp_url: str | None,
 ) -> Fetcher:
-    """The fetcher that sources.yaml wants for the site; see why_no_fetcher."""
-    # Here, because both are built on what this module defines.
+    """The fetcher that the settings of the site ask for. Call why_no_fetcher first."""
+    # Imported here, because most runs use neither a browser nor a solver.
     from stash_sense_pipeline.sources.reference_sites.chrome import ChromeFetcher
     from stash_sense_pipeline.sources.reference_sites.flaresolverr import FlareSolverrFetcher
 

@@ -15,9 +15,9 @@ from stash_sense_pipeline.sources.http.response_body import LongBodyError, read_
 from stash_sense_pipeline.sources.reference_sites.page_fetcher import MAX_PAGE_BYTES, Fetched
 
 _MAX_TIMEOUT_MS = 60_000
-# The server answers a little after its own limit.
+# The server answers shortly after its own limit.
 _MARGIN_SECONDS = 10.0
-# A page in JSON, where a character can take six bytes, with cookies and headers around it.
+# A page as a JSON string, in which a character can take six bytes, with cookies and headers.
 _MAX_ANSWER_BYTES = 4 * MAX_PAGE_BYTES
 _SESSION = "stash-sense"
 _TIMEOUT_WORDS = ("timeout", "timed out")
@@ -25,9 +25,9 @@ _BLOCK_WORDS = ("captcha", "challenge not solved", "blocked", "access denied")
 
 
 class FlareSolverrFetcher:
-    """Pages as a browser renders them, in one session for all. The status is not known: it says 200 whatever came.
+    """Fetches pages as a browser renders them, all in one session. The status is unknown: FlareSolverr always says 200.
 
-    Images are fetched by the plain client with the browser's cookies and User-Agent, both together.
+    Images are fetched by the plain client with the browser's cookies and User-Agent, which must be sent together.
     """
 
     def __init__(self, client: PoliteClient, url: str, max_timeout_ms: int = _MAX_TIMEOUT_MS) -> None:
@@ -43,7 +43,7 @@ class FlareSolverrFetcher:
         self._http = httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=10.0), trust_env=False)
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
-        """One page. Of the headers only cookies can be sent along; there are no conditional requests."""
+        """Fetches one page. Of `headers` only cookies are sent; conditional requests are not supported."""
         async with self._client.request_slot(url):
             if not self._has_session:
                 await self._command({"cmd": "sessions.create", "session": self._session})
@@ -67,7 +67,7 @@ class FlareSolverrFetcher:
             return self._fetched(answer)
 
     def image_headers(self) -> Mapping[str, str]:
-        """Cookies and User-Agent of the browser; nothing before the first page."""
+        """Cookies and User-Agent of the browser; empty before the first page."""
         if self._user_agent is None or not self._cookies:
             return {}
         return {
@@ -76,13 +76,13 @@ class FlareSolverrFetcher:
         }
 
     async def close(self) -> None:
-        """Gives the session back."""
+        """Destroys the session."""
         try:
             if self._has_session:
                 async with asyncio.timeout(_MARGIN_SECONDS):
                     await self._command({"cmd": "sessions.destroy", "session": self._session})
         except (SourceError, TimeoutError):
-            # It may have forgotten the session, or be gone: there is nothing to give back then.
+            # FlareSolverr may have lost the session, or may not run: nothing is left to destroy then.
             pass
         finally:
             await self._http.aclose()
@@ -93,7 +93,7 @@ class FlareSolverrFetcher:
             raise self._error(Outcome.PARSE_ERROR, "FlareSolverr gave no page")
         url, text = str(solution.get("url") or ""), solution["response"]
         if not url.startswith(("http://", "https://")):
-            # Chrome's own page for an address that cannot be reached comes as a success too.
+            # Chrome's error page for an unreachable address is reported as a success too.
             raise self._error(Outcome.TIMEOUT, "the browser could not reach the site")
         body = text.encode(errors="replace")
         if len(body) > MAX_PAGE_BYTES:
@@ -109,7 +109,7 @@ class FlareSolverrFetcher:
         return Fetched(url=url, body=body, content_type="text/html; charset=utf-8", rendered=True)
 
     async def _command(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """One command. Errors come as HTTP 500 with a JSON body, so the body is read first."""
+        """Sends one command. Errors have status 500 and a JSON body, so the body is read whatever the status is."""
         try:
             request = self._http.build_request("POST", self._endpoint, json=payload)
             response = await self._http.send(request, stream=True)

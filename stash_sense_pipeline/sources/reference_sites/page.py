@@ -31,9 +31,9 @@ _CHALLENGE = "/cdn-cgi/challenge-platform/"
 
 @dataclass(frozen=True)
 class Page:
-    """A page as it came. `url` is where it came from after redirects, by the site's real address; `base` turns addresses
-    on it into real ones. `rendered`: by a browser, so its status is not known. `not_modified`: the site says that it
-    is as at the last visit."""
+    """A fetched page. `url` is its address after redirects, on the site's real host; `base` turns addresses on the page
+    into real ones. `rendered`: a browser rendered it, so its status is unknown. `not_modified`: the site answered that
+    it is unchanged since the last visit, and `body` is empty."""
 
     source: str
     url: str
@@ -47,12 +47,12 @@ class Page:
 
     @cached_property
     def text(self) -> str:
-        """The decoded text. SourceError (parse_error) when it is in no character set that it could be in."""
+        """The decoded text. Raises SourceError (parse_error) when no declared character set, nor UTF-8, can decode it."""
         head = _META_CHARSET.search(self.body[:2048])
         named = _PARAMETER.search(self.content_type)
         declared = [named[1]] if named else []
         declared += [head[1].decode("ascii")] if head else []
-        # What calls itself Latin-1 may be UTF-8, and then it can be read as both: UTF-8 is never so by chance.
+        # A page that declares Latin-1 may be UTF-8. UTF-8 is tried first, because other text is hardly ever valid UTF-8.
         names = [name for name in declared if name.lower() not in _EIGHT_BIT]
         eight_bit = [name for name in declared if name.lower() in _EIGHT_BIT]
         for name in dict.fromkeys([*names, "utf-8", *eight_bit]):
@@ -61,17 +61,18 @@ class Page:
             except (UnicodeError, LookupError):
                 continue
         raise SourceError(
-            self.source, Outcome.PARSE_ERROR, "a page is not in the character set that it names"
+            self.source, Outcome.PARSE_ERROR, "a page is not in the character set that it declares"
         )
 
     @cached_property
     def root(self) -> Selector:
-        """The elements. Broken HTML is read as a browser would, which may leave nothing of it."""
+        """The elements. Broken HTML is parsed leniently, which may leave no elements."""
         return Selector(text=self.text or "<html></html>", type="html")
 
     @cached_property
     def json(self) -> Any:
-        """The body as JSON, also where a browser wrapped it into a page; SourceError (parse_error) if it is none."""
+        """The body as JSON, also when a browser wrapped it in an HTML page. Raises SourceError (parse_error) when it is not
+        JSON."""
         text = self.text.strip()
         if text.startswith("<"):
             inner = self.root.css("pre::text").get()
@@ -82,7 +83,7 @@ class Page:
             raise SourceError(self.source, Outcome.PARSE_ERROR, "an answer is not JSON") from error
 
     def join(self, address: str) -> str:
-        """An address on the page as an absolute one; empty when it is none."""
+        """An address on the page as an absolute http(s) URL; empty when it is none."""
         try:
             joined = urljoin(self.url, address.strip())
             parts = urlsplit(joined)
@@ -91,28 +92,28 @@ class Page:
         return self.base.public(joined) if parts.scheme in ("http", "https") and parts.hostname else ""
 
     def need(self, *selectors: str) -> None:
-        """Raises unless each CSS selector finds something: the mark that pages of this kind have."""
+        """Raises the error of `layout_mismatch` for the first CSS selector that finds nothing."""
         for selector in selectors:
             if not self.root.css(selector):
-                raise self.strange(selector)
+                raise self.layout_mismatch(selector)
 
-    def strange(self, mark: str) -> SourceError:
-        """The error for a page without its mark: a challenge that a browser brought is a block, the rest is unknown."""
+    def layout_mismatch(self, missing: str) -> SourceError:
+        """The error for a page that lacks `missing`: blocked when a browser rendered a challenge, parse_error otherwise."""
         if self.rendered and _CHALLENGE in self.text:
             return SourceError(self.source, Outcome.BLOCKED, "a challenge came in place of the page")
         return LayoutChangedError(
             self.source,
             Outcome.PARSE_ERROR,
-            f"a page has no {mark}: the layout changed, or it is another page",
+            f"a page has no {missing}: the layout changed, or it is another page",
         )
 
     def first(self, selector: str) -> str:
-        """The clean text of the first element found, with all below it; empty for none."""
+        """The clean text of the first element that matches, with that of its descendants; empty when none matches."""
         found = self.root.css(selector)
         return text_of(found[0]) if found else ""
 
     def json_ld(self, kind: str) -> Iterator[dict[str, Any]]:
-        """The JSON-LD objects of a type, also inside @graph and lists; broken scripts are passed over."""
+        """The JSON-LD objects of a type, also inside @graph and lists; broken scripts are skipped."""
         for script in self.root.css('script[type="application/ld+json"]::text').getall():
             try:
                 data = json.loads(script)
@@ -122,17 +123,17 @@ class Page:
 
 
 def text_of(element: Selector) -> str:
-    """All text of an element and those below it, clean."""
+    """The clean text of an element and its descendants."""
     return clean_text(" ".join(element.xpath(".//text()").getall()))
 
 
 def own_text(element: Selector) -> str:
-    """The text of an element itself, without that of the elements in it."""
+    """The clean text of an element without that of its descendants."""
     return clean_text(" ".join(element.xpath("./text()").getall()))
 
 
 def parts_between_breaks(element: Selector) -> list[str]:
-    """The texts of an element between its <br>, clean and not empty."""
+    """The clean texts of an element between its <br>; empty ones are left out."""
     lines: list[list[str]] = [[]]
     for node in element.xpath(".//text() | .//br"):
         if node.root is not None and not isinstance(node.root, str):
@@ -143,7 +144,7 @@ def parts_between_breaks(element: Selector) -> list[str]:
 
 
 def fold(name: str) -> str:
-    """A name for comparison: NFKC, no case, accents, apostrophes and hyphens, one blank between words."""
+    """A name for comparison: NFKC, without case, accents, apostrophes, dots and hyphens, one blank between words."""
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(c for c in unicodedata.normalize("NFD", text) if not "\u0300" <= c <= "\u036f")
     text = re.sub(r"['’‘`´.]", "", unicodedata.normalize("NFC", text))
@@ -151,7 +152,8 @@ def fold(name: str) -> str:
 
 
 def image(url: str, width: Any = None, height: Any = None) -> ImageRecord:
-    """An image by its address. Its id is a digest of the path: hosts of one site change places, and queries age."""
+    """An image by its address. Its id is a digest of the path, because a site moves images between hosts and signs URLs
+    with queries that expire."""
     path = unquote(urlsplit(url).path)
     return ImageRecord(
         hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:24], url, side(width), side(height)
@@ -169,7 +171,8 @@ def path_of(url: str) -> str:
 
 
 def distinct(names: Iterable[str], *without: str) -> tuple[str, ...]:
-    """Clean names in their order, each once by its folded form, and none that folds like one of `without`."""
+    """Clean names in their order. Of names with the same folded form the first stays; names that fold like one of
+    `without` are left out."""
     seen = {fold(name) for name in without}
     kept: list[str] = []
     for name in names:

@@ -10,14 +10,14 @@ from urllib.parse import urlsplit
 
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 
-# A profile page has some 100 kB.
+# A profile page has about 100 kB.
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A page: `url` after redirects. `rendered` by a browser, which hides the status. `not_modified`: no body, the page
-    is as the validators of the request described it."""
+    """A page; `url` is its address after redirects. `rendered`: a browser rendered it, which hides the status.
+    `not_modified`: the page matches the validators of the request, and has no body."""
 
     url: str
     body: bytes
@@ -29,29 +29,29 @@ class Fetched:
 
 
 class Fetcher(Protocol):
-    """Gets pages within the pace, robots.txt and circuit of a PoliteClient. Raises SourceError."""
+    """Fetches pages within the rate limit, robots.txt rules and circuit breaker of a PoliteClient. Raises SourceError."""
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
-        """One page."""
+        """Fetches one page."""
         ...
 
     def image_headers(self) -> Mapping[str, str]:
-        """What the plain client needs to be let through to images, after pages were fetched."""
+        """The headers with which the plain client may fetch images, known once a page was fetched."""
         ...
 
     async def close(self) -> None:
-        """Gives back what it holds."""
+        """Releases sessions and connections."""
         ...
 
 
 class PlainFetcher:
-    """The polite client itself."""
+    """Fetches pages with the polite client."""
 
     def __init__(self, client: PoliteClient) -> None:
         self._client = client
 
     async def get(self, url: str, headers: Mapping[str, str]) -> Fetched:
-        """One page; a conditional request may be answered with `not_modified`."""
+        """Fetches one page. The answer to a conditional request may be `not_modified`."""
         answer = await self._client.get(url, headers=headers, max_bytes=MAX_PAGE_BYTES)
         return Fetched(
             url=answer.url,
@@ -63,15 +63,16 @@ class PlainFetcher:
         )
 
     def image_headers(self) -> Mapping[str, str]:
-        """Nothing."""
+        """No headers are needed."""
         return {}
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Does nothing: the client is closed by its owner."""
 
 
 def is_loopback(url: str) -> bool:
-    """Is the address on this machine? An open DevTools port is remote control of a browser, with its cookies."""
+    """True when the address is on this machine. A DevTools port that others can reach gives them the browser and its
+    cookies."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback

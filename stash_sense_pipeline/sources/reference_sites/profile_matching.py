@@ -16,18 +16,18 @@ _SIDES = {"FEMALE": "f", "TRANSGENDER_FEMALE": "f", "MALE": "m", "TRANSGENDER_MA
 
 
 def any_order(name: str) -> str:
-    """A folded name without the order of its words: sources do not agree on which comes first."""
+    """A folded name with its words sorted, because sources do not agree on their order."""
     return " ".join(sorted(fold(name).split()))
 
 
 def is_full_name(name: str) -> bool:
-    """Does a name say more than a first name? One Latin word does not; a name in another script has no blanks."""
+    """True when a name has several words. A name in another script has no blanks, and needs three characters."""
     folded = fold(name)
     return " " in folded or (len(folded) >= 3 and not folded.isascii())
 
 
 def names_agree(profile: Profile, record: Known) -> bool:
-    """Is the main name of both the same, or a full name that both list?"""
+    """True when both have the same main name, or list a full name in common."""
     if any_order(profile.name) == any_order(record.name):
         return True
     theirs = {
@@ -38,27 +38,27 @@ def names_agree(profile: Profile, record: Known) -> bool:
 
 
 def is_called(profile: Profile, name: str, either_order: bool) -> bool:
-    """Does the page itself show exactly this name, as its own or as an alias?"""
+    """True when the page shows exactly this name, as main name or alias. `either_order`: in any order of its words."""
     folded = any_order if either_order else fold
     return folded(name) in {folded(shown) for shown in (profile.name, *profile.aliases, *profile.credited)}
 
 
 def genders_agree(one: str | None, other: str | None) -> bool:
-    """Unknown agrees with everything; otherwise only presenting as the one or the other can contradict."""
+    """False when one gender is female and the other male, trans or not. An unknown gender, and any other, agrees."""
     first, second = _SIDES.get(one or ""), _SIDES.get(other or "")
     return first is None or second is None or first == second
 
 
 def passes_filter(gender: str | None, wanted: str | None) -> bool:
-    """Is this gender, or an unknown one, asked about?"""
+    """True when the gender is the wanted one, or unknown, or no gender is wanted in particular."""
     return gender is None or wanted is None or gender == wanted
 
 
 def claimants_of(profile: Profile, records: Sequence[Known], same_person_only: bool) -> tuple[Known, ...]:
-    """Those of the records listing a page whose person it can be; empty when none is, or when it cannot be decided.
+    """The records that list a page and match its names and gender; empty when none does, or when they are of two people.
 
-    Two live records of one stash-box are two people, so a page that fits both is nobody's. With `same_person_only`
-    the records must not be known to be of different people: the page is no proof that they are one.
+    Two live records of one stash-box are two people. With `same_person_only` two different identities are two people
+    too: use it for a page that does not prove that its records are one person.
     """
     fitting = [
         record
@@ -77,19 +77,21 @@ def record_of(
     claimants: Sequence[Known],
     *,
     found_by: str,
-    seconded: Collection[str],
+    corroborated: Collection[str],
     extra_urls: Iterable[str],
     alias_hash: Callable[[str], str],
 ) -> PerformerRecord:
-    """The record to store. An alias stays when a stash-box lists it, a studio used it, or its hash is in `seconded`; of
-    the others only the hash is kept.
+    """The record to store.
 
-    Outgoing links stay when they are profiles of a site that we know, but none of a stash-box: such a page proves
-    too much. A profile found by name proves nothing, so none of its links is kept.
+    An alias is kept when a stash-box lists it, a studio used it, or its hash is in `corroborated`. Of other aliases only
+    the hash is kept. Links to profiles of known sites are kept. Links to stash-boxes are not, because identity linkage
+    takes them as strong evidence. A profile found by name is no evidence, so none of its links is kept.
     """
     listed = {any_order(name) for record in claimants for name in (record.name, *record.aliases)}
     kept = [*profile.credited]
-    kept += [name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in seconded]
+    kept += [
+        name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in corroborated
+    ]
     links = [url for url in profile.links if _is_kept(url)] if found_by == "url" else []
     return PerformerRecord(
         source_id=profile.key,

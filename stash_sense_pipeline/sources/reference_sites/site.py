@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
-from stash_sense_pipeline.foundation.errors import Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
-from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.reference_sites.page import Page, fold
+from stash_sense_pipeline.sources.reference_sites.page import Page
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a page says about one person, without labelled legal names, dates, places and free text.
+    """What a page says about one person. Labelled legal names, dates, places and free text are left out.
 
-    `key` as profile_urls gives it. `aliases` are not trusted; `credited` ones name the studio that used them.
-    `gender` only where the site tells it of the person. `links` are outgoing. `galleries`: further pages with pictures
-    of this person alone. `urls`: other addresses of the same page, such as those under a newer or older id.
+    `key` as profile_urls gives it. `aliases` are not trusted; `credited` ones come with the studio that used them.
+    `gender` only where the site states it for the person. `links` lead to other sites. `galleries`: further pages with
+    pictures of this person alone. `urls`: other addresses of the same page, such as those under a newer or older id.
     """
 
     key: str
@@ -33,77 +34,72 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A hit of a search: the names it shows, and the address of the profile."""
+class Target:
+    """A profile to visit: its key, its real address, and the validators of the last visit."""
 
-    names: tuple[str, ...]
+    key: str
+    url: str
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The result of a visit: a profile, or `unchanged`, or an error. The validators are for the next visit."""
+
+    target: Target
+    profile: Profile | None = None
+    error: SourceError | None = None
+    unchanged: bool = False
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A profile that a search shows under exactly the name that was searched for."""
+
+    key: str
     url: str
 
 
-class Site(ABC):
-    """One reference site. Methods are pure: bytes and addresses in, records out; addresses are the site's real ones.
+class Pages(Protocol):
+    """Gives a site its pages, within the pace and the robots.txt rules of the client."""
 
-    `hosts`: its own, images included, with all hosts below them. `mark`: CSS of what every profile page has.
-    `by_name`: a search by name is any good; `either_order`: names come in both orders of their words. `galleries`: the
-    most pages of pictures read for a person. `follows`: a redirect to another profile is a newer address of the same
-    person. `referer`: images want the profile as Referer. `headers` go with every request.
+    async def page(self, url: str, headers: Mapping[str, str] | None = None) -> Page:
+        """The page at one of the site's real addresses. Raises SourceError."""
+        ...
+
+    def parsing(self) -> AbstractContextManager[None]:
+        """A context for code that reads pages: an error that an unexpected page causes becomes SourceError
+        (parse_error)."""
+        ...
+
+
+class Site(ABC):
+    """One reference site. Addresses are the site's real ones.
+
+    `hosts`: its own, images included, with all hosts below them. `page_selector`: a CSS selector that matches on every
+    profile page. `by_name`: the site has a usable search by name; `either_order`: names come in both orders of their
+    words. `batch`: how many profiles one call of `visit` takes. `referer`: requests for images need the profile's
+    address as Referer. `headers` go with every request.
+
+    Most sites have one page per profile: see PageSite.
     """
 
     name: ClassVar[str]
     hosts: ClassVar[tuple[str, ...]]
-    mark: ClassVar[str]
+    page_selector: ClassVar[str]
     by_name: ClassVar[bool] = False
-    galleries: ClassVar[int] = 0
-    follows: ClassVar[bool] = False
     either_order: ClassVar[bool] = False
+    batch: ClassVar[int] = 1
     referer: ClassVar[bool] = False
     headers: ClassVar[dict[str, str]] = {}
 
-    def address(self, url: str) -> str:
-        """What to fetch for a profile, given its canonical address."""
-        return url
-
-    def is_missing(self, page: Page) -> bool:
-        """Is this the site's own way to say that there is no such page?"""
-        return False
+    @abstractmethod
+    def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:
+        """Visits up to `batch` profiles. A SourceError is part of the visit; profiles are as the site shows them."""
 
     @abstractmethod
-    def parse(self, page: Page, key: str) -> Profile:
-        """The profile of a page that has the mark. `key` is the one that the page's address stands for."""
-
-    def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
-        """The images on one of the profile's `galleries` that show this person alone."""
-        return ()
-
-    def search(self, name: str) -> str:
-        """The address that searches for a name; empty where the site has no usable search."""
-        return ""
-
-    def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The hits of a search."""
-        return ()
-
-    def read(self, page: Page, asked: str) -> Profile:
-        """The profile that the page shows, asked for by the key `asked`.
-
-        Raises SourceError: not_found for a page that the site has not (any more), ambiguous where it leads to somebody
-        else's, parse_error for anything that is not a profile.
-        """
-        if self.is_missing(page):
-            raise SourceError(self.name, Outcome.NOT_FOUND, "the site has no such page")
-        key = self.key_of(page)
-        if key is None:
-            # Sent to a search, a list or the front page: the site's word for no.
-            raise SourceError(self.name, Outcome.NOT_FOUND, "it leads away from profiles")
-        page.need(self.mark)
-        if key != asked and not (self.follows or asked.startswith(("legacy:", "perfid:"))):
-            raise SourceError(self.name, Outcome.AMBIGUOUS, "the page leads to another profile")
-        profile = self.parse(page, key)
-        if not fold(profile.name):
-            raise page.strange(f"name in {self.mark}")
-        return profile
-
-    def key_of(self, page: Page) -> str | None:
-        """The key of the page's own address, None when it is no profile."""
-        found = parse_profile(page.url)
-        return found.key.key if found is not None and found.key.site == self.name else None
+    async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
+        """The profiles that the site's search shows under exactly this name, each once. Raises SourceError."""

@@ -8,9 +8,9 @@ from urllib.parse import SplitResult, urlsplit
 
 @dataclass(frozen=True)
 class Base:
-    """`real` and `configured` are addresses without a trailing slash; `hosts` are the site's, with all below them.
+    """`real` and `configured` are addresses without a trailing slash; `hosts` are the site's, with all hosts below them.
 
-    Pages, profiles and images are known by their real addresses, whichever server gives them.
+    Pages, profiles and images are stored by their real addresses, whichever server they come from.
     """
 
     real: str
@@ -18,7 +18,7 @@ class Base:
     hosts: tuple[str, ...]
 
     def public(self, url: str) -> str:
-        """An address at the configured place as the site's real one; any other as it is."""
+        """The site's real address for an address at the configured place; other addresses are returned unchanged."""
         if not self.is_elsewhere:
             return url
         place, parts = urlsplit(self.configured), urlsplit(url)
@@ -28,19 +28,19 @@ class Base:
         return _moved(parts, urlsplit(self.real), path)
 
     def fetchable(self, url: str) -> str:
-        """The address to ask for: one of the site's hosts is replaced by the configured place, if that is another."""
+        """The address to fetch: the configured place replaces the site's host, if `is_elsewhere`."""
         if not self.is_elsewhere or not self._is_own(url):
             return url
         place, parts = urlsplit(self.configured), urlsplit(url)
         return _moved(parts, place, place.path.rstrip("/") + (parts.path or "/"))
 
     def may_have_images(self, url: str) -> bool:
-        """Is the address on a host where the site keeps its images?"""
+        """True when the address is on a host that may have the site's images."""
         return self._is_own(url) or urlsplit(url).hostname == urlsplit(self.configured).hostname
 
     @property
     def is_elsewhere(self) -> bool:
-        """Is the configured place none of the site's own hosts?"""
+        """True when the configured place is on none of the site's own hosts."""
         return not self._is_own(self.configured)
 
     def _is_own(self, url: str) -> bool:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
+from stash_sense_pipeline.sandbox.invented.head import Face
+from stash_sense_pipeline.sandbox.invented.rendered_person import TRAIN_SEEDS, make_person
 from stash_sense_pipeline.sandbox.invented.rendering import (
-    TRAIN_SEEDS,
-    Face,
     Photo,
-    make_person,
     render_group,
     render_portrait,
     render_scenery,

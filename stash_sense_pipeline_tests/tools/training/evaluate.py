@@ -20,15 +20,14 @@ from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import load_pack
+from stash_sense_pipeline.sandbox.invented.rendered_person import HELD_OUT_SEEDS, make_person
 from stash_sense_pipeline.sandbox.invented.rendering import (
-    HELD_OUT_SEEDS,
-    Image,
     encode_jpeg,
-    make_person,
     render_group,
     render_portrait,
     render_scenery,
 )
+from stash_sense_pipeline.sandbox.invented.shapes import Image
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,7 @@ Vectors = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class RecognitionReport:
-    """Shares in 0..1 over probes of held-out people; a probe whose face was not found counts as wrong."""
+    """Shares in 0..1 over probes of held-out people. A probe without a detected face counts as wrong."""
 
     people: int
     probes: int
@@ -84,7 +83,7 @@ def through_jpeg(image: Image, quality: int) -> Image:
 
 
 def measure_recognition(pack: Pack, people: int, probes: int = 4) -> RecognitionReport:
-    """The first photo of each of `people` held-out people is the gallery, `probes` others are asked."""
+    """Measures recall@k: one photo of each of `people` held-out people is the gallery, `probes` others are probes."""
     vectors: dict[str, list[NDArray[np.float32]]] = {name: [] for name in pack.embedders}
     errors, missed, extra = [], 0, 0
     for seed in HELD_OUT_SEEDS[:people]:
@@ -126,7 +125,7 @@ def measure_recognition(pack: Pack, people: int, probes: int = 4) -> Recognition
 
 
 def measure_detection(pack: Pack, groups: int, sceneries: int) -> DetectionReport:
-    """Counts faces on group photos of two to five held-out people and on pictures without anybody."""
+    """Counts faces on group photos of two to five held-out people, and on pictures without people."""
     right = 0
     for number in range(groups):
         count = 2 + number % 4
@@ -145,7 +144,7 @@ def _cosines(vectors: NDArray[np.float32], people: int, probes: int) -> NDArray[
 
 
 def _ranks(cosines: NDArray[np.float32], same: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many strangers are at least as close as the right person, for each probe."""
+    """For each probe, how many other people are at least as close as the right person."""
     own = cosines[np.arange(len(same)), same]
     return np.asarray((cosines >= own[:, None]).sum(1) - 1, np.int64)
 

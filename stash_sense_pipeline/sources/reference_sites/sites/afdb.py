@@ -13,19 +13,20 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     own_text,
     path_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 
-class Afdb(Site):
-    """No search, no gender and no links of a person: its outgoing links are of shops."""
+class Afdb(PageSite):
+    """The site has no search, and states no gender. Its outgoing links lead to shops, so none is read."""
 
     name = "afdb"
     hosts = ("adultfilmdatabase.com",)
-    mark = "h1.w3-opacity"
+    page_selector = "h1.w3-opacity"
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, the AKA line, and files that carry this number."""
-        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.mark)).strip()
+        """The name, the AKA line, and images with this number in their address."""
+        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.page_selector)).strip()
         return Profile(
             key=key,
             name=name,
@@ -39,14 +40,14 @@ def _aliases(page: Page) -> list[str]:
     for element in page.root.xpath("//body//*[text()[contains(., 'AKA:')]]"):
         said = own_text(element).partition("AKA:")[2]
         if not said:
-            # The label alone is in it, say in bold; the list stands right behind.
+            # The element holds the label alone, for example in bold; the list follows it.
             said = str(element.xpath("following-sibling::node()[1][self::text()]").get() or "")
         return re.split(r"[,;]", re.split(r"\b[A-Z][a-z]+:", said)[0])
     return []
 
 
 def _images(page: Page, key: str) -> list[ImageRecord]:
-    # Of thousands of links only those with the number in them are looked at.
+    # A page has thousands of links; the XPath selects those that contain the number.
     with_number = f"//img/@src[contains(., '{key}')] | //a/@href[contains(., '{key}')]"
     urls = [page.join(url) for url in page.root.xpath(with_number).getall()]
     return [image(url) for url in dict.fromkeys(urls) if url and _belongs(url, key)]

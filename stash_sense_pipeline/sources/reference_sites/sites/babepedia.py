@@ -16,32 +16,33 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     unescaped,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.babepedia.com"
 _THUMB = re.compile(r"_thumb\d*(\.[a-z]+)$", re.IGNORECASE)
 _MISSING = ("page not found", "does not exist")
 
 
-class Babepedia(Site):
-    """Women only, which is the site's scope and no observation of a person: it gives no gender."""
+class Babepedia(PageSite):
+    """The site lists women only. That is no statement about a single person, so no gender is read."""
 
     name = "babepedia"
     hosts = ("babepedia.com",)
-    mark = "h1#babename"
+    page_selector = "h1#babename"
     by_name = True
     referer = True
 
     def is_missing(self, page: Page) -> bool:
-        """A page that says so in its title or heading, and has no name."""
-        if page.root.css(self.mark):
+        """True when the page has no name, and its title or heading says that it is missing."""
+        if page.root.css(self.page_selector):
             return False
         said = f"{page.first('title')} {page.first('h1')}".casefold()
         return any(words in said for words in _MISSING)
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
-        name = page.first(self.mark)
+        """The name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
+        name = page.first(self.page_selector)
         lines = [own_text(line) for line in page.root.css("h2#aka")]
         aliases = [part for line in lines for part in re.split(r"(?<!\s)\s+[-–/]\s+", line)]
         return Profile(
@@ -53,11 +54,11 @@ class Babepedia(Site):
         )
 
     def search(self, name: str) -> str:
-        """The autocomplete. Some names with a hyphen are only found with a blank in its place."""
+        """The address of the autocomplete. Some names with a hyphen are only found with a blank in its place."""
         return f"{_HOME}/ajax-search.php?term={quote(name.replace('-', ' '))}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """`label` may be an alias; `value` is the name of the page."""
+        """The hits of the autocomplete: `value` is the name of the page, and `label` may be an alias."""
         found = []
         for hit in page.json if isinstance(page.json, list) else ():
             if isinstance(hit, dict) and isinstance(hit.get("value"), str):
@@ -102,6 +103,6 @@ def _full(url: str) -> str:
 
 
 def _named(url: str, name: str, key: str) -> bool:
-    """Does the file's name begin with the name of this page? Namesakes' and related people's files do not."""
+    """True when the file name starts with the name of this page. Files of namesakes and related people do not."""
     stem = fold(file_name(url).rpartition(".")[0])
     return any(stem.startswith(wanted) for wanted in (fold(name), fold(key)))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -13,6 +13,7 @@ from parsel import Selector
 from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
+from stash_sense_pipeline.sources.cleaning import label
 from stash_sense_pipeline.sources.reference_sites.page import (
     Page,
     distinct,
@@ -21,12 +22,14 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     parts_between_breaks,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+from stash_sense_pipeline.sources.reference_sites.site import Hit, Pages, Profile, Site, Target, Visit
 
 _HOME = "https://www.boobpedia.com"
 _API = f"{_HOME}/wiki/api.php"
 _SHARED = {"format": "json", "formatversion": "2", "maxlag": "5"}
-BATCH = 50
+_TITLES_A_REQUEST = 50
+# The wiki splits a long answer into several. More parts than this come from a server that is no wiki.
+_MOST_CONTINUATIONS = 20
 _NO_PICTURE = re.compile(r"icon|flag|logo|\.svg$|placeholder|no[-_ ]?image", re.IGNORECASE)
 _NO_PERSON = re.compile(r"compan|studio|website|magazine|\blists?\b|disambig|event|award", re.IGNORECASE)
 _NOTE = re.compile(r"\[\d+\]")
@@ -34,7 +37,7 @@ _NOTE = re.compile(r"\[\d+\]")
 
 @dataclass(frozen=True)
 class WikiPage:
-    """A page as the first question tells of it. `asked`: the titles that lead to it."""
+    """A page of the wiki, from the answer to `question`. `asked`: the titles that lead to it."""
 
     page_id: int | None
     title: str
@@ -42,26 +45,115 @@ class WikiPage:
     asked: tuple[str, ...]
     is_person: bool
 
+    def joined(self, other: WikiPage) -> WikiPage:
+        """What two parts of an answer say about the same page."""
+        return WikiPage(
+            page_id=self.page_id or other.page_id,
+            title=self.title,
+            revision=self.revision or other.revision,
+            asked=tuple(sorted({*self.asked, *other.asked})),
+            is_person=self.is_person and other.is_person,
+        )
+
+
+_NO_PAGE = WikiPage(None, "", None, (), False)
+
 
 class Boobpedia(Site):
-    """`read` is not used: a page here is made of three answers."""
+    """A profile takes three answers of the wiki's API: the pages of up to fifty titles, the first section of each
+    article, and the files of its infobox."""
 
     name = "boobpedia"
     hosts = ("boobpedia.com",)
-    mark = "table.infobox"
+    page_selector = "table.infobox"
     by_name = True
+    batch = _TITLES_A_REQUEST
+
+    async def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:
+        """Visits up to fifty articles. The revision of an article is its validator."""
+        titles = {self.title_of(target.url): target for target in targets}
+        try:
+            wiki_pages = await self._ask_titles(list(titles), pages)
+        except SourceError as error:
+            for target in targets:
+                yield Visit(target, error=error)
+            return
+        by_title = {asked: page for page in wiki_pages for asked in page.asked}
+        found: list[tuple[Target, Profile, WikiPage]] = []
+        for title, target in titles.items():
+            page = by_title.get(title, _NO_PAGE)
+            if page.revision is not None and page.revision == target.etag:
+                yield Visit(target, unchanged=True, etag=target.etag)
+                continue
+            try:
+                found.append((target, await self._article(page, pages), page))
+            except SourceError as error:
+                yield Visit(target, error=error)
+        try:
+            files = await self._ask_files(
+                [name for _, profile, _ in found for name in profile.galleries], pages
+            )
+        except SourceError as error:
+            for target, _, _ in found:
+                yield Visit(target, error=error)
+            return
+        for target, profile, page in found:
+            with_images = replace(profile, images=images_of(profile, files), galleries=())
+            yield Visit(target, with_images, etag=label(page.revision))
+
+    async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
+        """The article or redirect of that name, or else the hits of the search in titles."""
+        titles = [page.title for page in await self._ask_titles([name], pages) if page.page_id is not None]
+        if not titles:
+            titles = self.read_hits(await pages.page(self.search(name)), name)
+        named = filter(None, map(self.key_of_title, titles))
+        return tuple({key: Hit(key, url) for key, url in named}.values())
+
+    async def _article(self, page: WikiPage, pages: Pages) -> Profile:
+        if page.page_id is None:
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the wiki has no such article")
+        named = self.key_of_title(page.title)
+        if named is None or not page.is_person:
+            raise SourceError(self.name, Outcome.AMBIGUOUS, "the article is not about one person")
+        article = await pages.page(self.article(page.page_id))
+        with pages.parsing():
+            return self.parse(article, named[0])
+
+    async def _ask_titles(self, titles: Sequence[str], pages: Pages) -> list[WikiPage]:
+        """The pages of up to fifty titles. The parts of a continued answer are joined."""
+        found: dict[str, WikiPage] = {}
+        more: dict[str, str] = {}
+        for _ in range(_MOST_CONTINUATIONS):
+            answer = await pages.page(self.question(titles, more))
+            with pages.parsing():
+                read, more = self.read_titles(answer)
+            for page in read:
+                known = found.get(page.title)
+                found[page.title] = page if known is None else known.joined(page)
+            if not more:
+                return list(found.values())
+        raise SourceError(self.name, Outcome.PARSE_ERROR, "the API's answer has no end")
+
+    async def _ask_files(self, titles: Sequence[str], pages: Pages) -> dict[str, ImageRecord]:
+        found: dict[str, ImageRecord] = {}
+        wanted = list(dict.fromkeys(titles))
+        for start in range(0, len(wanted), _TITLES_A_REQUEST):
+            answer = await pages.page(self.files(wanted[start : start + _TITLES_A_REQUEST]))
+            with pages.parsing():
+                found.update(self.read_files(answer))
+        return found
 
     def parse(self, page: Page, key: str) -> Profile:
-        """The profile of an infobox, with image ids to be filled in by `with_files`: `galleries` are file titles."""
+        """The profile of an infobox. Its `galleries` are file titles: `images_of` turns them into images."""
         parsed = _mapping(_answer(page).get("parse"))
         text = parsed.get("text")
         root = Selector(text=str(text or "<html></html>"), type="html")
-        boxes = root.css(self.mark)
+        boxes = root.css(self.page_selector)
         if not boxes:
             raise LayoutChangedError(
                 self.name,
                 Outcome.PARSE_ERROR,
-                "an article has no table.infobox: no person, or the layout changed",
+                "an article has no table.infobox: it is not about a person, or the layout changed",
             )
         title = str(parsed.get("title") or "")
         return Profile(
@@ -74,12 +166,12 @@ class Boobpedia(Site):
 
     @staticmethod
     def title_of(url: str) -> str:
-        """The title that a canonical address names."""
+        """The title in a canonical address."""
         return unquote(urlsplit(url).path).rpartition("/boobs/")[2].replace("_", " ")
 
     @staticmethod
     def key_of_title(title: str) -> tuple[str, str] | None:
-        """(key, canonical address) of a title; None for what cannot be a person's page."""
+        """(key, canonical address) of a title; None when it cannot be a person's page."""
         found = parse_profile(f"{_HOME}/boobs/{title.replace(' ', '_')}")
         return (found.key.key, found.url) if found is not None and found.url else None
 
@@ -100,7 +192,7 @@ class Boobpedia(Site):
 
     @staticmethod
     def article(page_id: int) -> str:
-        """The address of the lead section with the infobox; the biography is never asked for."""
+        """The address of the first section, which holds the infobox. The biography is never fetched."""
         parameters = {
             **_SHARED,
             "action": "parse",
@@ -113,7 +205,7 @@ class Boobpedia(Site):
 
     @staticmethod
     def files(titles: Sequence[str]) -> str:
-        """The address that asks where files are."""
+        """The address that asks for the URLs of files."""
         parameters = {
             **_SHARED,
             "action": "query",
@@ -124,7 +216,7 @@ class Boobpedia(Site):
         return f"{_API}?{urlencode(parameters)}"
 
     def search(self, name: str) -> str:
-        """The search in titles; a title or redirect of exactly that name is tried before."""
+        """The address of the search in titles."""
         parameters = {
             **_SHARED,
             "action": "query",
@@ -136,7 +228,7 @@ class Boobpedia(Site):
         return f"{_API}?{urlencode(parameters)}"
 
     def read_titles(self, page: Page) -> tuple[list[WikiPage], dict[str, str]]:
-        """The pages of an answer to `question`, and what to add to the next one (empty at the end)."""
+        """The pages of an answer to `question`, and the parameters to add to the next one (empty at the end)."""
         answer = _answer(page)
         query = _mapping(answer.get("query"))
         leads = {str(e.get("to")): str(e.get("from")) for e in _rows(query, "normalized")}
@@ -175,13 +267,13 @@ class Boobpedia(Site):
         return found
 
     def read_hits(self, page: Page, name: str) -> list[str]:
-        """Titles among the hits of a search that fold as the name does."""
+        """The titles among the hits of a search that have the folded form of the name."""
         hits = _rows(_mapping(_answer(page).get("query")), "search")
         return [str(hit.get("title")) for hit in hits if fold(str(hit.get("title"))) == fold(name)]
 
 
 def images_of(profile: Profile, files: Mapping[str, ImageRecord]) -> tuple[ImageRecord, ...]:
-    """The images of the infobox, of those that the wiki told the place of."""
+    """The images of a profile from `parse`, in order. Files with no known URL are left out."""
     return tuple(files[key] for title in profile.galleries if (key := _file_key(title)) in files)
 
 
@@ -216,13 +308,13 @@ def _rows(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 
 def _without_note(title: str) -> str:
-    """A title without the note in brackets at its end, as in `Name (actress)`."""
+    """A title without the note in brackets at its end: `Name (actress)` → `Name`."""
     opened = title.find("(", title.rfind(")", 0, -1) + 1) if title.endswith(")") else -1
     return title[:opened].rstrip() if opened >= 0 else title
 
 
 def _aliases(box: Selector) -> Iterator[str]:
-    """The row whose label says "known"; birth and real names are other rows."""
+    """The names in rows with "known" in their label. Birth names and real names are in other rows."""
     for row in box.css("tr"):
         label = row.css("td b, th")
         cells = row.css("td")
@@ -232,7 +324,7 @@ def _aliases(box: Selector) -> Iterator[str]:
 
 
 def _links(box: Selector, page: Page) -> Iterator[str]:
-    """Outside links below the headings "Databases" and "Links and profiles"."""
+    """External links below the headings "Databases" and "Links and profiles"."""
     below = False
     for row in box.css("tr"):
         heading = text_of(row.css("th")[0]).casefold() if row.css("th") else ""
@@ -243,7 +335,7 @@ def _links(box: Selector, page: Page) -> Iterator[str]:
 
 
 def _files(box: Selector) -> list[str]:
-    """Titles of the box's pictures: its links to files, less icons."""
+    """The titles of the infobox's pictures: its links to files, without icons."""
     hrefs = box.xpath(".//a[.//img]/@href").getall()
     titles = [
         unquote(href).rpartition("File:")[2].replace("_", " ") for href in hrefs if "File:" in unquote(href)

@@ -19,27 +19,28 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.elitebabes.com"
 _CONTENT = re.compile(r"/content/(\d+)/[^/]+$")
 _SEVERAL = re.compile(r"\b(?:and|with|feat|ft|vs)\b|[&+,]", re.IGNORECASE)
 
 
-class EliteBabes(Site):
-    """Women only, which is the site's scope and no observation of a person."""
+class EliteBabes(PageSite):
+    """The site lists women only. That is no statement about a single person, so no gender is read."""
 
     name = "elitebabes"
     hosts = ("elitebabes.com",)
-    mark = "h2.fn, h1"
+    page_selector = "h2.fn, h1"
     by_name = True
     galleries = 3
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, aliases, the portrait, and the sets whose title names this model alone."""
+        """The name, aliases, the portrait, and the sets with only this model in their title."""
         canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
         if _key(page.join(canonical)) != key:
-            raise page.strange("link[rel=canonical] of a model")
+            raise page.layout_mismatch("link[rel=canonical] of a model")
         name = page.first("h2.fn") or page.first("h1")
         return Profile(
             key=key,
@@ -57,7 +58,7 @@ class EliteBabes(Site):
         )
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
-        """The widest of each picture's listed sizes, of the page's own content id; related sets have other ids."""
+        """The widest listed size of each picture with the page's own content id; related sets have other ids."""
         page.need("a[data-fancybox]")
         if _SEVERAL.search(page.first("h1")):
             return ()
@@ -70,11 +71,11 @@ class EliteBabes(Site):
         return tuple(image(url, width, height) for url, width, height in urls if own in url)
 
     def search(self, name: str) -> str:
-        """The search of the site."""
+        """The address of the site's search."""
         return f"{_HOME}/?s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Links to models among the hits."""
+        """The hits that link to models."""
         links = page.root.css("a[href*='/model/']")
         return tuple(
             Candidate((text_of(link) or link.attrib.get("title", ""),), page.join(link.attrib["href"]))
@@ -104,14 +105,14 @@ def _sets(page: Page, key: str) -> list[str]:
         url = page.join(link.attrib["href"])
         slug = urlsplit(url).path.strip("/")
         title = f"{text_of(link)} {slug.replace('-', ' ')}"
-        # A set lies at the root, and its address begins with its model's.
+        # The path of a set has one segment, which starts with the key of its model.
         if "/" not in slug and slug.startswith(f"{key}-") and not _SEVERAL.search(title):
             found.append(url)
     return list(dict.fromkeys(found))
 
 
 def _widest(page: Page, link: Selector) -> tuple[str, str | None, str | None]:
-    """(address, width, height): the widest of `data-srcset`, else the link; sizes only where the link tells them."""
+    """(address, width, height) of the widest entry of `data-srcset`, which has no sizes, or else of the link."""
     listed = []
     for entry in link.attrib.get("data-srcset", "").split(","):
         words = entry.split()

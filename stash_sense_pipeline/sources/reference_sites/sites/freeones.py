@@ -17,7 +17,8 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     own_text,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.freeones.com"
 _GENDERS = {
@@ -32,28 +33,28 @@ _GENDERS = {
     "non-binary": "NON_BINARY",
     "intersex": "INTERSEX",
 }
-# Squares and regions cut out of a picture; another size of a signed address is refused.
+# Crops of a picture. The server refuses other sizes of a signed address.
 _CROP = re.compile(r"/350x350/|/\d+x\d+:\d+x\d+/")
 _SHARED = re.compile(r"/(?:sharer|share|intent)\b|[?&](?:u|url|text)=", re.IGNORECASE)
 _IDENTIFIES = re.compile(r"identifies as\s+(.+)", re.IGNORECASE)
 
 
-class FreeOnes(Site):
-    """Its alias list holds legal and made-up names: none of it is trusted."""
+class FreeOnes(PageSite):
+    """Its alias lists hold legal and invented names, so no alias is trusted."""
 
     name = "freeones"
     hosts = ("freeones.com", "freeones.xxx")
-    mark = "[data-test]"
+    page_selector = "[data-test]"
     by_name = True
     galleries = 3
 
     def address(self, url: str) -> str:
-        """The tab with the facts; a legacy address is fetched as it is."""
+        """The address of the tab with the facts; a legacy address is fetched unchanged."""
         path = urlsplit(url).path.strip("/")
         return f"{_HOME}/{path}/bio" if path and "/" not in path else url
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, aliases, what the person identifies as, socials, the portrait, and the person's own galleries."""
+        """The name, aliases, gender, social profiles, the portrait, and the person's own galleries."""
         page.need("h1")
         heading = page.root.css("h1")[0]
         name = re.sub(r"(?<!\s)\s+Bio$", "", own_text(heading))
@@ -76,7 +77,7 @@ class FreeOnes(Site):
         )
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
-        """What the JSON-LD of the gallery lists, or else its links with an id and a size."""
+        """The images in the gallery's JSON-LD, or else its links with an id and a size."""
         if _gallery_owner(page.url) != profile.key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
         galleries = list(page.json_ld("ImageGallery"))
@@ -91,15 +92,15 @@ class FreeOnes(Site):
                 width, _, height = link.attrib["data-size"].partition("x")
                 found.append(image(page.join(link.attrib["href"]), width, height))
         if not found and not galleries:
-            raise page.strange("ImageGallery in its JSON-LD")
+            raise page.layout_mismatch("ImageGallery in its JSON-LD")
         return tuple(each for each in found if each.url and not _CROP.search(each.url))
 
     def search(self, name: str) -> str:
-        """The list of people, most relevant first."""
+        """The address of the list of people, most relevant first."""
         return f"{_HOME}/babes?q={quote(name)}&v=teasers&s=relevance&l=96&m[canPreviewFeatures]=0"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The teasers of the result; the page has others too."""
+        """The teasers of the search result; the page has other teasers too."""
         found = []
         for teaser in page.root.css("#search-result [data-test=teaser-subject]"):
             href = teaser.css("a::attr(href)").get("")
@@ -113,7 +114,7 @@ def _portrait(page: Page, key: str) -> list[ImageRecord]:
     for picture in page.root.css(".dashboard-image-container a img[src], .image-container a img[src]"):
         link = page.join(picture.xpath("ancestor::a[1]/@href").get(""))
         url = re.sub(r"\?c.*$", "", page.join(picture.attrib["src"]))
-        # The same containers hold other people and sponsors: the link must lead to this person.
+        # The same containers show other people and sponsors, so the link must lead to this person.
         if _owner(link) == key and url and file_name(url) != "no-image-teaser.png" and not _CROP.search(url):
             return [image(url)]
     return []
@@ -125,7 +126,7 @@ def _galleries(page: Page, key: str) -> list[str]:
 
 
 def _owner(url: str) -> str | None:
-    """The key of the person whose page or gallery an address is."""
+    """The key of the person that a page or gallery belongs to."""
     found = parse_profile(url)
     if found is not None and found.key.site == "freeones":
         return found.key.key

@@ -16,7 +16,8 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     parts_between_breaks,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.iafd.com"
 _UUID = re.compile(
@@ -36,20 +37,20 @@ _LINKS = ("website", "social network", "digital distribution platform")
 _NO_FACE = ("nophoto", "th_iafd_ad")
 
 
-class Iafd(Site):
-    """Its alias lines name the studio that used the name, which is what makes an alias safe to publish."""
+class Iafd(PageSite):
+    """Its alias lines name the studio that used the alias. Such an alias may be published."""
 
     name = "iafd"
     hosts = ("iafd.com",)
-    mark = "h1"
+    page_selector = "h1"
     by_name = True
 
     def is_missing(self, page: Page) -> bool:
-        """A heading that says so above no biography at all."""
+        """True when the heading says that the page is missing, and no biography follows it."""
         return not page.root.css("p.bioheading") and bool(_SAYS_NO.search(page.first("h1")))
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, aliases with their studios, gender, links, the one head shot; under the UUID where the page tells it."""
+        """The name, aliases with their studios, gender, links, and the head shot. The key is the UUID if the page has it."""
         page.need("p.bioheading")
         name = page.first("h1")
         facts = {_label(heading): heading for heading in page.root.css("p.bioheading")}
@@ -72,11 +73,11 @@ class Iafd(Site):
         )
 
     def search(self, name: str) -> str:
-        """The search over everything."""
+        """The address of the search over all kinds of pages."""
         return f"{_HOME}/results.asp?searchtype=comprehensive&searchstring={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Rows of the tables of women and men; advertisements stand among them."""
+        """The rows of the tables of women and men, without the advertisements between them."""
         found = []
         for row in page.root.css("#tblFem tr, #tblMal tr"):
             link = row.css("td:nth-child(2) a[href]")
@@ -105,7 +106,7 @@ def _label(heading: Selector) -> str:
 
 
 def _values(facts: dict[str, Selector], label: str) -> list[Selector]:
-    """What belongs to a label: the elements after it up to the next label, as a value may be missing."""
+    """The elements between a label and the next one. A label may have no value."""
     heading = facts.get(label)
     found: list[Selector] = []
     for element in heading.xpath("following-sibling::*[position() <= 8]") if heading is not None else ():
@@ -118,7 +119,7 @@ def _values(facts: dict[str, Selector], label: str) -> list[Selector]:
 
 
 def _aliases(values: list[Selector]) -> tuple[list[str], list[str]]:
-    """Aliases with a studio, and those without. "X or Y" tells neither."""
+    """Aliases with a studio, and aliases without. A line "X or Y" is skipped, because it belongs to neither."""
     credited: list[str] = []
     bare: list[str] = []
     for line in (line for value in values for line in parts_between_breaks(value)):

@@ -15,26 +15,27 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.indexxx.com"
 _THUMBS = re.compile(r"/thumbs/\d+x\d+/")
 _BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|(?<![)\s])[)\s]+$", re.IGNORECASE)
 
 
-class Indexxx(Site):
-    """Pages want the visitor's word that they are of age: an operator who turns the site on gives it."""
+class Indexxx(PageSite):
+    """Pages ask visitors to confirm their age. An operator who enables the site confirms it."""
 
     name = "indexxx"
     hosts = ("indexxx.com",)
-    mark = "h1#model-name"
+    page_selector = "h1#model-name"
     by_name = True
     referer = True
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, names by website, outgoing links, the portrait of exactly this slug."""
-        name = page.first(self.mark)
+        """The name, names by website, outgoing links, and the portrait with exactly this slug."""
+        name = page.first(self.page_selector)
         links = page.root.css("#url-box a::attr(href)").getall()
         return Profile(
             key=key,
@@ -45,17 +46,17 @@ class Indexxx(Site):
         )
 
     def search(self, name: str) -> str:
-        """The search among people."""
+        """The address of the search among people."""
         return f"{_HOME}/search/?query={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Panels of the result."""
+        """The panels of the search result."""
         links = page.root.css("div.modelPanel a.modelLink3[href]")
         return tuple(Candidate((text_of(link),), page.join(link.attrib["href"])) for link in links)
 
 
 def _names_at_websites(page: Page) -> list[str]:
-    """What stands beside the link to a website: the name that it used."""
+    """The names that websites used: the text next to each link to a website."""
     names = []
     for link in page.root.css("#model-websites-box a[href*='/websites/']"):
         row = link.xpath("ancestor::*[self::li or self::tr or self::p or self::div][1]")

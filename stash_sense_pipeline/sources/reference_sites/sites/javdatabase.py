@@ -15,33 +15,34 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     path_of,
     text_of,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.javdatabase.com"
 _EMPTY = ("?", "unknown", "")
 
 
-class JavDatabase(Site):
-    """Women only, which is the site's scope and no observation of a person."""
+class JavDatabase(PageSite):
+    """The site lists women only. That is no statement about a single person, so no gender is read."""
 
     name = "javdatabase"
     hosts = ("javdatabase.com",)
-    mark = "h1.idol-name"
+    page_selector = "h1.idol-name"
     by_name = True
     follows = True
     either_order = True
 
     def is_missing(self, page: Page) -> bool:
-        """WordPress marks its own page for it."""
+        """True for the error page of WordPress, which has a class of its own."""
         return bool(page.root.css("body.error404"))
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, Japanese and other names, the X account, and the one portrait of exactly this slug."""
+        """The name, Japanese and other names, the X account, and the portrait with exactly this slug."""
         canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
         found = parse_profile(page.join(canonical)) if canonical else None
         if found is not None and found.key.site == self.name:
             key = found.key.key
-        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.mark), flags=re.IGNORECASE)
+        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.page_selector), flags=re.IGNORECASE)
         names = [*_labelled(page, "jp"), *_labelled(page, "alt")]
         return Profile(
             key=key,
@@ -56,11 +57,11 @@ class JavDatabase(Site):
         )
 
     def search(self, name: str) -> str:
-        """The search among the people."""
+        """The address of the search among people."""
         return f"{_HOME}/?post_type=idols&s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Cards of the result, in the newer and the older form."""
+        """The cards of the search result, in the newer and the older layout."""
         found = []
         for link in page.root.css("div.card.borderlesscard p.pcard a[href]"):
             found.append(Candidate(_either_order(text_of(link)), page.join(link.attrib["href"])))
@@ -71,7 +72,7 @@ class JavDatabase(Site):
 
 
 def _either_order(name: str) -> tuple[str, ...]:
-    """The romanised name as shown and with its two words the other way round."""
+    """The romanised name, and the same with its two words swapped."""
     words = name.split()
     return distinct([name, " ".join(reversed(words))]) if len(words) == 2 else (name,)
 

@@ -9,23 +9,24 @@ from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.reference_sites.page import Page, file_name, fold, image, path_of, text_of
-from stash_sense_pipeline.sources.reference_sites.site import Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 
-class PornPics(Site):
-    """Nothing on it says who somebody is: no aliases, links or gender."""
+class PornPics(PageSite):
+    """Pages have no aliases, links or gender, so nothing but a name tells who a person is."""
 
     name = "pornpics"
     hosts = ("pornpics.com",)
-    mark = "h1"
+    page_selector = "h1"
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:
-        """A tag without a single gallery."""
+        """True for a tag without galleries."""
         return bool(page.root.css("h1")) and not page.root.css("li.thumbwook")
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, the head picture of that name, and the galleries of the first page."""
+        """The name, the head picture of that name, and the galleries of the first page."""
         page.need("li.thumbwook a.rel-link[data-gid]")
         name = re.sub(r"(?<!\s)\s+(?:Nude\s+)?(?:Porn\s+)?Pics$", "", page.first("h1"), flags=re.IGNORECASE)
         heads = [page.join(src) for src in page.root.css("img::attr(src), img::attr(data-src)").getall()]
@@ -41,7 +42,7 @@ class PornPics(Site):
         )
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
-        """Full pictures of a gallery that lists exactly this one model."""
+        """The full pictures of a gallery that lists this model and no other."""
         gid = re.search(r"(?<!\d)(\d+)/?$", urlsplit(page.url).path)
         if gid is None or "/galleries/" not in page.url:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the gallery leads away")
@@ -62,7 +63,7 @@ def _stem(url: str) -> str:
 
 
 def _models(page: Page) -> list[str]:
-    """The keys in the row "Models:"; an empty text for one that is no profile."""
+    """The keys in the row "Models:"; empty text for a link that is no profile."""
     for title in page.root.css("span.gallery-info__title"):
         if text_of(title).casefold().startswith("model"):
             links = title.xpath("following-sibling::a/@href | following-sibling::*//a/@href").getall()

@@ -9,7 +9,8 @@ from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, image, path_of, text_of
-from stash_sense_pipeline.sources.reference_sites.site import Candidate, Profile, Site
+from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
+from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _HOME = "https://www.thenude.com"
 _STATIC = "https://static.thenude.com"
@@ -21,22 +22,22 @@ _GENDERS = {
 }
 
 
-class TheNude(Site):
-    """The number alone names the page; the name before it is decoration."""
+class TheNude(PageSite):
+    """The number in an address identifies the page; the name before it is ignored."""
 
     name = "thenude"
     hosts = ("thenude.com", "thenude.eu")
-    mark = "span.model-name"
+    page_selector = "span.model-name"
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:
-        """Name, aliases, gender, links, the portrait in the page's own folder, covers with this model alone."""
+        """The name, aliases, gender, links, the portrait in the page's own folder, and covers with this model alone."""
         canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
         if not canonical:
-            raise page.strange("link[rel=canonical]")
+            raise page.layout_mismatch("link[rel=canonical]")
         if _key(page.join(canonical)) != key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the page is another model's")
-        name = page.first(self.mark)
+        name = page.first(self.page_selector)
         said = page.root.css("meta[itemprop=gender]::attr(content)").get("").strip().casefold()
         aliases = page.root.css("meta[itemprop=additionalName]::attr(content)").getall()
         return Profile(
@@ -55,14 +56,14 @@ class TheNude(Site):
         )
 
     def search(self, name: str) -> str:
-        """The search of the navigation bar, in aliases too."""
+        """The address of the search in the navigation bar, which covers aliases too."""
         return (
             f"{_HOME}/index.php?page=search&action=searchModels&__form_name=navbar-search&m_aka=on"
             f"&m_name={quote_plus(name)}"
         )
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """Figures of the result, with the aliases that they show."""
+        """The figures of the search result, with the aliases that they show."""
         found = []
         for figure in page.root.css("div.blockIndexModels figure"):
             link = figure.css("a.model-name")
@@ -81,7 +82,7 @@ def _key(url: str) -> str | None:
 
 
 def _portrait(page: Page, canonical: str, key: str) -> list[ImageRecord]:
-    """`medhead.jpg` of the model's folder, as the page shows it or as the canonical path names the folder."""
+    """`medhead.jpg` in the model's folder, which an image on the page or the canonical path names."""
     for src in page.root.css("img::attr(src)").getall():
         url = page.join(src)
         folder = re.fullmatch(r"/models/([^/]+)/medhead\.jpg", path_of(url))
