@@ -34,13 +34,13 @@ from stash_sense_pipeline.catalog.queries.images import (
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import batched
+from stash_sense_pipeline.faces.collection.image_hosts import ImageHost, ImageHosts, Suspicion
+from stash_sense_pipeline.faces.collection.image_refusals import RefusalRules, next_look, next_night
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor
 from stash_sense_pipeline.faces.extraction.quality import check_image_size
 from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, SPOILED, Reason, Rejected
-from stash_sense_pipeline.faces.image_hosts import ImageHost, ImageHosts, Suspicion
-from stash_sense_pipeline.faces.image_refusals import RefusalRules, next_look, next_night
 from stash_sense_pipeline.faces.image_schedule import Schedule, ScheduledImage
 from stash_sense_pipeline.faces.models.detector import Detector
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
