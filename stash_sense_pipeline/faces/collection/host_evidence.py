@@ -57,7 +57,7 @@ class HostEvidence:
             if host.suspicion is None or self.end.is_ending:
                 return
             if comes:
-                host.acquit()
+                host.clear()
                 return
         others = 0
         for _ in range(_OTHERS_AS_EVIDENCE):
@@ -67,12 +67,12 @@ class HostEvidence:
             if not await work_on(image) or host.suspicion is None:
                 return
             if host.suspicion is Suspicion.FAILURES and host.has_refused(image.ledger.url):
-                host.acquit()
+                host.clear()
                 return
             others += host.has_failed(image.ledger.url) or host.has_refused(image.ledger.url)
         if not known and not others and not host.is_unreachable:
             # There was no evidence: the images may fail for themselves.
-            host.acquit()
+            host.clear()
             return
         await self.close(host, host.verdict)
 
@@ -121,7 +121,7 @@ class HostEvidence:
         except SourceError as error:
             if isinstance(error, CircuitOpenError) or error.outcome is Outcome.RATE_LIMITED:
                 await self.close(host, error)
-            # A host that gave no answers is acquitted by any answer.
+            # A host that gave no answers is cleared by any answer.
             return error.outcome.is_answer and host.suspicion is Suspicion.FAILURES
         if data is None:
             return False
