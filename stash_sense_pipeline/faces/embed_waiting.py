@@ -27,11 +27,10 @@ _LOOK_AGAIN_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What one run did: faces that have all their vectors now, vectors by model, and crops that are still
-    stored.
+    """The results of one run: faces that got all their vectors, vectors by model, and crops that are still stored.
 
-    `re_embedded` of the faces had a vector of another network. `reopened`: images whose faces this pack
-    cannot use and that wait to be fetched again.
+    `re_embedded` of the faces had a vector of another network. `reopened` counts images that are pending again because
+    this pack cannot use their faces.
     """
 
     source: str
@@ -55,16 +54,17 @@ def embed_waiting(
     threads: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> EmbedReport:
-    """Gives each face of `source` with a crop a vector of each of the pack's embedders; a vector of another
-    network is replaced.
+    """Computes, for each face of `source` with a crop, the vectors of all embedders of the pack that it lacks.
 
-    Images whose face cannot get them (found by another detector and so aligned otherwise, or without a crop)
-    are made pending for the next collecting. One transaction a batch; it ends early when `stop` says so;
-    without `keep_crops` a crop goes with the transaction that completes its vectors. `threads` faces are
-    embedded side by side on the CPU (default: all cores this process may use). On PostgreSQL any number of
-    processes may work on one source at once: each leases its batches. Raises DeviceError when CUDA
-    is asked for and missing, ModelPackError for an unfit network, EmbeddingError for a vector that is zero or
-    not finite, CatalogError when the catalog cannot be written.
+    A vector of another network is replaced. Images with a face that cannot be embedded (aligned by another detector, or
+    without a crop) become pending for the next collecting run.
+
+    Each batch is one transaction. The run ends early when `stop` returns True. Without `keep_crops` a crop is deleted
+    in the transaction that completes its vectors. On the CPU `threads` faces are embedded in parallel (default: all
+    cores that this process may use). On PostgreSQL several processes may work on one source: each leases its batches.
+
+    Raises DeviceError when CUDA is requested and missing, ModelPackError for an unfit network, EmbeddingError for a
+    vector that is zero or not finite, CatalogError when the catalog cannot be written.
     """
     started = time.monotonic()
     with writing(engine) as connection:
@@ -92,7 +92,7 @@ def embed_waiting(
                 with reading(engine) as connection:
                     if not catalog.count_waiting(connection, queue):
                         break
-                # Others are at work on what is left. What one of them does not finish is ours.
+                # Other processes lease the remaining faces. This one takes over those that they do not finish.
                 after = 0
                 time.sleep(_LOOK_AGAIN_SECONDS)
                 continue
@@ -119,10 +119,10 @@ def _next_batch(
     pack: ModelPack,
     keep_crops: bool,
 ) -> tuple[list[catalog.WaitingFace], list[dict[str, Any]], int | None]:
-    """Embeds and stores the faces of one batch; they, their rows, and the last id that was looked at, None at the end.
+    """Embeds and stores the faces of one batch: the faces, their rows, and the last face id, None at the end.
 
-    No transaction is open while vectors are made. On PostgreSQL the faces are leased in `session` until these are
-    stored. SQLite is one machine's, with one worker for each source.
+    No transaction is open while vectors are computed. On PostgreSQL the faces are leased in `session` until their
+    vectors are stored. SQLite needs no leases: it has one worker for each source.
     """
     if session is None:
         with reading(engine) as connection:
@@ -147,7 +147,7 @@ def _next_batch(
 def _embed(
     batch: Sequence[catalog.WaitingFace], embedders: Mapping[str, Embedder], pack: ModelPack
 ) -> list[dict[str, Any]]:
-    """Rows of `embeddings` for what the faces of a batch lack."""
+    """Rows of `embeddings` for the vectors that the faces of a batch lack."""
     crops = np.stack([decode_crop(face.png) for face in batch])
     now = datetime.now(UTC)
     rows: list[dict[str, Any]] = []

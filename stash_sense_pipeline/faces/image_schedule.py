@@ -1,8 +1,8 @@
 """Fetch order of images: people with fewest faces first, no more than their cap.
 
-A copy of a picture that a person already has from this source is not another face of that person. Copies in other
-sources do not count here: they become known only with the identities, and what was enough yesterday must be enough
-today; trusted faces leave them out.
+A copy of a picture that a performer already has from this source does not count as another face. Copies in other
+sources are not considered here: they are known only after identities are computed, and the images that sufficed for
+one run must suffice for the next. The choice of trusted faces leaves such copies out.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class _Status(Enum):
 
 @dataclass(eq=False)
 class ScheduledImage:
-    """An image of the ledger on its way. It stays the only object for its image until its verdict is
-    committed.
-    """
+    """An image of the ledger in the schedule. It is the only object for its image until the verdict is committed."""
 
     ledger: LedgerImage
     status: _Status
@@ -38,7 +36,7 @@ class ScheduledImage:
 
     @property
     def image_id(self) -> str:
-        """Id of the image in its source."""
+        """The id of the image in its source."""
         return self.ledger.image_id
 
 
@@ -51,12 +49,11 @@ class _Performer:
     images: list[ScheduledImage] = field(default_factory=list)
 
     def next_image(self) -> tuple[ScheduledImage | None, int, bool]:
-        """The image to fetch now or None, the faces that those before it can give, and whether any is in
-        flight.
+        """The image to fetch now or None, the possible faces of the images before it, and whether any is in flight.
 
-        Images are taken in their order, and only those of which fewer than `cap` images before it have a face
-        or may still have one. So which images are looked at depends on the images alone, never on who was
-        faster. For that a copy of a copy is one too: what is known of an earlier image can only take faces away.
+        Images are taken in order. An image is taken only when fewer than `cap` images before it have a face or may
+        still get one, so that the choice of images does not depend on the order in which requests complete. A copy
+        of a copy therefore counts as a copy too: knowledge about an earlier image can only remove faces.
         """
         faces, flying = 0, False
         seen: set[str] = set()
@@ -75,7 +72,7 @@ class _Performer:
 
     @property
     def copies(self) -> int:
-        """The images with a face that show a picture which an earlier one shows as well."""
+        """The number of images with a face whose picture an earlier image shows too."""
         seen: set[str] = set()
         copies = 0
         for image in self.images:
@@ -89,15 +86,15 @@ def _is_copy(picture: str | None, seen: Iterable[str]) -> bool:
     return picture is not None and any(same_picture(picture, other) for other in seen)
 
 
-# How many performers are looked at for one image out of turn, and how many of them at a time.
+# How many performers are searched for one image out of order, and how many of them at a time.
 _LOOKED_THROUGH = 400
 _LOOKED_AT_ONCE = 40
-# Multiples of the golden ratio fall evenly into 0..1, however many there are.
+# The multiples of the golden ratio modulo 1 are spread evenly over 0..1, for any number of them.
 _GOLDEN_RATIO = 0.6180339887498949
 
 
 def _stride(total: int) -> int:
-    """A step near the golden ratio of `total` by which each place of a queue comes up once."""
+    """A step near `total` times the golden ratio that visits each place of a queue of `total` places once."""
     stride = max(1, int(total * _GOLDEN_RATIO))
     while gcd(stride, total) > 1:
         stride += 1
@@ -111,9 +108,9 @@ class Schedule:
     """Hands out the images of a list of performers, loaded a page at a time. For one event loop."""
 
     def __init__(self, performers: Sequence[tuple[str, int]], load: Loader, page: int) -> None:
-        """`performers` are (source_id, cap) in order of urgency; `load` gives the images of some of them.
+        """`performers` are (source_id, cap) in order of urgency; `load` returns the images of some of them.
 
-        `copies` counts, of those who are finished, the images that show a picture they already had.
+        `copies` counts the images of finished performers that show a picture which the performer already had.
         """
         self._waiting = [(source_id, cap) for source_id, cap in performers if cap > 0]
         self.total = len(self._waiting)
@@ -128,26 +125,24 @@ class Schedule:
         self._closed = False
         self._loading = asyncio.Lock()
         self._changed = asyncio.Event()
-        # The first place is where the trouble is.
+        # The search for images out of order begins behind the first place, where the failing images are.
         self._looked_at = 1
         self._stride = _stride(self.total)
-        # Their performers may not be loaded yet, and must find what became of them.
-        self._out_of_turn: list[ScheduledImage] = []
+        # Keeps these images alive, so that performers that are loaded later find their status.
+        self._out_of_order: list[ScheduledImage] = []
 
     @property
     def finished(self) -> int:
-        """Performers of whom nothing is left to fetch."""
+        """The number of performers without images to fetch."""
         return self._loaded - len(self._active)
 
     def close(self) -> None:
-        """Hands out nothing more: those who wait in `take` get None."""
+        """Hands out no more images: calls that wait in `take` return None."""
         self._closed = True
         self._changed.set()
 
     async def take(self) -> ScheduledImage | None:
-        """The next image to fetch; waits while that depends on images in flight. None when there is nothing
-        more.
-        """
+        """The next image to fetch; waits while that depends on images in flight. None when no image is left."""
         while not self._closed:
             image = self._issue()
             if image is not None:
@@ -163,15 +158,15 @@ class Schedule:
         return None
 
     async def take_elsewhere(self, wanted: Callable[[LedgerImage], bool]) -> ScheduledImage | None:
-        """An image out of turn, of performers spread over the whole queue; None when there is none among some hundreds.
+        """A `wanted` image out of order, of performers spread over the queue; None when some hundreds have none.
 
-        It is the next one of its performer, and `settle` takes it as any other.
+        It is the next image of its performer. `settle` must follow, as after `take`.
         """
         for _ in range(_LOOKED_THROUGH // _LOOKED_AT_ONCE):
             if self._closed:
                 return None
-            turns = range(self._looked_at, self._looked_at + min(_LOOKED_AT_ONCE, self.total))
-            places = [turn * self._stride % self.total for turn in turns]
+            steps = range(self._looked_at, self._looked_at + min(_LOOKED_AT_ONCE, self.total))
+            places = [step * self._stride % self.total for step in steps]
             listed = await self._load([self._waiting[place][0] for place in places])
             for place in places:
                 self._looked_at += 1
@@ -193,14 +188,14 @@ class Schedule:
     def _issued(self, image: ScheduledImage) -> ScheduledImage:
         image.status = _Status.IN_FLIGHT
         self._in_flight += 1
-        self._out_of_turn.append(image)
+        self._out_of_order.append(image)
         for source_id in image.ledger.owners:
             if source_id in self._active:
                 self._queue(self._active[source_id])
         return image
 
     def settle(self, image: ScheduledImage, has_face: bool, picture: str | None = None) -> None:
-        """Notes what became of an image that `take` gave; `picture` is its hash."""
+        """Notes the result of an image that `take` returned; `picture` is its perceptual hash."""
         image.picture = picture
         image.status = _Status.FACE if has_face else _Status.NO_FACE
         self._in_flight -= 1
@@ -214,7 +209,7 @@ class Schedule:
             faces, _, source_id = heapq.heappop(self._heap)
             performer = self._active.get(source_id)
             if performer is None or performer.queued_at != faces:
-                continue  # overtaken by a later entry
+                continue  # a later entry replaced this one
             performer.queued_at = None
             image, _, flying = performer.next_image()
             if image is not None:
@@ -248,7 +243,7 @@ class Schedule:
         self._changed.set()
 
     def _scheduled(self, ledger: LedgerImage) -> ScheduledImage:
-        # An image that another performer shares may be on its way already: then the catalog's word is old.
+        # An image that another performer shares may be in flight already; then its status is newer than the catalog.
         known = self._images.get(ledger.image_id)
         if known is None:
             status = _Status.WAITING if ledger.due else _Status.NO_FACE

@@ -15,7 +15,7 @@ from stash_sense_pipeline.faces.models.model_packs import ModelPack
 
 @dataclass(frozen=True)
 class Requeued:
-    """How many images of a source are pending again, by why."""
+    """How many images of a source are pending again, by reason."""
 
     other_detector: int = 0
     crop_dropped: int = 0
@@ -24,15 +24,15 @@ class Requeued:
 
     @property
     def images(self) -> int:
-        """All of them."""
+        """The sum of all reasons."""
         return self.other_detector + self.crop_dropped + self.looser_rules + self.more_attempts
 
 
 def requeue_for_pack(connection: sa.Connection, source: str, pack: ModelPack) -> Requeued:
-    """Makes the images of one source pending again whose faces the pack cannot use.
+    """Makes images of one source pending again when the pack cannot use their faces.
 
-    Another detector aligns otherwise, so its images are looked at again; a face without a crop cannot get the
-    vector of another embedder. Faces with a crop stay: embedding works them off.
+    Another detector aligns differently, so its images are processed again. A face without a crop cannot get the vector
+    of another embedder. Faces with a crop stay, because embedding processes them.
     """
     return Requeued(
         other_detector=image_requeueing.reopen_other_detectors(connection, source, pack.detector.digest),
@@ -48,8 +48,10 @@ def requeue_images(
     max_attempts: int,
     now: datetime,
 ) -> Requeued:
-    """Makes images of one source pending again: those for the pack, rejected ones that looser rules may accept, and
-    those that were given up after fewer attempts than there may be now.
+    """Makes images of one source pending again.
+
+    These are images that the pack cannot use, rejected images that looser criteria may accept, and images that were
+    given up after fewer attempts than `max_attempts`.
     """
     for_pack = requeue_for_pack(connection, source, pack)
     looser = 0

@@ -14,7 +14,7 @@ _EVENTS_SHOWN = 20
 
 
 def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
-    """Lines on the identity of one record: its members, what links them, what was refused, what happened to it.
+    """Lines on the identity of one record: its members, their evidence, refused links and history.
 
     Raises StashSenseError when the catalog does not hold the record.
     """

@@ -1,7 +1,7 @@
 """Brings identities up to date with the catalog, incrementally or from scratch.
 
-No transaction is open while anything is computed: what was read may be another state of the catalog by then, so the
-transaction that writes looks first whether it is.
+No transaction is open during the computation, and the catalog may change meanwhile. So the transaction that writes
+first compares the state of the catalog with the state that was read.
 """
 
 from __future__ import annotations
@@ -25,25 +25,20 @@ from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
 from stash_sense_pipeline.identity.face_matching.face_agreement import (
     NOT_CALIBRATED,
     Calibration,
-    TemplateSet,
-    agree,
     calibrate,
-    unlike,
+    find_matches,
+    find_mismatches,
 )
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
+from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.incremental import update_identities
 from stash_sense_pipeline.identity.linkage.blocking import KeyKind, digest
+from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
-from stash_sense_pipeline.identity.linkage.evidence import (
-    WEIGHTS,
-    Candidates,
-    Faces,
-    Weights,
-    find_candidates,
-    weigh,
-)
+from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Faces, Weights
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, resolve_overrides
+from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Done,
@@ -59,18 +54,21 @@ from stash_sense_pipeline.identity.run_steps import (
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Syncs may write while a run computes. So many times the result has to be that of the newest state; from then on it is
-# stored as a run that had ended before the sync would have stored it, and what changed is left to the next run.
+# Syncs may write during the computation. For so many attempts the result must be that of the newest state. After that
+# it is stored as if the run had ended before the sync, and the next run processes the changes.
 _ATTEMPTS = 3
-# A record that is gone must not come back with what was computed before. Erasures are few.
+# A result that contains a removed record is never stored. Erasures are rare, so that few attempts are needed.
 _MOST_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
 class IdentityReport:
-    """What a run found and changed. `identities` have at least one live stash-box record; `joined_sources` counts
-    those with records of two sources or more. `evidence` and `refused` count rows by kind and reason.
-    `recomputed`: live records that were looked at, all of them in a full run. `calibration`: the face thresholds."""
+    """The results and changes of a run.
+
+    `identities` have at least one live stash-box record; `joined_sources` counts those with records of two or more
+    sources. `evidence` and `refused` count rows by kind and reason. `recomputed` counts the live records that were
+    processed, which are all of them in a full run. `calibration` has the face thresholds.
+    """
 
     identities: int
     records: int
@@ -88,7 +86,7 @@ class IdentityReport:
 
     @property
     def changed(self) -> bool:
-        """Did the run write anything?"""
+        """True when the run wrote anything."""
         return self.rows_written > 0
 
     @property
@@ -122,29 +120,30 @@ def rebuild_identities(
     *,
     full: bool = False,
 ) -> IdentityReport:
-    """Brings all identities up to date with what the catalog holds and stores the differences, in one transaction.
+    """Brings all identities up to date with the catalog, and stores the differences in one transaction.
 
-    `hosts`: universal-id host of each stash-box by source name; records of other sources join identities, but never
-    make one. `models`: the embedders whose faces count; none means that faces say nothing. Where few records changed
-    since the last run, only what they touch is computed, with the same result as `full`. A run without changes
-    writes nothing. Raises ConfigurationError for overrides that cannot be kept.
+    `hosts`: universal-id host of each stash-box by source name. Records of other sources join identities, but do not
+    create them. `models`: the embedders whose vectors count; without models faces are no evidence. When few records
+    changed since the last run, only the records that they affect are computed, with the same result as with `full`. A
+    run without changes writes nothing. Raises ConfigurationError for overrides that contradict each other or the
+    catalog.
     """
     begin = time.monotonic()
     rules = RunRules(hosts, overrides, weights, models or {})
-    done = _brought_up_to_date(engine, rules, now, full=full)
+    done = _update(engine, rules, now, full=full)
     with reading(engine) as connection:
         return _report(connection, done, time.monotonic() - begin)
 
 
-def _brought_up_to_date(engine: sa.Engine, rules: RunRules, now: datetime, *, full: bool) -> Done:
+def _update(engine: sa.Engine, rules: RunRules, now: datetime, *, full: bool) -> Done:
     reads = ShortReads(engine)
     for attempt in range(1, _MOST_ATTEMPTS + 1):
         newest = attempt < _ATTEMPTS
         with collector_paused():
-            found = None if full or not newest else _changes_only(reads, rules, now)
+            found = None if full or not newest else _incremental_plan(reads, rules, now)
             if isinstance(found, Done):
                 return found
-            plan = found or _everything(reads, rules, now)
+            plan = found or _full_plan(reads, rules, now)
             with writing(engine) as connection:
                 store.hold_still(connection)
                 valid = _still_valid(connection, rules, plan, newest=newest)
@@ -155,19 +154,19 @@ def _brought_up_to_date(engine: sa.Engine, rules: RunRules, now: datetime, *, fu
     )
 
 
-def _changes_only(reads: ShortReads, rules: RunRules, now: datetime) -> Plan | Done | None:
+def _incremental_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan | Done | None:
     basis = reads(Basis.read)
     try:
         return update_identities(reads, basis, rules, now)
     except LookupError:
-        # What one read found may be gone in the next one.
+        # A record that one read found may be gone in the next one.
         if reads(Basis.read) == basis:
             raise
         return None
 
 
 def _still_valid(connection: sa.Connection, rules: RunRules, plan: Plan, *, newest: bool) -> Plan | None:
-    """The plan, or the part of it that may be written to the catalog as it is now; None where it must be made anew."""
+    """The plan, or the part of it that is still valid for the catalog; None when it must be computed again."""
     basis = Basis.read(connection)
     if basis == plan.basis:
         return plan
@@ -176,7 +175,7 @@ def _still_valid(connection: sa.Connection, rules: RunRules, plan: Plan, *, newe
     states = runs.states(connection, rules.models, plan.shared.of_records)
     if not plan.states.keys() <= states.keys():
         return None
-    # Their faces are others now, and some of them may have been erased.
+    # Templates of records with other pictures are left out: some of their faces may have been erased.
     templates = {
         key: template
         for key, template in plan.templates.items()
@@ -195,7 +194,7 @@ def _read(
     )
 
 
-def _everything(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
+def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     basis = reads(Basis.read)
     shared = SharedPictures.find(reads)
     last, states, records = reads(_read, rules, shared)
@@ -206,7 +205,7 @@ def _everything(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
         for key, template in build_templates(reads, rules.models, shared.images).items()
         if key in candidates.keys
     }
-    calibration, faces = _hear_faces(templates, rules, candidates)
+    calibration, faces = _compare_faces(templates, rules, candidates)
     findings = weigh(candidates, faces, rules.weights)
     components = cluster(records, findings.evidence, resolved.cannot_link, rules.weights)
     wanted = evidence_rows(findings.evidence, components)
@@ -234,15 +233,17 @@ def _everything(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     )
 
 
-def _hear_faces(
+def _compare_faces(
     templates: Mapping[RecordKey, Template], rules: RunRules, candidates: Candidates
 ) -> tuple[Calibration, Faces]:
     if not templates:
         return NOT_CALIBRATED, Faces()
     stacked = TemplateSet.of(templates, rules.models)
-    hard = candidates.hard(rules.weights)
-    calibration = calibrate(stacked, hard, rules.hosts, candidates.strangers)
-    return calibration, Faces(agree(stacked, calibration), unlike(stacked, calibration, candidates.shared))
+    certain = candidates.certain_pairs(rules.weights)
+    calibration = calibrate(stacked, certain, rules.hosts, candidates.are_distinct)
+    return calibration, Faces(
+        find_matches(stacked, calibration), find_mismatches(stacked, calibration, candidates.shared)
+    )
 
 
 def _report(connection: sa.Connection, done: Done, seconds: float) -> IdentityReport:

@@ -12,22 +12,17 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.identity import identities as store
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, blocking_keys, merged_into
+from stash_sense_pipeline.identity.linkage.candidates import find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
-from stash_sense_pipeline.identity.linkage.evidence import (
-    WEIGHTS,
-    Evidence,
-    Kind,
-    Weights,
-    find_candidates,
-    weigh,
-)
+from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Evidence, Kind, Weights
 from stash_sense_pipeline.identity.linkage.overrides import (
     Overrides,
     ResolvedOverrides,
     load_overrides,
     resolve_overrides,
 )
+from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import read_population
 from stash_sense_pipeline.privacy.intake.record_evidence import Told
 from stash_sense_pipeline.records.record_key import RecordKey
@@ -37,10 +32,10 @@ from stash_sense_pipeline.settings.schema import Settings
 
 @dataclass(frozen=True)
 class IdentityRelatives:
-    """Finds the relatives of records.
+    """Finds the relatives of records: the records that would be in one identity with them.
 
-    `hosts` are the universal-id hosts of the stash-boxes, by source name. `overrides_file` is identity_overrides.yaml; it
-    is read at each search, so that a mistake in it stops only runs that search.
+    `hosts` are the universal-id hosts of the stash-boxes, by source name. `overrides_file` is identity_overrides.yaml.
+    It is read at each search, so that an error in it stops only runs that search.
     """
 
     hosts: Mapping[str, str]
@@ -49,7 +44,7 @@ class IdentityRelatives:
 
     @classmethod
     def for_settings(cls, settings: Settings, environment: Environment) -> Self:
-        """With the stash-boxes of sources.yaml and the operator's overrides."""
+        """The search with the stash-boxes of sources.yaml and the operator's overrides."""
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         return cls(hosts, environment.overrides_file)
 
@@ -62,8 +57,8 @@ class IdentityRelatives:
     ) -> set[RecordKey]:
         """The stored live records that link to one of these, directly or through others.
 
-        Computed anew from what the records say, with the verdicts of faces that the last identity run stored. `is_other`
-        tells the records that link to none. Reads the whole catalog: some seconds for 100,000 records. Raises
+        Computed from the records, and from the comparisons of faces that the last identity run stored. Records with
+        `is_other` True link to none. Reads the whole catalog: some seconds for 100,000 records. Raises
         ConfigurationError for an overrides file that cannot be read.
         """
         population = {
@@ -80,7 +75,7 @@ class IdentityRelatives:
         }
 
     def _overrides(self, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
-        """The overrides of which both records are among these; an identity run says what is wrong with others."""
+        """The overrides with both records among `records`. An identity run reports problems with the others."""
         overrides = Overrides() if self.overrides_file is None else load_overrides(self.overrides_file)
         return resolve_overrides(overrides.among(records.keys()), records)
 
@@ -125,7 +120,7 @@ class IdentityRelatives:
 
 
 def identity_records(unstored: Collection[Told]) -> dict[RecordKey, Record]:
-    """Records in memory as identity sees stored ones, with tombstones of what was merged into them."""
+    """Records in memory in the form of stored ones, with tombstones of the records that were merged into them."""
     found: dict[RecordKey, Record] = {}
     for told in unstored:
         for each in told.merged_ids:
@@ -148,7 +143,7 @@ def identity_records(unstored: Collection[Told]) -> dict[RecordKey, Record]:
 def _faces(
     connection: sa.Connection, region: Collection[RecordKey], near: Collection[RecordKey]
 ) -> list[Evidence]:
-    """What the faces of these records said in the last run."""
+    """The evidence of faces on these records from the last run."""
     stored = store.read_evidence(connection, region)
     return [
         Evidence(

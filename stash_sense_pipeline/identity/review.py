@@ -35,7 +35,7 @@ _SECTIONS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. `about`: the records that it is about."""
+    """One line of the report. `about`: the keys of its records."""
 
     section: str
     about: str
@@ -45,10 +45,10 @@ class Finding:
 
 
 def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[str, int]:
-    """Writes identity.md (the first of each section) and identity.csv (all) for the operator alone; counts by section.
+    """Writes identity.md (the first findings of each section) and identity.csv (all). Returns counts by section.
 
-    They name records, pages and names. An erasure blanks the lines about a person who leaves. `directory` is in
-    DATA_DIR, whose lock of texts is held meanwhile.
+    The files are for the operator alone: they contain record keys, pages and names. An erasure blanks the lines about
+    the erased records. `directory` is in DATA_DIR; its lock for texts is held while the files are written.
     """
     with texts_locked(directory.parent):
         with reading(engine) as connection:
@@ -60,7 +60,7 @@ def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[s
 
 
 def _refused(connection: sa.Connection) -> list[Finding]:
-    """Pairs that were not joined although something speaks for it: one finding a pair, strongest first."""
+    """Refused pairs with evidence for a link: one finding a pair, highest weight first."""
     table = identity_evidence.c
     sides = (table.source_a, table.source_id_a, table.source_b, table.source_id_b)
     query = sa.select(*sides, table.kind, table.key, table.weight, table.reason).where(
@@ -120,7 +120,7 @@ def _as_csv(findings: Sequence[Finding]) -> str:
 
 
 def _plain(cell: str) -> str:
-    """What a spreadsheet would take for a formula is text; a cell is one line, so that it can be erased as one."""
+    """The cell as one line, so that erasure can blank it. A leading quote keeps spreadsheets from reading a formula."""
     line = " ".join(cell.split())
     return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
 

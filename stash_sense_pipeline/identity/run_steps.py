@@ -43,7 +43,7 @@ _MAX_KEY_BYTES, _KEY_SHOWN = 1000, 900
 
 @dataclass(frozen=True)
 class RunRules:
-    """All that the result depends on beside the records. `models`: embedder name to the digest of its file."""
+    """All inputs of a run except the records. `models`: embedder name to the digest of its file."""
 
     hosts: Mapping[str, str]
     overrides: Overrides
@@ -56,7 +56,7 @@ class RunRules:
         return StashBoxes.of(self.hosts)
 
     def digest(self) -> str:
-        """Another text for other rules."""
+        """A digest of all rules; it differs for different rules."""
         pairs = [
             sorted((row.a, row.b) for row in rows)
             for rows in (self.overrides.must_link, self.overrides.cannot_link)
@@ -74,7 +74,7 @@ class RunRules:
 
 @dataclass(frozen=True)
 class Done:
-    """What a run did."""
+    """The result of a run."""
 
     rows_written: int
     events: Mapping[str, int]
@@ -86,7 +86,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Basis:
-    """The state of the catalog that a run computes from: its records and images, the last run, the last performer id."""
+    """The state of the catalog that a run starts from: records and images, the last run, the last performer id."""
 
     population: tuple[Any, ...]
     run: int
@@ -94,7 +94,7 @@ class Basis:
 
     @classmethod
     def read(cls, connection: sa.Connection) -> Basis:
-        """The state now."""
+        """The current state."""
         return cls(
             identity_input.population_state(connection),
             runs.last_number(connection),
@@ -104,7 +104,7 @@ class Basis:
 
 @dataclass(frozen=True)
 class IdentityChanges:
-    """What changes in identities: ids allocated, states (performer_id, retired_at, redirect_to), memberships, events."""
+    """Changes of identities: allocated ids, states (performer_id, retired_at, redirect_to), memberships, events."""
 
     new_ids: Sequence[int]
     states: Sequence[tuple[int, datetime | None, int | None]]
@@ -117,9 +117,9 @@ NO_IDENTITY_CHANGES = IdentityChanges((), (), MemberChanges((), (), ()), ())
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """Pictures that several records of one source show. They say nothing about any record.
+    """Pictures that several records of one source show. They are no evidence about any record.
 
-    `of_records`: for each record with such pictures a text that is another one for other pictures.
+    `of_records`: for each record with such pictures, a digest of their image ids.
     """
 
     images: frozenset[ImageKey] = frozenset()
@@ -127,7 +127,7 @@ class SharedPictures:
 
     @classmethod
     def find(cls, reads: ShortReads) -> SharedPictures:
-        """Among all pictures of the catalog that gave a face."""
+        """The shared pictures among all pictures of the catalog with a face."""
         shown = [
             ShownPicture(source, image_id, source_id, digest, look)
             for source, image_id, source_id, digest, look in reads(_read_shown)
@@ -150,10 +150,11 @@ def _text_of(image_ids: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run stores. It is computed before the transaction that writes it, from the catalog in state `basis`.
+    """All that a run stores, computed from the catalog in the state `basis` before the transaction that writes it.
 
-    `states`: the records as they were read, with these `shared` pictures. `templates`: of the records `with_templates`
-    (all of them for None). `run` is stored when something else is written, or always if it is `news`.
+    `states`: the state of each record when it was read, with these `shared` pictures. `templates` replace those of the
+    records `with_templates`, or of all records when that is None. `run` is stored together with other changes, or with
+    `news` in any case.
     """
 
     basis: Basis
@@ -172,7 +173,7 @@ class Plan:
 
 
 def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
-    """Writes it, statements only, and gives what was done."""
+    """Writes the plan without further computation, and returns the result."""
     identities = plan.identities
     store.write_evidence(connection, plan.evidence, now)
     store.add_ids(connection, identities.new_ids, now)
@@ -190,7 +191,7 @@ def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
 
 
 def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> dict[str, Any]:
-    """What the catalog keeps of a run: the face thresholds, how many templates there are, and were then."""
+    """The details of a run in the catalog: face thresholds, number of templates, and number at their calibration."""
     return {
         "calibration": calibration.as_detail(),
         "templates": templates,
@@ -201,7 +202,7 @@ def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> 
 def read_population(
     connection: sa.Connection, shared: Collection[ImageKey], wanted: Collection[RecordKey] | None = None
 ) -> dict[RecordKey, Record]:
-    """All records of the catalog, or the wanted ones, with their aliases, URLs, and images that are not `shared`."""
+    """All records of the catalog, or the wanted ones, with aliases, URLs, and images that are not `shared`."""
     aliases, urls = (
         identity_input.read_aliases(connection, wanted),
         identity_input.read_urls(connection, wanted),
@@ -230,12 +231,12 @@ def read_population(
 def groups_with_stash_box(
     groups: Sequence[tuple[RecordKey, ...]], hosts: Mapping[str, str]
 ) -> list[tuple[RecordKey, ...]]:
-    """The groups that make an identity: those with a record of a stash-box."""
+    """The groups that become identities: those with a record of a stash-box."""
     return [group for group in groups if any(source in hosts for source, _ in group)]
 
 
 def evidence_rows(evidence: Sequence[Evidence], components: Components) -> dict[EvidenceKey, EvidenceState]:
-    """Evidence as it is stored, each row with the verdict on its pair."""
+    """The rows of evidence for the catalog, each with the verdict on its pair."""
     rows: dict[EvidenceKey, EvidenceState] = {}
     for row in evidence:
         decision = components.decisions[row.a, row.b]
@@ -245,10 +246,10 @@ def evidence_rows(evidence: Sequence[Evidence], components: Components) -> dict[
 
 
 def _key_for_index(text: str) -> str:
-    """What two records share, cut where it is too long for an index; a digest of the whole keeps it distinct.
+    """The key of a row of evidence, shortened to fit an index. A digest of the whole keeps shortened keys distinct.
 
-    An index row of PostgreSQL has at most 2,704 bytes, of which two record keys take up to 728. Folding makes up to
-    eleven bytes of one, so that a name that may be stored can be longer.
+    An index row of PostgreSQL has at most 2,704 bytes, of which two record keys take up to 728. Folding can turn one
+    byte into up to eleven, so that a stored name can exceed the limit.
     """
     data = text.encode()
     if len(data) <= _MAX_KEY_BYTES:
@@ -265,8 +266,8 @@ def plan_identities(
     evidence: Sequence[Evidence],
     now: datetime,
 ) -> IdentityChanges:
-    """Performer ids for the groups, over the memberships `previous`: all, or all of the same region."""
-    # A record that was erased is not in `records`; it just leaves.
+    """Performer ids for the groups, given the `previous` memberships: all of them, or all of one region."""
+    # An erased record is not in `records`; it leaves its identity.
     follow = {
         key: target
         for key in previous

@@ -93,7 +93,7 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {row.model} | {row.alike:.3f} | {row.precision:.5f} | {row.recall:.1%} |"
+        f"| {row.model} | {row.match_threshold:.3f} | {row.precision:.5f} | {row.recall:.1%} |"
         for row in calibration.thresholds
     ]
     return dg.MetadataValue.md("\n".join(lines))

@@ -28,7 +28,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.faces.collect import CollectReport, ImageClient, collect_faces
+from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
+from stash_sense_pipeline.faces.collection.image_fetcher import ImageClient
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.extract_face import FaceExtractor, decode_crop

@@ -26,11 +26,18 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import insert_many
-from stash_sense_pipeline.identity.face_matching.face_agreement import TemplateSet, agree, calibrate, unlike
+from stash_sense_pipeline.identity.face_matching.face_agreement import (
+    calibrate,
+    find_matches,
+    find_mismatches,
+)
+from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
+from stash_sense_pipeline.identity.linkage.candidates import find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
-from stash_sense_pipeline.identity.linkage.evidence import NO_FACES, Faces, Pair, find_candidates, weigh
+from stash_sense_pipeline.identity.linkage.evidence import NO_FACES, Faces, Pair
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
+from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline_tests.bench.table import Row
@@ -74,9 +81,11 @@ def _score(crowd: Population, templates: Mapping[RecordKey, Template] | None) ->
     faces = NO_FACES
     if templates is not None:
         stacked = TemplateSet.of(templates, _MODELS)
-        calibration = calibrate(stacked, candidates.hard(), HOSTS, candidates.strangers)
+        calibration = calibrate(stacked, candidates.certain_pairs(), HOSTS, candidates.are_distinct)
         assert calibration.thresholds, calibration.reason
-        faces = Faces(agree(stacked, calibration), unlike(stacked, calibration, candidates.shared))
+        faces = Faces(
+            find_matches(stacked, calibration), find_mismatches(stacked, calibration, candidates.shared)
+        )
     groups = cluster(crowd.records, weigh(candidates, faces).evidence).groups
     return score(crowd.truth, groups)
 
@@ -224,7 +233,7 @@ def face_rows(count: int = _TEMPLATES) -> Iterator[Row]:
     bare = _bare(templates)
     started = time.perf_counter()
     calibration = calibrate(templates, hard, HOSTS, lambda a, b: True)
-    found = agree(templates, calibration)
+    found = find_matches(templates, calibration)
     ours = time.perf_counter() - started
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 / 1024
     assert len(found) > 0.9 * len(hard), calibration

@@ -8,7 +8,7 @@ from alembic.migration import MigrationContext
 
 from stash_sense_pipeline.catalog.engine import _migrations
 from stash_sense_pipeline.catalog.schema import metadata
-from stash_sense_pipeline.faces.image_refusals import FINAL_REFUSALS
+from stash_sense_pipeline.faces.collection.image_refusals import FINAL_REFUSALS
 
 TABLES = [table.name for table in metadata.sorted_tables]
 

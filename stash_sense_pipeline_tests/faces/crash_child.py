@@ -9,7 +9,8 @@ from pathlib import Path
 import insightface  # noqa: F401 - loaded once by the fork server, not by each child
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
+from stash_sense_pipeline.faces.collect import collect_faces
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS

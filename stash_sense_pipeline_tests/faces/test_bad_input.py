@@ -12,7 +12,8 @@ from PIL import Image
 
 from stash_sense_pipeline.catalog.schema import faces, source_images
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
+from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS
 from stash_sense_pipeline.settings.schema import GlobalSettings

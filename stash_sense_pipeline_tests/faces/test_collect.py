@@ -30,7 +30,9 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, ImageRequest, collect_faces
+from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
+from stash_sense_pipeline.faces.collection.image_fetcher import ImageRequest
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.extraction.extract_face import decode_crop

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import aligned_crops, embeddings, faces
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.faces.collect import CollectLimits, collect_faces
+from stash_sense_pipeline.faces.collect import collect_faces
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.faces.embed_waiting import embed_waiting
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits, decode_image
 from stash_sense_pipeline.faces.models.detector import Detector

@@ -23,7 +23,8 @@ from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
 from stash_sense_pipeline.catalog.schema import faces, performer_images, source_images, source_performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.catalog.upsert import upsert
-from stash_sense_pipeline.faces.collect import CollectLimits, CollectReport, collect_faces
+from stash_sense_pipeline.faces.collect import CollectReport, collect_faces
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError, UnreachableError
 from stash_sense_pipeline.orchestration.metadata import image_refusal_check

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.align import TEMPLATE
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
-from stash_sense_pipeline.faces.extraction.quality import check_image_size, choose_face, flaw, quality_score
+from stash_sense_pipeline.faces.extraction.quality import (
+    check_image_size,
+    choose_face,
+    quality_score,
+    rejection_reason,
+)
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline.faces.models.detector import DetectedFace
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
@@ -44,7 +49,7 @@ def face(
     ],
 )
 def test_each_filter_has_its_reason(candidate: DetectedFace, expected: Reason | None) -> None:
-    assert flaw(candidate, FILTERS) is expected
+    assert rejection_reason(candidate, FILTERS) is expected
 
 
 def reason_of(faces: list[DetectedFace], single: bool = False) -> Reason:

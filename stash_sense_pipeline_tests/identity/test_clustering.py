@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.identity.linkage.clustering import LinkVerdict, cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
-from stash_sense_pipeline.identity.linkage.evidence import find_evidence
 from stash_sense_pipeline.identity.linkage.permanent_ids import assign
+from stash_sense_pipeline.identity.linkage.weighing import find_evidence
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline_tests.identity.invented_population import make_population, score
 from stash_sense_pipeline_tests.identity.population import HOSTS

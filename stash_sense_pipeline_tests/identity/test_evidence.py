@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
+from stash_sense_pipeline.identity.linkage.candidates import find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import LinkVerdict, cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
-from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind, find_candidates, find_evidence
+from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind
+from stash_sense_pipeline.identity.linkage.weighing import find_evidence
 from stash_sense_pipeline.records.name_folding import fold_name
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS
 from stash_sense_pipeline_tests.identity.population import HOSTS, groups_of, population
@@ -258,5 +260,5 @@ def test_dates_that_do_not_contradict_are_not_of_strangers() -> None:
         Record("stashdb", "c", "Third Person", birth_date="1971-02-03"),
     )
     candidates = find_candidates(known, StashBoxes.of(HOSTS))
-    assert not candidates.strangers(("stashdb", "a"), ("stashdb", "b"))
-    assert candidates.strangers(("stashdb", "a"), ("stashdb", "c"))
+    assert not candidates.are_distinct(("stashdb", "a"), ("stashdb", "b"))
+    assert candidates.are_distinct(("stashdb", "a"), ("stashdb", "c"))

@@ -17,11 +17,11 @@ from stash_sense_pipeline.catalog.queries.identity.identity_runs import last_run
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.identity.face_matching.face_agreement import (
     Calibration,
-    TemplateSet,
-    agree,
-    agree_around,
+    find_matches,
+    find_matches_around,
 )
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, make_template
+from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
@@ -87,7 +87,8 @@ def test_thresholds_are_calibrated_and_recorded(world: World) -> None:
     found = report.calibration
     assert [row.model for row in found.thresholds] == ["arcface", "facenet"]
     assert all(
-        row.precision >= 0.999 and row.recall > 0.9 and 0.2 < row.alike < 0.9 for row in found.thresholds
+        row.precision >= 0.999 and row.recall > 0.9 and 0.2 < row.match_threshold < 0.9
+        for row in found.thresholds
     )
     assert found.positives == _LINKED
     with reading(world.engine) as connection:
@@ -130,7 +131,7 @@ def test_namesakes_with_other_faces_are_two(world: World) -> None:
     other = world.add(world.make.person(), "fansdb", "Mira Sample", **born)
     few = [world.add(world.make.person(), box, "Tara Test", faces=1, **born) for box in ("stashdb", "fansdb")]
     calibration = world.rebuild().calibration
-    assert len(calibration.unlike) == 0
+    assert len(calibration.mismatch_thresholds) == 0
     assert world.together(one, other)
     assert world.together(*few)
     # With enough known pairs to say how unlike one person's faces can be, the faces are heard.
@@ -150,7 +151,7 @@ def test_namesakes_with_other_faces_are_two(world: World) -> None:
             for _ in range(2)
         ],
     )
-    assert len(world.rebuild(full=True).calibration.unlike) == 2
+    assert len(world.rebuild(full=True).calibration.mismatch_thresholds) == 2
     assert not world.together(one, other)
     assert world.together(*few)
 
@@ -227,10 +228,10 @@ def _without_faces(engine: sa.Engine, source: str, source_id: str) -> None:
 def test_agree_around_is_the_part_of_agree(world: World) -> None:
     report = world.rebuild()
     templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS, frozenset()), MODELS)
-    everything = agree(templates, report.calibration)
+    everything = find_matches(templates, report.calibration)
     assert len(everything) >= 0.9 * _LINKED
     some = [("stashdb", f"{n:04d}") for n in range(0, _LINKED, 7)]
-    assert agree_around(templates, report.calibration, some) == {
+    assert find_matches_around(templates, report.calibration, some) == {
         pair: row for pair, row in everything.items() if set(pair) & set(some)
     }
 

@@ -20,12 +20,10 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
+from stash_sense_pipeline.identity.face_matching import accepted_faces
 from stash_sense_pipeline.identity.face_matching import trusted_faces as module
-from stash_sense_pipeline.identity.face_matching.trusted_faces import (
-    TrustPolicy,
-    TrustReport,
-    choose_trusted_faces,
-)
+from stash_sense_pipeline.identity.face_matching.trust_policy import TrustPolicy
+from stash_sense_pipeline.identity.face_matching.trusted_faces import TrustReport, choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline_tests.identity.population import NOW
 
@@ -203,7 +201,7 @@ def test_what_is_erased_while_faces_are_chosen_is_not_stored(
             connection.execute(source_performers.delete().where(source_performers.c.source_id == "gone too"))
         return accept(*arguments)
 
-    accept = module.accept
+    accept = accepted_faces.accept
     monkeypatch.setattr(module, "accept", erase_meanwhile)
     choose(gallery)
     with reading(gallery.engine) as connection:

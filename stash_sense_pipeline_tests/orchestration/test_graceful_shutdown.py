@@ -21,7 +21,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.deployment.dagster_home import prepare_home
 from stash_sense_pipeline.deployment.dagster_instance import open_instance
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
-from stash_sense_pipeline.faces.collect import CollectLimits
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits
 from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world

@@ -17,8 +17,8 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.linkage.clustering import cluster
-from stash_sense_pipeline.identity.linkage.evidence import find_evidence
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
+from stash_sense_pipeline.identity.linkage.weighing import find_evidence
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
 from stash_sense_pipeline.privacy.erasure import erase_suppressed

@@ -10,12 +10,12 @@ from stash_sense_pipeline.faces.extraction.quality import Filters
 from stash_sense_pipeline.faces.extraction.rejection_reasons import SEEN, Reason
 from stash_sense_pipeline.faces.models.model_packs import DetectorSpec
 
-_FACE_FLAWS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
+_FILTER_REASONS = frozenset({Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY})
 _JUDGED = SEEN | {
     *(Reason.IMAGE_TOO_SMALL, Reason.TOO_MANY_PIXELS, Reason.TOO_MANY_BYTES, Reason.TOO_COSTLY),
 }
-# Counted up when decoding gives other pixels for a file. 2: EXIF orientation is applied, 16-bit grey is scaled,
-# metadata and a few missing bytes cost nothing.
+# The version of decoding, raised when a file decodes to other pixels. 2: EXIF orientation is applied, 16-bit grey is
+# scaled, and damaged metadata or a few missing bytes do not reject a file.
 _READING = 2
 _SINCE_READING_2 = ("m", "n", "x", "u")
 _OTHERWISE_READ = (SEEN - {Reason.SEVERAL_FACES}) | {Reason.TRUNCATED, Reason.NOT_AN_IMAGE}
@@ -23,9 +23,7 @@ _OTHERWISE_READ = (SEEN - {Reason.SEVERAL_FACES}) | {Reason.TRUNCATED, Reason.NO
 
 @dataclass(frozen=True)
 class AcceptanceCriteria:
-    """Everything but the detector itself that decides what becomes of an image's bytes: pixels, 0..1, degrees and
-    bytes.
-    """
+    """All settings, except the detector, that decide on the bytes of an image. Units: pixels, 0..1, degrees, bytes."""
 
     detection_size: int
     threshold: float
@@ -45,7 +43,7 @@ class AcceptanceCriteria:
     def of(
         cls, detector: DetectorSpec, filters: Filters, high_trust: bool, limits: DecodeLimits
     ) -> AcceptanceCriteria:
-        """The rules that a pack, the settings and the trust in a source make."""
+        """The criteria that follow from a pack, the settings and the trust in a source."""
         return cls(
             detection_size=detector.input_size,
             threshold=detector.threshold,
@@ -64,7 +62,7 @@ class AcceptanceCriteria:
 
     @property
     def text(self) -> str:
-        """Short form for the ledger: equal rules have equal texts."""
+        """Short form for the ledger: equal criteria have equal texts."""
         return (
             f"d{self.detection_size} t{self.threshold:g} f{self.min_face_size} i{self.min_image_size}"
             f" c{self.min_confidence:g} y{self.max_angle:g} s{int(self.single_face)} p{self.max_pixels} b{self.max_bytes}"
@@ -72,11 +70,9 @@ class AcceptanceCriteria:
         )
 
     def requeues(self, judged_by: str) -> frozenset[Reason]:
-        """The reasons of rejection by the rules with the text `judged_by` that may not hold under these
-        rules.
-        """
+        """The reasons for rejection by the criteria with the text `judged_by` that may not hold under these."""
         new = _parsed(self.text)
-        # Verdicts of before decoding had these limits.
+        # A text without these limits has the version 1 of decoding.
         old = {**{key: new[key] for key in _SINCE_READING_2}, "r": 1.0, **_parsed(judged_by)}
         if old.keys() != new.keys():
             return _JUDGED
@@ -93,9 +89,9 @@ class AcceptanceCriteria:
             reopened.add(Reason.TOO_COSTLY)
         if (new["d"], new["t"]) != (old["d"], old["t"]):
             reopened |= SEEN
-        # A small face may pass where the largest one fails, so a looser filter re-opens all flaws.
+        # A smaller face may pass although the largest one fails, so a looser filter requeues the reasons of all filters.
         if new["f"] < old["f"] or new["c"] < old["c"] or new["y"] > old["y"]:
-            reopened |= _FACE_FLAWS
+            reopened |= _FILTER_REASONS
         if new["f"] > old["f"] or new["c"] > old["c"] or new["y"] < old["y"] or new["s"] < old["s"]:
             reopened.add(Reason.SEVERAL_FACES)
         return frozenset(reopened)

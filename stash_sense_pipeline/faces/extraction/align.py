@@ -32,8 +32,8 @@ def similarity(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
     """Least-squares similarity (2, 3) from image pixels to crop pixels for landmarks (5, 2).
 
     Closed form of Umeyama, "Least-squares estimation of transformation parameters between two point patterns"
-    (1991). It is computed in float32, the precision of a detector's landmarks, as the sidecar does: with the same
-    rounding the crops are the same pixels. Raises ValueError for landmarks that are not finite or lie on one point.
+    (1991). It is computed in float32, the precision of the detector's landmarks. The sidecar does the same, and with
+    equal rounding both make equal crops. Raises ValueError for landmarks that are not finite or lie on one point.
     """
     source = np.asarray(landmarks, dtype=np.float32)
     if source.shape != TEMPLATE.shape or not np.isfinite(source).all():
@@ -44,7 +44,7 @@ def similarity(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
     variance = centred.var(axis=0).sum()
     if variance < _MIN_VARIANCE or strengths[0] < _MIN_VARIANCE:
         raise ValueError("landmarks lie on one point")
-    # A face is never mirrored: where a reflection fits better, the best rotation is taken.
+    # A face is never mirrored: when a reflection fits better, the best rotation is taken.
     signs = np.array([1.0, np.sign(np.linalg.det(left) * np.linalg.det(right))])
     rotation = left @ np.diag(signs) @ right
     scale = 1.0 / variance * (strengths @ signs)
@@ -52,8 +52,9 @@ def similarity(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def norm_crop(rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The (112, 112, 3) uint8 aligned crop of an (H, W, 3) image: bilinear, black outside the image. Raises
-    as `similarity`.
+    """The (112, 112, 3) uint8 aligned crop of an (H, W, 3) image: bilinear, black outside the image.
+
+    Raises ValueError as `similarity` does.
     """
     crop = cv2.warpAffine(rgb, similarity(landmarks), (CROP_SIZE, CROP_SIZE), borderValue=0.0)
     return np.asarray(crop, dtype=np.uint8)
@@ -62,8 +63,8 @@ def norm_crop(rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> NDArra
 def yaw_degrees(landmarks: NDArray[np.floating]) -> float:
     """Turn of the head in degrees, 0 facing the camera, positive with the nose to the image's right.
 
-    The sidecar's estimate: how far the nose is off the middle of the eyes, against half the distance of the
-    eyes.
+    The sidecar's estimate: the horizontal distance of the nose from the middle of the eyes, relative to half the
+    distance between the eyes.
     """
     left, right, nose = np.asarray(landmarks[:3], dtype=np.float64)
     half_distance = float(np.hypot(*(right - left))) / 2

@@ -26,7 +26,7 @@ from stash_sense_pipeline.faces.extraction import container_bytes, gif_bytes, jp
 from stash_sense_pipeline.faces.extraction.orientation import exif_orientation, upright
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
-# What the sources serve. Others that Pillow knows are rare there, and each decoder is a surface for attacks.
+# The formats that the sources serve. Other formats of Pillow are rare there, and each decoder is an attack surface.
 _PLUGINS = (
     JpegImagePlugin.JpegImageFile,
     PngImagePlugin.PngImageFile,
@@ -39,15 +39,15 @@ FORMATS = tuple(plugin.format for plugin in _PLUGINS)
 
 # Bytes that decoding takes for each pixel, measured as peak memory (docs/faces.md).
 _BYTES_A_PIXEL = {"JPEG": 8, "PNG": 8, "BMP": 5, "GIF": 5, "WEBP": 16, "AVIF": 10}
-# A larger picture is given at half its width and height.
+# A picture with more pixels is decoded at half its width and height.
 _REDUCED_ABOVE = 16_000_000
-# Above one of these, decoding belongs into a process of its own: bytes of memory, and pixels times scans of a JPEG.
+# Above one of these limits, decoding runs in its own process: bytes of memory, and pixels times scans of a JPEG.
 _COSTLY_MEMORY = 130_000_000
 _COSTLY_SCAN_PIXELS = 150_000_000
-# Pillow decodes run-length encoded BMP files in Python: a second for each such number of pixels or bytes.
+# Pillow decodes run-length encoded BMP files in Python, which takes a second for this number of pixels or bytes.
 _COSTLY_RUN_LENGTHS = 1_000_000
-# Share of a picture that may be missing at the end of its file; of the last scan of a progressive JPEG, which only
-# refines what is there.
+# Share of a picture that may be missing at the end of its file, and share of the last scan of a progressive JPEG, which
+# only refines the picture.
 _MOST_MISSING = 0.03
 _MOST_MISSING_OF_LAST_SCAN = 0.1
 _SNIFFED = 512
@@ -61,11 +61,11 @@ _UNSUPPORTED = (b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ", b"\0\0\0\x0c
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What is refused before it is decoded.
+    """Limits above which a file is rejected before it is decoded.
 
-    The file's size in bytes, width times height in pixels, the memory in bytes that decoding takes, the scans of a
-    JPEG, and its pixels times its scans: a scan of no content costs some 20 bytes, and about 1 ms a megapixel to
-    decode. `max_seconds` of processor time are granted to one costly image.
+    They limit the file size in bytes, width times height in pixels, the memory for decoding in bytes, the number of
+    scans of a JPEG, and its pixels times its scans. An empty scan takes some 20 bytes, and about 1 ms a megapixel to
+    decode. `max_seconds` limits the processor time of one costly image.
     """
 
     max_bytes: int = 16 * 1024 * 1024
@@ -78,8 +78,10 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """Upright pixels: `rgb` is (height, width, 3) uint8. `reduction` is 2 where the picture has twice its width and
-    height, else 1; `size` is the width and height of the picture itself.
+    """Upright pixels: `rgb` is (height, width, 3) uint8.
+
+    `reduction` is 2 when `rgb` has half the width and height of the picture, else 1. `size` is the width and height of
+    the picture itself.
     """
 
     rgb: NDArray[np.uint8]
@@ -89,8 +91,10 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class PreparedImage:
-    """A file within the limits: its bytes without metadata, its format, its width and height in pixels as they are
-    stored, and the EXIF orientation 1 to 8 by which it must be turned.
+    """A file within the limits.
+
+    It has its bytes without metadata, its format, its stored width and height in pixels, and the EXIF orientation, 1 to
+    8, by which it must be turned.
     """
 
     data: bytes
@@ -103,7 +107,7 @@ class PreparedImage:
 
     @property
     def costly(self) -> bool:
-        """Does decoding take so much memory or time that it belongs into a process of its own?"""
+        """True when decoding takes so much memory or time that it must run in its own process."""
         pixels = self.size[0] * self.size[1]
         run_lengths = (
             self.format == "BMP" and len(self.data) > 30 and self.data[30] in _BMP_RUN_LENGTHS
@@ -113,14 +117,14 @@ class PreparedImage:
 
 
 def decode_image(data: bytes, limits: DecodeLimits) -> DecodedImage:
-    """Decodes an image in this thread, however costly it is: `prepare`, then `decode_prepared`."""
+    """Decodes an image in this thread, also a costly one: `prepare`, then `decode_prepared`."""
     return decode_prepared(prepare(data, limits))
 
 
 def prepare(data: bytes, limits: DecodeLimits) -> PreparedImage:
-    """Checks an image file against the limits and takes what can cost or fail without need out of it.
+    """Checks an image file against the limits, and removes the parts that decoding does not need.
 
-    Raises Rejected with the reason when the bytes are no image of a known format or are beyond the limits.
+    Raises Rejected with the reason when the bytes are not an image of a known format or are beyond the limits.
     """
     if not data:
         raise Rejected(Reason.EMPTY)
@@ -143,11 +147,11 @@ def prepare(data: bytes, limits: DecodeLimits) -> PreparedImage:
 
 
 def decode_prepared(prepared: PreparedImage) -> DecodedImage:
-    """Decodes to upright RGB: what Pillow's `convert("RGB")` gives, turned as EXIF asks, 16-bit grey scaled to 8.
+    """Decodes to upright RGB: the result of Pillow's `convert("RGB")`, turned by EXIF, with 16-bit grey scaled to 8.
 
     The first frame of an animation is taken and alpha is dropped, as at query time. A picture of more than 16
-    megapixels comes at half its width and height. Raises Rejected: TRUNCATED when the data is damaged, or when more
-    than 3 % of the picture is missing at its end.
+    megapixels is decoded at half its width and height. Raises Rejected: TRUNCATED when the data is damaged, or when
+    more than 3 % of the picture is missing at its end.
     """
     width, height = prepared.size
     reduction = 2 if width * height > _REDUCED_ABOVE else 1
@@ -205,9 +209,10 @@ def _prepared_by_pillow(data: bytes, limits: DecodeLimits) -> PreparedImage:
 
 
 def _completed(data: bytes) -> bytes:
-    """A WebP, GIF, BMP or AVIF file without what its decoder could stumble over, and with zeros for last missing bytes.
+    """A WebP, GIF, BMP or AVIF file without parts that can fail to decode, and with zeros for missing last bytes.
 
-    The decoders refuse a file of which more is missing, and AVIF with any: there viewers show nothing either.
+    The decoders refuse a file of which more is missing, and an AVIF file of which any byte is missing; viewers show
+    nothing of such a file either.
     """
     if data.startswith(gif_bytes.SIGNATURES):
         return gif_bytes.first_frame(data, _MOST_MISSING)
@@ -227,7 +232,7 @@ def _most_pixels(kind: str, limits: DecodeLimits) -> int:
 def _rgb(image: Image.Image, reduction: int) -> NDArray[np.uint8]:
     if reduction == 1:
         return np.array(_in_rgb(image), dtype=np.uint8)
-    # In bands: a conversion of the whole would take its memory twice.
+    # In bands: converting the whole image would take its memory twice.
     width, height = image.size
     boxes = ((0, top, width, min(top + _BAND, height)) for top in range(0, height, _BAND))
     return np.concatenate([np.asarray(_in_rgb(image.crop(box)).reduce(reduction)) for box in boxes])
@@ -260,10 +265,10 @@ def _pillow_errors() -> Iterator[None]:
 
 
 def _lacks_a_part(picture: jpeg_bytes.JpegPicture, rgb: NDArray[np.uint8]) -> bool:
-    """Is more missing at the end of a JPEG than what does not matter?
+    """True when more is missing at the end of a JPEG than permitted.
 
-    That is in question only where the end marker is missing, or where the last corner is grey: so libjpeg fills what
-    is missing before an end marker.
+    The share is measured only when the end marker is missing, or when the last corner is grey: libjpeg fills missing
+    data before an end marker with grey.
     """
     filled = not picture.progressive and bool((rgb[-4:, -4:] == _FILL).all())
     if picture.complete and not filled:
@@ -275,8 +280,8 @@ def _lacks_a_part(picture: jpeg_bytes.JpegPicture, rgb: NDArray[np.uint8]) -> bo
 def _missing_share(picture: jpeg_bytes.JpegPicture) -> float:
     """The share 0..1 of a JPEG picture that its last scan does not reach.
 
-    What a scan does not reach is decoded from whatever follows. So the picture is decoded twice, with nothing and with
-    random bytes after it: from the first block on that differs, it is missing.
+    A decoder reads missing blocks from the bytes that follow. So the picture is decoded twice, with nothing and with
+    random bytes after it; it is missing from the first block that differs.
     """
     noise = random.Random(0).randbytes(4096).replace(b"\xff", b"\xfe")
     first = _brightness(picture.body + jpeg_bytes.END_MARKER)

@@ -22,19 +22,22 @@ from stash_sense_pipeline.faces.extraction.decode import (
 )
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 
-# Reduction, width and height of the picture, height and width of the pixels that follow; or a reason's length and 0s.
+# Reduction, width and height of the picture, height and width of the pixels that follow. For a rejection: 0, the length
+# of the reason, and zeros.
 _ANSWER = struct.Struct("<5I")
 _REASON = 0
-# What Python, numpy and Pillow need before they decode anything, in bytes.
+# Memory in bytes that Python, numpy and Pillow need before they decode anything.
 _PROGRAM_MEMORY = 256 * 1024 * 1024
-# A waiting machine may give a process little processor time: wall time for each second of it.
+# Wall time for each second of processor time: a loaded machine gives a process little processor time.
 _WALL_FACTOR = 6
 _ENVIRONMENT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 class ImageDecoder:
-    """Decodes images for many threads. Ordinary ones are decoded in the calling thread; costly ones in a process of
-    their own, one at a time: so only one image needs the memory of `limits` at any time.
+    """Decodes images for many threads.
+
+    An ordinary image is decoded in the calling thread. Costly images are decoded in a process of their own, one at a
+    time, so that only one image uses the memory of `limits` at any time.
     """
 
     def __init__(self, limits: DecodeLimits) -> None:
@@ -42,7 +45,7 @@ class ImageDecoder:
         self._one_at_a_time = threading.Lock()
 
     def decode(self, data: bytes) -> DecodedImage:
-        """As decode.decode_image. Raises Rejected, TOO_COSTLY also when the process was ended or crashed."""
+        """Decodes as decode.decode_image. Raises Rejected; TOO_COSTLY also when the process was killed or crashed."""
         prepared = prepare(data, self._limits)
         if not prepared.costly:
             return decode_prepared(prepared)
@@ -52,14 +55,14 @@ class ImageDecoder:
 
 def _decode_in_process(data: bytes, limits: DecodeLimits) -> DecodedImage:
     numbers = [str(number) for number in astuple(limits)]
-    # Without API keys: a picture that takes a decoder over finds none.
+    # Without API keys: an image that exploits a decoder finds none.
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, *numbers],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        # An interruption of the run must not look like a verdict on the image.
+        # In its own session, so that an interruption of the run does not kill it and look like a verdict on the image.
         start_new_session=True,
         env={**environment, "OPENBLAS_NUM_THREADS": "1"},
     )
@@ -101,7 +104,7 @@ def _read(answer: IO[bytes], size: int) -> bytearray:
 
 
 def _serve_one(limits: DecodeLimits) -> None:
-    """Reads an image file from standard input and writes its pixels, or the reason why there are none."""
+    """Reads an image file from standard input and writes its pixels, or the reason for its rejection."""
     resource.setrlimit(resource.RLIMIT_CPU, (limits.max_seconds, limits.max_seconds))
     memory = _PROGRAM_MEMORY + limits.max_bytes + limits.max_memory
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))

@@ -40,8 +40,8 @@ class FaceExtractor:
     def extract(self, data: bytes) -> StoredFace:
         """The face that an image file contributes, ready to be stored. Raises Rejected with the reason.
 
-        Box and landmarks are in pixels of the upright picture at its full size, and so is the size that the filters
-        ask for, also where the picture was decoded at half of it.
+        Box, landmarks and the sizes in the filters are in pixels of the upright picture at full size, also when the
+        picture was decoded at half its size.
         """
         image = self._decoder.decode(data)
         rgb = image.rgb

@@ -12,15 +12,15 @@ _HEADER_BYTES, _DESCRIPTOR_BYTES = 13, 10
 _EXTENSION, _IMAGE = 0x21, 0x2C
 _CONTROL = 0xF9
 _TRAILER = b"\x3b"
-# Data comes in blocks of 1 to 255 bytes; 16 MiB in blocks of one byte would be walked for seconds.
+# Data comes in blocks of 1 to 255 bytes; reading 16 MiB in blocks of one byte would take seconds.
 _MOST_BLOCKS = 200_000
 
 
 def first_frame(data: bytes, most_missing: float) -> bytes:
     """A GIF file of the first frame of `data` alone, with its graphic control extension.
 
-    A frame that ends early is completed with up to `most_missing` (0..1) of its bytes; the decoder refuses it when
-    that does not fill it. Raises Rejected: TRUNCATED without a frame, TOO_COSTLY with too many blocks.
+    A frame that ends early is completed with up to `most_missing` (0..1) of its bytes; if it then is still incomplete,
+    the decoder refuses it. Raises Rejected: TRUNCATED without a frame, TOO_COSTLY with too many blocks.
     """
     walk = _Walk(data)
     at = _HEADER_BYTES + _table_bytes(data[10:11])
@@ -51,7 +51,7 @@ class _Walk:
     blocks: int = 0
 
     def end_of_blocks(self, at: int) -> int:
-        """Where the blocks that begin at `at` end, their terminator included; beyond the data when it is cut off."""
+        """The end of the blocks that begin at `at`, with their terminator; beyond the data when it is cut off."""
         while at < len(self.data):
             self.blocks += 1
             if self.blocks > _MOST_BLOCKS:

@@ -19,9 +19,9 @@ _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _TABLES = frozenset({_DHT, _DAC, _DQT, _DRI, _DNL})
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _COEFFICIENTS = 64
-# More segments than a real file has: 16 MiB of empty ones would be walked for seconds.
+# More segments than a real file has: reading 16 MiB of empty ones would take seconds.
 _MOST_SEGMENTS = 10_000
-# What can follow the entropy-coded data of a scan. Other codes there are damage, which the decoder skips.
+# Markers that can follow the entropy-coded data of a scan. Other codes there are damage, which the decoder skips.
 _AFTER_SCAN = re.compile(rb"\xff[\xc4\xcc\xd9-\xdd\xe0-\xef\xfe]")
 
 
@@ -29,9 +29,9 @@ _AFTER_SCAN = re.compile(rb"\xff[\xc4\xcc\xd9-\xdd\xe0-\xef\xfe]")
 class JpegPicture:
     """The first picture of a JPEG file.
 
-    `body` is the file up to, and without, the end marker: tables, frame and scans, of the other segments only those
-    that decide about colours. `exif` is the first EXIF segment. `covered`: a scan has begun for all that matters;
-    `complete`: the end marker was there.
+    `body` is the file up to, and without, the end marker: tables, frame, scans, and the segments that decide about
+    colours. `exif` is the first EXIF segment. `covered`: a scan has begun for each coefficient that matters.
+    `complete`: the end marker is present.
     """
 
     body: bytes
@@ -46,7 +46,7 @@ class JpegPicture:
 
 
 def first_picture(data: bytes) -> JpegPicture:
-    """Reads a JPEG file up to the end of its first picture. Thumbnails, further pictures and what follows are left out.
+    """Reads a JPEG file up to the end of its first picture. Thumbnails and further pictures are left out.
 
     Raises Rejected: TRUNCATED when there is no frame or no scan in it, TOO_COSTLY with too many segments.
     """
@@ -105,8 +105,10 @@ def _decides_about_colours(code: int, content: bytes) -> bool:
 
 
 def _covered(scans: Sequence[bytes], components: int, progressive: bool) -> bool:
-    """Has a scan begun for each coefficient: of the first component down to its last bit, of others down to the one
-    before? The last bits of colour are scans of a few bytes in many files, and change a picture least.
+    """True when a scan has begun for each coefficient.
+
+    The first component must be covered to its last bit, the others to the bit before it. The last bits of colour are
+    scans of a few bytes in many files, and change a picture least.
     """
     begun: dict[int, set[int]] = {}
     order: list[int] = []

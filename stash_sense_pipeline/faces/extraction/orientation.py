@@ -18,10 +18,9 @@ _VALUES = {3: "H", 4: "I"}
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation 1 to 8 (EXIF 2.32, tag 0x0112) that EXIF data asks for; 1 where it asks for none.
+    """The orientation, 1 to 8 (EXIF 2.32, tag 0x0112), in EXIF data; 1 when there is none or the data is damaged.
 
-    `exif` is a TIFF structure, with or without the prefix of a JPEG's APP1 segment. Damaged data never raises: it
-    asks for nothing.
+    `exif` is a TIFF structure, with or without the prefix of a JPEG's APP1 segment.
     """
     tiff = exif.removeprefix(_PREFIX)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])

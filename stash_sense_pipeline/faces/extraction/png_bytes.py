@@ -19,14 +19,15 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 # Adam7: first column, first row, distance of columns, distance of rows.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _BLOCK = 1 << 16
-# More chunks than a real file has: 16 MiB of empty ones would be walked for seconds.
+# More chunks than a real file has: reading 16 MiB of empty ones would take seconds.
 _MOST_CHUNKS = 100_000
 
 
 @dataclass(frozen=True)
 class PngPicture:
-    """A PNG file's picture without ancillary chunks, and its EXIF data. `header`, `palette` and `stream` are the
-    contents of IHDR, PLTE and all IDAT chunks.
+    """The picture of a PNG file without ancillary chunks, and its EXIF data.
+
+    `header`, `palette` and `stream` are the contents of IHDR, PLTE and all IDAT chunks.
     """
 
     header: bytes
@@ -44,7 +45,7 @@ class PngPicture:
         return b"".join((SIGNATURE, _written(b"IHDR", self.header), palette, image, _written(b"IEND", b"")))
 
     def completed(self, most_missing: float) -> PngPicture:
-        """The picture with zeros for what its stream lacks, and with a sound checksum of the stream.
+        """The picture with zeros for the missing end of its stream, and with a correct checksum of the stream.
 
         Raises Rejected, TRUNCATED, when more than `most_missing` (0..1) of the uncompressed data is missing.
         """
@@ -60,11 +61,11 @@ class _Chunk:
 
 
 def without_ancillary_chunks(data: bytes) -> PngPicture:
-    """Reads a PNG file as far as its picture needs it, also when it ends early. What follows its end is left out.
+    """Reads the chunks of a PNG file that its picture needs, also when the file ends early.
 
-    Colour profiles, texts and transparency do not change the pixels that Pillow's `convert("RGB")` gives, so their
-    size and their damages do not matter. Raises Rejected: TRUNCATED when there is no header or no data or a critical
-    chunk is damaged, TOO_COSTLY with too many chunks.
+    Colour profiles, texts and transparency do not change the pixels of Pillow's `convert("RGB")`, so their size and
+    damage do not matter. Raises Rejected: TRUNCATED without a header, without data or with a damaged critical chunk,
+    TOO_COSTLY with too many chunks.
     """
     header, palette, exif = b"", b"", b""
     compressed: list[bytes] = []
@@ -129,8 +130,8 @@ def _uncompressed_bytes(header: bytes) -> int:
 
 
 def _completed(stream: bytes, expected: int, most_missing: float) -> bytes:
-    """The zlib stream of a picture with zeros for what is missing, in blocks of bounded size."""
-    # Without the stream's head, its checksum is not looked at.
+    """The zlib stream of a picture with zeros for its missing end, in blocks of bounded size."""
+    # Without the head of the stream, zlib does not verify its checksum.
     unpacking, packing = zlib.decompressobj(-zlib.MAX_WBITS), zlib.compressobj(1)
     packed: list[bytes] = []
     got, rest = 0, stream[_STREAM_HEAD:]

@@ -11,14 +11,14 @@ from stash_sense_pipeline.faces.extraction.align import yaw_degrees
 from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason, Rejected
 from stash_sense_pipeline.faces.models.detector import DetectedFace
 
-# A face of this many pixels fills the 112 pixel crop from more pixels than it has: larger is not better.
+# A face of this side in pixels has more pixels than the crop of 112 pixels: a larger one is not better.
 _FULL_SIDE = 160.0
-# Variance of the Laplacian at which half of the sharpness is granted; out-of-focus faces stay below 50.
+# Variance of the Laplacian at which the sharpness factor is one half; out-of-focus faces stay below 50.
 _HALF_SHARP = 50.0
 
 
 class Filters(Protocol):
-    """What this room needs of settings.QualityFilters: pixels, 0..1, degrees."""
+    """The part of settings.QualityFilters that faces needs: pixels, 0..1, degrees."""
 
     @property
     def min_face_size(self) -> int: ...
@@ -34,9 +34,7 @@ class Filters(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """The face that an image contributes: its place in the order of detection, and how many faces passed the
-    filters.
-    """
+    """The face that an image contributes, its index in the order of detection, and how many faces are valid."""
 
     face: DetectedFace
     index: int
@@ -49,8 +47,8 @@ def check_image_size(width: int, height: int, filters: Filters) -> None:
         raise Rejected(Reason.IMAGE_TOO_SMALL)
 
 
-def flaw(face: DetectedFace, filters: Filters) -> Reason | None:
-    """The first filter that a face does not pass, or None for a valid face."""
+def rejection_reason(face: DetectedFace, filters: Filters) -> Reason | None:
+    """The reason of the first filter that a face does not pass; None for a valid face."""
     if face.confidence < filters.min_detection_confidence:
         return Reason.LOW_CONFIDENCE
     if face.side < filters.min_face_size:
@@ -61,19 +59,19 @@ def flaw(face: DetectedFace, filters: Filters) -> Reason | None:
 
 
 def choose_face(faces: Sequence[DetectedFace], filters: Filters, single_face: bool) -> Choice:
-    """The largest valid face. Raises Rejected: no face at all, the flaw of the largest one, or several with
-    `single_face`.
+    """The largest valid face.
 
-    `single_face` is asked for at high trust: there, a picture of several people is no evidence of whose face
-    it is.
+    Raises Rejected: NO_FACE without a face, the reason of the largest face when none is valid, and SEVERAL_FACES with
+    `single_face` and several valid faces. Sources of high trust use `single_face`: a picture of several people does not
+    show which face belongs to the performer.
     """
     if not faces:
         raise Rejected(Reason.NO_FACE)
-    flaws = [flaw(face, filters) for face in faces]
-    valid = [index for index, found in enumerate(flaws) if found is None]
+    reasons = [rejection_reason(face, filters) for face in faces]
+    valid = [index for index, reason in enumerate(reasons) if reason is None]
     if not valid:
         largest = max(range(len(faces)), key=lambda index: faces[index].area)
-        raise Rejected(flaws[largest] or Reason.NO_FACE)
+        raise Rejected(reasons[largest] or Reason.NO_FACE)
     if single_face and len(valid) > 1:
         raise Rejected(Reason.SEVERAL_FACES)
     best = max(valid, key=lambda index: (faces[index].area, -index))
@@ -81,10 +79,10 @@ def choose_face(faces: Sequence[DetectedFace], filters: Filters, single_face: bo
 
 
 def quality_score(confidence: float, side: float, yaw: float, blur: float) -> float:
-    """How much a face is worth as a reference, 0..1: the product of four factors, each 1 for a perfect face.
+    """The value of a face as a reference, 0..1: the product of four factors, each 1 for a perfect face.
 
     confidence of the detector x min(1, side / 160 px) x cos(yaw) x blur / (blur + 50), with `yaw` in degrees
-    and `blur` as align.blur_measure gives it. Our own measure; only its order matters.
+    and `blur` from align.blur_measure. The measure is defined here; only the order of its values is used.
     """
     size = min(1.0, max(0.0, side) / _FULL_SIDE)
     frontal = max(0.0, math.cos(math.radians(yaw)))

@@ -17,14 +17,14 @@ from stash_sense_pipeline.foundation.errors import ModelPackError
 if TYPE_CHECKING:
     import onnxruntime
 
-# insightface's own default, which the sidecar leaves as it is.
+# The default of insightface, which the sidecar uses too.
 NMS_THRESHOLD = 0.4
 # Numbers a cell for score, box and five landmarks, each at the strides 8, 16 and 32.
 _WIDTHS = (1, 4, 10)
 _OUTPUTS_WITH_LANDMARKS = 9
 _STRIDE = 32
-# A face that fills the picture is larger than what an SCRFD was trained on: at half the size it is found. Share of
-# the picture's shorter side from which on that was seen to happen (numbers in docs/faces.md).
+# A face that fills the picture is larger than the faces that an SCRFD is trained on; at half the size it is found. This
+# is the smallest share of the picture's shorter side at which that happens (numbers in docs/faces.md).
 _LARGE = 0.4
 
 
@@ -48,11 +48,12 @@ class DetectedFace:
 
 
 class Detector:
-    """SCRFD at one detection size. Threads may share it: a call keeps nothing."""
+    """SCRFD at one detection size. Threads may share it: calls keep no state."""
 
     def __init__(self, spec: DetectorSpec, threads: int = 1, device: Device = Device.CPU) -> None:
-        """Loads the network. Raises ModelPackError when it is not an SCRFD with landmarks, DeviceError for a
-        missing device.
+        """Loads the network.
+
+        Raises ModelPackError when it is not an SCRFD with landmarks, DeviceError for a missing device.
         """
         # insightface imports half of the scientific stack.
         from insightface.model_zoo.scrfd import SCRFD
@@ -65,7 +66,7 @@ class Detector:
                 f"{spec.path}: is not an SCRFD detector with landmarks: it has {outputs} outputs where"
                 f" {_OUTPUTS_WITH_LANDMARKS} are expected"
             )
-        # One session at whatever size it is run: insightface would load the network once more for each size.
+        # One session for all sizes: insightface would load the network again for each size.
         ordered = _InScrfdOrder(session, spec.path)
         self._network: Any = SCRFD(str(spec.path), session=ordered, static_shape_sessions=False)
         size = (spec.input_size, spec.input_size)
@@ -79,8 +80,8 @@ class Detector:
     def detect(self, rgb: NDArray[np.uint8]) -> list[DetectedFace]:
         """The faces of an (H, W, 3) uint8 RGB image, most confident first.
 
-        Where the sidecar's own pass finds none, a second one at half the detection size looks for a face that fills
-        the picture; a network of a fixed size has only the first. What the first pass finds stays as it is.
+        The first pass is that of the sidecar, and its faces are returned unchanged. When it finds none, a second pass
+        at half the detection size looks for a face that fills the picture; a network of fixed size has no second pass.
         """
         faces = self._find(rgb, self.spec.input_size)
         smaller = self.spec.input_size // 2 // _STRIDE * _STRIDE
@@ -92,9 +93,8 @@ class Detector:
     def _find(self, rgb: NDArray[np.uint8], size: int) -> list[DetectedFace]:
         height, width = rgb.shape[:2]
         if min(height, width) * size < max(height, width):
-            return []  # a strip: scaled to the detection size it would be less than a pixel thin
-        # The class swaps the first and last channel of what it is handed; the pack says which order that must
-        # be.
+            return []  # a strip: scaled to the detection size, it would be less than a pixel wide
+        # The SCRFD class swaps the first and last channel of its input; the pack says which order it expects.
         image = rgb if self.spec.channel_order is ChannelOrder.RGB else np.ascontiguousarray(rgb[:, :, ::-1])
         with running(self.spec.path):
             boxes, landmarks = self._network.detect(image, input_size=(size, size))
@@ -105,8 +105,9 @@ class Detector:
 
 
 class _InScrfdOrder:
-    """A session whose outputs come in the order that insightface's class takes for given, as not every export has
-    them: scores, boxes, landmarks, each with the finest stride first.
+    """A session that sorts its outputs into the order that insightface's class expects; not every export has it.
+
+    The order is scores, boxes, landmarks, each with the finest stride first.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession, path: Path) -> None:

@@ -14,23 +14,23 @@ from stash_sense_pipeline.faces.models.model_packs import ChannelOrder, Embedder
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, open_session, running
 from stash_sense_pipeline.foundation.errors import ModelPackError, StashSenseError
 
-# Rows of one run on CUDA: few shapes, so that plans and arenas stay; the rest of the last bucket is padding.
+# Batch sizes on CUDA: a few shapes, so that plans and arenas are reused; the rest of the last batch is padding.
 _CUDA_ROWS = (2, 8, 32, 128)
 
 
 class EmbeddingError(StashSenseError):
-    """A network gave a vector that is not finite or is zero; such a vector would poison every index."""
+    """A network returned a vector that is not finite or is zero; such a vector would spoil every index."""
 
 
 class Embedder:
     """One embedding network on one device. Close it, or use it in a `with`."""
 
     def __init__(self, name: str, spec: EmbedderSpec, device: Device = Device.CPU, threads: int = 1) -> None:
-        """Loads the network. Raises ModelPackError when its shapes are not those of the spec, DeviceError for
-        a missing device.
+        """Loads the network.
 
-        On the CPU `threads` faces are embedded side by side, each on one thread: the same work a core as any
-        batch, and a vector does not depend on what else is in the batch, to the last bit.
+        On the CPU `threads` faces are embedded in parallel, each on one thread. This takes the same time per core as
+        batches, and a vector does not depend on the other faces of a batch, to the last bit. Raises ModelPackError when
+        the shapes differ from the spec, DeviceError for a missing device.
         """
         self.name = name
         self.spec = spec
@@ -90,7 +90,7 @@ class Embedder:
         return _mean_of_views(np.concatenate(outputs), 1 + flip_averaging)
 
     def _views(self, crop: NDArray[np.uint8], flip_averaging: bool) -> NDArray[np.float32]:
-        # Mirrored before it is resized: resizing does not commute with it.
+        # Mirrored before it is resized: the two operations do not commute.
         views = [crop, crop[:, ::-1]] if flip_averaging else [crop]
         return np.stack([preprocess(view, self.spec) for view in views])
 
@@ -108,7 +108,7 @@ class Embedder:
         return np.concatenate(outputs) if len(outputs) > 1 else np.asarray(outputs[0])
 
     def _output_of(self, dim: int) -> str:
-        """The name of the output with the vectors: exports of some families give the vector's norm beside it."""
+        """The name of the output with the vectors: some exports have a second output with the norm of the vector."""
         outputs = self._session.get_outputs()
         fitting = [
             output
@@ -141,7 +141,7 @@ class Embedder:
 
 
 def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
-    """Can a declared shape, whose names and None stand for any size, be the expected one?"""
+    """True when a declared shape can be the expected one; names and None in it stand for any size."""
     return len(shape) == len(expected) and all(
         not isinstance(got, int) or got == want for got, want in zip(shape, expected, strict=True)
     )
@@ -150,8 +150,8 @@ def _fits(shape: Sequence[int | str | None], expected: Sequence[int]) -> bool:
 def preprocess(crop: NDArray[np.uint8], spec: EmbedderSpec) -> NDArray[np.float32]:
     """One RGB crop (H, W, 3) uint8 as the network's input without its batch axis.
 
-    Fitted into the square by INTER_AREA, also where that enlarges, centred on black, then (value - mean) /
-    std.
+    The crop is fitted into the square by INTER_AREA, also when that enlarges it, and centred on black. Then each value
+    becomes (value - mean) / std.
     """
     size = spec.input_size
     height, width = crop.shape[:2]
@@ -175,7 +175,7 @@ def _mean_of_views(outputs: NDArray[np.float32], views: int) -> NDArray[np.float
 
 
 def _buckets(rows: int) -> Iterator[tuple[int, int, int]]:
-    """(first row, rows used, rows run) that cover `rows` with few different batch sizes."""
+    """Batches (first row, rows used, rows run) that cover `rows` with few different sizes."""
     start = 0
     while start < rows:
         left = rows - start

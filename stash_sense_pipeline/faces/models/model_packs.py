@@ -27,21 +27,19 @@ _EMBEDDER_KEYS = (*_FILE_KEYS, "input_size", "layout", "mean", "std", "dim", "ch
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EMBEDDER_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# SCRFD's coarsest stride: another size would leave its feature maps without whole cells.
+# The coarsest stride of SCRFD: the feature maps have whole cells only at multiples of it.
 _SCRFD_STRIDE = 32
 
 
 class ChannelOrder(StrEnum):
-    """Order of the colour channels that a network's class is handed."""
+    """Order of the colour channels in the input of a network's class."""
 
     RGB = "rgb"
     BGR = "bgr"
 
 
 class Layout(StrEnum):
-    """Order of the axes of an embedder's input: batch, then height, width, channels or channels, height,
-    width.
-    """
+    """Order of the axes of an embedder's input after the batch: height, width, channels, or channels first."""
 
     NHWC = "nhwc"
     NCHW = "nchw"
@@ -49,8 +47,9 @@ class Layout(StrEnum):
 
 @dataclass(frozen=True)
 class DetectorSpec:
-    """An SCRFD face detector with five landmarks. `digest` is the sha256 of its file, `input_size` its square
-    side in pixels.
+    """An SCRFD face detector with five landmarks.
+
+    `digest` is the SHA-256 of its file, `input_size` the side of its square input in pixels.
     """
 
     path: Path
@@ -62,8 +61,9 @@ class DetectorSpec:
 
 @dataclass(frozen=True)
 class EmbedderSpec:
-    """A network that turns an `input_size` square face into `dim` numbers; pixels are fed as (value - mean) /
-    std.
+    """A network that maps a square face of `input_size` pixels to `dim` numbers.
+
+    Each input value is (value - mean) / std.
     """
 
     path: Path
@@ -96,9 +96,9 @@ class ModelPack:
 
 @dataclass(frozen=True)
 class PackFile:
-    """One network that a pack.yaml names: what `models pull` fetches and `load_pack` verifies.
+    """One network in a pack.yaml: `models pull` fetches it, and `load_pack` verifies it.
 
-    `role` is its key in the file, `size` in bytes. With `member` the file lies under that name in a zip at `url`.
+    `role` is its key in pack.yaml, `size` is in bytes. With `member` the file has that name in a zip at `url`.
     """
 
     role: str
@@ -112,7 +112,7 @@ class PackFile:
 
 @dataclass(frozen=True)
 class PackDescription:
-    """A checked pack.yaml, whether or not the networks it names are there."""
+    """A checked pack.yaml. Its networks may be missing."""
 
     path: Path
     name: str
@@ -122,12 +122,11 @@ class PackDescription:
 
 
 def load_pack(name_or_path: str, models_dir: Path) -> ModelPack:
-    """Loads a pack by the name of a directory in `models_dir`, or by the path of any pack directory, and
-    verifies its files.
+    """Loads a pack and verifies its files.
 
-    An embedder marked `optional` whose file is absent is left out. Raises ModelPackError when the pack or one
-    of its files is missing, has another sha256 or size than pack.yaml says, or when pack.yaml is not a
-    correct description.
+    `name_or_path` is the name of a directory in `models_dir`, or the path of any pack directory. An embedder marked
+    `optional` is left out when its file is missing. Raises ModelPackError when the pack or a file is missing, when a
+    file has another SHA-256 or size than in pack.yaml, or when pack.yaml is invalid.
     """
     directory = _find(name_or_path, models_dir)
     description = read_description(directory / PACK_FILE)
@@ -172,9 +171,7 @@ def load_pack(name_or_path: str, models_dir: Path) -> ModelPack:
 
 
 def read_description(path: Path) -> PackDescription:
-    """Reads and checks a pack.yaml without looking for the networks; ModelPackError names line and key of all
-    that is wrong.
-    """
+    """Reads and checks a pack.yaml, but not the networks. Raises ModelPackError with line and key of each problem."""
     try:
         file = read_yaml(path)
         _check(file)
@@ -200,9 +197,9 @@ def read_description(path: Path) -> PackDescription:
 
 
 def embedder_digests(name_or_path: str, models_dir: Path) -> Mapping[str, str]:
-    """Embedder name to the sha256 of its network, for an installed pack; none where it is not installed.
+    """Embedder name to the SHA-256 of its network; empty when the pack is not installed.
 
-    For what can do without faces, as records do. Raises ModelPackError as load_pack does for a damaged pack.
+    For code that works without faces too. Raises ModelPackError for a damaged pack, as `load_pack` does.
     """
     try:
         _find(name_or_path, models_dir)
@@ -236,7 +233,7 @@ def _how_to_get(name_or_path: str) -> str:
 
 
 def _verified(directory: Path, entry: PackFile, name_or_path: str) -> str | None:
-    """The digest of the file; None for an optional one that is not there."""
+    """The digest of the file; None when it is optional and missing."""
     path = directory / entry.file
     if not path.is_file():
         if entry.optional:
@@ -261,8 +258,8 @@ def _verified(directory: Path, entry: PackFile, name_or_path: str) -> str | None
 
 @lru_cache(maxsize=64)
 def _digest(path: Path, size: int, modified_ns: int) -> str:
-    """The sha256 of a file, read once a process as long as its size and time of change stay."""
-    del size, modified_ns  # they are only part of the key
+    """The SHA-256 of a file, computed once per process while size and modification time stay the same."""
+    del size, modified_ns  # they are only parts of the cache key
     return sha256_file(path)
 
 
@@ -390,7 +387,7 @@ def _is_sha256(value: Any) -> bool:
 
 
 def _is_file_name(value: Any) -> bool:
-    # A pack can come from anywhere: a name must not lead out of its directory.
+    # A pack is untrusted input: a file name must not lead out of its directory.
     return (
         isinstance(value, str) and value not in ("", ".", "..", PACK_FILE) and not set(value) & set("/\\\0")
     )

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
 
 class Device(StrEnum):
-    """Where networks run."""
+    """The device on which networks run."""
 
     CPU = "cpu"
     CUDA = "cuda"
 
 
-# HEURISTIC: the default searches anew for every shape. kSameAsRequested: the arena does not grow in powers of
-# two.
+# HEURISTIC: the default searches again for every shape. kSameAsRequested: the arena does not grow in powers of two.
 _CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
 _WARNINGS_ONLY_WHEN_FATAL = 4
 _INSTALL = "install the `gpu` extra instead of `cpu`, or take the image built with --target gpu"
@@ -32,21 +31,21 @@ _DRIVER = "install driver 580 or newer, start a container with a GPU (NVIDIA con
 
 
 def open_session(path: Path, device: Device, threads: int) -> onnxruntime.InferenceSession:
-    """Opens a network on a device; `threads` is the number of CPU threads inside one run.
+    """Opens a network on a device; `threads` is the number of CPU threads of one run.
 
-    Raises DeviceError when CUDA is asked for and not there: a run on the CPU would be a slow success. Raises
-    ModelPackError when the file is no ONNX network, or takes anything but one tensor of float32.
+    Raises DeviceError when CUDA is requested and missing, because a silent run on the CPU would take hours. Raises
+    ModelPackError when the file is not an ONNX network, or does not take exactly one float32 tensor.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # All optimisations include the blocked layout, which is worth a factor of 1.9; parallel execution costs
-    # one of 2.
+    # All optimisations include the blocked layout, which is faster by a factor of 1.9. Parallel execution is slower by
+    # a factor of 2.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # Threads that wait for work must not take the cores of the decoders beside them.
+    # Waiting threads must not occupy the cores of the decoders.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _WARNINGS_ONLY_WHEN_FATAL
     try:
@@ -65,7 +64,7 @@ def open_session(path: Path, device: Device, threads: int) -> onnxruntime.Infere
 
 @contextmanager
 def running(path: Path) -> Iterator[None]:
-    """Turns what ONNX Runtime says while it runs the network of `path` into a ModelPackError."""
+    """Converts errors of ONNX Runtime while it runs the network of `path` to ModelPackError."""
     try:
         yield
     except _runtime_errors() as error:
@@ -74,9 +73,9 @@ def running(path: Path) -> Iterator[None]:
 
 
 def require_runtime(device: Device) -> None:
-    """Raises DeviceError when the installed ONNX Runtime, or a library of CUDA that it needs, is not the device's.
+    """Raises DeviceError when the installed ONNX Runtime does not support the device, or a CUDA library is missing.
 
-    It needs no GPU: what prepares a deployment may run where there is none.
+    Needs no GPU, so that a deployment can be prepared on a machine without one.
     """
     if device is Device.CPU:
         return
@@ -84,8 +83,8 @@ def require_runtime(device: Device) -> None:
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         raise DeviceError(_no_cuda("the installed ONNX Runtime is the one for CPUs", _INSTALL))
-    # The CUDA libraries of the `gpu` extra are Python packages, which the loader does not find by itself. What
-    # it cannot load it only prints.
+    # The CUDA libraries of the `gpu` extra are Python packages, which the loader does not find by itself. preload_dlls
+    # only prints the libraries that it cannot load.
     with redirect_stdout(io.StringIO()) as printed:
         onnxruntime.preload_dlls()
     failed = [line for line in printed.getvalue().splitlines() if line.startswith("Failed to load ")]
@@ -94,7 +93,7 @@ def require_runtime(device: Device) -> None:
 
 
 def require_device(device: Device) -> None:
-    """Raises DeviceError when nothing can run on the device here: worth saying before hours of fetching."""
+    """Raises DeviceError when the device cannot be used here. Called early, before hours of fetching."""
     require_runtime(device)
     if device is Device.CPU:
         return

@@ -31,9 +31,9 @@ from stash_sense_pipeline.foundation.zip_file import ZipLimits, open_zip
 
 _KNOWN = Path(__file__).with_name("known_packs")
 _BLOCK = 1024 * 1024
-# An archive holds more than we need of it; no pack is near this size.
+# An archive may hold more files than needed; no pack is near this size.
 _MAX_BYTES = 4 * 1024 * _BLOCK
-# Networks do not compress; an archive of a pack holds several.
+# Networks hardly compress, and the archive of a pack holds several.
 _ZIP_LIMITS = ZipLimits(entries=1_000, size=_MAX_BYTES, ratio=4, nested=True)
 _TIMEOUT = httpx.Timeout(60.0, connect=20.0)
 _OK, _PARTIAL, _BEYOND_END = 200, 206, 416
@@ -43,7 +43,7 @@ _OK, _PARTIAL, _BEYOND_END = 200, 206, 416
 class PackStatus:
     """One pack in a list: known to the program, installed in the models directory, or both.
 
-    `problem` says why an installed pack cannot be used. `size` in bytes, of what is installed.
+    `problem` says why an installed pack cannot be used. `size` is that of the installed files in bytes.
     """
 
     name: str
@@ -61,7 +61,7 @@ def known_packs() -> Mapping[str, PackDescription]:
 
 
 def list_packs(models_dir: Path) -> tuple[PackStatus, ...]:
-    """The known packs and those installed in `models_dir`, by name. Digests are verified, which takes a moment."""
+    """The known packs and those installed in `models_dir`, by name. Verifies digests, which takes some seconds."""
     known = known_packs()
     installed = {path.parent.name for path in models_dir.glob(f"*/{PACK_FILE}")}
     names = sorted({*known, *installed})
@@ -69,8 +69,8 @@ def list_packs(models_dir: Path) -> tuple[PackStatus, ...]:
 
 
 def check_pack(name_or_path: str, models_dir: Path) -> ModelPack:
-    """Loads a pack and runs each of its networks once. Raises ModelPackError for what is missing, altered or unfit."""
-    # The networks need ONNX Runtime and insightface, the rest of this module does not.
+    """Loads a pack and runs each network once. Raises ModelPackError for a missing, altered or unfit file."""
+    # Imported here because only this function needs ONNX Runtime and insightface.
     from stash_sense_pipeline.faces.models.detector import Detector
     from stash_sense_pipeline.faces.models.embedder import Embedder
     from stash_sense_pipeline.faces.models.model_packs import CROP_SIZE
@@ -104,11 +104,11 @@ def pull_pack(
     progress: Progress | None = None,
     known: Mapping[str, PackDescription] | None = None,
 ) -> Path:
-    """Installs a known pack in `models_dir`/`name` and gives that directory; what is there already is not fetched again.
+    """Installs a known pack in `models_dir`/`name` and returns that directory. Present files are not fetched again.
 
-    A download that was broken off goes on where it ended. A file gets its name only when its size and sha256 are those
-    of the description; pack.yaml comes last, so that a pack is there whole or not at all. Raises ModelPackError when
-    the name is not known, the licence is not accepted, a server does not deliver, or what it delivers is something else.
+    An interrupted download is resumed. A file gets its name only when its size and SHA-256 match the description.
+    pack.yaml is written last, so that a pack is installed completely or not at all. Raises ModelPackError when the name
+    is unknown, the licence is not accepted, a server does not deliver, or a file does not match its description.
     """
     packs = known_packs() if known is None else known
     description = packs.get(name)
@@ -146,14 +146,14 @@ def _fetch(client: httpx.Client, entry: PackFile, directory: Path, progress: Pro
                 part.rename(temporary)
             _verify(temporary, entry)
         finally:
-            # Whole or wrong: in both cases nothing can be added to it.
+            # The part is complete or wrong; it cannot be resumed in either case.
             part.unlink(missing_ok=True)
 
 
 def _download(
     client: httpx.Client, url: str, part: Path, size: int | None, progress: Progress | None
 ) -> None:
-    """Fetches a URL to `part`, going on behind what is there. `size` is what the whole must have, None unknown."""
+    """Downloads a URL to `part`, and resumes a partial file. `size` is the size of the whole; None when unknown."""
     have = part.stat().st_size if part.exists() else 0
     if size is not None and have >= size:
         return
@@ -165,7 +165,7 @@ def _download(
                     f"{url} leads to {answer.url.host} without https; nothing was downloaded"
                 )
             if answer.status_code == _BEYOND_END:
-                return  # the part is the whole; the digest says whether it is the right one
+                return  # the part is complete; the digest is verified later
             if answer.status_code not in (_OK, _PARTIAL):
                 raise ModelPackError(f"{url} answered {answer.status_code}; try again later")
             if answer.status_code == _OK:
@@ -198,7 +198,7 @@ def _too_large(part: Path, url: str, size: int | None) -> ModelPackError:
 def _extract(archive: Path, member: str, target: Path) -> None:
     try:
         with open_zip(archive, _ZIP_LIMITS) as content:
-            # `replacing` has made it, empty; an entry is only written to a new file.
+            # `replacing` created an empty file, but `extract` writes only to a new one.
             target.unlink(missing_ok=True)
             content.extract(member, target)
     except (ArchiveError, OSError) as error:

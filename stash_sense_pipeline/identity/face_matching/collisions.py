@@ -9,26 +9,26 @@ from itertools import pairwise
 import numpy as np
 
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CollisionRow
-from stash_sense_pipeline.identity.face_matching.face_agreement import above
 from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.face_matching.template_set import above
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """The sum of a performer's unit vectors, (dims of all models,), and of how many faces it is."""
+class FaceSum:
+    """The sum of the unit vectors of a performer, (dims of all models,), and the number of its faces."""
 
     total: Vectors
     faces: int
 
     @classmethod
-    def of(cls, performer: PerformerFaces) -> Likeness:
-        """Of all faces of the performer."""
+    def of(cls, performer: PerformerFaces) -> FaceSum:
+        """The sum over all faces of the performer."""
         return cls(np.concatenate([model.sum(axis=0) for model in performer.vectors]), len(performer.rows))
 
 
 @dataclass(frozen=True)
-class Likenesses:
-    """All performers' likenesses; `templates` (performers, dims), each model's part of unit length."""
+class FaceSums:
+    """The face sums of all performers: `totals` (performers, dims of all models)."""
 
     performers: tuple[int, ...]
     place_of: Mapping[int, int]
@@ -36,8 +36,8 @@ class Likenesses:
     faces: tuple[int, ...]
 
     @classmethod
-    def of(cls, found: Mapping[int, Likeness]) -> Likenesses:
-        """In the order of performer ids."""
+    def of(cls, found: Mapping[int, FaceSum]) -> FaceSums:
+        """The sums in the order of performer ids."""
         performers = tuple(sorted(found))
         totals = (
             np.stack([found[p].total for p in performers]) if performers else np.zeros((0, 1), np.float32)
@@ -46,9 +46,9 @@ class Likenesses:
         return cls(performers, {p: i for i, p in enumerate(performers)}, totals.astype(np.float32), faces)
 
     def collisions(self, batch: Sequence[PerformerFaces], margin: float) -> dict[int, CollisionRow]:
-        """face_id to what it collides with, for faces that every model finds nearer to somebody else by `margin`.
+        """Face id to the collision, for faces that are nearer to another performer by `margin` in every model.
 
-        A performer's only face has nothing to be compared with. Exact: every product is computed, in blocks.
+        A performer's only face cannot be compared. The search is exact: every product is computed, in blocks.
         """
         judged = [performer for performer in batch if len(performer.rows) > 1]
         if not judged:
@@ -82,7 +82,7 @@ class Likenesses:
 
 
 def _unit_parts(vectors: Vectors, widths: Sequence[int]) -> Vectors:
-    """Each model's part of unit length; what is zero stays zero."""
+    """The vectors with each model's part scaled to unit length; zeros stay zero."""
     units = vectors.copy()
     begin = 0
     for width in widths:

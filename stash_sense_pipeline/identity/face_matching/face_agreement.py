@@ -3,118 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.catalog.queries.face_templates import Template
+from stash_sense_pipeline.identity.face_matching.template_set import Indices, TemplateSet, Vectors, above
 from stash_sense_pipeline.identity.linkage.evidence import FaceComparison, Pair
 from stash_sense_pipeline.records.record_key import RecordKey
 
-Vectors = NDArray[np.float32]
-Indices = NDArray[np.int64]
-
-# What faces have to be right in, among all pairs of records that reach a threshold.
+# The share of correct pairs among all pairs of records that reach a threshold.
 PRECISION = 0.999
-# Fewer pairs linked by hard evidence say nothing about how often one person's templates reach a threshold.
+# Fewer certain pairs do not tell how often the templates of one person reach a threshold.
 _LEAST_POSITIVES = 50
-# So many of the most alike strangers tell how quickly their number falls.
+# So many of the most similar distinct records tell how quickly their number falls with the similarity.
 _TAIL = 100
-# Thresholds that find fewer of the pairs known are of no use: the models do not separate these faces.
+# A threshold that fewer of the certain pairs reach is of no use: the model does not separate these faces.
 _LEAST_RECALL = 0.05
-# Of pairs known to be one person, so many are less alike than the limit below which faces speak against a pair.
-_UNLIKE_SHARE = 0.005
-_LEAST_FOR_UNLIKE = 200
-# A record's nearest in another source is nearer than the second by at least this much (mean cosine).
+# The share of certain pairs below the mismatch threshold, under which faces speak against a pair.
+_MISMATCH_SHARE = 0.005
+_LEAST_FOR_MISMATCH = 200
+# The nearest record in another source must be nearer than the second by at least this much (mean cosine).
 MARGIN = 0.05
-# So far below the thresholds a pair of nearest is worth a person's look (reference: 0.45-0.60 and 0.35-0.45).
+# A pair of nearest records is listed for review down to this far below the thresholds (reference: 0.45-0.60 and
+# 0.35-0.45).
 BORDERLINE = 0.10
-# A block of products stays in the processor's cache while it is looked through.
-_ROWS, _COLUMNS = 1024, 4096
 _SAMPLE = 1500
 
 
-@dataclass(frozen=True)
-class TemplateSet:
-    """Templates in the order of records. `vectors` (records, dims of all models), each model's part of unit length."""
-
-    records: tuple[RecordKey, ...]
-    faces: NDArray[np.int32]
-    vectors: Vectors
-    models: tuple[str, ...]
-
-    @classmethod
-    def of(cls, templates: Mapping[RecordKey, Template], models: Collection[str]) -> TemplateSet:
-        """From the catalog's templates of these models, which have the same number of dimensions each."""
-        records = tuple(sorted(templates))
-        faces = np.array([templates[key].faces for key in records], dtype=np.int32)
-        if not records:
-            return cls(records, faces, np.zeros((0, len(models)), np.float32), tuple(sorted(models)))
-        vectors = np.empty((len(records), len(templates[records[0]].vector)), np.float32)
-        for place, key in enumerate(records):
-            vectors[place] = templates[key].vector
-        return cls(records, faces, vectors, tuple(sorted(models)))
-
-    def of_model(self, place: int) -> Vectors:
-        """The part of one model, (records, dim)."""
-        width = self.vectors.shape[1] // max(1, len(self.models))
-        return self.vectors[:, place * width : (place + 1) * width]
-
-    def sources(self) -> dict[str, range]:
-        """Where the records of each source are."""
-        found: dict[str, range] = {}
-        for place, (source, _) in enumerate(self.records):
-            begin = found[source].start if source in found else place
-            found[source] = range(begin, place + 1)
-        return found
-
-    def source_numbers(self) -> Indices:
-        """A number for the source of each record."""
-        numbers = np.empty(len(self.records), np.int64)
-        for number, part in enumerate(self.sources().values()):
-            numbers[part.start : part.stop] = number
-        return numbers
-
-    def similarities(self, a: Indices, b: Indices) -> Vectors:
-        """Cosines of pairs by each model, (pairs, models)."""
-        found = np.empty((len(a), len(self.models)), np.float32)
-        for begin in range(0, len(a), _COLUMNS):
-            part = slice(begin, begin + _COLUMNS)
-            for place in range(len(self.models)):
-                vectors = self.of_model(place)
-                found[part, place] = np.einsum("ij,ij->i", vectors[a[part]], vectors[b[part]])
-        return found
-
-
 class Threshold(NamedTuple):
-    """One model's threshold, and how many of the pairs known reach it (`recall`) at which estimated `precision`."""
+    """The match threshold of one model, its estimated `precision`, and the share of certain pairs that reach it."""
 
     model: str
-    alike: float
+    match_threshold: float
     precision: float
     recall: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How alike two templates have to be. Without thresholds faces say nothing, and `reason` says why.
+    """The thresholds for templates. Without thresholds faces are no evidence, and `reason` says why.
 
-    `positives`: pairs linked by hard evidence; `negatives`: pairs of one stash-box that share nothing. `unlike`: for
-    each model the cosine below which two templates of two faces or more speak against a pair.
+    `positives`: certain pairs. `negatives`: pairs of records of one stash-box. `mismatch_thresholds`: for each model
+    the cosine below which two templates, of two faces or more each, speak against a pair.
     """
 
     positives: int
     negatives: int
     thresholds: tuple[Threshold, ...] = ()
-    unlike: tuple[float, ...] = ()
+    mismatch_thresholds: tuple[float, ...] = ()
     reason: str | None = None
 
     def as_detail(self) -> dict[str, Any]:
-        """For the catalog, as JSON."""
-        thresholds = [threshold._asdict() for threshold in self.thresholds]
-        return {**asdict(self), "thresholds": thresholds, "unlike": list(self.unlike)}
+        """The form for the catalog, as JSON. Match and mismatch thresholds have the keys `alike` and `unlike`."""
+        thresholds = [
+            {
+                "model": row.model,
+                "alike": row.match_threshold,
+                "precision": row.precision,
+                "recall": row.recall,
+            }
+            for row in self.thresholds
+        ]
+        return {
+            "positives": self.positives,
+            "negatives": self.negatives,
+            "thresholds": thresholds,
+            "unlike": list(self.mismatch_thresholds),
+            "reason": self.reason,
+        }
 
     @classmethod
     def from_detail(cls, detail: Mapping[str, Any]) -> Calibration:
@@ -122,15 +80,18 @@ class Calibration:
         return cls(
             detail["positives"],
             detail["negatives"],
-            tuple(Threshold(**row) for row in detail["thresholds"]),
+            tuple(
+                Threshold(row["model"], row["alike"], row["precision"], row["recall"])
+                for row in detail["thresholds"]
+            ),
             tuple(detail["unlike"]),
             detail["reason"],
         )
 
     @property
     def floor(self) -> float:
-        """Mean cosine that no pair below has anything to do with any decision."""
-        mean = sum(threshold.alike for threshold in self.thresholds) / max(1, len(self.thresholds))
+        """The mean cosine below which a pair cannot affect any decision."""
+        mean = sum(row.match_threshold for row in self.thresholds) / max(1, len(self.thresholds))
         return mean - max(MARGIN, BORDERLINE)
 
 
@@ -139,7 +100,7 @@ NOT_CALIBRATED = Calibration(0, 0, reason="no faces with vectors of all models y
 
 @dataclass(frozen=True)
 class Near:
-    """Pairs of different sources whose mean cosine is above a floor, in both directions: row `a` sees `b`."""
+    """Pairs of rows of different sources with a mean cosine above a floor, in both directions: `a` is near `b`."""
 
     a: Indices
     b: Indices
@@ -148,19 +109,19 @@ class Near:
 
 def calibrate(
     templates: TemplateSet,
-    hard: Sequence[Pair],
+    certain: Sequence[Pair],
     boxes: Collection[str],
-    strangers: Callable[[RecordKey, RecordKey], bool],
+    are_distinct: Callable[[RecordKey, RecordKey], bool],
 ) -> Calibration:
-    """For each model the lowest threshold with a precision of 0.999 among all pairs of records that reach it.
+    """For each model, the lowest threshold with a precision of 0.999 among all pairs of records that reach it.
 
-    `hard`: pairs that are one person beyond doubt. How often strangers reach a threshold is counted among all pairs
-    of one stash-box, which are two people, without those that `strangers` denies: duplicates that its editors have
-    not found, and twins. Beyond the last hundred of them their number is taken to fall exponentially, or as counted
-    if that is more. From that follows how many pairs of strangers reach the threshold among all pairs of two sources.
+    `certain`: pairs that are certainly one person. False matches are counted among the pairs of one stash-box, which
+    are two people. Pairs for which `are_distinct` is False are not counted: they may be twins, or duplicates that the
+    editors have not found. Beyond the hundred most similar pairs the number is taken to fall exponentially, or as
+    counted if that is more. The count is then scaled to all pairs of two sources.
     """
     place_of = {key: place for place, key in enumerate(templates.records)}
-    pairs = [(place_of[a], place_of[b]) for a, b in hard if a in place_of and b in place_of]
+    pairs = [(place_of[a], place_of[b]) for a, b in certain if a in place_of and b in place_of]
     parts = {source: part for source, part in templates.sources().items() if source in boxes}
     negatives = sum(len(part) * (len(part) - 1) // 2 for part in parts.values())
     if len(pairs) < _LEAST_POSITIVES or negatives < _TAIL:
@@ -175,36 +136,34 @@ def calibrate(
     across = whole * (whole - 1) // 2 - sum(len(p) * (len(p) - 1) // 2 for p in templates.sources().values())
     thresholds: list[Threshold] = []
     for place, model in enumerate(templates.models):
-        tail = _strangers_tail(templates, place, parts, negatives, strangers)
+        tail = _distinct_tail(templates, place, parts, negatives, are_distinct)
         found = _threshold(model, np.sort(similarities[:, place]), tail, across / negatives)
         if found is None:
-            reason = (
-                f"{model} does not separate: no threshold has a precision of {PRECISION} and finds anybody"
-            )
+            reason = f"{model} does not separate: no threshold has a precision of {PRECISION} with any recall"
             return Calibration(len(pairs), negatives, reason=reason)
         thresholds.append(found)
     strong = similarities[np.minimum(templates.faces[a], templates.faces[b]) > 1]
-    unlike: tuple[float, ...] = ()
-    if len(strong) >= _LEAST_FOR_UNLIKE:
-        quantiles = np.quantile(strong, _UNLIKE_SHARE, axis=0)
-        unlike = tuple(
-            round(float(min(value, threshold.alike)), 4)
+    mismatch: tuple[float, ...] = ()
+    if len(strong) >= _LEAST_FOR_MISMATCH:
+        quantiles = np.quantile(strong, _MISMATCH_SHARE, axis=0)
+        mismatch = tuple(
+            round(float(min(value, threshold.match_threshold)), 4)
             for value, threshold in zip(quantiles, thresholds, strict=True)
         )
-    return Calibration(len(pairs), negatives, tuple(thresholds), unlike)
+    return Calibration(len(pairs), negatives, tuple(thresholds), mismatch)
 
 
-def agree(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceComparison]:
-    """Pairs of records that are each other's nearest, by a margin, and alike or nearly so in every model."""
+def find_matches(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceComparison]:
+    """Pairs of records that are each other's nearest by a margin, and reach the thresholds or nearly so."""
     if not calibration.thresholds:
         return {}
     return _mutual(templates, calibration, search(templates, calibration.floor))
 
 
-def agree_around(
+def find_matches_around(
     templates: TemplateSet, calibration: Calibration, around: Collection[RecordKey]
 ) -> dict[Pair, FaceComparison]:
-    """The part of `agree` that names one of the records `around`: exactly the same rows, in less time."""
+    """The pairs of `find_matches` with a record in `around`: exactly the same rows, in less time."""
     if not calibration.thresholds:
         return {}
     place_of = {key: place for place, key in enumerate(templates.records)}
@@ -219,23 +178,23 @@ def agree_around(
     )
     wanted = set(around)
     return {
-        pair: opinion for pair, opinion in _mutual(templates, calibration, both).items() if wanted & set(pair)
+        pair: found for pair, found in _mutual(templates, calibration, both).items() if wanted & set(pair)
     }
 
 
 def neighbours(templates: TemplateSet, calibration: Calibration, vectors: Vectors) -> set[RecordKey]:
-    """Records whose nearest may be one of these templates, (count, dims of all models)."""
+    """The records whose nearest may be one of the templates `vectors`, (count, dims of all models)."""
     floor = _sum_floor(templates, calibration.floor)
-    everybody = range(len(templates.records))
-    hits = above(templates.vectors, range(len(vectors)), everybody, floor, vectors)
+    all_records = range(len(templates.records))
+    hits = above(templates.vectors, range(len(vectors)), all_records, floor, vectors)
     return {templates.records[place] for _, b, _ in hits for place in set(b.tolist())}
 
 
-def unlike(
+def find_mismatches(
     templates: TemplateSet, calibration: Calibration, pairs: Collection[Pair]
 ) -> dict[Pair, FaceComparison]:
-    """Those of the pairs whose templates, of two faces or more each, no model finds alike."""
-    if not calibration.unlike:
+    """The pairs whose templates, of two faces or more each, are below the mismatch threshold in every model."""
+    if not calibration.mismatch_thresholds:
         return {}
     place_of = {key: place for place, key in enumerate(templates.records) if templates.faces[place] > 1}
     asked = sorted((a, b) for a, b in pairs if a[0] != b[0] and a in place_of and b in place_of)
@@ -243,15 +202,15 @@ def unlike(
         return {}
     a, b = (np.array([place_of[pair[side]] for pair in asked], dtype=np.int64) for side in (0, 1))
     similarities = templates.similarities(a, b)
-    below = np.all(similarities < np.array(calibration.unlike), axis=1)
+    below = np.all(similarities < np.array(calibration.mismatch_thresholds), axis=1)
     return {
-        asked[i]: _opinion("face_differs", templates, int(a[i]), int(b[i]), similarities[i])
+        asked[i]: _comparison("face_differs", templates, int(a[i]), int(b[i]), similarities[i])
         for i in np.flatnonzero(below)
     }
 
 
 def search(templates: TemplateSet, floor: float) -> Near:
-    """All pairs of records of two sources whose mean cosine is above `floor`: every product is computed, in blocks."""
+    """All pairs of records of two sources with a mean cosine above `floor`. Computes every product, in blocks."""
     found: list[tuple[Indices, Indices]] = []
     for first, second in _pairs_of_sources(templates):
         for a, b, _ in above(templates.vectors, first, second, _sum_floor(templates, floor)):
@@ -260,43 +219,17 @@ def search(templates: TemplateSet, floor: float) -> Near:
 
 
 def search_rows(templates: TemplateSet, rows: Indices, floor: float) -> Near:
-    """What `search` finds for some of the records."""
+    """The result of `search` for some of the records."""
     numbers = templates.source_numbers()
     found: list[tuple[Indices, Indices]] = []
-    everybody = range(len(templates.records))
+    all_records = range(len(templates.records))
     chosen = templates.vectors[rows]
     for a, b, _ in above(
-        templates.vectors, range(len(rows)), everybody, _sum_floor(templates, floor), chosen
+        templates.vectors, range(len(rows)), all_records, _sum_floor(templates, floor), chosen
     ):
         other = numbers[rows[a]] != numbers[b]
         found.append((rows[a][other], b[other]))
     return _near(templates, found, floor)
-
-
-def above(
-    vectors: Vectors, rows: range, columns: range, floor: float | Vectors, left: Vectors | None = None
-) -> Iterator[tuple[Indices, Indices, Vectors]]:
-    """(row, column, product) of all products above `floor`, one for all or one a row of `left`.
-
-    Rows are of `left`, or of `vectors` if that is not given.
-
-    Where rows and columns are the same range, each pair comes once.
-    """
-    same = left is None and rows == columns
-    source = vectors if left is None else left
-    for top in range(rows.start, rows.stop, _ROWS):
-        part = source[top : min(top + _ROWS, rows.stop)]
-        limit = floor[top : top + len(part), None] if isinstance(floor, np.ndarray) else floor
-        for begin in range(top if same else columns.start, columns.stop, _COLUMNS):
-            products = part @ vectors[begin : min(begin + _COLUMNS, columns.stop)].T
-            hits = np.flatnonzero(products > limit)
-            if len(hits):
-                a, b = np.divmod(hits, products.shape[1])
-                a, b, value = a + top, b + begin, products.ravel()[hits]
-                if same:
-                    once = a < b
-                    a, b, value = a[once], b[once], value[once]
-                yield a, b, value
 
 
 def _pairs_of_sources(templates: TemplateSet) -> Iterator[tuple[range, range]]:
@@ -307,7 +240,7 @@ def _pairs_of_sources(templates: TemplateSet) -> Iterator[tuple[range, range]]:
 
 
 def _sum_floor(templates: TemplateSet, floor: float) -> float:
-    """The floor for the sum over the models, a little lower: a product of blocks is not exact to the last bit."""
+    """The floor for the sum over the models, slightly lowered: products of blocks are not exact to the last bit."""
     return (floor - 1e-4) * len(templates.models)
 
 
@@ -316,20 +249,20 @@ def _near(templates: TemplateSet, found: Sequence[tuple[Indices, Indices]], floo
         nothing = np.zeros(0, np.int64)
         return Near(nothing, nothing, np.zeros(0, np.float32))
     a, b = (np.concatenate(column) for column in zip(*found, strict=True))
-    # Anew for each pair by itself, so that the value does not depend on the block in which it was found.
+    # Computed again for each pair, so that the value does not depend on the block in which it was found.
     value = np.round(templates.similarities(a, b).mean(axis=1), 5)
     kept = value >= floor
     return Near(a[kept], b[kept], value[kept])
 
 
-def _strangers_tail(
+def _distinct_tail(
     templates: TemplateSet,
     place: int,
     parts: Mapping[str, range],
     negatives: int,
-    strangers: Callable[[RecordKey, RecordKey], bool],
+    are_distinct: Callable[[RecordKey, RecordKey], bool],
 ) -> Vectors:
-    """The cosines of the most alike strangers of one stash-box, ascending: a hundred, or one in 100,000 pairs."""
+    """The cosines of the most similar distinct records of a stash-box, ascending: 100, or one in 100,000 pairs."""
     vectors = np.ascontiguousarray(templates.of_model(place))
     share = max(2 * _TAIL / negatives, 1e-5)
     floor = _sampled_quantile(vectors, parts, share)
@@ -339,13 +272,13 @@ def _strangers_tail(
         float(value)
         for a, b, values in rows
         for first, second, value in zip(a.tolist(), b.tolist(), values, strict=True)
-        if strangers(records[first], records[second])
+        if are_distinct(records[first], records[second])
     ]
     return np.sort(np.array(tail, dtype=np.float32))
 
 
 def _sampled_quantile(vectors: Vectors, parts: Mapping[str, range], share: float) -> float:
-    """The cosine that about this share of the pairs of one source is above, from every n-th record."""
+    """The cosine that about `share` of the pairs within a source exceed, estimated from every n-th record."""
     values: list[Vectors] = []
     for part in parts.values():
         some = vectors[part.start : part.stop : max(1, len(part) // _SAMPLE)]
@@ -355,18 +288,18 @@ def _sampled_quantile(vectors: Vectors, parts: Mapping[str, range], share: float
 
 
 def _threshold(model: str, positives: Vectors, tail: Vectors, scale: float) -> Threshold | None:
-    """The lowest threshold whose estimated precision is high enough. `scale`: pairs to judge, per pair in the tail."""
+    """The lowest threshold with sufficient estimated precision. `scale`: pairs to judge per pair in the tail."""
     candidates = np.round(np.arange(0.0, 1.0, 0.005), 3)
     reached = len(positives) - np.searchsorted(positives, candidates)
     counted = len(tail) - np.searchsorted(tail, candidates)
-    expected = np.maximum(counted, _promised(tail, candidates)) * scale
+    expected = np.maximum(counted, _extrapolated(tail, candidates)) * scale
     precision = reached / np.maximum(reached + expected, 1e-9)
     if len(tail):
-        # Below the tail nothing was counted.
+        # Pairs below the tail are not counted.
         precision[candidates < tail[0]] = 0.0
     useful = reached >= _LEAST_RECALL * len(positives)
     good = np.flatnonzero(useful & (precision >= PRECISION))
-    # Above the last one that fails: a single good value among bad ones is chance.
+    # Only candidates above the last one that fails: a single good value among bad ones is a coincidence.
     bad = np.flatnonzero(useful & (precision < PRECISION))
     good = good[good > bad[-1]] if len(bad) else good
     if not len(good):
@@ -378,25 +311,25 @@ def _threshold(model: str, positives: Vectors, tail: Vectors, scale: float) -> T
     )
 
 
-def _promised(tail: Vectors, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How many strangers are above each candidate if their number falls as it does among the last hundred."""
+def _extrapolated(tail: Vectors, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The number of distinct pairs above each candidate, if it falls exponentially as among the last hundred."""
     if len(tail) < 2:
         return np.zeros(len(candidates))
     last = tail[-_TAIL:].astype(float)
     excess = max(float(np.mean(last - last[0])), 1e-6)
-    promised = len(last) * np.exp(-(candidates - last[0]) / excess)
-    return np.where(candidates >= last[0], promised, 0.0)
+    expected = len(last) * np.exp(-(candidates - last[0]) / excess)
+    return np.where(candidates >= last[0], expected, 0.0)
 
 
 def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dict[Pair, FaceComparison]:
-    """Of the near pairs, those that are each other's nearest in their sources by the margin."""
+    """The near pairs that are each other's nearest in their sources by the margin, if similar enough."""
     best = _nearest(templates, near)
     chosen = sorted((a, b) for a, b in best if a < b and (b, a) in best)
     if not chosen:
         return {}
     a, b = np.array(chosen, dtype=np.int64).T
     similarities = templates.similarities(a, b)
-    limits = np.array([threshold.alike for threshold in calibration.thresholds])
+    limits = np.array([threshold.match_threshold for threshold in calibration.thresholds])
     found: dict[Pair, FaceComparison] = {}
     for i, (first, second) in enumerate(chosen):
         if np.all(similarities[i] >= limits):
@@ -407,12 +340,12 @@ def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dic
         else:
             continue
         pair = (templates.records[first], templates.records[second])
-        found[pair] = _opinion(how, templates, first, second, similarities[i])
+        found[pair] = _comparison(how, templates, first, second, similarities[i])
     return found
 
 
 def _nearest(templates: TemplateSet, near: Near) -> set[tuple[int, int]]:
-    """(a, b) where b is a's nearest in b's source, and the second nearest there is further by the margin."""
+    """Pairs (a, b): b is the nearest to a in the source of b, and the second nearest is further by the margin."""
     if not len(near.a):
         return set()
     source = templates.source_numbers()[near.b]
@@ -425,7 +358,7 @@ def _nearest(templates: TemplateSet, near: Near) -> set[tuple[int, int]]:
     return set(zip(a[clear].tolist(), b[clear].tolist(), strict=True))
 
 
-def _opinion(how: str, templates: TemplateSet, a: int, b: int, similarities: Vectors) -> FaceComparison:
+def _comparison(how: str, templates: TemplateSet, a: int, b: int, similarities: Vectors) -> FaceComparison:
     numbers = ", ".join(
         f"{model} {value:.2f}" for model, value in zip(templates.models, similarities, strict=True)
     )

@@ -17,17 +17,17 @@ from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 Vectors = NDArray[np.float32]
 
-# Cosines of raw embeddings: strangers' faces have about 0, photos of one person seldom below 0.3.
+# Cosines of raw embeddings: faces of different people have about 0, photos of one person seldom below 0.3.
 OUTLIER_SIMILARITY = 0.20
-# Cosine distance in every model below which two pictures are the same shot; re-encoded copies stay below 0.05.
+# Two pictures closer than this cosine distance in every model are the same shot; re-encoded copies stay below 0.05.
 NEAR_DUPLICATE = 0.03
-# More do not make a mean better.
+# More faces do not improve a mean.
 _MOST_FACES = 30
 _FACES_AT_ONCE = 20_000
 
 
 def models_digest(models: Mapping[str, str]) -> str:
-    """One text for the embedders that templates are made with: name to the digest of its file."""
+    """A text for the embedders of templates. `models`: name to the digest of its file."""
     return " ".join(f"{name}={digest}" for name, digest in sorted(models.items()))
 
 
@@ -37,10 +37,10 @@ def build_templates(
     shared: Collection[ImageKey],
     records: Collection[RecordKey] | None = None,
 ) -> dict[RecordKey, Template]:
-    """Templates of all records, or of some, that have faces of their own which agree with each other.
+    """Templates of all records, or of `records`, whose own faces agree with each other.
 
-    Pictures that are `shared` by several people are of none of them.
-    The vectors are read some thousand faces at a time. A face that has lost one of its vectors meanwhile is left out.
+    `shared` pictures, which several people have, are left out. The vectors are read in batches of some thousand faces.
+    A face that loses a vector during the run is left out.
     """
     found: dict[RecordKey, Template] = {}
     own = [
@@ -61,10 +61,10 @@ def build_templates(
 
 
 def make_template(stacks: Sequence[Vectors]) -> Template | None:
-    """The template of one record's faces, best first, or None when they give none.
+    """The template of the faces of one record, best first. None without usable faces, or when they disagree.
 
-    `stacks`: for each model the raw vectors, (faces, dim). Faces that no model finds alike are of several people, and
-    nobody knows which one is meant.
+    `stacks`: for each model the raw vectors, (faces, dim). Faces that are dissimilar in every model show several
+    people, and the person of the record is unknown.
     """
     usable = np.all([np.isfinite(s).all(axis=1) & (np.linalg.norm(s, axis=1) > 0) for s in stacks], axis=0)
     units = [s[usable] / np.linalg.norm(s[usable], axis=1, keepdims=True) for s in stacks]
@@ -94,17 +94,17 @@ def _disagree(similarities: Sequence[Vectors], faces: Sequence[int]) -> bool:
 
 
 def outliers(similarities: Sequence[Vectors], limit: float, at_least: int) -> set[int]:
-    """Faces that are like none of the others in any model; the worst goes first, as it spoils the others' means.
+    """Faces that resemble none of the others in any model. The worst is removed first: it lowers the others' means.
 
-    `similarities`: for each model the cosines, (faces, faces). With fewer than `at_least` faces nobody is foreign;
-    neither where no face is like the others.
+    `similarities`: for each model the cosines, (faces, faces). There are no outliers among fewer than `at_least` faces,
+    or when no face resembles the others.
     """
     left = list(range(len(similarities[0])))
     out: set[int] = set()
     while len(left) >= max(at_least, 2):
         grid = np.ix_(left, left)
         means = [(s[grid].sum(axis=1) - s[grid].diagonal()) / (len(left) - 1) for s in similarities]
-        # The model that finds a face most at home speaks for it.
+        # The model with the highest mean decides for each face.
         best = np.max(means, axis=0)
         worst = int(np.argmin(best))
         if best[worst] >= limit or np.all(best < limit):
@@ -114,7 +114,7 @@ def outliers(similarities: Sequence[Vectors], limit: float, at_least: int) -> se
 
 
 def _batches(faces: Sequence[OwnFace]) -> Iterator[list[tuple[RecordKey, list[OwnFace]]]]:
-    """Records with their best faces, each picture once, some thousand faces at a time."""
+    """Records with their best faces, each picture once, in batches of some thousand faces."""
     batch: list[tuple[RecordKey, list[OwnFace]]] = []
     size = 0
     for key, group in groupby(faces, key=attrgetter("source", "source_id")):

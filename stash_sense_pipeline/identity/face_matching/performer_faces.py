@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,13 @@ class PerformerFaces:
     def keep(self, wanted: Sequence[int]) -> PerformerFaces:
         """Only the faces at these positions, in this order."""
         return PerformerFaces([self.rows[i] for i in wanted], [model[list(wanted)] for model in self.vectors])
+
+    def without(self, unwanted: set[int], reason: str, dropped: Counter[str]) -> PerformerFaces:
+        """The faces except those at the `unwanted` positions, which are counted in `dropped` under `reason`."""
+        if not unwanted:
+            return self
+        dropped[reason] += len(unwanted)
+        return self.keep([i for i in range(len(self.rows)) if i not in unwanted])
 
     def distances(self) -> list[Vectors]:
         """Cosine distances between all faces, one (faces, faces) matrix for each model."""

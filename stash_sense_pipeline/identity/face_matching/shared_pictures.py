@@ -19,14 +19,14 @@ Bits = NDArray[np.uint64]
 _BYTES = 8
 assert MOST_BITS_OF_A_COPY <= _BYTES - 2
 
-# Up to this distance all values are compared with the one behind, without choosing which.
+# Up to this distance all values are compared with the one behind them, without a selection.
 _SIDE_BY_SIDE = 24
 
 _NOT_SEEN, _SEVERAL = -1, -2
 
 
 class ShownPicture(NamedTuple):
-    """A picture that a person shows. `person`: a record of the source, or an identity."""
+    """A picture of a person. `person`: a record of the source, or an identity."""
 
     source: str
     image_id: str
@@ -38,11 +38,10 @@ class ShownPicture(NamedTuple):
 def shared_pictures(shown: Iterable[ShownPicture]) -> frozenset[ImageKey]:
     """The pictures that two people or more of one source show.
 
-    A picture is shared when, in some source, the pictures equal to it belong to two people or more. Equal are pictures
-    with one image id, with the same bytes, or with perceptual hashes of copies (faces.pictures.same_picture), each
-    compared with this picture itself: that one is like a second and the second like a third says nothing of the third.
-    Two people, because equal bytes on two people have always said nothing about either. Copies of one person's picture
-    in other sources are normal, so each source counts by itself.
+    A picture is shared when, in some source, the pictures equal to it belong to two people or more. Pictures are equal
+    when they have one image id, the same bytes, or perceptual hashes of copies
+    (records.perceptual_hash.same_picture). Equality is not transitive: each picture is compared with this one. Copies
+    of one person's picture in other sources are normal, so each source is considered separately.
     """
     places: dict[ImageKey, int] = {}
     people: dict[tuple[int, Hashable], int] = {}
@@ -61,13 +60,13 @@ def shared_pictures(shown: Iterable[ShownPicture]) -> frozenset[ImageKey]:
         digest_of.append(None if row.sha256 is None else digests.setdefault(row.sha256, len(digests)))
         look_of.append(None if row.picture_hash is None else int(row.picture_hash, 16))
     images = np.array(image_of, dtype=np.int64)
-    owners, whose = np.array(owner_of, dtype=np.int32), np.array(source_of, dtype=np.int64)
+    owners, of_source = np.array(owner_of, dtype=np.int32), np.array(source_of, dtype=np.int64)
     found = np.zeros(len(places), dtype=bool)
     for values, near in ((image_of, False), (digest_of, False), (look_of, True)):
         known = np.array([place for place, value in enumerate(values) if value is not None], dtype=np.int64)
         if len(known):
             bits = np.array([value for value in values if value is not None], dtype=np.uint64)
-            shared = _shared(bits, owners[known], whose[known], len(sources), near=near)
+            shared = _shared(bits, owners[known], of_source[known], len(sources), near=near)
             found[images[known[shared]]] = True
     keys = list(places)
     return frozenset(keys[place] for place in np.flatnonzero(found).tolist())
@@ -76,10 +75,10 @@ def shared_pictures(shown: Iterable[ShownPicture]) -> frozenset[ImageKey]:
 def _shared(
     values: Bits, owners: NDArray[np.int32], sources: Indices, count_of_sources: int, *, near: bool
 ) -> NDArray[np.bool_]:
-    """For each row (value, owner, source): is its value, or with `near` one like it, of two owners of one source?"""
+    """For each row (value, owner, source): True when two owners in one source have its value, or with `near` a copy."""
     distinct, place = np.unique(values, return_inverse=True)
     seen = np.full((len(distinct), count_of_sources), _NOT_SEEN, dtype=np.int32)
-    # One of the owners is written last; where any other one is, there are several.
+    # Of several owners the last one is written; a row with another owner then shows that there are several.
     seen[place, sources] = owners
     other = seen[place, sources] != owners
     seen[place[other], sources[other]] = _SEVERAL
@@ -91,7 +90,7 @@ def _shared(
 
 
 class _Owners:
-    """The only owner in each source, (values, sources), of a value and of all values added to it."""
+    """The only owner in each source, (values, sources), of a value together with the values added to it."""
 
     def __init__(self, own: NDArray[np.int32]) -> None:
         self._own = own
@@ -99,7 +98,7 @@ class _Owners:
         self.several = (own == _SEVERAL).any(axis=1)
 
     def add(self, a: Indices, b: Indices) -> None:
-        """The values `a[i]` and `b[i]` are alike. No value is twice in `a`, or twice in `b`."""
+        """Notes that the values `a[i]` and `b[i]` are near. No value occurs twice in `a`, or twice in `b`."""
         for one, other in ((a, b), (b, a)):
             mine, theirs = self._all[one], self._own[other]
             differ = (mine != theirs) & (mine != _NOT_SEEN) & (theirs != _NOT_SEEN)
@@ -108,15 +107,15 @@ class _Owners:
 
 
 def _near_pairs(values: Bits, found: _Owners) -> Iterator[tuple[Indices, Indices]]:
-    """Places of distinct values that differ in so few bits as copies do; every such pair at least once, unless both are
-    known to have several owners.
+    """Places of distinct values that differ in at most the bits of a copy. Each pair occurs at least once, unless both
+    values are known to have several owners.
 
-    For each two of the eight bytes, sorted so that values equal in both are together, each value is compared with the
-    ones behind it. Others that come near by chance are compared as well, which is quicker than to leave them out.
+    For each two of the eight bytes the values are sorted by these bytes, and each value is compared with the ones
+    behind it in its group. Values of other groups are compared too where that is faster than to exclude them.
     """
     octets = values.astype(">u8").view(np.uint8).reshape(-1, _BYTES).astype(np.uint32)
     for first, second in combinations(range(_BYTES), 2):
-        # In each group those with several owners come last: with one another they need not be compared.
+        # In each group the values with several owners come last, because they need no comparison with each other.
         key = (octets[:, first] << 8 | octets[:, second]) << 1 | found.several
         order = np.argsort(key, kind="stable")
         bits, group = values[order], key[order] >> 1

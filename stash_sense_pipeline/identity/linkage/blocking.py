@@ -16,7 +16,7 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 
 class KeyKind:
-    """First letter of a key: what the rest of it is."""
+    """The first letter of a key, which names its kind."""
 
     PAGE: Final = "P"
     NAME: Final = "N"
@@ -24,7 +24,7 @@ class KeyKind:
     IMAGE: Final = "I"
 
 
-# A key on more records is a hub: a studio's account, a link collection, a mistake. A reference site repeats the links
+# A key on more records is a hub: a studio's account, a link collection, an error. A reference site repeats the links
 # of the stash-boxes, so its records count for their own site only.
 MAX_HOLDERS_IN_A_SOURCE = 2
 _PROOFS = frozenset(row.name for row in SITES if row.identity_grade)
@@ -39,7 +39,7 @@ class StashBoxes:
 
     @classmethod
     def of(cls, hosts: Mapping[str, str]) -> StashBoxes:
-        """From source name to host."""
+        """From a mapping of source name to host."""
         found: dict[str, tuple[str, ...]] = {}
         for source, host in sorted(hosts.items()):
             name = host.lower().removeprefix("www.")
@@ -50,7 +50,7 @@ class StashBoxes:
 def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[str, ...]:
     """All keys of a live record, sorted. `merged`: identifiers of the records that its source merged into it.
 
-    The keys depend on this record alone, so that what changed can be found by the keys it had and has.
+    The keys depend on this record alone, so that the pairs of a changed record can be found by its old and new keys.
     """
     found = {KeyKind.PAGE + page for page in _own_pages(record, merged, boxes)}
     for url in record.urls:
@@ -66,12 +66,12 @@ def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> t
 
 
 def digest(key: str) -> int:
-    """64 bits of BLAKE2b as a signed integer: what the catalog keeps of a key."""
+    """64 bits of BLAKE2b as a signed integer: the form of a key in the catalog."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def is_hub(holders: Collection[RecordKey], boxes: StashBoxes) -> bool:
-    """Do too many records hold one key for it to prove anything?"""
+    """True when too many records hold a key for it to prove anything."""
     if len(holders) <= MAX_HOLDERS_IN_A_SOURCE:
         return False
     per_source = Counter(source for source, _ in holders)
@@ -80,7 +80,7 @@ def is_hub(holders: Collection[RecordKey], boxes: StashBoxes) -> bool:
 
 
 def owner(page: str, holders: Iterable[RecordKey]) -> RecordKey | None:
-    """The stash-box record whose own page it is: the one holder in the source that the page is of."""
+    """The stash-box record that the page belongs to: the only holder in the source of the page, or None."""
     source, _, identifier = page.partition(":")
     mine = [key for key in holders if key[0] == source]
     exact = [key for key in mine if key[1].casefold() == identifier]
@@ -89,7 +89,7 @@ def owner(page: str, holders: Iterable[RecordKey]) -> RecordKey | None:
 
 
 def merged_into(records: Mapping[RecordKey, Record]) -> dict[RecordKey, list[str]]:
-    """Live record to the identifiers of all that its source merged into it, directly or in a chain."""
+    """Live record to the identifiers of all records that its source merged into it, directly or in a chain."""
     found: dict[RecordKey, list[str]] = defaultdict(list)
     for key, record in records.items():
         if not record.live and (now := survivor(records, key)) is not None:
@@ -98,7 +98,7 @@ def merged_into(records: Mapping[RecordKey, Record]) -> dict[RecordKey, list[str
 
 
 def survivor(records: Mapping[RecordKey, Record], key: RecordKey) -> RecordKey | None:
-    """The live record that `key` is now, along the source's own merges; None when it is gone or was never seen."""
+    """The live record at the end of the source's merges of `key`; None when it is gone or unknown."""
     seen: set[RecordKey] = set()
     while key in records and key not in seen:
         record = records[key]
@@ -112,7 +112,7 @@ def survivor(records: Mapping[RecordKey, Record], key: RecordKey) -> RecordKey |
 
 
 def singular_sites(pages: Iterable[str]) -> set[str]:
-    """The sites among the pages where a person has one; forms of a site's keys that cannot be compared stay apart."""
+    """The sites of the pages that allow one page a person; forms of keys that cannot be compared stay separate."""
     found: set[str] = set()
     for page in pages:
         name, _, key = page.partition(":")

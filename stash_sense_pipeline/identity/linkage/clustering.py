@@ -17,15 +17,15 @@ from stash_sense_pipeline.identity.linkage.comparisons import (
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Evidence, Kind, Weights
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Scores nearer to each other than this do not tell which of two records of one source is meant.
+# Scores closer to each other than this do not decide between two records of one source.
 AMBIGUOUS_MARGIN = 0.25
-# Begins the reason of a pair that nothing contradicts.
+# Prefix of the reason for a refused pair without a contradiction.
 TOO_WEAK = "too weak"
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
 class LinkVerdict:
-    """What became of a pair: it joined two components, was within one already, or was refused."""
+    """The verdict on a pair: it joined two components, was already within one, or was refused."""
 
     LINKED: Final = "linked"
     REDUNDANT: Final = "redundant"
@@ -53,11 +53,11 @@ def cluster(
     cannot_link: Iterable[tuple[RecordKey, RecordKey]] = (),
     weights: Weights = WEIGHTS,
 ) -> Components:
-    """Kruskal's order (score descending, then keys) over pairs of live records.
+    """Joins pairs of live records in Kruskal's order: score descending, then keys.
 
-    A union is refused when it would put two live records of one source together, records born more than two years
-    apart, a man and a woman, or a cannot_link pair; so is a pair that is too weak, or as strong as another one
-    with a record of the same source. The result depends on the sets given, not on their order.
+    A pair is refused when its component would hold two live records of one source, records born more than two years
+    apart, a man and a woman, or a cannot_link pair. A pair is also refused when its score is too low, or when another
+    record of the same source has about the same score. The result does not depend on the order of the inputs.
     """
     decisions: dict[tuple[RecordKey, RecordKey], Decision] = {}
     weighed: dict[tuple[RecordKey, RecordKey], list[float]] = defaultdict(list)
@@ -69,7 +69,7 @@ def cluster(
         weighed[a, b].append(weight)
         if kind == Kind.OVERRIDE:
             overridden.add((a, b))
-    # fsum does not depend on the order.
+    # The result of fsum does not depend on the order.
     scores = {pair: round(fsum(rows), 3) for pair, rows in weighed.items()}
     keys = sorted(key for key, record in records.items() if record.live)
     forest = _Forest(keys, records, cannot_link)
@@ -97,7 +97,7 @@ def cluster(
 def _ambiguous(
     scores: Mapping[tuple[RecordKey, RecordKey], float], link: float
 ) -> dict[tuple[RecordKey, RecordKey], RecordKey]:
-    """Pairs for which another record of the same source is about as good a partner, with that record."""
+    """Pairs for which another record of the same source has about the same score, with that record."""
     partners: dict[tuple[RecordKey, str], list[RecordKey]] = defaultdict(list)
     for (a, b), score in scores.items():
         if a[0] != b[0] and score >= link - AMBIGUOUS_MARGIN:
@@ -118,7 +118,7 @@ def _ambiguous(
 
 
 class _Forest:
-    """Union-find whose trees carry what a union has to respect."""
+    """Union-find whose trees carry the constraints: sources, gender, birth dates and cannot_link pairs."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class _Forest:
         self._members: dict[int, list[int]] = {}
         self._gender = [_sex(records[key].gender) for key in keys]
         intervals = [birth_interval(records[key].birth_date) for key in keys]
-        # Latest first possible day and earliest last possible day within the tree.
+        # For each tree, the latest first possible day and the earliest last possible day of birth.
         self._latest = [interval[0] if interval else None for interval in intervals]
         self._earliest = [interval[1] if interval else None for interval in intervals]
         self._apart: dict[int, set[int]] = defaultdict(set)
@@ -148,7 +148,10 @@ class _Forest:
         return self._conflict(*(self._find(self._number[key]) for key in pair))
 
     def join(self, pair: tuple[RecordKey, RecordKey], *, settled: bool = False) -> Decision:
-        """Joins the pair's trees if nothing forbids it. `settled`: the operator has said so, over dates and gender."""
+        """Joins the trees of a pair unless a constraint forbids it.
+
+        `settled`: an override of the operator, which takes precedence over dates and gender.
+        """
         first, second = (self._find(self._number[key]) for key in pair)
         if first == second:
             return Decision(LinkVerdict.REDUNDANT)
@@ -213,7 +216,7 @@ class _Forest:
 
 
 def _sex(gender: str | None) -> str | None:
-    """Only a plain man and a plain woman exclude each other: other entries differ between sources and over time."""
+    """MALE or FEMALE, which exclude each other; None for other entries, which vary between sources and over time."""
     return gender if gender in ("MALE", "FEMALE") else None
 
 

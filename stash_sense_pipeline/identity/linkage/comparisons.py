@@ -10,9 +10,9 @@ from difflib import SequenceMatcher
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Years: the sources' dates of one person differ by slips and by a year or two that somebody was made younger.
+# Years. Sources give one person different birth dates by error, or one or two years later than the true one.
 MAX_BIRTH_DATE_GAP = 2
-# Days are counted as 31 a month and 372 a year: whole years and months then compare exactly.
+# Days are counted as 31 a month and 372 a year, so that whole years and months compare exactly.
 DAYS_A_YEAR = 372
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
 # difflib's ratio from which two names are one name with a typing error.
@@ -21,9 +21,9 @@ SIMILAR_NAMES = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of one source, as identity sees it.
+    """One record of one source, with the fields that identity compares.
 
-    `also_known_by`: other identifiers of the source for it. `images`: SHA-256 of its pictures of one face.
+    `also_known_by`: other identifiers of the record in its source. `images`: SHA-256 of its pictures with one face.
     """
 
     source: str
@@ -46,9 +46,9 @@ class Record:
 
 
 def birth_interval(date: str | None) -> tuple[int, int] | None:
-    """First and last possible day (DAYS_A_YEAR) of YYYY, YYYY-MM or YYYY-MM-DD; None if it is none of these.
+    """First and last possible day (DAYS_A_YEAR) of YYYY, YYYY-MM or YYYY-MM-DD; None for any other text.
 
-    1 January is read as the whole year: it is what forms fill in for a date that is not known.
+    1 January is read as the whole year, because forms fill it in when only the year is known.
     """
     match = _DATE.fullmatch(date) if date else None
     if match is None:
@@ -71,14 +71,14 @@ class FoldedNames:
         self._aliases: dict[RecordKey, frozenset[str]] = {}
 
     def main(self, key: RecordKey) -> str:
-        """The name, "" where there is none."""
+        """The folded main name; "" when there is none."""
         known = self._main.get(key)
         if known is None:
             known = self._main[key] = self._fold(self._records[key].name or "")
         return known
 
     def aliases(self, key: RecordKey) -> frozenset[str]:
-        """The aliases."""
+        """The folded aliases."""
         known = self._aliases.get(key)
         if known is None:
             known = frozenset(self._fold(alias) for alias in self._records[key].aliases) - {""}
@@ -86,7 +86,7 @@ class FoldedNames:
         return known
 
     def several_in_common(self, a: RecordKey, b: RecordKey) -> list[str]:
-        """Names of more than one word that both have, as main name or alias, if they are two or more."""
+        """The names of more than one word that both have, as main name or alias; empty when fewer than two."""
         if not self.aliases(a) or not self.aliases(b):
             return []
         names_a, names_b = ({self.main(key), *self.aliases(key)} for key in (a, b))
@@ -94,7 +94,7 @@ class FoldedNames:
         return names if len(names) > 1 else []
 
     def similar(self, a: RecordKey, b: RecordKey) -> bool:
-        """Is a main name of one like a name of the other, but for a slip of the typist?"""
+        """True when the main name of one is a name of the other, except for a typing error."""
         first, second = self._records[a], self._records[b]
         pairs = [
             *((first.name, name) for name in (second.name, *second.aliases)),
@@ -103,7 +103,7 @@ class FoldedNames:
         return any(_similar(self._letters(x), self._letters(y)) for x, y in pairs if x and y)
 
     def _letters(self, name: str) -> str:
-        """The words in the order in which they were written, without the spaces between."""
+        """The words in their written order, without spaces."""
         return "".join(folded_words(name))
 
     def words(self, key: RecordKey) -> set[str]:
@@ -118,7 +118,7 @@ class FoldedNames:
 
 
 def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str, str] | None:
-    """(name of a weight, the name) of the best agreement of two records' names; None when they have none."""
+    """(name of a weight, the name) of the best agreement of two records' names; None without agreement."""
     main_a, main_b = folded.main(a), folded.main(b)
     if main_a == main_b and main_a:
         return "name_equal", main_a
@@ -136,7 +136,7 @@ def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str
 
 
 def _similar(a: str, b: str) -> bool:
-    """One letter more, less or other, or two exchanged; in longer names some more."""
+    """True when one letter is added, missing, replaced or swapped with the next; longer names allow more errors."""
     if min(len(a), len(b)) < 4 or abs(len(a) - len(b)) > 3:
         return False
     if _one_slip(a, b):
@@ -161,7 +161,7 @@ def _one_slip(a: str, b: str) -> bool:
 
 
 def birth_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
-    """(name of a weight, what agrees or not) of two birth dates; None when one is not known."""
+    """(name of a weight, text) of two birth dates; None when one is unknown."""
     first, second = birth_interval(a), birth_interval(b)
     if first is None or second is None:
         return None
@@ -186,8 +186,8 @@ def _nearly_equal(a: str, b: str) -> bool:
 
 
 def country_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
-    """(name of a weight, what agrees or not) of two countries; None when they cannot be compared."""
-    # A code can only be compared with a code: some sources write the country's name.
+    """(name of a weight, text) of two countries; None when they cannot be compared."""
+    # Some sources write the name of a country; a code can be compared only with a code.
     if not a or not b or (len(a) == 2) != (len(b) == 2):
         return None
     if a.casefold() == b.casefold():

@@ -19,7 +19,7 @@ _SECTIONS = ("must_link", "cannot_link")
 
 @dataclass(frozen=True)
 class Override:
-    """One pair of the file, as written there, and its line."""
+    """One pair as written in the file, and its line number."""
 
     a: RecordKey
     b: RecordKey
@@ -28,7 +28,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Overrides:
-    """The pairs that are one person and the pairs that are two. `path` is for messages."""
+    """The pairs that are one person, and the pairs that are two. `path` is for messages."""
 
     path: Path | None = None
     must_link: tuple[Override, ...] = ()
@@ -45,7 +45,7 @@ class Overrides:
 
 @dataclass(frozen=True)
 class ResolvedOverrides:
-    """Pairs of live records, sorted; a pair with a record that its source has removed is out of force."""
+    """Pairs of live records, sorted. A pair with a record that its source has removed is left out."""
 
     must_link: tuple[tuple[RecordKey, RecordKey], ...]
     cannot_link: tuple[tuple[RecordKey, RecordKey], ...]
@@ -54,7 +54,7 @@ class ResolvedOverrides:
 def load_overrides(path: Path) -> Overrides:
     """Reads lists `must_link` and `cannot_link` of pairs `[source:id, source:id]`; no file means no overrides.
 
-    Raises ConfigurationError with file, line and what is allowed.
+    Raises ConfigurationError with file, line and the permitted values.
     """
     if not path.exists():
         return Overrides()
@@ -72,7 +72,7 @@ def load_overrides(path: Path) -> Overrides:
 
 
 def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Overrides:
-    """The overrides without pairs of somebody who has left: the catalog does not hold them, and that is no mistake."""
+    """The overrides without pairs of suppressed records: the catalog does not hold these, which is not an error."""
 
     def kept(pairs: tuple[Override, ...]) -> tuple[Override, ...]:
         return tuple(
@@ -85,11 +85,10 @@ def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Over
 
 
 def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
-    """Follows the sources' own merges to the live records that the pairs are about now.
+    """Replaces merged records in the pairs by the live records that their sources merged them into.
 
-    Raises ConfigurationError, naming file and line, for a record that the catalog has never seen, for a must_link
-    chain that holds two live records of one source or comes back to where it began, and for one that a cannot_link
-    contradicts.
+    Raises ConfigurationError with file and line for a record that the catalog does not hold, for a must_link chain with
+    two live records of one source or with a cycle, and for a cannot_link pair that contradicts a must_link chain.
     """
     problems = _cycles(overrides.must_link)
     must = _resolve("must_link", overrides.must_link, records, problems)
@@ -130,7 +129,7 @@ def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record])
 
 
 def _cycles(pairs: tuple[Override, ...]) -> list[tuple[int, str]]:
-    """Lines that say again what lines before them say together, as written: the sources' own merges are not counted."""
+    """Problems for must_link lines that repeat what earlier lines imply. Merges of the sources are not considered."""
     group: dict[RecordKey, set[RecordKey]] = {}
     problems: list[tuple[int, str]] = []
     for pair in pairs:

@@ -19,10 +19,10 @@ _REASONS_LOGGED = 5
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which component has which performer id, and what happened on the way.
+    """The performer ids of components, and the ids that retire or return.
 
-    `ids[i]` is the id of component i; None = to be allocated. `redirects`: retired id to component index or None.
-    `revived` are ids that come back.
+    `ids[i]` is the id of component i; None means that one must be allocated. `redirects`: retired id to the index of a
+    component, or None. `revived` are retired ids that are in use again.
     """
 
     ids: tuple[int | None, ...]
@@ -36,12 +36,12 @@ def assign(
     last_members: Mapping[int, tuple[RecordKey, ...]],
     follow: Mapping[RecordKey, RecordKey],
 ) -> Assignment:
-    """Gives each component a performer id that its members had, or None.
+    """Assigns to each component a performer id that its members had, or None.
 
-    `previous`: membership before. `last_members`: members of the retired ids when they were retired. `follow`: a
-    record that is no longer live to the one it was merged into. An id goes with the largest part of its members,
-    the part with the smallest key on a tie; a component takes the id most of its members had, the oldest on a tie.
-    Only a component that gets none this way revives a retired id.
+    `previous`: the stored memberships. `last_members`: members of the retired ids at their retirement. `follow`: a
+    record that is not live to the record that it was merged into. An id goes to the largest part of its members; on a
+    tie, to the part with the smallest key. A component takes the id that most of its members had; on a tie, the oldest.
+    Only a component without an id revives a retired id.
     """
     component_of = {key: index for index, group in enumerate(groups) for key in group}
     owners: list[int | None] = [None] * len(groups)
@@ -71,7 +71,7 @@ def _parts(
     component_of: Mapping[RecordKey, int],
     follow: Mapping[RecordKey, RecordKey],
 ) -> dict[tuple[int, int], list[RecordKey]]:
-    """(old id, component index) to the old id's members that are in the component now."""
+    """(old id, component index) to the members of the old id that are in the component."""
     parts: dict[tuple[int, int], list[RecordKey]] = defaultdict(list)
     for key, old in members:
         index = component_of.get(follow.get(key, key))
@@ -91,7 +91,7 @@ def _take_greedily(owners: list[int | None], parts: Mapping[tuple[int, int], lis
 def retirements(
     assignment: Assignment, ids: list[int], redirected: Iterable[IdentityRow], now: datetime
 ) -> Iterable[tuple[int, datetime, int | None]]:
-    """New states of the ids retired now, and of the ones `redirected` to one of them earlier: no chains."""
+    """New states of the ids that retire, and of ids `redirected` to them earlier, so that redirects form no chains."""
     for old, index in assignment.redirects.items():
         yield old, now, None if index is None else ids[index]
     for row in redirected:
@@ -152,7 +152,7 @@ def log_entries(
 def _reasons(
     evidence: Iterable[Evidence], moved: set[RecordKey], members: Mapping[RecordKey, int]
 ) -> dict[RecordKey, list[Evidence]]:
-    """What ties each moved record to the others of its identity."""
+    """The evidence between each moved record and the other members of its identity."""
     found: dict[RecordKey, list[Evidence]] = defaultdict(list)
     for row in evidence:
         if row.weight <= 0 or members.get(row.a, 0) != members.get(row.b, -1):

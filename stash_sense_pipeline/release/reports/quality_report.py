@@ -20,7 +20,7 @@ from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
-from stash_sense_pipeline.release.checks.confusable_people import BINS, ConfusablePeople
+from stash_sense_pipeline.release.checks.confusable_people import BINS
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots

@@ -10,7 +10,8 @@ from typing import ClassVar
 from stash_sense_pipeline.foundation.errors import Outcome, RobotsRefusalError, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.cleaning import address, text
+from stash_sense_pipeline.sources.cleaning.addresses import address
+from stash_sense_pipeline.sources.cleaning.text import text
 from stash_sense_pipeline.sources.reference_sites.page import Page, fold
 from stash_sense_pipeline.sources.reference_sites.site import Hit, Pages, Profile, Site, Target, Visit
 

@@ -19,7 +19,7 @@ from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.cleaning.addresses import address, link
 from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
-from stash_sense_pipeline.sources.cleaning.text import clean_text, distinct, fits, label, required_text, text
+from stash_sense_pipeline.sources.cleaning.text import clean_text, distinct, fits, required_text, text
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.json_fields import FieldError
 from stash_sense_pipeline.sources.reference_sites.page import Page

@@ -13,7 +13,7 @@ from parsel import Selector
 from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.cleaning import label
+from stash_sense_pipeline.sources.cleaning.text import label
 from stash_sense_pipeline.sources.reference_sites.page import (
     Page,
     distinct,

@@ -1,7 +1,7 @@
 """Image hosts of one run: how each answers, and the evidence by which one is called down for the rest of the run.
 
-A failure is the image's until different images of a host fail in a row. Then the host is suspected: nothing but evidence
-is asked of it until images from elsewhere have told whether the host or only those images fail.
+A failure counts against its image. When different images of one host fail in a row, the host is suspected: then only
+requests for evidence are sent to it, until other images show whether the host fails or only those images.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from enum import Enum, auto
 from stash_sense_pipeline.foundation.errors import LEFT_ALONE, SourceError, UnreachableError
 from stash_sense_pipeline.sources.http.address_guard import host_of
 
-# Different images that fail in a row before evidence is asked for; doubled each time that the host was found well.
+# So many different images that fail in a row make a host suspected; doubled each time that the host is cleared.
 _FAILURES_IN_A_ROW = 3
-# Refusals (404 and the like) are answers. So many in a row, without a picture between, are worth a look all the same.
+# Refusals (404 and the like) are answers. So many in a row without a picture between them make a host suspected too.
 _REFUSALS_IN_A_ROW = 50
-# A cache may answer for a dead host: after so many failures in a row its other images wait for the next day.
+# A cache may answer for a dead host, so that evidence always clears it. With this limit exceeded the host is down.
 _MOST_IN_A_ROW = 100
 
 
 class Suspicion(Enum):
-    """Why a host is suspected."""
+    """The reason for a suspicion: failures, or refusals, in a row."""
 
     FAILURES = auto()
     REFUSALS = auto()
 
 
 class ImageHost:
-    """One host and what its images gave in this run. For one event loop."""
+    """One host, and the results of its images in this run. For one event loop."""
 
     def __init__(self, source: str, name: str) -> None:
         """`name` is `host:port`."""
@@ -37,7 +37,7 @@ class ImageHost:
         self.suspicion: Suspicion | None = None
         self.is_verified = False
         self.is_down = False
-        # Why it is down; None when other evidence says that it answers, only not for what waits.
+        # The reason why it is down; None when it answers, but not for the waiting images.
         self.error: SourceError | None = None
         self.has_answered = False
         self.origins: set[str] = set()
@@ -45,7 +45,7 @@ class ImageHost:
         self._source = source
         self._failing: dict[str, SourceError] = {}
         self._refused: set[str] = set()
-        self._patience = {
+        self._limits = {
             Suspicion.FAILURES: _FAILURES_IN_A_ROW,
             Suspicion.REFUSALS: _REFUSALS_IN_A_ROW,
         }
@@ -56,13 +56,13 @@ class ImageHost:
     # --- asking ---
 
     async def admit(self) -> bool:
-        """Waits until an image may be asked for; False when the host is down or the run ends.
+        """Waits until an image may be requested. Returns False when the host is down or the run ends.
 
-        `leave` must follow a True.
+        After True the caller must call `leave`.
         """
         while not (self.is_down or self._run_ends):
             if self.suspicion is None and (
-                self.has_answered or self._open < self._patience[Suspicion.FAILURES]
+                self.has_answered or self._undecided < self._limits[Suspicion.FAILURES]
             ):
                 self._in_flight += 1
                 return True
@@ -71,31 +71,31 @@ class ImageHost:
         return False
 
     @property
-    def _open(self) -> int:
-        """Images that failed or may fail yet. A host that has not answered gets no more of them than decide about it."""
+    def _undecided(self) -> int:
+        """Images that failed or are in flight. A host without any answer gets at most the limit of failures."""
         return self._in_flight + len(self._failing)
 
     def leave(self) -> None:
-        """The image that was admitted has its answer."""
+        """Ends the request of an admitted image."""
         self._in_flight -= 1
         self._changed.set()
 
     def may_retry(self) -> bool:
-        """May one image be tried once more at once? Not while several fail: then it is not about that image."""
+        """True when a failed request may be repeated at once. While several images fail, a retry tells nothing new."""
         return not self.is_down and self.suspicion is None and len(self._failing) < _FAILURES_IN_A_ROW
 
     def has_failed(self, url: str) -> bool:
-        """Does a failure of this address count against the host now?"""
+        """True when a failure of this address counts against the host now."""
         return url in self._failing
 
     def has_refused(self, url: str) -> bool:
-        """Does a refusal of this address count against the host now?"""
+        """True when a refusal of this address counts against the host now."""
         return url in self._refused
 
-    # --- what came ---
+    # --- results ---
 
     def gave_picture(self) -> None:
-        """A whole picture came: whatever failed before it failed for itself."""
+        """A whole picture came: earlier failures count against their images only."""
         self.has_answered = True
         self._failing.clear()
         self._refused.clear()
@@ -103,17 +103,17 @@ class ImageHost:
         self._changed.set()
 
     def gave_refusal(self, url: str) -> None:
-        """The host answered that it has no such image, or sends us elsewhere."""
+        """The host answered that it does not have the image, or redirected to another host."""
         self.has_answered = True
         self._refused.add(url)
-        if len(self._refused) >= self._patience[Suspicion.REFUSALS]:
+        if len(self._refused) >= self._limits[Suspicion.REFUSALS]:
             self._suspect(Suspicion.REFUSALS)
         self._changed.set()
 
     def gave_failure(self, url: str, error: SourceError) -> None:
-        """No usable answer for this address. The same address counts once."""
+        """There was no usable answer for this address. An address counts once."""
         self._failing[url] = error
-        if len(self._failing) >= self._patience[Suspicion.FAILURES]:
+        if len(self._failing) >= self._limits[Suspicion.FAILURES]:
             self._suspect(Suspicion.FAILURES)
         self._changed.set()
 
@@ -125,13 +125,13 @@ class ImageHost:
 
     @property
     def is_unreachable(self) -> bool:
-        """Did no connection come about for any of the failing images? That is about the host, not the images."""
+        """True when all failing images failed without a connection: this points at the host, not at the images."""
         return bool(self._failing) and all(
             isinstance(error, UnreachableError) for error in self._failing.values()
         )
 
-    def acquit(self) -> None:
-        """Evidence shows that the host is well, or nothing shows that it is not. The next suspicion takes twice as much."""
+    def clear(self) -> None:
+        """Ends a suspicion: evidence speaks for the host, or there is none. The next one takes twice as many images."""
         suspicion = self.suspicion
         if suspicion is None:
             return
@@ -140,19 +140,19 @@ class ImageHost:
             self._refused.clear()
         else:
             self._failing.clear()
-        self._patience[suspicion] *= 2
-        if self._patience[Suspicion.FAILURES] > _MOST_IN_A_ROW:
+        self._limits[suspicion] *= 2
+        if self._limits[Suspicion.FAILURES] > _MOST_IN_A_ROW:
             self.is_down = True
         self._changed.set()
 
     @property
     def last_error(self) -> SourceError:
-        """The last of the failures in a row; there must be one."""
+        """The latest of the failures in a row. Raises IndexError when there is none."""
         return list(self._failing.values())[-1]
 
     @property
     def verdict(self) -> SourceError | None:
-        """What is to be told of a host whose evidence failed as well; None when it answers, but refuses its images."""
+        """The error for a host after evidence failed too; None when the host answers but refuses its images."""
         if self.suspicion is not Suspicion.FAILURES:
             return None
         outcome = self.last_error.outcome
@@ -160,22 +160,22 @@ class ImageHost:
         return SourceError(self._source, outcome, text)
 
     def hold(self) -> None:
-        """Nothing is asked of the host while it is decided what becomes of the run."""
+        """Admits no images while the run decides whether it goes on without this host."""
         self.suspicion, self.is_verified = self.suspicion or Suspicion.FAILURES, True
 
     def close(self, error: SourceError | None) -> None:
-        """Nothing more is asked of the host in this run, because of `error`."""
+        """Marks the host as down for the rest of the run, because of `error`."""
         self.is_down, self.suspicion, self.error = True, None, error
         self._changed.set()
 
     def end_run(self) -> None:
-        """Nothing more is asked of any host."""
+        """Admits no more images: the run ends."""
         self._run_ends = True
         self._changed.set()
 
 
 class ImageHosts:
-    """The hosts of one run by name."""
+    """The hosts of one run, by name."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -183,7 +183,7 @@ class ImageHosts:
         self._names: dict[str, str] = {}
 
     def of(self, address: str, url: str) -> ImageHost | None:
-        """The host of an address that is asked for the image at `url`; None when it names no host."""
+        """The host of `address`, the address of the request for the image at `url`; None when it names no host."""
         origin = origin_of(address)
         name = self._names.get(origin)
         if name is None:
@@ -198,41 +198,41 @@ class ImageHosts:
         return host
 
     def close(self) -> None:
-        """The run ends: whoever waits for a host goes on."""
+        """Ends the run: all calls that wait in `admit` return False."""
         for host in self._hosts.values():
             host.end_run()
 
     @property
     def suspected(self) -> ImageHost | None:
-        """A suspected host that nothing verifies yet."""
+        """A suspected host whose evidence is not yet being collected."""
         return next((host for host in self._hosts.values() if host.suspicion and not host.is_verified), None)
 
     @property
     def down(self) -> list[ImageHost]:
-        """The hosts that are down, with the error or without."""
+        """The hosts that are down, with or without an error."""
         return [host for host in self._hosts.values() if host.is_down]
 
     @property
     def unreachable(self) -> list[SourceError]:
-        """An error of each host that no connection came about with."""
+        """The latest error of each host whose failing images had no connection."""
         return [host.last_error for host in self._hosts.values() if host.is_unreachable]
 
     @property
     def origins_down(self) -> set[str]:
-        """How the URLs of images at hosts that are down begin."""
+        """The origins (`scheme://host/`) of the image URLs of hosts that are down."""
         return {origin for host in self.down for origin in host.origins}
 
     @property
     def has_answered(self) -> bool:
-        """Did any host answer for any image?"""
+        """True when any host answered for any image."""
         return any(host.has_answered for host in self._hosts.values())
 
     @property
     def postponed(self) -> Mapping[str, int]:
-        """How many images each host that is down was not asked for."""
+        """The number of images that were not requested because their host is down, by host."""
         return {host.name: host.postponed for host in self._hosts.values() if host.postponed}
 
 
 def origin_of(url: str) -> str:
-    """The beginning of a URL up to its path, as it is written."""
+    """The beginning of a URL up to its path, without normalisation."""
     return "/".join(url.split("/", 3)[:3]) + "/"

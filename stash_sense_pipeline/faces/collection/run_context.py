@@ -1,0 +1,98 @@
+"""What all parts of one collecting run share: the source, the settings, the limits, the catalog and the threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.transactions import reading
+from stash_sense_pipeline.faces.collection.image_refusals import RefusalRules
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
+from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
+from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CollectLimits:
+    """Sizes and limits of a run. Each of the `fetches` workers holds at most one image, which bounds the memory."""
+
+    decode: DecodeLimits = field(default_factory=DecodeLimits)
+    fetches: int = 16
+    workers: int = 2
+    batch_size: int = 32
+    batch_seconds: float = 2.0
+    max_attempts: int = 5
+    performers_in_memory: int = 500
+    refusals: RefusalRules = field(default_factory=RefusalRules)
+
+
+class RunThreads:
+    """The threads of a run: one for the catalog, and `workers` for decoding and detection.
+
+    One catalog thread reads pages and writes batches strictly one after the other.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._catalog = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+        self._compute = ThreadPoolExecutor(workers, thread_name_prefix="faces")
+
+    def in_catalog(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Queues `work` for the catalog thread at once."""
+        return asyncio.get_running_loop().run_in_executor(self._catalog, work)
+
+    def in_compute(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Queues `work` for the compute threads at once."""
+        return asyncio.get_running_loop().run_in_executor(self._compute, work)
+
+    def shutdown(self) -> None:
+        """Waits for running work; cancels queued detection, but not queued catalog work."""
+        # A running detection is waited for: its result is not needed, but its ONNX session must stay alive.
+        self._compute.shutdown(cancel_futures=True)
+        self._catalog.shutdown()
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The inputs of a run that do not change, and its threads."""
+
+    engine: sa.Engine
+    source: SourceSettings
+    pack: ModelPack
+    settings: GlobalSettings
+    limits: CollectLimits
+    criteria: AcceptanceCriteria
+    clock: Callable[[], datetime]
+    threads: RunThreads
+
+    @classmethod
+    def of(
+        cls,
+        engine: sa.Engine,
+        source: SourceSettings,
+        pack: ModelPack,
+        settings: GlobalSettings,
+        limits: CollectLimits,
+        clock: Callable[[], datetime],
+    ) -> RunContext:
+        """A context with the acceptance criteria of the source and new threads."""
+        is_trusted = source.trust_level is TrustLevel.HIGH
+        criteria = AcceptanceCriteria.of(pack.detector, settings.quality_filters, is_trusted, limits.decode)
+        return cls(engine, source, pack, settings, limits, criteria, clock, RunThreads(limits.workers))
+
+    async def read(self, query: Callable[[sa.Connection], T]) -> T:
+        """The result of a query in the catalog thread, in a transaction of its own."""
+
+        def work() -> T:
+            with reading(self.engine) as connection:
+                return query(connection)
+
+        return await self.threads.in_catalog(work)

@@ -1,0 +1,132 @@
+"""The verdict on one image: its new state in the ledger, and how a failure, refusal or postponement becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from stash_sense_pipeline.catalog.queries.faces import StoredFace
+from stash_sense_pipeline.catalog.queries.images import ImageState
+from stash_sense_pipeline.faces.collection.image_refusals import next_look, next_night
+from stash_sense_pipeline.faces.extraction.rejection_reasons import Reason
+from stash_sense_pipeline.faces.image_schedule import ScheduledImage
+from stash_sense_pipeline.foundation.errors import BodyTooLargeError, Outcome, SourceError
+
+_FIRST_RETRY = timedelta(hours=1)
+_RETRY_FACTOR = 4
+
+
+@dataclass(frozen=True)
+class ImageVerdict:
+    """The new state of an image, its reason, and its face.
+
+    `judged`: the acceptance criteria decided. `reused`: taken from another image with the same bytes. `refused`: the
+    source refused the image; refusals are counted at the end of the run, when their number is known. `postponed`: the
+    image was not requested, because its host is down.
+    """
+
+    image: ScheduledImage
+    state: ImageState
+    reason: str | None = None
+    sha256: str | None = None
+    face: StoredFace | None = None
+    detector_digest: str | None = None
+    judged: bool = False
+    attempts: int = 0
+    next_attempt_at: datetime | None = None
+    reused: bool = False
+    refusals: int = 0
+    refused: bool = False
+    postponed: bool = False
+
+    @property
+    def is_final(self) -> bool:
+        """True when the image has no face and no later attempt is planned."""
+        return (
+            self.state in (ImageState.REJECTED, ImageState.GONE)
+            and not self.refused
+            and self.next_attempt_at is None
+        )
+
+
+def suppressed(image: ScheduledImage) -> ImageVerdict:
+    """The verdict on an image that must not be stored."""
+    return ImageVerdict(image, ImageState.REJECTED, Reason.SUPPRESSED)
+
+
+def is_first_request(image: ScheduledImage) -> bool:
+    """True when the image was never refused and has no verdict, except failures."""
+    ledger = image.ledger
+    return ledger.refusals == 0 and ledger.state in (ImageState.PENDING, ImageState.FAILED)
+
+
+class FailureVerdicts:
+    """Verdicts on images that gave no picture, with the time of the next attempt."""
+
+    def __init__(self, max_attempts: int, clock: Callable[[], datetime]) -> None:
+        self._max_attempts = max_attempts
+        self._clock = clock
+
+    def after_error(self, image: ScheduledImage, error: SourceError) -> ImageVerdict:
+        """404, 410 and disallowed addresses are refusals; every other error is a failure."""
+        if error.outcome in (Outcome.NOT_FOUND, Outcome.GONE):
+            return self._refused(image, ImageState.GONE, error.outcome)
+        if error.outcome is Outcome.DISALLOWED:
+            if isinstance(error, BodyTooLargeError):
+                return self._refused(image, ImageState.REJECTED, Reason.TOO_MANY_BYTES, judged=True)
+            return self._refused(image, ImageState.REJECTED, Reason.DISALLOWED)
+        return self.failed(image, error.outcome)
+
+    def failed(self, image: ScheduledImage, reason: str, sha256: str | None = None) -> ImageVerdict:
+        """One more attempt failed. The last permitted attempt counts as a refusal."""
+        attempts, refusals = image.ledger.attempts + 1, image.ledger.refusals
+        if attempts < self._max_attempts:
+            later: datetime | None = self._clock() + _FIRST_RETRY * _RETRY_FACTOR ** (attempts - 1)
+        else:
+            refusals += 1
+            later = next_look(refusals, self._clock())
+        return ImageVerdict(
+            image,
+            ImageState.FAILED,
+            reason,
+            sha256=sha256,
+            attempts=attempts,
+            next_attempt_at=later,
+            refusals=refusals,
+        )
+
+    def spoiled(self, image: ScheduledImage, reason: str, sha256: str | None) -> ImageVerdict:
+        """The bytes are no whole picture: a failure, and a rejection after the last permitted attempt."""
+        verdict = self.failed(image, reason, sha256)
+        given_up = verdict.attempts >= self._max_attempts
+        return replace(verdict, state=ImageState.REJECTED, judged=True) if given_up else verdict
+
+    def postponed(self, image: ScheduledImage) -> ImageVerdict:
+        """The host is down: requested again the next day, with nothing counted."""
+        ledger = image.ledger
+        return ImageVerdict(
+            image,
+            ImageState.FAILED,
+            Reason.HOST_DOWN,
+            attempts=ledger.attempts,
+            next_attempt_at=next_night(self._clock()),
+            refusals=ledger.refusals,
+            postponed=True,
+        )
+
+    def _refused(
+        self, image: ScheduledImage, state: ImageState, reason: str, judged: bool = False
+    ) -> ImageVerdict:
+        """Requested again the next day. The end of the run counts the refusal and may set a later time."""
+        ledger = image.ledger
+        return ImageVerdict(
+            image,
+            state,
+            reason,
+            judged=judged,
+            attempts=ledger.attempts,
+            next_attempt_at=next_night(self._clock()),
+            refusals=ledger.refusals,
+            refused=True,
+        )

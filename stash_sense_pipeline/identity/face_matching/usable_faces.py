@@ -1,0 +1,109 @@
+"""Candidate faces that may be trusted, by performer, and their vectors."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow
+from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces
+from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.face_matching.trust_policy import ChoiceRules
+
+# The vectors of so many faces are in memory at a time: 2 models of 512 dimensions take 80 MB.
+_FACES_AT_ONCE = 20_000
+
+
+def usable_faces(
+    rows: Sequence[CandidateRow], embedded: set[int], rules: ChoiceRules, dropped: Counter[str]
+) -> dict[int, list[CandidateRow]]:
+    """Candidates by performer, best quality first, each face once and the bytes of each image once.
+
+    Leaves out pictures that several performers of one source show, and bytes that several performers have in any
+    source. `embedded` are the ids of faces with a vector of every model. Counts the faces left out in `dropped`.
+    """
+    shared = shared_pictures(
+        ShownPicture(row.source, row.image_id, row.performer_id, row.sha256, row.picture_hash) for row in rows
+    )
+    owners_of_bytes: dict[str, set[int]] = defaultdict(set)
+    faces_of_image: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for row in rows:
+        faces_of_image[row.source, row.image_id].add(row.face_id)
+        if row.sha256 is not None:
+            owners_of_bytes[row.sha256].add(row.performer_id)
+    first: dict[int, CandidateRow] = {}
+    for row in rows:
+        first.setdefault(row.face_id, row)
+    kept: dict[int, list[CandidateRow]] = defaultdict(list)
+    seen_bytes: set[tuple[str, int]] = set()
+    for row in sorted(first.values(), key=lambda row: (-row.quality, row.face_id)):
+        image = (row.source, row.image_id)
+        several = len(faces_of_image[image]) > 1
+        if row.source not in rules.trust or rules.source_caps.get(row.source, 0) < 1:
+            dropped["source not in use"] += 1
+        elif image in shared or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
+            dropped["image of several people"] += 1
+        elif several and rules.trust[row.source] == "high":
+            dropped["several faces"] += 1
+        elif row.face_id not in embedded:
+            dropped["no embedding"] += 1
+        elif row.sha256 and not several and (row.sha256, row.performer_id) in seen_bytes:
+            dropped["same image"] += 1
+        else:
+            if row.sha256:
+                seen_bytes.add((row.sha256, row.performer_id))
+            kept[row.performer_id].append(row)
+    return dict(sorted(kept.items()))
+
+
+def batches_with_vectors(
+    reads: ShortReads,
+    faces: Mapping[int, list[CandidateRow]],
+    models: Mapping[str, str],
+    dropped: Counter[str],
+) -> Iterator[list[PerformerFaces]]:
+    """Performers with the vectors of their `faces`, in batches of some thousand faces.
+
+    Counts faces without usable vectors in `dropped`.
+    """
+    batch: list[list[CandidateRow]] = []
+    size = 0
+    for rows in faces.values():
+        batch.append(rows)
+        size += len(rows)
+        if size >= _FACES_AT_ONCE:
+            yield list(_load(reads, batch, models, dropped))
+            batch, size = [], 0
+    yield list(_load(reads, batch, models, dropped))
+
+
+def _load(
+    reads: ShortReads,
+    batch: Sequence[list[CandidateRow]],
+    models: Mapping[str, str],
+    dropped: Counter[str],
+) -> Iterator[PerformerFaces]:
+    ids = sorted(row.face_id for rows in batch for row in rows)
+    found = [reads(store.read_vectors, model, digest, ids) for model, digest in sorted(models.items())]
+    for listed in batch:
+        rows = [row for row in listed if all(row.face_id in vectors for vectors in found)]
+        if len(rows) < len(listed):
+            dropped["no embedding"] += len(listed) - len(rows)
+        if not rows:
+            continue
+        stacks = [np.stack([vectors[row.face_id] for row in rows]) for vectors in found]
+        norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
+        good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)
+        if not good.all():
+            dropped["unusable vector"] += int((~good).sum())
+        yield PerformerFaces(
+            [row for row, fine in zip(rows, good, strict=True) if fine],
+            [
+                np.asarray(stack[good] / norm[good, None], dtype=np.float32)
+                for stack, norm in zip(stacks, norms, strict=True)
+            ],
+        )

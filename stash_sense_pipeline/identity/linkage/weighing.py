@@ -1,0 +1,180 @@
+"""Weighs candidate pairs: all rows of evidence for and against each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from stash_sense_pipeline.identity.linkage.blocking import (
+    KeyKind,
+    StashBoxes,
+    singular_sites,
+    survivor,
+)
+from stash_sense_pipeline.identity.linkage.candidates import Candidates, Hub, find_candidates
+from stash_sense_pipeline.identity.linkage.comparisons import (
+    FoldedNames,
+    Record,
+    birth_agreement,
+    country_agreement,
+    name_agreement,
+)
+from stash_sense_pipeline.identity.linkage.evidence import (
+    NO_FACES,
+    WEIGHTS,
+    Evidence,
+    Faces,
+    Kind,
+    Pair,
+    Weights,
+)
+from stash_sense_pipeline.records.record_key import RecordKey
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All evidence, sorted by pair, kind and key, and the keys that were left out as hubs."""
+
+    evidence: tuple[Evidence, ...]
+    hubs: tuple[Hub, ...]
+
+
+def find_evidence(
+    records: Mapping[RecordKey, Record],
+    hosts: Mapping[str, str],
+    must_link: Iterable[Pair] = (),
+    weights: Weights = WEIGHTS,
+    faces: Faces = NO_FACES,
+) -> Findings:
+    """All evidence among `records`. `hosts`: universal-id host of each stash-box, by source.
+
+    `must_link` holds pairs of live records. The order of the records does not matter.
+    """
+    return weigh(find_candidates(records, StashBoxes.of(hosts), must_link, weights), faces, weights)
+
+
+def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WEIGHTS) -> Findings:
+    """Every row of evidence on the candidate pairs and on pairs with matching faces, and the merges of the sources."""
+    records = candidates.records
+    merges = {
+        (min(key, target), max(key, target))
+        for key, record in records.items()
+        if not record.live and (target := survivor(records, key)) is not None
+    }
+    pairs = candidates.shared.keys() | faces.matches.keys()
+    pages = _compared_pages(candidates, {key for pair in pairs for key in pair})
+    comparison = _PairComparison(candidates, faces, pages, weights)
+    evidence: list[Evidence] = []
+    for pair in sorted(pairs | merges):
+        if pair in merges:
+            evidence.append(Evidence(Kind.MERGE, *pair, "", weights.merge))
+        else:
+            evidence += sorted(comparison.rows(pair))
+    return Findings(tuple(evidence), candidates.hubs)
+
+
+def _compared_pages(candidates: Candidates, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
+    """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
+    resolved = candidates.resolved
+    return {
+        key: frozenset(
+            resolved.get(text[1:], text[1:]) for text in candidates.keys[key] if text[0] == KeyKind.PAGE
+        )
+        for key in wanted
+    }
+
+
+@dataclass(frozen=True)
+class _PairComparison:
+    candidates: Candidates
+    faces: Faces
+    pages: Mapping[RecordKey, frozenset[str]]
+    weights: Weights
+
+    def rows(self, pair: Pair) -> list[Evidence]:
+        """All rows on one pair of live records."""
+        a, b = pair
+        rows = _at_most_two_images(self.candidates.shared.get(pair, ()))
+        if a[0] == b[0]:
+            return rows
+        comparison = self.faces.comparison(pair)
+        linked = any(row.kind == Kind.CROSS_LINK for row in rows)
+        faces_match = False
+        if comparison is not None:
+            weight = float(getattr(self.weights, comparison.how))
+            # Equal pictures have equal faces: a match adds nothing to them.
+            weight = min(weight, 0.0) if any(row.kind == Kind.IMAGE for row in rows) else weight
+            rows.append(Evidence(Kind.FACE, a, b, comparison.text, weight))
+            faces_match = weight > 0
+        records = self.candidates.records
+        return rows + self._agreement(records[a], records[b], linked, faces_match)
+
+    def _agreement(self, a: Record, b: Record, linked: bool, faces_match: bool) -> list[Evidence]:
+        """Rows for the fields of the two records. Name and birth date make one row when both agree."""
+        weights = self.weights
+        parts: list[tuple[str, float]] = []
+        name = _name_part(a, b, self.candidates.folded, weights)
+        birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
+        rows: list[Evidence] = []
+        if name and birth and name[1] > 0 and birth[1] > 0:
+            weight = round(name[1] + birth[1], 3)
+            rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
+        else:
+            # Twins share face and birth date: with different names, the date adds nothing to the face.
+            twins = faces_match and name is not None and name[1] < 0
+            parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
+        country = _weighed(country_agreement(a.country, b.country), weights)
+        if country is not None:
+            parts.append(country)
+        held_a, held_b = self.pages[a.key], self.pages[b.key]
+        parts += _other_pages(held_a, held_b, weights)
+        if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, linked):
+            parts.append(("other pages listed", weights.unshared_pages))
+        if parts:
+            text = ", ".join(text for text, _ in parts)
+            rows.append(
+                Evidence(Kind.ATTRIBUTES, a.key, b.key, text, round(sum(weight for _, weight in parts), 3))
+            )
+        return rows
+
+
+def _at_most_two_images(rows: Sequence[Evidence]) -> list[Evidence]:
+    """The rows with no more than two pictures among them."""
+    images = sorted(row for row in rows if row.kind == Kind.IMAGE)
+    return [row for row in rows if row.kind != Kind.IMAGE] + images[:2]
+
+
+def _unshared(a: Record, b: Record, held_a: frozenset[str], held_b: frozenset[str], linked: bool) -> bool:
+    """True when one record lists a page that the other lacks. Linked records must each list such a page.
+
+    Pages of the record's own source do not count.
+    """
+    only_a = any(not page.startswith(f"{a.source}:") for page in held_a - held_b)
+    only_b = any(not page.startswith(f"{b.source}:") for page in held_b - held_a)
+    return (only_a and only_b) if linked else (only_a or only_b)
+
+
+def _weighed(agreement: tuple[str, str] | None, weights: Weights) -> tuple[str, float] | None:
+    return None if agreement is None else (agreement[1], float(getattr(weights, agreement[0])))
+
+
+def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> tuple[str, float] | None:
+    if not a.name or not b.name:
+        return None
+    agreement = name_agreement(a.key, b.key, folded)
+    if agreement is None:
+        return "names differ", weights.name_differs
+    how, name = agreement
+    weight = float(getattr(weights, how)) + (weights.single_word if " " not in name else 0.0)
+    text = f"{how.replace('_', ' ')} ({name})"
+    further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
+    return (f"{text} and {further[0]}", weight + weights.further_name) if further else (text, weight)
+
+
+def _other_pages(a: frozenset[str], b: frozenset[str], weights: Weights) -> list[tuple[str, float]]:
+    """Sites where a person has one page and the records list different ones; at most two count."""
+    mine, theirs = singular_sites(a - b), singular_sites(b - a)
+    if not mine or not theirs:
+        return []
+    different = sorted((mine & theirs) - singular_sites(a & b))
+    return [(f"different pages on {form}", weights.other_page) for form in different[:2]]
