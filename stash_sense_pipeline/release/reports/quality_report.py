@@ -20,7 +20,7 @@ from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
-from stash_sense_pipeline.release.checks.confusable_people import BINS
+from stash_sense_pipeline.release.checks.confusable_people import BINS, ConfusablePeople
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots
@@ -122,7 +122,14 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     )
     if plots:
         lines += ["", f"![Similarities of genuine and impostor pairs]({SIMILARITY_PLOT})"]
-    lines += [
+    return lines + _confusable_lines(figures.confusable, names)
+
+
+def _confusable_lines(confusable: ConfusablePeople, names: Mapping[int, str]) -> list[str]:
+    def person(performer_id: int) -> str:
+        return f"{names[performer_id]} ({performer_id})" if performer_id in names else str(performer_id)
+
+    lines = [
         "",
         "## Most confusable people",
         "",
@@ -131,10 +138,7 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     ]
     lines += _table(
         ("one", "other", "distance"),
-        (
-            (person(pair.first), person(pair.second), f"{pair.distance:.3f}")
-            for pair in figures.confusable.pairs
-        ),
+        ((person(pair.first), person(pair.second), f"{pair.distance:.3f}") for pair in confusable.pairs),
     )
     lines += ["", "## Hubs: faces that are near many people", ""]
     lines += [
