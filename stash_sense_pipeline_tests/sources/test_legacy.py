@@ -428,7 +428,7 @@ REFUSED = {
     "progress without a list": ("progress.json", b'{"stats": {}}', "version 1 without processed_ids"),
     "progress without people": ("progress.json", b'{"schema_version": 2}', "version 2 without performers"),
     "no database": ("performers.db", b"text" * 300, "cannot be read"),
-    "an empty database": ("performers.db", b"", "is no SQLite database"),
+    "an empty database": ("performers.db", b"", "is not an SQLite database"),
 }
 
 
