@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +25,30 @@ from stash_sense_pipeline.sandbox.invented.shapes import (
 )
 
 
+@dataclass(frozen=True)
+class _Expression:
+    """How a face differs from its looks in one photo. Lengths are in face units; `squint` scales the eyes' height."""
+
+    smile: float
+    opening: float
+    squint: float
+    gaze: NDArray[np.float64]
+    raised_brows: float
+
+
+def _random_expression(rng: np.random.Generator) -> _Expression:
+    return _Expression(
+        smile=float(rng.uniform(-0.02, 0.09)),
+        opening=float(max(0.0, rng.uniform(-0.12, 0.09))),
+        squint=float(rng.uniform(0.72, 1.1)),
+        gaze=rng.uniform(-0.05, 0.05, 2),
+        raised_brows=float(rng.uniform(-0.03, 0.05)),
+    )
+
+
 def draw_person(image: Image, person: RenderedPerson, pose: Pose, rng: np.random.Generator) -> Face:
     """Draws a person with a random expression. Returns the box and the landmarks of the face."""
-    smile = float(rng.uniform(-0.02, 0.09))
-    opening = float(max(0.0, rng.uniform(-0.12, 0.09)))
-    squint = float(rng.uniform(0.72, 1.1))
-    gaze = rng.uniform(-0.05, 0.05, 2)
-    raise_brows = float(rng.uniform(-0.03, 0.05))
+    expression = _random_expression(rng)
     line = max(1, round(pose.half * 0.022))
 
     outline = pose.silhouette(face_outline(person))
@@ -38,10 +57,10 @@ def draw_person(image: Image, person: RenderedPerson, pose: Pose, rng: np.random
     fill(image, outline, person.skin)
     _tint_skin(image, person, pose)
     _draw_marks(image, person, pose, line)
-    eyes = _draw_eyes(image, person, pose, line, squint, gaze)
-    _draw_brows(image, person, pose, raise_brows)
+    eyes = _draw_eyes(image, person, pose, line, expression)
+    _draw_brows(image, person, pose, expression)
     nose = _draw_nose(image, person, pose, line)
-    corners = _draw_mouth(image, person, pose, line, smile, opening)
+    corners = _draw_mouth(image, person, pose, line, expression)
     _shade(image, outline, pose, rng)
     draw_fringe(image, person, pose, rng)
     if rng.random() < 0.12:
@@ -120,11 +139,11 @@ def _draw_marks(image: Image, person: RenderedPerson, pose: Pose, line: int) -> 
 
 
 def _draw_eyes(
-    image: Image, person: RenderedPerson, pose: Pose, line: int, squint: float, gaze: NDArray[np.float64]
+    image: Image, person: RenderedPerson, pose: Pose, line: int, expression: _Expression
 ) -> Points:
     """Draws both eyes. Returns their centres (2, 2) in pixels, the left one first."""
     t = np.linspace(-1, 1, 11)
-    tall = person.eye_height * squint
+    tall = person.eye_height * expression.squint
     upper_y = -tall * (1 - np.abs(t) ** 2.2) * (1 + person.lid_peak * t)
     lower_y = 0.62 * tall * (1 - t**2)
     centres = []
@@ -142,7 +161,7 @@ def _draw_eyes(
         lower = place(person.eye_width * t, lower_y)
         lid = np.concatenate([upper, lower[::-1]])
         centre = pose.surface(middle[None], 0.03)
-        looked_at = pose.surface((middle + gaze * (1.0, 0.4))[None], 0.03)[0]
+        looked_at = pose.surface((middle + expression.gaze * (1.0, 0.4))[None], 0.03)[0]
         _draw_eyeball(image, lid, looked_at, person, pose)
         lash = mix(person.skin, (25, 15, 12), 0.45 + 0.5 * person.lash)
         stroke(image, upper, lash, max(1, round(line * (0.6 + 1.4 * person.lash))))
@@ -184,7 +203,7 @@ def _draw_eyeball(image: Image, lid: Points, looked_at: Points, person: Rendered
     cv2.copyTo(ball, mask, patch)
 
 
-def _draw_brows(image: Image, person: RenderedPerson, pose: Pose, raised: float) -> None:
+def _draw_brows(image: Image, person: RenderedPerson, pose: Pose, expression: _Expression) -> None:
     t = np.linspace(-1, 1, 9)
     arch = -person.brow_arch * (1 - (t - 0.25) ** 2)
     body = person.brow_thickness * (1 - 0.55 * np.clip(t, 0, 1) ** 2)
@@ -193,7 +212,7 @@ def _draw_brows(image: Image, person: RenderedPerson, pose: Pose, raised: float)
         y = (
             person.eye_y
             - person.brow_height
-            - raised
+            - expression.raised_brows
             + arch
             - person.brow_tilt * 0.3 * person.brow_length * t
         )
@@ -230,9 +249,10 @@ def _draw_nose(image: Image, person: RenderedPerson, pose: Pose, line: int) -> P
 
 
 def _draw_mouth(
-    image: Image, person: RenderedPerson, pose: Pose, line: int, smile: float, opening: float
+    image: Image, person: RenderedPerson, pose: Pose, line: int, expression: _Expression
 ) -> Points:
     """Draws the mouth. Returns its corners (2, 2) in pixels, the left one first."""
+    smile, opening = expression.smile, expression.opening
     t = np.linspace(-1, 1, 13)
     y = person.eye_y + person.nose_length + person.mouth_y
     x = (person.mouth_width + 0.5 * smile) * t
