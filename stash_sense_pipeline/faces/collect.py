@@ -29,17 +29,18 @@ from stash_sense_pipeline.faces.collection.image_fetcher import (
 from stash_sense_pipeline.faces.collection.image_hosts import ImageHosts
 from stash_sense_pipeline.faces.collection.image_judge import ImageJudge
 from stash_sense_pipeline.faces.collection.image_worker import ImageWorker
-from stash_sense_pipeline.faces.collection.run_context import CollectLimits, RunContext
+from stash_sense_pipeline.faces.collection.run_context import CollectLimits, RunContext, RunThreads
 from stash_sense_pipeline.faces.collection.run_refusals import RunRefusals
 from stash_sense_pipeline.faces.collection.run_state import RunCounts, RunEnd
 from stash_sense_pipeline.faces.collection.verdict_batches import VerdictBatches
 from stash_sense_pipeline.faces.collection.verdicts import FailureVerdicts
+from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.image_schedule import Schedule
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.faces.requeue import Requeued, requeue_images
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.foundation.progress import Progress
-from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings
+from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,18 @@ async def collect_faces(
     Raises ModelPackError for an unfit detector, and CatalogError when the catalog cannot be written; committed batches
     stay.
     """
-    clock = now or (lambda: datetime.now(UTC))
-    context = RunContext.of(engine, source, pack, settings, limits or CollectLimits(), clock)
+    limits = limits or CollectLimits()
+    is_trusted = source.trust_level is TrustLevel.HIGH
+    context = RunContext(
+        engine=engine,
+        source=source,
+        pack=pack,
+        settings=settings,
+        limits=limits,
+        criteria=AcceptanceCriteria.of(pack.detector, settings.quality_filters, is_trusted, limits.decode),
+        clock=now or (lambda: datetime.now(UTC)),
+        threads=RunThreads(limits.workers),
+    )
     started = time.monotonic()
     listed = CurrentSuppressions(suppressions)
     try:

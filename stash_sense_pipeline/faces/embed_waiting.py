@@ -76,22 +76,15 @@ def embed_waiting(
     done, again, after, interrupted = 0, 0, 0, False
     vectors = dict.fromkeys(digests, 0)
     with ExitStack() as stack:
-        session: sa.Connection | None = None
-        if total and engine.dialect.name == "postgresql":
-            session = stack.enter_context(catalog.leasing(engine))
         if total:
-            workers = threads or len(os.sched_getaffinity(0))
-            embedders = {
-                name: stack.enter_context(Embedder(name, spec, Device(device), workers))
-                for name, spec in pack.embedders.items()
-            }
+            session = _lease_session(stack, engine)
+            embedders = _embedders(stack, pack, Device(device), threads)
+            batches = _Batches(engine, queue, pack, batch_size, keep_crops, session, embedders)
         while total and not (interrupted := stop()):
-            place = (queue, after, batch_size)
-            batch, rows, last = _next_batch(engine, session, place, embedders, pack, keep_crops)
+            batch, rows, last = batches.embed_next(after)
             if last is None:
-                with reading(engine) as connection:
-                    if not catalog.count_waiting(connection, queue):
-                        break
+                if not batches.count_waiting():
+                    break
                 # Other processes lease the remaining faces. This one takes over those that they do not finish.
                 after = 0
                 time.sleep(_LOOK_AGAIN_SECONDS)
@@ -111,37 +104,58 @@ def embed_waiting(
     return EmbedReport(source, done, again, vectors, crops_left, reopened, interrupted, seconds)
 
 
-def _next_batch(
-    engine: sa.Engine,
-    session: sa.Connection | None,
-    place: tuple[catalog.EmbeddingQueue, int, int],
-    embedders: Mapping[str, Embedder],
-    pack: ModelPack,
-    keep_crops: bool,
-) -> tuple[list[catalog.WaitingFace], list[dict[str, Any]], int | None]:
-    """Embeds and stores the faces of one batch: the faces, their rows, and the last face id, None at the end.
+def _embedders(stack: ExitStack, pack: ModelPack, device: Device, threads: int | None) -> dict[str, Embedder]:
+    workers = threads or len(os.sched_getaffinity(0))
+    return {
+        name: stack.enter_context(Embedder(name, spec, device, workers))
+        for name, spec in pack.embedders.items()
+    }
 
-    No transaction is open while vectors are computed. On PostgreSQL the faces are leased in `session` until their
-    vectors are stored. SQLite needs no leases: it has one worker for each source.
-    """
-    if session is None:
-        with reading(engine) as connection:
-            batch = catalog.waiting_faces(connection, *place)
-        leased = [face.face_id for face in batch]
-    else:
-        with server_errors_in_one_line(shown_url(engine.url), "write to"):
-            batch, leased = catalog.lease_faces(session, *place)
-    last = leased[-1] if leased else None
-    rows = _embed(batch, embedders, pack) if batch else []
-    if batch:
-        with writing(engine) as connection:
-            catalog.store_vectors(connection, rows)
-            if not keep_crops:
-                catalog.drop_crops(connection, [face.face_id for face in batch])
-    if session is not None:
-        with server_errors_in_one_line(shown_url(engine.url), "write to"):
-            catalog.release_faces(session, leased)
-    return batch, rows, last
+
+def _lease_session(stack: ExitStack, engine: sa.Engine) -> sa.Connection | None:
+    """A connection that holds leases. None on SQLite, where each source has only one worker."""
+    return stack.enter_context(catalog.leasing(engine)) if engine.dialect.name == "postgresql" else None
+
+
+@dataclass(frozen=True)
+class _Batches:
+    engine: sa.Engine
+    queue: catalog.EmbeddingQueue
+    pack: ModelPack
+    batch_size: int
+    keep_crops: bool
+    session: sa.Connection | None
+    embedders: Mapping[str, Embedder]
+
+    def count_waiting(self) -> int:
+        with reading(self.engine) as connection:
+            return catalog.count_waiting(connection, self.queue)
+
+    def embed_next(self, after: int) -> tuple[list[catalog.WaitingFace], list[dict[str, Any]], int | None]:
+        """Embeds and stores the faces behind the id `after`: the faces, their rows, and the last id, None at the end.
+
+        No transaction is open while vectors are computed. On PostgreSQL the faces are leased in `session` until their
+        vectors are stored.
+        """
+        place = (self.queue, after, self.batch_size)
+        if self.session is None:
+            with reading(self.engine) as connection:
+                batch = catalog.waiting_faces(connection, *place)
+            leased = [face.face_id for face in batch]
+        else:
+            with server_errors_in_one_line(shown_url(self.engine.url), "write to"):
+                batch, leased = catalog.lease_faces(self.session, *place)
+        last = leased[-1] if leased else None
+        rows = _embed(batch, self.embedders, self.pack) if batch else []
+        if batch:
+            with writing(self.engine) as connection:
+                catalog.store_vectors(connection, rows)
+                if not self.keep_crops:
+                    catalog.drop_crops(connection, [face.face_id for face in batch])
+        if self.session is not None:
+            with server_errors_in_one_line(shown_url(self.engine.url), "write to"):
+                catalog.release_faces(self.session, leased)
+        return batch, rows, last
 
 
 def _embed(

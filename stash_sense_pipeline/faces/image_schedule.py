@@ -72,7 +72,7 @@ class _Performer:
 
     @property
     def copies(self) -> int:
-        """The number of images with a face whose picture an earlier image shows too."""
+        """The number of images with a face that show the picture of an earlier image."""
         seen: set[str] = set()
         copies = 0
         for image in self.images:

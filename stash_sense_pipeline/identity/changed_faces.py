@@ -28,7 +28,7 @@ from stash_sense_pipeline.records.record_key import RecordKey
 class ChangedFaces:
     """The `rebuilt` templates of the `changed` records, and the matches that may differ because of them.
 
-    `count` is the number of all templates. `around` are the records whose nearest may be another record now, and
+    `count` is the number of all templates. `around` are the records that may have another nearest record now, and
     `matches` are their matches.
     """
 

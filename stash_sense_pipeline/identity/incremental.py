@@ -44,6 +44,7 @@ from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.loaded_records import LoadedRecords
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
+    Clustered,
     Done,
     IdentityChanges,
     Plan,
@@ -181,7 +182,7 @@ def _recompute(
 
 
 def _with_merge_targets(loaded: LoadedRecords, changed: Collection[RecordKey]) -> set[RecordKey]:
-    """The changed records and the records whose keys change with them: those they are, or were, merged into."""
+    """The changed records, and the records that they are, or were, merged into: the keys of these change too."""
     own = {
         digest(f"{KeyKind.PAGE}{source}:{identifier.casefold()}"): source
         for source, identifier in changed
@@ -317,7 +318,8 @@ def _decide(
         return None
     groups = groups_with_stash_box(components.groups, rules.hosts)
     evidence = store.evidence_changes(stored, evidence_rows(rows, components))
-    identities = plan_identities(loaded.reads, basis, loaded.records, groups, previous, rows, now)
+    clustered = Clustered(loaded.records, groups, rows)
+    identities = plan_identities(loaded.reads, basis, clustered, previous, now)
     return evidence, identities, sum(record.live for record in records.values())
 
 

@@ -41,6 +41,7 @@ from stash_sense_pipeline.identity.linkage.overrides import Overrides, resolve_o
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
+    Clustered,
     Done,
     Plan,
     RunRules,
@@ -123,7 +124,7 @@ def rebuild_identities(
     """Brings all identities up to date with the catalog, and stores the differences in one transaction.
 
     `hosts`: universal-id host of each stash-box by source name. Records of other sources join identities, but do not
-    create them. `models`: the embedders whose vectors count; without models faces are no evidence. When few records
+    create them. `models`: the embedders with vectors that count; without models faces are no evidence. When few records
     changed since the last run, only the records that they affect are computed, with the same result as with `full`. A
     run without changes writes nothing. Raises ConfigurationError for overrides that contradict each other or the
     catalog.
@@ -211,7 +212,8 @@ def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     wanted = evidence_rows(findings.evidence, components)
     groups = groups_with_stash_box(components.groups, rules.hosts)
     previous = reads(store.read_members)
-    identities = plan_identities(reads, basis, candidates.records, groups, previous, findings.evidence, now)
+    clustered = Clustered(candidates.records, groups, findings.evidence)
+    identities = plan_identities(reads, basis, clustered, previous, now)
     keys = {key: map(digest, held) for key, held in candidates.keys.items()}
     hubs = {digest(KeyKind.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
     run = Run(rules.digest(), len(states), run_detail(calibration, len(templates), len(templates)))

@@ -34,7 +34,12 @@ from stash_sense_pipeline.identity.linkage.clustering import Components
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
-from stash_sense_pipeline.identity.linkage.permanent_ids import assign, log_entries, retirements
+from stash_sense_pipeline.identity.linkage.permanent_ids import (
+    MembershipChange,
+    assign,
+    log_entries,
+    retirements,
+)
 from stash_sense_pipeline.records.profile_sites import SITES
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
@@ -257,16 +262,24 @@ def _key_for_index(text: str) -> str:
     return f"{data[:_KEY_SHOWN].decode(errors='ignore')}... #{blake2b(data, digest_size=8).hexdigest()}"
 
 
+@dataclass(frozen=True)
+class Clustered:
+    """The groups that become identities, with all records and the evidence that formed them."""
+
+    records: Mapping[RecordKey, Record]
+    groups: Sequence[tuple[RecordKey, ...]]
+    evidence: Sequence[Evidence]
+
+
 def plan_identities(
     reads: ShortReads,
     basis: Basis,
-    records: Mapping[RecordKey, Record],
-    groups: Sequence[tuple[RecordKey, ...]],
+    clustered: Clustered,
     previous: Mapping[RecordKey, int],
-    evidence: Sequence[Evidence],
     now: datetime,
 ) -> IdentityChanges:
     """Performer ids for the groups, given the `previous` memberships: all of them, or all of one region."""
+    records, groups = clustered.records, clustered.groups
     # An erased record is not in `records`; it leaves its identity.
     follow = {
         key: target
@@ -281,7 +294,8 @@ def plan_identities(
     members = {key: ids[index] for index, group in enumerate(groups) for key in group}
     if members == previous and not assignment.redirects:
         return NO_IDENTITY_CHANGES
-    entries = log_entries(groups, ids, assignment, previous, members, records, follow, evidence)
+    change = MembershipChange(previous, members, records, follow)
+    entries = log_entries(groups, ids, assignment, change, clustered.evidence)
     redirected = reads(store.redirected_to, assignment.redirects.keys())
     return IdentityChanges(
         range(basis.last_id + 1, next(fresh)),

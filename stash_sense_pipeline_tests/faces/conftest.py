@@ -1,4 +1,4 @@
-"""What the tests of this room share: packs made once, and an image server."""
+"""Fixtures of the tests of faces: packs made once, and an image server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the crash test kills: collecting and embedding in a process of its own."""
+"""The process that the crash test kills: it collects and embeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FETCHES, BATCH = 4, 8
 
 
 def work(catalog_url: str, port: int, pack_directory: Path, embed: bool) -> None:
-    """Collects what waits, then makes the vectors if asked to: slowly, so that there is time to be killed."""
+    """Collects the waiting images, then embeds them if requested, slowly enough to be killed meanwhile."""
     engine = open_catalog(catalog_url)
     server = ImageServer()
     server.port = port

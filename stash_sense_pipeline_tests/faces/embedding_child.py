@@ -1,4 +1,4 @@
-"""A worker of the test with several of them: embeds what waits, in a process of its own, and says what it did."""
+"""A worker process of the test with several workers: embeds waiting faces and prints its report."""
 
 from __future__ import annotations
 

@@ -40,7 +40,9 @@ def placed(scale: float, angle: float, x: float, y: float) -> np.ndarray:
     angle=st.floats(-180, 180),
     noise=st.floats(0, 6),
 )
-def test_equals_insightface(seed: int, scale: float, angle: float, noise: float) -> None:
+def test_the_similarity_equals_that_of_insightface(
+    seed: int, scale: float, angle: float, noise: float
+) -> None:
     rng = np.random.default_rng(seed)
     found = placed(scale, angle, *rng.uniform(0, 3000, 2)) + rng.normal(0, noise * scale, (5, 2))
     landmarks = found.astype(np.float32)
@@ -53,7 +55,7 @@ def test_equals_insightface(seed: int, scale: float, angle: float, noise: float)
     assert np.abs(here @ ours.T - here @ theirs.T).max() < 1e-4
 
 
-def test_crop_is_the_same_pixels_as_insightface_s() -> None:
+def test_a_crop_has_the_same_pixels_as_that_of_insightface() -> None:
     rng = np.random.default_rng(5)
     image = cv2.GaussianBlur(rng.integers(0, 256, (700, 500, 3), dtype=np.uint8), (0, 0), 3)
     for seed in range(20):
@@ -64,7 +66,7 @@ def test_crop_is_the_same_pixels_as_insightface_s() -> None:
         assert (norm_crop(image, landmarks) == face_align.norm_crop(image, landmarks)).mean() > 0.999
 
 
-def test_beyond_the_image_is_black() -> None:
+def test_a_crop_is_black_outside_the_image() -> None:
     crop = norm_crop(np.full((100, 100, 3), 200, np.uint8), placed(1, 0, 0, 0))
     assert crop.shape == (112, 112, 3)
     assert crop.dtype == np.uint8
@@ -77,7 +79,7 @@ def test_beyond_the_image_is_black() -> None:
     [np.full((5, 2), 7.0), np.full((5, 2), np.nan), np.full((5, 2), np.inf), np.zeros((4, 2))],
     ids=["one point", "nan", "inf", "four points"],
 )
-def test_impossible_landmarks_are_refused(landmarks: np.ndarray) -> None:
+def test_landmarks_on_one_point_or_not_finite_are_refused(landmarks: np.ndarray) -> None:
     with pytest.raises(ValueError, match="landmarks"):
         similarity(landmarks)
 
@@ -91,7 +93,7 @@ def test_yaw_is_the_sidecar_s_formula() -> None:
     assert yaw_degrees(landmarks) == pytest.approx(-45)
 
 
-def test_roll_follows_the_eyes() -> None:
+def test_roll_is_the_angle_of_the_line_through_the_eyes() -> None:
     assert roll_degrees(placed(2, 0, 0, 0)) == pytest.approx(-0.317, abs=0.01)  # the template's own eyes
     assert roll_degrees(placed(2, 30, 0, 0)) == pytest.approx(30 - 0.317, abs=0.01)
 

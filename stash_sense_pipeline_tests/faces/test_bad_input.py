@@ -142,7 +142,7 @@ def test_a_redirect_is_followed_on_the_same_host_only(
         "0.0.0.0",
     ],
 )
-def test_an_address_that_is_not_public_is_never_asked(
+def test_an_address_that_is_not_public_is_never_requested(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack, address: str
 ) -> None:
     """Only the machine of the source's own configured URL may be such a one: the operator chose it."""

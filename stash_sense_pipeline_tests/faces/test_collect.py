@@ -127,7 +127,7 @@ def portrait(seed: int) -> bytes:
 
 
 def portraits(world: World, listed: Mapping[str, Sequence[str]]) -> None:
-    """Lists performers whose images all show one good face."""
+    """Lists performers with images that all show one good face."""
     world.list(listed)
     names = sorted({name for names in listed.values() for name in names})
     world.server.bodies.update({name: portrait(seed) for seed, name in enumerate(names)})
@@ -206,7 +206,7 @@ def test_several_faces_at_medium_trust_give_the_largest(lite: World) -> None:
     assert face.x1 > 256
 
 
-def test_people_with_the_fewest_faces_come_first(lite: World) -> None:
+def test_performers_with_the_fewest_faces_come_first(lite: World) -> None:
     portraits(lite, {"p": ["p1", "p2", "p3"], "q": ["q1", "q2"]})
     lite.source = box(lite.server, max_faces=2)
     lite.collect()
@@ -232,7 +232,7 @@ def test_people_with_the_fewest_faces_come_first(lite: World) -> None:
     assert order == ["r1", "s1", "r2", "p3"]
 
 
-def test_caps_and_completeness(lite: World) -> None:
+def test_a_performer_gets_no_more_faces_than_its_caps_and_none_when_complete(lite: World) -> None:
     portraits(lite, {"p": [f"p{i}" for i in range(9)], "q": [f"q{i}" for i in range(9)]})
     lite.source = box(lite.server, max_faces=4)
     assert lite.collect().faces == 8
@@ -278,8 +278,8 @@ def test_a_copy_of_a_picture_is_not_another_face_of_a_person(world: World) -> No
     assert world.images()["a"].picture_hash is not None
     assert world.collect().processed == 0
 
-    # The same person in another source, with a copy of a picture that is known from the first one: who has enough in
-    # each before anybody knows that it is one person has enough after that.
+    # The same person in another source, with a copy of a picture of the first source: with enough faces in each source
+    # before the records are one identity, there are enough afterwards.
     world.serve(x=copy_of(world.server.bodies["e"]), y=portrait(70), z=portrait(71))
     world.list({"other": ["x", "y", "z"]}, source="second")
     with writing(world.catalog) as connection:
@@ -296,7 +296,7 @@ def test_a_copy_of_a_picture_is_not_another_face_of_a_person(world: World) -> No
     assert world.collect().processed == 0
 
 
-def test_images_of_the_dead_are_left_alone(lite: World) -> None:
+def test_images_of_deleted_records_are_not_fetched(lite: World) -> None:
     portraits(lite, {"dead": ["a", "shared"], "alive": ["shared"]})
     with writing(lite.catalog) as connection:
         of_dead = source_performers.c.source_id == "dead"
@@ -429,7 +429,7 @@ def test_the_same_bytes_in_another_source_are_not_detected_again(
     assert len(world.rows(embeddings)) == 4
 
 
-def test_other_trust_means_another_verdict(lite: World) -> None:
+def test_a_verdict_is_not_reused_at_another_trust_level(lite: World) -> None:
     group = png(picture([(4, 4, 0.95, 100), (13, 13, 0.95, 140)], 4))
     lite.serve(group=group, same=group)
     lite.list({"p": ["group"]})
@@ -497,7 +497,7 @@ def test_a_failed_image_that_recovers_is_done(lite: World) -> None:
         (b"\x00\x01garbage", "not_an_image"),
     ],
 )
-def test_spoiled_bytes_are_not_an_answer_until_they_repeat(lite: World, body: bytes, reason: str) -> None:
+def test_spoiled_bytes_are_rejected_after_the_last_attempt(lite: World, body: bytes, reason: str) -> None:
     lite.serve(a=body)
     lite.list({"p": ["a"]})
     for attempt in range(1, 5):
@@ -508,7 +508,7 @@ def test_spoiled_bytes_are_not_an_answer_until_they_repeat(lite: World, body: by
     assert lite.states()["a"] == ("rejected", reason)
 
 
-def test_more_attempts_reopen_what_was_given_up(lite: World) -> None:
+def test_more_permitted_attempts_requeue_images_that_were_given_up(lite: World) -> None:
     lite.serve(failing=portrait(1), spoiled=b"<html>", none=png(picture([], 1)))
     lite.server.statuses["failing"] = 500
     lite.list({"p": ["failing", "spoiled", "none"]})
@@ -539,7 +539,7 @@ def test_spoiled_bytes_that_recover_are_used(lite: World) -> None:
 @pytest.mark.parametrize(
     ("status", "outcome"), [(429, Outcome.RATE_LIMITED), (403, Outcome.BLOCKED), (503, Outcome.TIMEOUT)]
 )
-def test_a_source_that_gives_no_answers_ends_the_run(lite: World, status: int, outcome: Outcome) -> None:
+def test_a_run_ends_when_its_source_gives_no_answers(lite: World, status: int, outcome: Outcome) -> None:
     portraits(lite, {f"p{i:02}": [f"i{i:02}"] for i in range(60)})
     lite.server.statuses["*"] = status
     report = lite.collect()
@@ -558,7 +558,7 @@ def test_a_source_that_gives_no_answers_ends_the_run(lite: World, status: int, o
     assert lite.collect().done == 60
 
 
-def test_what_was_fetched_before_the_source_fell_silent_is_kept(lite: World) -> None:
+def test_faces_that_were_fetched_before_a_source_blocks_are_kept(lite: World) -> None:
     portraits(lite, {f"p{i:02}": [f"i{i:02}"] for i in range(40)})
     lite.limits = replace(QUICK, fetches=1)
     lite.server.statuses |= {f"i{i}": 403 for i in range(20, 40)}
@@ -592,7 +592,7 @@ def test_an_unreachable_server_ends_the_run(lite: World) -> None:
     assert {image.attempts for image in lite.images().values()} == {1}, "they have one address"
 
 
-def test_one_forbidden_image_is_only_that(lite: World) -> None:
+def test_one_forbidden_image_does_not_end_the_run(lite: World) -> None:
     portraits(lite, {"p": ["a", "b", "c", "d"]})
     lite.server.statuses["b"] = 403
     lite.limits = replace(QUICK, fetches=1)
@@ -651,7 +651,7 @@ def test_a_signal_that_interrupts_stores_what_has_a_verdict(lite: World) -> None
     assert lite.collect().done == 120 - stored
 
 
-def test_stopping_drains(lite: World) -> None:
+def test_a_stopped_run_stores_every_image_that_it_fetched(lite: World) -> None:
     portraits(lite, {f"p{i:03}": [f"i{i:03}"] for i in range(120)})
     lite.server.latency = 0.02
 
@@ -706,7 +706,7 @@ def test_an_image_that_the_source_withdrew_meanwhile_is_not_stored(lite: World) 
     assert [face.image_id for face in lite.rows(faces)] == ["b"]
 
 
-def test_looser_filters_reopen_what_they_may_accept(lite: World) -> None:
+def test_looser_filters_requeue_the_images_that_they_may_accept(lite: World) -> None:
     lite.serve(small=png(picture([(5, 5, 0.95, 20)], 3)), none=png(picture([], 1)), good=portrait(9))
     lite.list({"p": ["small", "none", "good"]})
     lite.collect()
@@ -732,7 +732,7 @@ def other_detector(tmp_path_factory: pytest.TempPathFactory) -> ModelPack:
     return load_pack(str(directory), Path("nowhere"))
 
 
-def test_a_new_pack_reembeds_from_crops_and_requeues_what_has_none(
+def test_a_new_pack_reembeds_from_crops_and_requeues_images_without_one(
     world: World, other_embedders: ModelPack
 ) -> None:
     portraits(world, {"p": ["a", "b"]})
@@ -766,7 +766,7 @@ def test_collecting_requeues_for_its_pack_by_itself(world: World, other_embedder
     assert report.done == 2
 
 
-def test_another_detector_looks_at_everything_again(lite: World, other_detector: ModelPack) -> None:
+def test_another_detector_requeues_all_images(lite: World, other_detector: ModelPack) -> None:
     lite.serve(a=portrait(1), none=png(picture([], 2)), svg=b"<svg></svg>")
     lite.list({"p": ["a", "none", "svg"]})
     lite.collect()
@@ -778,7 +778,7 @@ def test_another_detector_looks_at_everything_again(lite: World, other_detector:
     assert len(lite.rows(faces)) == 1
 
 
-def test_a_catalog_that_takes_nothing_is_one_clear_line(lite: World) -> None:
+def test_a_catalog_that_cannot_be_written_gives_one_clear_line(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(40)})
     with lite.catalog.connect() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
@@ -800,7 +800,7 @@ def test_a_catalog_that_takes_nothing_is_one_clear_line(lite: World) -> None:
     assert lite.collect().done == 40 - stored
 
 
-def test_a_catalog_that_is_locked_is_one_clear_line(lite: World, tmp_path: Path) -> None:
+def test_a_locked_catalog_gives_one_clear_line(lite: World, tmp_path: Path) -> None:
     portraits(lite, {"p": ["a"]})
     lite.catalog.dispose()
     sa.event.listen(
@@ -813,7 +813,7 @@ def test_a_catalog_that_is_locked_is_one_clear_line(lite: World, tmp_path: Path)
     assert lite.collect().done == 1
 
 
-def test_progress_is_told(lite: World) -> None:
+def test_progress_reports_images_and_performers(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(5)})
     told: list[tuple[str, int, int | None]] = []
     lite.collect(progress=lambda *what: told.append(what))

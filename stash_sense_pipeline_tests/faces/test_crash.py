@@ -1,5 +1,5 @@
-"""Whatever happens to a run, killed at any moment, a full disk, a locked database: in the end the catalog is that
-of a run that nobody disturbed.
+"""A run that is killed at any moment, or meets a full disk or a locked database, ends with the catalog of an
+undisturbed run.
 """
 
 from __future__ import annotations
@@ -124,14 +124,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(place)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this machine lets nobody mount a file system")
+        pytest.skip("this machine permits no mount of a file system")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_disk_that_is_full_again_and_again(
+def test_a_disk_that_is_full_again_and_again_loses_and_doubles_nothing(
     tmp_path: Path, small_disk: Path, server: ImageServer, pack: ModelPack
 ) -> None:
     with two_worlds(server, pack, tmp_path, small_disk, people=30) as worlds:
@@ -178,7 +178,9 @@ def locked(url: str, seconds: float) -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_database_that_another_process_locks(tmp_path: Path, server: ImageServer, pack: ModelPack) -> None:
+def test_a_database_that_another_process_locks_is_waited_for(
+    tmp_path: Path, server: ImageServer, pack: ModelPack
+) -> None:
     with two_worlds(server, pack, tmp_path, tmp_path, people=20) as worlds:
         assert worlds.run("undisturbed") == 0
         with locked(worlds.urls["disturbed"], seconds=0.3):
@@ -191,7 +193,7 @@ def test_a_database_that_another_process_locks(tmp_path: Path, server: ImageServ
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_kill_after_kill_and_nothing_is_lost_or_doubled(
+def test_runs_that_are_killed_again_and_again_lose_and_double_nothing(
     tmp_path: Path, server: ImageServer, pack: ModelPack
 ) -> None:
     with two_worlds(server, pack, tmp_path, tmp_path) as worlds:

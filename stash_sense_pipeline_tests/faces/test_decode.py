@@ -150,7 +150,7 @@ def test_a_progressive_jpeg_that_is_cut_off_is_truncated() -> None:
     assert reason_of(whole[: len(whole) * 2 // 3]) is Reason.TRUNCATED
 
 
-def test_bytes_are_counted_first() -> None:
+def test_a_file_above_the_limit_of_bytes_is_refused() -> None:
     data = saved(RGB, format="PNG")
     assert decode_image(data, DecodeLimits(max_bytes=len(data))).rgb.shape == PHOTO.shape
     assert reason_of(data, DecodeLimits(max_bytes=len(data) - 1)) is Reason.TOO_MANY_BYTES

@@ -1,4 +1,4 @@
-"""Costly images are decoded in a process of their own, with the same result, and no longer than they may."""
+"""Costly images are decoded in a process of their own, with the same result, within a limit of time."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_decoding_that_takes_too_long_is_ended() -> None:
 
 
 def test_decoding_that_takes_too_much_memory_is_refused() -> None:
-    """A limit below what decoding takes stands for a decoder that takes more than it should."""
+    """A limit below the normal need stands for a decoder that takes too much memory."""
     program = (
         "import stash_sense_pipeline.faces.extraction.decode_process as tested\n"
         f"tested._PROGRAM_MEMORY = 60_000_000 - {LIMITS.max_memory}\n"

@@ -94,7 +94,9 @@ def noise(height: int, width: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_a_reference_written_from_the_contract(random_pack: ModelPack, size: tuple[int, int]) -> None:
+def test_the_detector_equals_a_reference_written_from_the_contract(
+    random_pack: ModelPack, size: tuple[int, int]
+) -> None:
     image = noise(*size, seed=3)
     threshold = threshold_for(image, random_pack.detector.path)
     spec = replace(random_pack.detector, threshold=threshold)
@@ -106,7 +108,9 @@ def test_equals_a_reference_written_from_the_contract(random_pack: ModelPack, si
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_equals_insightface_as_the_sidecar_calls_it(random_pack: ModelPack, size: tuple[int, int]) -> None:
+def test_the_detector_equals_insightface_as_the_sidecar_calls_it(
+    random_pack: ModelPack, size: tuple[int, int]
+) -> None:
     network = get_model(str(random_pack.detector.path), providers=["CPUExecutionProvider"])
     image = noise(*size, seed=4)
     threshold = threshold_for(image, random_pack.detector.path)
@@ -167,7 +171,7 @@ def test_scenery_gets_no_face_from_the_second_pass() -> None:
     assert sum(bool(detector.detect(scene)) for scene in scenes) <= 1
 
 
-def test_no_face_is_an_empty_list(pack: ModelPack) -> None:
+def test_an_image_without_a_face_gives_an_empty_list(pack: ModelPack) -> None:
     assert Detector(pack.detector).detect(picture([], seed=3)) == []
 
 

@@ -1,4 +1,4 @@
-"""Waiting crops get their vectors, in whole batches, and only sound ones."""
+"""Waiting crops get their vectors in whole batches; unusable vectors are not stored."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def added(directory: Path):
 
 
 @pytest.mark.parametrize("broken", ["zero", "nan"])
-def test_a_network_that_gives_nonsense_stores_nothing(
+def test_a_network_that_gives_unusable_vectors_stores_nothing(
     catalog: sa.Engine, server: ImageServer, pack: ModelPack, tmp_path: Path, broken: str
 ) -> None:
     fill(catalog, server, pack, 3)
@@ -166,13 +166,17 @@ def test_a_failure_keeps_the_batches_before_it(
     assert embed_waiting(catalog, "boxed", pack).embedded == 2
 
 
-def test_only_the_source_that_was_asked_for(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> None:
+def test_only_faces_of_the_given_source_are_embedded(
+    catalog: sa.Engine, server: ImageServer, pack: ModelPack
+) -> None:
     fill(catalog, server, pack, 2)
     assert embed_waiting(catalog, "another", pack).embedded == 0
     assert len(stored(catalog, aligned_crops)) == 2
 
 
-def test_a_missing_device_is_a_failure(catalog: sa.Engine, server: ImageServer, pack: ModelPack) -> None:
+def test_missing_cuda_raises_an_error_and_stores_no_vectors(
+    catalog: sa.Engine, server: ImageServer, pack: ModelPack
+) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():

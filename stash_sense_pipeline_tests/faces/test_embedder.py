@@ -50,7 +50,7 @@ def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("layout", list(Layout))
 @pytest.mark.parametrize(("size", "mean", "std"), [(160, 127.5, 127.5), (112, 127.5, 128.0)])
-def test_equals_the_reference(
+def test_vectors_equal_those_of_the_reference(
     tmp_path: Path, size: int, mean: float, std: float, layout: Layout, flip: bool
 ) -> None:
     path = tmp_path / "net.onnx"
@@ -110,7 +110,7 @@ def test_a_face_has_one_vector_in_any_process(pack: ModelPack) -> None:
     assert np.array_equal(np.load(directory / "out.npy"), here)
 
 
-def test_a_network_with_a_fixed_batch_works(tmp_path: Path) -> None:
+def test_a_network_with_a_fixed_batch_gives_the_same_vectors(tmp_path: Path) -> None:
     vectors = []
     for batch in (1, 3, "N"):
         path = tmp_path / f"{batch}.onnx"
@@ -121,7 +121,7 @@ def test_a_network_with_a_fixed_batch_works(tmp_path: Path) -> None:
     assert np.allclose(vectors[1], vectors[2], atol=1e-5)
 
 
-def test_channel_order_of_an_embedder(pack: ModelPack) -> None:
+def test_a_bgr_embedder_of_swapped_crops_equals_an_rgb_one(pack: ModelPack) -> None:
     spec = pack.embedders["arcface"]
     crops = some_crops(2)
     with Embedder("a", spec) as rgb, Embedder("a", replace(spec, channel_order=ChannelOrder.BGR)) as bgr:
@@ -172,7 +172,7 @@ def declared_free(source: Path, path: Path) -> None:
 @pytest.mark.parametrize(
     "export", [names_of_insightface, declared_for_one_face, declared_free, with_norm, with_pooled_axes]
 )
-def test_exports_differ_and_vectors_do_not(
+def test_exports_of_different_forms_give_the_same_vectors(
     nchw: EmbedderSpec, tmp_path: Path, export: Callable[[Path, Path], None]
 ) -> None:
     export(nchw.path, tmp_path / "other.onnx")
@@ -217,14 +217,14 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this machine has CUDA"
 )
-def test_cuda_that_is_not_there_is_a_failure(pack: ModelPack) -> None:
+def test_missing_cuda_raises_an_error(pack: ModelPack) -> None:
     with pytest.raises(DeviceError, match="CUDA was asked for and is not there") as caught:
         Embedder("facenet", pack.embedders["facenet"], Device.CUDA)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 70])
-def test_buckets_of_a_gpu_change_nothing(pack: ModelPack, count: int) -> None:
+def test_the_batch_sizes_of_a_gpu_do_not_change_vectors(pack: ModelPack, count: int) -> None:
     crops = some_crops(count)
     with Embedder("facenet", pack.embedders["facenet"]) as embedder:
         alone = embedder.embed(crops, True)
@@ -234,6 +234,6 @@ def test_buckets_of_a_gpu_change_nothing(pack: ModelPack, count: int) -> None:
     assert set(seen) == {2, 8, 32, 128}
 
 
-def test_no_faces_no_vectors(pack: ModelPack) -> None:
+def test_no_crops_give_no_vectors(pack: ModelPack) -> None:
     with Embedder("facenet", pack.embedders["facenet"]) as embedder:
         assert embedder.embed(np.empty((0, 112, 112, 3), np.uint8), True).shape == (0, 512)

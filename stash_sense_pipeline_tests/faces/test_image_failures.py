@@ -1,4 +1,4 @@
-"""Failed and refused images: whose failure it is, when each is tried again, and what it costs the others."""
+"""Failed and refused images: failures of an image or of its host, the next attempt, and the effect on other images."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Client:
 
 @dataclass
 class World:
-    """A catalog of performers with images, whose nights are collected one by one."""
+    """A catalog of performers with images, for one run a night."""
 
     catalog: sa.Engine
     pack: ModelPack
@@ -166,7 +166,7 @@ def many(count: int, base: str = HERE, name: str = "i") -> dict[str, str]:
     return {f"{name}{number:04}": f"{base}/{name}{number:04}" for number in range(count)}
 
 
-# --- whose failure it is ---
+# --- failures of an image, of its host or of its source ---
 
 
 @pytest.mark.parametrize("answer", FAILURES)
@@ -217,7 +217,7 @@ def test_a_source_that_was_well_before_is_asked_a_handful_of_times_too(lite: Wor
     assert lite.asked <= 10
 
 
-def test_an_image_that_came_before_tells_a_source_from_its_images(lite: World) -> None:
+def test_an_image_that_came_before_shows_whether_the_source_or_its_images_fail(lite: World) -> None:
     lite.list(many(1, name="old"))
     lite.night(0)
     bad = many(30)
@@ -254,7 +254,7 @@ def test_a_host_is_not_asked_at_full_width_before_it_has_answered(lite: World) -
     assert lite.client.most_at_once <= 3
 
 
-def test_three_images_and_nothing_to_compare_them_with_fail_no_run(lite: World) -> None:
+def test_three_failures_without_evidence_do_not_fail_the_run(lite: World) -> None:
     lite.list(many(3))
     lite.client.default = "cut"
     for night in range(12):
@@ -357,7 +357,7 @@ def test_a_few_refusals_are_counted_at_once(world: World) -> None:
     assert {world.images()[one].refusals for one in lost} == {1}
 
 
-def test_one_address_that_many_share_is_one_refusal(world: World) -> None:
+def test_the_address_of_many_images_counts_as_one_refusal(world: World) -> None:
     lost, well = dict.fromkeys(many(40, name="a"), f"{HERE}/same"), many(30, name="b")
     world.list(lost | well)
     world.client.answers = {f"{HERE}/same": "404"}
@@ -418,7 +418,7 @@ def test_an_address_that_several_images_share_is_fetched_once(world: World, answ
         assert report.reused == 39
 
 
-# --- laws ---
+# --- properties ---
 
 NIGHTS = 5
 LATER = (5, 6, 9, 16, 40, 121)

@@ -1,4 +1,4 @@
-"""Images are handed out to those with the fewest faces, once each, and never more than the cap needs."""
+"""Images are handed out to performers with the fewest faces, once each, and no more than the cap needs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def run(
             return {one: images[one] for one in ids}
 
         def commit(image: str) -> None:
-            """What was settled is what the catalog says from then on."""
+            """Settled images have their new state in the catalog."""
             found = image in with_face
             state = ImageState.DONE if found else ImageState.REJECTED
             picture = pictures.get(image) if found else None
@@ -140,7 +140,7 @@ worlds = st.dictionaries(
     page=st.integers(1, 4),
     seed=st.integers(0, 99),
 )
-def test_what_is_taken_depends_on_the_images_alone(
+def test_the_choice_of_images_does_not_depend_on_the_order_of_results(
     listed: dict[str, list[str]],
     caps: list[int],
     with_face: set[str],
@@ -174,14 +174,14 @@ def test_a_second_run_goes_on_where_the_first_one_ended(
     assert not seen & set(second)
 
 
-def test_everybody_gets_a_first_face_before_anybody_gets_a_second() -> None:
+def test_every_performer_gets_a_first_face_before_any_gets_a_second() -> None:
     listed = {f"p{i}": [f"i{i}-{k}" for k in range(5)] for i in range(10)}
     with_face = {image for images in listed.values() for image in images}
     taken = run(listed, dict.fromkeys(listed, 3), with_face, lanes=1, page=10, seed=1)
     assert [image[-1] for image in taken] == ["0"] * 10 + ["1"] * 10 + ["2"] * 10
 
 
-def test_closing_ends_those_who_wait() -> None:
+def test_close_ends_calls_that_wait_for_an_image() -> None:
     async def go() -> list[object]:
         images = ledger({"p": ["a"]})
 
@@ -200,7 +200,7 @@ def test_closing_ends_those_who_wait() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 6), st.randoms(use_true_random=False))
-def test_images_out_of_turn_are_those_of_their_performers_and_come_once(people, page, out_of_turn, rng):
+def test_images_out_of_order_are_the_next_of_their_performers_and_come_once(people, page, out_of_turn, rng):
     async def go() -> tuple[list[str], list[str]]:
         images = ledger({f"p{n:02}": [f"p{n:02}-a", f"p{n:02}-b"] for n in range(people)})
 
@@ -229,7 +229,7 @@ def test_images_out_of_turn_are_those_of_their_performers_and_come_once(people, 
     assert sorted(taken) == sorted(f"p{n:02}-{kind}" for n in range(people) for kind in "ab")
 
 
-def test_images_out_of_turn_come_from_all_over_the_queue():
+def test_images_out_of_order_come_from_the_whole_queue():
     async def go() -> list[int]:
         images = ledger({f"{n:05}": [f"{n:05}"] for n in range(10_000)})
 

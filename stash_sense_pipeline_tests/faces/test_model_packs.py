@@ -1,4 +1,4 @@
-"""A pack is loaded only when it is whole and pack.yaml says everything that is needed."""
+"""A pack is loaded only when its files are complete and pack.yaml is valid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def change(directory: Path, **changes: Any) -> None:
     path.write_text(yaml.safe_dump(data))
 
 
-def test_loads_by_name_by_directory_and_by_file(directory: Path) -> None:
+def test_a_pack_is_loaded_by_name_by_directory_and_by_file(directory: Path) -> None:
     by_name = load_pack("test-pack", directory.parent)
     assert by_name == load_pack(str(directory), Path("nowhere"))
     assert by_name == load_pack(str(directory / "pack.yaml"), Path("nowhere"))
@@ -158,7 +158,7 @@ def test_a_description_can_be_read_before_its_files_are_there(pack: ModelPack, t
     assert description.licence == pack.licence
 
 
-def test_any_number_of_embedders_with_any_names(directory: Path) -> None:
+def test_a_pack_may_have_any_number_of_embedders_with_any_names(directory: Path) -> None:
     random_embedder(directory / "third.onnx", 5, size=112, layout="nchw")
     third = {"file": "third.onnx", "input_size": 112, "layout": "nchw", "mean": 0, "std": 1, "dim": 512}
     embedders = yaml.safe_load((directory / "pack.yaml").read_text())["embedders"]

@@ -1,4 +1,4 @@
-"""A known pack comes onto the machine whole and verified, in as many attempts as it takes, or not at all."""
+"""A known pack is installed completely and verified, after any number of attempts, or not at all."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def files() -> Iterator[FileServer]:
 
 @pytest.fixture
 def known(files: FileServer, pack: ModelPack, tmp_path: Path) -> dict[str, PackDescription]:
-    """A pack that can be pulled from the server: the detector out of a zip, an optional embedder that nobody serves."""
+    """A pack that can be pulled from the server: the detector out of a zip, an optional embedder that is not served."""
     data = yaml.safe_load((pack.directory / "pack.yaml").read_text())
     for body in (data["detector"], *data["embedders"].values()):
         content = (pack.directory / body["file"]).read_bytes()
@@ -89,7 +89,7 @@ def pull(known: dict[str, PackDescription], models: Path, **changes: object) -> 
     return pull_pack("pulled", models, **{"accept_licence": True, "known": known, **changes})
 
 
-def test_pulls_and_verifies(
+def test_a_pulled_pack_is_downloaded_and_verified(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path, pack: ModelPack
 ) -> None:
     told: list[tuple[str, int, int | None]] = []
@@ -102,7 +102,7 @@ def test_pulls_and_verifies(
     assert ("facenet.onnx", size, size) in told
 
 
-def test_what_is_there_is_not_fetched_again(
+def test_a_present_file_is_not_fetched_again(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path
 ) -> None:
     pull(known, tmp_path)
@@ -114,7 +114,7 @@ def test_what_is_there_is_not_fetched_again(
     assert files.requests == [("arcface.onnx", None)]
 
 
-def test_the_licence_comes_first(
+def test_a_pack_is_not_pulled_before_its_licence_is_accepted(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path
 ) -> None:
     with pytest.raises(ModelPackError, match="pass --accept-licence"):
@@ -124,7 +124,7 @@ def test_the_licence_comes_first(
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_download_that_broke_off_goes_on(
+def test_an_interrupted_download_is_resumed(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path, ranges: bool
 ) -> None:
     files.ranges = ranges
@@ -155,7 +155,7 @@ def test_another_file_than_described_is_not_installed(
     pull(known, tmp_path)
 
 
-def test_more_than_described_is_not_taken(
+def test_a_download_larger_than_described_is_refused(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path
 ) -> None:
     files.files["arcface.onnx"] += bytes(1000)
@@ -175,7 +175,7 @@ def test_more_than_described_is_not_taken(
         ),
     ],
 )
-def test_a_server_that_does_not_deliver(
+def test_an_error_of_the_server_is_an_error_of_the_pack(
     files: FileServer, known: dict[str, PackDescription], tmp_path: Path, change, complaint: str
 ) -> None:
     change(files)
@@ -184,7 +184,9 @@ def test_a_server_that_does_not_deliver(
     assert "\n" not in str(caught.value)
 
 
-def test_an_unreachable_server(files: FileServer, known: dict[str, PackDescription], tmp_path: Path) -> None:
+def test_an_unreachable_server_is_an_error_of_the_pack(
+    files: FileServer, known: dict[str, PackDescription], tmp_path: Path
+) -> None:
     text = (known["pulled"].path).read_text().replace(files.base, "http://127.0.0.1:1")
     known["pulled"].path.write_text(text)
     with pytest.raises(ModelPackError, match="broke off after 0 bytes"):

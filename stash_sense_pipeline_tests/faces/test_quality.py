@@ -1,4 +1,4 @@
-"""The filters take what they say, and the score orders faces as a person would."""
+"""The filters accept faces within their limits, and the score orders faces as a person would."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def test_the_largest_valid_face_is_taken() -> None:
     assert (choice.face, choice.index, choice.valid) == (faces[2], 2, 3)
 
 
-def test_at_high_trust_several_valid_faces_are_no_evidence() -> None:
+def test_several_valid_faces_are_rejected_at_high_trust() -> None:
     assert reason_of([face(100), face(150)], single=True) is Reason.SEVERAL_FACES
     assert choose_face([face(150), face(20)], FILTERS, single_face=True).valid == 1
 
 
-def test_an_image_without_a_valid_face_has_the_flaw_of_its_largest_face() -> None:
+def test_an_image_without_a_valid_face_has_the_reason_of_its_largest_face() -> None:
     assert reason_of([]) is Reason.NO_FACE
     assert reason_of([face(30), face(200, confidence=0.1)]) is Reason.LOW_CONFIDENCE
 
@@ -85,7 +85,7 @@ def test_the_score_lies_between_0_and_1(confidence: float, side: float, yaw: flo
     assert 0 <= quality_score(confidence, side, yaw, blur) <= 1
 
 
-def test_the_score_falls_with_each_flaw() -> None:
+def test_the_score_falls_with_confidence_size_yaw_and_blur() -> None:
     best = quality_score(0.95, 200, 0, 500)
     assert best > 0.8
     for worse in ((0.7, 200, 0, 500), (0.95, 90, 0, 500), (0.95, 200, 35, 500), (0.95, 200, 0, 20)):
@@ -127,19 +127,19 @@ FLAWS = {Reason.LOW_CONFIDENCE, Reason.FACE_TOO_SMALL, Reason.TURNED_AWAY}
         ({"limits": DecodeLimits(max_seconds=5)}, set()),
     ],
 )
-def test_looser_rules_reopen_what_they_may_accept(
+def test_looser_criteria_requeue_the_reasons_that_they_may_accept(
     pack: ModelPack, change: dict[str, object], reopened: set[Reason]
 ) -> None:
     assert rules(pack, **change).requeues(rules(pack).text) == reopened
 
 
-def test_what_was_judged_before_orientation_was_applied_is_looked_at_again(pack: ModelPack) -> None:
-    """Verdicts from then carry neither the limits of cost nor the number of the reading."""
+def test_verdicts_from_before_orientation_was_applied_are_requeued(pack: ModelPack) -> None:
+    """The text of such a verdict has neither the limits of cost nor the version of decoding."""
     before = rules(pack).text.split(" m")[0]
     reopened = rules(pack).requeues(before)
     assert {Reason.NO_FACE, Reason.LOW_CONFIDENCE, Reason.TRUNCATED} <= reopened
     assert not reopened & {Reason.SEVERAL_FACES, Reason.TOO_MANY_PIXELS, Reason.TOO_COSTLY, Reason.SVG}
 
 
-def test_rules_of_another_kind_reopen_everything_judged(pack: ModelPack) -> None:
+def test_criteria_with_other_keys_requeue_every_judged_reason(pack: ModelPack) -> None:
     assert {Reason.NO_FACE, Reason.IMAGE_TOO_SMALL} <= rules(pack).requeues("d640 x1")

@@ -1,4 +1,4 @@
-"""A loopback image server, and catalogs filled with performers whose images it serves."""
+"""A loopback image server, and catalogs filled with performers and the images that it serves."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ class FaceMaker:
     spread: float = 0.09
 
     def person(self) -> dict[str, np.ndarray]:
-        """A stranger to everybody."""
+        """A person who resembles no other."""
         return {model: _unit(self.rng.standard_normal(_DIM)) for model in MODELS}
 
     def like(self, person: dict[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
-        """A look-alike: so much of the other's direction, 0 to 1."""
+        """A look-alike of the person, with the share 0..1 of its direction."""
         own = self.person()
         return {model: _unit(share * person[model] + (1 - share) * own[model]) for model in MODELS}
 

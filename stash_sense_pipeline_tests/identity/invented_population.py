@@ -21,7 +21,7 @@ HOSTS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Rates:
-    """How often what happens; shares of people, records or URLs.
+    """How often each case occurs, as shares of people, records or URLs.
 
     `presence`: chance of a person to be in each box. `listed`: chance that a record lists a page that its person has.
     `swapped`: URLs of a record that are somebody else's; the poison of the evaluation is added to it.
@@ -263,7 +263,7 @@ def _record(rng: random.Random, person: _Person, box: str, rates: Rates, studios
     if rng.random() < rates.misspelt:
         shown = _misspell(rng, shown)
     urls = [rng.choice(forms) for forms in person.pages if rng.random() < rates.listed]
-    # People have numbers of their own up to here, so that nobody has the old address now.
+    # People have numbers of their own up to here, so that no person has the old address now.
     urls = [
         url.replace(str(person.number), f"{person.number}{rng.randint(5, 9)}000000")
         if rng.random() < rates.stale

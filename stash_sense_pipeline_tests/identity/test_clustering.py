@@ -22,7 +22,7 @@ _URLS = [f"https://x.com/person{n}" for n in range(6)] + [
 
 @st.composite
 def crowds(draw: st.DrawFn) -> dict[RecordKey, Record]:
-    """A few records that get in each other's way as much as possible."""
+    """A few records with as many conflicts as possible."""
     records: dict[RecordKey, Record] = {}
     for n in range(draw(st.integers(0, 14))):
         source = draw(st.sampled_from([*HOSTS, "babepedia"]))
@@ -45,7 +45,7 @@ def crowds(draw: st.DrawFn) -> dict[RecordKey, Record]:
 
 @settings(max_examples=60)
 @given(crowds(), st.randoms(use_true_random=False), st.data())
-def test_order_of_input_does_not_matter(
+def test_the_result_does_not_depend_on_the_order_of_input(
     crowd: dict[RecordKey, Record], rng: random.Random, data: st.DataObject
 ) -> None:
     live = sorted(key for key, record in crowd.items() if record.live)
@@ -63,7 +63,7 @@ def test_order_of_input_does_not_matter(
 
 @settings(max_examples=100)
 @given(crowds(), st.data())
-def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -> None:
+def test_no_component_breaks_a_constraint(crowd: dict[RecordKey, Record], data: st.DataObject) -> None:
     live = sorted(key for key, record in crowd.items() if record.live)
     apart = (
         data.draw(st.lists(st.sampled_from(list(combinations(live, 2))), max_size=3)) if len(live) > 1 else []
@@ -83,8 +83,8 @@ def test_constraints_hold(crowd: dict[RecordKey, Record], data: st.DataObject) -
 
 @settings(max_examples=60)
 @given(crowds())
-def test_the_whole_is_its_parts(crowd: dict[RecordKey, Record]) -> None:
-    """What is decided on a group depends on nothing outside the records that evidence ties to it."""
+def test_records_without_evidence_between_them_can_be_clustered_apart(crowd: dict[RecordKey, Record]) -> None:
+    """The decision on a group depends only on the records that evidence ties to it."""
     findings = find_evidence(crowd, HOSTS)
     found = cluster(crowd, findings.evidence)
     leader = {key: key for key in crowd}
@@ -104,7 +104,7 @@ _PARTITIONS = st.lists(st.integers(0, 4), min_size=len(_KEYS), max_size=len(_KEY
 
 
 def _groups(labels: list[int]) -> list[tuple[RecordKey, ...]]:
-    """Label 0: the record is gone."""
+    """The groups of equal labels. A record with the label 0 is gone."""
     found: dict[int, list[RecordKey]] = {}
     for key, label in zip(_KEYS, labels, strict=True):
         if label:
@@ -113,7 +113,7 @@ def _groups(labels: list[int]) -> list[tuple[RecordKey, ...]]:
 
 
 @given(st.lists(_PARTITIONS, min_size=1, max_size=6))
-def test_ids_are_permanent(history: list[list[int]]) -> None:
+def test_ids_stay_with_their_members_through_any_history(history: list[list[int]]) -> None:
     previous: dict[RecordKey, int] = {}
     last_members: dict[int, tuple[RecordKey, ...]] = {}
     ever: set[int] = set()
@@ -146,7 +146,9 @@ def test_ids_are_permanent(history: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize(("poisoned", "precision", "recall"), [(0.0, 0.999, 0.965), (0.05, 0.998, 0.955)])
-def test_population_with_known_truth(poisoned: float, precision: float, recall: float) -> None:
+def test_a_population_with_known_truth_is_clustered_with_the_required_precision(
+    poisoned: float, precision: float, recall: float
+) -> None:
     people = make_population(6000, seed=5, poisoned=poisoned)
     found = cluster(people.records, find_evidence(people.records, HOSTS).evidence)
     result = score(people.truth, found.groups)

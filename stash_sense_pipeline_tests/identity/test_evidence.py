@@ -63,7 +63,7 @@ def pair(**changes: object) -> tuple[Record, Record]:
         },
     ],
 )  # fmt: skip
-def test_is_one_person(changes: dict[str, object]) -> None:
+def test_records_with_enough_evidence_are_one_person(changes: dict[str, object]) -> None:
     assert together(*pair(**changes)) == BOTH
 
 
@@ -87,12 +87,12 @@ def test_is_one_person(changes: dict[str, object]) -> None:
         {"a_live": False},
     ],
 )  # fmt: skip
-def test_is_not_shown_to_be_one_person(changes: dict[str, object]) -> None:
+def test_records_without_enough_evidence_stay_apart(changes: dict[str, object]) -> None:
     assert together(*pair(**changes)) == set()
 
 
-def test_two_live_records_of_one_source_never_meet() -> None:
-    """Not directly, and not through somebody between them."""
+def test_two_live_records_of_one_source_are_never_joined() -> None:
+    """Neither directly nor through a third record."""
     one, other = (
         Record("stashdb", "a", "Sample Person", urls=(X,)),
         Record("stashdb", "b", "Sample P", urls=(X, IAFD)),
@@ -106,7 +106,7 @@ def test_two_live_records_of_one_source_never_meet() -> None:
     assert (decision.verdict, decision.reason) == (LinkVerdict.REFUSED, "two live records of stashdb: a, b")
 
 
-def test_as_good_a_match_on_two_records_is_ambiguous() -> None:
+def test_an_equally_good_match_with_two_records_is_refused_as_ambiguous() -> None:
     records = [Record("stashdb", name, "Sample Person", urls=(X,)) for name in ("a", "b")]
     records.append(Record("fansdb", "c", "Sample Person", urls=(X,)))
     known = population(*records)
@@ -169,7 +169,7 @@ def test_links_to_one_unknown_record_join_those_that_have_it() -> None:
     ) == {frozenset({"pmvstash:a", "fansdb:b"})}
 
 
-def test_the_same_picture_supports_and_does_not_suffice() -> None:
+def test_an_equal_picture_supports_a_link_but_does_not_suffice() -> None:
     one = {"a_urls": (), "b_urls": (), "a_images": ("s1", "s2", "s3"), "b_images": ("s1", "s2", "s3")}
     assert together(*pair(**one)) == BOTH
     assert together(*pair(**one, b_name="Somebody Else")) == set()
@@ -210,7 +210,7 @@ def test_rows_of_a_pair_add_up() -> None:
         ("-", ""),
     ],
 )
-def test_fold_name(name: str, folded: str) -> None:
+def test_a_name_is_folded_to_sorted_words_without_marks(name: str, folded: str) -> None:
     assert fold_name(name) == folded
 
 
@@ -219,17 +219,17 @@ def test_kana_with_a_mark_is_another_letter() -> None:
 
 
 @pytest.mark.parametrize("date", [None, "", "soon", "1990-1-1", "19900101", "1990-05-05T00:00:00"])
-def test_not_a_birth_date(date: str | None) -> None:
+def test_a_text_that_is_no_birth_date_has_no_interval(date: str | None) -> None:
     assert birth_interval(date) is None
 
 
-def test_birth_intervals() -> None:
+def test_a_birth_date_gives_the_interval_of_its_possible_days() -> None:
     year, month, day = (birth_interval(date) for date in ("1990", "1990-05", "1990-05-07"))
     assert year[0] < month[0] < day[0] == day[1] < month[1] < year[1]
     assert birth_interval("1990-01-01") == year
 
 
-def test_two_whole_names_in_common_are_no_chance() -> None:
+def test_two_shared_full_names_are_evidence() -> None:
     ours = Record("stashdb", "a", "Sample Person", aliases=("Other Test",))
     assert together(ours, Record("fansdb", "b", "Other Test", aliases=("Sample Person",))) == set()
     assert together(ours, Record("fansdb", "b", "Sample Person", aliases=("Other Test",))) == BOTH
@@ -248,12 +248,12 @@ def test_two_whole_names_in_common_are_no_chance() -> None:
         ("Sample Person", "Simple Reason", False),
     ],
 )
-def test_a_slip_of_the_typist_is_no_other_name(one: str, other: str, alike: bool) -> None:
+def test_a_typing_error_is_not_another_name(one: str, other: str, alike: bool) -> None:
     assert (together(*pair(a_name=one, b_name=other, b_urls=(X, IAFD))) == BOTH) == alike
 
 
-def test_dates_that_do_not_contradict_are_not_of_strangers() -> None:
-    """Else twins with a partial date in one record would raise the thresholds of faces for everybody."""
+def test_records_with_compatible_birth_dates_are_not_distinct() -> None:
+    """Otherwise twins with a partial date in one record would raise the thresholds of faces for all records."""
     known = population(
         Record("stashdb", "a", "One Twin", birth_date="1990-05-06"),
         Record("stashdb", "b", "Other Twin", birth_date="1990"),

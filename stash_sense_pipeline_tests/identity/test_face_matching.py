@@ -1,4 +1,4 @@
-"""Faces as evidence: templates, calibration, agreement, and what it takes to link by them."""
+"""Faces as evidence: templates, calibration, matches, and the support that a link by faces needs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LINKED = 150
 
 @dataclass
 class World:
-    """People with a record in two boxes each, which link to each other: what thresholds are calibrated on."""
+    """People with a record in each of two boxes. The records link to each other, for the calibration."""
 
     engine: sa.Engine
     make: FaceMaker = field(default_factory=lambda: FaceMaker(np.random.default_rng(11)))
@@ -115,7 +115,9 @@ def test_a_name_and_a_face_are_one_person(world: World) -> None:
 
 
 @pytest.mark.parametrize("facts", [{}, {"birth_date": "1990-05-05", "country": "CZ"}])
-def test_a_face_alone_links_nobody_not_even_born_on_one_day(world: World, facts: dict[str, str]) -> None:
+def test_a_face_match_links_no_records_without_a_name_even_with_equal_birth_dates(
+    world: World, facts: dict[str, str]
+) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample", **facts)
     other = world.add(who, "fansdb", "Vera Else", **facts)
@@ -125,7 +127,7 @@ def test_a_face_alone_links_nobody_not_even_born_on_one_day(world: World, facts:
     assert counts["face"] == 1
 
 
-def test_namesakes_with_other_faces_are_two(world: World) -> None:
+def test_namesakes_with_different_faces_stay_apart(world: World) -> None:
     born = {"birth_date": "1990-05-05"}
     one = world.add(world.make.person(), "stashdb", "Mira Sample", **born)
     other = world.add(world.make.person(), "fansdb", "Mira Sample", **born)
@@ -134,7 +136,7 @@ def test_namesakes_with_other_faces_are_two(world: World) -> None:
     assert len(calibration.mismatch_thresholds) == 0
     assert world.together(one, other)
     assert world.together(*few)
-    # With enough known pairs to say how unlike one person's faces can be, the faces are heard.
+    # With enough certain pairs there are mismatch thresholds, and faces speak against the pair.
     more = [f"https://x.com/more{n}" for n in range(100)]
     records = [
         Record(box, f"more{n}", f"Other{n} Name{n}", urls=(url,))
@@ -156,7 +158,7 @@ def test_namesakes_with_other_faces_are_two(world: World) -> None:
     assert world.together(*few)
 
 
-def test_two_that_look_alike_are_no_mutual_best(world: World) -> None:
+def test_a_face_with_two_similar_candidates_matches_neither(world: World) -> None:
     who = world.make.person()
     one = world.add(who, "stashdb", "Mira Sample")
     others = [
@@ -166,7 +168,7 @@ def test_two_that_look_alike_are_no_mutual_best(world: World) -> None:
     assert not any(world.together(one, other) for other in others)
 
 
-def test_the_same_picture_is_no_agreement_of_faces(world: World) -> None:
+def test_an_equal_picture_adds_no_evidence_of_faces(world: World) -> None:
     who = world.make.person()
     one, other = Record("stashdb", "x-1", "Mira Sample"), Record("fansdb", "x-2", "Vera Else")
     store_many(world.engine, [one, other])
@@ -225,7 +227,7 @@ def _without_faces(engine: sa.Engine, source: str, source_id: str) -> None:
         )
 
 
-def test_agree_around_is_the_part_of_agree(world: World) -> None:
+def test_find_matches_around_gives_the_part_of_find_matches(world: World) -> None:
     report = world.rebuild()
     templates = TemplateSet.of(build_templates(ShortReads(world.engine), MODELS, frozenset()), MODELS)
     everything = find_matches(templates, report.calibration)
@@ -236,7 +238,7 @@ def test_agree_around_is_the_part_of_agree(world: World) -> None:
     }
 
 
-def test_templates() -> None:
+def test_a_template_leaves_out_outliers_and_copies() -> None:
     make = FaceMaker(np.random.default_rng(3))
     who, other = make.person(), make.person()
     photos = [make.photo(who) for _ in range(3)]
@@ -253,7 +255,7 @@ def test_templates() -> None:
     # A copy of a shot is no second face.
     assert template(photos[0], photos[0])[0] == 1
     assert template(*photos)[0] == 3
-    # The foreign one is out; of two that differ nobody knows.
+    # The outlier is left out. Of two faces that differ, neither is known to be the person's.
     assert template(*photos, make.photo(other))[0] == 3
     assert template(photos[0], make.photo(other)) is None
     assert template({model: np.zeros(64) for model in MODELS}) is None

@@ -135,7 +135,7 @@ def test_an_incremental_run_equals_one_over_everything(
         assert content(two_catalogs[0]) == content(two_catalogs[1])
 
 
-def test_a_chain_of_merges_that_turns_elsewhere(catalog: sa.Engine) -> None:
+def test_a_link_follows_a_chain_of_merges_whose_end_changes(catalog: sa.Engine) -> None:
     first, second, old, new = (Record("stashdb", f"{_UUID}{n}", "Sample Person") for n in range(4))
     link = Record("fansdb", "b", "Sample P", urls=(f"https://stashdb.org/performers/{first.source_id}",))
     gone = replace(first, live=False, merged_into=second.source_id)
@@ -149,7 +149,7 @@ def test_a_chain_of_merges_that_turns_elsewhere(catalog: sa.Engine) -> None:
 
 
 @pytest.mark.parametrize("why", ["rules", "erased", "many"])
-def test_when_everything_is_computed(catalog: sa.Engine, why: str) -> None:
+def test_other_rules_an_erasure_and_many_changes_need_a_full_run(catalog: sa.Engine, why: str) -> None:
     records = [Record("stashdb", str(n), f"Sample Person{n}") for n in range(60)]
     store(catalog, *records)
     rebuild_identities(catalog, HOSTS, Overrides(), NOW)

@@ -47,7 +47,7 @@ def overrides(tmp_path: Path, text: str) -> Overrides:
     return load_overrides(path)
 
 
-def test_everybody_live_is_in_one_identity(any_catalog: sa.Engine) -> None:
+def test_every_live_record_is_in_one_identity(any_catalog: sa.Engine) -> None:
     store(any_catalog, A, B, ALONE, Record("theporndb", "gone", live=False))
     report = rebuild(any_catalog)
     assert sorted(map(sorted, members(any_catalog).values())) == [["fansdb:b", "stashdb:a"], ["stashdb:z"]]
@@ -187,7 +187,7 @@ def test_reference_sites_join_but_never_make_an_identity(catalog: sa.Engine) -> 
     assert list(members(catalog).values()) == [{"stashdb:a", "babepedia:sample_person"}]
 
 
-def test_an_erased_record_just_leaves(catalog: sa.Engine) -> None:
+def test_an_erased_record_leaves_its_identity(catalog: sa.Engine) -> None:
     store(catalog, A, B)
     rebuild(catalog)
     (whole,) = members(catalog)
@@ -217,7 +217,7 @@ def test_theporndb_is_named_by_uuid_number_or_slug(any_catalog: sa.Engine) -> No
     assert joined in members(any_catalog).values()
 
 
-def test_pictures_count_that_gave_a_face(any_catalog: sa.Engine) -> None:
+def test_only_pictures_with_a_face_count_as_evidence(any_catalog: sa.Engine) -> None:
     one, other, third = (replace(record, urls=()) for record in (A, B, C))
     store(any_catalog, one, other, third)
     show(any_catalog, one, "i", "same bytes")
@@ -319,7 +319,7 @@ def test_private_stash_boxes_cross_link_by_their_host(catalog: sa.Engine) -> Non
     assert list(members(catalog).values()) == [{f"mine:{uuid}", "stashdb:a"}]
 
 
-def test_must_link_and_cannot_link(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_must_link_joins_and_cannot_link_separates_records(catalog: sa.Engine, tmp_path: Path) -> None:
     store(catalog, A, B, replace(C, birth_date="1950"), replace(ALONE, birth_date="1990"))
     found = overrides(
         tmp_path, "must_link:\n- [stashdb:z, pmvstash:c]\ncannot_link:\n- [stashdb:a, fansdb:b]\n"
@@ -375,7 +375,9 @@ def test_impossible_overrides_change_nothing(
         ("must_link: [\n", "not valid YAML"),
     ],
 )
-def test_malformed_overrides(tmp_path: Path, text: str, complaint: str) -> None:
+def test_malformed_overrides_are_refused_with_file_and_line(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         overrides(tmp_path, text)
 
@@ -384,8 +386,8 @@ def test_no_overrides_file_means_no_overrides(tmp_path: Path) -> None:
     assert load_overrides(tmp_path / "none.yaml") == Overrides()
 
 
-def test_overrides_about_who_left_keep_no_publish_from_running(catalog: sa.Engine, tmp_path: Path) -> None:
-    """An erased record is one that the catalog does not hold, and the line that names it was right once."""
+def test_overrides_of_suppressed_records_do_not_stop_a_run(catalog: sa.Engine, tmp_path: Path) -> None:
+    """The catalog does not hold an erased record, but a line that names it is not an error."""
     key = b"k" * 32
     store(catalog, B, C, ALONE)
     given = overrides(
@@ -400,7 +402,7 @@ def test_overrides_about_who_left_keep_no_publish_from_running(catalog: sa.Engin
         rebuild(catalog, without_suppressed(given, NO_SUPPRESSIONS))
 
 
-def test_overrides_about_removed_records_are_out_of_force(catalog: sa.Engine, tmp_path: Path) -> None:
+def test_overrides_of_removed_records_have_no_effect(catalog: sa.Engine, tmp_path: Path) -> None:
     store(catalog, A, replace(B, urls=(), live=False))
     rebuild(catalog, overrides(tmp_path, "must_link:\n- [stashdb:a, fansdb:b]\n"))
     assert list(members(catalog).values()) == [{"stashdb:a"}]

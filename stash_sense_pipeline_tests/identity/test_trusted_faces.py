@@ -178,7 +178,7 @@ def test_copies_of_one_picture_on_people_of_one_source_represent_none_of_them(ga
             of_image = (source_images.c.source == source) & (source_images.c.image_id == owner)
             connection.execute(source_images.update().where(of_image).values(picture_hash=look))
     report = choose(gallery)
-    # The one of another source is a copy of what two people of stashdb show.
+    # The picture of the other source is a copy of one that two people of stashdb show.
     assert set(trusted(gallery)) == {made[2]}
     assert report.dropped["image of several people"] == 3
 
@@ -209,7 +209,7 @@ def test_what_is_erased_while_faces_are_chosen_is_not_stored(
     assert rows == ["stays"]
 
 
-def test_several_faces_in_an_image_of_high_trust(gallery: Gallery) -> None:
+def test_several_faces_in_an_image_of_high_trust_are_left_out(gallery: Gallery) -> None:
     gallery.record(1, "stashdb", "a")
     gallery.image("stashdb", "group", "a")
     gallery.face("stashdb", "group", gallery.person(), index=0)
@@ -239,7 +239,7 @@ def test_near_duplicates_leave_the_best_one(gallery: Gallery) -> None:
     assert report.dropped["near duplicate"] == 5
 
 
-def test_never_twenty_faces_in_a_crowd(gallery: Gallery) -> None:
+def test_no_twenty_faces_close_together_are_trusted(gallery: Gallery) -> None:
     """They are too different to be duplicates, and near enough to trip the sidecar's health gate."""
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
@@ -249,7 +249,7 @@ def test_never_twenty_faces_in_a_crowd(gallery: Gallery) -> None:
     assert report.faces == 19
 
 
-def test_a_foreign_face_is_out_when_there_are_three(gallery: Gallery) -> None:
+def test_an_outlier_is_left_out_of_three_faces(gallery: Gallery) -> None:
     who, other = gallery.person(), gallery.person()
     gallery.record(1, "stashdb", "a")
     mine = {gallery.shot("stashdb", "a", who) for _ in range(2)}
@@ -305,7 +305,7 @@ def test_a_face_nearer_to_another_performer_is_in_quarantine(any_catalog: sa.Eng
         assert read_collisions(connection) == {}
 
 
-def test_another_pose_counts(gallery: Gallery) -> None:
+def test_a_face_in_another_pose_is_preferred(gallery: Gallery) -> None:
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
     shots = [gallery.shot("stashdb", "a", who, spread=0.5, quality=0.9 - 0.01 * i) for i in range(4)]
@@ -315,7 +315,7 @@ def test_another_pose_counts(gallery: Gallery) -> None:
     assert trusted(gallery).keys() == {shots[0], shots[3]}
 
 
-def test_caps_of_source_and_performer(gallery: Gallery) -> None:
+def test_no_more_faces_than_the_caps_of_source_and_performer_are_trusted(gallery: Gallery) -> None:
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
     gallery.record(1, "fansdb", "b")
@@ -330,7 +330,7 @@ def test_caps_of_source_and_performer(gallery: Gallery) -> None:
     assert fewer.removed == 3
 
 
-def test_only_faces_with_every_model_of_the_pack(gallery: Gallery) -> None:
+def test_only_faces_with_a_vector_of_every_model_are_trusted(gallery: Gallery) -> None:
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
     good = gallery.shot("stashdb", "a", who)
@@ -396,7 +396,7 @@ def test_low_trust_passes_only_as_the_dominant_cluster(gallery: Gallery) -> None
     assert alone not in trusted(gallery)
 
 
-def test_quality_and_difference_come_first(gallery: Gallery) -> None:
+def test_quality_and_difference_decide_the_order(gallery: Gallery) -> None:
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
     best = gallery.shot("stashdb", "a", who, spread=0.05, quality=0.9)
@@ -406,12 +406,12 @@ def test_quality_and_difference_come_first(gallery: Gallery) -> None:
     assert trusted(gallery) == {best: (1, 0), different: (1, 1)}
 
 
-def test_no_model_is_refused(gallery: Gallery) -> None:
+def test_choosing_without_models_is_refused(gallery: Gallery) -> None:
     with pytest.raises(ValueError, match="at least one model"):
         choose(gallery, models={})
 
 
-def test_a_face_of_an_image_that_is_looked_at_again_waits(any_catalog: sa.Engine) -> None:
+def test_a_face_of_a_pending_image_is_not_trusted(any_catalog: sa.Engine) -> None:
     gallery = Gallery(any_catalog)
     who = gallery.person()
     gallery.record(1, "stashdb", "a")
@@ -435,7 +435,7 @@ def test_candidates_are_found_by_image_and_not_by_source(catalog: sa.Engine) -> 
     assert "(source=? AND image_id=?)" in step
 
 
-def test_a_site_record_of_strangers_goes_and_the_distance_is_kept(any_catalog: sa.Engine) -> None:
+def test_a_site_record_whose_faces_disagree_is_removed_and_its_distance_kept(any_catalog: sa.Engine) -> None:
     gallery = Gallery(any_catalog)
     who, stranger = gallery.person(), gallery.person()
     gallery.record(1, "stashdb", "a")
@@ -474,7 +474,7 @@ def test_a_record_found_by_name_never_counts_without_agreement(any_catalog: sa.E
         found = sa.update(source_performers).where(source_performers.c.source == "elitebabes")
         connection.execute(found.values(raw={"found_by": "name"}))
     faces_there = [gallery.shot("elitebabes", "quib", who if agrees else other, spread=0.3) for _ in range(4)]
-    # Not even where the operator trusts the site, and nobody else has a face of the person.
+    # Not even when the operator trusts the site, and no other source has a face of the person.
     options = {
         "source_caps": CAPS | {"elitebabes": 5},
         "trust": TRUST | {"elitebabes": "high"},

@@ -204,7 +204,7 @@ class ImageHosts:
 
     @property
     def suspected(self) -> ImageHost | None:
-        """A suspected host whose evidence is not yet being collected."""
+        """A suspected host without a running verification."""
         return next((host for host in self._hosts.values() if host.suspicion and not host.is_verified), None)
 
     @property
@@ -214,7 +214,7 @@ class ImageHosts:
 
     @property
     def unreachable(self) -> list[SourceError]:
-        """The latest error of each host whose failing images had no connection."""
+        """The latest error of each unreachable host."""
         return [host.last_error for host in self._hosts.values() if host.is_unreachable]
 
     @property

@@ -16,7 +16,7 @@ from stash_sense_pipeline.faces.collection.image_refusals import RefusalRules
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
+from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings
 
 T = TypeVar("T")
 
@@ -72,21 +72,6 @@ class RunContext:
     criteria: AcceptanceCriteria
     clock: Callable[[], datetime]
     threads: RunThreads
-
-    @classmethod
-    def of(
-        cls,
-        engine: sa.Engine,
-        source: SourceSettings,
-        pack: ModelPack,
-        settings: GlobalSettings,
-        limits: CollectLimits,
-        clock: Callable[[], datetime],
-    ) -> RunContext:
-        """A context with the acceptance criteria of the source and new threads."""
-        is_trusted = source.trust_level is TrustLevel.HIGH
-        criteria = AcceptanceCriteria.of(pack.detector, settings.quality_filters, is_trusted, limits.decode)
-        return cls(engine, source, pack, settings, limits, criteria, clock, RunThreads(limits.workers))
 
     async def read(self, query: Callable[[sa.Connection], T]) -> T:
         """The result of a query in the catalog thread, in a transaction of its own."""

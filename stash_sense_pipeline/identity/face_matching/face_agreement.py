@@ -183,7 +183,7 @@ def find_matches_around(
 
 
 def neighbours(templates: TemplateSet, calibration: Calibration, vectors: Vectors) -> set[RecordKey]:
-    """The records whose nearest may be one of the templates `vectors`, (count, dims of all models)."""
+    """The records that may have one of the templates `vectors` as nearest, (count, dims of all models)."""
     floor = _sum_floor(templates, calibration.floor)
     all_records = range(len(templates.records))
     hits = above(templates.vectors, range(len(vectors)), all_records, floor, vectors)
@@ -193,7 +193,7 @@ def neighbours(templates: TemplateSet, calibration: Calibration, vectors: Vector
 def find_mismatches(
     templates: TemplateSet, calibration: Calibration, pairs: Collection[Pair]
 ) -> dict[Pair, FaceComparison]:
-    """The pairs whose templates, of two faces or more each, are below the mismatch threshold in every model."""
+    """The pairs below the mismatch threshold in every model. Both templates need two faces or more."""
     if not calibration.mismatch_thresholds:
         return {}
     place_of = {key: place for place, key in enumerate(templates.records) if templates.faces[place] > 1}

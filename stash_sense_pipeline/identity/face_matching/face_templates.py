@@ -37,7 +37,7 @@ def build_templates(
     shared: Collection[ImageKey],
     records: Collection[RecordKey] | None = None,
 ) -> dict[RecordKey, Template]:
-    """Templates of all records, or of `records`, whose own faces agree with each other.
+    """Templates of all records, or of `records`, that have own faces which agree with each other.
 
     `shared` pictures, which several people have, are left out. The vectors are read in batches of some thousand faces.
     A face that loses a vector during the run is left out.

@@ -153,7 +153,7 @@ def _read(
 
 
 def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
-    """The part of the choice whose faces, records and performers still belong together in the catalog.
+    """The part of the choice with faces, records and performers that still belong together in the catalog.
 
     Faces and records that were erased, or moved to another performer, during the choice must not be stored.
     """

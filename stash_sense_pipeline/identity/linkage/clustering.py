@@ -118,7 +118,7 @@ def _ambiguous(
 
 
 class _Forest:
-    """Union-find whose trees carry the constraints: sources, gender, birth dates and cannot_link pairs."""
+    """Union-find with the constraints of each tree: sources, gender, birth dates and cannot_link pairs."""
 
     def __init__(
         self,

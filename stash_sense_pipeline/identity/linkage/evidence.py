@@ -98,7 +98,7 @@ class FaceComparison(NamedTuple):
 
 @dataclass(frozen=True)
 class Faces:
-    """Comparisons of faces: pairs whose faces match, and pairs whose faces do not."""
+    """Comparisons of faces: pairs with matching faces, and pairs with faces that do not match."""
 
     matches: Mapping[Pair, FaceComparison] = field(default_factory=dict)
     mismatches: Mapping[Pair, FaceComparison] = field(default_factory=dict)

@@ -101,17 +101,28 @@ def retirements(
             yield row.performer_id, row.retired_at, None if index is None else ids[index]
 
 
+@dataclass(frozen=True)
+class MembershipChange:
+    """The `previous` memberships and the new `members`, record to performer id.
+
+    `follow`: a record that is not live to the record that it was merged into.
+    """
+
+    previous: Mapping[RecordKey, int]
+    members: Mapping[RecordKey, int]
+    records: Mapping[RecordKey, Record]
+    follow: Mapping[RecordKey, RecordKey]
+
+
 def log_entries(
     groups: Sequence[tuple[RecordKey, ...]],
     ids: list[int],
     assignment: Assignment,
-    previous: Mapping[RecordKey, int],
-    members: Mapping[RecordKey, int],
-    records: Mapping[RecordKey, Record],
-    follow: Mapping[RecordKey, RecordKey],
+    change: MembershipChange,
     evidence: Iterable[Evidence],
 ) -> Iterable[LogEntry]:
-    """What happened to each identity, and because of what."""
+    """The events of each identity, with their reasons."""
+    previous, members = change.previous, change.members
     before: dict[int, list[RecordKey]] = defaultdict(list)
     for key, old in sorted(previous.items()):
         before[old].append(key)
@@ -133,7 +144,7 @@ def log_entries(
         for key in keys:
             new = members.get(key)
             if new is None:
-                yield LogEntry(old, "left", {"member": key, "because": _why_gone(key, records, follow)})
+                yield LogEntry(old, "left", {"member": key, "because": _why_gone(key, change)})
             elif new != old:
                 parts[new].append(key)
         if old not in assignment.redirects:
@@ -173,11 +184,11 @@ def _pair(row: Evidence) -> str:
     return f"{':'.join(row.a)}, {':'.join(row.b)}"
 
 
-def _why_gone(
-    key: RecordKey, records: Mapping[RecordKey, Record], follow: Mapping[RecordKey, RecordKey]
-) -> str:
-    if key in follow:
-        return f"merged into {':'.join(follow[key])} by its source"
-    if key not in records:
+def _why_gone(key: RecordKey, change: MembershipChange) -> str:
+    if key in change.follow:
+        return f"merged into {':'.join(change.follow[key])} by its source"
+    if key not in change.records:
         return "erased"
-    return "deleted by its source" if not records[key].live else "no stash-box record is left beside it"
+    return (
+        "deleted by its source" if not change.records[key].live else "no stash-box record is left beside it"
+    )
