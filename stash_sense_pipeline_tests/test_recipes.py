@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 _STEP = re.compile(
     r"(?:New file `(?P<new>[^`]+)`|At the end of `(?P<end>[^`]+)`|In `(?P<path>[^`]+)`, after the line `(?P<line>[^`]+)`):"
-    r"\n\n```python\n(?P<code>.*?)```",
+    r"\n\n```(?:python|text)\n(?P<code>.*?)```",
     re.DOTALL,
 )
 
