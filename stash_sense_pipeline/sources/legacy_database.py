@@ -126,7 +126,7 @@ def _rows(connection: sqlite3.Connection, places: Places) -> tuple[dict[int, _Ro
 
 
 def _person(performer_id: int, row: _Row) -> LegacyPerson | None:
-    """None for a performer without a name, or without a record in one of our sources."""
+    """None for a performer without a name, or without a record in a configured source."""
     name = text(row.fields.get("canonical_name"))
     if name is None or not row.records:
         return None

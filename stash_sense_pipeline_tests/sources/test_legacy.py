@@ -433,7 +433,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "content", "problem"), REFUSED.values(), ids=REFUSED)
-def test_a_file_that_cannot_be_used_is_refused_whole_in_one_line(catalog, old, name, content, problem):
+def test_an_invalid_file_is_refused_in_one_line_and_nothing_is_imported(catalog, old, name, content, problem):
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     (old.directory / name).write_bytes(content)
     before = everything(catalog)

@@ -54,7 +54,7 @@ def cut(data: bytes, places: Sequence[int]) -> list[bytes]:
 @given(
     st.sampled_from(sorted(CODINGS)), st.binary(max_size=2000), st.integers(1, 300), st.lists(st.integers(0))
 )
-def test_a_body_is_decoded_whatever_the_chunks_are(coding, data, times, places):
+def test_a_body_is_decoded_for_any_split_into_chunks(coding, data, times, places):
     data *= times
     got = pieces(coding, *cut(CODINGS[coding](data), places))
     assert b"".join(got) == data

@@ -233,7 +233,7 @@ def test_removals_are_read_down_to_the_time_asked_for(ask, box, fresh_sandbox):
     assert len(fresh_sandbox.traffic.requests("stashdb")) == 1 + 1
 
 
-def test_old_servers_are_asked_only_for_what_they_have(ask, box):
+def test_an_old_server_is_asked_only_for_fields_that_it_has(ask, box):
     box.options = BoxOptions(legacy_schema=True, version="v0.4.0")
     (key,) = fill(box, 1)
     assert ask(all_records)[0].source_id == key
@@ -433,7 +433,7 @@ def test_an_invalid_count_is_a_parse_error(ask, box, fresh_sandbox, count):
 
 
 @pytest.mark.parametrize("count", [900_000_000, "47", 47.0])
-def test_a_walk_ends_where_the_list_ends_whatever_the_server_counts(ask, box, fresh_sandbox, count):
+def test_a_walk_ends_at_the_end_of_the_list_for_any_count(ask, box, fresh_sandbox, count):
     keys = fill(box, 47)
     counts(fresh_sandbox, count)
     assert [record.source_id for record in ask(all_records)] == keys

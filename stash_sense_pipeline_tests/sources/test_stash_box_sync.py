@@ -458,7 +458,7 @@ def test_a_destroy_edit_of_a_live_performer_deletes_nothing(refresh, catalog, bo
     assert key in live(catalog)
 
 
-def test_a_tombstone_whose_survivor_is_gone_for_good_leads_nowhere(refresh, catalog, box):
+def test_a_tombstone_with_a_deleted_survivor_names_no_survivor(refresh, catalog, box):
     loser, survivor, _ = fill(box, 3)
     refresh()
     box.merge([loser], survivor)
@@ -503,7 +503,7 @@ def test_late_and_vanished_edits_do_not_hide_a_removal(refresh, catalog, box):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_changelog_tells_deletions_without_edits(refresh, catalog, box, fresh_sandbox, legacy):
+def test_deletions_are_read_from_the_changelog_without_edits(refresh, catalog, box, fresh_sandbox, legacy):
     box.options = BoxOptions(changelog=True, legacy_schema=legacy)
     keys = fill(box, 40)
     refresh()
@@ -573,7 +573,7 @@ def test_two_sweeps_that_agree_are_believed(refresh, catalog, box):
     assert "missing" not in state_of(catalog).detail
 
 
-def test_a_second_sweep_believes_only_what_both_missed(refresh, catalog, box):
+def test_a_second_sweep_believes_only_ids_missing_in_both_sweeps(refresh, catalog, box):
     keys = fill(box, 100)
     refresh()
     for key in keys[:30]:

@@ -354,7 +354,7 @@ def test_a_backfill_equals_the_demo_world(any_catalog):
 
 
 @pytest.mark.parametrize("offers_changes", [True, False])
-def test_an_increment_reads_what_changed_and_stops(
+def test_an_increment_reads_the_changed_performers_and_stops(
     refresh, catalog, store, offers_changes, fresh_sandbox, monkeypatch
 ):
     monkeypatch.setattr(connector_module, "_A_PAGE", 10)

@@ -50,7 +50,7 @@ class Request:
 
 
 class Exchange:
-    """Sends requests over an httpx client whose transport is the AddressGuard. Nothing is retried."""
+    """Sends requests over an httpx client with the AddressGuard as its transport. Nothing is retried."""
 
     def __init__(
         self, source: str, user_agent: str, policy: RetryPolicy, trusted: Collection[str], resolver: Resolver

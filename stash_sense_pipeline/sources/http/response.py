@@ -57,7 +57,7 @@ def origin_of(url: str) -> str:
 
 
 def endpoint_of(url: str) -> str:
-    """The address without its query, for messages about an API whose parameters are in the body."""
+    """The address without its query, for messages about an API that takes its parameters in the body."""
     return url.split("?")[0][:200]
 
 

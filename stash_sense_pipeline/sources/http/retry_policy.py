@@ -41,7 +41,7 @@ class RetryPolicy:
 
 
 # For reference sites, which are read without a key: fewer attempts. The cooldown of sources.cooldown pauses them longer.
-# The circuit opens later than the runs of sites judge by the pages that failed: see sources.reference_sites.enrich.
+# The circuit opens only after more failures than end an enrichment run: see sources.reference_sites.enrich.
 SITE_RETRY_POLICY = RetryPolicy(attempts=3, total=60.0, circuit_after=30)
 
 

@@ -54,7 +54,7 @@ class RecordLookup:
             waiting = sorted(stale)
 
     async def _store_details(self, details: Details, *, again: bool) -> set[str]:
-        """Stores records and tombstones. Returns survivors of merges whose stored record may be out of date."""
+        """Stores records and tombstones. Returns survivors of merges that may be stored in an old version."""
         self._unread.note(details.unread)
         self._unread.read(details.records)
         self._unread.forget(details.absent)
