@@ -1,4 +1,7 @@
-"""The schedules: nightly refresh, weekly sweep, nightly publish, and a freshness check every six hours."""
+"""The schedules: nightly refresh, weekly sweep, nightly publish.
+
+A fourth one runs the check of source freshness every six hours.
+"""
 
 from __future__ import annotations
 
