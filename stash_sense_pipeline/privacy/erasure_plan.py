@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import sqlalchemy as sa
@@ -32,6 +32,7 @@ from stash_sense_pipeline.privacy.linked_records import (
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import SuppressedFaces, faces_near
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import plain_url_hash, record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
+from stash_sense_pipeline.privacy.url_forms import record_page
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 # This many are compared with the suppressed ones in some tenths of a second.
@@ -47,7 +48,8 @@ def person_of(
     """The whole person with the records that `relatives` links to it, to a fixed point; and the records in doubt.
 
     In doubt are records of another identity: the last identity run did not link them, and the evidence now may be new, or
-    a single wrong link.
+    a single wrong link. The person's pages include those of the records on their own stash-boxes, whatever form the ids
+    have: another record that links to one of them is refused.
     """
     person = whole_person(connection, records) if records else LinkedPerson(frozenset(), (), 0, ())
     while relatives is not None and person.records:
@@ -58,7 +60,9 @@ def person_of(
             else set[RecordKey]()
         )
         if linked <= in_doubt:
-            return person, in_doubt
+            own = (record_page(record, relatives.hosts) for record in person.records)
+            pages = tuple(sorted({*person.pages, *filter(None, own)}))
+            return replace(person, pages=pages), in_doubt
         person = whole_person(connection, person.records | linked - in_doubt)
     return person, set()
 

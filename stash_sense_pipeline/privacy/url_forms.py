@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.records.record_key import RecordKey
 
 # Pages of these programs differ in the query. Elsewhere the query holds tracking, sizes and signatures.
 _PROGRAM = re.compile(r"\.(php|cfm|aspx?|cgi|jsp)$", re.IGNORECASE)
@@ -49,3 +50,14 @@ def _plain_url(url: str) -> str:
     if query and (not path or _PROGRAM.search(path)):
         return f"{host}/{path}?{urlencode(sorted(parse_qsl(query, keep_blank_values=True)))}"
     return f"{host}/{path}"
+
+
+def record_page(record: RecordKey, hosts: Mapping[str, str]) -> str | None:
+    """URL of the page of a record on its stash-box. None for a source that is not a stash-box.
+
+    `hosts` are the hosts of the stash-boxes of sources.yaml by source name; the public ones are known without it.
+    """
+    source, source_id = record
+    site = profile_sites.site(source)
+    host = hosts.get(source) or (site.stash_box_host if site is not None else None)
+    return f"https://{host}/performers/{source_id}" if host is not None else None

@@ -163,3 +163,21 @@ def test_a_release_never_holds_a_person_who_left_on_postgresql(postgres_catalog_
         build(World(engine), population, [*orders, ("publish", 1)])
     finally:
         engine.dispose()
+
+
+def test_a_record_that_only_links_to_the_page_of_a_suppressed_record_leaves_whatever_form_its_id_has(
+    catalog_file, tmp_path
+):
+    """The ids are no uuids, as on a stash-box of an operator's own; nothing else links the two records."""
+    for number, order in enumerate((("add", "fansdb", "javstash"), ("fansdb", "add", "fansdb", "javstash"))):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        with fresh_world(catalog_file, directory) as world:
+            world.show("fansdb", "p1", "Ada Lovely", birth_date="1988-05-13")
+            world.show("javstash", "p2", "Eve Quill", birth_date="1988-05-13", urls=(page_of("fansdb", "p1"),))
+            world.show("javstash", "p3", "Fay Pike", birth_date="1988-05-13")
+            for step in order:
+                world.add("fansdb:p1") if step == "add" else world.sync(step)
+            assert world.publish() == {("javstash", "p3")}
+            world.sync()
+            assert world.publish() == {("javstash", "p3")}

@@ -68,6 +68,11 @@ class Told:
 class Relatives(Protocol):
     """Finds records of the same person by the rules of identity, a package that this one must not import."""
 
+    @property
+    def hosts(self) -> Mapping[str, str]:
+        """The hosts of the stash-boxes by source name."""
+        ...
+
     def of(
         self,
         connection: sa.Connection,

@@ -33,7 +33,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     Suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.privacy.url_forms import identifying_pages
+from stash_sense_pipeline.privacy.url_forms import identifying_pages, record_page
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
@@ -267,10 +267,12 @@ class Withholding:
         key = self._suppressions.key
         reason = "met together with a suppressed person"
         rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in urls]
+        hosts = self._relatives.hosts if self._relatives is not None else {}
+        own = (record_page((self._source, source_id), hosts) for source_id in urls)
+        pages = {url for listed in urls.values() for url in identifying_pages(listed).values()}
         rows += [
             HashRow(URL, digest, reason, now, MET)
-            for listed in urls.values()
-            for url in identifying_pages(listed).values()
+            for url in sorted(pages.union(filter(None, own)))
             for digest in url_hashes(key, url)
         ]
         return rows
