@@ -16,6 +16,7 @@ from stash_sense_pipeline.release.build.face_order import (
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
 from stash_sense_pipeline.release.build.staging import Staging, open_staging
 from stash_sense_pipeline.release.build.voyager_index import (
+    IndexTask,
     stage_indices,
 )
 from stash_sense_pipeline.release.checks.quality_gate import prove_release
@@ -98,7 +99,8 @@ def publish_release(
         return _with_suppression_checks(engine, unchanged, spec, read_input_and_vectors(engine, spec)[1])
     staging = open_staging(data_dir, run)
     try:
-        stage_indices(engine, spec.models, staging, spec.index, reuse=latest_release(releases))
+        reuse = latest_release(releases)
+        stage_indices(engine, [IndexTask(model, spec.index, reuse) for model in spec.models], staging)
         stage_performers_db(engine, staging, spec.hosts, profile_key=spec.profile_key)
         return publish_staged(engine, data_dir, staging, spec, on)
     finally:

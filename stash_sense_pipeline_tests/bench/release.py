@@ -156,7 +156,7 @@ def _rest_rows() -> Iterator[Row]:
         data = Path(directory)
         engine = fill(data / "catalog.db", FACES)
         staging = open_staging(data, "next")
-        stage_indices(engine, SPEC.models, staging, _QUICK_INDEX)
+        stage_indices(engine, [IndexTask(model, _QUICK_INDEX) for model in SPEC.models], staging)
         with _watched([*_EXACT, *_STEPS]) as seconds:
             database = _timed(lambda: stage_performers_db(engine, staging, HOSTS))
             published = _timed(lambda: publish_staged(engine, data, staging, _QUICK_SPEC, _DAY))

@@ -174,7 +174,9 @@ def test_a_record_that_only_links_to_the_page_of_a_suppressed_record_leaves_what
         directory.mkdir()
         with fresh_world(catalog_file, directory) as world:
             world.show("fansdb", "p1", "Ada Lovely", birth_date="1988-05-13")
-            world.show("javstash", "p2", "Eve Quill", birth_date="1988-05-13", urls=(page_of("fansdb", "p1"),))
+            world.show(
+                "javstash", "p2", "Eve Quill", birth_date="1988-05-13", urls=(page_of("fansdb", "p1"),)
+            )
             world.show("javstash", "p3", "Fay Pike", birth_date="1988-05-13")
             for step in order:
                 world.add("fansdb:p1") if step == "add" else world.sync(step)

@@ -36,7 +36,7 @@ from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.legacy_reader import read_legacy
-from stash_sense_pipeline.sources.reference_sites.profile_matching import record_of
+from stash_sense_pipeline.sources.reference_sites.profile_matching import AliasHashes, record_of
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
@@ -436,8 +436,8 @@ def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, d
                 cleaned = connector._cleaned(profile)
             except UnreadRecordError:
                 continue
-            found = {"corroborated": frozenset(), "extra_urls": (), "alias_hash": lambda name: name[:8]}
-            records.append(record_of(cleaned, (), found_by="url", **found))
+            hashes = AliasHashes(lambda name: name[:8])
+            records.append(record_of(cleaned, (), found_by="url", extra_urls=(), alias_hashes=hashes))
         writer = CatalogWriter(engine, "iafd", NO_SUPPRESSIONS, CLOCK)
         asyncio.run(writer.store(records))
         assert writer.unread == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -267,11 +267,11 @@ def _check(file: YamlFile) -> None:
     data = _mapping(file, (), file.data, _PACK_KEYS, required=("name", "licence", "detector", "embedders"))
     if data is None:
         return
-    _value(file, (), data, "name", _is_pack_name, "letters, digits, ., _ and -")
-    _value(file, (), data, "licence", _is_text, "a text")
-    _value(file, (), data, "description", _is_text, "a text")
-    _value(file, (), data, "flip_averaging", _is_flag, "true or false")
-    _value(file, (), data, "demo", _is_flag, "true or false")
+    _Values(file, (), data).check("name", _is_pack_name, "letters, digits, ., _ and -")
+    _Values(file, (), data).check("licence", _is_text, "a text")
+    _Values(file, (), data).check("description", _is_text, "a text")
+    _Values(file, (), data).check("flip_averaging", _is_flag, "true or false")
+    _Values(file, (), data).check("demo", _is_flag, "true or false")
     if "detector" in data:
         _check_detector(file, data["detector"])
     if "embedders" in data:
@@ -284,20 +284,16 @@ def _check_detector(file: YamlFile, body: Any) -> None:
     if detector is None:
         return
     _check_file(file, path, detector)
-    _value(file, path, detector, "kind", lambda value: value == "scrfd", "scrfd")
-    _value(
-        file,
-        path,
-        detector,
+    _Values(file, path, detector).check("kind", lambda value: value == "scrfd", "scrfd")
+    _Values(file, path, detector).check(
         "input_size",
         lambda value: _is_count(value) and value % _SCRFD_STRIDE == 0,
         f"a multiple of {_SCRFD_STRIDE}",
     )
-    _value(file, path, detector, "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr")
-    _value(
-        file,
-        path,
-        detector,
+    _Values(file, path, detector).check(
+        "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr"
+    )
+    _Values(file, path, detector).check(
         "threshold",
         lambda value: _is_number(value) and 0 < value < 1,
         "between 0 and 1",
@@ -319,23 +315,25 @@ def _check_embedders(file: YamlFile, body: Any) -> None:
         if embedder is None:
             continue
         _check_file(file, path, embedder)
-        _value(file, path, embedder, "input_size", _is_count, "a whole number of pixels of at least 1")
-        _value(file, path, embedder, "layout", lambda value: value in tuple(Layout), "nhwc or nchw")
-        _value(file, path, embedder, "mean", _is_number, "a number")
-        _value(file, path, embedder, "std", lambda value: _is_number(value) and value > 0, "a number above 0")
-        _value(file, path, embedder, "dim", _is_count, "a whole number of at least 1")
-        _value(
-            file, path, embedder, "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr"
+        _Values(file, path, embedder).check("input_size", _is_count, "a whole number of pixels of at least 1")
+        _Values(file, path, embedder).check("layout", lambda value: value in tuple(Layout), "nhwc or nchw")
+        _Values(file, path, embedder).check("mean", _is_number, "a number")
+        _Values(file, path, embedder).check(
+            "std", lambda value: _is_number(value) and value > 0, "a number above 0"
         )
-        _value(file, path, embedder, "optional", _is_flag, "true or false")
+        _Values(file, path, embedder).check("dim", _is_count, "a whole number of at least 1")
+        _Values(file, path, embedder).check(
+            "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr"
+        )
+        _Values(file, path, embedder).check("optional", _is_flag, "true or false")
 
 
 def _check_file(file: YamlFile, path: KeyPath, body: Mapping[str, Any]) -> None:
-    _value(file, path, body, "file", _is_file_name, "a file name inside the pack's directory")
-    _value(file, path, body, "sha256", _is_sha256, "64 small hexadecimal digits in quotes")
-    _value(file, path, body, "bytes", _is_count, "a whole number of at least 1")
-    _value(file, path, body, "url", _is_url, "an https address")
-    _value(file, path, body, "member", _is_text, "a name inside the zip at the url")
+    _Values(file, path, body).check("file", _is_file_name, "a file name inside the pack's directory")
+    _Values(file, path, body).check("sha256", _is_sha256, "64 small hexadecimal digits in quotes")
+    _Values(file, path, body).check("bytes", _is_count, "a whole number of at least 1")
+    _Values(file, path, body).check("url", _is_url, "an https address")
+    _Values(file, path, body).check("member", _is_text, "a name inside the zip at the url")
     if "url" in body and "sha256" not in body:
         file.complain((*path, "url"), "a file that is downloaded needs its sha256 beside it")
 
@@ -355,11 +353,18 @@ def _mapping(
     return data
 
 
-def _value(
-    file: YamlFile, path: KeyPath, body: Mapping[str, Any], key: str, accepts: Any, allowed: str
-) -> None:
-    if key in body and not accepts(body[key]):
-        file.complain((*path, key), f"{body[key]!r} is not allowed; it must be {allowed}")
+@dataclass(frozen=True)
+class _Values:
+    """The values of one mapping of pack.yaml, which stands at `path`."""
+
+    file: YamlFile
+    path: KeyPath
+    body: Mapping[str, Any]
+
+    def check(self, key: str, accepts: Callable[[Any], bool], allowed: str) -> None:
+        """Complains about the value of a key, if it has one, that `accepts` refuses. `allowed` says what is accepted."""
+        if key in self.body and not accepts(self.body[key]):
+            self.file.complain((*self.path, key), f"{self.body[key]!r} is not allowed; it must be {allowed}")
 
 
 def _is_pack_name(value: Any) -> bool:

@@ -172,14 +172,12 @@ def _unchanged_blocks(
 
 def stage_indices(
     engine: sa.Engine,
-    models: Sequence[str],
+    tasks: Sequence[IndexTask],
     staging: Staging,
-    params: IndexParams,
     *,
-    reuse: Path | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> dict[str, IndexReport]:
-    """Runs stage_index for each model, two at a time when each takes one thread. The bytes do not depend on this.
+    """Runs stage_index for each task, two at a time when each takes one thread. The bytes do not depend on this.
 
     `progress` returns the callback of a model. It is called in this thread. When a build fails, the other one stops at
     its next batch.
@@ -187,17 +185,18 @@ def stage_indices(
     stop = threading.Event()
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
-    def build(model: str) -> IndexReport:
+    def build(task: IndexTask) -> IndexReport:
         def report_progress(stage: str, done: int, total: int | None) -> None:
             if stop.is_set():
-                raise ReleaseError(f"the build of the {model} index was stopped")
-            updates.put((model, stage, done, total))
+                raise ReleaseError(f"the build of the {task.model} index was stopped")
+            updates.put((task.model, stage, done, total))
 
-        return stage_index(engine, IndexTask(model, params, reuse), staging, report_progress)
+        return stage_index(engine, task, staging, report_progress)
 
-    callbacks = {model: progress(model) for model in models} if progress is not None else {}
-    with ThreadPoolExecutor(max_workers=2 if params.threads == 1 else 1) as pool:
-        builds = {model: pool.submit(build, model) for model in models}
+    callbacks = {task.model: progress(task.model) for task in tasks} if progress is not None else {}
+    one_thread_each = all(task.params.threads == 1 for task in tasks)
+    with ThreadPoolExecutor(max_workers=2 if one_thread_each else 1) as pool:
+        builds = {task.model: pool.submit(build, task) for task in tasks}
         try:
             # In this thread: the callbacks need not be thread-safe.
             while not all(built.done() for built in builds.values()):

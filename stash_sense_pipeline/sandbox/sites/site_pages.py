@@ -6,7 +6,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stash_sense_pipeline.records.profile_urls import canonical_profile
 from stash_sense_pipeline.sandbox.invented.naming import Style, invent_name, slug
@@ -56,7 +56,17 @@ def fill_sites(
     """
     for place, site in enumerate(sites.values()):
         first_picture = _FIRST_SEED + 1000 * place
-        _Filler(site, people, boxes, random.Random(f"{seed} {site.name}"), first_picture, most).fill()
+        draws = _Draws(random.Random(f"{seed} {site.name}"), first_picture, most)
+        _Filler(site, people, boxes, draws).fill()
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """The random stream of a site, the seed of its first picture, and the most people with a page."""
+
+    rng: random.Random
+    first_picture: int
+    most: int
 
 
 class _Filler:
@@ -65,16 +75,14 @@ class _Filler:
         site: SandboxSite,
         people: Sequence[InventedPerson],
         boxes: Mapping[str, Box],
-        rng: random.Random,
-        first_picture: int,
-        most: int,
+        draws: _Draws,
     ) -> None:
         self._site = site
         self._everyone = people
         self._boxes = boxes
-        self._random = rng
-        self._most = most
-        self._seed = first_picture
+        self._random = draws.rng
+        self._most = draws.most
+        self._seed = draws.first_picture
         self._slug = SLUGS[site.name]
 
     def fill(self) -> None:

@@ -128,20 +128,11 @@ class Box:
                 return self._orders.live
             return sum(1 for row in self.performers.values() if not row.deleted and matches(row))
 
-    def page(
-        self,
-        *,
-        sort: str,
-        descending: bool,
-        limit: int,
-        offset: int,
-        matches: Callable[[PerformerRow], bool] | None = None,
-        request: int = 0,
-    ) -> list[PerformerRow]:
-        """Live performers of one page; `sort` is a PerformerSortEnum value. Ties as in `BoxOptions.ties`."""
-        query = PageQuery(sort, descending, limit, offset, matches)
+    def page(self, query: PageQuery, request: int) -> list[PerformerRow]:
+        """Live performers of one page. Ties as in `BoxOptions.ties`."""
         with self.lock:
-            salt = f"{self._seed} {self.name} {sort} {descending} {offset + limit} {self._changes}"
+            end = query.offset + query.limit
+            salt = f"{self._seed} {self.name} {query.sort} {query.descending} {end} {self._changes}"
             return self._orders.page(query, self.options.ties, salt, request)
 
     def changed_since(self, since: int, after: str | None, limit: int) -> list[PerformerRow]:

@@ -23,6 +23,7 @@ from stash_sense_pipeline.sandbox.stash_box.field_getters import (
 )
 from stash_sense_pipeline.sandbox.stash_box.filters import edit_filter, performer_filter
 from stash_sense_pipeline.sandbox.stash_box.graphql_schema import stash_box_schema
+from stash_sense_pipeline.sandbox.stash_box.orders import PageQuery
 from stash_sense_pipeline.sandbox.stash_box.rows import Moment, PerformerRow
 
 _DEFAULT_PER_PAGE = 25
@@ -43,14 +44,8 @@ def _query_performers(context: Context, arguments: Mapping[str, Any]) -> Perform
     limit, offset = _window(box, wanted["page"], wanted["per_page"])
     count = box.count(matches)
     box.observe(Moment.COUNTED)
-    rows = box.page(
-        sort=wanted["sort"],
-        descending=wanted["direction"] == "DESC",
-        limit=limit,
-        offset=offset,
-        matches=matches,
-        request=context.number,
-    )
+    query = PageQuery(wanted["sort"], wanted["direction"] == "DESC", limit, offset, matches)
+    rows = box.page(query, context.number)
     return PerformerPage(count, views_of(context, rows))
 
 

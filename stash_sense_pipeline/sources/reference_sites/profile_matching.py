@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 from stash_sense_pipeline.catalog.queries.enrichment import Known
 from stash_sense_pipeline.records.performer_record import PerformerRecord
@@ -72,25 +73,34 @@ def claimants_of(profile: Profile, records: Sequence[Known], same_person_only: b
     return tuple(fitting)
 
 
+@dataclass(frozen=True)
+class AliasHashes:
+    """How aliases are hashed (`of`), and the hashes of the performer's aliases that another site has."""
+
+    of: Callable[[str], str]
+    corroborated: Collection[str] = ()
+
+
 def record_of(
     profile: Profile,
     claimants: Sequence[Known],
     *,
     found_by: str,
-    corroborated: Collection[str],
     extra_urls: Iterable[str],
-    alias_hash: Callable[[str], str],
+    alias_hashes: AliasHashes,
 ) -> PerformerRecord:
     """The record to store.
 
-    An alias is kept when a stash-box lists it, a studio used it, or its hash is in `corroborated`. Of other aliases only
+    An alias is kept when a stash-box lists it, a studio used it, or another site has it. Of other aliases only
     the hash is kept. Links to profiles of known sites are kept. Links to stash-boxes are not, because identity linkage
     takes them as strong evidence. A profile found by name is no evidence, so none of its links is kept.
     """
     listed = {any_order(name) for record in claimants for name in (record.name, *record.aliases)}
     kept = [*profile.credited]
     kept += [
-        name for name in profile.aliases if any_order(name) in listed or alias_hash(name) in corroborated
+        name
+        for name in profile.aliases
+        if any_order(name) in listed or alias_hashes.of(name) in alias_hashes.corroborated
     ]
     links = [url for url in profile.links if _is_kept(url)] if found_by == "url" else []
     return PerformerRecord(
@@ -102,7 +112,7 @@ def record_of(
         images=profile.images,
         raw={
             "found_by": found_by,
-            "alias_hashes": sorted({alias_hash(name) for name in profile.aliases}),
+            "alias_hashes": sorted({alias_hashes.of(name) for name in profile.aliases}),
         },
     )
 
