@@ -267,11 +267,12 @@ def _check(file: YamlFile) -> None:
     data = _mapping(file, (), file.data, _PACK_KEYS, required=("name", "licence", "detector", "embedders"))
     if data is None:
         return
-    _Values(file, (), data).check("name", _is_pack_name, "letters, digits, ., _ and -")
-    _Values(file, (), data).check("licence", _is_text, "a text")
-    _Values(file, (), data).check("description", _is_text, "a text")
-    _Values(file, (), data).check("flip_averaging", _is_flag, "true or false")
-    _Values(file, (), data).check("demo", _is_flag, "true or false")
+    check = _Values(file, (), data).check
+    check("name", _is_pack_name, "letters, digits, ., _ and -")
+    check("licence", _is_text, "a text")
+    check("description", _is_text, "a text")
+    check("flip_averaging", _is_flag, "true or false")
+    check("demo", _is_flag, "true or false")
     if "detector" in data:
         _check_detector(file, data["detector"])
     if "embedders" in data:
@@ -284,16 +285,15 @@ def _check_detector(file: YamlFile, body: Any) -> None:
     if detector is None:
         return
     _check_file(file, path, detector)
-    _Values(file, path, detector).check("kind", lambda value: value == "scrfd", "scrfd")
-    _Values(file, path, detector).check(
+    check = _Values(file, path, detector).check
+    check("kind", lambda value: value == "scrfd", "scrfd")
+    check(
         "input_size",
         lambda value: _is_count(value) and value % _SCRFD_STRIDE == 0,
         f"a multiple of {_SCRFD_STRIDE}",
     )
-    _Values(file, path, detector).check(
-        "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr"
-    )
-    _Values(file, path, detector).check(
+    check("channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr")
+    check(
         "threshold",
         lambda value: _is_number(value) and 0 < value < 1,
         "between 0 and 1",
@@ -315,25 +315,23 @@ def _check_embedders(file: YamlFile, body: Any) -> None:
         if embedder is None:
             continue
         _check_file(file, path, embedder)
-        _Values(file, path, embedder).check("input_size", _is_count, "a whole number of pixels of at least 1")
-        _Values(file, path, embedder).check("layout", lambda value: value in tuple(Layout), "nhwc or nchw")
-        _Values(file, path, embedder).check("mean", _is_number, "a number")
-        _Values(file, path, embedder).check(
-            "std", lambda value: _is_number(value) and value > 0, "a number above 0"
-        )
-        _Values(file, path, embedder).check("dim", _is_count, "a whole number of at least 1")
-        _Values(file, path, embedder).check(
-            "channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr"
-        )
-        _Values(file, path, embedder).check("optional", _is_flag, "true or false")
+        check = _Values(file, path, embedder).check
+        check("input_size", _is_count, "a whole number of pixels of at least 1")
+        check("layout", lambda value: value in tuple(Layout), "nhwc or nchw")
+        check("mean", _is_number, "a number")
+        check("std", lambda value: _is_number(value) and value > 0, "a number above 0")
+        check("dim", _is_count, "a whole number of at least 1")
+        check("channel_order", lambda value: value in tuple(ChannelOrder), "rgb or bgr")
+        check("optional", _is_flag, "true or false")
 
 
 def _check_file(file: YamlFile, path: KeyPath, body: Mapping[str, Any]) -> None:
-    _Values(file, path, body).check("file", _is_file_name, "a file name inside the pack's directory")
-    _Values(file, path, body).check("sha256", _is_sha256, "64 small hexadecimal digits in quotes")
-    _Values(file, path, body).check("bytes", _is_count, "a whole number of at least 1")
-    _Values(file, path, body).check("url", _is_url, "an https address")
-    _Values(file, path, body).check("member", _is_text, "a name inside the zip at the url")
+    check = _Values(file, path, body).check
+    check("file", _is_file_name, "a file name inside the pack's directory")
+    check("sha256", _is_sha256, "64 small hexadecimal digits in quotes")
+    check("bytes", _is_count, "a whole number of at least 1")
+    check("url", _is_url, "an https address")
+    check("member", _is_text, "a name inside the zip at the url")
     if "url" in body and "sha256" not in body:
         file.complain((*path, "url"), "a file that is downloaded needs its sha256 beside it")
 

@@ -29,10 +29,8 @@ from stash_sense_pipeline.sandbox.stash_box.rows import (
     Moment,
     PerformerRow,
     Related,
+    split_fields,
 )
-
-_JOIN_FIELDS = frozenset(("aliases", "urls", "images", "tattoos", "piercings"))
-_COLUMNS = frozenset(PerformerRow.__dataclass_fields__) - {"id", "created", "updated", "deleted"}
 
 
 class Box:
@@ -372,13 +370,7 @@ class Box:
         return row
 
     def _split(self, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        columns = {key: value for key, value in fields.items() if key in _COLUMNS}
-        joins = {key: tuple(value) for key, value in fields.items() if key in _JOIN_FIELDS}
-        unknown = fields.keys() - columns.keys() - joins.keys()
-        if unknown:
-            raise ControlError(f"{self.name}: a performer has no {', '.join(sorted(unknown))}")
-        if "aliases" in joins:
-            joins["aliases"] = tuple(sorted(joins["aliases"], key=str.encode))
+        columns, joins = split_fields(self.name, fields)
         for image_id in joins.get("images", ()):
             if image_id not in self.images:
                 raise ControlError(f"{self.name}: there is no image {image_id}")

@@ -165,3 +165,19 @@ class Related(NamedTuple):
     joins: Joins
     merged_ids: tuple[str, ...]
     merged_into_id: str | None
+
+
+_JOIN_FIELDS = frozenset(("aliases", "urls", "images", "tattoos", "piercings"))
+_COLUMNS = frozenset(PerformerRow.__dataclass_fields__) - {"id", "created", "updated", "deleted"}
+
+
+def split_fields(box: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits fields into columns of `PerformerRow` and lists of `Joins`. Raises ControlError for an unknown field."""
+    columns = {key: value for key, value in fields.items() if key in _COLUMNS}
+    joins = {key: tuple(value) for key, value in fields.items() if key in _JOIN_FIELDS}
+    unknown = fields.keys() - columns.keys() - joins.keys()
+    if unknown:
+        raise ControlError(f"{box}: a performer has no {', '.join(sorted(unknown))}")
+    if "aliases" in joins:
+        joins["aliases"] = tuple(sorted(joins["aliases"], key=str.encode))
+    return columns, joins
