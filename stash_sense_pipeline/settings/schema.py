@@ -100,12 +100,18 @@ class QualityFilters(SettingsModel):
     prefer_single_face: bool = Field(default=True, description=A_FLAG)
 
 
+# Records that may be missing in one sweep: a number, a share of the live ones, and a number that any source may miss.
+MISSING_RECORDS = 20
+MISSING_SHARE = 0.01
+MISSING_ALWAYS = 10
+
+
 class MassDisappearance(SettingsModel):
     """How many records may vanish from a source at once before a second sweep must confirm it."""
 
-    records: int = Field(default=20, ge=0, description="a whole number of records of at least 0")
-    share: float = Field(default=0.01, ge=0, le=1, description="a number from 0 to 1")
-    always: int = Field(default=10, ge=0, description="a whole number of records of at least 0")
+    records: int = Field(default=MISSING_RECORDS, ge=0, description="a whole number of records of at least 0")
+    share: float = Field(default=MISSING_SHARE, ge=0, le=1, description="a number from 0 to 1")
+    always: int = Field(default=MISSING_ALWAYS, ge=0, description="a whole number of records of at least 0")
 
 
 class GlobalSettings(SettingsModel):

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from stash_sense_pipeline.settings.schema import MISSING_ALWAYS, MISSING_RECORDS, MISSING_SHARE
+
 
 @dataclass(frozen=True)
 class SyncRules:
@@ -20,9 +22,9 @@ class SyncRules:
     """
 
     overlap: timedelta = timedelta(hours=24)
-    missing_count: int = 20
-    missing_share: float = 0.01
-    missing_always: int = 10
+    missing_count: int = MISSING_RECORDS
+    missing_share: float = MISSING_SHARE
+    missing_always: int = MISSING_ALWAYS
 
     def allowed_missing(self, live: int) -> int:
         """How many of `live` records may be missing in one sweep."""
