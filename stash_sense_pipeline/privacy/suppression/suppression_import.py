@@ -227,7 +227,8 @@ def _resolved(
         )
     records = listers if shared else listers | owners
     images = [(PICTURE, image_id_hash(key, *picture)) for picture in sorted(pictures)]
-    if not (listers or pictures or entry.picture_only):
+    is_profile = canonical_profile(target) is not None
+    if not (listers or pictures or entry.picture_only or is_profile):
         images = [(AWAITED_IMAGE, plain_url_hash(key, target))]
     hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
     return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
