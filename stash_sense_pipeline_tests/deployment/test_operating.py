@@ -43,8 +43,8 @@ def runs(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedP
 # Becomes another user when everything is loaded, because that user may not read root's Python.
 _AS_NOBODY = """
 import os
-from stash_sense_pipeline import cli, settings
-from stash_sense_pipeline.orchestration import instance, preparing
+from stash_sense_pipeline import cli
+from stash_sense_pipeline.deployment import bootstrap, dagster_instance
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)

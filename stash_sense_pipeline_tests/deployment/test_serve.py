@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # How the programs are told apart in the list of processes.
 COMMANDS = {
-    "the webserver": "orchestration.webserver",
+    "the webserver": "deployment.webserver",
     "the code server": "code-server",
     "the daemon": "dagster._daemon",
 }

@@ -39,7 +39,7 @@ REFUSED = {
     b"a*": "asterisk",
     b"two\nlines": "control character",
     b"tab\tbed": "control character",
-    b"\xff latin": "no UTF-8",
+    b"\xff latin": "not UTF-8",
     b"~nobody-of-this-name/x": "home directory of an unknown user",
 }
 
