@@ -21,7 +21,7 @@ _DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.d
 
 
 def open_instance(home: Path) -> dg.DagsterInstance:
-    """Opens the instance whose history is in `home`, after `prepare_home`.
+    """Opens the instance with its history in `home`, after `prepare_home`.
 
     A lock lets one process at a time do this: Dagster creates its databases without a lock, and two processes at once
     record two revisions, which Dagster then refuses. Older revisions of such a database are removed. Raises

@@ -17,7 +17,7 @@ _CLOCK_TOLERANCE_SECONDS = 2.0
 
 
 class WatchedRunLauncher(dg.DefaultRunLauncher):
-    """Dagster's default run launcher, with a health check: run monitoring notices a run whose process was killed.
+    """Dagster's default run launcher, with a health check: run monitoring notices a killed process of a run.
 
     Dagster's own has none: when the code server or a worker is killed, its runs would stay STARTED for ever.
     """

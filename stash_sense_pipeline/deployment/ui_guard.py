@@ -22,7 +22,7 @@ from stash_sense_pipeline.foundation.visible_text import visible_line
 # The largest request of the UI has a few hundred kilobytes: a backfill with its partitions and run configuration.
 _BODY = JsonLimits(size=16 * 1024 * 1024, values=1_000_000)
 _SAFE_METHODS = ("GET", "HEAD")
-# Dagster serves any file whose name ends in .ipynb here, and no asset has a notebook.
+# Dagster serves any file with a name that ends in .ipynb here, and no asset has a notebook.
 _CLOSED_PATHS = ("/notebook", "/dagit/notebook")
 _GRAPHQL = "/graphql"
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="Stash Sense", charset="UTF-8"'}
@@ -47,7 +47,7 @@ class Refusal:
 
 
 class UiGuard:
-    """Passes on requests that `refusal_of` accepts and whose body is bounded, and adds security headers to responses."""
+    """Passes on requests that `refusal_of` accepts, with a bounded body, and adds security headers to responses."""
 
     def __init__(self, app: ASGIApp, access: UiAccess) -> None:
         self._app = app

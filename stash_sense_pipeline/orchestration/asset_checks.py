@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReleaseCheck:
-    """One asset check. It combines the results of the release checks whose name `takes` accepts."""
+    """One asset check. It combines the results of the release checks with a name that `takes` accepts."""
 
     name: str
     description: str

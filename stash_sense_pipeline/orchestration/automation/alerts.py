@@ -88,7 +88,7 @@ def _kind_and_address(url: str) -> tuple[str, str]:
 def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
     """Sends one alert when STASH_SENSE_ALERT_AFTER runs of a source, or of publish, failed in a row.
 
-    For a source that blocks requests, or whose circuit breaker is open, the alert comes at the first failure of a row.
+    For a source that blocks requests, or has an open circuit breaker, the alert comes at the first failure of a row.
     """
 
     @dg.run_failure_sensor(

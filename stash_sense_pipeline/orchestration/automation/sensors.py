@@ -40,7 +40,7 @@ def sensor_status(automation: bool) -> dg.DefaultSensorStatus:
 
 
 def stash_box_updates(settings: Settings, environment: Environment) -> dg.SensorDefinition:
-    """Requests refresh_source for each stash-box whose newest UPDATED_AT differs from the one in the cursor."""
+    """Requests refresh_source for each stash-box with another newest UPDATED_AT than in the cursor."""
 
     @dg.sensor(
         name="stash_box_updates",
@@ -135,7 +135,7 @@ def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
 
 
 def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
-    """Requests embed_faces for each source whose aligned_faces was materialized since the last evaluation."""
+    """Requests embed_faces for each source with a materialization of aligned_faces since the last evaluation."""
 
     @dg.sensor(
         name="embed_when_refreshed",
