@@ -17,7 +17,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.privacy.record_lookup import records_called, records_listing
-from stash_sense_pipeline.privacy.url_forms import identifying_pages
+from stash_sense_pipeline.privacy.url_forms import identifying_pages, record_page
 from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
@@ -157,10 +157,7 @@ def _urls_of(connection: sa.Connection, people: set[RecordKey]) -> Iterator[str]
     table = performer_urls
     for (url,) in rows_of(connection, sa.select(table.c.url), record_key(table), people):
         yield url
-    for source, source_id in sorted(people):
-        site = profile_sites.site(source)
-        if site is not None and site.stash_box_host is not None:
-            yield f"https://{site.stash_box_host}/performers/{source_id}"
+    yield from filter(None, (record_page(record, {}) for record in sorted(people)))
 
 
 def with_identity(connection: sa.Connection, records: set[RecordKey]) -> set[RecordKey]:

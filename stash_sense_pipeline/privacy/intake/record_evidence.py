@@ -32,8 +32,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     Suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.privacy.url_forms import identifying_pages, plain_url
-from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.privacy.url_forms import identifying_pages, plain_url, record_page
+from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
@@ -245,11 +245,9 @@ def _texts(
 
 
 def _own_pages(told: Told) -> tuple[str, ...]:
-    site = profile_sites.site(told.source)
-    if site is None or site.stash_box_host is None:
-        return ()
-    ids = (told.source_id, *told.merged_ids)
-    return tuple(f"https://{site.stash_box_host}/performers/{each}" for each in ids)
+    """The pages of a record, and of those merged into it, on a public stash-box."""
+    pages = (record_page((told.source, each), {}) for each in (told.source_id, *told.merged_ids))
+    return tuple(page for page in pages if page is not None)
 
 
 def _degree(known: Suppressions, hits: set[str]) -> int | None:
