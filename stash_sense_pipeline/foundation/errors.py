@@ -97,7 +97,7 @@ class UnreachableError(SourceError):
 
 
 # The end of the text of a CircuitOpenError. It identifies the error where only the text is available.
-LEFT_ALONE = "is left alone for a while"
+CIRCUIT_OPEN = "is left alone for a while"
 
 
 class CircuitOpenError(SourceError):

@@ -146,7 +146,7 @@ def _update(engine: sa.Engine, rules: RunRules, now: datetime, *, full: bool) ->
                 return found
             plan = found or _full_plan(reads, rules, now)
             with writing(engine) as connection:
-                store.hold_still(connection)
+                store.lock_identity_writers(connection)
                 valid = _still_valid(connection, rules, plan, newest=newest)
                 if valid is not None:
                     return write_plan(connection, valid, now)

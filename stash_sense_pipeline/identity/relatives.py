@@ -24,7 +24,7 @@ from stash_sense_pipeline.identity.linkage.overrides import (
 )
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import read_population
-from stash_sense_pipeline.privacy.intake.record_evidence import Told
+from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
@@ -52,7 +52,7 @@ class IdentityRelatives:
         self,
         connection: sa.Connection,
         stored: Collection[RecordKey],
-        unstored: Collection[Told],
+        unstored: Collection[RecordEvidence],
         is_other: Callable[[RecordKey], bool],
     ) -> set[RecordKey]:
         """The stored live records that link to one of these, directly or through others.
@@ -119,7 +119,7 @@ class IdentityRelatives:
             region |= linked
 
 
-def identity_records(unstored: Collection[Told]) -> dict[RecordKey, Record]:
+def identity_records(unstored: Collection[RecordEvidence]) -> dict[RecordKey, Record]:
     """Records in memory in the form of stored ones, with tombstones of the records that were merged into them."""
     found: dict[RecordKey, Record] = {}
     for told in unstored:

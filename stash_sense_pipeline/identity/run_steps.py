@@ -182,7 +182,7 @@ def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
     identities = plan.identities
     store.write_evidence(connection, plan.evidence, now)
     store.add_ids(connection, identities.new_ids, now)
-    store.set_state(connection, identities.states)
+    store.set_retirement(connection, identities.states)
     store.write_members(connection, identities.members)
     store.write_log(connection, identities.log, now)
     runs.write_seen(connection, plan.seen)

@@ -51,7 +51,9 @@ _PROOF_CHECKS = (
         _named("suppressed", "suppressed_people", "suppressed_images", "refused_faces"),
     ),
     ReleaseCheck(
-        "nobody_deleted", "The release holds no record that its source has deleted.", _named("nobody_deleted")
+        "no_deleted_records",
+        "The release holds no record that its source has deleted.",
+        _named("no_deleted_records"),
     ),
     ReleaseCheck("one_pack", "Every vector was made by the model pack in use.", _named("one_pack")),
     ReleaseCheck(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.errors import LEFT_ALONE, Outcome, SourceError, StashSenseError
+from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
     """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client has done so."""
-    breaker = {"breaker": "open"} if LEFT_ALONE in (message or "") else {}
+    breaker = {"breaker": "open"} if CIRCUIT_OPEN in (message or "") else {}
     return dg.Failure(
         message or f"{source}: no usable answer ({outcome.value})",
         metadata={"source": source, "outcome": outcome.value, **breaker},

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import image_key, of_keys, record_key, rows_of
 from stash_sense_pipeline.catalog.purge import overwrite_deleted, request_purge, vacuum
-from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.identities import lock_identity_writers
 from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
@@ -120,7 +120,7 @@ def erase_suppressed(
     could find these names any more. What it enters into the stack ends after the commit.
     """
     with ExitStack() as until_committed, writing(engine) as connection:
-        hold_still(connection)
+        lock_identity_writers(connection)
         _outlast_idleness(connection)
         report = _erase(
             connection, suppressions.refreshed(connection), now, search_all=search_all, relatives=relatives
@@ -147,7 +147,7 @@ def erase_records(
     The caller must remove the `traces` of the report from files before the commit. The next erase_suppressed overwrites
     the bytes of the rows.
     """
-    hold_still(connection)
+    lock_identity_writers(connection)
     person, in_doubt = person_of(connection, suppressions, set(records), relatives)
     images = images_to_erase(connection, suppressions, person)
     report = _take_out(connection, suppressions, person, images, now)
@@ -162,7 +162,7 @@ def erase_awaited(
     When one person alone shows the image, the person is erased; otherwise only the image. For the end of a sync. Returns
     the traces: the caller must remove these texts from files before the commit.
     """
-    hold_still(connection)
+    lock_identity_writers(connection)
     awaited = shown_awaited(connection, suppressions)
     person, _ = person_of(connection, suppressions, set(awaited.records), relatives)
     images = images_to_erase(connection, suppressions, person) | awaited.images
@@ -179,7 +179,7 @@ def erase_alone(connection: sa.Connection, records: Collection[RecordKey], now: 
     """
     if not records:
         return ()
-    hold_still(connection)
+    lock_identity_writers(connection)
     theirs, shared = own_and_shared_images(connection, records)
     images = theirs - shared
     traces = _traces(connection, records, images)

@@ -10,12 +10,18 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
-from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.identities import lock_identity_writers
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
 from stash_sense_pipeline.privacy.intake.holding import HELD, HELD_LINKED
-from stash_sense_pipeline.privacy.intake.record_evidence import Findings, Relatives, Told, compare, read_told
+from stash_sense_pipeline.privacy.intake.record_evidence import (
+    Findings,
+    RecordEvidence,
+    Relatives,
+    compare,
+    read_told,
+)
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
@@ -53,7 +59,7 @@ def recheck_people(
     `before` is called inside the transaction with the texts that must be removed from files before its commit.
     """
     with ExitStack() as until_committed, writing(engine) as connection:
-        hold_still(connection)
+        lock_identity_writers(connection)
         report = _recheck(connection, suppressions.refreshed(connection), now, relatives)
         if report.traces:
             before(report.traces, until_committed)
@@ -89,7 +95,7 @@ def _recheck(
     return report
 
 
-def _live_records(connection: sa.Connection) -> dict[RecordKey, Told]:
+def _live_records(connection: sa.Connection) -> dict[RecordKey, RecordEvidence]:
     table = source_performers
     keys = connection.execute(
         sa.select(table.c.source, table.c.source_id).where(table.c.deleted_at.is_(None))
@@ -99,7 +105,7 @@ def _live_records(connection: sa.Connection) -> dict[RecordKey, Told]:
 
 
 def _matches(
-    connection: sa.Connection, suppressions: Suppressions, live: Mapping[RecordKey, Told]
+    connection: sa.Connection, suppressions: Suppressions, live: Mapping[RecordKey, RecordEvidence]
 ) -> _Matches:
     findings = {
         record: found for record, told in live.items() if (found := compare(suppressions, told)) != Findings()

@@ -62,7 +62,7 @@ def import_legacy(
         people = [person for person in legacy.people if verdicts[id(person)] is None]
         left_out = Counter(verdicts.values())
         sources = _store(connection, people, legacy.faces_and_images, suppressions, now)
-        kept = identities.adopt(
+        kept = identities.import_performer_ids(
             connection,
             {
                 person.performer_id: list(person.records)

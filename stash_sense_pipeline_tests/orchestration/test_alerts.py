@@ -19,7 +19,7 @@ from dagster._core.test_utils import create_run_for_test
 from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
-from stash_sense_pipeline.foundation.errors import LEFT_ALONE, Outcome
+from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome
 from stash_sense_pipeline.orchestration.automation import alerts
 from stash_sense_pipeline.orchestration.automation.alerts import (
     Alert,
@@ -186,7 +186,7 @@ def test_a_real_failed_run_becomes_an_alert_without_its_message(webhook: Webhook
     """An alert holds nothing of what an exception said: it may name an address, a person or a password."""
     secret = "postgresql://stash:hunter2@db/x"
     environment = environment_at(tmp_path, STASH_SENSE_ALERT_URL=webhook.url, STASH_SENSE_ALERT_AFTER="1")
-    definitions, _ = _failing_world(environment, f"{secret} host failed 5 times in a row and {LEFT_ALONE}")
+    definitions, _ = _failing_world(environment, f"{secret} host failed 5 times in a row and {CIRCUIT_OPEN}")
     with dg.DagsterInstance.ephemeral() as instance:
         job = definitions.resolve_job_def("refresh_source")
         result = job.execute_in_process(instance=instance, partition_key="stashdb", raise_on_error=False)

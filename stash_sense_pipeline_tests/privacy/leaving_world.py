@@ -23,7 +23,7 @@ from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
 from stash_sense_pipeline.privacy.erasure import erase_suppressed
 from stash_sense_pipeline.privacy.intake.holding import settle
-from stash_sense_pipeline.privacy.intake.record_evidence import Told
+from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
 from stash_sense_pipeline.privacy.recheck import matching_records, recheck_people
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
@@ -168,9 +168,9 @@ class World:
         return {key for group in groups if record in group for key in group}
 
 
-def told_of(key: RecordKey, record: PerformerRecord) -> Told:
+def told_of(key: RecordKey, record: PerformerRecord) -> RecordEvidence:
     """A record as privacy and identity see it."""
-    return Told(
+    return RecordEvidence(
         *key,
         record.name,
         record.aliases,

@@ -25,7 +25,7 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 
 @dataclass(frozen=True)
-class Visited:
+class LastVisit:
     """The last visit of one item: its outcome, times, and the validators of the answer.
 
     `missing_since`: the first visit that did not find a stored profile.
@@ -40,7 +40,7 @@ class Visited:
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownRecord:
     """The fields of a live stash-box record that enrichment uses. `performer_id`: its identity, None before it has one."""
 
     source: str
@@ -86,7 +86,7 @@ def listed_urls(
 
 def known_records(
     connection: sa.Connection, boxes: Collection[str], wanted: Collection[RecordKey] | None = None
-) -> dict[RecordKey, Known]:
+) -> dict[RecordKey, KnownRecord]:
     """Live records of `boxes` with a name: all of them, or those in `wanted`."""
     table, members = source_performers, identity_members
     joined = table.outerjoin(
@@ -115,7 +115,7 @@ def known_records(
                 theirs = performer_aliases.c.source_id.in_(batch) & (performer_aliases.c.source == source)
                 aliases_of.update(_grouped(connection.execute(aliases.where(theirs))))
     return {
-        (source, source_id): Known(
+        (source, source_id): KnownRecord(
             source, source_id, name, gender, tuple(aliases_of.get((source, source_id), ())), performer_id
         )
         for source, source_id, name, gender, performer_id in rows
@@ -148,7 +148,7 @@ def held_records(connection: sa.Connection, source: str) -> dict[str, StoredProf
     }
 
 
-def visits(connection: sa.Connection, source: str, mode: str) -> dict[str, Visited]:
+def visits(connection: sa.Connection, source: str, mode: str) -> dict[str, LastVisit]:
     """The last visits of all items of a site in a mode, by the hash of the item."""
     columns = site_visits.c
     query = sa.select(
@@ -160,10 +160,10 @@ def visits(connection: sa.Connection, source: str, mode: str) -> dict[str, Visit
         columns.etag,
         columns.last_modified,
     ).where(columns.source == source, columns.mode == mode)
-    return {row[0]: Visited(*row[1:]) for row in connection.execute(query)}
+    return {row[0]: LastVisit(*row[1:]) for row in connection.execute(query)}
 
 
-def store_visits(connection: sa.Connection, source: str, mode: str, visited: Mapping[str, Visited]) -> None:
+def store_visits(connection: sa.Connection, source: str, mode: str, visited: Mapping[str, LastVisit]) -> None:
     """Stores visits, given by the hash of the item."""
     rows = [
         {"source": source, "mode": mode, "item_hash": item, **vars(visit)} for item, visit in visited.items()

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from enum import Enum, auto
 
-from stash_sense_pipeline.foundation.errors import LEFT_ALONE, SourceError, UnreachableError
+from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, SourceError, UnreachableError
 from stash_sense_pipeline.sources.http.address_guard import host_of
 
 # So many different images that fail in a row make a host suspected; doubled each time that the host is cleared.
@@ -156,7 +156,7 @@ class ImageHost:
         if self.suspicion is not Suspicion.FAILURES:
             return None
         outcome = self.last_error.outcome
-        text = f"{self.name} gave none of {len(self._failing)} different images in a row and {LEFT_ALONE}"
+        text = f"{self.name} gave none of {len(self._failing)} different images in a row and {CIRCUIT_OPEN}"
         return SourceError(self._source, outcome, text)
 
     def hold(self) -> None:

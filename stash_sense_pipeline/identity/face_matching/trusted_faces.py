@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
-from stash_sense_pipeline.catalog.queries.identity.identities import hold_still
+from stash_sense_pipeline.catalog.queries.identity.identities import lock_identity_writers
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow, TrustedRow
 from stash_sense_pipeline.catalog.queries.site_records import Rejection, reject_records, unproven_records
 from stash_sense_pipeline.catalog.transactions import writing
@@ -78,7 +78,7 @@ def choose_trusted_faces(
     rules = ChoiceRules(max_faces_per_performer, source_caps, trust, models, policy or TrustPolicy(), sites)
     made = _choose_all(ShortReads(engine), rules)
     with collector_paused(), writing(engine) as connection:
-        hold_still(connection)
+        lock_identity_writers(connection)
         choice = _current_part(connection, made)
         reject_records(connection, choice.rejected, datetime.now(UTC))
         added, removed, updated = store.store_trusted(

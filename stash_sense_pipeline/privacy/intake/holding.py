@@ -12,7 +12,7 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.intake.record_evidence import Findings, Told, evidence_hashes
+from stash_sense_pipeline.privacy.intake.record_evidence import Findings, RecordEvidence, evidence_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     OTHER,
     PERSONA,
@@ -41,7 +41,9 @@ def reason_of(findings: Findings) -> str:
     return HELD if findings.is_like else HELD_LINKED
 
 
-def remember_held(connection: sa.Connection, suppressions: Suppressions, held: Collection[Told]) -> None:
+def remember_held(
+    connection: sa.Connection, suppressions: Suppressions, held: Collection[RecordEvidence]
+) -> None:
     """Stores the evidence of held records as hashes, so that records which link to them are held as well."""
     table = held_evidence
     wanted = {

@@ -45,7 +45,7 @@ _SHORTEST_MISSPELT, _LONGEST_MISSPELT = 4, 60
 
 
 @dataclass(frozen=True)
-class Told:
+class RecordEvidence:
     """The evidence of a record. `other_ids` are further ids of it at its source, such as a slug or a number."""
 
     source: str
@@ -77,7 +77,7 @@ class Relatives(Protocol):
         self,
         connection: sa.Connection,
         stored: Collection[RecordKey],
-        unstored: Collection[Told],
+        unstored: Collection[RecordEvidence],
         is_other: Callable[[RecordKey], bool],
     ) -> set[RecordKey]:
         """The stored live records that link, directly or through others, to stored ones or to records in memory.
@@ -110,7 +110,7 @@ class Findings:
 NOTHING = Findings()
 
 
-def compare(suppressions: Suppressions, told: Told) -> Findings:
+def compare(suppressions: Suppressions, told: RecordEvidence) -> Findings:
     """Compares a record with the suppression list.
 
     A record that the operator has declared another person matches only by its ids, or by evidence of a named record.
@@ -140,13 +140,13 @@ def compare(suppressions: Suppressions, told: Told) -> Findings:
     return Findings(None, None, is_like, _is_linked(known, told, hashes | own))
 
 
-def persona_hashes(key: bytes, told: Told) -> set[str]:
+def persona_hashes(key: bytes, told: RecordEvidence) -> set[str]:
     """The hashes of a record's names and birth date, by which `compare` matches the same person."""
     return {keyed_hash(key, PERSONA, text) for text in _kept_texts(told)}
 
 
 def remember_personas(
-    connection: sa.Connection, suppressions: Suppressions, refused: Collection[Told], now: datetime
+    connection: sa.Connection, suppressions: Suppressions, refused: Collection[RecordEvidence], now: datetime
 ) -> None:
     """Stores hashes of the names of refused records, and of their pages on unknown sites that no stored record lists."""
     key = suppressions.key
@@ -170,7 +170,7 @@ def unknown_pages(urls: Iterable[str]) -> list[str]:
     ]
 
 
-def evidence_hashes(key: bytes, told: Told) -> set[str]:
+def evidence_hashes(key: bytes, told: RecordEvidence) -> set[str]:
     """All hashes by which another record can link to this one: ids, identifying pages, names with dates."""
     ids = {
         record_hash(key, told.source, each) for each in (told.source_id, *told.merged_ids, *told.other_ids)
@@ -186,7 +186,7 @@ def evidence_hashes(key: bytes, told: Told) -> set[str]:
 
 def read_told(
     connection: sa.Connection, records: Collection[RecordKey] | None = None
-) -> dict[RecordKey, Told]:
+) -> dict[RecordKey, RecordEvidence]:
     """The evidence of these stored records, or of all. Ids that were merged away are those of the survivor."""
     table, others, links = source_performers, performer_aliases, performer_urls
     aliases = _texts(connection, others, others.c.alias, records)
@@ -211,10 +211,10 @@ def read_told(
         if records is None
         else rows_of(connection, columns, record_key(table), records)
     )
-    found: dict[RecordKey, Told] = {}
+    found: dict[RecordKey, RecordEvidence] = {}
     for source, source_id, name, birth_date, gender, country, *called in rows:
         record = (source, source_id)
-        found[record] = Told(
+        found[record] = RecordEvidence(
             source,
             source_id,
             name or "",
@@ -244,7 +244,7 @@ def _texts(
     return found
 
 
-def _own_pages(told: Told) -> tuple[str, ...]:
+def _own_pages(told: RecordEvidence) -> tuple[str, ...]:
     """The pages of a record, and of those merged into it, on a public stash-box."""
     pages = (record_page((told.source, each), {}) for each in (told.source_id, *told.merged_ids))
     return tuple(page for page in pages if page is not None)
@@ -254,7 +254,7 @@ def _degree(known: Suppressions, hits: set[str]) -> int | None:
     return None if not hits else NAMED if hits - known.met else MET
 
 
-def _is_linked(known: Suppressions, told: Told, hashes: set[str]) -> bool:
+def _is_linked(known: Suppressions, told: RecordEvidence, hashes: set[str]) -> bool:
     """True when another held record shares one of these hashes, or a name and birth date."""
     if not known.held:
         return False
@@ -263,7 +263,7 @@ def _is_linked(known: Suppressions, told: Told, hashes: set[str]) -> bool:
     return any(known.held[each] - {own} for each in hits)
 
 
-def _persona_hits(key: bytes, told: Told, known: Collection[str]) -> Iterator[str]:
+def _persona_hits(key: bytes, told: RecordEvidence, known: Collection[str]) -> Iterator[str]:
     """The hashes of names and dates that are among `known`.
 
     Most names are not, which one hash tells: only for the others are the further hashes made.
@@ -282,7 +282,7 @@ def _persona_hits(key: bytes, told: Told, known: Collection[str]) -> Iterator[st
             yield digest
 
 
-def _names(told: Told) -> list[str]:
+def _names(told: RecordEvidence) -> list[str]:
     """The folded main name first, then the aliases, each once."""
     return [name for name in dict.fromkeys(map(fold_name, (told.name, *told.aliases))) if name]
 
@@ -300,7 +300,7 @@ def _date_parts(birth_date: str | None) -> list[str]:
     return [year, f"{year}-{month}", f"{year}-{month}-{day}"]
 
 
-def _kept_texts(told: Told) -> Iterator[str]:
+def _kept_texts(told: RecordEvidence) -> Iterator[str]:
     names, dates = _names(told), _date_parts(told.birth_date)
     main = fold_name(told.name)
     for name in names:
@@ -318,7 +318,7 @@ def _kept_texts(told: Told) -> Iterator[str]:
             yield from _one_letter_forms(name, dates[-1])
 
 
-def _asked_texts(told: Told, names: list[str], dates: list[str]) -> Iterator[str]:
+def _asked_texts(told: RecordEvidence, names: list[str], dates: list[str]) -> Iterator[str]:
     main = fold_name(told.name)
     for name in names:
         for number, date in enumerate(dates):

@@ -23,7 +23,12 @@ from stash_sense_pipeline.privacy.intake.holding import (
     release_allowed,
     remember_held,
 )
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, Told, compare, remember_personas
+from stash_sense_pipeline.privacy.intake.record_evidence import (
+    RecordEvidence,
+    Relatives,
+    compare,
+    remember_personas,
+)
 from stash_sense_pipeline.privacy.linked_records import own_pages
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
@@ -104,7 +109,7 @@ class Withholding:
         self._ids = ids
         self._relatives = relatives
         # Suppressed records that no run has searched relatives for, each with its version.
-        self._unsearched: dict[Told, datetime | None] = {}
+        self._unsearched: dict[RecordEvidence, datetime | None] = {}
         self._shows_awaited = False
 
     @property
@@ -198,10 +203,10 @@ class Withholding:
             return _Refusal(reason_of(found), is_chained=True)
         return None
 
-    def _told(self, record: PerformerRecord) -> Told:
+    def _told(self, record: PerformerRecord) -> RecordEvidence:
         # A new record under the slug of an erased one has the same profile page.
         other_ids = tuple(str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name))
-        return Told(
+        return RecordEvidence(
             self._source,
             record.source_id,
             record.name,
@@ -279,7 +284,7 @@ class Withholding:
 
     def _new_people(
         self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
-    ) -> dict[Told, datetime | None]:
+    ) -> dict[RecordEvidence, datetime | None]:
         """Records of suppressed people in a version that no run has refused before."""
         if self._relatives is None:
             return {}

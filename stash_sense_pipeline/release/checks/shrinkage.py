@@ -135,12 +135,12 @@ def deleted_check(engine: sa.Engine, release: Path) -> CheckResult:
     numbers = {"records": len(owner), "deleted": len(wrong)}
     if wrong:
         return CheckResult(
-            "nobody_deleted",
+            "no_deleted_records",
             False,
             f"{len(wrong)} records were deleted by their source, the first is of performer {owner[wrong[0]]}; publish again",
             numbers=numbers,
         )
-    return CheckResult("nobody_deleted", True, f"all {len(owner)} records are live", numbers=numbers)
+    return CheckResult("no_deleted_records", True, f"all {len(owner)} records are live", numbers=numbers)
 
 
 def _deleted_upstream(engine: sa.Engine) -> set[RecordKey]:

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.foundation.errors import LEFT_ALONE, CircuitOpenError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, CircuitOpenError, Outcome, SourceError
 from stash_sense_pipeline.sources.http.address_guard import host_of
 from stash_sense_pipeline.sources.http.rate_limiter import HostLimiters, RateLimiter
 from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
@@ -31,7 +31,7 @@ class CircuitBreaker:
             raise CircuitOpenError(
                 self._source,
                 self._outcome,
-                f"{self._host} failed {self._policy.circuit_after} times in a row and {LEFT_ALONE}",
+                f"{self._host} failed {self._policy.circuit_after} times in a row and {CIRCUIT_OPEN}",
             )
 
     def succeeded(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from stash_sense_pipeline.catalog.queries.enrichment import Known
+from stash_sense_pipeline.catalog.queries.enrichment import KnownRecord
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.profile_sites import site as site_of
 from stash_sense_pipeline.records.profile_urls import canonical_profile
@@ -27,7 +27,7 @@ def is_full_name(name: str) -> bool:
     return " " in folded or (len(folded) >= 3 and not folded.isascii())
 
 
-def names_agree(profile: Profile, record: Known) -> bool:
+def names_agree(profile: Profile, record: KnownRecord) -> bool:
     """True when both have the same main name, or list a full name in common."""
     if any_order(profile.name) == any_order(record.name):
         return True
@@ -55,7 +55,9 @@ def passes_filter(gender: str | None, wanted: str | None) -> bool:
     return gender is None or wanted is None or gender == wanted
 
 
-def claimants_of(profile: Profile, records: Sequence[Known], same_person_only: bool) -> tuple[Known, ...]:
+def claimants_of(
+    profile: Profile, records: Sequence[KnownRecord], same_person_only: bool
+) -> tuple[KnownRecord, ...]:
     """The records that list a page and match its names and gender; empty when none does, or when they are of two people.
 
     Two live records of one stash-box are two people. With `same_person_only` two different identities are two people
@@ -83,7 +85,7 @@ class AliasHashes:
 
 def record_of(
     profile: Profile,
-    claimants: Sequence[Known],
+    claimants: Sequence[KnownRecord],
     *,
     found_by: str,
     extra_urls: Iterable[str],

@@ -90,7 +90,7 @@ class LogEntry(NamedTuple):
     detail: Mapping[str, Any]
 
 
-def hold_still(connection: sa.Connection) -> None:
+def lock_identity_writers(connection: sa.Connection) -> None:
     """Takes a lock until the transaction ends; other transactions that call this wait.
 
     Call it first in each transaction that stores results computed from records, or that erases records. Without it, an
@@ -239,7 +239,7 @@ def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: dateti
     _skip_ids(connection, max(performer_ids, default=0))
 
 
-def adopt(
+def import_performer_ids(
     connection: sa.Connection, members: Mapping[int, Sequence[RecordKey]], used_up_to: int, now: datetime
 ) -> int:
     """Imports performer ids of a predecessor with their members into a catalog without performer ids.
@@ -289,7 +289,9 @@ def _skip_ids(connection: sa.Connection, up_to: int) -> None:
     connection.execute(sa.insert(_COUNTERS).values(name=identities.name, seq=up_to))
 
 
-def set_state(connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]) -> None:
+def set_retirement(
+    connection: sa.Connection, states: Iterable[tuple[int, datetime | None, int | None]]
+) -> None:
     """Sets retired_at and redirect_to of identities, given as (performer_id, retired_at, redirect_to)."""
     table = identities.c
     _many(

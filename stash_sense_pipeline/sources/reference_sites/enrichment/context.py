@@ -8,7 +8,7 @@ from functools import cached_property
 
 import sqlalchemy as sa
 
-from stash_sense_pipeline.catalog.queries.enrichment import Known
+from stash_sense_pipeline.catalog.queries.enrichment import KnownRecord
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
@@ -46,7 +46,7 @@ class EnrichContext:
     def _ranks(self) -> dict[str, int]:
         return {name: rank for rank, name in enumerate(self.boxes)}
 
-    def performer_url(self, record: Known) -> str:
+    def performer_url(self, record: KnownRecord) -> str:
         """The address of a record's page at its stash-box."""
         return f"https://{self.boxes[record.source]}/performers/{record.source_id}"
 

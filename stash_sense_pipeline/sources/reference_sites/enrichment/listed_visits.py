@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from stash_sense_pipeline.catalog.queries import enrichment
-from stash_sense_pipeline.catalog.queries.enrichment import Known, Visited
+from stash_sense_pipeline.catalog.queries.enrichment import KnownRecord, LastVisit
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.foundation.errors import Outcome
@@ -41,9 +41,9 @@ class ListedVisits:
         self._confirm = confirm
         self._answers = recorder.answers
         self._store = recorder.store
-        self._records: Mapping[str, Sequence[Known]] = {}
+        self._records: Mapping[str, Sequence[KnownRecord]] = {}
         # Stored records that are missing for the second time: the hash of the item, and the answer to note.
-        self._missing: dict[str, tuple[str, Visited]] = {}
+        self._missing: dict[str, tuple[str, LastVisit]] = {}
 
     async def run(self) -> None:
         """Visits every profile that is due. Raises SourceError when the site as a whole fails."""
@@ -94,7 +94,7 @@ class ListedVisits:
         }
         return VisitQueue(hashes, visited, context.clock.now())
 
-    def _target(self, key: str, before: Visited | None) -> Target:
+    def _target(self, key: str, before: LastVisit | None) -> Target:
         """The target, with the validators of the last visit when an unchanged page would change nothing here."""
         target, held = self._listing.profiles[key].target, self._listing.held_for(key)
         if before is None or held is None or before.outcome != Outcome.FOUND:
@@ -105,7 +105,7 @@ class ListedVisits:
             return target
         return replace(target, etag=before.etag, last_modified=before.last_modified)
 
-    async def _take(self, visit: Visit, listed: ListedProfile, before: Visited | None) -> None:
+    async def _take(self, visit: Visit, listed: ListedProfile, before: LastVisit | None) -> None:
         item = self._context.item_hash(visit.target.key)
         if await self._recorder.is_unread(item, visit):
             return
@@ -143,7 +143,7 @@ class ListedVisits:
         await self._store.add(profile, claimants, URL, urls)
         await self._recorder.conclude(item, visit, Outcome.FOUND)
 
-    async def _absent(self, item: str, visit: Visit, outcome: Outcome, before: Visited | None) -> None:
+    async def _absent(self, item: str, visit: Visit, outcome: Outcome, before: LastVisit | None) -> None:
         """The page is missing, or it is another person's. A stored record of another person's page is removed at once;
         one of a missing page when a later run confirms it."""
         held = self._listing.held_for(visit.target.key)

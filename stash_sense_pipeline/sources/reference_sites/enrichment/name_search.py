@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from stash_sense_pipeline.catalog.queries import enrichment
-from stash_sense_pipeline.catalog.queries.enrichment import Known, Visited
+from stash_sense_pipeline.catalog.queries.enrichment import KnownRecord, LastVisit
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.record_key import RecordKey
@@ -31,7 +31,7 @@ class _Search:
     """One search: the hash of its item, the record that it is for, that record's page, and the name to search for."""
 
     item: str
-    person: Known
+    person: KnownRecord
     link: str
     name: str
 
@@ -71,17 +71,19 @@ class NameSearch:
             if self._answers.is_suspect:
                 await self._answers.look_elsewhere(queue.samples(), ask)
 
-    def _load(self) -> tuple[list[Known], dict[str, Visited]]:
+    def _load(self) -> tuple[list[KnownRecord], dict[str, LastVisit]]:
         with reading(self._context.engine) as connection:
             return (
                 list(enrichment.known_records(connection, list(self._context.boxes)).values()),
                 enrichment.visits(connection, self._context.source, NAME),
             )
 
-    def _people(self, known: Collection[Known], linked: Collection[RecordKey]) -> Iterator[tuple[Known, str]]:
+    def _people(
+        self, known: Collection[KnownRecord], linked: Collection[RecordKey]
+    ) -> Iterator[tuple[KnownRecord, str]]:
         """One record of each person to search for, with the name to search for. Names of two people are left out."""
-        by_name: dict[str, list[Known]] = defaultdict(list)
-        holders: dict[str, list[Known]] = defaultdict(list)
+        by_name: dict[str, list[KnownRecord]] = defaultdict(list)
+        holders: dict[str, list[KnownRecord]] = defaultdict(list)
         for record in known:
             by_name[any_order(record.name)].append(record)
             for called in {any_order(name) for name in (record.name, *record.aliases)}:
@@ -103,7 +105,7 @@ class NameSearch:
                 found.add(any_order(name))
                 yield records[0], name
 
-    async def _search(self, search: _Search, before: Visited | None) -> None:
+    async def _search(self, search: _Search, before: LastVisit | None) -> None:
         try:
             hits = await self._context.connector.find(search.name)
         except SourceError as error:
@@ -130,7 +132,7 @@ class NameSearch:
             or (held is not None and link not in held.urls)
         )
 
-    async def _take(self, search: _Search, visit: Visit, before: Visited | None) -> None:
+    async def _take(self, search: _Search, visit: Visit, before: LastVisit | None) -> None:
         if await self._recorder.is_unread(search.item, visit):
             return
         if visit.error is not None:
@@ -162,13 +164,13 @@ class NameSearch:
         )
 
 
-def _searchable_name(records: Sequence[Known]) -> str | None:
+def _searchable_name(records: Sequence[KnownRecord]) -> str | None:
     """The first name of at least two words in Latin letters, main names first. Searches do not work with others."""
     names = [record.name for record in records] + [a for record in records for a in record.aliases]
     return next((each for each in names if " " in fold(each) and fold(each).isascii()), None)
 
 
-def _may_be_several(records: Sequence[Known]) -> bool:
+def _may_be_several(records: Sequence[KnownRecord]) -> bool:
     """True when the records that have one name, as main name or alias, have several identities, or two are of one
     stash-box."""
     ids = {record.performer_id for record in records if record.performer_id is not None}

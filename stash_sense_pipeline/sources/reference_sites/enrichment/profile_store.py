@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import enrichment, performers
-from stash_sense_pipeline.catalog.queries.enrichment import Known, Visited
+from stash_sense_pipeline.catalog.queries.enrichment import KnownRecord, LastVisit
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
@@ -28,7 +28,7 @@ class _Pending:
 
     records: list[PerformerRecord] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
-    visited: dict[str, dict[str, Visited]] = field(default_factory=lambda: {URL: {}, NAME: {}})
+    visited: dict[str, dict[str, LastVisit]] = field(default_factory=lambda: {URL: {}, NAME: {}})
     since: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class ProfileStore:
         return degree is not None
 
     async def add(
-        self, profile: Profile, records: Sequence[Known], found_by: str, urls: Sequence[str]
+        self, profile: Profile, records: Sequence[KnownRecord], found_by: str, urls: Sequence[str]
     ) -> None:
         """Stores a profile of the person of these stash-box `records`, unless this run has stored it already.
 
@@ -77,11 +77,11 @@ class ProfileStore:
         """Removes stored records with the next commit."""
         self._pending.gone += source_ids
 
-    def note_later(self, mode: str, item: str, visited: Visited) -> None:
+    def note_later(self, mode: str, item: str, visited: LastVisit) -> None:
         """Notes an answer about an item (by its hash), to be committed with what comes next."""
         self._pending.visited[mode][item] = visited
 
-    async def note(self, mode: str, item: str, visited: Visited) -> None:
+    async def note(self, mode: str, item: str, visited: LastVisit) -> None:
         """Notes an answer about an item (by its hash), and commits what waits when that is enough or old enough."""
         self.note_later(mode, item, visited)
         if len(self._pending) >= _BATCH_VISITS or time.monotonic() - self._pending.since >= _BATCH_SECONDS:
@@ -113,7 +113,7 @@ class ProfileStore:
         hashed = [(each, self._context.item_hash(each.label)) for each in self._writer.unread]
         return [replace(each, label=digest, source_id=digest) for each, digest in hashed]
 
-    def _corroborated(self, records: Sequence[Known]) -> frozenset[str]:
+    def _corroborated(self, records: Sequence[KnownRecord]) -> frozenset[str]:
         """Hashes of the aliases that profiles of other sites show for the same person."""
         ids = {record.performer_id for record in records if record.performer_id is not None}
         with reading(self._context.engine) as connection:

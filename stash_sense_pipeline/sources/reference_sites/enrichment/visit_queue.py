@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from stash_sense_pipeline.catalog.queries.enrichment import Visited
+from stash_sense_pipeline.catalog.queries.enrichment import LastVisit
 from stash_sense_pipeline.foundation.errors import Outcome
 
 # After failures in a row, so many other items show whether the whole site fails or only the last pages.
@@ -19,7 +19,7 @@ class VisitQueue:
     `done` holds the items that were asked for in this run.
     """
 
-    def __init__(self, hashes: Mapping[str, str], visited: Mapping[str, Visited], now: datetime) -> None:
+    def __init__(self, hashes: Mapping[str, str], visited: Mapping[str, LastVisit], now: datetime) -> None:
         """`hashes`: the hash of each item; `visited`: the last answer by that hash."""
         self.hashes = hashes
         self._visited = visited
@@ -29,7 +29,7 @@ class VisitQueue:
         ]
         self.due = sorted(due, key=self._order)
 
-    def last_visit(self, item: str) -> Visited | None:
+    def last_visit(self, item: str) -> LastVisit | None:
         """The last answer about an item; None when there was none."""
         return self._visited.get(self.hashes[item])
 

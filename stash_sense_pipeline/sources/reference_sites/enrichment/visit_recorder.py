@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from stash_sense_pipeline.catalog.queries.enrichment import Visited
+from stash_sense_pipeline.catalog.queries.enrichment import LastVisit
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError, UnreadRecordError
 from stash_sense_pipeline.records.performer_record import UnreadRecord
@@ -29,16 +29,16 @@ class VisitRecorder:
         self._clock = clock
         self._revisit = revisit
 
-    def answer_now(self, outcome: Outcome) -> Visited:
+    def answer_now(self, outcome: Outcome) -> LastVisit:
         """An answer that came now, without a page."""
         now = self._clock.now()
-        return Visited(outcome.value, now, now + self._revisit)
+        return LastVisit(outcome.value, now, now + self._revisit)
 
-    def answer_of(self, visit: Visit, outcome: Outcome) -> Visited:
+    def answer_of(self, visit: Visit, outcome: Outcome) -> LastVisit:
         """The answer that a visit gave, with the validators of its page."""
         return replace(self.answer_now(outcome), etag=visit.etag, last_modified=visit.last_modified)
 
-    async def note(self, item: str, visited: Visited) -> None:
+    async def note(self, item: str, visited: LastVisit) -> None:
         """Notes an answer that is counted already."""
         await self.store.note(self.mode, item, visited)
 
@@ -68,11 +68,11 @@ class VisitRecorder:
         self.answers.answered(page=True)
         self.answers.unread.read([item])
 
-    async def postpone(self, item: str, error: SourceError, before: Visited | None) -> None:
+    async def postpone(self, item: str, error: SourceError, before: LastVisit | None) -> None:
         """Makes an item without an answer due now, behind the others: the next run asks for it last. The outcome that is
         stored for it stays."""
         if error.outcome is Outcome.DISALLOWED:
             return  # no request was sent
         now = self._clock.now()
-        known = before or Visited(error.outcome.value, now, now)
+        known = before or LastVisit(error.outcome.value, now, now)
         await self.note(item, replace(known, next_visit_at=now))
