@@ -55,6 +55,10 @@ class PageSite(Site):
         """The address that searches for a name; empty when the site has no usable search."""
         return ""
 
+    def searches(self, name: str) -> tuple[str, ...]:
+        """The addresses to ask for a name, where one list does not hold all people."""
+        return (self.search(name),)
+
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits of a search."""
         return ()
@@ -94,11 +98,13 @@ class PageSite(Site):
             yield visit
 
     async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
-        """The candidates on the page of the search that show the name."""
-        page = await pages.page(self.search(name))
+        """The candidates on the pages of the search that show the name."""
         wanted, found = fold(name), {}
-        with pages.parsing():
-            candidates = self.candidates(page)
+        candidates: list[Candidate] = []
+        for address_of_list in self.searches(name):
+            page = await pages.page(address_of_list)
+            with pages.parsing():
+                candidates += self.candidates(page)
         for candidate in candidates:
             profile = parse_profile(candidate.url)
             if profile is None or profile.key.site != self.name or profile.url is None:
