@@ -97,11 +97,25 @@ class Page:
             return ""
         return self.base.public(joined) if parts.scheme in ("http", "https") and parts.hostname else ""
 
+    @property
+    def canonical(self) -> str:
+        """The address that the page states as its own; "" when it states none."""
+        stated = self.root.first("link[rel=canonical][href]")
+        return stated.link if stated is not None else ""
+
     def need(self, *selectors: str) -> None:
         """Raises the error of `layout_mismatch` for the first CSS selector that finds nothing."""
         for selector in selectors:
             if not self.root.select(selector):
                 raise self.layout_mismatch(selector)
+
+    def need_one(self, *selectors: str) -> list[Element]:
+        """The elements of the first CSS selector that finds any: the newest layout first. Raises the error of
+        `layout_mismatch` when none does."""
+        for selector in selectors:
+            if found := self.root.select(selector):
+                return found
+        raise self.layout_mismatch(" or ".join(selectors))
 
     def layout_mismatch(self, missing: str) -> SourceError:
         """The error for a page that lacks `missing`: blocked when a browser rendered a challenge, parse_error otherwise."""

@@ -8,8 +8,16 @@ from functools import lru_cache
 from typing import Any, Final
 
 import soupsieve
-from bs4 import BeautifulSoup, NavigableString, PageElement, Tag
-from bs4.element import PreformattedString, Script, Stylesheet, TemplateString
+from bs4 import BeautifulSoup
+from bs4.element import (
+    NavigableString,
+    PageElement,
+    PreformattedString,
+    Script,
+    Stylesheet,
+    Tag,
+    TemplateString,
+)
 
 from stash_sense_pipeline.sources.cleaning.text import clean_text
 
@@ -113,7 +121,7 @@ class Element:
     @property
     def link(self) -> str:
         """The address that `href` leads to."""
-        return self._document.join(self.attribute("href"))
+        return self._address("href")
 
     @property
     def image(self) -> str:
@@ -132,6 +140,11 @@ class Element:
             if sizes:
                 return max(sizes, key=lambda size: size[0])[1]
         return self.image
+
+    @property
+    def children(self) -> list[Element]:
+        """The elements directly below."""
+        return [Element(node, self._document) for node in self.tag.children if isinstance(node, Tag)]
 
     def closest(self, selector: str) -> Element | None:
         """The nearest ancestor that matches."""

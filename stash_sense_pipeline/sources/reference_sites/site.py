@@ -32,6 +32,15 @@ class Profile:
     galleries: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
 
+    def fields(self) -> dict[str, bool]:
+        """Whether the page has each field that a site may show."""
+        names = ("aliases", "credited", "gender", "links", "images", "galleries")
+        return {name: bool(getattr(self, name)) for name in names}
+
+
+# The types of pages, as runs count them.
+PROFILE_PAGE, GALLERY_PAGE, SEARCH_PAGE = "profile", "gallery", "search"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -68,6 +77,10 @@ class Pages(Protocol):
 
     async def page(self, url: str, headers: Mapping[str, str] | None = None) -> Page:
         """The page at one of the site's real addresses. Raises SourceError."""
+        ...
+
+    def note_fields(self, page_type: str, fields: Mapping[str, bool]) -> None:
+        """Counts a page that was read, with the fields that such pages may have, and whether this one has them."""
         ...
 
     def parsing(self) -> AbstractContextManager[None]:

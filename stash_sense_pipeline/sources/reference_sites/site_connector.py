@@ -22,6 +22,7 @@ from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
 from stash_sense_pipeline.sources.cleaning.text import clean_text, distinct, fits, required_text, text
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.json_fields import FieldError
+from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldCounts
 from stash_sense_pipeline.sources.reference_sites.page import Page
 from stash_sense_pipeline.sources.reference_sites.page_fetcher import Fetcher
 from stash_sense_pipeline.sources.reference_sites.registry import SITES
@@ -34,7 +35,7 @@ T = TypeVar("T")
 class SiteConnector:
     """One reference site, reached at `settings.url`. Methods raise SourceError unless they say otherwise.
 
-    `left_out` counts by field the values of profiles that cannot be used.
+    `left_out` counts by field the values of profiles that cannot be used, `fields` how often each field was found.
     """
 
     def __init__(self, settings: ReferenceSiteSettings, client: PoliteClient, fetcher: Fetcher) -> None:
@@ -47,6 +48,7 @@ class SiteConnector:
         # Image address → profile address, for sites that want it as Referer of a request for an image.
         self.referers: Mapping[str, str] = {}
         self.left_out: Counter[str] = Counter()
+        self.fields = FieldCounts()
 
     @property
     def batch(self) -> int:
@@ -83,6 +85,10 @@ class SiteConnector:
             etag=fetched.etag,
             last_modified=fetched.last_modified,
         )
+
+    def note_fields(self, page_type: str, fields: Mapping[str, bool]) -> None:
+        """Counts a page that was read, with the fields that it has and those that it lacks."""
+        self.fields.note(page_type, fields)
 
     @contextmanager
     def parsing(self) -> Iterator[None]:
