@@ -13,7 +13,8 @@ from stash_sense_pipeline.sources.reference_sites.site import Profile
 _AKA = re.compile(r"\b(?:AKA|Also known as|Alias(?:es)?)\s*:", re.IGNORECASE)
 # Labels that may follow the names on the same line.
 _NEXT_LABEL = re.compile(
-    r"\b(?:(?i:Birth\s?(?:day|date|place|name)|Date of birth|Real name|Years? active|(?:Hair|Eye)\s?colou?r)|[A-Z][a-z]+)\s*:"
+    r"\b(?:(?i:birth\s?(?:day|date|place|name)|date of birth|real name|years? active|(?:hair|eye)\s?colou?r)|[A-Z][a-z]+)"
+    r"\s*:"
 )
 # Remarks such as the studio that used a name.
 _REMARK = re.compile(r"\([^)]*\)")

@@ -14,7 +14,16 @@ from stash_sense_pipeline.sources.cleaning.numbers import side
 from stash_sense_pipeline.sources.cleaning.text import label
 from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, fold, path_of
 from stash_sense_pipeline.sources.reference_sites.page_elements import Element
-from stash_sense_pipeline.sources.reference_sites.site import Hit, Pages, Profile, Site, Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site import (
+    PROFILE_PAGE,
+    SEARCH_PAGE,
+    Hit,
+    Pages,
+    Profile,
+    Site,
+    Target,
+    Visit,
+)
 from stash_sense_pipeline.sources.reference_sites.wiki.media_wiki import (
     TITLES_A_REQUEST,
     MediaWiki,
@@ -81,6 +90,7 @@ class Boobpedia(Site):
             return
         for target, profile, page in found:
             with_images = replace(profile, images=images_of(profile, files), galleries=())
+            pages.note_fields(PROFILE_PAGE, with_images.fields())
             yield Visit(target, with_images, etag=label(page.revision))
 
     async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
@@ -90,7 +100,10 @@ class Boobpedia(Site):
         """
         answer = await pages.page(self.wiki.search(name))
         with pages.parsing():
-            titles = [title for title in self.wiki.read_hits(answer) if fold(without_note(title)) == fold(name)]
+            titles = [
+                title for title in self.wiki.read_hits(answer) if fold(without_note(title)) == fold(name)
+            ]
+        pages.note_fields(SEARCH_PAGE, {"hits": bool(titles)})
         asked = list(dict.fromkeys([name, *titles]))
         articles = [
             page.title

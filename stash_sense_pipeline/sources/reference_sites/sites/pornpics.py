@@ -14,7 +14,9 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_WORDS_AFTER_NAME = re.compile(r"(?<!\s)\s+(?:(?:Nude|Naked|Hot|Sexy|Porn|XXX)\s+)*(?:Pics|Pictures|Photos)$", re.I)
+_WORDS_AFTER_NAME = re.compile(
+    r"(?<!\s)\s+(?:(?:Nude|Naked|Hot|Sexy|Porn|XXX)\s+)*(?:Pics|Pictures|Photos)$", re.I
+)
 # The tiles of a page, without those of related galleries in `#main2`; the newest layout first.
 _TILES = ("#tiles li.thumbwook a.rel-link", "li.thumbwook a.rel-link", "a.rel-link")
 _RELATED = "#main2"
@@ -54,7 +56,9 @@ class PornPics(PageSite):
         page.need(_ROW_TITLE)
         if _models(page) != {profile.key}:
             return ()
-        found = {each.image_id: each for tile in _tiles(page) if (each := _picture(tile, gallery[2])) is not None}
+        found = {
+            each.image_id: each for tile in _tiles(page) if (each := _picture(tile, gallery[2])) is not None
+        }
         if not found:
             raise page.layout_mismatch(f"{_TILES[0]} with a picture of the gallery")
         return tuple(found.values())
@@ -89,7 +93,11 @@ def _heads(page: Page) -> Iterator[str]:
     yield from page.root.images("img")
     for person in page.json_ld("Person"):
         stated = person.get("image")
-        yield from (page.join(url) for url in (stated if isinstance(stated, list) else [stated]) if isinstance(url, str))
+        yield from (
+            page.join(url)
+            for url in (stated if isinstance(stated, list) else [stated])
+            if isinstance(url, str)
+        )
 
 
 def _is_head_of(url: str, key: str) -> bool:

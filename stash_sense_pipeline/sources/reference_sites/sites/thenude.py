@@ -58,7 +58,11 @@ class TheNude(PageSite):
             aliases=distinct(_aliases(page), name),
             credited=distinct(_credited(covers), name),
             gender=next(
-                (_GENDERS[text.casefold()] for text in _stated(page, "gender") if text.casefold() in _GENDERS),
+                (
+                    _GENDERS[text.casefold()]
+                    for text in _stated(page, "gender")
+                    if text.casefold() in _GENDERS
+                ),
                 None,
             ),
             links=tuple(_accounts(page)),
@@ -97,7 +101,9 @@ def _key(url: str) -> str | None:
 
 def _stated(page: Page, what: str) -> list[str]:
     """The values of the person's microdata. Covers have microdata of their own."""
-    found = [each for each in page.root.select(f"[itemprop~={what}]") if each.closest("figure, .gall-img") is None]
+    found = [
+        each for each in page.root.select(f"[itemprop~={what}]") if each.closest("figure, .gall-img") is None
+    ]
     return [each.attribute("content") or each.text for each in found]
 
 
