@@ -109,6 +109,11 @@ class Site(ABC):
     referer: ClassVar[bool] = False
     headers: ClassVar[dict[str, str]] = {}
 
+    @property
+    def home(self) -> str:
+        """The real address of the site."""
+        return f"https://www.{self.hosts[0]}"
+
     @abstractmethod
     def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:
         """Visits up to `batch` profiles. A SourceError is part of the visit; profiles are as the site shows them."""

@@ -15,7 +15,6 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError, UnreadRecordError
 from stash_sense_pipeline.records.performer_record import ImageRecord, unique_images
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.cleaning.addresses import address, link
 from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
@@ -42,8 +41,7 @@ class SiteConnector:
         self.client = client
         self.source = settings.name
         self.site: Site = SITES[settings.name]
-        real = str(KNOWN_REFERENCE_SITES[settings.name]["url"])
-        self.base = Base(real, settings.url.rstrip("/"), self.site.hosts)
+        self.base = Base(self.site.home, settings.url.rstrip("/"), self.site.hosts)
         self.fetcher = fetcher
         # Image address → profile address, for sites that want it as Referer of a request for an image.
         self.referers: Mapping[str, str] = {}

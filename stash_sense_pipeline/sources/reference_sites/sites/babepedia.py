@@ -19,7 +19,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.babepedia.com"
 _THUMB = re.compile(r"_thumb\d*(\.[a-z]+)$", re.IGNORECASE)
 _MISSING = ("page not found", "does not exist")
 _BETWEEN_NAMES = re.compile(r"(?<!\s)\s+[-–/|]\s+|[,;]")
@@ -55,7 +54,7 @@ class Babepedia(PageSite):
 
     def search(self, name: str) -> str:
         """The address of the autocomplete. Some names with a hyphen are only found with a blank in its place."""
-        return f"{_HOME}/ajax-search.php?term={quote(name.replace('-', ' '))}"
+        return f"{self.home}/ajax-search.php?term={quote(name.replace('-', ' '))}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits of the autocomplete: `value` is the name of the page, and `label` may be an alias."""
@@ -63,7 +62,7 @@ class Babepedia(PageSite):
         for hit in page.json if isinstance(page.json, list) else ():
             if isinstance(hit, dict) and isinstance(hit.get("value"), str):
                 value, label = unescaped(hit["value"]), unescaped(str(hit.get("label") or ""))
-                url = f"{_HOME}/babe/{quote(value.replace(' ', '_'))}"
+                url = f"{self.home}/babe/{quote(value.replace(' ', '_'))}"
                 found.append(Candidate(distinct([value, label]), url))
         return tuple(found)
 

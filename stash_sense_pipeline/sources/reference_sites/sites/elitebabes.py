@@ -14,7 +14,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.elitebabes.com"
 _CONTENT = re.compile(r"/content/(\d+)/[^/]+$")
 _MODEL = "a[href*='/model/']"
 # The tags of a set, among them its models, on the set's page; in order of preference.
@@ -68,7 +67,7 @@ class EliteBabes(PageSite):
 
     def search(self, name: str) -> str:
         """The address of the site's search."""
-        return f"{_HOME}/?s={quote_plus(name)}"
+        return f"{self.home}/?s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits that link to models. A hit shows its name as text or as description of its picture."""

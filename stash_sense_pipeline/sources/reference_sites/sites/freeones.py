@@ -14,7 +14,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.freeones.com"
 _GENDERS = {
     "woman": "FEMALE",
     "female": "FEMALE",
@@ -37,6 +36,7 @@ _GENDERS = {
 }
 # Crops of a picture. The server refuses other sizes of a signed address.
 _CROP = re.compile(r"/350x350/|/\d+x\d+:\d+x\d+/")
+_NO_PICTURE = re.compile(rf"{_CROP.pattern}|\.(?:mp4|m4v|webm|mov)(?:\?|$)", re.IGNORECASE)
 _SHARED = re.compile(r"/(?:sharer|share|intent)\b|[?&](?:u|url|text)=", re.IGNORECASE)
 _IDENTIFIES = re.compile(r"\bidentifies as\s+(.+)", re.IGNORECASE)
 _TAB = re.compile(r"(?<!\s)\s+(?:Bio|Biography)$", re.IGNORECASE)
@@ -58,7 +58,7 @@ class FreeOnes(PageSite):
     def address(self, url: str) -> str:
         """The address of the tab with the facts; a legacy address is fetched unchanged."""
         path = urlsplit(url).path.strip("/")
-        return f"{_HOME}/{path}/bio" if path and "/" not in path else url
+        return f"{self.home}/{path}/bio" if path and "/" not in path else url
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, aliases, gender, links to other sites, the portrait, and the person's own galleries."""
@@ -89,7 +89,7 @@ class FreeOnes(PageSite):
             image(page.join(str(media["url"])), media.get("width"), media.get("height"))
             for gallery in galleries
             for media in _listed(gallery.get("associatedMedia"))
-            if media.get("url")
+            if media.get("url") and "VideoObject" not in str(media.get("@type"))
         ]
         if not found:
             for link in page.root.select("a[data-id][href][data-size]"):
@@ -98,15 +98,15 @@ class FreeOnes(PageSite):
                     found.append(image(link.link, width, height))
         if not found and not galleries and not page.root.select("a[data-id][data-type=video]"):
             raise page.layout_mismatch("ImageGallery in its JSON-LD, nor a[data-id][data-size]")
-        return tuple(each for each in found if each.url and not _CROP.search(each.url))
+        return tuple(each for each in found if each.url and not _NO_PICTURE.search(each.url))
 
     def search(self, name: str) -> str:
         """The address of the list of people of all genders, most relevant first."""
-        return f"{_HOME}/performers?q={quote(name)}&{_TEASERS}"
+        return f"{self.home}/performers?q={quote(name)}&{_TEASERS}"
 
     def searches(self, name: str) -> tuple[str, ...]:
         """The lists of all people and of women: women may be in the second alone."""
-        return self.search(name), f"{_HOME}/babes?q={quote(name)}&{_TEASERS}"
+        return self.search(name), f"{self.home}/babes?q={quote(name)}&{_TEASERS}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The teasers of the search result; the page has other teasers too."""

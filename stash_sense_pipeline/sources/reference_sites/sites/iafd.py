@@ -11,7 +11,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Following
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.iafd.com"
 _UUID = re.compile(
     r"(?:matchups\.rme/|awards\.asp\?)id=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})", re.IGNORECASE
 )
@@ -63,12 +62,12 @@ class Iafd(PageSite):
             gender=_gender(page, facts),
             links=tuple(url for label in _LINKS for value in facts.get(label, ()) for url in value.links()),
             images=tuple(_images(page)),
-            urls=(page.url, f"{_HOME}/person.rme/id={newer}") if newer else (),
+            urls=(page.url, f"{self.home}/person.rme/id={newer}") if newer else (),
         )
 
     def search(self, name: str) -> str:
         """The address of the search over all kinds of pages."""
-        return f"{_HOME}/results.asp?searchtype=comprehensive&searchstring={quote_plus(name)}"
+        return f"{self.home}/results.asp?searchtype=comprehensive&searchstring={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The rows of the tables of performers. A row without a picture is a person too; directors are in another table."""

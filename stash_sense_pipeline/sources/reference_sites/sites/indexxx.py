@@ -11,7 +11,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.indexxx.com"
 _THUMBS = re.compile(r"/thumbs/\d+x\d+/")
 # A website with its names: a link out, or a text for a site that is closed.
 _WEBSITE = "a.websiteLink, span.websiteLink"
@@ -42,7 +41,7 @@ class Indexxx(PageSite):
 
     def search(self, name: str) -> str:
         """The address of the search among people."""
-        return f"{_HOME}/search/?query={quote_plus(name)}"
+        return f"{self.home}/search/?query={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The panels of the search result. A panel shows other names in brackets; one without an address has no page."""
