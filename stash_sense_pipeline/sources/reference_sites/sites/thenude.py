@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from urllib.parse import quote, quote_plus, urlsplit
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, image, path_of, text_of
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, image, path_of
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
@@ -16,10 +18,23 @@ _HOME = "https://www.thenude.com"
 _STATIC = "https://static.thenude.com"
 _GENDERS = {
     "female": "FEMALE",
+    "woman": "FEMALE",
     "male": "MALE",
+    "man": "MALE",
     "transgender": "TRANSGENDER_FEMALE",
     "trans": "TRANSGENDER_FEMALE",
+    "trans female": "TRANSGENDER_FEMALE",
+    "trans woman": "TRANSGENDER_FEMALE",
+    "transsexual": "TRANSGENDER_FEMALE",
+    "shemale": "TRANSGENDER_FEMALE",
+    "trans male": "TRANSGENDER_MALE",
+    "trans man": "TRANSGENDER_MALE",
 }
+_CREDIT = "a.model-title, a.model-name"
+_ACCOUNTS = (".model-model-links a.tnap_out_link", ".model-model-links a[href]", "a.tnap_out_link")
+_PICTURE = re.compile(r"/models/([^/]+)/(?:medhead|starthumb|head|thumb)\.jpg", re.IGNORECASE)
+_NO_PICTURE = re.compile(r"silhouette|no[-_ ]?(?:image|photo|picture)|placeholder|blank", re.IGNORECASE)
+_AKA = re.compile(r"^AKA\s*:\s*", re.IGNORECASE)
 
 
 class TheNude(PageSite):
@@ -32,27 +47,26 @@ class TheNude(PageSite):
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, aliases, gender, links, the portrait in the page's own folder, and covers with this model alone."""
-        canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
-        if not canonical:
-            raise page.layout_mismatch("link[rel=canonical]")
-        if _key(page.join(canonical)) != key:
+        page.need("link[rel=canonical][href]")
+        if _key(page.canonical) != key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the page is another model's")
-        name = page.first(self.page_selector)
-        said = page.root.css("meta[itemprop=gender]::attr(content)").get("").strip().casefold()
-        aliases = page.root.css("meta[itemprop=additionalName]::attr(content)").getall()
+        name = page.root.text_of("h1 span.model-name") or page.root.text_of(self.page_selector)
+        covers = [cover for cover in page.root.select("figure, .gall-img") if _shows_only(cover, key)]
         return Profile(
             key=key,
             name=name,
-            aliases=distinct(
-                (alias for text in aliases for alias in text.split(",") if "??" not in alias), name
+            aliases=distinct(_aliases(page), name),
+            credited=distinct(_credited(covers), name),
+            gender=next(
+                (
+                    _GENDERS[text.casefold()]
+                    for text in _stated(page, "gender")
+                    if text.casefold() in _GENDERS
+                ),
+                None,
             ),
-            gender=_GENDERS.get(said),
-            links=tuple(
-                url
-                for href in page.root.css(".model-model-links a.tnap_out_link::attr(href)").getall()
-                if (url := page.join(href))
-            ),
-            images=(*_portrait(page, canonical, key), *_covers(page, key)),
+            links=tuple(_accounts(page)),
+            images=(*_portrait(page, key), *dict.fromkeys(filter(None, map(_cover, covers)))),
         )
 
     def search(self, name: str) -> str:
@@ -63,16 +77,20 @@ class TheNude(PageSite):
         )
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The figures of the search result, with the aliases that they show."""
+        """The figures of the search result, with the aliases that they show.
+
+        Raises SourceError (parse_error) when the page links to models, but not in figures.
+        """
+        figures = page.root.select(".blockIndexModels figure, .blockIndexModels .item")
+        if not figures and any(map(_key, page.root.links("a[href$='.htm']"))):
+            raise page.layout_mismatch(".blockIndexModels figure")
         found = []
-        for figure in page.root.css("div.blockIndexModels figure"):
-            link = figure.css("a.model-name")
-            if not link or "href" not in link[0].attrib:
-                continue
-            spans = [text_of(span) for span in figure.css("figcaption span")]
-            aliases = [alias for text in spans for alias in re.sub(r"^AKA:\s*", "", text).split(",")]
-            name = text_of(link[0]) or link[0].attrib.get("title", "")
-            found.append(Candidate(distinct([name, *aliases]), page.join(link[0].attrib["href"])))
+        for figure in figures:
+            links = [link for link in figure.select("a[href]") if _key(link.link)]
+            if links:
+                shown = [text for link in links for text in (link.text, link.attribute("title"))]
+                aliases = [alias for text in figure.texts("span") for alias in _AKA.sub("", text).split(",")]
+                found.append(Candidate(distinct([*shown, *aliases]), links[0].link))
         return tuple(found)
 
 
@@ -81,25 +99,64 @@ def _key(url: str) -> str | None:
     return found.key.key if found is not None and found.key.site == "thenude" else None
 
 
-def _portrait(page: Page, canonical: str, key: str) -> list[ImageRecord]:
-    """`medhead.jpg` in the model's folder, which an image on the page or the canonical path names."""
-    for src in page.root.css("img::attr(src)").getall():
-        url = page.join(src)
-        folder = re.fullmatch(r"/models/([^/]+)/medhead\.jpg", path_of(url))
+def _stated(page: Page, what: str) -> list[str]:
+    """The values of the person's microdata. Covers have microdata of their own."""
+    found = [
+        each for each in page.root.select(f"[itemprop~={what}]") if each.closest("figure, .gall-img") is None
+    ]
+    return [each.attribute("content") or each.text for each in found]
+
+
+def _aliases(page: Page) -> list[str]:
+    """All names, the name of the page among them; "??" stands for an unknown one."""
+    names = [name for text in _stated(page, "additionalName") for name in re.split(r"[,;]", text)]
+    return [name for name in names if "??" not in name]
+
+
+def _accounts(page: Page) -> list[str]:
+    """Links to other sites, in the first layout that has any."""
+    for selector in _ACCOUNTS:
+        if found := [url for url in page.root.links(selector) if not _is_own(url)]:
+            return found
+    return []
+
+
+def _portrait(page: Page, key: str) -> list[ImageRecord]:
+    """`medhead.jpg` in the model's folder, which a picture on the page or the canonical address names."""
+    pictures = page.root.images("img")
+    for url in pictures:
+        folder = _PICTURE.fullmatch(path_of(url))
         if folder and folder[1].rpartition("_")[2].lstrip("0") == key:
-            return [image(url)]
-    name = path_of(page.join(canonical)).rpartition("/")[2].removesuffix(".htm")
-    return [image(f"{_STATIC}/models/{quote(name)}/medhead.jpg")] if not name.startswith("_") else []
+            parts = urlsplit(url)
+            return [image(parts._replace(path=f"{parts.path.rpartition('/')[0]}/medhead.jpg").geturl())]
+    name = path_of(page.canonical).rpartition("/")[2].removesuffix(".htm")
+    if name.startswith("_") or any(_NO_PICTURE.search(path_of(url)) for url in pictures):
+        return []
+    return [image(f"{_STATIC}/models/{quote(name)}/medhead.jpg")]
 
 
-def _covers(page: Page, key: str) -> list[ImageRecord]:
-    found = []
-    for picture in page.root.css("figure img[src*='/admin/covers/']"):
-        figure = picture.xpath("ancestor::figure[1]")
-        credited = {_key(page.join(href)) for href in figure.css("a::attr(href)").getall()} - {None}
-        if credited == {key}:
-            url = page.join(picture.attrib["src"])
-            found.append(
-                image(urlsplit(url)._replace(path=urlsplit(url).path.replace("/medheads/", "/", 1)).geturl())
-            )
-    return found
+def _shows_only(cover: Element, key: str) -> bool:
+    """True for a cover that is credited to this model and to no other, with or without a page."""
+    credited = [_key(link.link) for link in cover.select(_CREDIT)]
+    linked = {_key(url) for url in cover.links("a[href]")} - {None}
+    return {*credited, *linked} == {key}
+
+
+def _credited(covers: list[Element]) -> Iterator[str]:
+    """The names under which covers show the model, where they state the website that used them."""
+    for cover in covers:
+        if cover.text_of(".website"):
+            yield from cover.texts(_CREDIT)
+
+
+def _cover(cover: Element) -> ImageRecord | None:
+    """The full cover: `/admin/covers/studio/date/medheads/x.jpg` → `/admin/covers/studio/date/x.jpg`."""
+    url = next((url for url in cover.images("img") if "/admin/covers/" in path_of(url)), "")
+    parts = urlsplit(url)
+    path = parts.path.replace("/medheads/", "/", 1)
+    return image(parts._replace(path=path).geturl()) if url else None
+
+
+def _is_own(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return any(host == own or host.endswith(f".{own}") for own in TheNude.hosts)
