@@ -98,7 +98,7 @@ def _reference_site(
         return None
     written = _written_keys(file, path, body, ReferenceSiteSettings)
     if name not in KNOWN_REFERENCE_SITES and "url" not in written:
-        text = f"is not a known reference site{hint(name, KNOWN_REFERENCE_SITES)}; a site that you added needs its `url`"
+        text = f"is not a known reference site{hint(name, KNOWN_REFERENCE_SITES)}; a site of your own needs its `url`"
         file.complain(path, text)
         return None
     values = {"rate_limit": default_rate, **KNOWN_REFERENCE_SITES.get(name, {}), **written, "name": name}

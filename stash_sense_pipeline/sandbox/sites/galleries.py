@@ -110,33 +110,24 @@ class EliteBabesSite(SandboxSite):
         return f"{self.home}/model/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """A portrait, facts, and tiles of sets. The previous layout has the name in the h1."""
+        """A portrait, facts, and tiles of sets. The previous layout has the name in the h1, and tiles without models."""
         if self.is_new:
             return document(page.name, f"<h3>{esc(page.name)}</h3>")
         figure = ""
         if page.portrait is not None:
-            path = self.file(
-                f"/content/lists/../models/{page.slug}.jpg".replace("lists/../", ""), page.portrait
-            )
+            path = self.file(f"/content/models/{page.slug}.jpg", page.portrait)
             figure = f'<figure><img src="https://cdn.elitebabes.com{path}" alt="{esc(page.name)}"></figure>'
         heading = (
             f"<h1>{esc(page.name)}</h1>"
             if self.is_previous
             else f'<h1>Model</h1><h2 class="fn">{esc(page.name)}</h2>'
         )
-        sets: tuple[tuple[str, str], ...] = ((f"{page.slug}-in-a-red-room", f"{page.name} in a red room"),)
-        if page.related:
-            both = f"{page.name} and {page.related[0].replace('-', ' ').title()}"
-            sets = (*sets, (f"{page.slug}-and-{page.related[0]}-at-home", f"{both} at home"))
-        tiles = "".join(
-            f'<li><figure><a href="/{slug}/"><img src="https://cdn.elitebabes.com/content/lists/{digest(slug)}.jpg"></a>'
-            f'<div class="img-overlay"><p><a href="{self.home}/{slug}/">{esc(title)}</a></p></div></figure></li>'
-            for slug, title in sets
-        )
+        tiles = "".join(self._tile(page, two) for two in (False, True))
         body = (
             f'{heading}{figure}<p class="read-more">{esc(page.biography)} '
             f"<strong>{esc(', '.join(page.aliases))}</strong></p>"
-            f'<ul class="list-aside"><li><span>{esc(page.legal_name)}</span></li></ul><ul>{tiles}</ul>'
+            f'<ul class="list-aside"><li><span>{esc(page.legal_name)}</span></li></ul>'
+            f'<ul class="list-gallery static css">{tiles}</ul>'
         )
         return document(page.name, body, f'<link rel="canonical" href="{self.url(page)}">')
 
@@ -158,11 +149,23 @@ class EliteBabesSite(SandboxSite):
             page = self.pages.get(parts[1].lower())
             return self.shown(page) if page is not None else None
         for page in self.pages.values():
-            if parts[0] == f"{page.slug}-in-a-red-room":
-                return html_reply(self._set(page, two=False))
-            if parts[0].startswith(f"{page.slug}-and-"):
-                return html_reply(self._set(page, two=True))
+            for two in (False, True):
+                if parts[0] == _set_slug(page, two):
+                    return html_reply(self._set(page, two))
         return None
+
+    def _tile(self, page: SitePage, two: bool) -> str:
+        """A tile: its address and title name nobody, and the links in its corner say who is in the set."""
+        address, title = f"{self.home}/{_set_slug(page, two)}/", _set_title(two)
+        models = "".join(
+            f'<li><a href="{self.home}/model/{slug}/"><i class="icon-woman"></i> <span>a model</span></a></li>'
+            for slug in _models(page, two)
+        )
+        icons = "" if self.is_previous else f'<ul class="list-icon"><li>Like</li>{models}</ul>'
+        return (
+            f'<li><figure><a href="{address}"><img src="https://cdn.elitebabes.com/content/lists/{digest(address)}.jpg"></a>'
+            f'<div class="img-overlay"><p><a href="{address}">{esc(title)}</a></p>{icons}</div></figure></li>'
+        )
 
     def _set(self, page: SitePage, two: bool) -> str:
         content = int(digest(f"{page.slug}{two}"), 16) % 10**6
@@ -176,8 +179,12 @@ class EliteBabesSite(SandboxSite):
                 f'<a data-fancybox="set" href="{small}" data-srcset="{small} 400w, {wide} 1200w">picture</a>'
             )
         links += '<a data-fancybox="other" href="https://cdn.elitebabes.com/content/1/0001-01_1200.jpg">related</a>'
-        title = f"{page.name} and somebody at home" if two else f"{page.name} in a red room"
-        return document(title, f"<h1>{esc(title)}</h1>{links}")
+        title = esc(_set_title(two))
+        tags = '<a class="overlay-b" href="/quib-house/">Quib House</a>' + "".join(
+            f' <a class="overlay-b" href="/model/{slug}/">a model</a>' for slug in _models(page, two)
+        )
+        body = f'<h1>{title}</h1><main id="content"><p class="link-btn scroll">{tags}</p>{links}</main>'
+        return document(title, body)
 
 
 class JavDatabaseSite(SandboxSite):
@@ -256,3 +263,17 @@ def _gid(page: SitePage, which: int) -> str:
 def _tile(url: str) -> str:
     """A tile of a gallery."""
     return f"<li class='thumbwook'><a class='rel-link' href='{url}'><img src='1px.png'></a></li>"
+
+
+def _set_slug(page: SitePage, two: bool) -> str:
+    """The address of a set: it begins with the studio, and names no model."""
+    return f"quib-house-{digest(page.slug)}-{'two-friends' if two else 'a-red-room'}"
+
+
+def _set_title(two: bool) -> str:
+    return "Alone at home" if two else "She sits down with a book, and a cat, by the window"
+
+
+def _models(page: SitePage, two: bool) -> tuple[str, ...]:
+    """The slugs of the models in a set."""
+    return (page.slug, *(page.related[:1] or ("another-model",))) if two else (page.slug,)

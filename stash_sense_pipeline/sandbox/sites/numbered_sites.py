@@ -179,10 +179,7 @@ class IndexxxSite(SandboxSite):
         if page.portrait is not None:
             path = self.file(f"/images/models/{page.slug}-1.jpg", page.portrait)
             portrait = f"https://img.indexxx.com{path.replace('/images/', '/images/thumbs/200x300/')}"
-        websites = "".join(
-            f'<li><a href="/websites/{place}/quib/">Quib House {place}</a> as <span>{esc(alias)}</span></li>'
-            for place, alias in enumerate((page.name, *page.aliases))
-        )
+        websites = self._websites(page)
         others = "".join(
             f'<a class="modelLink item" data-modelphoto="/images/models/{slug}-1.jpg" href="/m/{slug}">'
             f'<img class="thumb" src="https://img.indexxx.com/images/thumbs/200x300/models/{slug}-1.jpg"></a>'
@@ -192,10 +189,24 @@ class IndexxxSite(SandboxSite):
         body = (
             f'<div itemscope itemtype="https://schema.org/ProfilePage"><div id="model-header">'
             f'<h1 id="model-name">{esc(page.name)}</h1><img class="model-img" src="{portrait}"></div>'
-            f'<ul id="model-websites-box">{websites}</ul><div id="url-box">{links}</div>'
+            f'<div id="model-websites-box"><ul>{websites}</ul></div><div id="url-box">{links}</div>'
             f'<div id="comments">{esc(page.biography)} {esc(page.legal_name)}</div>{others}</div>'
         )
         return document(page.name, body)
+
+    def _websites(self, page: SitePage) -> str:
+        """A website with each name, one that is closed, and one with a name that is listed in error."""
+        first, *others = (page.name, *page.aliases)
+        rows = (
+            f'<li><a class="websiteLink" href="/out/1/">quib.example</a> <span><span class="alias">{esc(first)}</span> '
+            '<span class="count">3</span></span></li>'
+        )
+        names = "".join(f'<li><span class="alias">{esc(alias)}</span></li>' for alias in others)
+        rows += f'<li><span class="websiteLink">quab.example</span> <span class="count">2</span><ul>{names}</ul></li>'
+        return rows + (
+            '<li><a class="websiteLink" href="/out/2/">quob.example</a> <span><span class="alias">Quib or Quab</span> '
+            '<span class="descr">remove, is another model</span></span></li>'
+        )
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
         """Pages, redirects from legacy addresses, and the search. All need the cookie of the age check."""

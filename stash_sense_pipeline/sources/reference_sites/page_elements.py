@@ -30,9 +30,9 @@ _BLOCKS = frozenset(
     {"dd", "div", "dl", "dt", "h1", "h2", "h3", "li", "ol", "p", "section", "table", "td", "tr", "ul"}
 )
 # Beautiful Soup walks from a text to the root for each text after a closed element. A page of this product of nodes and
-# nesting takes about two seconds; a page of 200 kB has some hundred thousand.
-_MAX_STEPS: Final = 10_000_000
-_MAX_NODES: Final = 200_000
+# nesting takes about a second; a page of 200 kB has some hundred thousand, and ten thousand nodes.
+_MAX_STEPS: Final = 5_000_000
+_MAX_NODES: Final = 100_000
 # The last compound of a selector: element name, ids and classes, attributes.
 _LAST_COMPOUND = re.compile(r"(?:^|[\s>+~])([A-Za-z][\w-]*)?((?:[#.][\w-]+)*)(?:\[[^\]]*\])*$")
 
@@ -252,23 +252,21 @@ class _BoundedSoup(BeautifulSoup):
 
 
 def srcset(text: str) -> Iterator[tuple[str, float]]:
-    """(address, width or density) of each entry of a `srcset`; 0 for an entry that states none."""
+    """(address, width or density) of each entry of a `srcset`; 0 for an entry that states none.
+
+    An address may hold commas, but does not end with one (HTML standard, "parse a srcset attribute").
+    """
     address, size = "", 0.0
     for word in text.split():
+        ends, rest = word.endswith(","), ""
         if not address:
-            address, size = word.rstrip(","), 0.0
-            if not word.endswith(","):
-                continue
+            address = word.strip(",")
         else:
             stated, comma, rest = word.partition(",")
-            size = _size(stated) or size
-            if not comma:
-                continue
+            size, ends = _size(stated) or size, bool(comma)
+        if ends and address:
             yield address, size
-            address, size = rest, 0.0
-            continue
-        yield address, size
-        address = ""
+            address, size = rest.strip(","), 0.0
     if address:
         yield address, size
 
