@@ -50,7 +50,7 @@ class TheNude(PageSite):
         if _key(page.canonical) != key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the page is another model's")
         name = page.root.text_of("h1 span.model-name") or page.root.text_of(self.page_selector)
-        covers = [cover for cover in page.root.select("figure, .gall-img") if _shows_only(cover, key)]
+        covers = [cover for cover in _covers(page) if _shows_only(cover, key)]
         return Profile(
             key=key,
             name=name,
@@ -65,7 +65,7 @@ class TheNude(PageSite):
                 None,
             ),
             links=tuple(_accounts(page)),
-            images=(*_portrait(page, key), *dict.fromkeys(filter(None, map(_cover, covers)))),
+            images=(*_portrait(page, key), *map(_full, dict.fromkeys(map(_thumb, covers)))),
         )
 
     def search(self, name: str) -> str:
@@ -134,11 +134,19 @@ def _portrait(page: Page, key: str) -> list[ImageRecord]:
     return [image(f"{_STATIC}/models/{quote(name)}/medhead.jpg")]
 
 
+def _covers(page: Page) -> list[Element]:
+    """The covers of the page. Raises SourceError (parse_error) when none says who is on it."""
+    covers = [figure for figure in page.root.select("figure, .gall-img") if _thumb(figure)]
+    if covers and not any(cover.first(_CREDIT) for cover in covers):
+        raise page.layout_mismatch(f"figure with {_CREDIT}")
+    return covers
+
+
 def _shows_only(cover: Element, key: str) -> bool:
     """True for a cover that is credited to this model and to no other, with or without a page."""
-    credited = [_key(link.link) for link in cover.select(_CREDIT)]
+    credited = {_key(link.link) for link in cover.select(_CREDIT)}
     linked = {_key(url) for url in cover.links("a[href]")} - {None}
-    return {*credited, *linked} == {key}
+    return credited == {key} and linked == {key}
 
 
 def _credited(covers: list[Element]) -> Iterator[str]:
@@ -148,9 +156,12 @@ def _credited(covers: list[Element]) -> Iterator[str]:
             yield from cover.texts(_CREDIT)
 
 
-def _cover(cover: Element) -> ImageRecord | None:
-    """The full cover: `/admin/covers/studio/date/medheads/x.jpg` → `/admin/covers/studio/date/x.jpg`."""
-    url = next((url for url in cover.images("img") if "/admin/covers/" in path_of(url)), "")
-    parts = urlsplit(url)
-    path = parts.path.replace("/medheads/", "/", 1)
-    return image(parts._replace(path=path).geturl()) if url else None
+def _thumb(cover: Element) -> str:
+    """The small picture of a cover; empty for figures that show something else."""
+    return next((url for url in cover.images("img") if "/admin/covers/" in path_of(url)), "")
+
+
+def _full(thumb: str) -> ImageRecord:
+    """`/admin/covers/studio/date/medheads/x.jpg` → `/admin/covers/studio/date/x.jpg`."""
+    parts = urlsplit(thumb)
+    return image(parts._replace(path=parts.path.replace("/medheads/", "/", 1)).geturl())
