@@ -135,9 +135,10 @@ def _portrait(page: Page, key: str) -> list[ImageRecord]:
 
 
 def _covers(page: Page) -> list[Element]:
-    """The covers of the page. Raises SourceError (parse_error) when none says who is on it."""
+    """The covers of the page. Raises SourceError (parse_error) when they link to models, but no link is a credit."""
     covers = [figure for figure in page.root.select("figure, .gall-img") if _thumb(figure)]
-    if covers and not any(cover.first(_CREDIT) for cover in covers):
+    links = [url for cover in covers for url in cover.links("a[href]")]
+    if any(map(_key, links)) and not any(cover.first(_CREDIT) for cover in covers):
         raise page.layout_mismatch(f"figure with {_CREDIT}")
     return covers
 
