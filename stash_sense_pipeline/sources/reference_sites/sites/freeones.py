@@ -52,6 +52,7 @@ class FreeOnes(PageSite):
     hosts = ("freeones.com", "freeones.xxx")
     # A part of a profile; teasers are on lists too.
     page_selector = "[data-test]:not([data-test=teaser-subject], [data-test=subject-name])"
+    usual_fields = ("aliases", "gender", "links", "images", "galleries")
     by_name = True
     galleries = 3
 

@@ -41,6 +41,7 @@ class Iafd(PageSite):
     name = "iafd"
     hosts = ("iafd.com",)
     page_selector = "h1"
+    usual_fields = ("credited", "aliases", "gender", "links", "images")
     by_name = True
 
     def is_missing(self, page: Page) -> bool:
