@@ -74,6 +74,8 @@ def read_page(expectation: Path, wanted: dict[str, Any]) -> dict[str, Any]:
                 one.title for one in site.read_titles(page)[0] if one.page_id is not None and one.is_person
             ]
         }
+    if kind == "search":
+        return {"hits": [candidate.url for candidate in site.candidates(page)]}
     assert kind == "gallery"
     return {"images": [image.url for image in site.pictures(page, Profile(**wanted["of"]))]}
 

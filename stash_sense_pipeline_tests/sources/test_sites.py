@@ -213,7 +213,7 @@ def test_the_wikis_answers_give_pages_redirects_and_images():
     assert article.page_id == page.number
     profile = reader.parse(answer(wiki.article(page.number)), "example_person")
     assert (profile.name, profile.aliases) == ("Example Person", ("Ann-Marie Sample", "Exa"))
-    assert profile.galleries == ("Example Person.jpg",)
+    assert profile.galleries == ("Example Person silicone logotype.jpg",)
     files = wiki.read_files(answer(wiki.files(profile.galleries)))
     assert [image.width for image in images_of(profile, files)] == [400]
     assert "Legalname" not in repr(profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -28,22 +29,33 @@ class PornPicsSite(SandboxSite):
         return f"{self.home}/pornstars/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """Tiles of galleries: the first has one model, the second two."""
+        """Tiles of galleries: the first has one model, the second two. The previous layout has no JSON-LD."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1><ul><li class='thumbwook'>none</li></ul>")
-        head = ""
+        person: dict[str, str] = {"@context": "https://schema.org", "@type": "Person", "name": page.name}
         if page.portrait is not None:
             path = self.file(f"/models/{page.slug[0]}/{page.slug.replace('-', '_')}.jpg", page.portrait)
-            head = f"<img src='https://cdni.pornpics.com{path}'>"
+            person["image"] = f"https://cdni.pornpics.com{path}"
         others = "".join(
-            f"<img src='https://cdni.pornpics.com/models/{slug[0]}/{slug}.jpg'>" for slug in page.related
+            f"<img src='https://cdni.pornpics.com/models/{slug[0]}/{slug.replace('-', '_')}.jpg'>"
+            for slug in page.related
         )
         tiles = "".join(
             f"<li class='thumbwook'><a class='rel-link' data-gid='{gid}' href='/galleries/{name}-{gid}/'>"
             f"<img src='1px.png' data-src='https://cdni.pornpics.com/460/7/1/{gid}/{gid}_001_{digest(gid)}.jpg'></a></li>"
             for gid, name in ((_gid(page, 1), f"{page.slug}-alone"), (_gid(page, 2), "two-of-them"))
         )
-        return document(page.name, f"{head}{others}<h1>{esc(page.name)} Nude Porn Pics</h1><ul>{tiles}</ul>")
+        advert = "<li class='thumbwook r2-frame'><a class='rel-link' href='https://ads.example/galleries/1/'>x</a></li>"
+        related = "<li class='thumbwook'><a class='rel-link' href='/galleries/others-99999999/'>more</a></li>"
+        shown = person.get("image", "/img/silhouette.png")
+        source = f"src='{shown}'" if self.is_previous else f"src='1px.png' data-src='{shown}'"
+        script = f'<script type="application/ld+json">{json.dumps(person)}</script>'
+        body = (
+            f"<div class='pornstar-card'><img {source}></div>{others}<h1>{esc(page.name)} Nude Porn Pics</h1>"
+            f"<ul id='tiles'>{advert}{tiles}</ul>"
+            f"<div id='main2'><ul>{related}</ul></div>"
+        )
+        return document(page.name, body, "" if self.is_previous else script)
 
     def more(self, page: SitePage) -> None:
         """Adds the files of both galleries."""
@@ -74,16 +86,17 @@ class PornPicsSite(SandboxSite):
         links = ""
         for place, picture in enumerate(pictures, 1):
             path = self.file(f"/1280/7/1/{gid}/{gid}_{place:03d}_{digest(gid)}.jpg", picture)
-            links += (
-                f"<li><a class='rel-link' href='https://cdni.pornpics.com{path}'><img src='1px.png'></a></li>"
-            )
-        links += "<li><a class='rel-link' href='https://cdni.pornpics.com/1280/7/1/99/99_001_related.jpg'></a></li>"
+            links += _tile(f"https://cdni.pornpics.com{path}")
+        links += _tile("https://cdni.pornpics.com/1280/7/1/99/99_001_related.jpg")
         models = [page.slug] if which == 1 else [page.slug, *(page.related[:1] or ("somebody-else",))]
         row = "".join(f"<a href='/pornstars/{slug}/'>{slug}</a>" for slug in models)
-        return document(
-            "Gallery",
-            f"<h1>Gallery</h1><div><span class='gallery-info__title'>Models:</span> {row}</div><ul>{links}</ul>",
+        title = "<span class='gallery-info__title'>Models:&nbsp;</span>"
+        listed = (
+            f"<div>{title} {row}</div>"
+            if self.is_previous
+            else f"<div class='gallery-info__item'>{title}<div class='gallery-info__content'>{row}</div></div>"
         )
+        return document("Gallery", f"<h1>Gallery</h1>{listed}<ul id='tiles'>{links}</ul>")
 
 
 class EliteBabesSite(SandboxSite):
@@ -185,24 +198,32 @@ class JavDatabaseSite(SandboxSite):
         return f"{self.home}/idols/{page.slug}/"
 
     def profile(self, page: SitePage) -> str:
-        """Labels in bold. The previous layout has the portrait in the head only."""
+        """Labels in bold. The previous layout has the portrait in the head only, and each name on a line."""
         if self.is_new:
             return document(page.name, f"<h1>{esc(page.name)}</h1>")
         path = "/idolimages/full/unknown.webp"
         if page.portrait is not None:
             path = self.file(f"/idolimages/full/{page.slug}.webp", page.portrait)
         thumb = path.replace("/full/", "/thumb/")
-        portrait = f'<div class="idol-portrait"><img src="/lazy.gif" data-src="{thumb}"></div>'
+        portrait = (
+            '<div class="idol-portrait text-center"><a href="https://sponsor.example/" rel="sponsored">'
+            f'<img src="/lazy.gif" data-src="{thumb}"></a></div>'
+        )
         head = f'<link rel="canonical" href="{self.url(page)}"><meta property="og:image" content="{self.home}{path}">'
         cards = "".join(
             f'<div class="idol-thumb"><a href="/idols/{slug}/"><img alt="{slug}" '
             f'data-src="/idolimages/thumb/{slug}.webp"></a></div>'
             for slug in page.related
         )
+        japanese, others = esc(page.japanese or "?"), esc(", ".join(page.aliases)) or "Unknown"
+        if self.is_previous:
+            heading, names, portrait = "h3", f"<b>JP:</b> {japanese}<br><b>Alt:</b> {others}<br>", ""
+        else:
+            heading, names = "idol-name", f"<b>JP:</b> {japanese}  - <b>Alt:</b> {others}<br>"
         body = (
-            f'<h1 class="idol-name">{esc(page.name)} - JAV Profile</h1>{"" if self.is_previous else portrait}'
-            f"<p><b>JP:</b> {esc(page.japanese or '?')}<br><b>Alt:</b> {esc(' - '.join(page.aliases)) or 'Unknown'}<br>"
-            f'<b>Born:</b> {esc(page.legal_name)}</p><a href="https://x.com/quib_jd"><i class="fa-square-twitter"></i></a>'
+            f'{portrait}<h1 class="{heading}">{esc(page.name)} - JAV Profile</h1>'
+            f"<b>Born:</b> {esc(page.legal_name)} - <b>Height:</b> <a href='/idols/?_height=150'>150</a><br><p>{names}</p>"
+            f'<a href="https://x.com/quib_jd"><i class="fa-square-twitter"></i></a>'
             f'{cards}<img src="/covers/thumb/qb-001ps.webp"><img src="/vertical/ad.webp">'
         )
         return document(page.name, body, head)
@@ -237,6 +258,11 @@ class JavDatabaseSite(SandboxSite):
 def _gid(page: SitePage, which: int) -> str:
     """The number of a gallery: eight digits."""
     return str(10_000_000 + int(digest(f"{page.slug} {which}"), 16) % 80_000_000)
+
+
+def _tile(url: str) -> str:
+    """A tile of a gallery."""
+    return f"<li class='thumbwook'><a class='rel-link' href='{url}'><img src='1px.png'></a></li>"
 
 
 def _set_slug(page: SitePage, two: bool) -> str:

@@ -61,7 +61,7 @@ def _aliases(lines: Sequence[str]) -> list[str]:
         if label := _AKA.search(line):
             said = line[label.end() :].strip()
             for more in lines[place + 1 :]:
-                if (said and not said.endswith(",")) or _NEXT_LABEL.search(more):
+                if (said and not said.endswith(",")) or _NEXT_LABEL.match(more):
                     break
                 said = f"{said} {more}"
             names = _BETWEEN_NAMES.split(_REMARK.sub("", _NEXT_LABEL.split(said, 1)[0]))

@@ -24,6 +24,7 @@ from stash_sense_pipeline.sources.reference_sites.site import (
     Target,
     Visit,
 )
+from stash_sense_pipeline.sources.reference_sites.site_address import Base
 from stash_sense_pipeline.sources.reference_sites.wiki.media_wiki import (
     TITLES_A_REQUEST,
     MediaWiki,
@@ -129,7 +130,7 @@ class Boobpedia(Site):
         box = article.root.first(self.page_selector)
         if box is None:
             raise article.layout_mismatch(self.page_selector)
-        rows = list(_rows(box))
+        rows = list(_rows(box, article.base))
         if not any(row.label for row in rows):
             raise article.layout_mismatch(f"{self.page_selector} tr with a label and a value")
         name = without_note(title)
@@ -151,12 +152,12 @@ class Row:
     """A row of an infobox: a label beside a value, or one cell as wide as the box, below the `heading` of its section.
 
     Above the first label there is no section: the name and the portrait stand there. `label` and `heading` are in lower
-    case, and "" where there is none. `value` is the last cell.
+    case, and "" where there is none. `value` is the last cell. `links` are those to other sites.
     """
 
-    row: Element
-    value: Element
     label: str
+    value: Element
+    links: Sequence[str]
     heading: str
 
 
@@ -176,7 +177,7 @@ def images_of(profile: Profile, files: Mapping[str, ImageRecord]) -> tuple[Image
     return tuple(files[key] for title in profile.galleries if (key := file_key(title)) in files)
 
 
-def _rows(box: Element) -> Iterator[Row]:
+def _rows(box: Element, base: Base) -> Iterator[Row]:
     """The rows of an infobox from top to bottom. A heading is no row of its own."""
     heading, has_labels = "", False
     for row in box.select("tr"):
@@ -184,19 +185,20 @@ def _rows(box: Element) -> Iterator[Row]:
         table = row.closest("table")
         if not cells or table is None or table.tag is not box.tag:
             continue
+        links = [url for url in row.links("a[href]") if not base.is_own(url)]
+        text = cells[0].text.casefold()
         if len(cells) > 1:
             has_labels = True
-            yield Row(row, cells[-1], cells[0].text.casefold(), heading)
-        elif _is_heading(cells[0]):
-            text = cells[0].text.casefold()
-            heading = text if has_labels or _LINKS.search(text) else ""
+            yield Row(text, cells[-1], links, heading)
+        elif links or not _is_heading(cells[0]):
+            yield Row("", cells[0], links, heading)
         else:
-            yield Row(row, cells[0], "", heading)
+            heading = text if has_labels or _LINKS.search(text) else ""
 
 
 def _is_heading(cell: Element) -> bool:
-    """True for a cell that is the title of what follows: text, without pictures and links to other sites."""
-    if not cell.text or cell.first("img") or any(not _is_own(url) for url in cell.links("a[href]")):
+    """True for a cell, without links to other sites, that is the title of what follows."""
+    if not cell.text or cell.first("img"):
         return False
     return cell.name == "th" or bool(cell.attribute("style")) or cell.text in cell.texts("b, strong, big")
 
@@ -214,7 +216,7 @@ def _links(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         title = f"{row.heading} {row.label}"
         if _LINKS.search(title) and not _OTHER_PEOPLE.search(title):
-            yield from (url for url in row.row.links("a[href]") if not _is_own(url))
+            yield from row.links
 
 
 def _files(rows: Sequence[Row], name: str) -> Iterator[str]:
@@ -249,9 +251,3 @@ def _is_icon(title: str, name: str) -> bool:
     words = {word for word in re.split(r"[^a-z]+", title.casefold()) if word}
     marks = (words & _ICON_WORDS) - set(fold(name).split())
     return bool(marks) or title.lower().endswith(".svg") or bool(_NO_PICTURE.search(title))
-
-
-def _is_own(url: str) -> bool:
-    """True for an address on the wiki itself."""
-    host = urlsplit(url).hostname or ""
-    return host == "boobpedia.com" or host.endswith(".boobpedia.com")

@@ -12,7 +12,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.javdatabase.com"
 _COLUMN = re.compile(r"(?<!\s)\s*[-–|]\s*JAV\s+Profile$", re.IGNORECASE)
 _BOLD = "b, strong"
 _JAPANESE = ("jp", "japanese", "japanese name", "name (japanese)")
@@ -55,7 +54,7 @@ class JavDatabase(PageSite):
 
     def search(self, name: str) -> str:
         """The address of the search among people."""
-        return f"{_HOME}/?post_type=idols&s={quote_plus(name)}"
+        return f"{self.home}/?post_type=idols&s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The links to people. A link shows a name as text, or as description of its picture."""
@@ -96,7 +95,7 @@ def _accounts(page: Page) -> list[str]:
     """Links with an icon to accounts on other sites. Sponsors' links are marked as such."""
     found = [link for link in page.root.select(_ACCOUNT) if not link.matches(_NOT_HERS)]
     own = [link.link for link in found if link.closest(_NOT_HERS) is None]
-    return [url for url in dict.fromkeys(own) if url and not _is_own(url)]
+    return [url for url in dict.fromkeys(own) if url and not page.base.is_own(url)]
 
 
 def _portrait(page: Page, key: str) -> list[ImageRecord]:
@@ -108,8 +107,3 @@ def _portrait(page: Page, key: str) -> list[ImageRecord]:
             parts = urlsplit(url)
             return [image(parts._replace(path=parts.path.replace("/thumb/", "/full/", 1)).geturl())]
     return []
-
-
-def _is_own(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host == "javdatabase.com" or host.endswith(".javdatabase.com")

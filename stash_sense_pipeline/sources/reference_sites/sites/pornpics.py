@@ -38,14 +38,14 @@ class PornPics(PageSite):
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, the head picture of that name, and the galleries of the first page."""
-        galleries = list(dict.fromkeys(filter(None, map(_gallery, _tiles(page)))))
+        galleries = [url for url in map(_gallery, _tiles(page)) if page.base.is_own(url)]
         if not galleries:
             raise page.layout_mismatch(f"{_TILES[0]}[href*='/galleries/']")
         return Profile(
             key=key,
             name=_name(page),
             images=tuple(image(url) for url in dict.fromkeys(_heads(page)) if _is_head_of(url, key)),
-            galleries=tuple(galleries),
+            galleries=tuple(dict.fromkeys(galleries)),
         )
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:

@@ -14,7 +14,6 @@ from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.thenude.com"
 _STATIC = "https://static.thenude.com"
 _GENDERS = {
     "female": "FEMALE",
@@ -72,7 +71,7 @@ class TheNude(PageSite):
     def search(self, name: str) -> str:
         """The address of the search in the navigation bar, which covers aliases too."""
         return (
-            f"{_HOME}/index.php?page=search&action=searchModels&__form_name=navbar-search&m_aka=on"
+            f"{self.home}/index.php?page=search&action=searchModels&__form_name=navbar-search&m_aka=on"
             f"&m_name={quote_plus(name)}"
         )
 
@@ -116,7 +115,7 @@ def _aliases(page: Page) -> list[str]:
 def _accounts(page: Page) -> list[str]:
     """Links to other sites, in the first layout that has any."""
     for selector in _ACCOUNTS:
-        if found := [url for url in page.root.links(selector) if not _is_own(url)]:
+        if found := [url for url in page.root.links(selector) if not page.base.is_own(url)]:
             return found
     return []
 
@@ -155,8 +154,3 @@ def _cover(cover: Element) -> ImageRecord | None:
     parts = urlsplit(url)
     path = parts.path.replace("/medheads/", "/", 1)
     return image(parts._replace(path=path).geturl()) if url else None
-
-
-def _is_own(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return any(host == own or host.endswith(f".{own}") for own in TheNude.hosts)
