@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
 class Form:
     """One form of a profile URL.
 
-    `pattern` must match the whole decoded path, without outer slashes and followed by `?value` of `query_parameter`.
+    `expression` must match the whole decoded path, without outer slashes and followed by `?value` of `query_parameter`.
     `key` and `url` are format strings over its named groups. An optional group that did not match is empty.
     `exact`: ids that differ in case alone are different pages, so the key keeps the case.
     `example` is a URL of this form and `example_key` its key: the test of the table reads them.
     """
 
-    pattern: re.Pattern[str]
+    expression: str
     key: str
     url: str | None
     example: str = ""
     example_key: str = ""
     exact: bool = False
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """The compiled expression. Most programs meet few of the sites, and compiling all of them takes a while."""
+        return re.compile(self.expression, 0 if self.exact else re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,12 @@ FUNCTIONS = words(
 
 def form(pattern: str, key: str, url: str | None, example: str = "", example_key: str = "") -> Form:
     """A form of which the case does not matter."""
-    return Form(re.compile(pattern, re.IGNORECASE), key, url, example, example_key)
+    return Form(pattern, key, url, example, example_key)
 
 
 def exact_form(pattern: str, key: str, url: str, example: str, example_key: str) -> Form:
     """A form with ids that differ in case alone."""
-    return Form(re.compile(pattern), key, url, example, example_key, exact=True)
+    return Form(pattern, key, url, example, example_key, exact=True)
 
 
 def stash_box(name: str, host: str, *aliases: str, identifier: str = UUID) -> ProfileSite:

@@ -24,7 +24,9 @@ def _tube(
         tuple(hosts.split()),
         (found,),
         identity_grade=accounts,
-        reserved=words("all page search top new popular trending categories list index index.html index.php"),
+        reserved=frozenset()
+        if accounts
+        else words("all page search top new popular list index index.html index.php"),
         no_profiles=(*lists, "", kind, "search/example", "video-123/title", "categories/x", "login"),
     )
 

@@ -29,7 +29,7 @@ NETWORKS: tuple[ProfileSite, ...] = (
         handle="[A-Za-z0-9_](?:[A-Za-z0-9_.]{0,28}[A-Za-z0-9_])?",
         prefix="(?:_u/)?@?",
         tail="reels|tagged|channel|feed|related_profiles|followers|following|guides|saved",
-        reserved="p reel tv direct web sharer popular directory _u _n challenge accountsuspended",
+        reserved="p reel reels story tv direct web sharer popular directory _u _n challenge accountsuspended",
         no_profiles=(
             "",
             "p/AbCdEf",

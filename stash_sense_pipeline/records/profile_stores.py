@@ -38,7 +38,7 @@ STORES: tuple[ProfileSite, ...] = (
     Accounts(
         handle="(?![0-9]+$)(?![0-9]+/)[A-Za-z0-9_.-]{2,64}",
         tail="media|photos|videos|likes|streams|c[0-9]+|trial/[^/]+",
-        reserved="my brand complaints action rest public files transparency-center how cards statements",
+        reserved="my chats post brand complaints action rest public files transparency-center how cards statements",
         no_profiles=(
             "",
             "my/settings",
@@ -123,7 +123,7 @@ CAMS: tuple[ProfileSite, ...] = (
     Accounts(
         prefix="(?:models/)?",
         handle="[a-z0-9_]{2,40}",
-        reserved="php mfc2 dist",
+        reserved="models php mfc2 dist",
         no_profiles=("", "models", "php/login.php", "mfc2/x", "_", "models/search"),
     ).row(
         "myfreecams",
