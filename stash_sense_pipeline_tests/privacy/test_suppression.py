@@ -298,7 +298,7 @@ def test_a_record_that_lists_another_form_of_a_page_is_found(catalog, listed, as
                 source_id="7",
                 name="Ada Lovely",
                 first_seen_at=NOW,
-                last_seen_at=NOW,
+                changed_at=NOW,
                 raw={},
             )
         )
