@@ -67,11 +67,22 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+# Lists of people or of their works, which stand where names stand.
+LISTS = words(
+    """
+    0-9 actors actresses all awards babes best cams challenges couple couples female females galleries gay girls
+    guys history hot idols latest likes list live-cams livecams male males men mobile model model-index models
+    most-viewed performers pictures playlists popular porn porn-stars pornstars pornstars-index random recommended
+    shemale shemales straight top top-100 top-models top-rated trans transgender trending vip webcams women
+    """
+)
 UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 LANGUAGE = r"(?:[a-zA-Z]{2}/)?"
 REGION = r"(?:[a-zA-Z]{2}(?:-[a-zA-Z]{2})?/)?"
 # A number without leading zeros: two spellings of one id give one key.
 NUMBER = "0*(?P<id>[1-9][0-9]{0,14})"
+# Programs and files are functions of a site: /profile.php, /sitemap.xml. But /example.js may be a handle.
+NO_FILE = r"(?![^/]*\.(?:aspx?|cfm|cgi|html?|php|xml)(?:/|$))"
 # A name in a path. One letter or a number alone is a page of a list: /pornstars/a/, /pornstars/2/.
 SLUG = "(?P<id>(?![0-9]+(?:/|$))[^/]{2,})"
 # Tabs of one profile. Whatever else follows a profile is a page of its own: a post, a video, a gallery.
@@ -81,21 +92,22 @@ TABS = (
 )
 # First segments of paths that are functions of nearly every network. Without them, /login or /explore on many records
 # would be one account that joins their performers.
-FUNCTIONS = words(
+FUNCTIONS = LISTS | words(
     """
-    2257 about about-us account accounts admin ads advertise affiliate affiliates age-verification api app apps auth
-    billing blog bookmarks business careers cart categories category challenge channels chat checkout collections
-    communities community contact contact-us cookie-policy cookies copyright create creator creators dashboard
-    developer developers discover dmca docs download downloads edit events explore faq favicon.ico favorites
-    favourites featured feed feedback feeds followers following forgot-password forum forums group groups guidelines
-    hashtag help home inbox index index.html index.php invite jobs join landing legal library lists live login
-    logout lost-password manifest.json marketplace me media members messages my my-profile new news notifications
-    null oauth offers online opensearch.xml page pages password payment payments photo photos posts premium press
-    pricing privacy privacy-policy profile profiles promo purchases rankings recover referral register
-    reset-password robots.txt rss rules safety search security settings share shop sign-in sign-up signin signout
-    signup site sitemap sitemap.xml start static status store stories studios subscribe subscriptions suggestions
-    support tag tags templates terms terms-of-service terms-of-use tos tour trending trial undefined unsubscribe
-    upgrade upload usc2257 user users verify video videos welcome widgets
+    18-usc-2257 2257 about about-us account accounts admin ads advertise affiliate affiliates age-verification
+    android api app apps auth billing blog bookmarks business careers cart categories category challenge channels
+    chat checkout collections communities community contact contact-us cookie-policy cookies copyright create
+    creator creators dashboard developer developers discover dmca docs download downloads edit events explore faq
+    favicon.ico favorites favourites featured feed feedback feeds followers following forgot-password forum forums
+    group groups guidelines hashtag help home inbox index index.html index.php invite ios jobs join landing language
+    languages legal library lists live login logout lost-password manifest.json marketplace me media members
+    messages my my-profile new news notifications null oauth offers online opensearch.xml page pages password
+    payment payments photo photos posts premium press pricing privacy privacy-policy profile profiles promo
+    purchases rankings recover referral register reset-password robots.txt rss rules safety search security settings
+    share shop sign-in sign-up signin signout signup site sitemap sitemap.xml start static status store stories
+    studios subscribe subscriptions suggestions support tag tags templates terms terms-of-service terms-of-use tos
+    tour trending trial undefined unsubscribe upgrade upload usc-2257 usc2257 user users verify video videos watch
+    welcome widgets wp-admin
     """
 )
 
@@ -162,7 +174,7 @@ class Accounts:
         first, *_ = hosts.split()
         tail = f"(?:/(?:{self.tail}))?" if self.tail else ""
         found = form(
-            rf"{self.prefix}(?P<id>{self.handle}){tail}",
+            rf"{self.prefix}(?P<id>{NO_FILE}(?:{self.handle})){tail}",
             "{id}",
             f"https://{first}/{self.shown}{{id}}",
             example,

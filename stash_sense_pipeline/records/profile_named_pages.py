@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from stash_sense_pipeline.records.profile_forms import SLUG, TABS, ProfileSite, form, words
 
-# Pages under the name of a performer, which namesakes may share, and accounts, side by side.
+# Tabs and numbered pages of a profile.
 _TAIL = rf"(?:/(?:(?:{TABS}|gifs|best|newest)(?:/.*)?|[0-9]+))?"
 
 
 def _tube(
-    name: str, hosts: str, kinds: str, example: tuple[str, str], *, accounts: bool = False
+    name: str, hosts: str, kinds: tuple[str, str], example: tuple[str, str], *, identity_grade: bool = False
 ) -> ProfileSite:
-    """A video site with `/<kind>/<name>`. `accounts`: each page is an account, whatever its name; else lists are too."""
+    """A video site with `/<kind>/<name>`. `kinds`: those of performers, and those of members, who choose any name."""
     first, *_ = hosts.split()
-    id_ = "(?P<id>[^/]+)" if accounts else SLUG
-    found = form(
-        rf"(?P<kind>{kinds})/{id_}{_TAIL}", "{kind}:{id}", f"https://{first}/{{kind}}/{{id}}", *example
-    )
+    performers, members = kinds
+    url = f"https://{first}/{{kind}}/{{id}}"
+    forms = [form(rf"(?P<kind>{performers})/{SLUG}{_TAIL}", "{kind}:{id}", url, *example)]
+    if members:
+        member = members.partition("|")[0]
+        shown = (f"https://{first}/{member}/Example_Person/videos?o=mr", f"{member}:example_person")
+        forms.append(form(rf"(?P<kind>{members})/(?P<id>[^/]+){_TAIL}", "{kind}:{id}", url, *shown))
     kind = example[1].partition(":")[0]
-    lists = () if accounts else (f"{kind}/a", f"{kind}/2/")
+    lists = (kind, f"{kind}/a", f"{kind}/2/", f"{kind}s", "categories/x", "search/example")
     return ProfileSite(
         name,
         tuple(hosts.split()),
-        (found,),
-        identity_grade=accounts,
-        reserved=frozenset()
-        if accounts
-        else words("all page search top new popular list index index.html index.php"),
-        no_profiles=(*lists, "", kind, "search/example", "video-123/title", "categories/x", "login"),
+        tuple(forms),
+        identity_grade=identity_grade,
+        reserved=words("all page search top popular list index index.html index.php"),
+        no_profiles=(*lists, "", "video-123/title", "view_video.php?viewkey=x", "login"),
     )
 
 
@@ -35,57 +36,57 @@ TUBES: tuple[ProfileSite, ...] = (
     _tube(
         "pornhub",
         "www.pornhub.com pornhub.com pornhub.org pornhubpremium.com",
-        "pornstar|model|users",
-        ("https://de.pornhub.com/users/Example_Person/videos/public?o=mr", "users:example_person"),
-        accounts=True,
+        ("pornstar|model", "users"),
+        ("https://de.pornhub.com/pornstar/Example-Person/videos/upload?o=mr", "pornstar:example-person"),
+        identity_grade=True,
     ),
     _tube(
         "xvideos",
         "www.xvideos.com xvideos.com xvideos.es xvideos2.com",
-        "pornstars|models|profiles|pornstar-channels|model-channels|amateur-channels",
-        ("https://fr.xvideos.com/profiles/Example_Person#_tabVideos", "profiles:example_person"),
-        accounts=True,
+        ("pornstars|models|pornstar-channels|model-channels|amateur-channels", "profiles"),
+        ("https://fr.xvideos.com/pornstars/Example-Person#_tabVideos", "pornstars:example-person"),
+        identity_grade=True,
     ),
     _tube(
         "xhamster",
         "xhamster.com xhamster.desi xhamster2.com",
-        "pornstars|creators|users",
+        ("pornstars|creators", "users"),
         ("https://ge.xhamster.com/pornstars/Example-Person/2", "pornstars:example-person"),
     ),
     _tube(
         "xnxx",
         "www.xnxx.com xnxx.com",
-        "pornstar|profile|porn-maker",
+        ("pornstar|porn-maker", "profile"),
         ("https://www.xnxx.com/pornstar/example-person", "pornstar:example-person"),
     ),
     _tube(
         "redtube",
         "www.redtube.com redtube.com",
-        "pornstar|amateur|users",
+        ("pornstar|amateur", "users"),
         ("https://www.redtube.com/pornstar/Example+Person", "pornstar:example+person"),
     ),
     _tube(
         "youporn",
         "www.youporn.com youporn.com",
-        "pornstar|uservids",
+        ("pornstar", "uservids"),
         ("https://youporn.com/pornstar/example-person/", "pornstar:example-person"),
     ),
     _tube(
         "tube8",
         "www.tube8.com tube8.com",
-        "pornstar",
+        ("pornstar", ""),
         ("https://www.tube8.com/pornstar/example-person/", "pornstar:example-person"),
     ),
     _tube(
         "eporner",
         "www.eporner.com eporner.com",
-        "pornstar|profile",
+        ("pornstar", "profile"),
         ("https://www.eporner.com/pornstar/Example-Person-AbC12/", "pornstar:example-person-abc12"),
     ),
     _tube(
         "hqporner",
         "hqporner.com",
-        "actress",
+        ("actress", ""),
         ("https://hqporner.com/actress/example-person", "actress:example-person"),
     ),
     ProfileSite(

@@ -6,6 +6,7 @@ from stash_sense_pipeline.records.profile_databases import JAPAN, WORLD
 from stash_sense_pipeline.records.profile_forms import (
     FUNCTIONS,
     LANGUAGE,
+    NO_FILE,
     REGION,
     SLUG,
     UUID,
@@ -99,7 +100,7 @@ SITES: tuple[ProfileSite, ...] = (
                 "legacy:e_links/example_person",
             ),
             _form(
-                rf"{REGION}(?P<id>[^/]{{3,}})(?:/(?:bio|feed|photos|videos|links|profile))?",
+                rf"{REGION}(?P<id>{NO_FILE}[^/]{{3,}})(?:/(?:bio|feed|photos|videos|links|profile))?",
                 "{id}",
                 "https://www.freeones.com/{id}",
                 "https://www.freeones.xxx/pt-br/Example-Person/bio?utm=1",
@@ -108,10 +109,7 @@ SITES: tuple[ProfileSite, ...] = (
         ),
         singular=True,
         reserved=FUNCTIONS
-        | words(
-            "babes performers men trans vod html cams webcams live-cams models news blog galleries bio links challenges"
-            " discounts sites websites studios cup top-100 porn porn-stars pornstars random suggestions.php"
-        ),
+        | words("vod html bio links discounts sites websites studios cup top feed top-pornstars"),
         no_profiles=(
             "",
             "de",

@@ -16,8 +16,7 @@ _PLAIN = Accounts()
 _CAMS = Accounts(
     prefix="",
     handle="[a-z0-9_-]{2,40}",
-    reserved="girls guys men women couples couple trans female male shemale females males new-models hot vip random all"
-    " cams live-cams webcams sex-cams chat-rooms model models favourites spy private group top-models awards games tags",
+    reserved="new-models sex-cams chat-rooms spy private",
     no_profiles=("", "couples", "female", "tags/example", "login", "girls/new", "models", "search/example"),
 )
 
