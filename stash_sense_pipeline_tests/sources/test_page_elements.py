@@ -102,7 +102,8 @@ def test_the_value_of_a_label_ends_at_the_next_label():
 )
 def test_a_selector_finds_what_beautiful_soup_finds_in_the_order_of_the_page(selector):
     html = (
-        "<h1 class='a'>t</h1><div class='a c' id=one><a class='b a' href='/x1'>1</a><p><a href='/y' class=b>2</a></p></div>"
+        "<h1 class='a'>t</h1><div class='a c' id=one><a class='b a' href='/x1'>1</a><p>"
+        "<a href='/y' class=b title='x, y'>2</a></p></div>"
         "<ul><li class=a data-x=1>3</li><li>4</li></ul><div id=one><span class='a'>5</span></div>"
     )
     document = Document(html, str)

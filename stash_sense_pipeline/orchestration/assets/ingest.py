@@ -63,6 +63,7 @@ def performer_table(
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
     from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     source = context.partition_key
@@ -73,7 +74,7 @@ def performer_table(
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
-            **found_shares(getattr(report, "fields", {})),
+            **found_shares(report.fields if isinstance(report, EnrichReport) else {}),
             "mode": report.mode,
             "outcome": report.outcome.value,
             "dagster/row_count": report.live,
@@ -86,7 +87,7 @@ def performer_table(
                 passed=not report.refused,
                 metadata={"source": source, "refused": report.refused, **report.missing},
             ),
-            field_drift_check(stored_drifts(catalog.engine, settings.names)),
+            field_drift_check(stored_drifts(catalog.engine, [source.name for source in settings.enabled])),
         ],
     )
 

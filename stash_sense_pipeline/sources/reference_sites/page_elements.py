@@ -33,8 +33,14 @@ _BLOCKS = frozenset(
 # nesting takes about a second; a page of 200 kB has some hundred thousand, and ten thousand nodes.
 _MAX_STEPS: Final = 5_000_000
 _MAX_NODES: Final = 100_000
-# The last compound of a selector: element name, ids and classes, attributes.
-_LAST_COMPOUND = re.compile(r"(?:^|[\s>+~])([A-Za-z][\w-]*)?((?:[#.][\w-]+)*)(?:\[[^\]]*\])*$")
+# The compounds of a selector that the index of a page knows: element name, ids and classes, attributes, `:not(…)`.
+_COMPOUND = re.compile(
+    r"(?P<name>[A-Za-z][\w-]*)?(?P<marks>(?:[#.][\w-]+)*)(?P<attributes>(?:\[[^\]]*\])*)(?::not\([^()]*\))*"
+)
+# Soup Sieve takes this many times longer for an element alone than for one of all elements of a page.
+_COST_OF_A_MATCH: Final = 8
+# Nearly every element has one of these, so they are not in the index.
+_COMMON_ATTRIBUTES = frozenset({"class", "id", "href", "src", "style", "alt", "title"})
 
 
 class PageTooComplexError(ValueError):
@@ -86,7 +92,7 @@ class Element:
 
     def matches(self, selector: str) -> bool:
         """True when the element itself matches."""
-        return _compiled(selector).match(self.tag)
+        return _matches(self.tag, selector)
 
     @property
     def name(self) -> str:
@@ -116,7 +122,7 @@ class Element:
     def attribute(self, name: str) -> str:
         """The value of an attribute, without blanks around it; "" when there is none."""
         value = self.tag.get(name)
-        return (" ".join(value) if isinstance(value, list) else str(value or "")).strip()
+        return str(value or "").strip()
 
     @property
     def link(self) -> str:
@@ -148,14 +154,14 @@ class Element:
 
     def closest(self, selector: str) -> Element | None:
         """The nearest ancestor that matches."""
-        selected = _compiled(selector)
-        return next((Element(tag, self._document) for tag in self.tag.parents if selected.match(tag)), None)
+        found = (tag for tag in self.tag.parents if _matches(tag, selector))
+        return next((Element(tag, self._document) for tag in found), None)
 
     def after(self, until: str) -> Following:
         """The nodes that follow the element within its parent, up to the first element that matches `until`."""
-        stop, nodes = _compiled(until), []
+        nodes = []
         for node in self.tag.next_siblings:
-            if isinstance(node, Tag) and stop.match(node):
+            if isinstance(node, Tag) and _matches(node, until):
                 break
             nodes.append(node)
         return Following(nodes, self._document)
@@ -205,10 +211,10 @@ class Document:
 
     def __init__(self, text: str, join: Callable[[str], str]) -> None:
         self.join = join
-        self.soup = _BoundedSoup(_markup(text), "lxml")
+        self.soup = _BoundedSoup(_markup(text), "lxml", multi_valued_attributes=None)
         self._places: dict[int, int] = {}
         self._by_key: dict[str, list[Tag]] = {}
-        for place, tag in enumerate(self.soup.find_all(True)):
+        for place, tag in enumerate(node for node in self.soup.descendants if isinstance(node, Tag)):
             self._places[id(tag)] = place
             for key in _keys(tag):
                 self._by_key.setdefault(key, []).append(tag)
@@ -219,15 +225,28 @@ class Document:
         return Element(self.soup, self)
 
     def select(self, selector: str) -> list[Tag]:
-        """The elements of the whole page that match. Only those with the name, class or id at the end of the selector are
-        compared: a comparison of all elements takes a quarter of the time that parsing takes."""
-        keys = _last_keys(selector)
+        """The elements of the whole page that match, in its order.
+
+        Only elements with the name, class, id or attribute at the end of the selector are compared, and only those below
+        an element with the name at its start: to compare all takes a quarter of the time that parsing takes.
+        """
+        keys = _index_keys(selector)
         if keys is None:
             return list(self.soup.select(selector))
         matcher = _compiled(selector)
-        candidates = {id(tag): tag for key in keys for tag in self._by_key.get(key, ())}
+        candidates = {id(tag): tag for first, last in keys for tag in self._candidates(first, last)}
+        if len(candidates) * _COST_OF_A_MATCH > len(self._places):
+            return list(self.soup.select(selector))
         found = [tag for tag in candidates.values() if matcher.match(tag)]
-        return sorted(found, key=lambda tag: self._places[id(tag)]) if len(keys) > 1 else found
+        return sorted(found, key=lambda tag: self._places[id(tag)])
+
+    def _candidates(self, first: str | None, last: str) -> list[Tag]:
+        """The elements with the key `last` below elements with the key `first`."""
+        ending = self._by_key.get(last, [])
+        if first is None or not ending:
+            return ending
+        above = {id(tag) for tag in self._by_key.get(first, ())}
+        return [tag for tag in ending if any(id(parent) in above for parent in tag.parents)] if above else []
 
 
 class _BoundedSoup(BeautifulSoup):
@@ -283,12 +302,15 @@ def _markup(text: str) -> str:
 
 
 def _keys(tag: Tag) -> Iterator[str]:
+    """The keys under which an element is in the index: `name`, `.class`, `#id` and `[attribute`."""
     yield tag.name
-    classes = tag.get("class")
-    for name in set(classes) if isinstance(classes, list) else ():
-        yield f".{name}"
-    if own := tag.get("id"):
-        yield f"#{own}"
+    for name, value in tag.attrs.items():
+        if name == "class":
+            yield from {f".{each}" for each in str(value).split()}
+        elif name == "id":
+            yield f"#{value!s}"
+        elif name not in _COMMON_ATTRIBUTES:
+            yield f"[{name}"
 
 
 @lru_cache(maxsize=500)
@@ -296,16 +318,41 @@ def _compiled(selector: str) -> soupsieve.SoupSieve:
     return soupsieve.compile(selector)
 
 
+def _matches(tag: Tag, selector: str) -> bool:
+    """True when an element matches. Most do not, which their keys say in a tenth of the time."""
+    keys = _index_keys(selector)
+    if keys is not None and {last for _, last in keys}.isdisjoint(_keys(tag)):
+        return False
+    return _compiled(selector).match(tag)
+
+
 @lru_cache(maxsize=500)
-def _last_keys(selector: str) -> tuple[str, ...] | None:
-    """The key of the last compound of each alternative; None when one has no key."""
+def _index_keys(selector: str) -> tuple[tuple[str | None, str], ...] | None:
+    """(key of the first compound, key of the last) of each alternative; None when the index knows one of the last ones
+    not. The first is None when there is one compound, or when the index does not know it."""
     keys = []
     for alternative in selector.split(","):
-        last = _LAST_COMPOUND.search(alternative.strip())
-        if last is None or not (last[1] or last[2]):
+        compounds = re.split(r"\s*>\s*|\s+", alternative.strip())
+        last = _key_of(compounds[-1])
+        if last is None or re.search(r"[+~]|:(?!not\()", re.sub(r"\[[^\]]*\]", "", alternative)):
             return None
-        keys.append(re.findall(r"[#.][\w-]+", last[2])[0] if last[2] else last[1].lower())
+        keys.append((_key_of(compounds[0]) if len(compounds) > 1 else None, last))
     return tuple(dict.fromkeys(keys))
+
+
+def _key_of(compound: str) -> str | None:
+    """The key of a compound in the index: its first id or class, or else its name, or else its first attribute."""
+    found = _COMPOUND.fullmatch(compound)
+    if found is None:
+        return None
+    if found["marks"]:
+        return str(re.findall(r"[#.][\w-]+", found["marks"])[0])
+    if found["name"]:
+        return found["name"].lower()
+    attribute = re.match(r"\[\s*([\w-]+)", found["attributes"])
+    return (
+        f"[{attribute[1].lower()}" if attribute and attribute[1].lower() not in _COMMON_ATTRIBUTES else None
+    )
 
 
 def _is_text(node: PageElement) -> bool:

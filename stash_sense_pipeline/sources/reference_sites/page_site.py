@@ -134,7 +134,7 @@ async def _visit_page(site: PageSite, target: Target, pages: Pages) -> Visit:
         return Visit(target, unchanged=True, etag=target.etag, last_modified=target.last_modified)
     with pages.parsing():
         profile = site.read(page, target.key)
-    pages.note_fields(PROFILE_PAGE, profile.fields())
+    pages.note_fields(PROFILE_PAGE, profile.has(site.usual_fields))
     profile = replace(profile, images=await _all_images(site, profile, pages), galleries=())
     return Visit(target, profile, etag=text(page.etag), last_modified=text(page.last_modified))
 

@@ -32,10 +32,9 @@ class Profile:
     galleries: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
 
-    def fields(self) -> dict[str, bool]:
-        """Whether the page has each field that a site may show."""
-        names = ("aliases", "credited", "gender", "links", "images", "galleries")
-        return {name: bool(getattr(self, name)) for name in names}
+    def has(self, fields: Sequence[str]) -> dict[str, bool]:
+        """For each of `fields` whether the page gave a value."""
+        return {name: bool(getattr(self, name)) for name in fields}
 
 
 # The types of pages, as runs count them.
@@ -93,9 +92,10 @@ class Site(ABC):
     """One reference site. Addresses are the site's real ones.
 
     `hosts`: its own, images included, with all hosts below them. `page_selector`: a CSS selector that matches on every
-    profile page. `by_name`: the site has a usable search by name; `either_order`: names come in both orders of their
-    words. `batch`: how many profiles one call of `visit` takes. `referer`: requests for images need the profile's
-    address as Referer. `headers` go with every request.
+    profile page. `usual_fields`: the fields of Profile that most profile pages have; a run counts how often each was
+    found. `by_name`: the site has a usable search by name; `either_order`: names come in both orders of their words.
+    `batch`: how many profiles one call of `visit` takes. `referer`: requests for images need the profile's address as
+    Referer. `headers` go with every request.
 
     Most sites have one page per profile: see PageSite.
     """
@@ -103,6 +103,14 @@ class Site(ABC):
     name: ClassVar[str]
     hosts: ClassVar[tuple[str, ...]]
     page_selector: ClassVar[str]
+    usual_fields: ClassVar[tuple[str, ...]] = (
+        "aliases",
+        "credited",
+        "gender",
+        "links",
+        "images",
+        "galleries",
+    )
     by_name: ClassVar[bool] = False
     either_order: ClassVar[bool] = False
     batch: ClassVar[int] = 1

@@ -31,6 +31,7 @@ class Babepedia(PageSite):
     name = "babepedia"
     hosts = ("babepedia.com",)
     page_selector = "h1#babename"
+    usual_fields = ("aliases", "links", "images")
     by_name = True
     referer = True
 

@@ -91,7 +91,7 @@ class Boobpedia(Site):
             return
         for target, profile, page in found:
             with_images = replace(profile, images=images_of(profile, files), galleries=())
-            pages.note_fields(PROFILE_PAGE, with_images.fields())
+            pages.note_fields(PROFILE_PAGE, with_images.has(self.usual_fields))
             yield Visit(target, with_images, etag=label(page.revision))
 
     async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:

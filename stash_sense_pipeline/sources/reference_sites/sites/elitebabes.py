@@ -28,6 +28,7 @@ class EliteBabes(PageSite):
     name = "elitebabes"
     hosts = ("elitebabes.com",)
     page_selector = "h2.fn, h1"
+    usual_fields = ("aliases", "images", "galleries")
     by_name = True
     galleries = 3
 

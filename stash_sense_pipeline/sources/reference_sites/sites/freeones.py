@@ -51,7 +51,8 @@ class FreeOnes(PageSite):
     name = "freeones"
     hosts = ("freeones.com", "freeones.xxx")
     # A part of a profile; teasers are on lists too.
-    page_selector = "[data-test]:not([data-test=teaser-subject], [data-test=subject-name])"
+    page_selector = "[data-test]:not([data-test=teaser-subject]):not([data-test=subject-name])"
+    usual_fields = ("aliases", "gender", "links", "images", "galleries")
     by_name = True
     galleries = 3
 

@@ -7,7 +7,7 @@ from urllib.parse import quote_plus
 
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, file_name, image
-from stash_sense_pipeline.sources.reference_sites.page_elements import Following
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
@@ -41,6 +41,7 @@ class Iafd(PageSite):
     name = "iafd"
     hosts = ("iafd.com",)
     page_selector = "h1"
+    usual_fields = ("credited", "aliases", "gender", "links", "images")
     by_name = True
 
     def is_missing(self, page: Page) -> bool:
@@ -60,7 +61,9 @@ class Iafd(PageSite):
             aliases=distinct(bare, name),
             credited=distinct(credited, name),
             gender=_gender(page, facts),
-            links=tuple(url for label in _LINKS for value in facts.get(label, ()) for url in value.links()),
+            links=tuple(
+                url for label in _LINKS for value in facts.get(label, ()) for url in value.links("a[href]")
+            ),
             images=tuple(_images(page)),
             urls=(page.url, f"{self.home}/person.rme/id={newer}") if newer else (),
         )
@@ -79,21 +82,22 @@ class Iafd(PageSite):
         return tuple(found)
 
 
-def _facts(page: Page) -> dict[str, list[Following]]:
-    """The values by label. A value follows its label, up to the next label; a label may have none."""
-    facts: dict[str, list[Following]] = {}
+def _facts(page: Page) -> dict[str, list[Element]]:
+    """The values by label: elements that follow it, up to the next label. A label may have none."""
+    facts: dict[str, list[Element]] = {}
     for heading in page.root.select("p.bioheading"):
-        facts.setdefault(heading.text.rstrip(": ").casefold(), []).append(heading.after(".bioheading"))
+        values = [element for element in heading.after(".bioheading").elements if element.matches(".biodata")]
+        facts.setdefault(heading.text.rstrip(": ").casefold(), []).extend(values)
     return facts
 
 
 def _uuid(page: Page) -> str | None:
     """The UUID of a page under an older id, from its own tabs."""
-    tabs = page.root.attributes("[data-src]", "data-src") + page.root.links("a[href*='awards.asp']")
+    tabs = page.root.attributes("[data-src]", "data-src") or page.root.links("a[href*='awards.asp']")
     return next((match[1].lower() for text in tabs if (match := _UUID.search(text))), None)
 
 
-def _aliases(values: list[Following]) -> tuple[list[str], list[str]]:
+def _aliases(values: list[Element]) -> tuple[list[str], list[str]]:
     """Aliases with a studio, and aliases without. A line "X or Y" is skipped, because it belongs to neither."""
     credited: list[str] = []
     bare: list[str] = []
@@ -105,7 +109,7 @@ def _aliases(values: list[Following]) -> tuple[list[str], list[str]]:
     return credited, bare
 
 
-def _gender(page: Page, facts: dict[str, list[Following]]) -> str | None:
+def _gender(page: Page, facts: dict[str, list[Element]]) -> str | None:
     """The stated gender, or else that of the form for corrections with the mark in the older id."""
     for value in facts.get("gender", ()):
         if value.text.casefold() in _GENDERS:

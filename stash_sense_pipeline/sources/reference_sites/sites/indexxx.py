@@ -24,6 +24,7 @@ class Indexxx(PageSite):
     name = "indexxx"
     hosts = ("indexxx.com",)
     page_selector = "h1#model-name"
+    usual_fields = ("credited", "links", "images")
     by_name = True
     referer = True
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012
