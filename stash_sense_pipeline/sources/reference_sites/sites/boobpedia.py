@@ -57,6 +57,7 @@ class Boobpedia(Site):
     name = "boobpedia"
     hosts = ("boobpedia.com",)
     page_selector = "table.infobox"
+    usual_fields = ("aliases", "links", "images")
     by_name = True
     batch = TITLES_A_REQUEST
     wiki = MediaWiki(name, f"{_HOME}/wiki/api.php")

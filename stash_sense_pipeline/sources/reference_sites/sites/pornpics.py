@@ -30,6 +30,7 @@ class PornPics(PageSite):
     name = "pornpics"
     hosts = ("pornpics.com", "pornpics.de")
     page_selector = "h1"
+    usual_fields = ("images", "galleries")
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:

@@ -42,6 +42,7 @@ class TheNude(PageSite):
     name = "thenude"
     hosts = ("thenude.com", "thenude.eu")
     page_selector = "span.model-name"
+    usual_fields = ("aliases", "credited", "gender", "links", "images")
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:
@@ -55,7 +56,7 @@ class TheNude(PageSite):
             key=key,
             name=name,
             aliases=distinct(_aliases(page), name),
-            credited=distinct((name for cover in covers if cover.website for name in cover.names), name),
+            credited=distinct((used for cover in covers if cover.website for used in cover.names), name),
             gender=_gender(page),
             links=tuple(_accounts(page)),
             images=(*_portrait(page, key), *(image(cover.url) for cover in covers)),
