@@ -79,6 +79,12 @@ def test_links_are_absolute_and_empty_or_foreign_schemes_are_none():
     assert element(html, "p").links("a") == ["https://a.example/people/x/x", "https://b.example/y"]
 
 
+def test_relative_addresses_are_relative_to_the_base_of_a_page():
+    html = "<head><base href='/old/'></head><a href='x'>1</a><a href='/y'>2</a><img src='../z.jpg'>"
+    assert page(html).root.links("a") == ["https://a.example/old/x", "https://a.example/y"]
+    assert page(html).root.images("img") == ["https://a.example/z.jpg"]
+
+
 def test_the_value_of_a_label_ends_at_the_next_label():
     html = "<p><b>JP:</b> one <br>two <i>three</i><a href='/l'>l</a> <b>Alt:</b> four</p>"
     value = element(html, "b").after("b")

@@ -91,11 +91,17 @@ class Page:
     def join(self, address: str) -> str:
         """An address on the page as an absolute http(s) URL; empty when it is none."""
         try:
-            joined = urljoin(self.url, address.strip())
+            joined = urljoin(self._base_address, address.strip())
             parts = urlsplit(joined)
         except ValueError:
             return ""
         return self.base.public(joined) if parts.scheme in ("http", "https") and parts.hostname else ""
+
+    @cached_property
+    def _base_address(self) -> str:
+        """What relative addresses on the page are relative to: its `<base>`, or else its own address."""
+        stated = self.root.attributes("base[href]", "href")
+        return urljoin(self.url, stated[0]) if stated else self.url
 
     @property
     def canonical(self) -> str:
@@ -129,7 +135,7 @@ class Page:
 
     def json_ld(self, kind: str) -> Iterator[dict[str, Any]]:
         """The JSON-LD objects of a type, also inside @graph and lists; broken scripts are skipped."""
-        for script in self.root.select("script[type='application/ld+json' i]"):
+        for script in self.root.select("script[type^='application/ld+json' i]"):
             try:
                 data = json.loads(script.source_text)
             except (ValueError, RecursionError):

@@ -22,7 +22,8 @@ from stash_sense_pipeline.sources.reference_sites.site import Profile
 _THUMB = re.compile(r"_thumb\d*(\.[a-z]+)$", re.IGNORECASE)
 _MISSING = ("page not found", "does not exist")
 _BETWEEN_NAMES = re.compile(r"(?<!\s)\s+[-–/|]\s+|[,;]")
-_PORTRAITS = "#profbox2 a.img, #profimg a.img, #profselect a.img"
+# The boxes of the newest layout and of the older one.
+_PORTRAITS = "#profbox2 a[href], #profimg a[href], #profselect a[href]"
 
 
 class Babepedia(PageSite):

@@ -101,12 +101,24 @@ def _aliases(values: list[Element]) -> tuple[list[str], list[str]]:
     """Aliases with a studio, and aliases without. A line "X or Y" is skipped, because it belongs to neither."""
     credited: list[str] = []
     bare: list[str] = []
-    for line in (line for value in values for line in value.lines):
+    for line in (part for value in values for line in value.lines for part in _parts(line)):
         name, _, studios = line.partition("(")
         if " or " in name or name.strip().casefold() in _NO_ALIAS:
             continue
         (credited if studios.strip(") ") else bare).append(name)
     return credited, bare
+
+
+def _parts(line: str) -> list[str]:
+    """A line parted by the commas outside of brackets: `A, B (one, two)` → `A`, `B (one, two)`."""
+    parts, depth = [""], 0
+    for character in line:
+        depth = max(0, depth + (character == "(") - (character == ")"))
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _gender(page: Page, facts: dict[str, list[Element]]) -> str | None:
