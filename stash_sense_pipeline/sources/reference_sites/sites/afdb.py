@@ -10,7 +10,7 @@ from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, fi
 from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_AKA = re.compile(r"\b(?:AKA|Also known as|Alias(?:es)?)\s*:", re.IGNORECASE)
+_AKA = re.compile(r"\b(?:A\.?K\.?A\.?|Also known as|Alias(?:es)?)\s*:", re.IGNORECASE)
 # Labels that may follow the names on the same line.
 _NEXT_LABEL = re.compile(
     r"\b(?:(?i:birth\s?(?:day|date|place|name)|date of birth|real name|years? active|(?:hair|eye)\s?colou?r)|[A-Z][a-z]+)"

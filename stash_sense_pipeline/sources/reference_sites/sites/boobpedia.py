@@ -35,7 +35,7 @@ from stash_sense_pipeline.sources.reference_sites.wiki.media_wiki import (
 
 _HOME = "https://www.boobpedia.com"
 _NO_PAGE = WikiPage(None, "")
-_ALIASES = re.compile(r"\bknown\b(?! for)|\balias(?:es)?\b|\baka\b|\bother names\b")
+_ALIASES = re.compile(r"\bknown\b(?! for)|\balias(?:es)?\b|\ba\.?k\.?a\b|\b(?:other|stage) names?\b")
 _LEGAL = re.compile(r"\b(?:birth|born|real|legal)\b")
 _LINKS = re.compile(r"\bdatabases?\b|\blinks?\b|\bprofiles?\b|\bsocial\b|\bwebsites?\b")
 _OTHER_PEOPLE = re.compile(r"\b(?:related|similar|see also|family|partners?|sisters?)\b")
@@ -182,7 +182,7 @@ def _rows(box: Element, base: Base) -> Iterator[Row]:
     """The rows of an infobox from top to bottom. A heading is no row of its own."""
     heading, has_labels = "", False
     for row in box.select("tr"):
-        cells = row.select(":scope > td, :scope > th")
+        cells = [cell for cell in row.children if cell.name in ("td", "th")]
         table = row.closest("table")
         if not cells or table is None or table.tag is not box.tag:
             continue

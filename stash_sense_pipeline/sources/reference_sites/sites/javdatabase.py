@@ -19,7 +19,10 @@ _OTHER = ("alt", "alt name", "alt names", "alternate name", "alternate names", "
 _BETWEEN_NAMES = re.compile(r"[,;、，/|（）()]|(?<!\s)\s+-\s+|\s+-$")
 _NO_NAME = ("?", "??", "unknown", "none", "n/a", "-", "")
 # Films, other people, visitors, and the frame of the site.
-_NOT_HERS = ".borderlesscard, .idol-thumb, #comments, .comment, header, footer, nav, aside, [rel~=sponsored]"
+_NOT_HERS = (
+    ".borderlesscard, .idol-thumb, #comments, .comment, header:not(main header, article header), footer, nav, aside,"
+    " [rel~=sponsored]"
+)
 _ACCOUNT = "a[href]:has(i[class*=fa-]), a[href*='twitter.com/'], a[href*='x.com/']"
 
 
