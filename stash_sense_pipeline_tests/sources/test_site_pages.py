@@ -54,9 +54,8 @@ def fields_of(profile: Profile, asked: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_page(expectation: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What the site reads from the page."""
-    page = page_of(expectation, wanted["url"])
+def read(page: Page, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What the site reads from a page, as an expectation says it."""
     site: Any = SITES[page.source]
     kind = wanted["page"]
     if kind == "profile":
@@ -104,11 +103,11 @@ def test_a_page_gives_exactly_what_the_expectation_beside_it_says(expectation: P
         assert {name: hits_of(page, name) for name in wanted["hits"]} == wanted["hits"]
     elif "outcome" in wanted:
         with pytest.raises(SourceError) as refused:
-            read_page(expectation, wanted)
+            read(page_of(expectation, wanted["url"]), wanted)
         assert refused.value.outcome.value == wanted["outcome"]
         assert wanted.get("missed", "") in str(refused.value)
     else:
-        assert read_page(expectation, wanted) == wanted["fields"]
+        assert read(page_of(expectation, wanted["url"]), wanted) == wanted["fields"]
 
 
 @pytest.mark.parametrize("name", sorted(SITES))

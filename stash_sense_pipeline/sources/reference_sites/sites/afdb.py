@@ -33,6 +33,7 @@ class Afdb(PageSite):
     name = "afdb"
     hosts = ("adultfilmdatabase.com",)
     page_selector = "h1.w3-opacity"
+    usual_fields = ("aliases", "images")
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, the names after "AKA:", and the pictures with the number of this page."""

@@ -57,6 +57,7 @@ class Boobpedia(Site):
     name = "boobpedia"
     hosts = ("boobpedia.com",)
     page_selector = "table.infobox"
+    usual_fields = ("aliases", "links", "images")
     by_name = True
     batch = TITLES_A_REQUEST
     wiki = MediaWiki(name, f"{_HOME}/wiki/api.php")
@@ -130,16 +131,16 @@ class Boobpedia(Site):
         box = article.root.first(self.page_selector)
         if box is None:
             raise article.layout_mismatch(self.page_selector)
-        rows = list(_rows(box, article.base))
-        if not any(row.label for row in rows):
-            raise article.layout_mismatch(f"{self.page_selector} tr with a label and a value")
-        name = without_note(title)
+        rows, name = list(_rows(box, article.base)), without_note(title)
+        files = tuple(dict.fromkeys(_files(rows, name)))
+        if not files and not any(row.label or row.links for row in rows):
+            raise article.layout_mismatch(f"{self.page_selector} with a label, a picture or a link")
         return Profile(
             key=key,
             name=name,
             aliases=distinct(_aliases(rows), title, name),
             links=tuple(dict.fromkeys(_links(rows))),
-            galleries=tuple(dict.fromkeys(_files(rows, name))),
+            galleries=files,
         )
 
     def read_titles(self, page: Page) -> tuple[list[WikiPage], dict[str, str]]:

@@ -72,9 +72,16 @@ def _names_at_websites(page: Page) -> list[str]:
 def _website(alias: Element) -> Element | None:
     """The list item of the website that used a name: the nearest one with a website."""
     item = alias.closest("li")
-    while item is not None and not any(child.matches(_WEBSITE) for child in item.children):
+    while item is not None and not _has_website(item):
         item = item.closest("li")
     return item
+
+
+def _has_website(item: Element) -> bool:
+    """True when a website stands in the list item itself, not only in a list below it."""
+    return any(
+        own.tag is item.tag for website in item.select(_WEBSITE) if (own := website.closest("li")) is not None
+    )
 
 
 def _is_in_error(alias: Element, website: Element) -> bool:

@@ -29,6 +29,7 @@ class JavDatabase(PageSite):
     name = "javdatabase"
     hosts = ("javdatabase.com",)
     page_selector = "h1.idol-name, h1.h3"
+    usual_fields = ("aliases", "links", "images")
     by_name = True
     follows = True
     either_order = True

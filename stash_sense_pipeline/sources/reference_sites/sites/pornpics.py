@@ -30,6 +30,7 @@ class PornPics(PageSite):
     name = "pornpics"
     hosts = ("pornpics.com", "pornpics.de")
     page_selector = "h1"
+    usual_fields = ("images", "galleries")
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:
@@ -56,12 +57,11 @@ class PornPics(PageSite):
         page.need(_ROW_TITLE)
         if _models(page) != {profile.key}:
             return ()
-        found = {
-            each.image_id: each for tile in _tiles(page) if (each := _picture(tile, gallery[2])) is not None
-        }
-        if not found:
-            raise page.layout_mismatch(f"{_TILES[0]} with a picture of the gallery")
-        return tuple(found.values())
+        tiles = _tiles(page)
+        if not tiles:
+            raise page.layout_mismatch(_TILES[0])
+        found = [each for tile in tiles if (each := _picture(tile, gallery[2])) is not None]
+        return tuple({each.image_id: each for each in found}.values())
 
 
 def _tiles(page: Page) -> list[Element]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from dataclasses import dataclass
 from urllib.parse import quote, quote_plus, urlsplit
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
@@ -29,7 +29,7 @@ _GENDERS = {
     "trans male": "TRANSGENDER_MALE",
     "trans man": "TRANSGENDER_MALE",
 }
-_CREDIT = "a.model-title, a.model-name"
+_CREDIT = frozenset({"model-title", "model-name"})
 _ACCOUNTS = (".model-model-links a.tnap_out_link", ".model-model-links a[href]", "a.tnap_out_link")
 _PICTURE = re.compile(r"/models/([^/]+)/(?:medhead|starthumb|head|thumb)\.jpg", re.IGNORECASE)
 _NO_PICTURE = re.compile(r"silhouette|no[-_ ]?(?:image|photo|picture)|placeholder|blank", re.IGNORECASE)
@@ -42,6 +42,7 @@ class TheNude(PageSite):
     name = "thenude"
     hosts = ("thenude.com", "thenude.eu")
     page_selector = "span.model-name"
+    usual_fields = ("aliases", "credited", "gender", "links", "images")
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:
@@ -50,22 +51,15 @@ class TheNude(PageSite):
         if _key(page.canonical) != key:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the page is another model's")
         name = page.root.text_of("h1 span.model-name") or page.root.text_of(self.page_selector)
-        covers = [cover for cover in page.root.select("figure, .gall-img") if _shows_only(cover, key)]
+        covers = [cover for cover in _covers(page) if cover.names and cover.models == {key}]
         return Profile(
             key=key,
             name=name,
             aliases=distinct(_aliases(page), name),
-            credited=distinct(_credited(covers), name),
-            gender=next(
-                (
-                    _GENDERS[text.casefold()]
-                    for text in _stated(page, "gender")
-                    if text.casefold() in _GENDERS
-                ),
-                None,
-            ),
+            credited=distinct((used for cover in covers if cover.website for used in cover.names), name),
+            gender=_gender(page),
             links=tuple(_accounts(page)),
-            images=(*_portrait(page, key), *dict.fromkeys(filter(None, map(_cover, covers)))),
+            images=(*_portrait(page, key), *(image(cover.url) for cover in covers)),
         )
 
     def search(self, name: str) -> str:
@@ -93,6 +87,19 @@ class TheNude(PageSite):
         return tuple(found)
 
 
+@dataclass(frozen=True)
+class Cover:
+    """A cover in full size, the website that published it, and the models that it credits: their names there and keys.
+
+    The key of a model without a page is None.
+    """
+
+    url: str
+    names: tuple[str, ...]
+    models: frozenset[str | None]
+    website: str
+
+
 def _key(url: str) -> str | None:
     found = parse_profile(url)
     return found.key.key if found is not None and found.key.site == "thenude" else None
@@ -110,6 +117,11 @@ def _aliases(page: Page) -> list[str]:
     """All names, the name of the page among them; "??" stands for an unknown one."""
     names = [name for text in _stated(page, "additionalName") for name in re.split(r"[,;]", text)]
     return [name for name in names if "??" not in name]
+
+
+def _gender(page: Page) -> str | None:
+    stated = [text.casefold() for text in _stated(page, "gender")]
+    return next((_GENDERS[text] for text in stated if text in _GENDERS), None)
 
 
 def _accounts(page: Page) -> list[str]:
@@ -134,23 +146,27 @@ def _portrait(page: Page, key: str) -> list[ImageRecord]:
     return [image(f"{_STATIC}/models/{quote(name)}/medhead.jpg")]
 
 
-def _shows_only(cover: Element, key: str) -> bool:
-    """True for a cover that is credited to this model and to no other, with or without a page."""
-    credited = [_key(link.link) for link in cover.select(_CREDIT)]
-    linked = {_key(url) for url in cover.links("a[href]")} - {None}
-    return {*credited, *linked} == {key}
+def _covers(page: Page) -> list[Cover]:
+    """The covers of the page. Raises SourceError (parse_error) when they link to models, but no link is a credit."""
+    pictures = page.root.select("figure img, .gall-img img")
+    covers = [
+        _cover(figure, picture.image)
+        for picture in pictures
+        if "/admin/covers/" in picture.image and (figure := picture.closest("figure, .gall-img")) is not None
+    ]
+    if any(cover.models for cover in covers) and not any(cover.names for cover in covers):
+        raise page.layout_mismatch("figure with a.model-title or a.model-name")
+    return covers
 
 
-def _credited(covers: list[Element]) -> Iterator[str]:
-    """The names under which covers show the model, where they state the website that used them."""
-    for cover in covers:
-        if cover.text_of(".website"):
-            yield from cover.texts(_CREDIT)
-
-
-def _cover(cover: Element) -> ImageRecord | None:
-    """The full cover: `/admin/covers/studio/date/medheads/x.jpg` → `/admin/covers/studio/date/x.jpg`."""
-    url = next((url for url in cover.images("img") if "/admin/covers/" in path_of(url)), "")
-    parts = urlsplit(url)
-    path = parts.path.replace("/medheads/", "/", 1)
-    return image(parts._replace(path=path).geturl()) if url else None
+def _cover(figure: Element, thumb: str) -> Cover:
+    """`/admin/covers/studio/date/medheads/x.jpg` is the small one of `/admin/covers/studio/date/x.jpg`."""
+    links = [(link, _key(link.link)) for link in figure.select("a")]
+    credits = [(link, key) for link, key in links if not _CREDIT.isdisjoint(link.attribute("class").split())]
+    parts = urlsplit(thumb)
+    return Cover(
+        url=parts._replace(path=parts.path.replace("/medheads/", "/", 1)).geturl(),
+        names=tuple(link.text for link, _ in credits),
+        models=frozenset(key for _, key in credits) | frozenset(key for _, key in links if key is not None),
+        website=figure.text_of(".website"),
+    )
