@@ -29,6 +29,12 @@ class ConfigurationError(StashSenseError):
     exit_code = 2
 
 
+class InterruptedBuildError(StashSenseError):
+    """A signal ended a build. What was in flight is stored, and nothing is published."""
+
+    exit_code = 130
+
+
 class CatalogError(StashSenseError):
     """The catalog cannot be opened or used: it is corrupt, is another database, or was made by a newer program."""
 
