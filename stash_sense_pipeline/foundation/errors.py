@@ -39,6 +39,14 @@ class CatalogError(StashSenseError):
     """The catalog cannot be opened or used: it is corrupt, is another database, or was made by a newer program."""
 
 
+class LockHeldError(StashSenseError):
+    """Another process holds a lock that only one may hold. `holder` is its process id as text, or `unknown`."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"process {holder} holds the lock")
+        self.holder = holder
+
+
 class ModelPackError(StashSenseError):
     """A model pack is missing or incomplete, or its files are not the ones that pack.yaml describes."""
 

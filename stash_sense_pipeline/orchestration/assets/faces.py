@@ -64,6 +64,7 @@ def aligned_faces(
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
     from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
     from stash_sense_pipeline.faces.models.model_packs import load_pack
 
     source = context.partition_key
@@ -88,6 +89,7 @@ def aligned_faces(
         metadata={
             **numbers(report),
             "reopened": asdict(report.reopened),
+            names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack),
             "dagster/row_count": report.faces,
             "dagster/column_schema": column_schema(schema.faces),
             "preview": preview(previews.newest_faces(catalog.engine, source)),

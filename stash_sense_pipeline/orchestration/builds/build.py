@@ -133,7 +133,7 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         parts = _Refreshes(runs, usable, overrides, pack).run()
         if any(part.status is Status.DONE for part in parts):
             # All publishing runs use the same staging directory.
-            with holding_lock(environment.data_dir / ".publish.lock"):
+            with holding_lock(environment.data_dir / ".publish.lock", while_waiting=runs.check_signals):
                 published = _publish(runs, overrides)
             listener.announce(published)
             parts = [*parts, published]
@@ -178,10 +178,14 @@ class _Runs:
         self._running.append(process)
         return process
 
-    def messages(self) -> Iterator[tuple[RunProcess, ProgressMessage | RunResult]]:
-        """The messages that have arrived, after waiting a moment for one."""
+    def check_signals(self) -> None:
+        """Ends the runs in progress and raises InterruptedBuildError when a signal has arrived."""
         if self._signals.count:
             self._end()
+
+    def messages(self) -> Iterator[tuple[RunProcess, ProgressMessage | RunResult]]:
+        """The messages that have arrived, after waiting a moment for one."""
+        self.check_signals()
         ready = wait([process.connection for process in self._running], timeout=_LOOK_SECONDS)
         for process in [process for process in self._running if process.connection in ready]:
             message = process.receive()
