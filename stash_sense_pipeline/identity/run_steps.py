@@ -69,7 +69,7 @@ class RunRules:
         sites = [
             (
                 *(row.name, row.hosts, row.identity_grade, row.singular, sorted(row.reserved)),
-                *((form.pattern.pattern, form.key) for form in row.forms),
+                *((form.expression, form.key) for form in row.forms),
             )
             for row in SITES
         ]

@@ -20,10 +20,10 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     RECORD,
     URL,
     image_hash,
+    kept_digests,
     likeness,
     plain_url_hash,
     record_hash,
-    url_digests,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import HashRow, Suppressions, store_hashes
 from stash_sense_pipeline.records.perceptual_hash import is_copy
@@ -46,7 +46,7 @@ def remember_erased(
     rows += [
         HashRow(kind, digest, "a page of a suppressed person", now, applied_at=now)
         for url in person.pages
-        for kind, digest in url_digests(key, url)
+        for kind, digest in kept_digests(key, url)
     ]
     told = read_told(connection, person.records)
     alone = _listed_by_no_other(connection, person, {url for each in told.values() for url in each.urls})

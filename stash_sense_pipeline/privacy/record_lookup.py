@@ -90,15 +90,22 @@ def _forms(url: str) -> Iterator[str]:
         yield f"{profile.site} {profile.key}"
 
 
+def _in_all_forms(key: str) -> str:
+    """The part of a profile's key that all forms of its URL contain, in lower case.
+
+    The parts of a key are joined with a colon. The first of several is a kind such as `legacy`, which no URL contains.
+    """
+    parts = key.lower().split(":")
+    return max(parts[1:] or parts, key=len)
+
+
 def _prefilter(urls: Collection[str]) -> re.Pattern[str] | None:
     """A pattern that every URL of these pages matches; None when no short pattern is possible."""
     fragments: set[str] = set()
     for url in islice(urls, _MOST_FRAGMENTS + 1):
         profile = profile_urls.canonical_profile(url)
-        # All forms of a profile's URL contain its key.
-        text = profile.key if profile is not None else plain_url(url).partition("/")[2].lower()
-        # The parts of a key are joined with a colon, and may stand in another order in the URL: the longest is used.
-        words = re.findall(r"[a-z0-9]+", max(text.split(":"), key=len) if profile is not None else text)
+        text = _in_all_forms(profile.key) if profile is not None else plain_url(url).partition("/")[2].lower()
+        words = re.findall(r"[a-z0-9]+", text)
         if len("".join(words)) < _SHORTEST:
             return None
         fragments.add("[^a-z0-9]*".join(words))

@@ -52,6 +52,11 @@ def _plain_url(url: str) -> str:
     return f"{host}/{path}"
 
 
+def plain_form_names(url: str, profile: profile_urls.ProfileKey) -> bool:
+    """False when the query says which profile a URL names: the plain form leaves it out, and is that of all profiles."""
+    return "?" not in url or profile_urls.canonical_profile(plain_url(url)) == profile
+
+
 def record_page(record: RecordKey, hosts: Mapping[str, str]) -> str | None:
     """URL of the page of a record on its stash-box. None for a source that is not a stash-box.
 

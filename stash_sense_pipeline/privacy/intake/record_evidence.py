@@ -20,6 +20,7 @@ from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     PERSONA,
+    kept_digests,
     keyed_hash,
     plain_url_hash,
     record_hash,
@@ -32,8 +33,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     Suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.privacy.url_forms import identifying_pages, plain_url, record_page
-from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.privacy.url_forms import identifying_pages, plain_form_names, plain_url, record_page
+from stash_sense_pipeline.records import profile_sites, profile_urls
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
@@ -162,12 +163,21 @@ def remember_personas(
 
 
 def unknown_pages(urls: Iterable[str]) -> list[str]:
-    """The URLs on sites that the table of profile sites does not list; a URL without a path is left out."""
-    return [
-        url
-        for url in urls
-        if profile_urls.canonical_profile(url) is None and plain_url(url).partition("/")[2]
-    ]
+    """The URLs that are compared as they are written; a URL without a path is left out.
+
+    They are on sites that the table of profile sites does not list, or on those of its sites that prove no identity,
+    such as a page that a fan may run. Pages that namesakes share are left out.
+    """
+    return [url for url in urls if _is_unknown(url) and plain_url(url).partition("/")[2]]
+
+
+def _is_unknown(url: str) -> bool:
+    profile = profile_urls.canonical_profile(url)
+    if profile is None:
+        return True
+    site = profile_sites.site(profile.site)
+    proves = site is not None and (site.identity_grade or site.shared)
+    return not proves and plain_form_names(url, profile)
 
 
 def evidence_hashes(key: bytes, told: RecordEvidence) -> set[str]:
@@ -178,7 +188,7 @@ def evidence_hashes(key: bytes, told: RecordEvidence) -> set[str]:
     pages = {
         digest
         for url in (*identifying_pages(told.urls).values(), *_own_pages(told))
-        for _, digest in url_digests(key, url)
+        for _, digest in kept_digests(key, url)
     }
     unknown = {plain_url_hash(key, url) for url in unknown_pages(told.urls)}
     return ids | pages | unknown | persona_hashes(key, told)

@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.intake.record_evidence import (
     remember_personas,
 )
 from stash_sense_pipeline.privacy.linked_records import own_pages
-from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, kept_digests, record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     MET,
     NAMED,
@@ -278,7 +278,8 @@ class Withholding:
         rows += [
             HashRow(URL, digest, reason, now, MET)
             for url in sorted(pages.union(filter(None, own)))
-            for digest in url_hashes(key, url)
+            for kind, digest in kept_digests(key, url)
+            if kind == URL
         ]
         return rows
 

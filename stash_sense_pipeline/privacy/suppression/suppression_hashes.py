@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from functools import lru_cache
 
-from stash_sense_pipeline.privacy.url_forms import plain_url
+from stash_sense_pipeline.privacy.url_forms import plain_form_names, plain_url
 from stash_sense_pipeline.records import profile_sites, profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
@@ -82,6 +82,13 @@ def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
     return tuple(digests)
 
 
+def kept_digests(key: bytes, url: str) -> tuple[Digest, ...]:
+    """The (kind, hash) pairs of a URL to store: url_digests without a plain form that other people's pages have too."""
+    profile = profile_urls.canonical_profile(url)
+    digests = url_digests(key, url)
+    return digests if profile is None or plain_form_names(url, profile) else digests[1:]
+
+
 def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
     """Hex digest of a profile, in whatever form its URL is written."""
     return keyed_hash(key, URL, f"{profile.site} {profile.key}")
@@ -98,7 +105,7 @@ def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...
     The stash-box page of a record means that record only, also when other records list the page.
     """
     if is_url:
-        digests = url_digests(key, target)
+        digests = kept_digests(key, target)
         return tuple(each for each in digests if each[0] == RECORD) or digests
     source, _, source_id = target.partition(":")
     return ((RECORD, record_hash(key, source, source_id)),)

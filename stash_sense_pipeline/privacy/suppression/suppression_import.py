@@ -35,11 +35,11 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     URL,
     Digest,
     image_id_hash,
+    kept_digests,
     key_fingerprint,
     plain_url_hash,
     record_hash,
     target_hashes,
-    url_digests,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     HashRow,
@@ -230,7 +230,7 @@ def _resolved(
     is_profile = canonical_profile(target) is not None
     if not (listers or pictures or entry.picture_only or is_profile):
         images = [(AWAITED_IMAGE, plain_url_hash(key, target))]
-    hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
+    hashes = _distinct(own, kept_digests(key, target), _record_digests(key, records), images)
     return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
 
 
