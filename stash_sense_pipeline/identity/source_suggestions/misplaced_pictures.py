@@ -14,11 +14,11 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.identity.face_matching.face_agreement import MARGIN
+from stash_sense_pipeline.identity.face_matching.face_agreement import BORDERLINE, MARGIN
 from stash_sense_pipeline.identity.face_matching.template_set import above
 from stash_sense_pipeline.identity.face_matching.trust_policy import TrustPolicy
 from stash_sense_pipeline.identity.source_suggestions.identity_state import IdentityState
-from stash_sense_pipeline.identity.source_suggestions.pair_facts import cosines
+from stash_sense_pipeline.identity.source_suggestions.pair_facts import cosines, may_be_one_person
 from stash_sense_pipeline.identity.source_suggestions.suggestion import Suggestion, SuggestionKind
 
 Vectors = NDArray[np.float32]
@@ -37,21 +37,25 @@ def find_misplaced_pictures(
 
     A trusted face agrees with its own performer and is not compared again. Of the others, only those that are far from
     all templates of their own person are searched for among all templates. That search is exact: it costs the number of
-    such faces times the number of records.
+    such faces times the number of records. A face of two records that may be one person shows that identity split the
+    person: that is no mistake of the source. Without calibrated thresholds faces say nothing, and nothing is found.
     """
+    if not state.calibration.thresholds:
+        return []
     rows, trusted, collisions = reads(_read)
     asked = [row for row in rows if row.source in state.boxes.sources]
     found: dict[tuple[int, str], Suggestion] = {}
     for row in asked:
         collision = collisions.get(row.face_id)
-        if collision is not None and _is_current(state, row, collision):
-            found[row.face_id, row.source_id] = _collided(state, row, collision)
-    if state.calibration.thresholds:
-        unproven = [row for row in asked if (row.face_id, row.performer_id) not in trusted]
-        search = _Search(state)
-        for batch in batched(unproven, _FACES_AT_ONCE):
-            for row, suggestion in search.suggestions(*_with_vectors(reads, batch, models)):
-                found[row.face_id, row.source_id] = suggestion
+        if collision is not None and _is_valid(state, row, collision):
+            collided = _collided(state, row, collision)
+            if not may_be_one_person(state, collided.record, collided.other):
+                found[row.face_id, row.source_id] = collided
+    unproven = [row for row in asked if (row.face_id, row.performer_id) not in trusted]
+    search = _Search(state)
+    for batch in batched(unproven, _FACES_AT_ONCE):
+        for row, suggestion in search.suggestions(*_with_vectors(reads, batch, models)):
+            found[row.face_id, row.source_id] = suggestion
     return list(found.values())
 
 
@@ -67,10 +71,17 @@ def _read(
     return alone, trusted, store.read_collisions(connection)
 
 
-def _is_current(state: IdentityState, row: CandidateRow, collision: CollisionRow) -> bool:
-    """True when the face and the people of a stored collision are still the same."""
+def _is_valid(state: IdentityState, row: CandidateRow, collision: CollisionRow) -> bool:
+    """True when the face and the people of a stored collision are the same, and it is about as near as a match is."""
+    if collision.nearer_similarity < _match_threshold(state) - BORDERLINE:
+        return False
     same = collision[:3] == (row.performer_id, row.source, row.source_id)
     return same and collision.nearer_to in state.records_of and (row.source, row.source_id) in state.records
+
+
+def _match_threshold(state: IdentityState) -> float:
+    """The mean over the models, as collisions have it."""
+    return float(np.mean([row.match_threshold for row in state.calibration.thresholds]))
 
 
 def _collided(state: IdentityState, row: CandidateRow, collision: CollisionRow) -> Suggestion:
@@ -80,7 +91,8 @@ def _collided(state: IdentityState, row: CandidateRow, collision: CollisionRow) 
         f"cosine {own:.2f} to the other faces of its own person",
     )
     other = state.nearest_to(row.source, state.records_of[collision.nearer_to])
-    score = state.weights.face_borderline
+    weights, matches = state.weights, near >= _match_threshold(state)
+    score = weights.face_single if matches else weights.face_borderline
     return Suggestion(
         SuggestionKind.PICTURE, (row.source, row.source_id), other, facts, score, picture=row.image_id
     )
@@ -134,7 +146,10 @@ class _Search:
         places = [judged[i] for i in far.tolist()]
         people = [rows[i].performer_id for i in places]
         for i, match in self._nearest_others(people, vectors[places], own[far]).items():
-            yield rows[places[i]], self._suggestion(rows[places[i]], match)
+            row = rows[places[i]]
+            nearest = self._state.templates.records[match.template]
+            if not may_be_one_person(self._state, (row.source, row.source_id), nearest):
+                yield row, self._suggestion(row, match)
 
     def _nearest_own(self, people: Sequence[int], vectors: Vectors) -> Vectors:
         """The highest cosine of each face to a template of its own person, (faces, models)."""

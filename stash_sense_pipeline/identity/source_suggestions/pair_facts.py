@@ -100,6 +100,15 @@ def face_fact(state: IdentityState, a: RecordKey, b: RecordKey) -> Fact | None:
     return None
 
 
+def may_be_one_person(state: IdentityState, a: RecordKey, b: RecordKey) -> bool:
+    """True when the faces of two records agree; where faces cannot be compared, when their names agree."""
+    if state.calibration.thresholds and a in state.template_of and b in state.template_of:
+        face = face_fact(state, a, b)
+        return face is not None and face.weight > 0
+    name = name_fact(state, a, b)
+    return name is not None and name.weight > 0
+
+
 def cosines(models: Iterable[str], similarities: Iterable[float]) -> str:
     """The similarities as text, one a model."""
     return ", ".join(f"{model} {value:.2f}" for model, value in zip(models, similarities, strict=True))

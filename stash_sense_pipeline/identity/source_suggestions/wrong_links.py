@@ -108,9 +108,12 @@ def _on_others(
 
 def _against(state: IdentityState, a: RecordKey, b: RecordKey) -> list[Fact]:
     """The facts about two records, without pages."""
-    facts = [*detail_facts(state, a, b)]
-    facts += [fact for fact in (name_fact(state, a, b), face_fact(state, a, b)) if fact is not None]
     hard = contradictions(state.records[a], state.records[b])
+    if frozenset((a, b)) in state.two_people:
+        hard.append("the overrides say cannot_link")
+    facts = [fact for fact in (name_fact(state, a, b), face_fact(state, a, b)) if fact is not None]
+    # A contradiction of the birth dates stands for their difference.
+    facts += [fact for fact in detail_facts(state, a, b) if not (hard and fact.text.startswith("birth"))]
     return facts + [Fact(text, -state.weights.link) for text in hard]
 
 
