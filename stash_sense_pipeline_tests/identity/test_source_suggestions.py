@@ -282,7 +282,22 @@ def test_a_page_with_the_name_of_one_of_two_people_is_the_others_mistake(any_cat
     assert row.facts[0] == "it has the other person's name"
 
 
-def test_a_page_of_two_people_without_a_sign_whose_it_is_gives_none(any_catalog: sa.Engine) -> None:
+def test_a_page_with_the_name_of_one_person_is_theirs_also_when_more_sources_list_it_for_another(
+    catalog: sa.Engine,
+) -> None:
+    found = linked(
+        catalog,
+        Record("stashdb", "a", "Mira Sample", "FEMALE", urls=(X,)),
+        Record("stashdb", "b", "Vlad Else", "MALE", birth_date="1970-02-03", urls=(X,)),
+        Record("fansdb", "b", "Vlad Else", "MALE", birth_date="1970-02-03", urls=(X,)),
+    )
+    assert [(row.record, row.other) for row in found.suggestions] == [
+        (("fansdb", "b"), ("stashdb", "a")),
+        (("stashdb", "b"), ("stashdb", "a")),
+    ]
+
+
+def test_a_page_of_two_people_without_a_sign_of_the_owner_gives_none(any_catalog: sa.Engine) -> None:
     page = "https://x.com/the_couple"
     found = linked(
         any_catalog,

@@ -41,7 +41,7 @@ def find_wrong_links(state: IdentityState) -> list[Suggestion]:
     """The links to pages of another person.
 
     A page is compared when records of several people hold it. It belongs to the record that it is the page of, else to
-    the person whose records list it in most sources, else to the person whose name it has. Records of other people that
+    the person with its name, else to the person for which most sources list it. Records of other people that
     list it, and that contradict the owner, have a wrong link. A hub without an owner gives one suggestion.
     """
     found: list[Suggestion] = []
@@ -67,16 +67,20 @@ def _owner(
     record = owner(page, [key for keys in people.values() for key in keys])
     if record is not None:
         return _Owner(record, f"it is the page of {':'.join(record)}", state.weights.cross_link)
+    named = {person for person, keys in people.items() if any(_has_name(state, page, key) for key in keys)}
     sources = {person: len({key[0] for key in keys}) for person, keys in people.items()}
     most = max(sources.values())
-    first = [person for person, count in sources.items() if count == most]
-    if most > 1 and len(first) == 1:
-        rivals = sorted(sources.values())[-2]
-        certain = _FURTHER_SOURCE * (most - rivals)
-        return _Owner(min(people[first[0]]), f"{most} sources list it for the other person", certain)
-    named = [(person, key) for person, keys in people.items() for key in keys if _has_name(state, page, key)]
-    if named and len({person for person, _ in named}) == 1:
-        return _Owner(min(key for _, key in named), "it has the other person's name", _NAMED_PAGE)
+    first = {person for person, count in sources.items() if count == most}
+    further = most - sorted(sources.values())[-2]
+    if len(named) == 1:
+        (person,) = named
+        certain = _NAMED_PAGE + (_FURTHER_SOURCE * further if person in first else 0.0)
+        return _Owner(min(people[person]), "it has the other person's name", certain)
+    if further and not named:
+        (person,) = first
+        return _Owner(
+            min(people[person]), f"{most} sources list it for the other person", _FURTHER_SOURCE * further
+        )
     return None
 
 
@@ -98,7 +102,7 @@ def _on_others(
         other = state.nearest_to(key[0], members)
         facts = _against(state, key, other)
         against = -score(facts)
-        url = listed_as(state.records[key], page, state)
+        url = _listed_as(state.records[key], page, state)
         if against < _LEAST_CONTRADICTION or url is None:
             continue
         reasons = (page_owner.reason, *texts(facts))
@@ -117,7 +121,7 @@ def _against(state: IdentityState, a: RecordKey, b: RecordKey) -> list[Fact]:
     return facts + [Fact(text, -state.weights.link) for text in hard]
 
 
-def listed_as(record: Record, page: str, state: IdentityState) -> str | None:
+def _listed_as(record: Record, page: str, state: IdentityState) -> str | None:
     """The URL by which a record lists the page; None when it is only known by its own page or a merge."""
     for url in record.urls:
         alone = Record(record.source, record.source_id, urls=(url,))
@@ -136,7 +140,7 @@ def _hub(
     listed: list[tuple[RecordKey, str]] = []
     for keys in people.values():
         for key in keys:
-            url = listed_as(state.records[key], page, state) if key[0] in state.boxes.sources else None
+            url = _listed_as(state.records[key], page, state) if key[0] in state.boxes.sources else None
             if url is not None:
                 listed.append((key, url))
                 break
