@@ -23,6 +23,9 @@ class _Commands(click.Group):
                 raise
             echo(f"stash-sense: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            echo("stash-sense: stopped", err=True)
+            ctx.exit(130)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,7 +34,7 @@ class _Commands(click.Group):
 def main(debug: bool) -> None:
     """Build a face-recognition database of performers, keep it up to date, and publish releases of it.
 
-    Exit codes: 0 done, 1 failed, 2 usage or configuration.
+    Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 interrupted.
     """
     keep_files_private()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,10 @@ from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.orchestration.in_process_build import BuildResult, PartResult
+    from stash_sense_pipeline.orchestration.builds.build import BuildResult, PartResult
     from stash_sense_pipeline.settings.environment import Environment
     from stash_sense_pipeline.settings.run_overrides import RunOverrides
+    from stash_sense_pipeline.settings.schema import Settings
 
 
 @click.command()
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     type=int,
     help="A performer with this many faces is complete.",
 )
+@click.option(
+    "--jobs",
+    type=int,
+    help="Most sources at once; by default all whose hosts differ. Needs about 300 MB each.",
+)
 @click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
 @click.option(
     "--fast-index",
@@ -51,9 +58,10 @@ if TYPE_CHECKING:
     help="Publish although performers or faces are missing without an explanation.",
 )
 def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
-    """Refresh each enabled source, then publish a release. Runs the same jobs as the UI, in this process.
+    """Refresh each enabled source, then publish a release. Runs the same jobs as the UI, without the daemon.
 
-    Exit code 0 only if every part was done, also when nothing had changed.
+    Sources are refreshed side by side; no host is asked faster than its rate limit. Ctrl-C stores what is in flight and
+    publishes nothing; a second one ends at once. Exit code 0 only if every part was done, also when nothing had changed.
     """
     from stash_sense_pipeline.settings.run_overrides import make_overrides
 
@@ -116,32 +124,54 @@ def ui(data_dir: Path, port: int) -> None:
 
 
 def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
+    from stash_sense_pipeline.cli.progress_display import progress_display
     from stash_sense_pipeline.definitions import build_defs
     from stash_sense_pipeline.deployment.dagster_home import check_writable, restrict_data
     from stash_sense_pipeline.deployment.dagster_instance import open_instance
-    from stash_sense_pipeline.foundation.progress import progress_bars
-    from stash_sense_pipeline.orchestration.in_process_build import Pipeline
-    from stash_sense_pipeline.orchestration.in_process_build import build as run_build
+    from stash_sense_pipeline.orchestration.builds.build import Listener
+    from stash_sense_pipeline.orchestration.builds.build import build as run_build
+    from stash_sense_pipeline.orchestration.builds.build_summary import closing_lines
+    from stash_sense_pipeline.orchestration.builds.run_process import CodeLocation, ProgressMessage
+    from stash_sense_pipeline.settings.run_overrides import apply_overrides
     from stash_sense_pipeline.settings.sources_file import load_settings
 
+    # Until the build notes signals itself, SIGTERM ends it as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    settings = apply_overrides(load_settings(environment.sources_file), overrides)
     check_writable(environment.data_dir)
     restrict_data(environment.data_dir, home)
-    settings = load_settings(environment.sources_file)
     if settings.missing_contact:
         echo(
             f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
             "fill it in, so that a source can reach you",
             err=True,
         )
-    definitions = build_defs(
-        settings=settings, environment=environment, resources={"progress": progress_bars}
-    )
-    with open_instance(home) as instance:
-        return run_build(Pipeline(definitions, instance, settings, environment), overrides, _announce)
+    open_instance(home).dispose()
+    location = CodeLocation(build_defs, open_instance, home, settings, environment)
+    with progress_display() as display:
+
+        def show(message: ProgressMessage) -> None:
+            display(message.subject, message.stage, message.done, message.total, message.counts)
+
+        result = run_build(location, overrides, Listener(_announce, show))
+    for line in closing_lines(result, _completeness(environment, settings)):
+        echo(line)
+    return result
+
+
+def _completeness(environment: Environment, settings: Settings) -> tuple[int, int]:
+    from stash_sense_pipeline.catalog.engine import open_catalog
+    from stash_sense_pipeline.catalog.queries.status import completeness
+
+    engine = open_catalog(environment.catalog_url)
+    try:
+        return completeness(engine, settings.global_.completeness_threshold)
+    finally:
+        engine.dispose()
 
 
 def _announce(part: PartResult) -> None:
-    from stash_sense_pipeline.orchestration.build_summary import summary_lines
+    from stash_sense_pipeline.orchestration.builds.build_summary import summary_lines
 
     for line in summary_lines(part):
         echo(line, err=part.status != "done")

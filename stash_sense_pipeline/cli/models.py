@@ -31,16 +31,15 @@ def models_list() -> None:
 )
 def models_pull(name: str, accept_licence: bool) -> None:
     """Download a known pack into the models directory. An aborted download is resumed, and every file is verified."""
-    import logging
-
+    from stash_sense_pipeline.cli.progress_display import progress_of
     from stash_sense_pipeline.faces.models.pack_install import known_packs, pull_pack
-    from stash_sense_pipeline.foundation.progress import progress_bars
 
     if name in known_packs():
         echo(f"licence of {name}: {known_packs()[name].licence}")
-    bars = progress_bars(logging.getLogger(__name__), name)
     directory = environment_of(os.environ).models_dir
-    echo(f"installed in {pull_pack(name, directory, accept_licence=accept_licence, progress=bars)}")
+    with progress_of(name) as report:
+        installed = pull_pack(name, directory, accept_licence=accept_licence, progress=report)
+    echo(f"installed in {installed}")
 
 
 @models.command("check")

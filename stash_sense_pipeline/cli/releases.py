@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import click
 
 from stash_sense_pipeline.cli.common import echo, environment_of, print_table, release_directory
-from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
 if TYPE_CHECKING:
@@ -92,19 +91,21 @@ def releases_upload(version: str) -> None:
     The repository is export.github.repository in sources.yaml, the token GITHUB_TOKEN. After a failure, run it again: it
     continues and uploads nothing twice. A release that holds people on the suppression list is refused.
     """
+    from stash_sense_pipeline.cli.progress_display import progress_of
     from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
     directory = release_directory(version)
     destination = upload_destination(load_settings(environment.sources_file), environment)
-    report = upload_release(
-        environment.releases_dir,
-        directory.name,
-        destination,
-        check=partial(_refuse_suppressed, environment),
-        progress=_upload_bar(),
-    )
+    with progress_of("upload") as progress:
+        report = upload_release(
+            environment.releases_dir,
+            directory.name,
+            destination,
+            check=partial(_refuse_suppressed, environment),
+            progress=progress,
+        )
     echo(f"{'uploaded' if report.uploaded else 'already uploaded:'} {report.asset}, {report.bytes} bytes")
     echo(report.url)
     if not report.latest:
@@ -127,20 +128,6 @@ def _refuse_suppressed(environment: Environment, release: Path) -> None:
     finally:
         engine.dispose()
     refuse_suppressed(release, suppressions, {name: box.host for name, box in settings.stash_boxes.items()})
-
-
-def _upload_bar() -> Progress:
-    from tqdm import tqdm
-
-    bar = tqdm(desc="upload", unit="B", unit_scale=True, leave=False, disable=None)
-
-    def report(stage: str, done: int, total: int | None) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-        if done == total:
-            bar.close()
-
-    return report
 
 
 def _mark(passed: bool, severity: str) -> str:

@@ -5,22 +5,21 @@ Imports no Dagster, which takes seconds.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from glob import escape
 from pathlib import Path
 from urllib.parse import unquote
 
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
-from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.foundation.errors import ConfigurationError, LockHeldError
 from stash_sense_pipeline.foundation.files import (
     PRIVATE_DIRECTORY,
+    held_alone,
     make_directory,
     make_private_file,
-    private_opener,
     restrict,
     write_atomically,
 )
@@ -139,20 +138,14 @@ def _rename_moved_module(settings: Path) -> None:
 def only_daemon(home: Path) -> Iterator[int]:
     """Holds the lock of the one daemon of `home` while the block runs. Yields the file descriptor of the lock.
 
-    A process that inherits the descriptor holds the lock too, even after this process is killed. Raises
-    ConfigurationError, with the process id of the holder, when another process holds the lock: two daemons would launch
-    each run twice.
+    Raises ConfigurationError, with the process id of the holder, when another process holds the lock: two daemons would
+    launch each run twice.
     """
-    lock = home / "daemon.lock"
-    with open(lock, "a+", opener=private_opener) as stream:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            descriptor = stack.enter_context(held_alone(home / "daemon.lock"))
+        except LockHeldError as error:
             raise ConfigurationError(
-                f"process {lock.read_text().strip() or 'unknown'} already serves {home}; end it first, or give this one "
-                "its own DATA_DIR"
+                f"process {error.holder} already serves {home}; end it first, or give this one its own DATA_DIR"
             ) from error
-        stream.truncate(0)
-        stream.write(str(os.getpid()))
-        stream.flush()
-        yield stream.fileno()
+        yield descriptor

@@ -72,6 +72,9 @@ class CollectReport:
     outcome: Outcome | None
     message: str | None
     seconds: float
+    seconds_fetching: float = 0.0
+    seconds_detecting: float = 0.0
+    seconds_writing: float = 0.0
 
     @property
     def processed(self) -> int:
@@ -208,8 +211,15 @@ class _Run:
 
         def flushed() -> None:
             if progress is not None:
-                progress("images", self._counts.verdicts, None)
-                progress("performers", self._schedule.finished, self._schedule.total)
+                counts = self._counts
+                progress(
+                    "performers",
+                    self._schedule.finished,
+                    self._schedule.total,
+                    images=counts.verdicts,
+                    faces=counts.done,
+                    failed=counts.failed.total(),
+                )
 
         batches = VerdictBatches(context, self._suppressions, self._counts, self._refusals, flushed)
         worker = self._worker(batches)
@@ -282,4 +292,7 @@ class _Run:
             outcome=end.outcome,
             message=end.message,
             seconds=seconds,
+            seconds_fetching=self._fetcher.busy.seconds,
+            seconds_detecting=self._context.threads.detecting.seconds,
+            seconds_writing=self._context.threads.writing.seconds,
         )

@@ -104,6 +104,13 @@ def embed_waiting(
     return EmbedReport(source, done, again, vectors, crops_left, reopened, interrupted, seconds)
 
 
+def embedding_backlog(engine: sa.Engine, source: str, pack: ModelPack) -> int:
+    """The number of faces of `source` with a crop that lack a vector of this pack."""
+    queue = catalog.EmbeddingQueue(source, pack.detector.digest, pack.digests)
+    with reading(engine) as connection:
+        return catalog.count_waiting(connection, queue)
+
+
 def _embedders(stack: ExitStack, pack: ModelPack, device: Device, threads: int | None) -> dict[str, Embedder]:
     workers = threads or len(os.sched_getaffinity(0))
     return {

@@ -29,8 +29,22 @@ class ConfigurationError(StashSenseError):
     exit_code = 2
 
 
+class InterruptedBuildError(StashSenseError):
+    """A signal ended a build. What was in flight is stored, and nothing is published."""
+
+    exit_code = 130
+
+
 class CatalogError(StashSenseError):
     """The catalog cannot be opened or used: it is corrupt, is another database, or was made by a newer program."""
+
+
+class LockHeldError(StashSenseError):
+    """Another process holds a lock that only one may hold. `holder` is its process id as text, or `unknown`."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"process {holder} holds the lock")
+        self.holder = holder
 
 
 class ModelPackError(StashSenseError):

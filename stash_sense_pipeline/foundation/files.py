@@ -11,16 +11,21 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
+from typing import IO
+
+from stash_sense_pipeline.foundation.errors import LockHeldError
 
 # Private modes are for names, keys and history; public modes are for releases, which other users may read.
 PRIVATE_FILE = 0o600
 PRIVATE_DIRECTORY = 0o700
 PUBLIC_FILE = 0o644
 PUBLIC_DIRECTORY = 0o755
+_SECONDS_BETWEEN_TRIES = 0.25
 
 
 def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
@@ -159,14 +164,19 @@ def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FI
 
 
 @contextmanager
-def holding_lock(path: Path) -> Iterator[None]:
+def holding_lock(path: Path, while_waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Waits for the lock on the file `path`, holds it while the block runs, and removes the file at the end.
 
-    The system releases the lock when the process ends, so a file that a crash left behind does not lock.
+    The system releases the lock when the process ends, so a file that a crash left behind does not lock. With
+    `while_waiting` the lock is tried four times a second, and that function is called between tries: its exception ends
+    the wait.
     """
     while True:
         with open(path, "a", opener=private_opener) as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            if while_waiting is None:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            else:
+                _wait_for_lock(stream, while_waiting)
             if not _names(path, stream.fileno()):
                 # The previous holder removed the file while this process waited.
                 continue
@@ -175,6 +185,35 @@ def holding_lock(path: Path) -> Iterator[None]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _wait_for_lock(stream: IO[str], while_waiting: Callable[[], object]) -> None:
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            while_waiting()
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        else:
+            return
+
+
+@contextmanager
+def held_alone(lock: Path) -> Iterator[int]:
+    """Holds the lock on the file `lock` while the block runs. Yields the file descriptor of the lock.
+
+    A process that inherits the descriptor holds the lock too, even after this process is killed. The file holds the
+    process id of the holder. Raises LockHeldError, without waiting, when another process holds it.
+    """
+    with open(lock, "a+", opener=private_opener) as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LockHeldError(lock.read_text().strip() or "unknown") from error
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield stream.fileno()
 
 
 def _names(path: Path, descriptor: int) -> bool:

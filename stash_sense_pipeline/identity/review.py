@@ -17,12 +17,15 @@ from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_col
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing
+from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
 from stash_sense_pipeline.identity.linkage.evidence import Kind
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
+# Written beside them, from what identity never joins: see source_suggestions.
+SUGGESTIONS = "suggestions.csv"
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
 _SECTIONS = {
@@ -115,18 +118,17 @@ def _as_csv(findings: Sequence[Finding]) -> str:
     writer.writerow(("section", "about", "evidence", "reason", "weight"))
     for row in findings:
         cells = (row.section, row.about, row.evidence, row.reason)
-        writer.writerow((*map(_plain, cells), f"{row.weight:.2f}"))
+        writer.writerow((*map(spreadsheet_cell, cells), f"{row.weight:.2f}"))
     return text.getvalue()
 
 
-def _plain(cell: str) -> str:
-    """The cell as one line, so that erasure can blank it. A leading quote keeps spreadsheets from reading a formula."""
-    line = " ".join(cell.split())
-    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
-
-
 def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
-    lines = [f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC", ""]
+    lines = [
+        f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC",
+        "",
+        f"Mistakes to correct at the sources, such as two records of one person, are in {SUGGESTIONS}.",
+        "",
+    ]
     for section, meaning in _SECTIONS.items():
         rows = [row for row in findings if row.section == section]
         lines += [f"## {section}: {len(rows)}", "", meaning, ""]

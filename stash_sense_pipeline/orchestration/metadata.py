@@ -75,12 +75,12 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def review_preview(counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
-    """The number of cases to review, and the file that lists them. The records themselves are only in that file."""
-    lines = ["| to review | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
-    return dg.MetadataValue.md(
-        "\n".join([*lines, "", "Details: `review/identity.md` in the data directory."])
-    )
+def review_preview(
+    counts: Mapping[str, int], title: str = "to review", file: str = "review/identity.md"
+) -> dg.MarkdownMetadataValue:
+    """The number of cases of each kind, and the file that lists them. The records themselves are only in that file."""
+    lines = [f"| {title} | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
+    return dg.MetadataValue.md("\n".join([*lines, "", f"Details: `{file}` in the data directory."]))
 
 
 def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:

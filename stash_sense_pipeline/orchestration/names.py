@@ -15,6 +15,9 @@ PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 GITHUB_RELEASE = dg.AssetKey("github_release")
 
+# Metadata of aligned_faces: faces of the source that wait for an embedding.
+WAITING_FACES = "faces_waiting"
+
 # The step that builds all indices; their run configuration is that of this step.
 INDICES_STEP = "indices"
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import Progress, log_progress
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.orchestration.step_progress import log_step_progress
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -68,5 +69,7 @@ def build_resources(settings: Settings, environment: Environment) -> dict[str, A
             environment, "Paths and keys of this machine"
         ),
         "catalog": catalog,
-        "progress": dg.ResourceDefinition.hardcoded_resource(log_progress, "Reports the progress of a step"),
+        "progress": dg.ResourceDefinition.hardcoded_resource(
+            log_step_progress, "Reports the progress of a step"
+        ),
     }

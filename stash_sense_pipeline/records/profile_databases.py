@@ -194,6 +194,8 @@ WORLD: tuple[ProfileSite, ...] = (
                 "example-person-12345",
             ),
         ),
+        # The forms of its addresses are not confirmed by two sources.
+        identity_grade=False,
         reserved=words("index search"),
         no_profiles=("porn-stars", "porn-stars/a", "movies/12345.html", "business/articles/video/x-1.html"),
     ),
@@ -209,6 +211,7 @@ WORLD: tuple[ProfileSite, ...] = (
                 "example-person",
             ),
         ),
+        identity_grade=False,
         no_profiles=("", "category/x", "female-porn-stars", "tag/example", "page/2"),
     ),
 )

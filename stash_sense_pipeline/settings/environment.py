@@ -143,9 +143,9 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         if (alert := _address(values, "STASH_SENSE_ALERT_URL", _ALERT_SCHEMES))
         else None,
         alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
-        _key_variables=MappingProxyType(
-            {name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)}
-        ),
+        _key_variables={
+            name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)
+        },
     )
 
 

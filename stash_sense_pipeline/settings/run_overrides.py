@@ -37,6 +37,7 @@ class RunOverrides(SettingsModel):
     sync: SyncMode = Field(default="auto", description="one of auto, updates_only, full_sweep")
     completeness_threshold: int | None = Field(default=None, ge=1, description=COUNT)
     faces: bool = Field(default=True, description=A_FLAG)
+    jobs: int | None = Field(default=None, ge=1, description=COUNT)
     fast_index: bool = Field(default=False, description=A_FLAG)
     accept_shrink: bool = Field(default=False, description=A_FLAG)
 

@@ -92,6 +92,25 @@ def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions) -> Non
         assert set(json.loads(cursor or "")) == {"fansdb", "stashdb"}
 
 
+def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not_delay_publishing(
+    definitions: dg.Definitions,
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        for source, waiting in (("stashdb", 0), ("fansdb", 3)):
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    "aligned_faces", partition=source, metadata={"faces_waiting": waiting}
+                )
+            )
+        materialize_runless(instance, "performer_table", "stashdb")
+        requests, cursor = _tick(embed_when_refreshed(), instance, definitions, None)
+        assert [request.partition_key for request in requests] == ["fansdb"]
+        assert set(json.loads(cursor or "")) == {"fansdb", "stashdb"}
+        assert _tick(publish_when_changed(), instance, definitions, None)[0] == []
+        materialize_runless(instance, "face_embeddings", "fansdb")
+        assert len(_tick(publish_when_changed(), instance, definitions, None)[0]) == 1
+
+
 def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definitions: dg.Definitions) -> None:
     sensor = publish_when_changed()
     with dg.DagsterInstance.ephemeral() as instance:

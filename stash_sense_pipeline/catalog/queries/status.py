@@ -12,7 +12,13 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.performers import count_records
 from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_states
-from stash_sense_pipeline.catalog.schema import embeddings, faces, source_images
+from stash_sense_pipeline.catalog.schema import (
+    embeddings,
+    faces,
+    identity_members,
+    performer_images,
+    source_images,
+)
 from stash_sense_pipeline.catalog.transactions import reading
 
 
@@ -86,6 +92,27 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
                 )
             )
     return rows
+
+
+def completeness(engine: sa.Engine, threshold: int) -> tuple[int, int]:
+    """The number of performers with at least `threshold` faces from all sources, and of those with fewer."""
+    member, image = identity_members.c, performer_images.c
+    of_performer = (
+        sa.select(sa.func.count(faces.c.face_id.distinct()).label("faces"))
+        .select_from(identity_members)
+        .outerjoin(
+            performer_images, sa.and_(image.source == member.source, image.source_id == member.source_id)
+        )
+        .outerjoin(faces, sa.and_(faces.c.source == image.source, faces.c.image_id == image.image_id))
+        .group_by(member.performer_id)
+        .subquery()
+    )
+    complete = sa.func.coalesce(sa.func.sum(sa.case((of_performer.c.faces >= threshold, 1), else_=0)), 0)
+    with reading(engine) as connection:
+        enough, everyone = connection.execute(
+            sa.select(complete, sa.func.count()).select_from(of_performer)
+        ).one()
+    return enough, everyone - enough
 
 
 def _left_alone_until(state: SyncState | None) -> datetime | None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from stash_sense_pipeline.faces.collection.image_hosts import ImageHost, ImageHosts
 from stash_sense_pipeline.faces.collection.verdicts import ImageVerdict
+from stash_sense_pipeline.foundation.busy_time import BusyTime
 from stash_sense_pipeline.foundation.errors import SourceError
 
 # Maps the URL of an image to the URL and the headers of its request.
@@ -61,7 +62,8 @@ class SharedAddress:
 class ImageFetcher:
     """Sends the image requests of a run.
 
-    `hosts` are the hosts that answer them; `shared` has the addresses that several images have, by URL.
+    `hosts` are the hosts that answer them; `shared` has the addresses that several images have, by URL. `busy` is the
+    time with a request in flight.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class ImageFetcher:
         shared: Mapping[str, SharedAddress],
         max_bytes: int,
     ) -> None:
+        self.busy = BusyTime()
         self.hosts = hosts
         self.shared = shared
         self._client = client
@@ -100,7 +103,8 @@ class ImageFetcher:
         task = asyncio.create_task(fetch())
         self._fetches.add(task)
         try:
-            await asyncio.wait({task})
+            with self.busy:
+                await asyncio.wait({task})
         finally:
             self._fetches.discard(task)
             task.cancel()

@@ -16,6 +16,7 @@ from stash_sense_pipeline.faces.collection.image_refusals import RefusalRules
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
+from stash_sense_pipeline.foundation.busy_time import BusyTime
 from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings
 
 T = TypeVar("T")
@@ -42,22 +43,29 @@ class RunThreads:
     """
 
     def __init__(self, workers: int) -> None:
+        self.writing = BusyTime()
+        self.detecting = BusyTime()
         self._catalog = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._compute = ThreadPoolExecutor(workers, thread_name_prefix="faces")
 
     def in_catalog(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queues `work` for the catalog thread at once."""
-        return asyncio.get_running_loop().run_in_executor(self._catalog, work)
+        return asyncio.get_running_loop().run_in_executor(self._catalog, lambda: _timed(self.writing, work))
 
     def in_compute(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Queues `work` for the compute threads at once."""
-        return asyncio.get_running_loop().run_in_executor(self._compute, work)
+        return asyncio.get_running_loop().run_in_executor(self._compute, lambda: _timed(self.detecting, work))
 
     def shutdown(self) -> None:
         """Waits for running work; cancels queued detection, but not queued catalog work."""
         # A running detection is waited for: its result is not needed, but its ONNX session must stay alive.
         self._compute.shutdown(cancel_futures=True)
         self._catalog.shutdown()
+
+
+def _timed(busy: BusyTime, work: Callable[[], T]) -> T:
+    with busy:
+        return work()
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record])
         for source in sorted(ours.keys() & theirs.keys()):
             problems.append(
                 (line, f"must_link would make {_text(ours[source])} and {_text(theirs[source])} one person, but a "
-                 "source has one live record for a person")
+                 "source has one live record for a person; `stash-sense identity suggestions` lists what to tell the source")
             )  # fmt: skip
         leader[second] = first
         held[first] = {**theirs, **ours}

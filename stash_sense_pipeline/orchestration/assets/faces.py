@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.graceful_shutdown import on_interrupt
+from stash_sense_pipeline.orchestration.graceful_shutdown import interrupted, on_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     image_refusal_check,
@@ -22,6 +21,7 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog, SourceRun
 from stash_sense_pipeline.orchestration.run_config import EmbeddingConfig, FacesConfig
+from stash_sense_pipeline.orchestration.step_progress import ProgressFactory
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
@@ -64,6 +64,7 @@ def aligned_faces(
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
     from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
     from stash_sense_pipeline.faces.models.model_packs import load_pack
 
     source = context.partition_key
@@ -72,7 +73,7 @@ def aligned_faces(
         completeness_threshold=config.completeness_threshold,
     )
     chosen = apply_overrides(settings, overrides)
-    run = SourceRun(source, chosen, environment, catalog, progress(context.log, source))
+    run = SourceRun(source, chosen, environment, catalog, progress(context, source))
     with one_line_failures():
         pack = load_pack(environment.model_pack, environment.models_dir)
         with source_lock(catalog.engine, source, context.log.info):
@@ -81,13 +82,14 @@ def aligned_faces(
     for host, images in report.hosts_down.items():
         context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
     if report.interrupted:
-        raise _interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")
+        raise interrupted(context, f"{source}: {report.processed} images are stored, the rest waits")
     if report.outcome is not None:
         raise source_failure(source, report.outcome, report.message)
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
             "reopened": asdict(report.reopened),
+            names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack),
             "dagster/row_count": report.faces,
             "dagster/column_schema": column_schema(schema.faces),
             "preview": preview(previews.newest_faces(catalog.engine, source)),
@@ -141,7 +143,7 @@ def face_embeddings(
             device=config.device or environment.device,
             batch_size=config.batch_size,
             keep_crops=settings.global_.keep_aligned_crops,
-            progress=progress(context.log, source),
+            progress=progress(context, source),
             stop=stop.is_set,
         )
     if report.re_embedded:
@@ -150,7 +152,7 @@ def face_embeddings(
         )
     _log_requeued(context, source, report.reopened)
     if report.interrupted:
-        raise _interrupted(context, f"{source}: {report.embedded} faces are embedded, the rest waits")
+        raise interrupted(context, f"{source}: {report.embedded} faces are embedded, the rest waits")
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
@@ -174,12 +176,6 @@ def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Req
     for reason, images in reasons.items():
         if images:
             context.log.warning(f"{source}: {images} images will be fetched again: {reason}")
-
-
-def _interrupted(context: dg.AssetExecutionContext, what: str) -> dg.DagsterExecutionInterruptedError:
-    """The error for which Dagster records a run as canceled, not as failed."""
-    context.log.warning(f"interrupted; {what}")
-    return dg.DagsterExecutionInterruptedError(what)
 
 
 async def _collect(run: SourceRun, pack: "ModelPack") -> "CollectReport":

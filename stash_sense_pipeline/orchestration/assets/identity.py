@@ -136,7 +136,11 @@ def trusted_faces(
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
-    from stash_sense_pipeline.identity.review import write_review
+    from stash_sense_pipeline.identity.review import SUGGESTIONS, write_review
+    from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
+    from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.reports.source_suggestions import write_suggestions
 
     caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
     with one_line_failures():
@@ -150,10 +154,18 @@ def trusted_faces(
             sites=settings.reference_sites,
         )
         to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
+        listed = current_suppressions(catalog.engine, environment, settings.names)
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+        rules = SuggestionRules(hosts, pack.digests, _overrides(catalog, settings, environment))
+        found = find_suggestions(catalog.engine, rules, listed)
+        suggested = write_suggestions(catalog.engine, environment.review_dir, found)
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
             "review": review_preview(to_review),
+            "source_suggestions": review_preview(
+                suggested, "suggestions to sources", f"review/{SUGGESTIONS}"
+            ),
             "dagster/row_count": report.faces,
             "dagster/column_schema": column_schema(schema.trusted_faces),
             "preview": preview(previews.first_trusted_faces(catalog.engine)),

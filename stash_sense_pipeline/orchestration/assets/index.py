@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import described_columns, numbers, one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig
+from stash_sense_pipeline.orchestration.step_progress import ProgressFactory
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
@@ -55,7 +55,7 @@ def indices(
             catalog.engine,
             [IndexTask(model, params, reuse) for model in available],
             staging,
-            progress=lambda model: progress(context.log, model),
+            progress=lambda model: progress(context, model),
         )
     for model in wanted:
         if model not in reports:

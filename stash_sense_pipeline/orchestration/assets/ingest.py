@@ -1,12 +1,11 @@
 """Group ingest: the performers of each source."""
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.graceful_shutdown import interrupted, run_until_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
     field_drift_check,
@@ -18,6 +17,7 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog, SourceRun
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode, SyncMode
+from stash_sense_pipeline.orchestration.step_progress import ProgressFactory
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
@@ -67,10 +67,12 @@ def performer_table(
     from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     source = context.partition_key
-    run = SourceRun(source, settings, environment, catalog, progress(context.log, source))
+    run = SourceRun(source, settings, environment, catalog, progress(context, source))
     # A click on Materialize carries no tag, so the queue does not keep such a run from overlapping with another.
     with one_line_failures(), source_lock(catalog.engine, source, context.log.info):
-        report = asyncio.run(_refresh(run, config))
+        report = run_until_interrupt(_refresh(run, config))
+    if report is None:
+        raise interrupted(context, f"{source}: the records that were read are stored; the next run goes on")
     return dg.MaterializeResult(
         metadata={
             **numbers(report),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.progress import ProgressFactory
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.asset_checks import release_check_results, release_check_specs
 from stash_sense_pipeline.orchestration.metadata import (
@@ -19,6 +18,7 @@ from stash_sense_pipeline.orchestration.metadata import (
 )
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import ReleaseConfig
+from stash_sense_pipeline.orchestration.step_progress import ProgressFactory
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -188,7 +188,7 @@ def github_release(
             latest.name,
             upload_destination(settings, environment),
             check=check,
-            progress=progress(context.log, names.GITHUB_RELEASE.to_user_string()),
+            progress=progress(context, names.GITHUB_RELEASE.to_user_string()),
         )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.version),

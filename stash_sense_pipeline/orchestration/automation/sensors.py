@@ -109,8 +109,20 @@ def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) ->
     aligned = instance.get_latest_storage_id_by_partition(names.ALIGNED_FACES, kind)
     embedded = instance.get_latest_storage_id_by_partition(names.FACE_EMBEDDINGS, kind)
     return sorted(
-        source for source, at in aligned.items() if source in sources and at > embedded.get(source, 0)
+        source
+        for source, at in aligned.items()
+        if source in sources and at > embedded.get(source, 0) and _has_waiting_faces(instance, source)
     )
+
+
+def _has_waiting_faces(instance: dg.DagsterInstance, source: str) -> bool:
+    """False when the newest aligned faces of a source left none to embed. True when that is not recorded."""
+    wanted = dg.AssetRecordsFilter(asset_key=names.ALIGNED_FACES, asset_partitions=[source])
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        materialization = record.asset_materialization
+        waiting = materialization.metadata.get(names.WAITING_FACES) if materialization else None
+        return waiting is None or waiting.value != 0
+    return True
 
 
 def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
@@ -153,15 +165,17 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
         news = {source: at for source, at in newest.items() if source in sources and at != seen.get(source)}
         if not news:
             return dg.SkipReason("no source has new aligned faces")
-        return dg.SensorResult(
-            run_requests=[
-                dg.RunRequest(
-                    run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
-                )
-                for source, at in sorted(news.items())
-            ],
-            cursor=json.dumps({**seen, **news}, sort_keys=True),
-        )
+        requests = [
+            dg.RunRequest(
+                run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
+            )
+            for source, at in sorted(news.items())
+            if _has_waiting_faces(context.instance, source)
+        ]
+        cursor = json.dumps({**seen, **news}, sort_keys=True)
+        if not requests:
+            return dg.SensorResult(skip_reason="no refreshed source has faces to embed", cursor=cursor)
+        return dg.SensorResult(run_requests=requests, cursor=cursor)
 
     return sensor
 

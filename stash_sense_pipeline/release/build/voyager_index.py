@@ -186,7 +186,7 @@ def stage_indices(
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
 
     def build(task: IndexTask) -> IndexReport:
-        def report_progress(stage: str, done: int, total: int | None) -> None:
+        def report_progress(stage: str, done: int, total: int | None, /, **counts: int) -> None:
             if stop.is_set():
                 raise ReleaseError(f"the build of the {task.model} index was stopped")
             updates.put((task.model, stage, done, total))

@@ -15,7 +15,7 @@ from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_sta
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
-from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.progress import Progress, silent_progress
 from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
@@ -100,7 +100,7 @@ async def enrich_source(
     boxes: Mapping[str, str],
     connector: SiteConnector,
     suppressions: Suppressions,
-    progress: Progress = lambda stage, done, total: None,
+    progress: Progress = silent_progress,
     *,
     rules: EnrichRules | None = None,
     clock: Clock | None = None,

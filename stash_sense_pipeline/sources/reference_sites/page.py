@@ -100,6 +100,8 @@ class Page:
     @cached_property
     def _base_address(self) -> str:
         """What relative addresses on the page are relative to: its `<base>`, or else its own address."""
+        if self.text.lstrip("\ufeff \t\r\n")[:1] in ("{", "["):
+            return self.url  # JSON
         stated = self.root.attributes("base[href]", "href")
         return urljoin(self.url, stated[0]) if stated else self.url
 

@@ -101,8 +101,9 @@ def _aliases(values: list[Element]) -> tuple[list[str], list[str]]:
     """Aliases with a studio, and aliases without. A line "X or Y" is skipped, because it belongs to neither."""
     credited: list[str] = []
     bare: list[str] = []
-    for line in (part for value in values for line in value.lines for part in _parts(line)):
-        name, _, studios = line.partition("(")
+    lines = (line for value in values for line in value.lines)
+    for part in (part for line in lines for part in _parts(line)):
+        name, _, studios = part.partition("(")
         if " or " in name or name.strip().casefold() in _NO_ALIAS:
             continue
         (credited if studios.strip(") ") else bare).append(name)

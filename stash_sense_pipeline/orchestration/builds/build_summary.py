@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stash_sense_pipeline.foundation.progress import duration_text
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.in_process_build import PartResult, Status
+from stash_sense_pipeline.orchestration.builds.build import BuildResult, PartResult, Status
 
 
 def summary_lines(part: PartResult) -> Iterator[str]:
@@ -17,9 +18,40 @@ def summary_lines(part: PartResult) -> Iterator[str]:
     described = {key.to_user_string(): describe for key, describe in _DESCRIPTIONS.items()}
     texts = [describe(part.metadata[key]) for key, describe in described.items() if key in part.metadata]
     yield f"{part.name}: " + "; ".join(texts)
+    for check in part.failed_checks:
+        yield f"{part.name}: the check {check} failed; the page of the asset has the numbers"
     release = part.metadata.get(names.RELEASE.to_user_string())
     if release:
         yield from _release_lines(release)
+
+
+def closing_lines(result: BuildResult, completeness: tuple[int, int] | None) -> Iterator[str]:
+    """The lines at the end of a build: where the time went, and how many performers are complete.
+
+    `completeness`: the number of performers with enough faces and of those without, or None.
+    """
+    times = _times(result)
+    if times:
+        yield "time: " + ", ".join(f"{kind} {duration_text(seconds)}" for kind, seconds in times.items())
+    if completeness is not None:
+        complete, incomplete = completeness
+        yield f"performers: {complete:,} complete, {incomplete:,} with fewer faces than completeness_threshold"
+
+
+def _times(result: BuildResult) -> dict[str, float]:
+    """Seconds by kind of work over all sources. Sources run side by side, so the sum may exceed the duration."""
+    kinds = {
+        "asking": (names.PERFORMER_TABLE, "seconds"),
+        "fetching": (names.ALIGNED_FACES, "seconds_fetching"),
+        "detecting": (names.ALIGNED_FACES, "seconds_detecting"),
+        "writing": (names.ALIGNED_FACES, "seconds_writing"),
+        "embedding": (names.FACE_EMBEDDINGS, "seconds"),
+    }
+    sums = {
+        kind: sum(part.metadata.get(key.to_user_string(), {}).get(field, 0.0) for part in result.parts)
+        for kind, (key, field) in kinds.items()
+    }
+    return {kind: seconds for kind, seconds in sums.items() if seconds}
 
 
 def _records(of: Mapping[str, Any]) -> str:

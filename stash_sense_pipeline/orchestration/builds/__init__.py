@@ -1,0 +1,1 @@
+"""Builds from the command line: runs in child processes, their order, their progress, their summary."""
