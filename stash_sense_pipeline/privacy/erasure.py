@@ -40,7 +40,8 @@ from stash_sense_pipeline.privacy.erasure_plan import (
     sole_owners,
 )
 from stash_sense_pipeline.privacy.intake.holding import HELD, forget_held, remember_held
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, read_told
+from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, read_evidence
 from stash_sense_pipeline.privacy.linked_records import LinkedPerson, own_and_shared_images
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates, load_templates
@@ -209,7 +210,8 @@ def hold_stored(
     if not reasons:
         return ()
     table = source_performers
-    remember_held(connection, suppressions, list(read_told(connection, reasons.keys()).values()))
+    evidence = read_evidence(connection, reasons.keys()).values()
+    remember_held(connection, suppressions, [ParsedRecord(each, suppressions.key) for each in evidence])
     versions = sa.select(table.c.source, table.c.source_id, table.c.updated_at)
     rows: dict[str, list[WithheldRecord]] = {}
     for source, source_id, updated in rows_of(connection, versions, record_key(table), reasons.keys()):

@@ -12,7 +12,8 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.intake.record_evidence import Findings, RecordEvidence, evidence_hashes
+from stash_sense_pipeline.privacy.intake.comparison import Findings
+from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     OTHER,
     PERSONA,
@@ -42,14 +43,14 @@ def reason_of(findings: Findings) -> str:
 
 
 def remember_held(
-    connection: sa.Connection, suppressions: Suppressions, held: Collection[RecordEvidence]
+    connection: sa.Connection, suppressions: Suppressions, held: Collection[ParsedRecord]
 ) -> None:
     """Stores the evidence of held records as hashes, so that records which link to them are held as well."""
     table = held_evidence
     wanted = {
-        (suppressions.withheld_hash(*told.record), digest)
-        for told in held
-        for digest in evidence_hashes(suppressions.key, told)
+        (suppressions.withheld_hash(*record.evidence.record), digest)
+        for record in held
+        for digest in record.evidence_hashes
     }
     owners = sorted({owner for owner, _ in wanted})
     for batch in batched(owners, IN_LIST):

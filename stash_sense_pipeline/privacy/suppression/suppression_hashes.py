@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 from functools import lru_cache
 
-from stash_sense_pipeline.privacy.url_forms import plain_url
-from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.privacy.url_forms import ParsedUrl, parse_url, plain_url
+from stash_sense_pipeline.records import profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
 # Names of suppressed people with the birth date, and their pages on unknown sites: see record_evidence.
@@ -71,15 +71,18 @@ def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
 
 
 def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
-    """The (kind, hash) pairs of a URL: of the URL itself, and of the record when it is a stash-box page."""
-    profile = profile_urls.canonical_profile(url)
-    digests = [(URL, plain_url_hash(key, url))]
-    if profile is not None:
-        digests.append((URL, profile_hash(key, profile)))
-        site = profile_sites.site(profile.site)
-        if site is not None and site.stash_box_host is not None:
-            digests.append((RECORD, record_hash(key, profile.site, profile.key)))
-    return tuple(digests)
+    """The (kind, hash) pairs of a URL that was not parsed before: see page_digests."""
+    return page_digests(key, parse_url(url))
+
+
+def page_digests(key: bytes, page: ParsedUrl) -> tuple[Digest, ...]:
+    """The (kind, hash) pairs of a page: of its plain form first, of its profile, and of the record it is the page of."""
+    plain = (URL, keyed_hash(key, URL, page.plain))
+    if page.profile is None:
+        return (plain,)
+    digests = (plain, (URL, profile_hash(key, page.profile)))
+    record = page.stash_box_record
+    return digests if record is None else (*digests, (RECORD, record_hash(key, *record)))
 
 
 def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
