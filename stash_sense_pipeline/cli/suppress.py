@@ -159,6 +159,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
     from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import enforce_suppressions
+    from stash_sense_pipeline.privacy.erasure import ErasureScope
 
     with _opened() as (engine, environment, settings):
         enforced = enforce_suppressions(
@@ -166,8 +167,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
             environment,
             settings.names,
             datetime.now(UTC),
-            search_all=search_all,
-            relatives=IdentityRelatives.for_settings(settings, environment),
+            ErasureScope(search_all, IdentityRelatives.for_settings(settings, environment)),
         )
         log_emptied = rewrite_tables(engine) if rewrite else True
         keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)

@@ -13,7 +13,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import rewrite
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
+from stash_sense_pipeline.privacy.erasure import ErasureReport, ErasureScope, erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
@@ -255,7 +255,9 @@ def test_an_applied_entry_is_searched_for_again_only_with_search_all(any_catalog
     with writing(any_catalog) as connection:  # as a faulty writer does
         Writer(connection).record("boxa", "anna")
     assert erase(any_catalog).records == 0
-    everything = erase_suppressed(any_catalog, load_suppressions(any_catalog, KEY), NOW, search_all=True)
+    everything = erase_suppressed(
+        any_catalog, load_suppressions(any_catalog, KEY), NOW, ErasureScope(search_all=True)
+    )
     assert everything.records == 1
 
 
