@@ -185,7 +185,7 @@ def _check_sqlite_file(path: Path, shown: str) -> None:
     size = path.stat().st_size
     if size == 0:
         raise CatalogError(
-            f"cannot open the catalog {shown}: the file is empty; restore a backup, or remove it to begin anew"
+            f"cannot open the catalog {shown}: the file is empty; restore a backup, or remove it to start empty"
         )
     plain = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
     try:
@@ -286,7 +286,7 @@ def _repair_revisions(
             break
     else:
         raise CatalogError(
-            f"the catalog {shown} notes the revisions {', '.join(newest_first)}, and its tables match none of them; "
+            f"the catalog {shown} records the revisions {', '.join(newest_first)}, and its tables match none of them; "
             "restore a backup"
         )
     connection.exec_driver_sql("DELETE FROM alembic_version")

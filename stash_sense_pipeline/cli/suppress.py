@@ -76,7 +76,9 @@ def suppress_add(target: str, reason: str, as_json: bool, **flags: bool) -> None
     if added is None:
         echo("on the list already; nothing changed")
         return
-    echo(f"added to {environment.suppressions_file}; erase what is there with: stash-sense suppress apply")
+    echo(
+        f"added to {environment.suppressions_file}; erase the stored records with: stash-sense suppress apply"
+    )
     if added.shared:
         echo(
             "several people have this picture: only the picture leaves; for a person, add SOURCE:ID of a record",

@@ -68,7 +68,7 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The code location `definitions`, whose runs are recorded in `instance`, with the settings it was made for."""
+    """The code location `definitions`, the settings it was made for, and the `instance` that records its runs."""
 
     definitions: dg.Definitions
     instance: dg.DagsterInstance

@@ -1,4 +1,4 @@
-"""Keyed hashes that are kept of erased people, so that no source brings them back."""
+"""Stores keyed hashes of erased people, so that no source brings them back."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def remember_erased(
         *(persona_hashes(key, each) for each in evidence.values())
     )
     rows += [
-        HashRow(PERSONA, digest, "what a suppressed person is called", now, applied_at=now)
-        for digest in hashes
+        HashRow(PERSONA, digest, "a name of a suppressed person", now, applied_at=now) for digest in hashes
     ]
     table = source_images
     columns = sa.select(table.c.url, table.c.sha256, table.c.picture_hash)

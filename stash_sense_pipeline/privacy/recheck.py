@@ -1,4 +1,4 @@
-"""Compares every stored person with the suppression list once identities are known, before a release is made of them."""
+"""Compares every stored person with the suppression list after an identity run, and erases or holds the matches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""URLs in one form for comparison, and the pages that can identify a person."""
+"""Parsed URLs: their plain form, the page of a known site that they name, and whether it identifies a person."""
 
 from __future__ import annotations
 

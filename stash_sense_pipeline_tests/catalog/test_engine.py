@@ -326,7 +326,7 @@ def test_a_catalog_that_notes_several_revisions_is_usable_again(any_catalog_url,
 def test_a_catalog_with_tables_that_match_no_noted_revision_is_refused(any_catalog_url):
     engine = make_at(any_catalog_url, "0004")
     note(engine, "0001", HEADS[0])
-    with pytest.raises(CatalogError, match=r"notes the revisions .*restore a backup"):
+    with pytest.raises(CatalogError, match=r"records the revisions .*restore a backup"):
         open_catalog(any_catalog_url)
     assert sorted(noted(engine)) == ["0001", *HEADS]
     engine.dispose()

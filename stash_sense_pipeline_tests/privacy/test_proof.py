@@ -653,7 +653,7 @@ def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator
     assert "no record is withheld" in operator.runs("suppress", "review").output
     again = operator.runs(*settle, "--other")
     assert again.exit_code != 0
-    assert "is not held" in again.output
+    assert "is not a held record" in again.output
 
 
 def test_without_block_face_no_template_is_kept(operator: Operator) -> None:

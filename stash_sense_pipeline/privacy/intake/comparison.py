@@ -83,7 +83,7 @@ def remember_personas(
     listed = {url for (url,) in rows_of(connection, sa.select(table.c.url).distinct(), table.c.url, unknown)}
     hashes = {digest for url, digest in unknown.items() if url not in listed}
     hashes = hashes.union(*(record.persona_hashes for record in refused))
-    reason = "what a suppressed person is called"
+    reason = "a name of a suppressed person"
     rows = [HashRow(PERSONA, digest, reason, now, applied_at=now) for digest in hashes]
     store_hashes(connection, suppressions.key, rows)
 

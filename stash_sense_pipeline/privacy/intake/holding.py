@@ -1,4 +1,4 @@
-"""Held records: which wait for the operator's review, by what others are held with them, and how one is settled."""
+"""Held records: stores their evidence, releases them, and settles the operator's review."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def settle(
     reason = connection.scalar(sa.select(table.c.reason).where(of_record))
     if reason not in (HELD, HELD_LINKED):
         raise ConfigurationError(
-            f"{source}:{source_id} is not held; see stash-sense suppress review for those that are"
+            f"{source}:{source_id} is not a held record; list them with: stash-sense suppress review"
         )
     digest = record_hash(suppressions.key, source, source_id)
     if same:
@@ -118,7 +118,7 @@ def _suppress(
     connection: sa.Connection, suppressions: Suppressions, owner: str, digest: str, now: datetime
 ) -> None:
     """Turns the evidence of a held record into that of a suppressed one."""
-    reason = "held, and found to be a suppressed person"
+    reason = "held, then confirmed as a suppressed person"
     own = held_evidence.c.owner_hash == owner
     evidence = connection.scalars(sa.select(held_evidence.c.key_hash).where(own)).all()
     rows = [HashRow(RECORD, digest, reason, now, NAMED)]
@@ -146,7 +146,7 @@ def _ask_again(connection: sa.Connection, source: str, source_ids: Collection[st
     detail = connection.scalar(sa.select(table.c.detail).where(is_box))
     if detail is None:
         return
-    note = {"reason": "it was held, and is asked for again"}
+    note = {"reason": "it was held, and is requested again"}
     unread = {**(detail.get("unread") or {}), **dict.fromkeys(source_ids, note)}
     of_source = sa.update(table).where(table.c.source == source)
     connection.execute(of_source.values(detail={**detail, "unread": unread}))

@@ -1,4 +1,4 @@
-"""Intake check: which records of a batch must not be stored, and what is done with them instead.
+"""Intake check: decides which records of a batch may be stored, and deletes and notes the others.
 
 A record is withheld when it belongs to a suppressed person, when it does not show an adult, or when it must wait for
 the operator's review. The methods run inside a transaction of the caller's, which commits what they wrote.
@@ -273,7 +273,7 @@ class Withholding:
         The next erasure searches the catalog for them, as other records may list the same pages.
         """
         key = self._suppressions.key
-        reason = "met together with a suppressed person"
+        reason = "shares evidence with a suppressed person"
         rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in pages]
         hosts = self._relatives.hosts if self._relatives is not None else {}
         own = filter(None, (record_page((self._source, source_id), hosts) for source_id in pages))

@@ -1,4 +1,4 @@
-"""What was written about erased people outside the catalog: staged files, reports, logs."""
+"""Removes erased people from staged files, reports and logs."""
 
 from __future__ import annotations
 

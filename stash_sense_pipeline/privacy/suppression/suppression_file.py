@@ -98,7 +98,7 @@ def check_picture_only(entry: SuppressionEntry) -> None:
         raise ConfigurationError("picture_only is for the URL of an image; leave it out for SOURCE:ID")
     if entry.picture_only and entry.block_face:
         raise ConfigurationError(
-            "block_face is about a person, and picture_only about a picture; leave one out"
+            "block_face refuses the face of a person, and picture_only means one image; leave one of them out"
         )
 
 

@@ -53,7 +53,7 @@ class Suppressions:
     """The suppression list in memory, which is asked before anything is stored or fetched.
 
     The sets hold HMAC-SHA256 hex digests, from which no identifier can be read. `met` are those of degree MET, `pending`
-    those that the catalog was not searched for yet, and `face_blocks` those of people whose face is refused too.
+    those that the catalog was not searched for yet, and `face_blocks` those of entries that ask to refuse the face too.
     `personas`, `others` and `awaited` are the hashes of these kinds. `held` maps the hashes of held records' evidence to
     the hashes of the records. `rows` and `held_state` tell how much was read.
     """

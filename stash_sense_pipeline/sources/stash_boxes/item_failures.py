@@ -1,4 +1,4 @@
-"""Failures that may be of the item and not of the source: one record can break the answer to its page."""
+"""Tells failures of single items from failures of a source: one record can break the answer for its whole page."""
 
 from __future__ import annotations
 
