@@ -236,7 +236,7 @@ def test_a_suppressed_image_is_erased_without_the_person(any_catalog):
     assert load_suppressions(any_catalog, KEY).covers_image(bytes_of("boxa/group"))
 
 
-def test_erasing_again_changes_nothing(any_catalog):
+def test_a_second_erasure_deletes_no_row(any_catalog):
     populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     erase(any_catalog)
@@ -293,7 +293,7 @@ def test_log_and_state_rows_about_others_lose_the_mention_of_an_erased_person(an
     assert column(any_catalog, schema.identity_log.c.performer_id) == {ids["berta"], ids["clara"]}
 
 
-def test_an_empty_list_erases_nothing(any_catalog):
+def test_an_erasure_with_an_empty_list_deletes_no_row(any_catalog):
     populate(any_catalog)
     before = dump(any_catalog)
     assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=0, faces=0)

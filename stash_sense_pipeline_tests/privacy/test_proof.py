@@ -435,7 +435,9 @@ def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> Non
         ("Somebody", "it is neither SOURCE:ID nor the http(s) URL"),
     ],
 )
-def test_an_unknown_target_is_refused(operator: Operator, target: str, complaint: str) -> None:
+def test_adding_an_unknown_target_exits_with_2_and_writes_no_list(
+    operator: Operator, target: str, complaint: str
+) -> None:
     result = operator.runs("suppress", "add", target, "--reason", "asked")
     assert result.exit_code == 2
     assert complaint in result.output
@@ -510,7 +512,7 @@ def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(ope
     assert operator.runs("suppress", "list").output == "the list is empty\n"
 
 
-def test_a_page_of_two_people_is_refused(operator: Operator) -> None:
+def test_adding_a_page_that_two_people_list_exits_with_2_and_says_ambiguous(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "source_id": "st-00003", "url": "https://instagram.com/person.1/"}
         connection.execute(sa.insert(schema.performer_urls).values(**row))

@@ -80,7 +80,7 @@ def test_hashes_depend_on_the_key_and_the_kind():
     assert image_hash(KEY, "a:b") != record_hash(KEY, "a", "b")
 
 
-def test_bytes_of_an_image_are_recognised(catalog):
+def test_an_image_with_a_listed_sha256_is_covered_and_another_is_not(catalog):
     with writing(catalog) as connection:
         row = HashRow(IMAGE, image_hash(KEY, DIGEST), "asked", datetime(2026, 11, 20, tzinfo=UTC))
         assert store_hashes(connection, KEY, [row]) == 1
@@ -88,7 +88,7 @@ def test_bytes_of_an_image_are_recognised(catalog):
     assert not load_suppressions(catalog, KEY).covers_image(hashlib.sha256(b"another").hexdigest())
 
 
-def test_adding_again_changes_nothing(any_catalog):
+def test_adding_a_listed_target_again_adds_no_row(any_catalog):
     suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/e")
     before = rows(any_catalog)
     assert suppress(any_catalog, f"stashdb:{UUID}", "https://people.example/e") == 0
@@ -97,7 +97,7 @@ def test_adding_again_changes_nothing(any_catalog):
     assert set(before) < set(rows(any_catalog))
 
 
-def test_an_empty_list_covers_nothing(any_catalog):
+def test_an_empty_list_covers_no_record_url_or_image(any_catalog):
     listed = load_suppressions(any_catalog, KEY)
     assert len(listed) == len(NO_SUPPRESSIONS) == 0
     assert not listed.covers_record("a", "b")
@@ -138,7 +138,7 @@ def test_an_international_host_matches_its_encoded_form(catalog, written, listed
 
 
 @pytest.mark.parametrize("url", ["https://ü..example/a", f"https://{'ü' * 80}.example/a"])
-def test_an_invalid_host_is_compared_unchanged(catalog, url):
+def test_a_listed_url_with_an_invalid_host_covers_itself(catalog, url):
     suppress(catalog, url)
     assert load_suppressions(catalog, KEY).covers_url(url)
 
@@ -154,7 +154,7 @@ def test_an_invalid_host_is_compared_unchanged(catalog, url):
         "https://other.example/?u=https://people.example/pics/Example_Person",
     ],
 )
-def test_a_different_page_is_not_covered(catalog, url):
+def test_a_url_of_another_page_of_the_same_host_is_not_covered(catalog, url):
     suppress(catalog, "https://people.example/pics/Example_Person")
     assert not load_suppressions(catalog, KEY).covers_url(url)
 
@@ -189,13 +189,15 @@ def test_the_page_of_a_stash_box_record_is_that_record(catalog):
     st.sampled_from(["", "/", "//"]),
     st.sampled_from(["", "?a=1", "?size=300", "#top", "?b#c"]),
 )
-def test_decoration_never_hides_a_url(name, scheme, www, slash, tail):
+def test_a_url_with_another_scheme_www_or_query_shares_a_hash_with_the_plain_url(
+    name, scheme, www, slash, tail
+):
     plain = url_hashes(KEY, f"https://people.example/x/{name.strip()}")
     decorated = f"{scheme}{www}People.Example/x/{name.strip()}{slash}{tail}"
     assert not set(plain).isdisjoint(url_hashes(KEY, decorated))
 
 
-def test_a_file_is_imported_once(any_catalog, tmp_path):
+def test_importing_an_unchanged_file_again_adds_no_row(any_catalog, tmp_path):
     path = tmp_path / "suppressions.yaml"
     path.write_text(
         f"- {{target: 'stashdb:{UUID}', reason: asked, date: 2026-11-20}}\n"
@@ -231,7 +233,7 @@ def test_a_file_with_one_wrong_line_is_not_imported(any_catalog, tmp_path):
     assert rows(any_catalog) == []
 
 
-def test_asking_an_empty_list_costs_no_hash(monkeypatch):
+def test_questions_to_an_empty_list_compute_no_hash(monkeypatch):
     monkeypatch.setattr(suppression_hashes, "keyed_hash", None)
     assert not Suppressions(KEY).covers_record("a", "b")
     assert not Suppressions(KEY).covers_url("https://a.example/b")

@@ -99,7 +99,7 @@ def test_waiting_requests_are_permitted_first_come_first_served(virtual_time):
     assert served == list(range(10))
 
 
-def test_a_pause_delays_waiting_requests(virtual_time):
+def test_a_pause_delays_a_request_that_waits_already(virtual_time):
     limiter = RateLimiter(60, virtual_time.clock)
 
     async def run() -> float:
