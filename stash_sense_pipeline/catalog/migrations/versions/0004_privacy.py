@@ -20,7 +20,7 @@ def upgrade() -> None:
                 sa.Integer(),
                 nullable=False,
                 server_default="0",
-                comment="0: named, or of the same identity; 1: met together with one of those by a sync",
+                comment="0: named by the operator, or of an erased person; 1: of a refused record with evidence of degree 0",
             )
         )
         table.add_column(
