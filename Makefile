@@ -1,4 +1,4 @@
-# What a person runs: make demo, make ui, make test, make bench. Each sets up what it needs.
+# The commands for people: make demo, make ui, make test, make bench. Each sets up what it needs.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin

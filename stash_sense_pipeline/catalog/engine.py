@@ -211,7 +211,7 @@ def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
         return "the file is cut off"
     if size > _QUICK_CHECK_BYTES:
         return "ok"
-    # A finding may have several lines, which are joined.
+    # SQLite may report a finding in several lines: they are joined.
     return " ".join(str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()).split())
 
 

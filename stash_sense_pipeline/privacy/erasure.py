@@ -48,7 +48,7 @@ from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templ
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, mark_applied, mark_shown
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
-# Columns that tell which person a row is about, and which of the belongings they name. A table without such columns
+# Columns that identify the person of a row, and the kind of key that they hold. A table without such columns
 # refers to one that has them with ON DELETE CASCADE, or holds nothing about single people (see privacy.data_inventory).
 BELONGS = {
     ("source", "source_id"): "records",

@@ -34,7 +34,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_ha
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     load_suppressions,
@@ -376,10 +376,10 @@ def test_a_withheld_record_that_is_suppressed_leaves_the_review(operator: Operat
 
 
 def test_a_met_record_can_be_added_as_named(operator: Operator) -> None:
-    """A met record is refused, but is not in the file, and its pages and merges are not followed."""
+    """An associated record is refused, but is not in the file, and its pages and merges are not followed."""
     key = load_or_create_key(operator.data / "suppression.key")
     with writing(operator.engine) as connection:
-        met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, MET, BEGIN)
+        met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, ASSOCIATED, BEGIN)
         store_hashes(connection, key, [met])
     added = operator.runs("suppress", "add", "fansdb:met", "--reason", "asked by mail", "--unseen")
     assert added.output.startswith("added to"), added.output

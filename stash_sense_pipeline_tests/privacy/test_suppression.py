@@ -298,12 +298,12 @@ def test_the_fast_path_of_plain_url_gives_the_same_result(url):
 
 
 def test_a_met_entry_becomes_named_when_the_list_names_it(any_catalog):
-    """It is then pending, as every new entry. A sync that adds it as met again changes nothing."""
+    """It is then pending, as every new entry. A sync that adds it as associated again changes nothing."""
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression_list.MET, now)
+    met = HashRow("record", record_hash(KEY, "stashdb", UUID), "met", now, suppression_list.ASSOCIATED, now)
     with writing(any_catalog) as connection:
         assert store_hashes(connection, KEY, [met]) == 1
-    assert load_suppressions(any_catalog, KEY).degree("stashdb", [UUID], ()) == suppression_list.MET
+    assert load_suppressions(any_catalog, KEY).degree("stashdb", [UUID], ()) == suppression_list.ASSOCIATED
     assert suppress(any_catalog, f"stashdb:{UUID}") == 1
     with writing(any_catalog) as connection:
         assert store_hashes(connection, KEY, [met]) == 0

@@ -14,7 +14,7 @@ from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord, dige
 from stash_sense_pipeline.privacy.intake.persona_texts import persona_hits
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import PERSONA, record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     Suppressions,
@@ -26,7 +26,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 class Findings:
     """How a record matches suppressed people.
 
-    `degree` is that of its ids and pages (NAMED, MET, or None for no match), `by_id` that of its own ids alone.
+    `degree` is that of its ids and pages (NAMED, ASSOCIATED, or None for no match), `by_id` that of its own ids alone.
     `is_like`: its name and birth date, or a page on an unknown site, match a suppressed person. `is_linked`: it shares
     evidence with a held record.
     """
@@ -89,7 +89,7 @@ def remember_personas(
 
 
 def _degree(known: Suppressions, hits: set[str]) -> int | None:
-    return None if not hits else NAMED if hits - known.met else MET
+    return None if not hits else NAMED if hits - known.associated else ASSOCIATED
 
 
 def _is_linked(known: Suppressions, record: ParsedRecord, hashes: set[str]) -> bool:

@@ -22,7 +22,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     record_hash,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     Suppressions,
@@ -30,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Reasons of withheld records: the person is suppressed; the record is like a suppressed person; or it is linked to a
+# Reasons of withheld records: the person is suppressed; the record resembles a suppressed person; or it is linked to a
 # record that is.
 SUPPRESSED: Final = "suppressed"
 HELD: Final = "held"
@@ -124,7 +124,7 @@ def _suppress(
     rows = [HashRow(RECORD, digest, reason, now, NAMED)]
     for each in evidence:
         # The kind of a hash is unknown here. It is stored as each kind, and matches only the text that it was made of.
-        rows += [HashRow(kind, each, reason, now, MET) for kind in (RECORD, URL)]
+        rows += [HashRow(kind, each, reason, now, ASSOCIATED) for kind in (RECORD, URL)]
         rows.append(HashRow(PERSONA, each, reason, now, applied_at=now))
     store_hashes(connection, suppressions.key, rows)
     connection.execute(sa.delete(held_evidence).where(own))

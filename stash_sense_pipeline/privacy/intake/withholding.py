@@ -29,7 +29,7 @@ from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence, 
 from stash_sense_pipeline.privacy.linked_records import own_pages
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     Suppressions,
@@ -262,19 +262,21 @@ class Withholding:
         for source_id in performers.liveness(connection, self._source, list(near)):
             own = own_pages(connection, (self._source, source_id), [each.page for each in pages[source_id]])
             pages[source_id] = tuple(each for each in pages[source_id] if each.page.url in own)
-        store_hashes(connection, self._suppressions.key, self._met_rows(pages, now))
+        store_hashes(connection, self._suppressions.key, self._associated_rows(pages, now))
         remember_personas(connection, self._suppressions, list(near.values()), now)
         chained = [each.parsed for each in withheld if each.why.is_chained]
         remember_held(connection, self._suppressions, chained)
 
-    def _met_rows(self, pages: Mapping[str, Collection[HashedPage]], now: datetime) -> list[HashRow]:
+    def _associated_rows(self, pages: Mapping[str, Collection[HashedPage]], now: datetime) -> list[HashRow]:
         """Rows of the list for refused records: their ids, their stash-box pages, and their identifying pages.
 
         The next erasure searches the catalog for them, as other records may list the same pages.
         """
         key = self._suppressions.key
         reason = "shares evidence with a suppressed person"
-        rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in pages]
+        rows = [
+            HashRow(RECORD, record_hash(key, self._source, each), reason, now, ASSOCIATED) for each in pages
+        ]
         hosts = self._relatives.hosts if self._relatives is not None else {}
         own = filter(None, (record_page((self._source, source_id), hosts) for source_id in pages))
         digests = {(url, digest) for url in own for digest in url_hashes(key, url)}
@@ -285,7 +287,7 @@ class Withholding:
             for kind, digest in hashed.digests
             if kind == URL
         }
-        return rows + [HashRow(URL, digest, reason, now, MET) for _, digest in sorted(digests)]
+        return rows + [HashRow(URL, digest, reason, now, ASSOCIATED) for _, digest in sorted(digests)]
 
     def _new_people(
         self, connection: sa.Connection, withheld: Sequence[_Withheld]

@@ -9,11 +9,12 @@ from stash_sense_pipeline.privacy.url_forms import ParsedUrl, parse_url, plain_u
 from stash_sense_pipeline.records import profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
-# Names of suppressed people with the birth date, and their pages on unknown sites: see record_evidence.
+# Names of suppressed people with the birth date, and their pages on unknown sites: see intake/persona_texts.
 PERSONA = "persona"
 # Records that the operator has declared other people.
 OTHER = "other"
-# URLs of images that no source showed when they were added: they mean the person who alone shows the image later.
+# URLs of images that no source showed when they were added. Once a source does, the entry means the person that alone
+# shows the image.
 AWAITED_IMAGE = "awaited"
 # One row that identifies the key of all other rows.
 KEY_CHECK = "key"

@@ -156,8 +156,8 @@ def _is_known(known: Suppressions, entry: SuppressionEntry) -> bool:
     if opened is not None and opened[0] != key_fingerprint(known.key):
         return False
     own = _own_hashes(known.key, entry.target)
-    # An entry of degree MET becomes NAMED, so it counts as new.
-    return all(known.has(kind, digest) and digest not in known.met for kind, digest in own)
+    # An entry of degree ASSOCIATED becomes NAMED, so it counts as new.
+    return all(known.has(kind, digest) and digest not in known.associated for kind, digest in own)
 
 
 def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:

@@ -12,7 +12,7 @@ from stash_sense_pipeline.foundation.errors import (
 )
 
 _SERVER_ERROR = 500
-# Fewer consecutive failures of single items may be of the items; so many are a failure of the source.
+# From this many consecutive failures of single items on, the source is taken to fail, and not the items.
 MOST_BROKEN_IN_A_ROW = 3
 
 

@@ -16,7 +16,8 @@ from stash_sense_pipeline.sources.stash_boxes.stash_box_records import Listed, R
 from stash_sense_pipeline.sources.sync_rules import judge_missing
 from stash_sense_pipeline.sources.unread import UnreadNotes
 
-# Rows of a head beyond the number that is known to be in its window, and the factor by which the next head is longer.
+# The newest rows are read as one request, the head: the rows expected in the window and this margin. When the head is
+# too short, the next one is longer by the factor.
 _HEAD_MARGIN = 200
 _HEAD_GROWTH = 4
 _HEAD_PASSES = 5

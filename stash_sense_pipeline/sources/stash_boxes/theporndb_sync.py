@@ -19,7 +19,7 @@ from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Perform
 from stash_sense_pipeline.sources.sync_rules import judge_missing
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes
 
-# The list by last change is read until so many consecutive pages bring nothing new.
+# The list by last change is read until this many consecutive pages hold no new record.
 _QUIET_PAGES = 2
 # `changed_since` takes a day of the server's calendar, which may differ from the local one.
 _CHANGES_OVERLAP = timedelta(days=2)
