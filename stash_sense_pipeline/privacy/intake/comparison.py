@@ -54,7 +54,8 @@ def compare(suppressions: Suppressions, record: ParsedRecord) -> Findings:
     if not known.knows_evidence:
         return NOTHING
     key, evidence = known.key, record.evidence
-    ids = {record.own_hash, *(record_hash(key, evidence.source, each) for each in evidence.merged_ids)}
+    own_hash = record.own_hash
+    ids = {own_hash, *(record_hash(key, evidence.source, each) for each in evidence.merged_ids)}
     called = {record_hash(key, evidence.source, each) for each in evidence.other_ids}
     pages = digests_of(record.pages)
     # A suppressed record that lists the page of this one may be wrong: this record is held, not refused.
@@ -62,7 +63,7 @@ def compare(suppressions: Suppressions, record: ParsedRecord) -> Findings:
     by_id = _degree(known, ids & known.records)
     hashes = ids | called | pages
     degree = _degree(known, (hashes & known.records) | (pages & known.urls))
-    if record.own_hash in known.others:
+    if own_hash in known.others:
         return Findings(degree if degree == NAMED or by_id is not None else None, by_id)
     if degree is not None:
         return Findings(degree, by_id)

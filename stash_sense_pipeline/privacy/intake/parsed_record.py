@@ -36,7 +36,7 @@ class ParsedRecord:
     evidence: RecordEvidence
     key: bytes = field(repr=False)
 
-    @cached_property
+    @property
     def own_hash(self) -> str:
         """The hash of the record's id."""
         return record_hash(self.key, *self.evidence.record)
@@ -78,7 +78,8 @@ class ParsedRecord:
         return {self.own_hash} | ids | pages | unknown | self.persona_hashes
 
     def _hashed(self, urls: Iterable[str]) -> tuple[HashedPage, ...]:
-        return tuple(HashedPage(page, page_digests(self.key, page)) for page in map(parse_url, urls))
+        pages = [parse_url(url) for url in urls]
+        return tuple([HashedPage(page, page_digests(self.key, page)) for page in pages])
 
 
 def digests_of(pages: Iterable[HashedPage]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from functools import lru_cache
 
@@ -83,7 +84,7 @@ def page_digests(key: bytes, page: ParsedUrl) -> tuple[Digest, ...]:
         return (plain,)
     digests = (plain, (URL, profile_hash(key, page.profile)))
     record = page.stash_box_record
-    return digests if record is None else (*digests, (RECORD, record_hash(key, *record)))
+    return (*digests, (RECORD, record_hash(key, *record))) if record is not None else digests
 
 
 def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
@@ -109,12 +110,21 @@ def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...
 
 
 def keyed_hash(key: bytes, kind: str, text: str) -> str:
-    """HMAC-SHA256 of a text of this kind. The prepared key is cached: preparing it takes longer than the digest."""
-    code = _prepared(key).copy()
-    code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
-    return code.hexdigest()
+    """HMAC-SHA256 of `kind`, a null character and `text`.
+
+    Two hashes of the padded key, as RFC 2104 defines them, are cached: an intake computes some thirty digests a record,
+    and copying an object of the module hmac takes as long as the digest itself.
+    """
+    inner, outer = _padded(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
+    outer.update(inner.digest())
+    return outer.hexdigest()
 
 
 @lru_cache(maxsize=4)
-def _prepared(key: bytes) -> hmac.HMAC:
-    return hmac.new(key, digestmod="sha256")
+def _padded(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """The inner and the outer hash of HMAC-SHA256 after the padded key. A block has 64 bytes."""
+    block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in block) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
