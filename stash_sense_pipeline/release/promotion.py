@@ -1,4 +1,4 @@
-"""Moves a checked release into place: report, zip, directory, `latest`; repairs and leftovers."""
+"""Promotes a checked release: renames its files into place, moves `latest`, and repairs an interrupted promotion."""
 
 from __future__ import annotations
 

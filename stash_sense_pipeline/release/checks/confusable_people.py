@@ -40,7 +40,7 @@ class ConfusablePair:
 
 @dataclass(frozen=True)
 class Hub:
-    """A face whose fused distance to the means of `people` other people is within the sidecar's limit."""
+    """A face within the sidecar's limit of the means of `people` other people, by fused distance."""
 
     face_id: int
     performer_id: int

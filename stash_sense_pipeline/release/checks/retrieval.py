@@ -43,7 +43,7 @@ FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
 class RecallReport:
     """Recall of an index against exact search, at the sidecar's k, with sampled stored faces as queries.
 
-    `at_1`: share of queries whose nearest other face is the first other face returned. `at_k`: mean share of the k
+    `at_1`: share of queries for which the first other face returned is the nearest one. `at_k`: mean share of the k
     exact neighbours that are returned. `in_reach`: the same for the neighbours within the sidecar's distance, without
     the face itself: the sidecar answers with no others. `itself`: share of queries that return the face itself first.
     Ties count as found.

@@ -55,7 +55,7 @@ A person who asks for it is removed; see PRIVACY.md.
 class GroupError:
     """The error of leave-one-photo-out retrieval in one group of people.
 
-    `errors`: the number of queries whose nearest other face is another person's.
+    `errors`: the number of queries for which the nearest other face is another person's.
     """
 
     group: str
@@ -65,7 +65,7 @@ class GroupError:
 
     @property
     def rate(self) -> float:
-        """The share of queries whose nearest other face is another person's."""
+        """The share of queries for which the nearest other face is another person's."""
         return self.errors / self.queries if self.queries else 0.0
 
 
@@ -184,9 +184,9 @@ def _lines(
     )
     yield "\n## Error by group\n"
     yield (
-        "Leave-one-photo-out retrieval: the share of faces whose nearest other face, by exact search and the sidecar's"
-        f" fusion, is another person's. Groups have at least {_SMALLEST_GROUP} people with two faces or more. The fields"
-        " are those of the sources.\n"
+        "Leave-one-photo-out retrieval: the share of faces for which the nearest other face, by exact search and the"
+        f" sidecar's fusion, is another person's. Groups have at least {_SMALLEST_GROUP} people with two faces or more."
+        " The fields are those of the sources.\n"
     )
     if errors:
         rows = [

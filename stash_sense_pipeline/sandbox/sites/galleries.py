@@ -78,7 +78,7 @@ class PornPicsSite(SandboxSite):
                 f"<li><a class='rel-link' href='https://cdni.pornpics.com{path}'><img src='1px.png'></a></li>"
             )
         links += "<li><a class='rel-link' href='https://cdni.pornpics.com/1280/7/1/99/99_001_related.jpg'></a></li>"
-        models = [page.slug] if which == 1 else [page.slug, *(page.related[:1] or ("somebody-else",))]
+        models = [page.slug] if which == 1 else [page.slug, *(page.related[:1] or ("another-model",))]
         row = "".join(f"<a href='/pornstars/{slug}/'>{slug}</a>" for slug in models)
         return document(
             "Gallery",
@@ -163,7 +163,7 @@ class EliteBabesSite(SandboxSite):
                 f'<a data-fancybox="set" href="{small}" data-srcset="{small} 400w, {wide} 1200w">picture</a>'
             )
         links += '<a data-fancybox="other" href="https://cdn.elitebabes.com/content/1/0001-01_1200.jpg">related</a>'
-        title = f"{page.name} and somebody at home" if two else f"{page.name} in a red room"
+        title = f"{page.name} and another model at home" if two else f"{page.name} in a red room"
         return document(title, f"<h1>{esc(title)}</h1>{links}")
 
 
