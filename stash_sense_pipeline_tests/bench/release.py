@@ -23,6 +23,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from stash_sense_pipeline.release.checks.confusable_people import ConfusablePeople
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
@@ -34,7 +35,6 @@ from stash_sense_pipeline.release.build.voyager_index import (
     stage_indices,
 )
 from stash_sense_pipeline.release.checks import confusable_people, retrieval
-from stash_sense_pipeline.release.checks.confusable_people import ConfusablePeople
 from stash_sense_pipeline.release.checks.retrieval import exact_neighbours
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.spec import Limits

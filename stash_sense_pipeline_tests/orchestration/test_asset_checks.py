@@ -94,7 +94,7 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         assert once_more.success
         unknown = checks(once_more)["recall_at_1"]
         assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
-        assert unknown.description == "not known: the report of this release is gone"
+        assert unknown.description == "not known: the report of this release does not have it"
         assert checks(once_more)["contract"].passed
 
 

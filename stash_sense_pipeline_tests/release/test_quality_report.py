@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.foundation.files import sha256_file
-from stash_sense_pipeline.release.build.face_order import FaceOrder, normalised
 from stash_sense_pipeline.release.checks.confusable_people import (
     BINS,
     find_confusable_people,
     similarity_distribution,
 )
+
+from stash_sense_pipeline.catalog.engine import open_catalog
+from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.release.build.face_order import FaceOrder, normalised
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (
