@@ -158,16 +158,8 @@ def _confusable_lines(accuracy: Accuracy, names: Mapping[int, str]) -> list[str]
         "",
     ]
     lines += markdown_table(
-        ("one", "other", "distance", "suspected"),
-        (
-            (
-                person(pair.first),
-                person(pair.second),
-                f"{pair.distance:.3f}",
-                "one person" if (pair.first, pair.second) in suspected.splits else "",
-            )
-            for pair in confusable.pairs
-        ),
+        ("one", "other", "distance"),
+        ((person(pair.first), person(pair.second), f"{pair.distance:.3f}") for pair in confusable.pairs),
     )
     lines += ["", "## People who may stand in the release twice", ""]
     lines += ["Their names agree, and the sidecar answers to a photograph of one with the other.", ""]

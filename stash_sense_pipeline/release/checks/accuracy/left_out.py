@@ -20,7 +20,7 @@ from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_K
 
 # Photographs that are left out: all of them in a release of up to 12,000 faces. A search of 12,000 among 20,000 faces
 # takes ten seconds of two cores.
-_PHOTOGRAPHS = 12_000
+PHOTOGRAPHS = 12_000
 _QUERIES_A_BLOCK = 2_048
 _RECALL_SAMPLE = 1_000
 
@@ -60,7 +60,7 @@ class LeftOut:
 
 
 def leave_out(
-    vectors: ReleaseVectors, photographs: int = _PHOTOGRAPHS, pairs: int = 20, hubs: int = 10
+    vectors: ReleaseVectors, photographs: int = PHOTOGRAPHS, pairs: int = 20, hubs: int = 10
 ) -> LeftOut:
     """Leaves out photographs of every person, and computes the answers of the release without them.
 
