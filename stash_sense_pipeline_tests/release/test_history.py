@@ -157,6 +157,7 @@ def test_the_list_shows_each_release_with_its_numbers(changed: tuple[Path, Path]
     assert (second.version, second.performers, second.faces, second.latest) == ("2026.02.19", 39, 156, True)
     assert second.archive_bytes > 500_000
     assert second.pack == "test-pack"
+    assert second.distance == 0.6
 
 
 def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None:

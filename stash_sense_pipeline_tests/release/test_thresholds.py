@@ -249,7 +249,7 @@ def test_the_recommended_distance_is_proven_with_many_people() -> None:
     thresholds = strangers_at([0.355] + [0.455] * 4 + far[5:])
     assert (thresholds.recommended.distance, thresholds.recommended.proven) == (0.35, True)
     assert thresholds.recommended.people == 500
-    assert "at most 1%" in describe_recommendation(thresholds.recommended)
+    assert "at most 1 %" in describe_recommendation(thresholds.recommended)
     row = thresholds.recommended.row
     assert row is not None
     assert row.strangers is not None

@@ -121,7 +121,7 @@ def table_rows(thresholds: Thresholds) -> Iterator[dict[str, str | float | int]]
 
 def describe_recommendation(recommended: Recommendation) -> str:
     """The recommended distance in words, with the rule and how certain it is."""
-    row, limit = recommended.row, f"{MOST_STRANGERS:.0%}"
+    row, limit = recommended.row, f"{100 * MOST_STRANGERS:.0f} %"
     if row is None or row.strangers is None:
         return (
             f"Recommended distance: none. At every distance from {_CANDIDATES[-1]:.2f} on, the upper bound of the share of"
