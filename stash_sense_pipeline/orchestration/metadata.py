@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldDrift
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -137,6 +138,41 @@ def numbers(report: Any) -> dict[str, Any]:
             if all(isinstance(count, int) for count in value.values()):
                 metadata[f"{field.name}_total"] = sum(value.values())
     return metadata
+
+
+def field_drift_check(drifts: Mapping[str, Sequence[FieldDrift]]) -> dg.AssetCheckResult:
+    """Fails while a site's pages have a field far less often than usual; `drifts` holds those of each such site.
+
+    One result covers all sites: Dagster shows only the last result of a check, and the next site would hide it.
+    """
+    lines = ["| site | page | field | found | usually |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {source} | {drift.page_type} | {drift.field} | {drift.found} of {drift.pages}"
+        f" | {drift.was_found} of {drift.was_pages} |"
+        for source, found in sorted(drifts.items())
+        for drift in found
+    ]
+    said = [f"{source}: {drift}" for source, found in sorted(drifts.items()) for drift in found]
+    return dg.AssetCheckResult(
+        check_name="no_field_drift",
+        passed=not drifts,
+        description="; ".join(said) or None,
+        metadata={
+            "sources": ", ".join(sorted(drifts)),
+            "fields": sum(len(found) for found in drifts.values()),
+            "numbers": dg.MetadataValue.md("\n".join(lines)),
+        },
+    )
+
+
+def found_shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """The share of pages with each field, as metadata that Dagster plots: `found/profile/links` → 0.87."""
+    return {
+        f"found/{kind}/{name}": round(found / counted["pages"], 3)
+        for kind, counted in counts.items()
+        for name, found in counted.items()
+        if name != "pages" and counted["pages"]
+    }
 
 
 def image_refusal_check(refused: Mapping[str, Mapping[str, int]]) -> dg.AssetCheckResult:

@@ -287,6 +287,8 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "last_outcome": _own("what the operator must know"),
         "last_message": _own("what the operator must know"),
         "server_version": _source("which questions the server understands"),
-        "detail": _own("the connector's progress: ids that are missing or could not be read"),
+        "detail": _own(
+            "the connector's progress: ids that are missing or could not be read, and how often fields were found"
+        ),
     },
 }

@@ -37,7 +37,7 @@ from stash_sense_pipeline.sources.http.response import Response
 from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.legacy_reader import read_legacy
-from stash_sense_pipeline.sources.reference_sites.profile_matching import AliasHashes, record_of
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import AliasHashes, record_of
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector

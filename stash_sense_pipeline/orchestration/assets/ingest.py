@@ -8,6 +8,8 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.graceful_shutdown import interrupted, run_until_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
+    field_drift_check,
+    found_shares,
     numbers,
     one_line_failures,
     preview,
@@ -37,7 +39,12 @@ if TYPE_CHECKING:
             "no_mass_disappearance",
             asset=names.PERFORMER_TABLE,
             description="The source did not lose more records at once than the limit; a larger loss needs a second sweep.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "no_field_drift",
+            asset=names.PERFORMER_TABLE,
+            description="On the pages of each reference site, every field is found about as often as before.",
+        ),
     ],
 )
 def performer_table(
@@ -56,6 +63,8 @@ def performer_table(
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     source = context.partition_key
     run = SourceRun(source, settings, environment, catalog, progress(context, source))
@@ -67,6 +76,7 @@ def performer_table(
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
+            **found_shares(report.fields if isinstance(report, EnrichReport) else {}),
             "mode": report.mode,
             "outcome": report.outcome.value,
             "dagster/row_count": report.live,
@@ -78,7 +88,8 @@ def performer_table(
                 check_name="no_mass_disappearance",
                 passed=not report.refused,
                 metadata={"source": source, "refused": report.refused, **report.missing},
-            )
+            ),
+            field_drift_check(stored_drifts(catalog.engine, [source.name for source in settings.enabled])),
         ],
     )
 

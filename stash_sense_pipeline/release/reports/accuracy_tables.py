@@ -77,7 +77,7 @@ def group_lines(groups: Sequence[GroupErrors]) -> Iterator[str]:
     """The errors by group. A small group is listed with its size and without a rate."""
     yield (
         f"At the sidecar's distance of {SIDECAR_MAX_DISTANCE}. The first three shares are errors of the model: known people,"
-        " of whom one photograph is left out, with another name or with none, and strangers with a name. A suspected split"
+        " with one photograph left out, that get another name or none, and strangers that get a name. A suspected split"
         " is a person who stands in the release twice, by names and faces. A suspected label error is a face that looks like"
         " another person and not like its own. Both are errors of the data: their photographs are not in the shares, and"
         " the last two columns give the people that they affect."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -17,6 +17,11 @@ from stash_sense_pipeline.sources.cooldown import check_cooldown, end_cooldown
 from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.reference_sites.enrichment.answer_log import AnswerLog
 from stash_sense_pipeline.sources.reference_sites.enrichment.context import NAME, URL, EnrichContext
+from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import (
+    FIELDS,
+    FieldDrift,
+    FieldHistory,
+)
 from stash_sense_pipeline.sources.reference_sites.enrichment.listed_visits import ListedVisits
 from stash_sense_pipeline.sources.reference_sites.enrichment.listing import Listing, read_listing
 from stash_sense_pipeline.sources.reference_sites.enrichment.name_search import NameSearch
@@ -48,8 +53,10 @@ class EnrichReport:
     `listed`: how many profiles stash-boxes list; `live`: how many records the catalog has now. `outcomes` counts visits
     and searches by outcome. `refused`: records that no stash-box lists now, and that were kept because they are too many
     at once (`missing` has the numbers). `unread`: profiles that could not be read or stored, counted by reason in
-    `unread_reasons`; `left_out` counts by field the values of other profiles that were left out. An `outcome` other than
-    found has a `message`: one line without names or addresses of people.
+    `unread_reasons`; `left_out` counts by field the values of other profiles that were left out.
+    `fields` counts by page type the pages of this run, and how many of them have each field; `drifts`: fields that are
+    found far less often than usual. An `outcome` other than found has a `message`: one line without names or addresses
+    of people.
     """
 
     source: str
@@ -75,6 +82,8 @@ class EnrichReport:
     missing: Mapping[str, int] = field(default_factory=dict)
     unread_reasons: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    drifts: Sequence[FieldDrift] = ()
 
 
 async def enrich_source(
@@ -107,6 +116,8 @@ class _Run:
         self._store = ProfileStore(context, writer)
         self._listed = 0
         self._too_many_unlisted: Mapping[str, int] = {}
+        self._fields: Mapping[str, Mapping[str, int]] = {}
+        self._drifts: Sequence[FieldDrift] = ()
 
     async def run(self) -> EnrichReport:
         """Runs all steps, and saves the state of the source."""
@@ -171,6 +182,11 @@ class _Run:
                 detail["unread"] = unread.detail()
             else:
                 detail.pop("unread", None)
+            counted = self._context.connector.fields.of_types()
+            self._fields = {kind: {"pages": each.pages, **each.found} for kind, each in counted.items()}
+            history = FieldHistory.from_detail(detail.get(FIELDS)).after(counted, now)
+            self._drifts = history.drifts
+            detail[FIELDS] = history.detail()
             state = replace(
                 state,
                 last_outcome=outcome.value,
@@ -209,4 +225,6 @@ class _Run:
             missing=self._too_many_unlisted,
             unread_reasons=unread.reasons,
             left_out=dict(sorted(context.connector.left_out.items())),
+            fields=self._fields,
+            drifts=self._drifts,
         )
