@@ -334,10 +334,15 @@ def _index_keys(selector: str) -> tuple[tuple[str | None, str], ...] | None:
     for alternative in selector.split(","):
         compounds = re.split(r"\s*>\s*|\s+", alternative.strip())
         last = _key_of(compounds[-1])
-        if last is None or re.search(r"[+~]|:(?!not\()", re.sub(r"\[[^\]]*\]", "", alternative)):
+        if last is None or re.search(r"[+~]|:(?!not\()", _without_attributes(alternative)):
             return None
         keys.append((_key_of(compounds[0]) if len(compounds) > 1 else None, last))
     return tuple(dict.fromkeys(keys))
+
+
+def _without_attributes(selector: str) -> str:
+    """A selector without its parts in square brackets."""
+    return "".join(part.rpartition("]")[2] for part in selector.split("["))
 
 
 def _key_of(compound: str) -> str | None:

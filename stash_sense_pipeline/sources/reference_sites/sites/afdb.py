@@ -17,7 +17,7 @@ _NEXT_LABEL = re.compile(
     r"\s*:"
 )
 # Remarks such as the studio that used a name.
-_REMARK = re.compile(r"\([^)]*\)")
+_REMARK = re.compile(r"\([^()]*\)")
 _BETWEEN_NAMES = re.compile(r"[,;|•]|\s/\s")
 _NO_ALIAS = ("none", "n/a", "unknown", "-")
 _PICTURES = ("jpg", "jpeg", "png", "webp")

@@ -41,7 +41,7 @@ _LINKS = re.compile(r"\bdatabases?\b|\blinks?\b|\bprofiles?\b|\bsocial\b|\bwebsi
 _OTHER_PEOPLE = re.compile(r"\b(?:related|similar|see also|family|partners?|sisters?)\b")
 _BETWEEN_NAMES = re.compile(r"[,;•|]|\s/\s")
 # References to footnotes, and remarks such as the magazine that used a name.
-_REMARK = re.compile(r"\[[^\]]*\]|\([^)]*\)")
+_REMARK = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
 _THUMB = re.compile(r"/images/thumb/\w/\w\w/([^/]+)/[^/]+$")
 _FILE = re.compile(r"(?:^|/)(?:File|Image):(.+)$", re.IGNORECASE)
 _ICON_WORDS = frozenset({"icon", "icons", "logo", "logos", "flag", "flags"})

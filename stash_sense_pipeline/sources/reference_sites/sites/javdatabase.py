@@ -16,7 +16,7 @@ _COLUMN = re.compile(r"(?<!\s)\s*[-–|]\s*JAV\s+Profile$", re.IGNORECASE)
 _BOLD = "b, strong"
 _JAPANESE = ("jp", "japanese", "japanese name", "name (japanese)")
 _OTHER = ("alt", "alt name", "alt names", "alternate name", "alternate names", "alias", "aliases", "aka")
-_BETWEEN_NAMES = re.compile(r"[,;、，/|（）()]|(?<!\s)\s+-\s+|\s+-$")
+_BETWEEN_NAMES = re.compile(r"[,;、，/|（）()]|(?<!\s)\s+-(?:\s+|$)")
 _NO_NAME = ("?", "??", "unknown", "none", "n/a", "-", "")
 # Films, other people, visitors, and the frame of the site.
 _NOT_HERS = (

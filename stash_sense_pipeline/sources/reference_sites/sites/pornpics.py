@@ -15,7 +15,7 @@ from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _WORDS_AFTER_NAME = re.compile(
-    r"(?<!\s)\s+(?:(?:Nude|Naked|Hot|Sexy|Porn|XXX)\s+)*(?:Pics|Pictures|Photos)$", re.I
+    r"(?<!\s)\s+(?:(?:Nude|Naked|Hot|Sexy|Porn|XXX)\s+){0,6}(?:Pics|Pictures|Photos)$", re.I
 )
 # The tiles of a page, without those of related galleries in `#main2`; the newest layout first.
 _TILES = ("#tiles li.thumbwook a.rel-link", "li.thumbwook a.rel-link", "a.rel-link")

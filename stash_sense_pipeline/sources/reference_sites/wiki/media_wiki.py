@@ -29,7 +29,7 @@ _OUTCOMES = {
 }
 # What an article is about is the last noun of a category, before "of", "by" and the like: "Award winners",
 # "Lists of models", "Companies by country".
-_QUALIFIER = re.compile(r"\s+(?:of|by|from|in|with|at|on|for|using|who|that|whose)\s+")
+_QUALIFIER = re.compile(r"(?<!\s)\s+(?:of|by|from|in|with|at|on|for|using|who|that|whose)\s+")
 _PERSONS = re.compile(
     r"models?|stars?|act(?:or|ress)|performer|winner|wom[ae]n|^m[ae]n|girl|babe|births?$|people|persons?|dancer|escort"
 )
