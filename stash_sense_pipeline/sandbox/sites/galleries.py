@@ -155,7 +155,7 @@ class EliteBabesSite(SandboxSite):
         return None
 
     def _tile(self, page: SitePage, two: bool) -> str:
-        """A tile: its address and title name nobody, and the links in its corner say who is in the set."""
+        """A tile: its address and title name no person, and the links in its corner say who is in the set."""
         address, title = f"{self.home}/{_set_slug(page, two)}/", _set_title(two)
         models = "".join(
             f'<li><a href="{self.home}/model/{slug}/"><i class="icon-woman"></i> <span>a model</span></a></li>'
