@@ -101,7 +101,7 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
 
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
-    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client has done so."""
+    """The failure of a step for a source without a usable answer. Dagster does not retry it: the client has done so."""
     breaker = {"breaker": "open"} if CIRCUIT_OPEN in (message or "") else {}
     return dg.Failure(
         message or f"{source}: no usable answer ({outcome.value})",

@@ -39,7 +39,7 @@ class ProfileSite:
     `shared`: namesakes or groups share its pages, so that a page is no evidence at all.
     `reserved`: values of the group `id`, in lower case, that are other pages of the site than profiles.
     `no_profiles`: further paths of the site that name no person, such as lists and searches; only tests read them.
-    `query_paths`: ends of the paths whose page `query_parameter` names.
+    `query_paths`: ends of the paths on which `query_parameter` names the page.
     `language_host`, `account_host`: a label before the host is a language, or the account itself.
     `stash_box_host`: the host in universal ids, if the site is a stash-box.
     """

@@ -1,4 +1,4 @@
-"""Rows of sites whose pages are under a name, which namesakes may share: video sites, and some databases."""
+"""Rows of sites with pages under a name, which namesakes may share: video sites, and some databases."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ class ChoiceRules:
     """The settings of a run.
 
     `max_faces` limits the faces of a performer, `source_caps` those from one source. `trust` is high, medium or low, by
-    source. `models`: embedder name to the digest of its file. `sites` are the reference sites whose records must agree
-    with the performer's other faces.
+    source. `models`: embedder name to the digest of its file. `sites` are the reference sites with records that
+    must agree with the performer's other faces.
     """
 
     max_faces: int

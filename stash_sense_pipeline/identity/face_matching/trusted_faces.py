@@ -30,8 +30,8 @@ from stash_sense_pipeline.records.record_key import RecordKey
 class TrustReport:
     """The results and changes of a run.
 
-    `dropped` counts the faces left out, by reason. `rejected` counts records of reference sites whose faces do not
-    agree with the performer's, by site. `collisions` counts the faces in quarantine.
+    `dropped` counts the faces left out, by reason. `rejected` counts records of reference sites with faces that do
+    not match the performer's, by site. `collisions` counts the faces in quarantine.
     """
 
     performers: int

@@ -1,4 +1,4 @@
-"""Pictures on a record of a stash-box whose face is another person's: near that person's template, far from its own."""
+"""Pictures of a record with a face of another person: near that person's template, far from its own."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class SuggestionKind:
 
 KINDS: Mapping[str, str] = {
     SuggestionKind.DUPLICATE: "two records of one stash-box that are one person",
-    SuggestionKind.PICTURE: "a picture on a record whose face is another person's",
+    SuggestionKind.PICTURE: "a picture of a record with the face of another person",
     SuggestionKind.LINK: "a link on a record that is another person's page",
 }
 

@@ -54,12 +54,15 @@ def identity_graph(
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.identity.review import write_review
     from stash_sense_pipeline.privacy.enforcement import enforce_suppressions, recheck
+    from stash_sense_pipeline.privacy.erasure import ErasureScope
 
     now = datetime.now(UTC)
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     relatives = IdentityRelatives.for_settings(settings, environment)
     with one_line_failures():
-        enforced = enforce_suppressions(catalog.engine, environment, settings.names, now, relatives=relatives)
+        enforced = enforce_suppressions(
+            catalog.engine, environment, settings.names, now, ErasureScope(relatives=relatives)
+        )
         for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
             context.log.warning("suppressed people: %s", problem)
         report = rebuild_identities(

@@ -23,9 +23,9 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
     from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport
-    from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
 @dg.asset(
@@ -109,51 +109,37 @@ async def _refresh(run: SourceRun, config: IngestConfig) -> "SyncReport | Enrich
 
 
 async def _sync(run: SourceRun, mode: SyncMode) -> "SyncReport":
-    from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
-    settings, engine = run.settings, run.catalog.engine
-    async with open_connector(settings, run.environment, run.source) as connector:
-        suppressions = current_suppressions(engine, run.environment, settings.names)
+    async with open_connector(run.settings, run.environment, run.source) as connector:
         return await refresh_source(
-            engine,
-            settings.source(run.source),
-            connector,
-            suppressions,
-            mode.value,
-            run.progress,
-            rules=_rules(settings),
-            data_dir=run.environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, run.environment),
+            _ingest_context(run), run.settings.source(run.source), connector, mode.value
         )
 
 
-def _rules(settings: Settings) -> "SyncRules":
+def _ingest_context(run: SourceRun) -> "IngestContext":
+    """What the run shares with its source. Imports the operator's suppression list."""
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.sync_rules import SyncRules
 
-    limits = settings.global_.mass_disappearance
-    return SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always)
+    limits = run.settings.global_.mass_disappearance
+    return IngestContext(
+        run.catalog.engine,
+        current_suppressions(run.catalog.engine, run.environment, run.settings.names),
+        SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always),
+        run.progress,
+        data_dir=run.environment.data_dir,
+        relatives=IdentityRelatives.for_settings(run.settings, run.environment),
+    )
 
 
 async def _enrich(run: SourceRun, site: ReferenceSiteSettings) -> "EnrichReport":
     """Reads profiles that any stash-box of sources.yaml lists, including one that this run does not refresh."""
-    from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichRules, enrich_source
+    from stash_sense_pipeline.sources.reference_sites.enrich import enrich_source
 
-    settings, engine = run.settings, run.catalog.engine
-    boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
-    async with open_site_connector(settings, run.environment, site) as connector:
-        suppressions = current_suppressions(engine, run.environment, settings.names)
-        return await enrich_source(
-            engine,
-            site,
-            {box.name: box.host for box in boxes},
-            connector,
-            suppressions,
-            run.progress,
-            rules=EnrichRules(vanishing=_rules(settings)),
-            data_dir=run.environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, run.environment),
-        )
+    ranked = sorted(run.settings.stash_boxes.values(), key=lambda box: box.priority)
+    boxes = {box.name: box.host for box in ranked}
+    async with open_site_connector(run.settings, run.environment, site) as connector:
+        return await enrich_source(_ingest_context(run), site, boxes, connector)

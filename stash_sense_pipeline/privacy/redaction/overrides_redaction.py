@@ -1,4 +1,4 @@
-"""Removes erased people from identity_overrides.yaml; all other lines and comments stay as they are."""
+"""Removes erased people from identity_overrides.yaml; other lines and comments stay unchanged."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class PornPicsSite(SandboxSite):
             path = self.file(f"/1280/7/1/{gid}/{gid}_{place:03d}_{digest(gid)}.jpg", picture)
             links += _tile(f"https://cdni.pornpics.com{path}")
         links += _tile("https://cdni.pornpics.com/1280/7/1/99/99_001_related.jpg")
-        models = [page.slug] if which == 1 else [page.slug, *(page.related[:1] or ("somebody-else",))]
+        models = [page.slug] if which == 1 else [page.slug, *(page.related[:1] or ("another-model",))]
         row = "".join(f"<a href='/pornstars/{slug}/'>{slug}</a>" for slug in models)
         title = "<span class='gallery-info__title'>Models:&nbsp;</span>"
         listed = (
@@ -155,7 +155,7 @@ class EliteBabesSite(SandboxSite):
         return None
 
     def _tile(self, page: SitePage, two: bool) -> str:
-        """A tile: its address and title name nobody, and the links in its corner say who is in the set."""
+        """A tile: its address and title name no person, and the links in its corner say who is in the set."""
         address, title = f"{self.home}/{_set_slug(page, two)}/", _set_title(two)
         models = "".join(
             f'<li><a href="{self.home}/model/{slug}/"><i class="icon-woman"></i> <span>a model</span></a></li>'

@@ -102,7 +102,7 @@ def _portrait(page: Page, name: str, key: str) -> list[ImageRecord]:
 
 
 def _sets(page: Page, key: str) -> list[str]:
-    """The sets whose tile links to this model alone. In a layout without such links all sets are listed: the page of a
+    """The sets with a tile that links to this model alone. In a layout without such links all sets are listed: the page of a
     set says the same."""
     tiles = [tile for figure in page.root.select("li figure") if (tile := figure.closest("li")) is not None]
     stated = [(tile, _models([tile])) for tile in tiles]

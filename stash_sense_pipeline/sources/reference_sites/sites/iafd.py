@@ -26,7 +26,7 @@ _GENDERS = {
     "tf": "TRANSGENDER_FEMALE",
     "tm": "TRANSGENDER_MALE",
 }
-# The form for corrections has the site's older id. It says "f" of trans women, whose id has one of these endings.
+# The form for corrections has the site's older id. It says "f" of trans women; their id has one of these endings.
 _TRANS_IDS = {"_mtf": "TRANSGENDER_FEMALE", "_ftm": "TRANSGENDER_MALE"}
 _TRANS = {"FEMALE": "TRANSGENDER_FEMALE", "MALE": "TRANSGENDER_MALE"}
 _AKA = ("performer aka", "aka")

@@ -103,7 +103,7 @@ def _accounts(page: Page) -> list[str]:
 
 
 def _portrait(page: Page, key: str) -> list[ImageRecord]:
-    """The picture with exactly this slug as file name: `hana-2.webp` is a namesake's, `unknown.webp` nobody's."""
+    """The picture with exactly this slug as file name: `hana-2.webp` is a namesake's, `unknown.webp` no person's."""
     urls = page.root.images(".idol-portrait img") + page.root.images("img")
     urls += [page.join(text) for text in page.root.attributes("meta[property='og:image']", "content")]
     for url in urls:

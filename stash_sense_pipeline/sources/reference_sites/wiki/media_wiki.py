@@ -29,7 +29,7 @@ _OUTCOMES = {
 }
 # What an article is about is the last noun of a category, before "of", "by" and the like: "Award winners",
 # "Lists of models", "Companies by country".
-_QUALIFIER = re.compile(r"(?<!\s)\s+(?:of|by|from|in|with|at|on|for|using|who|that|whose)\s+")
+_QUALIFIER = re.compile(r"(?<!\s)\s+(?:of|by|from|in|with|at|on|for|using|who(?:se)?|that)\s+")
 _PERSONS = re.compile(
     r"models?|stars?|act(?:or|ress)|performer|winner|wom[ae]n|^m[ae]n|girl|babe|births?$|people|persons?|dancer|escort"
 )
@@ -43,7 +43,7 @@ class WikiPage:
     """A page of a wiki. `page_id` is None when the wiki has no such page. `asked`: the titles that lead to it.
 
     `is_person`: an article, and its categories do not say that it is about something else. `is_list_of_names`: it
-    leads to several articles whose names are alike.
+    leads to several articles with similar names.
     """
 
     page_id: int | None
