@@ -19,7 +19,7 @@ def identity() -> None:
 @identity.command("explain")
 @click.argument("record", metavar="SOURCE:ID")
 def identity_explain(record: str) -> None:
-    """Show the members of the identity of a record, the evidence that links them, the refused links, and the faces left out."""
+    """Show the members of the identity of a record, the evidence that links them, refused links, and faces left out."""
     from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.identity.explain import explain
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides

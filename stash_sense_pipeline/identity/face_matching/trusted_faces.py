@@ -159,7 +159,8 @@ def _read(
 def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
     """The part of the choice with faces, records and performers that still belong together in the catalog.
 
-    Faces and records that were erased, or moved to another performer, during the choice must not be stored.
+    Faces and records that were erased, or moved to another performer, during the choice must not be stored. The faces of
+    rejected records are deleted with them.
     """
     wanted, collisions, rejected = choice.wanted, choice.collisions, choice.rejected
     excluded = choice.left_out.rows
@@ -188,7 +189,10 @@ def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
             for face_id, row in collisions.items()
             if face_id in colliding and row.nearer_to in performers
         },
-        left_out=replace(choice.left_out, rows={key: excluded[key] for key in sorted(excluding)}),
+        left_out=replace(
+            choice.left_out,
+            rows={key: excluded[key] for key in sorted(excluding) if excluded[key][:3] not in records},
+        ),
         rejected=[row for row in rejected if (row.performer_id, row.source, row.source_id) in records],
     )
 
