@@ -27,7 +27,8 @@ class TrustPolicy:
     `collision_margin`: a face collides when, in every model, its cosine to the template of another performer exceeds
     its cosine to the other faces of its own performer by at least this margin.
     `hub_distance`, `hub_people`, `hub_share`: a face is a hub when its distance to the templates of so many other
-    people, or of this share of all people if that is more, is at most the sidecar's limit (release.contract).
+    people, or of this share of all people if that is more, is at most the sidecar's limit (release.contract). A person
+    who stands apart in each of five stash-boxes is near four others, and is no hub.
     """
 
     near_duplicate: float = 0.03
@@ -44,7 +45,7 @@ class TrustPolicy:
     pose_degrees: float = 30.0
     collision_margin: float = 0.10
     hub_distance: float = 0.5
-    hub_people: int = 10
+    hub_people: int = 5
     hub_share: float = 0.001
 
     def largest_distance(self, references: int) -> float:
