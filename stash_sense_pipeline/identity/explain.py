@@ -75,17 +75,18 @@ def _evidence_lines(rows: list[EvidenceRow]) -> list[str]:
 
 
 def _face_lines(connection: sa.Connection, performer_id: int) -> list[str]:
-    """The images with faces of the identity that are not in releases, each with the reason."""
+    """The images with trusted faces of the identity, and those with faces that are left out, each with the reason."""
+    trusted = explanation.faces_in_releases(connection, performer_id)
     left_out = explanation.faces_left_out(connection, performer_id)
-    if not left_out:
-        return []
-    lines = ["faces left out:"]
+    lines = ["faces in releases:", *(f"  {image}" for image in trusted)] if trusted else []
+    if left_out:
+        lines.append("faces left out:")
     for row in left_out:
         more = ""
         if row.number is not None:
             more = f" {row.number}" if row.reason == Reason.COLLISION else f", near {row.number} other people"
         lines.append(f"  {row.source}:{row.image_id}  {row.reason}{more}")
-    if not explanation.has_trusted_faces(connection, performer_id):
+    if left_out and not trusted:
         lines.append("  no face is left: releases do not show this performer")
     return lines
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import (
+    images_of_faces,
     people_without_a_face,
     read_collisions,
     read_exclusions,
@@ -34,6 +35,7 @@ from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
+_LISTED = (Reason.HUB, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
 _SECTIONS = {
     "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
     "face": "faces that agree or nearly so, where nothing else joins the records",
@@ -108,15 +110,17 @@ def _refused(connection: sa.Connection) -> list[Finding]:
 
 
 def _collisions(connection: sa.Connection) -> list[Finding]:
+    collisions = read_collisions(connection)
+    images = images_of_faces(connection, list(collisions))
     found = [
         Finding(
             "collision",
             f"{row.source}:{row.source_id}",
-            f"face {face_id} of performer {row.performer_id}: cosine {row.similarity:.2f} to its other faces",
+            f"{images[face_id]} of performer {row.performer_id}: cosine {row.similarity:.2f} to its other faces",
             f"{row.nearer_similarity:.2f} to performer {row.nearer_to}",
             row.nearer_similarity - row.similarity,
         )
-        for face_id, row in read_collisions(connection).items()
+        for face_id, row in collisions.items()
     ]
     return sorted(found, key=lambda row: (-row.weight, row.about, row.evidence))
 
@@ -125,12 +129,14 @@ def _exclusions(connection: sa.Connection) -> list[Finding]:
     """Hubs, the nearest to most people first, and the faces that verdicts leave out."""
     hubs: list[Finding] = []
     verdicts: list[Finding] = []
-    for (face_id, performer_id), row in read_exclusions(connection).items():
-        about, face = f"{row.source}:{row.source_id}", f"face {face_id} of performer {performer_id}"
+    listed = {key: row for key, row in read_exclusions(connection).items() if row.reason in _LISTED}
+    images = images_of_faces(connection, [face_id for face_id, _ in listed])
+    for (face_id, performer_id), row in listed.items():
+        about, face = f"{row.source}:{row.source_id}", f"{images[face_id]} of performer {performer_id}"
         if row.reason == Reason.HUB:
             people = row.people or 0
             hubs.append(Finding("hub_face", about, face, f"near {people} other people", float(people)))
-        elif row.reason in (Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON):
+        else:
             verdicts.append(Finding("verdict", about, face, row.reason, 0.0))
     return [*sorted(hubs, key=lambda row: (-row.weight, row.about, row.evidence)), *verdicts]
 

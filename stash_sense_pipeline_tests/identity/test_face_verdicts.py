@@ -299,7 +299,14 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
         "your verdicts:",
         f"  line 2: not_this_person stashdb:{image}, stashdb:berta",
     ]
-    assert "faces left out:" not in explain(world.engine, "stashdb", "anna", said)
+    of_anna = explain(world.engine, "stashdb", "anna", said)
+    assert "faces left out:" not in of_anna
+    begin = of_anna.index("faces in releases:")
+    assert {line.strip() for line in of_anna[begin + 1 : begin + 6]} == {
+        f"{source}:{image}"
+        for source, name in (("stashdb", "anna"), ("fansdb", "anna2"))
+        for image in world.images[name]
+    }
     counts = write_review(world.engine, tmp_path / "review", NOW, said)
     assert (counts["verdict"], counts["no_face"]) == (2, 1)
     rows = list(csv.DictReader((tmp_path / "review" / "identity.csv").read_text().splitlines()))

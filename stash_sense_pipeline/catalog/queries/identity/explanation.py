@@ -101,10 +101,15 @@ def faces_left_out(connection: sa.Connection, performer_id: int) -> list[LeftOut
     return sorted(found, key=lambda row: row[:3])
 
 
-def has_trusted_faces(connection: sa.Connection, performer_id: int) -> bool:
-    """True when a release shows faces of the performer."""
-    query = sa.select(trusted_faces.c.face_id).where(trusted_faces.c.performer_id == performer_id)
-    return connection.execute(query.limit(1)).first() is not None
+def faces_in_releases(connection: sa.Connection, performer_id: int) -> list[str]:
+    """`source:image_id` of the trusted faces of an identity, the best first."""
+    query = (
+        sa.select(faces.c.source, faces.c.image_id)
+        .join(trusted_faces, trusted_faces.c.face_id == faces.c.face_id)
+        .where(trusted_faces.c.performer_id == performer_id)
+        .order_by(trusted_faces.c.rank, faces.c.face_id)
+    )
+    return [f"{source}:{image_id}" for source, image_id in connection.execute(query)]
 
 
 def history(

@@ -235,6 +235,16 @@ def store_exclusions(
         insert_many(connection, table, columns, [(key[0], *wanted[key], now) for key in some])
 
 
+def images_of_faces(connection: sa.Connection, face_ids: Sequence[int]) -> dict[int, str]:
+    """`source:image_id` of each of these faces."""
+    query = sa.select(faces.c.face_id, faces.c.source, faces.c.image_id)
+    return {
+        face_id: f"{source}:{image_id}"
+        for some in batched(sorted(face_ids), IN_LIST)
+        for face_id, source, image_id in connection.execute(query.where(faces.c.face_id.in_(some)))
+    }
+
+
 def people_without_a_face(connection: sa.Connection) -> dict[int, list[tuple[str, str, str]]]:
     """The performers of whom every face is kept out of releases: (source, source_id, reason) of each face, sorted."""
     trusted, out, near = trusted_faces.c, face_exclusions.c, face_collisions.c
