@@ -35,12 +35,13 @@ from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
-_LISTED = (Reason.HUB, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
+_LISTED = (Reason.HUB, Reason.COPY, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
 _SECTIONS = {
     "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
     "face": "faces that agree or nearly so, where nothing else joins the records",
     "collision": "faces nearer to another performer than to their own; kept out of releases",
     "hub_face": "faces near many people; kept out of releases",
+    "copy": "pictures that two people show in different sources, taken from one of them; perhaps one person: must_link",
     "verdict": "faces that verdicts of the overrides leave out, and verdicts without effect",
     "no_face": "people of whom every face is kept out of releases",
     "hub": "pages on too many records to prove anything",
@@ -126,9 +127,9 @@ def _collisions(connection: sa.Connection) -> list[Finding]:
 
 
 def _exclusions(connection: sa.Connection) -> list[Finding]:
-    """Hubs, the nearest to most people first, and the faces that verdicts leave out."""
+    """Hubs, the nearest to most people first, copies, and the faces that verdicts leave out."""
     hubs: list[Finding] = []
-    verdicts: list[Finding] = []
+    others: list[Finding] = []
     listed = {key: row for key, row in read_exclusions(connection).items() if row.reason in _LISTED}
     images = images_of_faces(connection, [face_id for face_id, _ in listed])
     for (face_id, performer_id), row in listed.items():
@@ -137,8 +138,9 @@ def _exclusions(connection: sa.Connection) -> list[Finding]:
             people = row.people or 0
             hubs.append(Finding("hub_face", about, face, f"near {people} other people", float(people)))
         else:
-            verdicts.append(Finding("verdict", about, face, row.reason, 0.0))
-    return [*sorted(hubs, key=lambda row: (-row.weight, row.about, row.evidence)), *verdicts]
+            section = "copy" if row.reason == Reason.COPY else "verdict"
+            others.append(Finding(section, about, face, row.reason, 0.0))
+    return [*sorted(hubs, key=lambda row: (-row.weight, row.about, row.evidence)), *others]
 
 
 def _people_without_a_face(connection: sa.Connection) -> list[Finding]:

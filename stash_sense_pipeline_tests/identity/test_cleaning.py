@@ -232,3 +232,28 @@ def test_a_face_on_the_wrong_person_is_of_neither() -> None:
     owners = Counter(row.face_id for rows in people.rows.values() for row in rows)
     assert wrong not in owners
     assert set(owners.values()) == {1}
+
+
+def test_a_picture_in_two_sources_stays_with_the_person_whose_other_faces_it_resembles() -> None:
+    """Also when the other person has it twice: two copies do not support each other."""
+    photos = Photos(13)
+    for _ in range(3):
+        photos.add(1, 1)
+    mine = photos.add(1, 1)
+    others = [photos.add(2, 1, image=f"copy{n}") for n in range(2)]
+    own = photos.add(3, 3)
+    for face in (mine, *others):
+        photos.vectors[face] = photos.vectors[mine]
+        photos.rows[face - 1] = photos.rows[face - 1]._replace(picture_hash="00000000000000ff")
+    people, left_out = photos.clean()
+    assert kept_faces(people) == {1, 2, 3, mine, own}
+    assert left_out.counts == {Reason.COPY: 2}
+    assert {left_out.rows[face, 2].reason for face in others} == {Reason.COPY}
+
+
+def test_a_picture_that_fits_two_people_equally_stays_with_the_lower_performer_id() -> None:
+    photos = Photos(14)
+    for performer_id in (7, 4):
+        face = photos.add(performer_id, 1)
+        photos.rows[face - 1] = photos.rows[face - 1]._replace(picture_hash="00000000000000ff")
+    assert set(photos.clean()[0].rows) == {4}

@@ -30,7 +30,7 @@ class FaceSum:
 
 @dataclass
 class Neighbours:
-    """The collisions of faces, and the number of other performers that each face is `near`, both by face_id."""
+    """What was found about faces, by face_id: collisions, and the number of other performers that a face is `near`."""
 
     collisions: dict[int, CollisionRow] = field(default_factory=dict)
     near: Counter[int] = field(default_factory=Counter)

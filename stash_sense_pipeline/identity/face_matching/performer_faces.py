@@ -25,6 +25,7 @@ class Reason(StrEnum):
     OUTLIER = "outlier"
     NO_AGREEMENT = "no agreement"
     SECOND_FACE = "second face of a picture"
+    COPY = "copy of another performer's picture"
     COLLISION = "nearer to another performer"
     HUB = "hub"
 
@@ -42,7 +43,7 @@ class LeftOut:
 
     def add(self, row: CandidateRow, reason: str, people: int | None = None) -> None:
         """Counts a face under `reason`, and notes it. `people`: of a hub, the number of other people it is near."""
-        self.counts[reason] += 1
+        self.counts[str(reason)] += 1
         self.note(row, reason, people)
 
     def note(self, row: CandidateRow, reason: str, people: int | None = None) -> None:
