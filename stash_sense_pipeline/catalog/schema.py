@@ -379,6 +379,19 @@ face_collisions = sa.Table(
     comment="faces that are more similar to another performer than to their own; left out of releases, not deleted",
 )
 
+face_exclusions = sa.Table(
+    "face_exclusions",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), primary_key=True, index=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, comment="hub, outlier, not this person, not a face, ..."),
+    sa.Column("people", sa.Integer, comment="of a hub: the number of other people near the face"),
+    sa.Column("found_at", UtcTime, nullable=False),
+    comment="faces kept out of releases for another reason than a collision, a copy or a cap",
+)
+
 trusted_faces = sa.Table(
     "trusted_faces",
     metadata,

@@ -78,7 +78,7 @@ def update_identities(reads: ShortReads, basis: Basis, rules: RunRules, now: dat
     records, seen = reads(runs.count_records)
     if seen != last.records:
         return None
-    shared = SharedPictures.find(reads)
+    shared = SharedPictures.find(reads, rules.overrides)
     changed = reads(runs.changes, rules.models, shared.of_records)
     if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * records)):
         return None

@@ -197,7 +197,7 @@ def _read(
 
 def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     basis = reads(Basis.read)
-    shared = SharedPictures.find(reads)
+    shared = SharedPictures.find(reads, rules.overrides)
     last, states, records = reads(_read, rules, shared)
     resolved = resolve_overrides(rules.overrides, records)
     candidates = find_candidates(records, rules.boxes, resolved.must_link, rules.weights)

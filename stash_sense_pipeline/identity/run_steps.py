@@ -33,6 +33,7 @@ from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor
 from stash_sense_pipeline.identity.linkage.clustering import Components
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
+from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.permanent_ids import (
     MembershipChange,
@@ -73,7 +74,8 @@ class RunRules:
             )
             for row in SITES
         ]
-        parts = (sorted(self.hosts.items()), pairs, self.weights, models_digest(self.models), sites)
+        verdicts = sorted((row.image, row.record or ()) for row in self.overrides.face_verdicts)
+        parts = (sorted(self.hosts.items()), pairs, verdicts, self.weights, models_digest(self.models), sites)
         return sha256(repr(parts).encode()).hexdigest()
 
 
@@ -122,7 +124,7 @@ NO_IDENTITY_CHANGES = IdentityChanges((), (), MemberChanges((), (), ()), ())
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """Pictures that several records of one source show. They are no evidence about any record.
+    """Pictures that several records of one source show, or that a verdict is on. They are no evidence about any record.
 
     `of_records`: for each record with such pictures, a digest of their image ids.
     """
@@ -131,13 +133,17 @@ class SharedPictures:
     of_records: Mapping[RecordKey, str] = field(default_factory=dict)
 
     @classmethod
-    def find(cls, reads: ShortReads) -> SharedPictures:
-        """The shared pictures among all pictures of the catalog with a face."""
+    def find(cls, reads: ShortReads, overrides: Overrides) -> SharedPictures:
+        """The shared pictures among all pictures of the catalog with a face, and those that verdicts leave out.
+
+        Raises ConfigurationError for a verdict on a record that the catalog does not hold.
+        """
+        verdicts = resolve_verdicts(reads, overrides.path, overrides.face_verdicts)
         shown = [
             ShownPicture(source, image_id, source_id, digest, look)
             for source, image_id, source_id, digest, look in reads(_read_shown)
         ]
-        images = shared_pictures(shown)
+        images = shared_pictures(shown) | verdicts.silent
         found: dict[RecordKey, list[str]] = defaultdict(list)
         for row in shown:
             if (row.source, row.image_id) in images:

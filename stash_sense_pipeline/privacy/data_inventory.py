@@ -210,6 +210,15 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "nearer_similarity": _image("how sure it is"),
         "found_at": _own("when"),
     },
+    "face_exclusions": {
+        "face_id": _OF_FACE,
+        "performer_id": _OF_PERFORMER,
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "reason": _own("why the face is not in the release, for review"),
+        "people": _image("how many other people the face is near, for review"),
+        "found_at": _own("when"),
+    },
     "trusted_faces": {
         "face_id": _own("the face is in the release", exported=True),
         "performer_id": _OF_PERFORMER,

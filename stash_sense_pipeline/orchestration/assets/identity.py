@@ -65,15 +65,16 @@ def identity_graph(
         )
         for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
             context.log.warning("suppressed people: %s", problem)
+        overrides = _overrides(catalog, settings, environment)
         report = rebuild_identities(
             catalog.engine,
             hosts,
-            _overrides(catalog, settings, environment),
+            overrides,
             now,
             models=embedder_digests(environment.model_pack, environment.models_dir),
         )
         rechecked = recheck(catalog.engine, environment, settings.names, now, relatives)
-        to_review = write_review(catalog.engine, environment.review_dir, now)
+        to_review = write_review(catalog.engine, environment.review_dir, now, overrides)
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
@@ -92,12 +93,12 @@ def identity_graph(
 
 
 def _overrides(catalog: Catalog, settings: Settings, environment: Environment) -> "Overrides":
-    """The operator's overrides without the pairs that hold a suppressed record."""
+    """The operator's overrides without the pairs and verdicts on suppressed people."""
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
 
     overrides = load_overrides(environment.overrides_file)
-    if overrides.must_link or overrides.cannot_link:
+    if overrides:
         listed = current_suppressions(catalog.engine, environment, settings.names)
         overrides = without_suppressed(overrides, listed)
     return overrides
@@ -148,6 +149,7 @@ def trusted_faces(
     caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
     with one_line_failures():
         pack = load_pack(environment.model_pack, environment.models_dir)
+        overrides = _overrides(catalog, settings, environment)
         report = choose_trusted_faces(
             catalog.engine,
             max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
@@ -155,11 +157,12 @@ def trusted_faces(
             trust={source.name: source.trust_level.value for source in settings.sources},
             models=pack.digests,
             sites=settings.reference_sites,
+            overrides=overrides,
         )
-        to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
+        to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC), overrides)
         listed = current_suppressions(catalog.engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
-        rules = SuggestionRules(hosts, pack.digests, _overrides(catalog, settings, environment))
+        rules = SuggestionRules(hosts, pack.digests, overrides)
         found = find_suggestions(catalog.engine, rules, listed)
         suggested = write_suggestions(catalog.engine, environment.review_dir, found)
     return dg.MaterializeResult(
