@@ -23,10 +23,8 @@ from stash_sense_pipeline.catalog.queries.identity.identities import (
 )
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import Run
 from stash_sense_pipeline.identity.changed_faces import ChangedFaces, find_changed_faces
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    Calibration,
-    find_mismatches,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_mismatches
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.blocking import (

@@ -22,13 +22,8 @@ from stash_sense_pipeline.catalog.queries.identity.identity_runs import Run, Sta
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    NOT_CALIBRATED,
-    Calibration,
-    calibrate,
-    find_matches,
-    find_mismatches,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import NOT_CALIBRATED, Calibration, calibrate
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_matches, find_mismatches
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.incremental import update_identities

@@ -26,7 +26,7 @@ from stash_sense_pipeline.catalog.queries.identity.identities import (
     MemberChanges,
 )
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import HubChanges, Run, SeenChanges, State
-from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor

@@ -20,7 +20,7 @@ from stash_sense_pipeline.foundation.files import read_only_sqlite
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+    from stash_sense_pipeline.identity.face_matching.calibration import Calibration
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -86,16 +86,25 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
     """The face thresholds of a run with their calibration, or the reason why faces gave no evidence."""
     if not calibration.thresholds:
         return dg.MetadataValue.md(f"no face links: {calibration.reason}")
+    grounds = calibration.grounds
     lines = [
         f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of two people",
         "",
-        "| model | match threshold | precision | recall |",
-        "|---|---|---|---|",
+        "| model | match threshold | recall |",
+        "|---|---|---|",
+        *(
+            f"| {row.model} | {row.match_threshold:.3f} | {row.recall:.1%} |"
+            for row in calibration.thresholds
+        ),
     ]
-    lines += [
-        f"| {row.model} | {row.match_threshold:.3f} | {row.precision:.5f} | {row.recall:.1%} |"
-        for row in calibration.thresholds
-    ]
+    if grounds is not None:
+        lines += [
+            "",
+            f"Chosen as the lowest thresholds with a proven precision: {grounds.reached} certain pairs reach all of them"
+            f" (recall {grounds.recall:.1%}), {grounds.false_matches:.3g} false matches are expected"
+            f" (at most {grounds.false_matches_at_most:.3g}), precision {grounds.precision:.5f}"
+            f" (at least {grounds.precision_at_least:.5f} with 95 % confidence).",
+        ]
     return dg.MetadataValue.md("\n".join(lines))
 
 

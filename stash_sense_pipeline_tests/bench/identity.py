@@ -26,11 +26,8 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import insert_many
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    calibrate,
-    find_matches,
-    find_mismatches,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import calibrate
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_matches, find_mismatches
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
 from stash_sense_pipeline.identity.linkage.candidates import find_candidates
