@@ -33,6 +33,7 @@ from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor
 from stash_sense_pipeline.identity.linkage.clustering import Components
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
+from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.permanent_ids import (
     MembershipChange,
@@ -87,6 +88,7 @@ class Done:
     recomputed: int
     templates: int
     calibration: Calibration
+    learned: LearnedWeights
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,13 @@ def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
     return replace(plan.done, rows_written=written)
 
 
-def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> dict[str, Any]:
-    """The details of a run in the catalog: face thresholds, number of templates, and number at their calibration."""
+def run_detail(
+    calibration: Calibration, learned: LearnedWeights, templates: int, calibrated_on: int
+) -> dict[str, Any]:
+    """The details of a run in the catalog: face thresholds, number of templates and number at their calibration, weights."""
     return {
         "calibration": calibration.as_detail(),
+        "weights": learned.as_detail(),
         "templates": templates,
         "calibrated_on": calibrated_on,
     }
@@ -223,6 +228,9 @@ def read_population(
             gender=row.gender,
             birth_date=row.birth_date,
             country=row.country,
+            ethnicity=row.ethnicity,
+            eye_color=row.eye_color,
+            height_cm=row.height_cm,
             live=bool(row.live),
             merged_into=row.merged_into,
             aliases=tuple(sorted(aliases.get(key, ()))),

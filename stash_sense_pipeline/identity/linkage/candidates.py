@@ -154,8 +154,8 @@ class _PairSearch:
     ) -> None:
         """Adds the pairs of `known` holders of a birth date, a name or a picture.
 
-        A shared birth date needs a name that agrees. A shared name needs a second one, or a birth date that agrees and
-        one holder in each source. A picture counts only with one holder in each source: a picture on two records of one
+        A shared birth date needs a name that agrees. A shared name needs a second one, or one holder in each source and
+        no birth dates that differ. A picture counts only with one holder in each source: a picture on two records of one
         source shows two people, or proves nothing.
         """
         if kind == KeyKind.BIRTH_DATE:
@@ -169,8 +169,8 @@ class _PairSearch:
                     self.shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, self.weights.image))
             elif a[0] != b[0]:
                 born = birth_agreement(self.records[a].birth_date, self.records[b].birth_date)
-                born_alike = born is not None and float(getattr(self.weights, born[0])) > 0
-                if (unique and born_alike) or self.folded.several_in_common(a, b):
+                born_apart = born is not None and float(getattr(self.weights, born[0])) < 0
+                if (unique and not born_apart) or self.folded.several_in_common(a, b):
                     self.shared.setdefault((a, b), [])
 
     def _namesakes(self, known: Sequence[RecordKey]) -> Iterator[Pair]:

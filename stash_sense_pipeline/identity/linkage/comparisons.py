@@ -1,4 +1,4 @@
-"""Comparisons of two records: names, birth dates, countries."""
+"""Comparisons of two records: names, birth dates, and what they say about origin and appearance."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class Record:
     gender: str | None = None
     birth_date: str | None = None
     country: str | None = None
+    ethnicity: str | None = None
+    eye_color: str | None = None
+    height_cm: int | None = None
     live: bool = True
     merged_into: str | None = None
     aliases: tuple[str, ...] = ()
@@ -193,3 +196,73 @@ def country_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
     if a.casefold() == b.casefold():
         return "country_equal", f"country equal ({a})"
     return "country_differs", f"countries differ ({a}, {b})"
+
+
+# Heights (cm) that are one person's in two sources, and heights that are not. Sources round inches and guess.
+SAME_HEIGHT, OTHER_HEIGHT = 2, 8
+# Entries that say that nothing else fits.
+_NO_ENTRY = frozenset({"other", "mixed", "unknown", "n/a", "none"})
+
+
+def field_agreements(a: Record, b: Record) -> list[tuple[str, str]]:
+    """(name of a weight, text) of each field that can be compared, other than name and birth date."""
+    found = [country_agreement(a.country, b.country)]
+    for field, title in (("gender", "genders"), ("ethnicity", "ethnicities"), ("eye_color", "eye colours")):
+        found.append(_entry_agreement(field, title, getattr(a, field), getattr(b, field)))
+    found.append(_height_agreement(a.height_cm, b.height_cm))
+    return [row for row in found if row is not None]
+
+
+def _entry_agreement(field: str, title: str, a: str | None, b: str | None) -> tuple[str, str] | None:
+    first, second = (a or "").casefold(), (b or "").casefold()
+    if not first or not second or first in _NO_ENTRY or second in _NO_ENTRY:
+        return None
+    if first == second:
+        return f"{field}_equal", f"{title} equal ({a})"
+    return f"{field}_differs", f"{title} differ ({a}, {b})"
+
+
+def _height_agreement(a: int | None, b: int | None) -> tuple[str, str] | None:
+    if not a or not b:
+        return None
+    if abs(a - b) <= SAME_HEIGHT:
+        return "height_equal", f"heights equal ({a}, {b} cm)"
+    return ("height_differs", f"heights differ ({a}, {b} cm)") if abs(a - b) > OTHER_HEIGHT else None
+
+
+def names_a_group(name: str) -> bool:
+    """True for a folded name of several people: a duo, twins, a couple."""
+    return not _GROUP_WORDS.isdisjoint(name.split())
+
+
+_GROUP_WORDS = frozenset(
+    {
+        "and",
+        "twin",
+        "twins",
+        "sister",
+        "sisters",
+        "brother",
+        "brothers",
+        "sibling",
+        "siblings",
+        "couple",
+        "duo",
+        "trio",
+    }
+    | {
+        "team",
+        "girls",
+        "boys",
+        "guys",
+        "ladies",
+        "babes",
+        "crew",
+        "squad",
+        "gang",
+        "family",
+        "studio",
+        "studios",
+    }
+    | {"production", "productions", "entertainment", "media", "films"}
+)

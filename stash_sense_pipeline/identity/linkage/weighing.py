@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stash_sense_pipeline.identity.linkage.blocking import (
     KeyKind,
@@ -16,8 +17,9 @@ from stash_sense_pipeline.identity.linkage.comparisons import (
     FoldedNames,
     Record,
     birth_agreement,
-    country_agreement,
+    field_agreements,
     name_agreement,
+    names_a_group,
 )
 from stash_sense_pipeline.identity.linkage.evidence import (
     NO_FACES,
@@ -28,6 +30,7 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Pair,
     Weights,
 )
+from stash_sense_pipeline.identity.linkage.learned_weights import learn, name_weight
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -46,11 +49,12 @@ def find_evidence(
     weights: Weights = WEIGHTS,
     faces: Faces = NO_FACES,
 ) -> Findings:
-    """All evidence among `records`. `hosts`: universal-id host of each stash-box, by source.
+    """All evidence among `records`, with weights learned from them. `hosts`: universal-id host of each stash-box.
 
     `must_link` holds pairs of live records. The order of the records does not matter.
     """
-    return weigh(find_candidates(records, StashBoxes.of(hosts), must_link, weights), faces, weights)
+    candidates = find_candidates(records, StashBoxes.of(hosts), must_link, weights)
+    return weigh(candidates, faces, learn(candidates, hosts, weights).weights)
 
 
 def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WEIGHTS) -> Findings:
@@ -84,6 +88,14 @@ def _compared_pages(candidates: Candidates, wanted: Collection[RecordKey]) -> di
     }
 
 
+class _Support(NamedTuple):
+    """What else ties a pair: a link from one to the other, any shared page, faces that match."""
+
+    linked: bool
+    paged: bool
+    faces_match: bool
+
+
 @dataclass(frozen=True)
 class _PairComparison:
     candidates: Candidates
@@ -107,9 +119,10 @@ class _PairComparison:
             rows.append(Evidence(Kind.FACE, a, b, comparison.text, weight))
             faces_match = weight > 0
         records = self.candidates.records
-        return rows + self._agreement(records[a], records[b], linked, faces_match)
+        paged = linked or any(row.kind in (Kind.PROFILE, Kind.OVERRIDE) for row in rows)
+        return rows + self._agreement(records[a], records[b], _Support(linked, paged, faces_match))
 
-    def _agreement(self, a: Record, b: Record, linked: bool, faces_match: bool) -> list[Evidence]:
+    def _agreement(self, a: Record, b: Record, support: _Support) -> list[Evidence]:
         """Rows for the fields of the two records. Name and birth date make one row when both agree."""
         weights = self.weights
         parts: list[tuple[str, float]] = []
@@ -117,18 +130,22 @@ class _PairComparison:
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
         rows: list[Evidence] = []
         if name and birth and name[1] > 0 and birth[1] > 0:
-            weight = round(name[1] + birth[1], 3)
+            weight = round(min(name[1] + birth[1], weights.name_and_birth_date_most), 3)
             rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
         else:
             # Twins share face and birth date: with different names, the date adds nothing to the face.
-            twins = faces_match and name is not None and name[1] < 0
+            twins = support.faces_match and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
-        country = _weighed(country_agreement(a.country, b.country), weights)
-        if country is not None:
-            parts.append(country)
+        fields = [(text, float(getattr(weights, how))) for how, text in field_agreements(a, b)]
+        if name is None or name[1] <= weights.alias_in_common:
+            # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
+            fields = [part for part in fields if part[1] < 0]
+            if not support.paged:
+                parts = [(text, min(weight, weights.birth_date_alone_most)) for text, weight in parts]
+        parts += fields
         held_a, held_b = self.pages[a.key], self.pages[b.key]
         parts += _other_pages(held_a, held_b, weights)
-        if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, linked):
+        if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, support.linked):
             parts.append(("other pages listed", weights.unshared_pages))
         if parts:
             text = ", ".join(text for text, _ in parts)
@@ -165,10 +182,20 @@ def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> t
     if agreement is None:
         return "names differ", weights.name_differs
     how, name = agreement
-    weight = float(getattr(weights, how)) + (weights.single_word if " " not in name else 0.0)
+    weight = _name_weight(a, b, how, name, weights)
     text = f"{how.replace('_', ' ')} ({name})"
     further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
     return (f"{text} and {further[0]}", weight + weights.further_name) if further else (text, weight)
+
+
+def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) -> float:
+    """The weight of a name that agrees; `name` is folded, and two names for similar ones."""
+    one_word = any(" " not in part for part in name.split(" ~ "))
+    if how in ("name_in_aliases", "alias_in_common") and (one_word or names_a_group(name)):
+        return weights.one_word_alias
+    if how == "name_equal" and not one_word and weights.names is not None:
+        return name_weight(weights.names, name, a.source, b.source)
+    return float(getattr(weights, how)) + (weights.single_word if one_word else 0.0)
 
 
 def _other_pages(a: frozenset[str], b: frozenset[str], weights: Weights) -> list[tuple[str, float]]:
