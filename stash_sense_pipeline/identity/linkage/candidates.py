@@ -46,6 +46,16 @@ class Candidates:
     hubs: tuple[Hub, ...]
     folded: FoldedNames
     resolved: Mapping[str, str]
+    boxes: StashBoxes
+
+    def compared_pages(self, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
+        """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
+        return {
+            key: frozenset(
+                self.resolved.get(text[1:], text[1:]) for text in self.keys[key] if text[0] == KeyKind.PAGE
+            )
+            for key in wanted
+        }
 
     def certain_pairs(self, weights: Weights = WEIGHTS) -> list[Pair]:
         """Pairs that are certainly one person, for calibrating faces: they share links, and their names agree."""
@@ -112,7 +122,9 @@ def find_candidates(
                 search.share_page(rest, all_holders, set(known))
         elif not hub and len(known) > 1:
             search.share(kind, rest, sorted(known), all_holders)
-    return Candidates(records, keys, search.shared, tuple(sorted(hubs)), search.folded, search.resolved)
+    return Candidates(
+        records, keys, search.shared, tuple(sorted(hubs)), search.folded, search.resolved, boxes
+    )
 
 
 @dataclass(frozen=True)

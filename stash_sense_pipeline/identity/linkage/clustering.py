@@ -19,6 +19,8 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 # Scores closer to each other than this do not decide between two records of one source.
 AMBIGUOUS_MARGIN = 0.25
+# Reason for a pair that only some records of the two groups support.
+UNSUPPORTED = "the other records of the two disagree"
 # Prefix of the reason for a refused pair without a contradiction.
 TOO_WEAK = "too weak"
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
@@ -75,13 +77,22 @@ def cluster(
     forest = _Forest(keys, records, cannot_link)
     ambiguous = _ambiguous(scores, weights.link)
     weak: list[tuple[RecordKey, RecordKey]] = []
+    unsupported: list[tuple[RecordKey, RecordKey]] = []
     for pair, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
         if pair in overridden:
             decisions[pair] = forest.join(pair, settled=True)
         elif score < weights.link or pair in ambiguous:
             weak.append(pair)
+        elif score < weights.profile and not _supported(forest.sides(pair), scores, weights.link):
+            unsupported.append(pair)
         else:
             decisions[pair] = forest.join(pair)
+    for pair in unsupported:
+        together = forest.together(pair)
+        reason = forest.conflict(pair) or UNSUPPORTED
+        decisions[pair] = (
+            Decision(LinkVerdict.REDUNDANT) if together else Decision(LinkVerdict.REFUSED, reason)
+        )
     for pair in weak:
         if forest.together(pair):
             decisions[pair] = Decision(LinkVerdict.REDUNDANT)
@@ -92,6 +103,24 @@ def cluster(
             reason = f"{TOO_WEAK}: {scores[pair]:.1f} of {weights.link:.1f}"
             decisions[pair] = Decision(LinkVerdict.REFUSED, forest.conflict(pair) or reason)
     return Components(forest.groups(), decisions)
+
+
+def _supported(
+    sides: tuple[Sequence[RecordKey], Sequence[RecordKey]],
+    scores: Mapping[tuple[RecordKey, RecordKey], float],
+    link: float,
+) -> bool:
+    """True unless the other records of the two groups speak against a link that rests on fields alone.
+
+    A namesake may match one record of a person that says little; the person's other records then disagree.
+    """
+    known = [
+        score
+        for a in sides[0]
+        for b in sides[1]
+        if (score := scores.get((a, b) if a < b else (b, a))) is not None
+    ]
+    return fsum(known) >= (link - AMBIGUOUS_MARGIN) * len(known)
 
 
 def _ambiguous(
@@ -143,6 +172,13 @@ class _Forest:
 
     def together(self, pair: tuple[RecordKey, RecordKey]) -> bool:
         return self._find(self._number[pair[0]]) == self._find(self._number[pair[1]])
+
+    def sides(self, pair: tuple[RecordKey, RecordKey]) -> tuple[Sequence[RecordKey], Sequence[RecordKey]]:
+        """The records of the two trees of a pair."""
+        first, second = (
+            [self._keys[number] for number in self._tree(self._find(self._number[key]))] for key in pair
+        )
+        return first, second
 
     def conflict(self, pair: tuple[RecordKey, RecordKey]) -> str | None:
         return self._conflict(*(self._find(self._number[key]) for key in pair))

@@ -105,6 +105,10 @@ class FoldedNames:
         ]
         return any(_similar(self._letters(x), self._letters(y)) for x, y in pairs if x and y)
 
+    def one_slip(self, a: RecordKey, b: RecordKey) -> bool:
+        """True when the main names as written differ in one letter."""
+        return _one_slip(*(self._letters(self._records[key].name or "") for key in (a, b)))
+
     def _letters(self, name: str) -> str:
         """The words in their written order, without spaces."""
         return "".join(folded_words(name))
@@ -134,7 +138,8 @@ def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str
     if common:
         return "alias_in_common", max(common, key=lambda name: (name.count(" "), name))
     if main_a and main_b and (_similar(main_a, main_b) or folded.similar(a, b)):
-        return "name_similar", f"{main_a} ~ {main_b}"
+        slip = _one_slip(main_a, main_b) or folded.one_slip(a, b)
+        return "name_similar" if slip else "name_alike", f"{main_a} ~ {main_b}"
     return None
 
 

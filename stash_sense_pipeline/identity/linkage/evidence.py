@@ -72,6 +72,8 @@ class Weights:
     # One word that both have as an alias, or one as an alias: it proves next to nothing.
     one_word_alias: float = -0.5
     name_similar: float = 0.8
+    # More than one letter differs: twins may be called so.
+    name_alike: float = 0.2
     # A further shared name of two words or more: stage names are chosen, so two equal ones are not a coincidence.
     further_name: float = 1.0
     # A single word is a first name, which many people have.
@@ -101,6 +103,10 @@ class Weights:
     birth_date_alone_most: float = 0.9
     # Different pages on a site where a person has one page; counted for at most two sites.
     other_page: float = -1.5
+    # Both list one, two, or three and more pages of sites that prove identity, and share none of them.
+    no_shared_page_of_1: float = -0.1
+    no_shared_page_of_2: float = -0.4
+    no_shared_page_of_3: float = -0.8
     # Names that do not agree, and pages that only one record lists: then one shared page is not enough. A link to the
     # other record is enough, unless each record lists pages that the other lacks.
     unshared_pages: float = -0.5

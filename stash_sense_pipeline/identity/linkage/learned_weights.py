@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stash_sense_pipeline.identity.linkage.blocking import digest
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, digest
 from stash_sense_pipeline.identity.linkage.candidates import Candidates
 from stash_sense_pipeline.identity.linkage.comparisons import (
     birth_agreement,
@@ -42,6 +42,12 @@ LEVELS: Final[Mapping[str, Mapping[str, Level]]] = {
     "height": {"height_equal": Level(0.75, 0.24), "height_differs": Level(0.02, 0.32)},
     "birth_date": {"birth_date_differs": Level(0.02, 0.90)},
 }
+# The same for pages: m from records of which one links to the other; strangers share none.
+PAGES: Final[Mapping[str, Level]] = {
+    "no_shared_page_of_1": Level(0.8, 1.0),
+    "no_shared_page_of_2": Level(0.4, 1.0),
+    "no_shared_page_of_3": Level(0.16, 1.0),
+}
 # A learned weight stays this near to its default: entries depend on each other, which the sum does not know.
 _MOST_AWAY = 0.6
 # A field counts as known from so many pairs of one person on; with fewer in all, nothing is learned.
@@ -54,7 +60,7 @@ _RARE = 1 / 5000
 # Of the records of the smaller of two sources, the share that has a partner in the other one.
 _OVERLAP = 0.3
 # The score of a pair with even odds is this; `Weights.link` is then reached at odds of 50 to 1.
-_EVEN = 0.8
+_EVEN = 1.1
 _NAME_LEAST, _NAME_MOST = 1.0, 3.0
 _BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
@@ -128,11 +134,13 @@ def learn(candidates: Candidates, boxes: Collection[str], base: Weights = WEIGHT
         return LearnedWeights(base, len(candidates.records), len(positives), len(negatives))
     m, u = (_count_levels(candidates, pairs) for pairs in (_every_nth(positives), negatives))
     table = [row for name, levels in LEVELS.items() for row in _learned(base, levels, m[name], u[name])]
-    names = _name_frequencies(candidates, boxes, positives)
+    table += _learned_pages(candidates, base)
+    homonyms = _share_of_homonyms(candidates, boxes)
+    names = _name_frequencies(candidates, boxes, positives, homonyms)
     weights = replace(
         base,
         names=names,
-        name_and_birth_date_most=_most_of_both(candidates, boxes, names),
+        name_and_birth_date_most=_most_of_both(homonyms, names),
         **{row.level: row.weight for row in table},
     )
     return LearnedWeights(weights, len(candidates.records), len(positives), len(negatives), tuple(table))
@@ -147,6 +155,42 @@ def name_weight(names: NameFrequencies, name: str, a: str, b: str) -> float:
     size = max(names.sizes.get(a, 0), names.sizes.get(b, 0), 1)
     odds = _OVERLAP * names.agreeing / (size * names.probability(_digests(name)))
     return round(min(max(log10(odds) + _EVEN, _NAME_LEAST), _NAME_MOST), 3)
+
+
+def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
+    """The level of two records without a page in common: how many pages both list at least, those of boxes left out."""
+    listed = min(_of_sites(a, boxes), _of_sites(b, boxes))
+    return f"no_shared_page_of_{min(listed, 3)}" if listed else None
+
+
+def _of_sites(pages: frozenset[str], boxes: StashBoxes) -> int:
+    """How many of the pages are not records of a stash-box."""
+    return sum(page.partition(":")[0] not in boxes.sources for page in pages)
+
+
+def _learned_pages(candidates: Candidates, base: Weights) -> list[Observed]:
+    """From pairs of which one links to the other: whether they also share a page does not depend on that link."""
+    linked = sorted(
+        pair
+        for pair, rows in candidates.shared.items()
+        if any(row.kind == Kind.CROSS_LINK for row in rows) and pair[0][0] != pair[1][0]
+    )
+    some = _every_nth(linked)
+    pages = candidates.compared_pages({key for pair in some for key in pair})
+    known: Counter[str] = Counter()
+    apart: Counter[str] = Counter()
+    for a, b in some:
+        level = no_page_level(pages[a], pages[b], candidates.boxes)
+        if level is not None:
+            known[level] += 1
+            apart[level] += not _of_sites(pages[a] & pages[b], candidates.boxes)
+    rows: list[Observed] = []
+    for name, default in PAGES.items():
+        chance = (apart[name] + _PRIOR_PAIRS * default.m) / (known[name] + _PRIOR_PAIRS)
+        middle = float(getattr(base, name))
+        weight = min(max(log10(chance), middle - _MOST_AWAY), middle + _MOST_AWAY, 0.0)
+        rows.append(Observed(name, round(chance, 4), default.u, round(weight, 3)))
+    return rows
 
 
 def _linked_twice(candidates: Candidates) -> list[Pair]:
@@ -225,7 +269,7 @@ def _digests(name: str) -> list[str]:
 
 
 def _name_frequencies(
-    candidates: Candidates, boxes: Collection[str], positives: Sequence[Pair]
+    candidates: Candidates, boxes: Collection[str], positives: Sequence[Pair], homonyms: float
 ) -> NameFrequencies:
     live = _live_of(candidates, boxes)
     folded = candidates.folded
@@ -241,18 +285,17 @@ def _name_frequencies(
     named = [(a, b) for a, b in _every_nth(positives) if folded.main(a) and folded.main(b)]
     equal = sum(folded.main(a) == folded.main(b) for a, b in named)
     agreeing = round((equal + 0.85 * _PRIOR_PAIRS) / (len(named) + _PRIOR_PAIRS), 4)
-    alone = NameFrequencies(common, _RARE, 0.0, sizes, agreeing)
-    pairs = expected = seen = 0.0
-    for names in full.values():
-        pairs += len(names) * (len(names) - 1) / 2
-        expected += sum((len(names) - 1) / 2 * alone.probability(_digests(name)) for name in names)
-        seen += sum(number * (number - 1) / 2 for number in Counter(names).values())
-    homonyms = (max(0.0, seen - expected) + 1) / max(1.0, pairs)
-    return replace(alone, homonyms=float(f"{homonyms:.4g}"))
+    return NameFrequencies(common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing)
 
 
-def _most_of_both(candidates: Candidates, boxes: Collection[str], names: NameFrequencies) -> float:
-    """The most that name and birth date prove together, from the pairs of one stash-box that have both in common."""
+def _most_of_both(homonyms: float, names: NameFrequencies) -> float:
+    """The most that name and birth date prove together, given the share of strangers that have both in common."""
+    odds = _OVERLAP * names.agreeing / (max(names.sizes.values(), default=1) * homonyms)
+    return round(min(max(log10(odds) + _EVEN, _BOTH_LEAST), _BOTH_MOST), 3)
+
+
+def _share_of_homonyms(candidates: Candidates, boxes: Collection[str]) -> float:
+    """The share of the pairs of one stash-box with equal name and birth date, of those with both; one pair is added."""
     pairs = seen = 0.0
     for keys in _live_of(candidates, boxes).values():
         both = [
@@ -262,6 +305,4 @@ def _most_of_both(candidates: Candidates, boxes: Collection[str], names: NameFre
         ]
         pairs += len(both) * (len(both) - 1) / 2
         seen += sum(number * (number - 1) / 2 for number in Counter(both).values())
-    size = max(names.sizes.values(), default=1)
-    odds = _OVERLAP * names.agreeing * pairs / (size * (seen + 1))
-    return round(min(max(log10(max(odds, 1e-9)) + _EVEN, _BOTH_LEAST), _BOTH_MOST), 3)
+    return (seen + 1) / max(1.0, pairs)

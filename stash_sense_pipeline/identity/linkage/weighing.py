@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from stash_sense_pipeline.identity.linkage.blocking import (
-    KeyKind,
     StashBoxes,
     singular_sites,
     survivor,
@@ -30,7 +29,7 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Pair,
     Weights,
 )
-from stash_sense_pipeline.identity.linkage.learned_weights import learn, name_weight
+from stash_sense_pipeline.identity.linkage.learned_weights import learn, name_weight, no_page_level
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -66,7 +65,7 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
         if not record.live and (target := survivor(records, key)) is not None
     }
     pairs = candidates.shared.keys() | faces.matches.keys()
-    pages = _compared_pages(candidates, {key for pair in pairs for key in pair})
+    pages = candidates.compared_pages({key for pair in pairs for key in pair})
     comparison = _PairComparison(candidates, faces, pages, weights)
     evidence: list[Evidence] = []
     for pair in sorted(pairs | merges):
@@ -75,17 +74,6 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
         else:
             evidence += sorted(comparison.rows(pair))
     return Findings(tuple(evidence), candidates.hubs)
-
-
-def _compared_pages(candidates: Candidates, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
-    """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
-    resolved = candidates.resolved
-    return {
-        key: frozenset(
-            resolved.get(text[1:], text[1:]) for text in candidates.keys[key] if text[0] == KeyKind.PAGE
-        )
-        for key in wanted
-    }
 
 
 class _Support(NamedTuple):
@@ -126,6 +114,7 @@ class _PairComparison:
         """Rows for the fields of the two records. Name and birth date make one row when both agree."""
         weights = self.weights
         parts: list[tuple[str, float]] = []
+        held_a, held_b = self.pages[a.key], self.pages[b.key]
         name = _name_part(a, b, self.candidates.folded, weights)
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
         rows: list[Evidence] = []
@@ -137,13 +126,14 @@ class _PairComparison:
             twins = support.faces_match and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
         fields = [(text, float(getattr(weights, how))) for how, text in field_agreements(a, b)]
-        if name is None or name[1] <= weights.alias_in_common:
+        if name is None or name[1] <= max(weights.alias_in_common, weights.name_alike):
             # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
             fields = [part for part in fields if part[1] < 0]
             if not support.paged:
                 parts = [(text, min(weight, weights.birth_date_alone_most)) for text, weight in parts]
         parts += fields
-        held_a, held_b = self.pages[a.key], self.pages[b.key]
+        if not support.paged and (level := no_page_level(held_a, held_b, self.candidates.boxes)) is not None:
+            parts.append(("no page in common", float(getattr(weights, level))))
         parts += _other_pages(held_a, held_b, weights)
         if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, support.linked):
             parts.append(("other pages listed", weights.unshared_pages))
