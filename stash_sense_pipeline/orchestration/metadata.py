@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.calibration import Calibration
+    from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
@@ -105,6 +106,28 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
             f" (at most {grounds.false_matches_at_most:.3g}), precision {grounds.precision:.5f}"
             f" (at least {grounds.precision_at_least:.5f} with 95 % confidence).",
         ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def match_weights(learned: LearnedWeights) -> dg.MarkdownMetadataValue:
+    """The chart of the match weights of a run, or how many pairs are missing to learn them."""
+    if not learned.table:
+        return dg.MetadataValue.md(
+            f"the default weights: {learned.positives} pairs share two links or more, too few to learn from"
+        )
+    from stash_sense_pipeline.identity.linkage.weight_chart import weight_chart
+
+    names = learned.weights.names
+    lines = [
+        f"learned from {learned.positives} pairs that share two links or more and {learned.negatives} random pairs within"
+        " one stash-box",
+        "",
+        *weight_chart(learned.table),
+        "",
+        f"name and birth date together prove at most {learned.weights.name_and_birth_date_most:.2f}",
+    ]
+    if names is not None:
+        lines.append(f"; {len(names.common)} words are common in names")
     return dg.MetadataValue.md("\n".join(lines))
 
 

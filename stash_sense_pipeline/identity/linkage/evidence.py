@@ -75,7 +75,7 @@ class Weights:
     # More than one letter differs: twins may be called so.
     name_alike: float = 0.2
     # A further shared name of two words or more: stage names are chosen, so two equal ones are not a coincidence.
-    further_name: float = 1.0
+    further_name: float = 2.0
     # A single word is a first name, which many people have.
     single_word: float = -0.8
     name_differs: float = -1.5
@@ -105,8 +105,8 @@ class Weights:
     other_page: float = -1.5
     # Both list one, two, or three and more pages of sites that prove identity, and share none of them.
     no_shared_page_of_1: float = -0.1
-    no_shared_page_of_2: float = -0.4
-    no_shared_page_of_3: float = -0.8
+    no_shared_page_of_2: float = -0.7
+    no_shared_page_of_3: float = -1.1
     # Names that do not agree, and pages that only one record lists: then one shared page is not enough. A link to the
     # other record is enough, unless each record lists pages that the other lacks.
     unshared_pages: float = -0.5

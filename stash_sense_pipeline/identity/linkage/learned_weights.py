@@ -45,8 +45,8 @@ LEVELS: Final[Mapping[str, Mapping[str, Level]]] = {
 # The same for pages: m from records of which one links to the other; strangers share none.
 PAGES: Final[Mapping[str, Level]] = {
     "no_shared_page_of_1": Level(0.8, 1.0),
-    "no_shared_page_of_2": Level(0.4, 1.0),
-    "no_shared_page_of_3": Level(0.16, 1.0),
+    "no_shared_page_of_2": Level(0.2, 1.0),
+    "no_shared_page_of_3": Level(0.08, 1.0),
 }
 # A learned weight stays this near to its default: entries depend on each other, which the sum does not know.
 _MOST_AWAY = 0.6

@@ -132,7 +132,11 @@ class _PairComparison:
             if not support.paged:
                 parts = [(text, min(weight, weights.birth_date_alone_most)) for text, weight in parts]
         parts += fields
-        if not support.paged and (level := no_page_level(held_a, held_b, self.candidates.boxes)) is not None:
+        if (
+            held_a.isdisjoint(held_b)
+            and not support.paged
+            and (level := no_page_level(held_a, held_b, self.candidates.boxes)) is not None
+        ):
             parts.append(("no page in common", float(getattr(weights, level))))
         parts += _other_pages(held_a, held_b, weights)
         if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, support.linked):
@@ -175,7 +179,9 @@ def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> t
     weight = _name_weight(a, b, how, name, weights)
     text = f"{how.replace('_', ' ')} ({name})"
     further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
-    return (f"{text} and {further[0]}", weight + weights.further_name) if further else (text, weight)
+    if not further or how == "alias_in_common":
+        return text, weight
+    return f"{text} and {further[0]}", weight + weights.further_name
 
 
 def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) -> float:
