@@ -31,7 +31,8 @@ class NameFrequencies:
 
     `common`: digest of a word to its share of all words at its place in names; other words have the share `rare`.
     `homonyms`: the share of pairs of strangers that have one name for other reasons than chance. `sizes`: live records of
-    each source. `agreeing`: share of the pairs of one person with equal main names.
+    each source. `agreeing`: share of the pairs of one person with equal main names. `countries`: weight of an equal country
+    by its code in lower case; equal rare countries prove more.
     """
 
     common: Mapping[str, float]
@@ -39,6 +40,7 @@ class NameFrequencies:
     homonyms: float
     sizes: Mapping[str, int]
     agreeing: float
+    countries: Mapping[str, float] = field(default_factory=dict)
 
     def probability(self, words: Iterable[str]) -> float:
         """The probability that a stranger has the name with these digests of words."""

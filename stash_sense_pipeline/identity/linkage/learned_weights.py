@@ -60,7 +60,8 @@ _RARE = 1 / 5000
 # Of the records of the smaller of two sources, the share that has a partner in the other one.
 _OVERLAP = 0.3
 # The score of a pair with even odds is this; `Weights.link` is then reached at odds of 50 to 1.
-_EVEN = 1.1
+_EVEN = 1.3
+_COUNTRY_MOST = 1.2
 _NAME_LEAST, _NAME_MOST = 1.0, 3.0
 _BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
@@ -104,6 +105,7 @@ class LearnedWeights:
                 "homonyms": names.homonyms,
                 "sizes": dict(names.sizes),
                 "agreeing": names.agreeing,
+                "countries": dict(names.countries),
             },
         }
 
@@ -137,6 +139,7 @@ def learn(candidates: Candidates, boxes: Collection[str], base: Weights = WEIGHT
     table += _learned_pages(candidates, base)
     homonyms = _share_of_homonyms(candidates, boxes)
     names = _name_frequencies(candidates, boxes, positives, homonyms)
+    names = replace(names, countries=_country_weights(candidates, boxes, table))
     weights = replace(
         base,
         names=names,
@@ -286,6 +289,24 @@ def _name_frequencies(
     equal = sum(folded.main(a) == folded.main(b) for a, b in named)
     agreeing = round((equal + 0.85 * _PRIOR_PAIRS) / (len(named) + _PRIOR_PAIRS), 4)
     return NameFrequencies(common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing)
+
+
+def _country_weights(
+    candidates: Candidates, boxes: Collection[str], table: Sequence[Observed]
+) -> dict[str, float]:
+    """The weight of each country that at least one in 100 records has, by its term frequency."""
+    m = next(row.m for row in table if row.level == "country_equal")
+    known = Counter(
+        country.casefold()
+        for key in candidates.keys
+        if key[0] in boxes and (country := candidates.records[key].country)
+    )
+    total = known.total()
+    return {
+        country: round(min(log10(m * total / number), _COUNTRY_MOST), 3)
+        for country, number in sorted(known.items())
+        if number >= 0.01 * total
+    }
 
 
 def _most_of_both(homonyms: float, names: NameFrequencies) -> float:

@@ -125,7 +125,7 @@ class _PairComparison:
             # Twins share face and birth date: with different names, the date adds nothing to the face.
             twins = support.faces_match and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
-        fields = [(text, float(getattr(weights, how))) for how, text in field_agreements(a, b)]
+        fields = [(text, _field_weight(how, a, weights)) for how, text in field_agreements(a, b)]
         if name is None or name[1] <= max(weights.alias_in_common, weights.name_alike):
             # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
             fields = [part for part in fields if part[1] < 0]
@@ -182,6 +182,12 @@ def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> t
     if not further or how == "alias_in_common":
         return text, weight
     return f"{text} and {further[0]}", weight + weights.further_name
+
+
+def _field_weight(how: str, a: Record, weights: Weights) -> float:
+    if how == "country_equal" and weights.names is not None and a.country:
+        return weights.names.countries.get(a.country.casefold(), weights.country_equal)
+    return float(getattr(weights, how))
 
 
 def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) -> float:
