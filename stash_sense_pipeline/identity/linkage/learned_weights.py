@@ -59,8 +59,11 @@ _SAMPLED_PAIRS = 20_000
 _RARE = 1 / 5000
 # Of the records of the smaller of two sources, the share that has a partner in the other one.
 _OVERLAP = 0.3
-# The score of a pair with even odds is this; `Weights.link` is then reached at odds of 50 to 1.
-_EVEN = 1.3
+# The score of a pair with even odds, for an equal name and for the bound on name and birth date: the estimates err towards
+# too low odds, because a pair that is wrong joins only when neither person has a record in the other one's source.
+_EVEN_NAME, _EVEN_BOTH = 1.4, 1.0
+# A name alone proves less than a name and a birth date can, by this much.
+ALONE: Final = 0.3
 _COUNTRY_MOST = 1.2
 _NAME_LEAST, _NAME_MOST = 1.0, 3.0
 _BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
@@ -157,7 +160,7 @@ def name_weight(names: NameFrequencies, name: str, a: str, b: str) -> float:
     """
     size = max(names.sizes.get(a, 0), names.sizes.get(b, 0), 1)
     odds = _OVERLAP * names.agreeing / (size * names.probability(_digests(name)))
-    return round(min(max(log10(odds) + _EVEN, _NAME_LEAST), _NAME_MOST), 3)
+    return round(min(max(log10(odds) + _EVEN_NAME, _NAME_LEAST), _NAME_MOST), 3)
 
 
 def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
@@ -312,7 +315,7 @@ def _country_weights(
 def _most_of_both(homonyms: float, names: NameFrequencies) -> float:
     """The most that name and birth date prove together, given the share of strangers that have both in common."""
     odds = _OVERLAP * names.agreeing / (max(names.sizes.values(), default=1) * homonyms)
-    return round(min(max(log10(odds) + _EVEN, _BOTH_LEAST), _BOTH_MOST), 3)
+    return round(min(max(log10(odds) + _EVEN_BOTH, _BOTH_LEAST), _BOTH_MOST), 3)
 
 
 def _share_of_homonyms(candidates: Candidates, boxes: Collection[str]) -> float:

@@ -29,7 +29,7 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Pair,
     Weights,
 )
-from stash_sense_pipeline.identity.linkage.learned_weights import learn, name_weight, no_page_level
+from stash_sense_pipeline.identity.linkage.learned_weights import ALONE, learn, name_weight, no_page_level
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -118,7 +118,8 @@ class _PairComparison:
         name = _name_part(a, b, self.candidates.folded, weights)
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
         rows: list[Evidence] = []
-        if name and birth and name[1] > 0 and birth[1] > 0:
+        little = name is None or name[1] <= max(weights.alias_in_common, weights.name_alike)
+        if name and birth and not little and birth[1] > 0:
             weight = round(min(name[1] + birth[1], weights.name_and_birth_date_most), 3)
             rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
         else:
@@ -126,7 +127,7 @@ class _PairComparison:
             twins = support.faces_match and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
         fields = [(text, _field_weight(how, a, weights)) for how, text in field_agreements(a, b)]
-        if name is None or name[1] <= max(weights.alias_in_common, weights.name_alike):
+        if little:
             # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
             fields = [part for part in fields if part[1] < 0]
             if not support.paged:
@@ -196,7 +197,9 @@ def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) ->
     if how in ("name_in_aliases", "alias_in_common") and (one_word or names_a_group(name)):
         return weights.one_word_alias
     if how == "name_equal" and not one_word and weights.names is not None:
-        return name_weight(weights.names, name, a.source, b.source)
+        return min(
+            name_weight(weights.names, name, a.source, b.source), weights.name_and_birth_date_most - ALONE
+        )
     return float(getattr(weights, how)) + (weights.single_word if one_word else 0.0)
 
 
