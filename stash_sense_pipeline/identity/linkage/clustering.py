@@ -23,6 +23,8 @@ AMBIGUOUS_MARGIN = 0.25
 UNSUPPORTED = "the other records of the two disagree"
 # Prefix of the reason for a refused pair without a contradiction.
 TOO_WEAK = "too weak"
+# Kinds of evidence that compare only what the sources say about the records.
+_FIELDS = frozenset({Kind.NAME_AND_BIRTH_DATE, Kind.ATTRIBUTES})
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
@@ -64,11 +66,14 @@ def cluster(
     decisions: dict[tuple[RecordKey, RecordKey], Decision] = {}
     weighed: dict[tuple[RecordKey, RecordKey], list[float]] = defaultdict(list)
     overridden: set[tuple[RecordKey, RecordKey]] = set()
+    observed: set[tuple[RecordKey, RecordKey]] = set()
     for kind, a, b, _, weight in evidence:
         if kind == Kind.MERGE:
             decisions[a, b] = Decision(LinkVerdict.LINKED)
             continue
         weighed[a, b].append(weight)
+        if kind not in _FIELDS:
+            observed.add((a, b))
         if kind == Kind.OVERRIDE:
             overridden.add((a, b))
     # The result of fsum does not depend on the order.
@@ -83,7 +88,7 @@ def cluster(
             decisions[pair] = forest.join(pair, settled=True)
         elif score < weights.link or pair in ambiguous:
             weak.append(pair)
-        elif score < weights.profile and not _supported(forest.sides(pair), scores, weights.link):
+        elif pair not in observed and not _supported(forest.sides(pair), scores, weights.link):
             unsupported.append(pair)
         else:
             decisions[pair] = forest.join(pair)

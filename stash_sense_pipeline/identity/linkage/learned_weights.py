@@ -61,7 +61,7 @@ _RARE = 1 / 5000
 _OVERLAP = 0.3
 # The score of a pair with even odds, for an equal name and for the bound on name and birth date: the estimates err towards
 # too low odds, because a pair that is wrong joins only when neither person has a record in the other one's source.
-_EVEN_NAME, _EVEN_BOTH = 1.4, 1.0
+_EVEN_NAME, _EVEN_BOTH = 1.7, 1.0
 # A name alone proves less than a name and a birth date can, by this much.
 ALONE: Final = 0.3
 _COUNTRY_MOST = 1.2
