@@ -26,7 +26,7 @@ from stash_sense_pipeline.catalog.queries.identity.identities import (
     MemberChanges,
 )
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import HubChanges, Run, SeenChanges, State
-from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor
@@ -34,6 +34,7 @@ from stash_sense_pipeline.identity.linkage.clustering import Components
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
 from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
+from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.permanent_ids import (
     MembershipChange,
@@ -89,6 +90,7 @@ class Done:
     recomputed: int
     templates: int
     calibration: Calibration
+    learned: LearnedWeights
 
 
 @dataclass(frozen=True)
@@ -201,10 +203,13 @@ def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
     return replace(plan.done, rows_written=written)
 
 
-def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> dict[str, Any]:
-    """The details of a run in the catalog: face thresholds, number of templates, and number at their calibration."""
+def run_detail(
+    calibration: Calibration, learned: LearnedWeights, templates: int, calibrated_on: int
+) -> dict[str, Any]:
+    """The details of a run in the catalog: face thresholds, number of templates and number at their calibration, weights."""
     return {
         "calibration": calibration.as_detail(),
+        "weights": learned.as_detail(),
         "templates": templates,
         "calibrated_on": calibrated_on,
     }
@@ -229,6 +234,9 @@ def read_population(
             gender=row.gender,
             birth_date=row.birth_date,
             country=row.country,
+            ethnicity=row.ethnicity,
+            eye_color=row.eye_color,
+            height_cm=row.height_cm,
             live=bool(row.live),
             merged_into=row.merged_into,
             aliases=tuple(sorted(aliases.get(key, ()))),

@@ -20,7 +20,8 @@ from stash_sense_pipeline.foundation.files import read_only_sqlite
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+    from stash_sense_pipeline.identity.face_matching.calibration import Calibration
+    from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
     from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldDrift
 
 
@@ -87,16 +88,47 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
     """The face thresholds of a run with their calibration, or the reason why faces gave no evidence."""
     if not calibration.thresholds:
         return dg.MetadataValue.md(f"no face links: {calibration.reason}")
+    grounds = calibration.grounds
     lines = [
         f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of two people",
         "",
-        "| model | match threshold | precision | recall |",
-        "|---|---|---|---|",
+        "| model | match threshold | recall |",
+        "|---|---|---|",
+        *(
+            f"| {row.model} | {row.match_threshold:.3f} | {row.recall:.1%} |"
+            for row in calibration.thresholds
+        ),
     ]
-    lines += [
-        f"| {row.model} | {row.match_threshold:.3f} | {row.precision:.5f} | {row.recall:.1%} |"
-        for row in calibration.thresholds
+    if grounds is not None:
+        lines += [
+            "",
+            f"Chosen as the lowest thresholds with a proven precision: {grounds.reached} certain pairs reach all of them"
+            f" (recall {grounds.recall:.1%}), {grounds.false_matches:.3g} false matches are expected"
+            f" (at most {grounds.false_matches_at_most:.3g}), precision {grounds.precision:.5f}"
+            f" (at least {grounds.precision_at_least:.5f} with 95 % confidence).",
+        ]
+    return dg.MetadataValue.md("\n".join(lines))
+
+
+def match_weights(learned: LearnedWeights) -> dg.MarkdownMetadataValue:
+    """The chart of the match weights of a run, or how many pairs are missing to learn them."""
+    if not learned.table:
+        return dg.MetadataValue.md(
+            f"the default weights: {learned.positives} pairs share two links or more, too few to learn from"
+        )
+    from stash_sense_pipeline.identity.linkage.weight_chart import weight_chart
+
+    names = learned.weights.names
+    lines = [
+        f"learned from {learned.positives} pairs that share two links or more and {learned.negatives} random pairs within"
+        " one stash-box",
+        "",
+        *weight_chart(learned.table),
+        "",
+        f"name and birth date together prove at most {learned.weights.name_and_birth_date_most:.2f}",
     ]
+    if names is not None:
+        lines.append(f"; {len(names.common)} words are common in names")
     return dg.MetadataValue.md("\n".join(lines))
 
 

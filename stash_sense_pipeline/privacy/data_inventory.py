@@ -179,7 +179,9 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "at": _own("when"),
         "rules": _own("whether everything must be computed anew"),
         "records": _own("whether records were erased since"),
-        "detail": _own("counts, and the thresholds of faces with their grounds"),
+        "detail": _own(
+            "counts, the thresholds of faces, and the match weights with digests of common name words"
+        ),
     },
     "identity_records": {
         "source": _SOURCE,

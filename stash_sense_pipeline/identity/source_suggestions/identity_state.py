@@ -13,7 +13,7 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.face_templates import read_templates
 from stash_sense_pipeline.catalog.queries.identity.identities import read_members
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import last_run
-from stash_sense_pipeline.identity.face_matching.face_agreement import NOT_CALIBRATED, Calibration
+from stash_sense_pipeline.identity.face_matching.calibration import NOT_CALIBRATED, Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.blocking import KeyKind, StashBoxes, blocking_keys, merged_into

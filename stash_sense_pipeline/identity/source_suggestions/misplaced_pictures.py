@@ -14,7 +14,7 @@ from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow
 from stash_sense_pipeline.catalog.upsert import batched
-from stash_sense_pipeline.identity.face_matching.face_agreement import BORDERLINE, MARGIN
+from stash_sense_pipeline.identity.face_matching.calibration import BORDERLINE, MARGIN
 from stash_sense_pipeline.identity.face_matching.template_set import above
 from stash_sense_pipeline.identity.face_matching.trust_policy import TrustPolicy
 from stash_sense_pipeline.identity.source_suggestions.identity_state import IdentityState

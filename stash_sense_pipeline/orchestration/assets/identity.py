@@ -8,6 +8,7 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
+    match_weights,
     numbers,
     one_line_failures,
     preview,
@@ -80,6 +81,7 @@ def identity_graph(
             **numbers(report),
             **_erasure_numbers(enforced, rechecked),
             "face_thresholds": thresholds(report.calibration),
+            "match_weights": match_weights(report.learned),
             "review": review_preview(to_review),
             "created": report.created,
             "merged": report.merged,
