@@ -135,7 +135,7 @@ def calibrate(
     editors have not found. The cosines of each model are put on a scale from 0 (the mean of two people) to 1 (the median of
     one person), and the score of a pair is its lowest one (score normalisation and the minimum rule: Jain, Nandakumar and
     Ross, "Score normalization in multimodal biometric systems", Pattern Recognition 38, 2005). So the thresholds of all
-    models move together, and what is proven is the precision of the decision as it is taken.
+    models move together, and what is proven is the precision of the whole decision.
     """
     place_of = {key: place for place, key in enumerate(templates.records)}
     pairs = [(place_of[a], place_of[b]) for a, b in certain if a in place_of and b in place_of]
