@@ -15,6 +15,9 @@ PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 GITHUB_RELEASE = dg.AssetKey("github_release")
 
+# The name of the code location in every workspace of this project.
+CODE_LOCATION = "stash_sense"
+
 # Metadata of aligned_faces: faces of the source that wait for an embedding.
 WAITING_FACES = "faces_waiting"
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         dg.AssetCheckSpec(
             "no_mass_image_loss",
             asset=names.ALIGNED_FACES,
-            description="In its last run no source refused more images for the first time than the limit allows.",
+            description="In its last run the source refused no more images for the first time than the limit allows.",
         )
     ],
 )
@@ -94,7 +94,7 @@ def aligned_faces(
             "dagster/column_schema": column_schema(schema.faces),
             "preview": preview(previews.newest_faces(catalog.engine, source)),
         },
-        check_results=[image_refusal_check(mass_refusals(catalog.engine, settings.names))],
+        check_results=[image_refusal_check(source, mass_refusals(catalog.engine, [source]).get(source, {}))],
     )
 
 
