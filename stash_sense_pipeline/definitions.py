@@ -16,7 +16,7 @@ from stash_sense_pipeline.orchestration.assets.identity import identity_graph, t
 from stash_sense_pipeline.orchestration.assets.index import indices_asset
 from stash_sense_pipeline.orchestration.assets.ingest import performer_table
 from stash_sense_pipeline.orchestration.assets.release import release_assets
-from stash_sense_pipeline.orchestration.automation import alerts, jobs, schedules, sensors
+from stash_sense_pipeline.orchestration.automation import alerts, build_job, jobs, schedules, sensors
 from stash_sense_pipeline.orchestration.partitions import partitioned, source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.orchestration.source_freshness import sources_fresh
@@ -58,6 +58,7 @@ def build_defs(
             jobs.embed_faces_job(),
             jobs.publish_job(index_keys, upload=settings.export.github.upload),
             jobs.check_freshness_job(),
+            *build_job.build_jobs(),
         ],
         schedules=[
             schedules.nightly_enrichment(settings, environment, automation),
@@ -71,6 +72,7 @@ def build_defs(
             sensors.publish_when_changed(automation),
             alerts.alert_on_failures(environment),
             alerts.alert_on_stale_sources(settings, environment),
+            alerts.alert_on_failed_checks(environment),
         ],
         resources={**build_resources(settings, environment), **(resources or {})},
         executor=chosen_executor(environment.executor),

@@ -31,6 +31,9 @@ from dagster._core.launcher.base import LaunchRunContext
 # The origin of a run: by it the UI shows the run on its overview and on the page of its job.
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
+# The argument of a run coordinator's `submit_run`: a step has no workspace, which `DagsterInstance.submit_run` wants.
+from dagster._core.run_coordinator import SubmitRunContext
+
 # `dagster-webserver` builds its ASGI application from these. It has no option for a middleware, so `webserver` builds the
 # application in the same way and puts the guard around it.
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -53,6 +56,7 @@ __all__ = [
     "LaunchRunContext",
     "StepDelegatingExecutor",
     "StepHandlerContext",
+    "SubmitRunContext",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
     "WorkspaceFileTarget",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite
+from stash_sense_pipeline.sources.next_step import next_step
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -100,24 +102,37 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
 
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
-    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client has done so."""
-    breaker = {"breaker": "open"} if CIRCUIT_OPEN in (message or "") else {}
-    return dg.Failure(
-        message or f"{source}: no usable answer ({outcome.value})",
-        metadata={"source": source, "outcome": outcome.value, **breaker},
-        allow_retries=False,
+    """The failure of a step whose source gave no usable answer. Dagster does not retry it: the client has done so.
+
+    The text says what the operator can do. Raise it at once: it hides the traceback, see `one_line_failures`.
+    """
+    text = message or f"{source}: no usable answer ({outcome.value})"
+    step = next_step(source, outcome, text)
+    breaker = {"breaker": "open"} if CIRCUIT_OPEN in text else {}
+    return _without_traceback(
+        f"{text}; {step}" if step else text, {"source": source, "outcome": outcome.value, **breaker}
     )
 
 
 @contextmanager
 def one_line_failures() -> Iterator[None]:
-    """Turns a StashSenseError into a failed step with its one line as message. Dagster does not retry it."""
+    """Turns a StashSenseError into a failed step with its one line as message. Dagster does not retry it.
+
+    The UI shows the line alone. Dagster stores the traceback of every failure and of its causes, and would show them
+    below the line. So the failure has no cause, and the interpreter extracts no traceback until the next step begins.
+    """
+    vars(sys).pop("tracebacklimit", None)
     try:
         yield
     except SourceError as error:
-        raise source_failure(error.source, error.outcome, str(error)) from error
+        raise source_failure(error.source, error.outcome, str(error)) from None
     except StashSenseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise _without_traceback(str(error), {}) from None
+
+
+def _without_traceback(text: str, metadata: Mapping[str, str]) -> dg.Failure:
+    sys.tracebacklimit = 0
+    return dg.Failure(text, metadata=metadata, allow_retries=False)
 
 
 def numbers(report: Any) -> dict[str, Any]:

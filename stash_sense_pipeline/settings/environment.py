@@ -111,7 +111,8 @@ class Environment:
         return None if direct is None else _checked_key(variable, direct.get_secret_value())
 
 
-_ALERT_SCHEMES = ("http", "https", "ntfy+http", "ntfy+https", "discord+http", "discord+https")
+# Whether Apprise knows the address is found out when an alert is sent: loading it takes a second.
+_ALERT_ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,30}://\S+.*", re.IGNORECASE)
 
 
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
@@ -139,9 +140,7 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         chrome_cdp_url=_address(values, "CHROME_CDP_URL", ("http", "https", "ws", "wss")),
         automation=_choice(values, "STASH_SENSE_AUTOMATION", ("off", "on")) == "on",
         executor=_choice(values, "STASH_SENSE_EXECUTOR", get_args(ExecutorName)),
-        alert_url=SecretStr(alert)
-        if (alert := _address(values, "STASH_SENSE_ALERT_URL", _ALERT_SCHEMES))
-        else None,
+        alert_url=_alert_url(values),
         alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
         _key_variables={
             name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)
@@ -208,6 +207,18 @@ def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> 
         # The value is not shown: an alert URL is a secret, and a mistyped one holds most of it.
         raise ConfigurationError(f"{name}: the value is not an address of {' or '.join(schemes)}")
     return values[name].rstrip("/")
+
+
+def _alert_url(values: Mapping[str, str]) -> SecretStr | None:
+    given = values.get("STASH_SENSE_ALERT_URL")
+    if given is None:
+        return None
+    if _ALERT_ADDRESS.fullmatch(given) is None:
+        # The value is not shown: a mistyped address holds most of the secret.
+        raise ConfigurationError(
+            "STASH_SENSE_ALERT_URL: the value is not an address, as in https://ntfy.sh/topic or mailto://..."
+        )
+    return SecretStr(given.rstrip("/"))
 
 
 def _key_from_file(variable: str, path: Path) -> str:

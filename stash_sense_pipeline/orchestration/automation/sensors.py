@@ -146,6 +146,19 @@ def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
     return moving + count([dg.DagsterRunStatus.QUEUED], None if queue_moves else since)
 
 
+def _builds_in_flight(instance: dg.DagsterInstance) -> int:
+    return sum(runs_in_flight(instance, job) for job in names.BUILD_JOBS)
+
+
+def _published_since(instance: dg.DagsterInstance, timestamp: float) -> bool:
+    """True when the newest successful run of publish began after this time, as in a build."""
+    wanted = dg.RunsFilter(job_name=names.PUBLISH_JOB, statuses=[dg.DagsterRunStatus.SUCCESS])
+    return any(
+        record.start_time is not None and record.start_time > timestamp
+        for record in instance.get_run_records(wanted, limit=1)
+    )
+
+
 def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
     """Requests embed_faces for each source with a materialization of aligned_faces since the last evaluation."""
 
@@ -165,12 +178,17 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
         news = {source: at for source, at in newest.items() if source in sources and at != seen.get(source)}
         if not news:
             return dg.SkipReason("no source has new aligned faces")
+        if _builds_in_flight(context.instance):
+            return dg.SkipReason("a build is in progress, and embeds by itself")
+        embedded = context.instance.get_latest_storage_id_by_partition(
+            names.FACE_EMBEDDINGS, dg.DagsterEventType.ASSET_MATERIALIZATION
+        )
         requests = [
             dg.RunRequest(
                 run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
             )
             for source, at in sorted(news.items())
-            if _has_waiting_faces(context.instance, source)
+            if at > embedded.get(source, 0) and _has_waiting_faces(context.instance, source)
         ]
         cursor = json.dumps({**seen, **news}, sort_keys=True)
         if not requests:
@@ -191,17 +209,17 @@ def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
         description="Publish when performers or embeddings changed and every refresh and embedding has ended.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        newest = max(
-            (
-                record.storage_id
-                for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS)
-                for record in context.instance.fetch_materializations(key, limit=1).records
-            ),
-            default=None,
-        )
+        records = [
+            record
+            for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS)
+            for record in context.instance.fetch_materializations(key, limit=1).records
+        ]
+        newest = max((record.storage_id for record in records), default=None)
         if newest is None or str(newest) == context.cursor:
             return dg.SkipReason("nothing new since the last publish")
-        for job in (names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
+        if _published_since(context.instance, max(record.timestamp for record in records)):
+            return dg.SensorResult(skip_reason="a build has published it", cursor=str(newest))
+        for job in (*names.BUILD_JOBS, names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
             in_flight = runs_in_flight(context.instance, job)
             if in_flight:
                 return dg.SkipReason(f"{in_flight} run(s) of {job} are still in flight")
