@@ -23,16 +23,20 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+    from stash_sense_pipeline.settings.effective import EffectiveSetting
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
-    """The columns of a catalog table, with their comments, for the UI's Columns card."""
+    """The columns of a catalog table, for the UI's Columns card: the comment of each, or why it is stored."""
+    from stash_sense_pipeline.privacy.data_inventory import PURPOSES
+
+    purposes = PURPOSES[table.name]
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=str(column.type),
-                description=column.comment,
+                description=column.comment or purposes[column.name].why,
                 constraints=dg.TableColumnConstraints(nullable=bool(column.nullable)),
             )
             for column in table.columns
@@ -49,15 +53,20 @@ def described_columns(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
     )
 
 
-def file_columns(database: Path, table: str) -> dg.TableSchema:
-    """The columns of a table in a SQLite file."""
+def file_columns(database: Path, table: str, descriptions: Mapping[str, str]) -> dg.TableSchema:
+    """The columns of a table in a SQLite file. `descriptions`: of each column."""
     with closing(sqlite3.connect(read_only_sqlite(database), uri=True)) as connection:
         found = connection.execute(
             'SELECT name, type, "notnull" FROM pragma_table_info(?)', (table,)
         ).fetchall()
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(name=name, type=kind, constraints=dg.TableColumnConstraints(nullable=not notnull))
+            dg.TableColumn(
+                name=name,
+                type=kind,
+                description=descriptions[name],
+                constraints=dg.TableColumnConstraints(nullable=not notnull),
+            )
             for name, kind, notnull in found
         ]
     )
@@ -74,6 +83,13 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
         for row in rows
     ]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def with_settings(asset: dg.AssetsDefinition, settings: Sequence[EffectiveSetting]) -> dg.AssetsDefinition:
+    """The asset with the effective settings in its metadata, which the UI shows on its page."""
+    table = preview([vars(setting) for setting in settings])
+    (found,) = dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata={"settings": table}), [asset])
+    return found
 
 
 def review_preview(counts: Mapping[str, int]) -> dg.MarkdownMetadataValue:
@@ -136,7 +152,7 @@ def _without_traceback(text: str, metadata: Mapping[str, str]) -> dg.Failure:
 
 
 def numbers(report: Any) -> dict[str, Any]:
-    """The numeric fields of a report (a dataclass) as metadata; Dagster plots each. Floats are rounded to 3 digits.
+    """The numeric fields of a report (a dataclass) as metadata, rounded; Dagster plots each.
 
     A mapping of counts becomes one JSON value, and its sum `<field>_total`, because Dagster plots only numbers.
     """
@@ -144,7 +160,7 @@ def numbers(report: Any) -> dict[str, Any]:
     for field in dataclasses.fields(report):
         value = getattr(report, field.name)
         if isinstance(value, float):
-            metadata[field.name] = round(value, 3)
+            metadata[field.name] = rounded(value)
         elif isinstance(value, int):
             metadata[field.name] = value
         elif isinstance(value, Mapping):
@@ -152,6 +168,13 @@ def numbers(report: Any) -> dict[str, Any]:
             if all(isinstance(count, int) for count in value.values()):
                 metadata[f"{field.name}_total"] = sum(value.values())
     return metadata
+
+
+def rounded(value: float) -> float:
+    """A number as people read it: four significant digits, and seconds to the tenth; a large one is whole."""
+    if abs(value) >= 1000:
+        return float(round(value))
+    return round(value, 1) if abs(value) >= 10 else float(f"{value:.4g}")
 
 
 def image_refusal_check(source: str, refused: Mapping[str, int]) -> dg.AssetCheckResult:

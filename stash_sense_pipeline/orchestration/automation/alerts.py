@@ -15,9 +15,10 @@ import dagster as dg
 from stash_sense_pipeline.orchestration.automation.alert_delivery import Alert, send_alert
 from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
 from stash_sense_pipeline.orchestration.source_checks import source_checks
-from stash_sense_pipeline.orchestration.source_freshness import STALE_AFTER, last_reads
+from stash_sense_pipeline.orchestration.source_freshness import last_reads
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.source_health import STALE_AFTER
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 

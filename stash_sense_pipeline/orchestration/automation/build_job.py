@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -20,7 +19,7 @@ from stash_sense_pipeline.orchestration.automation.queued_runs import (
 )
 from stash_sense_pipeline.orchestration.metadata import one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
-from stash_sense_pipeline.orchestration.run_config import SyncMode
+from stash_sense_pipeline.orchestration.run_config import IndexConfig, IngestConfig, ReleaseConfig, SyncMode
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import Settings
@@ -111,7 +110,7 @@ def _job(name: str, config: BuildConfig, description: str) -> dg.JobDefinition:
     return graph.to_job(
         name=name,
         description=description,
-        config={"ops": {names.BUILD_STEP: {"config": config.model_dump(mode="json")}}},
+        config=dg.RunConfig(ops={names.BUILD_STEP: config}),
     )
 
 
@@ -218,7 +217,9 @@ class _QueuedBuild:
                 self._embed(source)
                 continue
             selection = [names.PERFORMER_TABLE] if not self._config.faces else None
-            ops = {names.PERFORMER_TABLE.to_user_string(): {"sync": self._config.sync.value}}
+            ops: dict[str, dg.Config] = {
+                names.PERFORMER_TABLE.to_user_string(): IngestConfig(sync=self._config.sync)
+            }
             tags = {names.SOURCE_TAG: source.name, "dagster/priority": str(-place)}
             source.refresh = self._submit(
                 QueuedTask(names.REFRESH_SOURCE_JOB, tags, source.name, ops, selection)
@@ -266,10 +267,11 @@ class _QueuedBuild:
 
     def _publish(self) -> Iterator[str]:
         config = self._config
-        indices: dict[str, Any] = {"fast": config.fast_index}
-        ops: dict[str, Any] = {
-            names.INDICES_STEP: indices,
-            names.RELEASE.to_user_string(): {**indices, "accept_shrink": config.accept_shrink},
+        ops: dict[str, dg.Config] = {
+            names.INDICES_STEP: IndexConfig(fast=config.fast_index),
+            names.RELEASE.to_user_string(): ReleaseConfig(
+                fast=config.fast_index, accept_shrink=config.accept_shrink
+            ),
         }
         selection = None if config.faces else [names.IDENTITY_GRAPH]
         run_id = self._submit(

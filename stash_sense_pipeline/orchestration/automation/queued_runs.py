@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import dagster as dg
 
@@ -19,7 +18,7 @@ class QueuedTask:
     job: str
     tags: Mapping[str, str]
     partition: str | None = None
-    ops: Mapping[str, Any] = field(default_factory=dict)
+    ops: Mapping[str, dg.Config] = field(default_factory=dict)
     selection: Collection[dg.AssetKey] | None = None
 
 
@@ -38,9 +37,10 @@ def submit(context: dg.OpExecutionContext, task: QueuedTask) -> str:
             "on the command line use stash-sense build"
         )
     partition = {"dagster/partition": task.partition} if task.partition else {}
+    run_config = dg.RunConfig(ops=dict(task.ops))
     run = instance.create_run_for_job(
         job_def=context.repository_def.get_job(task.job),
-        run_config={"ops": {name: {"config": config} for name, config in task.ops.items()}},
+        run_config=run_config.to_config_dict(),  # type: ignore[no-untyped-call]
         tags={**partition, **task.tags},
         asset_selection=frozenset(task.selection) if task.selection else None,
         remote_job_origin=parent.remote_job_origin.repository_origin.get_job_origin(task.job),
