@@ -38,7 +38,7 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.connections import unusable
-    from stash_sense_pipeline.sources.source_health import advice
+    from stash_sense_pipeline.sources.health.source_health import advice
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
@@ -102,7 +102,7 @@ def sources_reset(name: str, yes: bool) -> None:
     """
     from stash_sense_pipeline.catalog.source_lock import source_lock
     from stash_sense_pipeline.settings.sources_file import load_settings
-    from stash_sense_pipeline.sources.progress_reset import reset_progress
+    from stash_sense_pipeline.sources.health.progress_reset import reset_progress
 
     environment = environment_of(os.environ)
     source = load_settings(environment.sources_file).source(name).name

@@ -17,7 +17,7 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite
-from stash_sense_pipeline.sources.next_step import next_step
+from stash_sense_pipeline.sources.health.next_step import next_step
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -14,7 +14,7 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.settings.schema import Settings
-from stash_sense_pipeline.sources.source_health import STALE_AFTER
+from stash_sense_pipeline.sources.health.source_health import STALE_AFTER
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

@@ -280,7 +280,7 @@ def test_the_check_of_a_source_keeps_its_verdict_while_other_sources_pass(
     verdicts = {"a": False, "b": True}
 
     @dg.asset(check_specs=[dg.AssetCheckSpec("no_loss", asset="table")])
-    def table(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def table(context):
         passed = verdicts[context.partition_key]
         return dg.MaterializeResult(check_results=[dg.AssetCheckResult(check_name="no_loss", passed=passed)])
 

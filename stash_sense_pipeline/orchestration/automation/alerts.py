@@ -18,7 +18,7 @@ from stash_sense_pipeline.orchestration.source_checks import source_checks
 from stash_sense_pipeline.orchestration.source_freshness import last_reads
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
-from stash_sense_pipeline.sources.source_health import STALE_AFTER
+from stash_sense_pipeline.sources.health.source_health import STALE_AFTER
 
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
 

@@ -156,7 +156,6 @@ class _QueuedBuild:
         self._settings = settings
         self._environment = environment
         self._catalog = catalog
-        self._submitted: list[str] = []
 
     def run(self) -> list[str]:
         """The problems of the build, one line each; empty when every part is done.
@@ -174,7 +173,7 @@ class _QueuedBuild:
             return problems
         except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
             self._context.log.warning("canceled; the runs of this build are canceled too")
-            cancel(self._context, self._submitted)
+            cancel(self._context, names.BUILD_TAG)
             raise
 
     def _usable(self) -> tuple[list[str], list[_Source]]:
@@ -286,6 +285,5 @@ class _QueuedBuild:
         # The daemon must not repeat a failed run: this build counts it as failed.
         tags = {**task.tags, names.BUILD_TAG: self._context.run_id, "dagster/max_retries": "0"}
         run_id = submit(self._context, QueuedTask(task.job, tags, task.partition, task.ops, task.selection))
-        self._submitted.append(run_id)
         self._context.log.info(f"submitted {task.job} {task.partition or ''}".rstrip() + f": run {run_id}")
         return run_id

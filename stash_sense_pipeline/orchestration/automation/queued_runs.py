@@ -53,6 +53,8 @@ def submit(context: dg.OpExecutionContext, task: QueuedTask) -> str:
 
 def statuses(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, dg.DagsterRunStatus]:
     """The status of each run. A run that was deleted counts as canceled."""
+    if not run_ids:
+        return {}
     found = {run.run_id: run.status for run in instance.get_runs(dg.RunsFilter(run_ids=list(run_ids)))}
     return {run_id: found.get(run_id, dg.DagsterRunStatus.CANCELED) for run_id in run_ids}
 
@@ -62,17 +64,22 @@ def step_ended(instance: dg.DagsterInstance, run_id: str, step: str) -> bool:
     return any(stats.end_time is not None for stats in instance.get_run_step_stats(run_id, [step]))
 
 
-def cancel(context: dg.OpExecutionContext, run_ids: Sequence[str]) -> None:
-    """Cancels the runs that have not ended. A run that cannot be reached from here is named in the log."""
-    for run_id, status in statuses(context.instance, run_ids).items():
-        if status in ENDED:
-            continue
+def cancel(context: dg.OpExecutionContext, tag: str) -> None:
+    """Cancels the runs with the id of this run in `tag`. A run that cannot be reached from here is named in the log."""
+    instance = context.instance
+    in_progress = [status for status in dg.DagsterRunStatus if status not in ENDED]
+    for run in instance.get_runs(dg.RunsFilter(tags={tag: context.run_id}, statuses=in_progress)):
         try:
-            context.instance.run_coordinator.cancel_run(run_id)
+            if run.status is dg.DagsterRunStatus.NOT_STARTED:
+                # The signal came before the run was in the queue.
+                instance.report_run_canceled(run)
+            else:
+                instance.run_coordinator.cancel_run(run.run_id)
         # The run launcher of containers speaks to an engine that a run may not reach; its errors are of any type.
         except Exception as error:  # noqa: BLE001
             context.log.warning(
-                f"run {run_id} could not be canceled from here ({type(error).__name__}); cancel it on the page Runs"
+                f"run {run.run_id} could not be canceled from here ({type(error).__name__}); "
+                "cancel it on the page Runs"
             )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.foundation.progress import duration_text
-from stash_sense_pipeline.sources.next_step import next_step
+from stash_sense_pipeline.sources.health.next_step import next_step
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.catalog.queries.status import SourceStatus
