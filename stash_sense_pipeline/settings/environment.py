@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import sqlite_url
+from stash_sense_pipeline.settings.alert_address import is_alert_address
 from stash_sense_pipeline.settings.validation import (
     COUNT,
 )
@@ -109,10 +110,6 @@ class Environment:
         if file is not None:
             return _key_from_file(f"{variable}_FILE", Path(file.get_secret_value()))
         return None if direct is None else _checked_key(variable, direct.get_secret_value())
-
-
-# Whether Apprise knows the address is found out when an alert is sent: loading it takes a second.
-_ALERT_ADDRESS = re.compile(r"[a-z][a-z0-9+]{1,30}://\S+.*", re.IGNORECASE)
 
 
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
@@ -213,10 +210,11 @@ def _alert_url(values: Mapping[str, str]) -> SecretStr | None:
     given = values.get("STASH_SENSE_ALERT_URL")
     if given is None:
         return None
-    if _ALERT_ADDRESS.fullmatch(given) is None:
+    if not is_alert_address(given):
         # The value is not shown: a mistyped address holds most of the secret.
         raise ConfigurationError(
-            "STASH_SENSE_ALERT_URL: the value is not an address, as in https://ntfy.sh/topic or mailto://..."
+            "STASH_SENSE_ALERT_URL: the value is no http or https address, with or without ntfy+ or discord+, and none "
+            "of Apprise"
         )
     return SecretStr(given.rstrip("/"))
 

@@ -25,12 +25,12 @@ from stash_sense_pipeline.orchestration.automation import alert_delivery, alerts
 from stash_sense_pipeline.orchestration.automation.alert_delivery import (
     Alert,
     AlertError,
-    kind_and_address,
     send_alert,
 )
 from stash_sense_pipeline.orchestration.automation.alerts import check_alerts, failure_alert, stale_alerts
 from stash_sense_pipeline.orchestration.metadata import source_failure
 from stash_sense_pipeline.orchestration.partitions import partitioned
+from stash_sense_pipeline.settings.alert_address import is_alert_address, kind_and_address
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
@@ -264,6 +264,23 @@ def test_an_address_of_no_known_service_is_one_line_without_the_address() -> Non
     with pytest.raises(AlertError, match="not an address that Apprise knows") as told:
         send_alert("nosuchservice://topic-secret", ALERT)
     assert "topic-secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("https://example.org/hook", True),
+        ("ntfy+http://10.0.0.5/topic", True),
+        ("ntfys://ntfy.example.org/topic", True),
+        ("mailto://user:secret@example.org", True),
+        ("htps://example.org/hook", False),
+        ("ntfy+ftp://example.org/topic", False),
+        ("https:///topic", False),
+        ("topic", False),
+    ],
+)
+def test_the_forms_of_an_alert_address(url: str, known: bool) -> None:
+    assert is_alert_address(url) is known
 
 
 def test_only_newly_failed_and_newly_passed_checks_give_alerts() -> None:

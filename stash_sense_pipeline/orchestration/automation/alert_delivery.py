@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.settings.alert_address import apprise_service, kind_and_address
 
 _TIMEOUT_SECONDS = 5.0
 _ATTEMPTS = 3
@@ -56,18 +55,6 @@ def send_alert(url: str, alert: Alert) -> None:
     )
 
 
-def kind_and_address(url: str) -> tuple[str, str]:
-    """`ntfy`, `discord`, `json` or `apprise`, and the address without the prefix."""
-    prefix, plus, rest = url.partition("+")
-    if plus and prefix in ("ntfy", "discord"):
-        return prefix, rest
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        return "apprise", url
-    known = {"ntfy.sh": "ntfy", "discord.com": "discord", "discordapp.com": "discord"}
-    return known.get(parts.hostname or "", "json"), url
-
-
 def _body(kind: str, alert: Alert) -> Mapping[str, Any]:
     """The arguments of the request. Operators parse these forms, so they stay as they are."""
     if kind == "ntfy":
@@ -93,16 +80,14 @@ def _notify(address: str, alert: Alert) -> str:
     """Sends an alert with Apprise. Returns the problem; empty when it was accepted."""
     import apprise
 
-    # Its log lines hold parts of addresses, which are secrets.
-    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
-    services = apprise.Apprise()
-    if not services.add(address):
+    service = apprise_service(address)
+    if service is None:
         raise AlertError(
             "STASH_SENSE_ALERT_URL is not an address that Apprise knows; "
             "https://github.com/caronc/apprise/wiki lists the forms"
         )
     good = alert.kind in _GOOD_NEWS
-    sent = services.notify(
+    sent = service.notify(
         title=alert.title,
         body=alert.message,
         notify_type=apprise.NotifyType.INFO if good else apprise.NotifyType.WARNING,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -116,12 +116,17 @@ def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) ->
 
 
 def _has_waiting_faces(instance: dg.DagsterInstance, source: str) -> bool:
-    """False when the newest aligned faces of a source left none to embed. True when that is not recorded."""
+    """False when the newest aligned faces of a source left none to embed, or were embedded since. True when neither is
+    recorded.
+    """
     wanted = dg.AssetRecordsFilter(asset_key=names.ALIGNED_FACES, asset_partitions=[source])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         materialization = record.asset_materialization
         waiting = materialization.metadata.get(names.WAITING_FACES) if materialization else None
-        return waiting is None or waiting.value != 0
+        embedded = _succeeded_since(
+            instance, names.EMBED_FACES_JOB, record.timestamp, {"dagster/partition": source}
+        )
+        return (waiting is None or waiting.value != 0) and not embedded
     return True
 
 
@@ -150,9 +155,11 @@ def _builds_in_flight(instance: dg.DagsterInstance) -> int:
     return sum(runs_in_flight(instance, job) for job in names.BUILD_JOBS)
 
 
-def _published_since(instance: dg.DagsterInstance, timestamp: float) -> bool:
-    """True when the newest successful run of publish began after this time, as in a build."""
-    wanted = dg.RunsFilter(job_name=names.PUBLISH_JOB, statuses=[dg.DagsterRunStatus.SUCCESS])
+def _succeeded_since(
+    instance: dg.DagsterInstance, job: str, timestamp: float, tags: Mapping[str, str]
+) -> bool:
+    """True when the newest successful run of a job with these tags began after this time, as in a build."""
+    wanted = dg.RunsFilter(job_name=job, tags=dict(tags), statuses=[dg.DagsterRunStatus.SUCCESS])
     return any(
         record.start_time is not None and record.start_time > timestamp
         for record in instance.get_run_records(wanted, limit=1)
@@ -180,15 +187,12 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
             return dg.SkipReason("no source has new aligned faces")
         if _builds_in_flight(context.instance):
             return dg.SkipReason("a build is in progress, and embeds by itself")
-        embedded = context.instance.get_latest_storage_id_by_partition(
-            names.FACE_EMBEDDINGS, dg.DagsterEventType.ASSET_MATERIALIZATION
-        )
         requests = [
             dg.RunRequest(
                 run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
             )
             for source, at in sorted(news.items())
-            if at > embedded.get(source, 0) and _has_waiting_faces(context.instance, source)
+            if _has_waiting_faces(context.instance, source)
         ]
         cursor = json.dumps({**seen, **news}, sort_keys=True)
         if not requests:
@@ -217,7 +221,8 @@ def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
         newest = max((record.storage_id for record in records), default=None)
         if newest is None or str(newest) == context.cursor:
             return dg.SkipReason("nothing new since the last publish")
-        if _published_since(context.instance, max(record.timestamp for record in records)):
+        changed = max(record.timestamp for record in records)
+        if _succeeded_since(context.instance, names.PUBLISH_JOB, changed, {}):
             return dg.SensorResult(skip_reason="a build has published it", cursor=str(newest))
         for job in (*names.BUILD_JOBS, names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
             in_flight = runs_in_flight(context.instance, job)
