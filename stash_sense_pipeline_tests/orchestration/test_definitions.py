@@ -13,8 +13,12 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
 import stash_sense_pipeline
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.metadata import column_schema, rounded
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
 PARENTS = {
     "performer_table": set(),
