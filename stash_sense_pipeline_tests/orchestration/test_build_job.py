@@ -17,6 +17,7 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.automation import build_job, queued_runs
 from stash_sense_pipeline.orchestration.automation.build_job import BuildConfig
 from stash_sense_pipeline.orchestration.automation.queued_runs import QueuedTask
+from stash_sense_pipeline.orchestration.dagster_private import give_runs_an_origin
 from stash_sense_pipeline.orchestration.run_config import SyncMode
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import Settings
@@ -198,3 +199,25 @@ def test_canceling_a_build_cancels_its_runs_that_have_not_started_and_no_others(
         found = queued_runs.statuses(instance, list(runs.values()))
     ended = {name: found[run_id] for name, run_id in runs.items()}
     assert ended == {**states, "own": Status.CANCELED}
+
+
+def test_a_run_of_the_command_line_is_recorded_as_a_run_of_the_code_location() -> None:
+    """The overview of the UI and the page of the job list runs by this origin."""
+
+    @dg.asset
+    def table() -> None:
+        pass
+
+    job = dg.Definitions(assets=[table], jobs=[dg.define_asset_job("refresh", [table])]).resolve_job_def(
+        "refresh"
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        give_runs_an_origin(instance, "refresh", names.CODE_LOCATION)
+        run_id = job.execute_in_process(instance=instance).run_id
+        listed = instance.get_runs(
+            dg.RunsFilter(job_name="refresh", tags={".dagster/repository": "__repository__@stash_sense"})
+        )
+    assert [run.run_id for run in listed] == [run_id]
+    origin = listed[0].remote_job_origin
+    assert origin is not None
+    assert (origin.job_name, origin.location_name) == ("refresh", "stash_sense")
