@@ -111,7 +111,13 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
     """
     from stash_sense_pipeline.catalog.engine import is_there, open_catalog
 
-    if not is_there(environment.catalog_url):
+    try:
+        found = is_there(environment.catalog_url)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the catalog in {environment.data_dir} cannot be read ({error.strerror})"
+        ) from error
+    if not found:
         raise ConfigurationError(
             f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
         )

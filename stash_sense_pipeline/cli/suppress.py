@@ -18,7 +18,6 @@ from stash_sense_pipeline.cli.common import (
     existing_catalog,
     json_option,
     print_rows,
-    print_table,
 )
 
 if TYPE_CHECKING:
@@ -303,7 +302,8 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
 @click.option(
     "--delete", is_flag=True, help="Delete them here, with zip and reports, but never the latest one."
 )
-def revoke(delete: bool) -> None:
+@json_option
+def revoke(delete: bool, as_json: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.distribution.revocation import revoked_releases
@@ -312,7 +312,9 @@ def revoke(delete: bool) -> None:
         suppressions = current_suppressions(engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
-    print_table([vars(release) for release in found], "no release here holds a suppressed person")
+    print_rows(
+        [vars(release) for release in found], "no release here holds a suppressed person", as_json=as_json
+    )
     if any(release.latest for release in found):
         echo(
             "the latest release holds a suppressed person: publish a new release, then revoke again", err=True
