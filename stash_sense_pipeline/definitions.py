@@ -16,12 +16,14 @@ from stash_sense_pipeline.orchestration.assets.identity import identity_graph, t
 from stash_sense_pipeline.orchestration.assets.index import indices_asset
 from stash_sense_pipeline.orchestration.assets.ingest import performer_table
 from stash_sense_pipeline.orchestration.assets.release import release_assets
-from stash_sense_pipeline.orchestration.automation import alerts, jobs, schedules, sensors
+from stash_sense_pipeline.orchestration.automation import alerts, build_job, jobs, schedules, sensors
+from stash_sense_pipeline.orchestration.metadata import with_settings
 from stash_sense_pipeline.orchestration.partitions import partitioned, source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.orchestration.source_freshness import sources_fresh
 from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
+from stash_sense_pipeline.settings.effective import effective_settings
 from stash_sense_pipeline.settings.environment import Environment, read_environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
@@ -41,7 +43,11 @@ def build_defs(
     keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
     automation = environment.automation
-    by_source = [performer_table, aligned_faces, face_embeddings_asset(gpu=environment.device == "cuda")]
+    by_source = [
+        with_settings(performer_table, effective_settings(settings, environment, os.environ)),
+        aligned_faces,
+        face_embeddings_asset(gpu=environment.device == "cuda"),
+    ]
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
     index_keys = [names.index_key(embedder) for embedder in embedders]
     return dg.Definitions(
@@ -58,6 +64,7 @@ def build_defs(
             jobs.embed_faces_job(),
             jobs.publish_job(index_keys, upload=settings.export.github.upload),
             jobs.check_freshness_job(),
+            *build_job.build_jobs(),
         ],
         schedules=[
             schedules.nightly_enrichment(settings, environment, automation),
@@ -71,6 +78,7 @@ def build_defs(
             sensors.publish_when_changed(automation),
             alerts.alert_on_failures(environment),
             alerts.alert_on_stale_sources(settings, environment),
+            alerts.alert_on_failed_checks(environment),
         ],
         resources={**build_resources(settings, environment), **(resources or {})},
         executor=chosen_executor(environment.executor),

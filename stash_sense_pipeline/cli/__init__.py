@@ -6,7 +6,16 @@ from typing import Any
 
 import click
 
-from stash_sense_pipeline.cli import building, catalog, identity, models, operating, releases, suppress
+from stash_sense_pipeline.cli import (
+    building,
+    catalog,
+    identity,
+    models,
+    operating,
+    releases,
+    settings,
+    suppress,
+)
 from stash_sense_pipeline.cli.common import echo
 from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.foundation.files import keep_files_private
@@ -43,6 +52,7 @@ for _command in (
     building.build,
     building.demo,
     building.ui,
+    catalog.sources,
     catalog.status,
     catalog.import_legacy_command,
     identity.identity,
@@ -53,6 +63,8 @@ for _command in (
     operating.serve,
     releases.releases,
     releases.verify,
+    settings.alerts,
+    settings.settings,
     suppress.suppress,
 ):
     main.add_command(_command)

@@ -1,36 +1,120 @@
-"""Commands on the catalog: status, import of predecessor data."""
+"""Commands on the catalog: status, reset of a source, import of predecessor data."""
 
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of, print_table
+from stash_sense_pipeline.cli.common import (
+    echo,
+    environment_of,
+    existing_catalog,
+    json_option,
+    print_json,
+    print_rows,
+    print_table,
+)
+from stash_sense_pipeline.foundation.progress import duration_text
+
+if TYPE_CHECKING:
+    from stash_sense_pipeline.catalog.queries.status import SourceStatus
 
 
 @click.command()
 @click.option("--unread", is_flag=True, help="Show the records that could not be read or stored, and why.")
-def status(unread: bool) -> None:
-    """Show the counts of the catalog for each source, and how its last sync ended."""
-    from stash_sense_pipeline.catalog.engine import open_catalog
+@click.option("--check", is_flag=True, help="Exit with 1 when a source failed, is stale or cannot be asked.")
+@json_option
+def status(unread: bool, check: bool, as_json: bool) -> None:
+    """Show each source: its records, what waits, what failed, when it was read, and what to do next.
+
+    live: records in the catalog. complete: those of performers with enough faces (completeness_threshold). waiting:
+    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts.
+    """
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.settings.sources_file import load_settings
+    from stash_sense_pipeline.sources.connections import unusable
+    from stash_sense_pipeline.sources.health.source_health import advice
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
-    engine = open_catalog(environment.catalog_url)
-    names = [source.name for source in settings.sources]
-    try:
+    with existing_catalog(environment) as engine:
         if unread:
-            print_table([vars(row) for row in unread_status(engine, names)], "every record can be read")
+            notes = [vars(row) for row in unread_status(engine, settings.names)]
+            print_rows(notes, "every record can be read", as_json=as_json)
             return
-        rows = source_status(engine, names)
-    finally:
-        engine.dispose()
-    print_table([vars(row) for row in rows], "no source is enabled, and the catalog holds none")
+        rows = source_status(engine, settings.names, settings.global_.completeness_threshold)
+    now = datetime.now(UTC)
+    enabled = {source.name for source in settings.enabled}
+    to_do = [
+        found
+        for row in rows
+        if row.source in enabled
+        for found in advice(row, unusable(settings, environment, row.source), now)
+    ]
+    if as_json:
+        print_json(
+            {
+                "sources": [{**vars(row), "enabled": row.source in enabled} for row in rows],
+                "to_do": [vars(found) for found in to_do],
+            }
+        )
+    else:
+        shown = [row for row in rows if row.source in enabled or row.live]
+        print_table([_status_row(row, row.source in enabled, now) for row in shown], "no source is enabled")
+        for found in to_do:
+            echo(f"{found.source}: {found.text}")
+    if check and any(found.failed for found in to_do):
+        sys.exit(1)
+
+
+def _status_row(row: SourceStatus, enabled: bool, now: datetime) -> dict[str, str]:
+    read = "never" if row.last_sync is None else f"{duration_text((now - row.last_sync).total_seconds())} ago"
+    counts = {
+        "live": row.live,
+        "complete": row.complete,
+        "waiting": row.backlog,
+        "failed": row.images_failed,
+    }
+    return {
+        "source": row.source,
+        **{name: f"{count:,}" for name, count in counts.items()},
+        "last read": read if enabled else f"{read}, off",
+    }
+
+
+@click.group()
+def sources() -> None:
+    """The sources of sources.yaml."""
+
+
+@sources.command("reset")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def sources_reset(name: str, yes: bool) -> None:
+    """Clear the progress of a source: watermarks, cooldown, failed attempts. Its records, faces and images stay.
+
+    The next refresh reads the source in full.
+    """
+    from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.settings.sources_file import load_settings
+    from stash_sense_pipeline.sources.health.progress_reset import reset_progress
+
+    environment = environment_of(os.environ)
+    source = load_settings(environment.sources_file).source(name).name
+    with existing_catalog(environment) as engine:
+        if not yes:
+            click.confirm(f"Clear the progress of {source}? Its next refresh reads it in full", abort=True)
+        with source_lock(engine, source, echo):
+            report = reset_progress(engine, source)
+    echo(
+        f"{source}: progress cleared ({report.visits:,} visits of profiles, {report.images:,} images to try again); "
+        "the next refresh reads it in full"
+    )
 
 
 @click.command("import-legacy")

@@ -1,13 +1,15 @@
-"""Helpers of the commands: environment, release by version, free port, tables."""
+"""Helpers of the commands: environment, release by version, free port, tables, JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,7 +17,11 @@ from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from stash_sense_pipeline.settings.environment import Environment
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -73,6 +79,53 @@ def print_table(rows: list[dict[str, Any]], empty: str) -> None:
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     for line in cells:
         echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def json_option(command: _Command) -> _Command:
+    """The option --json, as the argument `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as JSON; times and dates in ISO 8601."""
+    echo(json.dumps(value, indent=2, default=_json_value))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], empty: str, *, as_json: bool) -> None:
+    """Prints rows as a JSON list, or as a table."""
+    if as_json:
+        print_json([dict(row) for row in rows])
+    else:
+        print_table([dict(row) for row in rows], empty)
+
+
+def _json_value(value: Any) -> str:
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+@contextmanager
+def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
+    """The catalog of the environment, for a command that only reads. Raises ConfigurationError when there is none.
+
+    Nothing is created.
+    """
+    from stash_sense_pipeline.catalog.engine import is_there, open_catalog
+
+    try:
+        found = is_there(environment.catalog_url)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the catalog in {environment.data_dir} cannot be read ({error.strerror})"
+        ) from error
+    if not found:
+        raise ConfigurationError(
+            f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
+        )
+    engine = open_catalog(environment.catalog_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def check_port(host: str, port: int) -> None:

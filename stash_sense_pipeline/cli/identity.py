@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of
+from stash_sense_pipeline.cli.common import echo, environment_of, existing_catalog
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
@@ -24,7 +24,6 @@ def identity() -> None:
 @click.argument("record", metavar="SOURCE:ID")
 def identity_explain(record: str) -> None:
     """Show the members of the identity of a record, the evidence that links them, refused links, and faces left out."""
-    from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.identity.explain import explain
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides
 
@@ -33,12 +32,9 @@ def identity_explain(record: str) -> None:
         raise ConfigurationError(f"{record!r} is not of the form SOURCE:ID, as in stashdb:<id>")
     environment = environment_of(os.environ)
     overrides = load_overrides(environment.overrides_file)
-    engine = open_catalog(environment.catalog_url)
-    try:
+    with existing_catalog(environment) as engine:
         for line in explain(engine, source, source_id, overrides):
             echo(visible_line(line))
-    finally:
-        engine.dispose()
 
 
 @identity.command("suggestions")
@@ -65,7 +61,6 @@ def identity_suggestions(as_json: bool) -> None:
 
 
 def _find_suggestions() -> SuggestionList:
-    from stash_sense_pipeline.catalog.engine import open_catalog
     from stash_sense_pipeline.faces.models.model_packs import embedder_digests
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides
     from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
@@ -80,12 +75,9 @@ def _find_suggestions() -> SuggestionList:
         embedder_digests(environment.model_pack, environment.models_dir),
         load_overrides(environment.overrides_file),
     )
-    engine = open_catalog(environment.catalog_url)
-    try:
+    with existing_catalog(environment) as engine:
         listed = current_suppressions(engine, environment, settings.names)
         return find_suggestions(engine, rules, listed)
-    finally:
-        engine.dispose()
 
 
 def _show(row: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of, print_table
+from stash_sense_pipeline.cli.common import echo, environment_of, json_option, print_rows
 
 
 @click.group()
@@ -15,13 +15,15 @@ def models() -> None:
 
 
 @models.command("list")
-def models_list() -> None:
+@json_option
+def models_list(as_json: bool) -> None:
     """List the known and the installed packs."""
     from stash_sense_pipeline.faces.models.pack_install import list_packs
 
     packs = list_packs(environment_of(os.environ).models_dir)
     shown = ("name", "known", "installed", "demo", "size", "problem")
-    print_table([{column: getattr(pack, column) for column in shown} for pack in packs], "no pack is known")
+    rows = [{column: getattr(pack, column) for column in shown} for pack in packs]
+    print_rows(rows, "no pack is known", as_json=as_json)
 
 
 @models.command("pull")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
+from stash_sense_pipeline.cli.common import check_port, echo, environment_of, existing_catalog, ui_variables
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -72,16 +72,12 @@ def backup(file: Path) -> None:
     It holds no model packs and no releases: packs can be pulled again, releases are made from the catalog.
     """
     from stash_sense_pipeline.catalog.backup import write_backup
-    from stash_sense_pipeline.catalog.engine import open_catalog
 
     environment = environment_of(os.environ)
-    engine = open_catalog(environment.catalog_url)
-    try:
+    with existing_catalog(environment) as engine:
         report = write_backup(
             engine, environment.own_files, file, datetime.now(UTC), data_dir=environment.data_dir
         )
-    finally:
-        engine.dispose()
     echo(f"{report.path}: {report.rows} rows of the catalog, {', '.join(report.files)}; {report.size} bytes")
 
 

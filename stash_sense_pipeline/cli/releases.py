@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of, print_table, release_directory
+from stash_sense_pipeline.cli.common import (
+    echo,
+    environment_of,
+    json_option,
+    print_rows,
+    release_directory,
+)
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
 if TYPE_CHECKING:
@@ -35,12 +41,13 @@ def releases() -> None:
 
 
 @releases.command("list")
-def releases_list() -> None:
+@json_option
+def releases_list(as_json: bool) -> None:
     """List the releases with their counts, oldest first."""
     from stash_sense_pipeline.release.distribution.history import list_releases
 
     found = list_releases(environment_of(os.environ).releases_dir)
-    print_table([vars(release) for release in found], "no release has been published yet")
+    print_rows([vars(release) for release in found], "no release has been published yet", as_json=as_json)
 
 
 @releases.command("diff")

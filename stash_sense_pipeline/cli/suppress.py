@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of, print_table
+from stash_sense_pipeline.cli.common import (
+    echo,
+    environment_of,
+    existing_catalog,
+    json_option,
+    print_rows,
+)
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -120,19 +126,21 @@ def _add(
 
 
 @suppress.command("list")
-def suppress_list() -> None:
+@json_option
+def suppress_list(as_json: bool) -> None:
     """Show the list: kind of key, reason, date. The keys themselves are stored only as hashes."""
     from stash_sense_pipeline.privacy.suppression.suppression_list import listed_hashes
 
-    with _opened() as (engine, _, _):
+    with existing_catalog(environment_of(os.environ)) as engine:
         rows = Counter(
             (row.added_at.date().isoformat(), row.kind, row.reason, "yes" if row.applied else "waiting")
             for row in listed_hashes(engine)
         )
     names = ("since", "kind", "reason", "applied")
-    print_table(
+    print_rows(
         [{**dict(zip(names, row, strict=True)), "keys": count} for row, count in rows.items()],
         "the list is empty",
+        as_json=as_json,
     )
 
 
@@ -247,8 +255,9 @@ def _list_namesakes(namesakes: Sequence[Namesake]) -> None:
 
 
 @suppress.group("review", invoke_without_command=True)
+@json_option
 @click.pass_context
-def suppress_review(context: click.Context) -> None:
+def suppress_review(context: click.Context, as_json: bool) -> None:
     """List the records that are held, or withheld because their dates do not show an adult.
 
     A held record has the name and birth date of a person on the list, or a refused face (`held`), or it is linked to such
@@ -259,9 +268,9 @@ def suppress_review(context: click.Context) -> None:
 
     if context.invoked_subcommand is not None:
         return
-    with _opened() as (engine, _, _), reading(engine) as connection:
+    with existing_catalog(environment_of(os.environ)) as engine, reading(engine) as connection:
         rows = withheld_for_review(connection)
-    print_table([row._asdict() for row in rows], "no record is withheld")
+    print_rows([row._asdict() for row in rows], "no record is withheld", as_json=as_json)
 
 
 @suppress_review.command("settle")
@@ -295,7 +304,8 @@ def suppress_review_settle(target: str, same: bool | None) -> None:
 @click.option(
     "--delete", is_flag=True, help="Delete them here, with zip and reports, but never the latest one."
 )
-def revoke(delete: bool) -> None:
+@json_option
+def revoke(delete: bool, as_json: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.distribution.revocation import revoked_releases
@@ -304,7 +314,9 @@ def revoke(delete: bool) -> None:
         suppressions = current_suppressions(engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)
-    print_table([vars(release) for release in found], "no release here holds a suppressed person")
+    print_rows(
+        [vars(release) for release in found], "no release here holds a suppressed person", as_json=as_json
+    )
     if any(release.latest for release in found):
         echo(
             "the latest release holds a suppressed person: publish a new release, then revoke again", err=True

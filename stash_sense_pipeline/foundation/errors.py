@@ -110,6 +110,9 @@ class UnreachableError(SourceError):
     """A host cannot be connected to: its name has no address, or no server answers at the address."""
 
 
+# Part of the text of the SourceError for a key that the server does not accept.
+KEY_REFUSED = "the server refused the key (expired or wrong)"
+
 # The end of the text of a CircuitOpenError. It identifies the error where only the text is available.
 CIRCUIT_OPEN = "is left alone for a while"
 

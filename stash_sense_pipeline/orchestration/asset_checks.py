@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.metadata import rounded
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.checks.check_result import CheckResult
@@ -126,7 +127,7 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
         errors = any(not result.passed and result.severity == "error" for result in own)
         # Some lines of the contract only warn, and the contract passes with them. A warning fails any other check.
         passed = not errors if check is _CONTRACT else all(result.passed for result in own)
-        numbers = {key: float(value) for result in own for key, value in result.numbers.items()}
+        numbers = {key: rounded(float(value)) for result in own for key, value in result.numbers.items()}
         yield dg.AssetCheckResult(
             asset_key=names.RELEASE,
             check_name=check.name,

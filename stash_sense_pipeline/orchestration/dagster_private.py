@@ -7,6 +7,12 @@ module of the package imports from them; a test checks this. Two more such names
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
+# The name of the repository that `dg.Definitions` makes.
+from dagster._core.definitions.repository_definition.valid_definitions import SINGLETON_REPOSITORY_NAME
+
 # The return type of `define_asset_job`.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
@@ -22,6 +28,12 @@ from dagster._core.executor.step_delegating.step_handler.base import StepHandler
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.base import LaunchRunContext
 
+# The origin of a run: by it the UI shows the run on its overview and on the page of its job.
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+
+# The argument of a run coordinator's `submit_run`: a step has no workspace, which `DagsterInstance.submit_run` wants.
+from dagster._core.run_coordinator import SubmitRunContext
+
 # `dagster-webserver` builds its ASGI application from these. It has no option for a middleware, so `webserver` builds the
 # application in the same way and puts the guard around it.
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -34,6 +46,9 @@ from dagster._serdes.config_class import ConfigurableClassData
 from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster._utils.log import configure_loggers
 
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
 __all__ = [
     "CheckRunHealthResult",
     "ConfigurableClassData",
@@ -41,11 +56,13 @@ __all__ = [
     "LaunchRunContext",
     "StepDelegatingExecutor",
     "StepHandlerContext",
+    "SubmitRunContext",
     "UnresolvedAssetJobDefinition",
     "WorkerStatus",
     "WorkspaceFileTarget",
     "WorkspaceProcessContext",
     "configure_loggers",
+    "give_runs_an_origin",
     "run_history_revisions",
     "setup_interrupt_handlers",
 ]
@@ -63,3 +80,13 @@ def run_history_revisions() -> list[str]:
 
     script = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
     return [revision.revision for revision in script.walk_revisions()]
+
+
+def give_runs_an_origin(instance: DagsterInstance, job: str, location: str) -> None:
+    """From now on `execute_in_process` with this instance records runs of `job` as runs of a code location.
+
+    It has no option for it, and the overview of the UI leaves out a run without an origin.
+    """
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(location), SINGLETON_REPOSITORY_NAME)
+    create = partial(instance.create_run_for_job, remote_job_origin=RemoteJobOrigin(repository, job))
+    instance.create_run_for_job = create  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,23 +17,28 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite
+from stash_sense_pipeline.sources.health.next_step import next_step
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from stash_sense_pipeline.identity.face_matching.calibration import Calibration
     from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
+    from stash_sense_pipeline.settings.effective import EffectiveSetting
     from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldDrift
 
 
 def column_schema(table: sa.Table) -> dg.TableSchema:
-    """The columns of a catalog table, with their comments, for the UI's Columns card."""
+    """The columns of a catalog table, for the UI's Columns card: the comment of each, or why it is stored."""
+    from stash_sense_pipeline.privacy.data_inventory import PURPOSES
+
+    purposes = PURPOSES[table.name]
     return dg.TableSchema(
         columns=[
             dg.TableColumn(
                 name=column.name,
                 type=str(column.type),
-                description=column.comment,
+                description=column.comment or purposes[column.name].why,
                 constraints=dg.TableColumnConstraints(nullable=bool(column.nullable)),
             )
             for column in table.columns
@@ -49,15 +55,20 @@ def described_columns(columns: Mapping[str, tuple[str, str]]) -> dg.TableSchema:
     )
 
 
-def file_columns(database: Path, table: str) -> dg.TableSchema:
-    """The columns of a table in a SQLite file."""
+def file_columns(database: Path, table: str, descriptions: Mapping[str, str]) -> dg.TableSchema:
+    """The columns of a table in a SQLite file. `descriptions`: of each column."""
     with closing(sqlite3.connect(read_only_sqlite(database), uri=True)) as connection:
         found = connection.execute(
             'SELECT name, type, "notnull" FROM pragma_table_info(?)', (table,)
         ).fetchall()
     return dg.TableSchema(
         columns=[
-            dg.TableColumn(name=name, type=kind, constraints=dg.TableColumnConstraints(nullable=not notnull))
+            dg.TableColumn(
+                name=name,
+                type=kind,
+                description=descriptions[name],
+                constraints=dg.TableColumnConstraints(nullable=not notnull),
+            )
             for name, kind, notnull in found
         ]
     )
@@ -74,6 +85,13 @@ def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
         for row in rows
     ]
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def with_settings(asset: dg.AssetsDefinition, settings: Sequence[EffectiveSetting]) -> dg.AssetsDefinition:
+    """The asset with the effective settings in its metadata, which the UI shows on its page."""
+    table = preview([vars(setting) for setting in settings])
+    (found,) = dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata={"settings": table}), [asset])
+    return found
 
 
 def review_preview(
@@ -133,28 +151,41 @@ def match_weights(learned: LearnedWeights) -> dg.MarkdownMetadataValue:
 
 
 def source_failure(source: str, outcome: Outcome, message: str | None) -> dg.Failure:
-    """The failure of a step for a source without a usable answer. Dagster does not retry it: the client has done so."""
-    breaker = {"breaker": "open"} if CIRCUIT_OPEN in (message or "") else {}
-    return dg.Failure(
-        message or f"{source}: no usable answer ({outcome.value})",
-        metadata={"source": source, "outcome": outcome.value, **breaker},
-        allow_retries=False,
+    """The failure of a step for a source without a usable answer. Dagster does not retry it: the client has done so.
+
+    The text says what the operator can do. Raise it at once: it hides the traceback, see `one_line_failures`.
+    """
+    text = message or f"{source}: no usable answer ({outcome.value})"
+    step = next_step(source, outcome, text)
+    breaker = {"breaker": "open"} if CIRCUIT_OPEN in text else {}
+    return _without_traceback(
+        f"{text}; {step}" if step else text, {"source": source, "outcome": outcome.value, **breaker}
     )
 
 
 @contextmanager
 def one_line_failures() -> Iterator[None]:
-    """Turns a StashSenseError into a failed step with its one line as message. Dagster does not retry it."""
+    """Turns a StashSenseError into a failed step with its one line as message. Dagster does not retry it.
+
+    The UI shows the line alone. Dagster stores the traceback of every failure and of its causes, and would show them
+    below the line. So the failure has no cause, and the interpreter extracts no traceback until the next step begins.
+    """
+    vars(sys).pop("tracebacklimit", None)
     try:
         yield
     except SourceError as error:
-        raise source_failure(error.source, error.outcome, str(error)) from error
+        raise source_failure(error.source, error.outcome, str(error)) from None
     except StashSenseError as error:
-        raise dg.Failure(str(error), allow_retries=False) from error
+        raise _without_traceback(str(error), {}) from None
+
+
+def _without_traceback(text: str, metadata: Mapping[str, str]) -> dg.Failure:
+    sys.tracebacklimit = 0
+    return dg.Failure(text, metadata=metadata, allow_retries=False)
 
 
 def numbers(report: Any) -> dict[str, Any]:
-    """The numeric fields of a report (a dataclass) as metadata; Dagster plots each. Floats are rounded to 3 digits.
+    """The numeric fields of a report (a dataclass) as metadata, rounded; Dagster plots each.
 
     A mapping of counts becomes one JSON value, and its sum `<field>_total`, because Dagster plots only numbers.
     """
@@ -162,7 +193,7 @@ def numbers(report: Any) -> dict[str, Any]:
     for field in dataclasses.fields(report):
         value = getattr(report, field.name)
         if isinstance(value, float):
-            metadata[field.name] = round(value, 3)
+            metadata[field.name] = rounded(value)
         elif isinstance(value, int):
             metadata[field.name] = value
         elif isinstance(value, Mapping):
@@ -172,28 +203,19 @@ def numbers(report: Any) -> dict[str, Any]:
     return metadata
 
 
-def field_drift_check(drifts: Mapping[str, Sequence[FieldDrift]]) -> dg.AssetCheckResult:
-    """Fails while a site's pages have a field far less often than usual; `drifts` holds those of each such site.
-
-    One result covers all sites: Dagster shows only the last result of a check, and the next site would hide it.
-    """
-    lines = ["| site | page | field | found | usually |", "|---|---|---|---|---|"]
+def field_drift_check(source: str, drifts: Sequence[FieldDrift]) -> dg.AssetCheckResult:
+    """Fails while the pages of a site have a field far less often than usual; `drifts` holds these fields."""
+    lines = ["| page | field | found | usually |", "|---|---|---|---|"]
     lines += [
-        f"| {source} | {drift.page_type} | {drift.field} | {drift.found} of {drift.pages}"
+        f"| {drift.page_type} | {drift.field} | {drift.found} of {drift.pages}"
         f" | {drift.was_found} of {drift.was_pages} |"
-        for source, found in sorted(drifts.items())
-        for drift in found
+        for drift in drifts
     ]
-    said = [f"{source}: {drift}" for source, found in sorted(drifts.items()) for drift in found]
     return dg.AssetCheckResult(
         check_name="no_field_drift",
         passed=not drifts,
-        description="; ".join(said) or None,
-        metadata={
-            "sources": ", ".join(sorted(drifts)),
-            "fields": sum(len(found) for found in drifts.values()),
-            "numbers": dg.MetadataValue.md("\n".join(lines)),
-        },
+        description="; ".join(f"{source}: {drift}" for drift in drifts) or None,
+        metadata={"source": source, "fields": len(drifts), "numbers": dg.MetadataValue.md("\n".join(lines))},
     )
 
 
@@ -207,22 +229,15 @@ def found_shares(counts: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
     }
 
 
-def image_refusal_check(refused: Mapping[str, Mapping[str, int]]) -> dg.AssetCheckResult:
-    """Fails while the last run of any source refused too many images; `refused` holds the counts of each such source.
+def rounded(value: float) -> float:
+    """A number as people read it: four significant digits, and seconds to the tenth; a large one is whole."""
+    if abs(value) >= 1000:
+        return float(round(value))
+    return round(value, 1) if abs(value) >= 10 else float(f"{value:.4g}")
 
-    One result covers all sources: Dagster shows only the last result of a check, and the next source would hide it.
-    """
-    lines = ["| source | refused | asked for | allowed |", "|---|---|---|---|"]
-    lines += [
-        f"| {source} | {counts['refused']} | {counts['asked']} | {counts['allowed']} |"
-        for source, counts in sorted(refused.items())
-    ]
+
+def image_refusal_check(source: str, refused: Mapping[str, int]) -> dg.AssetCheckResult:
+    """Fails while the last run of the source refused too many images; `refused` holds its numbers, else nothing."""
     return dg.AssetCheckResult(
-        check_name="no_mass_image_loss",
-        passed=not refused,
-        metadata={
-            "sources": ", ".join(sorted(refused)),
-            "refused": sum(counts["refused"] for counts in refused.values()),
-            "numbers": dg.MetadataValue.md("\n".join(lines)),
-        },
+        check_name="no_mass_image_loss", passed=not refused, metadata={"source": source, **refused}
     )

@@ -15,6 +15,9 @@ PERFORMERS_DB = dg.AssetKey("performers_db")
 RELEASE = dg.AssetKey("release")
 GITHUB_RELEASE = dg.AssetKey("github_release")
 
+# The name of the code location in every workspace of this project.
+CODE_LOCATION = "stash_sense"
+
 # Metadata of aligned_faces: faces of the source that wait for an embedding.
 WAITING_FACES = "faces_waiting"
 
@@ -24,6 +27,12 @@ INDICES_STEP = "indices"
 REFRESH_SOURCE_JOB = "refresh_source"
 EMBED_FACES_JOB = "embed_faces"
 PUBLISH_JOB = "publish"
+BUILD_JOB = "build_everything"
+FULL_SWEEP_JOB = "full_sweep"
+PUBLISH_NOW_JOB = "publish_now"
+BUILD_JOBS = (BUILD_JOB, FULL_SWEEP_JOB, PUBLISH_NOW_JOB)
+# The step of these jobs; their run configuration is that of this step.
+BUILD_STEP = "build"
 CHECK_FRESHNESS_JOB = "check_freshness"
 SOURCES_FRESH_CHECK = "sources_fresh"
 
@@ -31,6 +40,8 @@ SOURCES_FRESH_CHECK = "sources_fresh"
 # Two tags, because faces are embedded while their source is still being fetched.
 SOURCE_TAG = "source"
 EMBED_TAG = "embed"
+# The runs of a build from the UI: the id of the run that submitted them.
+BUILD_TAG = "build"
 # The pool limits concurrent GPU steps; in containers it is also the request for a device.
 GPU_POOL = "gpu"
 K8S_GPU = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}

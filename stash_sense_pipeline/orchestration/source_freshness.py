@@ -14,12 +14,10 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.health.source_health import STALE_AFTER
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
-
-# A nightly refresh may be late by half a day; two missed nights are stale.
-STALE_AFTER = timedelta(hours=36)
 
 
 @dg.asset_check(

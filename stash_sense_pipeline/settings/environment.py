@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import sqlite_url
+from stash_sense_pipeline.settings.alert_address import is_alert_address
 from stash_sense_pipeline.settings.validation import (
     COUNT,
 )
@@ -111,9 +112,6 @@ class Environment:
         return None if direct is None else _checked_key(variable, direct.get_secret_value())
 
 
-_ALERT_SCHEMES = ("http", "https", "ntfy+http", "ntfy+https", "discord+http", "discord+https")
-
-
 def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
     """Reads the settings from environment variables. Relative paths count from `cwd`; an empty variable is unset.
 
@@ -139,9 +137,7 @@ def read_environment(environ: Mapping[str, str], cwd: Path) -> Environment:
         chrome_cdp_url=_address(values, "CHROME_CDP_URL", ("http", "https", "ws", "wss")),
         automation=_choice(values, "STASH_SENSE_AUTOMATION", ("off", "on")) == "on",
         executor=_choice(values, "STASH_SENSE_EXECUTOR", get_args(ExecutorName)),
-        alert_url=SecretStr(alert)
-        if (alert := _address(values, "STASH_SENSE_ALERT_URL", _ALERT_SCHEMES))
-        else None,
+        alert_url=_alert_url(values),
         alert_after=_positive(values, "STASH_SENSE_ALERT_AFTER", 2),
         _key_variables={
             name: SecretStr(value) for name, value in values.items() if _KEY_VARIABLE.fullmatch(name)
@@ -208,6 +204,19 @@ def _address(values: Mapping[str, str], name: str, schemes: tuple[str, ...]) -> 
         # The value is not shown: an alert URL is a secret, and a mistyped one holds most of it.
         raise ConfigurationError(f"{name}: the value is not an address of {' or '.join(schemes)}")
     return values[name].rstrip("/")
+
+
+def _alert_url(values: Mapping[str, str]) -> SecretStr | None:
+    given = values.get("STASH_SENSE_ALERT_URL")
+    if given is None:
+        return None
+    if not is_alert_address(given):
+        # The value is not shown: a mistyped address holds most of the secret.
+        raise ConfigurationError(
+            "STASH_SENSE_ALERT_URL: the value is no http or https address, with or without ntfy+ or discord+, and none "
+            "of Apprise"
+        )
+    return SecretStr(given.rstrip("/"))
 
 
 def _key_from_file(variable: str, path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,15 +21,16 @@ from stash_sense_pipeline.catalog.schema import sync_state
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome
-from stash_sense_pipeline.orchestration.automation import alerts
-from stash_sense_pipeline.orchestration.automation.alerts import (
+from stash_sense_pipeline.orchestration.automation import alert_delivery, alerts
+from stash_sense_pipeline.orchestration.automation.alert_delivery import (
     Alert,
     AlertError,
-    failure_alert,
     send_alert,
-    stale_alerts,
 )
+from stash_sense_pipeline.orchestration.automation.alerts import check_alerts, failure_alert, stale_alerts
 from stash_sense_pipeline.orchestration.metadata import source_failure
+from stash_sense_pipeline.orchestration.partitions import partitioned
+from stash_sense_pipeline.settings.alert_address import is_alert_address, kind_and_address
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
@@ -78,7 +80,7 @@ def serving(hook: Webhook) -> Iterator[None]:
 @pytest.fixture
 def webhook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Webhook]:
     """A webhook that is up."""
-    monkeypatch.setattr(alerts, "_BETWEEN_ATTEMPTS_SECONDS", 0.01)
+    monkeypatch.setattr(alert_delivery, "_BETWEEN_ATTEMPTS_SECONDS", 0.01)
     hook = Webhook()
     with serving(hook):
         yield hook
@@ -100,9 +102,9 @@ def test_ntfy_discord_and_json_webhooks_each_get_their_format(webhook: Webhook) 
 
 
 def test_ntfy_and_discord_hosts_need_no_prefix() -> None:
-    assert alerts._kind_and_address("https://ntfy.sh/t") == ("ntfy", "https://ntfy.sh/t")
-    assert alerts._kind_and_address("https://discord.com/api/webhooks/1/x")[0] == "discord"
-    assert alerts._kind_and_address("https://example.org/a+b") == ("json", "https://example.org/a+b")
+    assert kind_and_address("https://ntfy.sh/t") == ("ntfy", "https://ntfy.sh/t")
+    assert kind_and_address("https://discord.com/api/webhooks/1/x")[0] == "discord"
+    assert kind_and_address("https://example.org/a+b") == ("json", "https://example.org/a+b")
 
 
 def test_a_webhook_error_is_retried_and_a_failure_hides_the_address(webhook: Webhook) -> None:
@@ -245,3 +247,92 @@ def test_a_stale_source_gives_one_alert_and_one_more_when_it_is_read_again(
 def test_only_newly_stale_and_newly_read_sources_give_alerts() -> None:
     assert [alert.kind for alert in stale_alerts(["a"], ["a", "b"])] == ["stale"]
     assert [alert.kind for alert in stale_alerts(["a"], [])] == ["fresh_again"]
+
+
+def test_an_address_of_apprise_gets_the_title_and_the_message(webhook: Webhook) -> None:
+    address = webhook.url.removeprefix("http://")
+    send_alert(f"json://{address}", ALERT)
+    said = json.loads(webhook.received[0][1])
+    assert (said["title"], said["message"], said["type"]) == (ALERT.title, ALERT.message, "warning")
+    webhook.statuses = [500] * 3
+    with pytest.raises(AlertError, match="refused it") as told:
+        send_alert(f"json://{address}", ALERT)
+    assert "topic-secret" not in str(told.value)
+
+
+def test_an_address_of_no_known_service_is_one_line_without_the_address() -> None:
+    with pytest.raises(AlertError, match="not an address that Apprise knows") as told:
+        send_alert("nosuchservice://topic-secret", ALERT)
+    assert "topic-secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "known"),
+    [
+        ("https://example.org/hook", True),
+        ("ntfy+http://10.0.0.5/topic", True),
+        ("ntfys://ntfy.example.org/topic", True),
+        ("mailto://user:secret@example.org", True),
+        ("htps://example.org/hook", False),
+        ("ntfy+ftp://example.org/topic", False),
+        ("https:///topic", False),
+        ("topic", False),
+    ],
+)
+def test_the_forms_of_an_alert_address(url: str, known: bool) -> None:
+    assert is_alert_address(url) is known
+
+
+def test_only_newly_failed_and_newly_passed_checks_give_alerts() -> None:
+    a, b = "x: t/c", "y: t/c"
+    assert [(alert.kind, alert.source) for alert in check_alerts([a], [a, b])] == [("refused", "y")]
+    assert [(alert.kind, alert.source) for alert in check_alerts([a], [])] == [("accepted", "x")]
+
+
+def test_the_check_of_a_source_keeps_its_verdict_while_other_sources_pass(
+    webhook: Webhook, tmp_path: Path
+) -> None:
+    """One alert for the source that failed, none for the others, and one when it passes again."""
+    environment = environment_at(tmp_path, STASH_SENSE_ALERT_URL=webhook.url)
+    verdicts = {"a": False, "b": True}
+
+    @dg.asset(check_specs=[dg.AssetCheckSpec("no_loss", asset="table")])
+    def table(context):
+        passed = verdicts[context.partition_key]
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(check_name="no_loss", passed=passed)])
+
+    (asset,) = partitioned([table], dg.StaticPartitionsDefinition(["a", "b"]))
+    definitions = dg.Definitions(
+        assets=[asset],
+        jobs=[dg.define_asset_job("refresh", [asset])],
+        sensors=[alerts.alert_on_failed_checks(environment)],
+    )
+    sensor = definitions.get_sensor_def("alert_on_failed_checks")
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor: str | None = None
+        for source, told in (("a", 1), ("b", 1), ("a", 1), ("b", 1)):
+            definitions.resolve_job_def("refresh").execute_in_process(instance=instance, partition_key=source)
+            context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+            cursor = sensor.evaluate_tick(context).cursor
+            assert len(webhook.received) == told
+        verdicts["a"] = True
+        definitions.resolve_job_def("refresh").execute_in_process(instance=instance, partition_key="a")
+        sensor.evaluate_tick(
+            dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+        )
+    said = [json.loads(body) for _, body in webhook.received]
+    assert [(each["kind"], each["source"]) for each in said] == [("refused", "a"), ("accepted", "a")]
+
+
+def test_a_failed_run_shows_one_line_and_no_stack_trace(tmp_path: Path) -> None:
+    definitions, _ = _failing_world(environment_at(tmp_path), "stashdb: it does not answer (timeout)")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = definitions.resolve_job_def("refresh_source").execute_in_process(
+            instance=instance, partition_key="stashdb", raise_on_error=False
+        )
+        vars(sys).pop("tracebacklimit", None)
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    error = event.step_failure_data.error
+    assert error is not None
+    assert (error.stack, error.cause, error.context) == ([], None, None)
+    assert "url of stashdb in sources.yaml" in error.message

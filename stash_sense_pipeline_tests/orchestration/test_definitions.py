@@ -13,8 +13,12 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster_shared.serdes import serialize_value
 
 import stash_sense_pipeline
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.metadata import column_schema, rounded
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline_tests.orchestration.conftest import environment_at
 
 PARENTS = {
     "performer_table": set(),
@@ -67,6 +71,46 @@ def test_every_asset_has_a_description_kinds_and_owners(definitions: dg.Definiti
         assert node.description, key
         assert node.kinds, key
         assert node.owners, key
+
+
+def test_the_checks_of_partitioned_assets_keep_a_result_for_each_source(
+    definitions: dg.Definitions, settings: Settings
+) -> None:
+    graph = definitions.resolve_asset_graph()
+    sources = {"performer_table", "aligned_faces"}
+    keys = [key for key in graph.asset_check_keys if key.asset_key.to_user_string() in sources]
+    assert {key.name for key in keys} >= {"no_mass_disappearance", "no_mass_image_loss"}
+    for key in keys:
+        partitions = graph.get(key).partitions_def
+        assert partitions is not None
+        assert partitions.get_partition_keys() == list(settings.names)
+
+
+def test_the_settings_are_on_the_page_of_performer_table_without_secrets(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STASHDB_API_KEY", "secret-of-stashdb")
+    definitions = build_defs(settings=settings, environment=environment_at(tmp_path))
+    shown = str(
+        definitions.resolve_asset_graph().get(dg.AssetKey("performer_table")).metadata["settings"].value
+    )
+    assert "| STASHDB_API_KEY | (set) | environment |" in shown
+    assert "stash_boxes.stashdb.rate_limit" in shown
+    assert "secret-of-stashdb" not in shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.98765432, 0.9877), (12.345, 12.3), (12345.678, 12346), (0.0, 0), (1.0, 1), (-3.14159, -3.142)],
+)
+def test_numbers_are_rounded_for_people(value: float, shown: float) -> None:
+    assert rounded(value) == shown
+
+
+def test_every_column_of_a_table_has_a_description() -> None:
+    for table in schema.metadata.sorted_tables:
+        columns = column_schema(table).columns
+        assert [column.name for column in columns if not column.description] == []
 
 
 def test_partitions_are_the_sources_of_the_file(definitions: dg.Definitions, settings: Settings) -> None:

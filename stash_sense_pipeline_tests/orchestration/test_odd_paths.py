@@ -93,14 +93,14 @@ def test_build_backup_and_restore_work_in_a_directory_with_an_odd_name(machine: 
     data = machine.home / name
     code, said, complaints = machine.runs(data, "build", "--no-faces")
     assert (code, complaints) == (0, []), said
-    code, state, complaints = machine.runs(data, "status")
+    code, state, complaints = machine.runs(data, "status", "--json")
     assert (code, complaints) == (0, [])
     archive = data / "backups" / f"{name}.zip"
     archive.parent.mkdir()
     assert machine.runs(data, "backup", archive)[0::2] == (0, [])
     other = machine.home / "other" / name
     assert machine.runs(other, "restore", archive)[0::2] == (0, [])
-    assert machine.runs(other, "status")[1] == state
+    assert machine.runs(other, "status", "--json")[1] == state
     # Nothing went to a place with a part of the name.
     assert {path.name for path in machine.home.iterdir()} == {"sources.yaml", "other", name}
     assert (data / "dagster" / "history" / "runs.db").is_file()

@@ -244,3 +244,57 @@ def test_the_daemon_is_alive_and_the_pool_of_the_gpu_has_its_limit(page: Page) -
     page.get_by_text("Running", exact=True).first.wait_for()
     go(page, "/deployment/concurrency")
     shows(page, "gpu")
+
+
+def test_the_overview_shows_the_runs_of_the_command_line(page: Page) -> None:
+    go(page, "/overview/activity/timeline")
+    shows(page, "stash_sense", "refresh_source", "embed_faces", "publish")
+
+
+def _runs(page: Page, ui: str, run_id: str) -> tuple[str, list[tuple[str, str, str]]]:
+    """The status of a build, and of its runs: job, source, status."""
+    query = (
+        "{ runsOrError(limit: 30) { ... on Runs { results { runId jobName status tags { key value } } } } }"
+    )
+    answer = page.request.post(f"{ui}/graphql", data={"query": query}, headers={"Origin": ui}).json()
+    runs = [
+        {**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}}
+        for run in answer["data"]["runsOrError"]["results"]
+    ]
+    (own,) = [run["status"] for run in runs if run["runId"] == run_id]
+    parts = [
+        (run["jobName"], run["tags"].get("dagster/partition", ""), run["status"])
+        for run in runs
+        if run["tags"].get("build") == run_id
+    ]
+    return own, parts
+
+
+def test_one_job_refreshes_and_publishes_through_the_queue(page: Page, ui: str) -> None:
+    go(page, "/locations/stash_sense/jobs/build_everything")
+    page.get_by_text("what `stash-sense build` does").or_(
+        page.get_by_text("Refresh every source, embed its faces, publish a release")
+    ).first.wait_for()
+    selector = {"repositoryLocationName": "stash_sense", "repositoryName": "__repository__"}
+    parameters = {
+        "selector": {**selector, "jobName": "build_everything"},
+        "runConfigData": {"ops": {"build": {"config": {"sources": ["fansdb", "babepedia"]}}}},
+    }
+    mutation = (
+        "mutation($p: ExecutionParams!) "
+        "{ launchRun(executionParams: $p) { ... on LaunchRunSuccess { run { runId } } } }"
+    )
+    body = {"query": mutation, "variables": {"p": parameters}}
+    answer = page.request.post(f"{ui}/graphql", data=body, headers={"Origin": ui}).json()
+    run_id = answer["data"]["launchRun"]["run"]["runId"]
+    deadline = time.monotonic() + 300
+    while (found := _runs(page, ui, run_id))[0] not in ("SUCCESS", "FAILURE", "CANCELED"):
+        assert time.monotonic() < deadline, found
+        page.wait_for_timeout(1000)
+    status, parts = found
+    assert status == "SUCCESS"
+    assert sorted(parts) == [
+        ("publish", "", "SUCCESS"),
+        ("refresh_source", "babepedia", "SUCCESS"),
+        ("refresh_source", "fansdb", "SUCCESS"),
+    ]

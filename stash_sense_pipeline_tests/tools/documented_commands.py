@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import yaml
@@ -121,6 +122,9 @@ def transcripts(demo: Path, demo_said: str, directory: Path) -> dict[str, str]:
 def _looking(terminal: Terminal) -> None:
     terminal.run("prepare", "prepare")
     terminal.run("status", "status")
+    terminal.run("settings-show", "settings", "show", "global")
+    with _listening() as address:
+        terminal.run("alerts-test", "alerts", "test", more={"STASH_SENSE_ALERT_URL": address})
     terminal.run("identity-explain", "identity", "explain", PERSON)
     terminal.run("identity-suggestions", "identity", "suggestions")
     latest = terminal.data / "releases" / "latest"
@@ -184,15 +188,42 @@ def _building(terminal: Terminal) -> None:
     terminal.run("releases-diff", "releases", "diff", before, after)
     terminal.run("releases-revoke", "releases", "revoke")
     terminal.run("releases-prune", "releases", "prune", "--keep", "1")
+    terminal.run("sources-reset", "sources", "reset", "fansdb", "--yes")
 
 
 # A version has one part more on the day of another one, and the day may end between two commands.
-_VARIES = re.compile(r"\d+(?:\.\d+)*")
+_VARIES = re.compile(r"(?:\d+ (?:s|min|h|days) ?)+(?=ago)|\d+(?:[.,]\d+)*")
 
 
 def comparable(text: str) -> list[str]:
     """The words of a transcript, without what differs from run to run: numbers, times, and the widths of columns."""
     return [" ".join(_VARIES.sub("#", line).split()) for line in text.splitlines()]
+
+
+class _Accepting(BaseHTTPRequestHandler):
+    """Answers every POST with 200."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _listening() -> Iterator[str]:
+    """The address of a webhook on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Accepting)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/alerts"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.performers import count_records
-from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_states
+from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, SyncState, load_states
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     faces,
@@ -24,12 +24,16 @@ from stash_sense_pipeline.catalog.transactions import reading
 
 @dataclass(frozen=True)
 class SourceStatus:
-    """The status of one source. `unread`: records that could not be read or stored. `left_alone_until`: the source
-    refused requests and gets no more before that time.
+    """The status of one source.
+
+    `complete`: live records of people with enough faces. `unread`: records that could not be read or stored.
+    `refused_images`: of a last run that refused too many at once, else 0. `left_alone_until`: the source refused
+    requests and gets no more before that time.
     """
 
     source: str
     live: int
+    complete: int
     merged: int
     deleted: int
     unread: int
@@ -43,6 +47,8 @@ class SourceStatus:
     last_sync: datetime | None
     last_sweep: datetime | None
     last_outcome: str | None
+    last_message: str | None
+    refused_images: int
     left_alone_until: datetime | None
 
     @property
@@ -51,8 +57,11 @@ class SourceStatus:
         return self.images_pending + self.faces - self.embedded
 
 
-def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatus]:
-    """The status of each of `sources`, in that order. A source that was never read has zeros."""
+def source_status(engine: sa.Engine, sources: Sequence[str], threshold: int) -> list[SourceStatus]:
+    """The status of each of `sources`, in that order. A source that was never read has zeros.
+
+    `threshold`: a person with so many faces is complete.
+    """
     with reading(engine) as connection:
         states = load_states(connection)
         images: dict[str, dict[str, int]] = defaultdict(dict)
@@ -61,6 +70,7 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
         )
         for source, state, count in connection.execute(per_state):
             images[source][state] = count
+        complete = _complete_by_source(connection, threshold)
         found = _count_by_source(connection, sa.select(faces.c.source, sa.func.count()))
         embedded = _count_by_source(
             connection,
@@ -75,6 +85,7 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
                 SourceStatus(
                     source=source,
                     live=records.live,
+                    complete=complete.get(source, 0),
                     merged=records.merged,
                     deleted=records.removed,
                     unread=len(state.detail.get("unread", ())) if state else 0,
@@ -88,17 +99,56 @@ def source_status(engine: sa.Engine, sources: Sequence[str]) -> list[SourceStatu
                     last_sync=state.last_sync_at if state else None,
                     last_sweep=state.last_sweep_at if state else None,
                     last_outcome=state.last_outcome if state else None,
+                    last_message=state.last_message if state else None,
+                    refused_images=int(state.detail.get(MASS_REFUSAL, {}).get("refused", 0)) if state else 0,
                     left_alone_until=_left_alone_until(state),
                 )
             )
     return rows
 
 
+def face_counts(engine: sa.Engine, source: str) -> tuple[int, int]:
+    """The number of faces of a source, and of those that have an embedding."""
+    embedded = (
+        sa.select(sa.func.count(embeddings.c.face_id.distinct()))
+        .join(faces, faces.c.face_id == embeddings.c.face_id)
+        .where(faces.c.source == source)
+    )
+    with reading(engine) as connection:
+        every = connection.scalar(
+            sa.select(sa.func.count()).select_from(faces).where(faces.c.source == source)
+        )
+        return every or 0, connection.scalar(embedded) or 0
+
+
 def completeness(engine: sa.Engine, threshold: int) -> tuple[int, int]:
     """The number of performers with at least `threshold` faces from all sources, and of those with fewer."""
+    of_performer = _faces_of_performers()
+    complete = sa.func.coalesce(sa.func.sum(sa.case((of_performer.c.faces >= threshold, 1), else_=0)), 0)
+    with reading(engine) as connection:
+        enough, everyone = connection.execute(
+            sa.select(complete, sa.func.count()).select_from(of_performer)
+        ).one()
+    return enough, everyone - enough
+
+
+def _complete_by_source(connection: sa.Connection, threshold: int) -> dict[str, int]:
+    """The number of records by source whose performer has at least `threshold` faces from all sources."""
+    of_performer = _faces_of_performers()
+    query = (
+        sa.select(identity_members.c.source, sa.func.count())
+        .join(of_performer, of_performer.c.performer_id == identity_members.c.performer_id)
+        .where(of_performer.c.faces >= threshold)
+        .group_by(identity_members.c.source)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _faces_of_performers() -> sa.Subquery:
+    """performer_id, and `faces`: the number of faces from all sources."""
     member, image = identity_members.c, performer_images.c
-    of_performer = (
-        sa.select(sa.func.count(faces.c.face_id.distinct()).label("faces"))
+    return (
+        sa.select(member.performer_id, sa.func.count(faces.c.face_id.distinct()).label("faces"))
         .select_from(identity_members)
         .outerjoin(
             performer_images, sa.and_(image.source == member.source, image.source_id == member.source_id)
@@ -107,12 +157,6 @@ def completeness(engine: sa.Engine, threshold: int) -> tuple[int, int]:
         .group_by(member.performer_id)
         .subquery()
     )
-    complete = sa.func.coalesce(sa.func.sum(sa.case((of_performer.c.faces >= threshold, 1), else_=0)), 0)
-    with reading(engine) as connection:
-        enough, everyone = connection.execute(
-            sa.select(complete, sa.func.count()).select_from(of_performer)
-        ).one()
-    return enough, everyone - enough
 
 
 def _left_alone_until(state: SyncState | None) -> datetime | None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         dg.AssetCheckSpec(
             "no_mass_image_loss",
             asset=names.ALIGNED_FACES,
-            description="In its last run no source refused more images for the first time than the limit allows.",
+            description="In its last run the source refused no more images for the first time than the limit allows.",
         )
     ],
 )
@@ -62,6 +62,7 @@ def aligned_faces(
     """
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
+    from stash_sense_pipeline.catalog.queries.status import face_counts
     from stash_sense_pipeline.catalog.queries.sync_state import mass_refusals
     from stash_sense_pipeline.catalog.source_lock import source_lock
     from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
@@ -90,11 +91,11 @@ def aligned_faces(
             **numbers(report),
             "reopened": asdict(report.reopened),
             names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack),
-            "dagster/row_count": report.faces,
+            "dagster/row_count": face_counts(catalog.engine, source)[0],
             "dagster/column_schema": column_schema(schema.faces),
             "preview": preview(previews.newest_faces(catalog.engine, source)),
         },
-        check_results=[image_refusal_check(mass_refusals(catalog.engine, settings.names))],
+        check_results=[image_refusal_check(source, mass_refusals(catalog.engine, [source]).get(source, {}))],
     )
 
 
@@ -126,6 +127,7 @@ def face_embeddings(
     """Embeddings (raw float32) of the aligned faces of one source that have none, by every embedder of the model pack."""
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
+    from stash_sense_pipeline.catalog.queries.status import face_counts
     from stash_sense_pipeline.faces.embed_waiting import embed_waiting
     from stash_sense_pipeline.faces.models.model_packs import load_pack
 
@@ -158,7 +160,7 @@ def face_embeddings(
             **numbers(report),
             "reopened": asdict(report.reopened),
             "pack": pack.name,
-            "dagster/row_count": report.embedded,
+            "dagster/row_count": face_counts(catalog.engine, source)[1],
             "dagster/column_schema": column_schema(schema.embeddings),
             "preview": preview(previews.newest_embeddings(catalog.engine, source)),
         }

@@ -89,7 +89,7 @@ def performer_table(
                 passed=not report.refused,
                 metadata={"source": source, "refused": report.refused, **report.missing},
             ),
-            field_drift_check(stored_drifts(catalog.engine, [source.name for source in settings.enabled])),
+            field_drift_check(source, stored_drifts(catalog.engine, [source]).get(source, ())),
         ],
     )
 

@@ -34,6 +34,27 @@ _PERFORMERS_JSON = {
     "image_url": ("string", "address of an image of the performer at a source"),
     "face_count": ("integer", "faces in the indices"),
 }
+_PERFORMERS_DB = {
+    "id": "the performer's number in this file",
+    "canonical_name": "stage name",
+    "disambiguation": "tells people of one name apart",
+    "gender": "as the source says",
+    "country": "ISO 3166 alpha-2",
+    "ethnicity": "as the source says",
+    "birth_date": "as the source says, as far as it is known",
+    "death_date": "as the source says, as far as it is known",
+    "height_cm": "height in centimetres",
+    "eye_color": "as the source says",
+    "hair_color": "as the source says",
+    "career_start_year": "first year of the career",
+    "career_end_year": "last year of the career",
+    "scene_count": "empty: no source is asked for scenes",
+    "stashdb_updated_at": "when the record was last changed at its stash-box",
+    "face_count": "faces in the indices",
+    "image_url": "address of an image of the performer at a source",
+    "created_at": "when the file was made",
+    "updated_at": "when the file was made",
+}
 # One name for all runs: a step that is materialized alone finds the files that the others staged.
 STAGING = "next"
 
@@ -64,7 +85,9 @@ def performers_db(
         metadata={
             **numbers(report),
             "dagster/row_count": report.performers,
-            "dagster/column_schema": file_columns(staging.release / "performers.db", "performers"),
+            "dagster/column_schema": file_columns(
+                staging.release / "performers.db", "performers", _PERFORMERS_DB
+            ),
             "path": dg.MetadataValue.path(str(staging.release / "performers.db")),
             "sha256": report.sha256,
         },

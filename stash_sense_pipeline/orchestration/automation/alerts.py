@@ -1,4 +1,4 @@
-"""Alerts: failing, stale and refusing sources.
+"""Alerts: failing, stale and refusing sources, and their checks that failed.
 
 An alert leaves the machine. It names the job, the source, the run and how the run ended, and never holds the message of an
 exception, an address or a setting.
@@ -7,82 +7,20 @@ exception, an address or a setting.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import urlsplit
 
 import dagster as dg
 
-from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.orchestration.automation.alert_delivery import Alert, send_alert
 from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
-from stash_sense_pipeline.orchestration.source_freshness import STALE_AFTER, last_reads
+from stash_sense_pipeline.orchestration.source_checks import source_checks
+from stash_sense_pipeline.orchestration.source_freshness import last_reads
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+from stash_sense_pipeline.sources.health.source_health import STALE_AFTER
 
-_TIMEOUT_SECONDS = 5.0
-_ATTEMPTS = 3
-_BETWEEN_ATTEMPTS_SECONDS = 1.0
 _FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-
-
-class AlertError(StashSenseError):
-    """The webhook did not accept an alert. The message holds no part of its address, which is a secret."""
-
-
-@dataclass(frozen=True)
-class Alert:
-    """The content of an alert. `kind` is failing, blocked, stale or fresh_again. Fields that do not apply are empty."""
-
-    kind: str
-    title: str
-    message: str
-    source: str = ""
-    job: str = ""
-    run_id: str = ""
-
-
-def send_alert(url: str, alert: Alert) -> None:
-    """Posts an alert to an ntfy topic (`ntfy+https://...`), a Discord webhook (`discord+https://...`), or as JSON.
-
-    The addresses of ntfy.sh and discord.com need no prefix. Raises AlertError after three attempts.
-    """
-    import httpx
-
-    kind, address = _kind_and_address(url)
-    body: dict[str, Any]
-    if kind == "ntfy":
-        body = {"content": alert.message.encode(), "headers": {"Title": alert.title, "Tags": alert.kind}}
-    elif kind == "discord":
-        body = {"json": {"content": f"**{alert.title}**\n{alert.message}", "allowed_mentions": {"parse": []}}}
-    else:
-        body = {"json": asdict(alert)}
-    problem = ""
-    for attempt in range(_ATTEMPTS):
-        if attempt:
-            time.sleep(_BETWEEN_ATTEMPTS_SECONDS)
-        try:
-            answer = httpx.post(address, timeout=_TIMEOUT_SECONDS, **body)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = type(error).__name__
-            continue
-        if answer.is_success:
-            return
-        problem = f"status {answer.status_code}"
-    raise AlertError(
-        f"STASH_SENSE_ALERT_URL did not accept the alert ({problem}); check the address and its server"
-    )
-
-
-def _kind_and_address(url: str) -> tuple[str, str]:
-    prefix, plus, rest = url.partition("+")
-    if plus and prefix in ("ntfy", "discord"):
-        return prefix, rest
-    host = urlsplit(url).hostname or ""
-    known = {"ntfy.sh": "ntfy", "discord.com": "discord", "discordapp.com": "discord"}
-    return known.get(host, "json"), url
 
 
 def alert_on_failures(environment: Environment) -> dg.SensorDefinition:
@@ -223,3 +161,51 @@ def _stale_sources(settings: Settings, environment: Environment) -> list[str]:
         engine.dispose()
     now = datetime.now(UTC)
     return [name for name, at in last.items() if at is not None and now - at > STALE_AFTER]
+
+
+def alert_on_failed_checks(environment: Environment) -> dg.SensorDefinition:
+    """Sends one alert when a check of a source fails, and one when it passes again."""
+
+    @dg.sensor(
+        name="alert_on_failed_checks",
+        minimum_interval_seconds=300,
+        default_status=sensor_status(environment.automation),
+        description="Send an alert to STASH_SENSE_ALERT_URL when a check of a source fails, and when it passes again.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if environment.alert_url is None:
+            return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
+        assert context.repository_def is not None
+        verdicts = source_checks(context.instance, context.repository_def)
+        reported = _reported(context.cursor, {verdict.name for verdict in verdicts})
+        failed = [verdict.name for verdict in verdicts if verdict.passed is False]
+        # A check that is being run keeps its last verdict.
+        failed += [
+            verdict.name for verdict in verdicts if verdict.passed is None and verdict.name in reported
+        ]
+        for alert in check_alerts(reported, failed):
+            send_alert(environment.alert_url.get_secret_value(), alert)
+        reason = f"failed: {', '.join(failed)}" if failed else "no check of a source fails"
+        return dg.SensorResult(skip_reason=reason, cursor=json.dumps(sorted(failed)))
+
+    return sensor
+
+
+def check_alerts(reported: Collection[str], failed: Collection[str]) -> list[Alert]:
+    """The alerts to send when the checks `reported` had failed at the last evaluation and `failed` have now.
+
+    The name of a check is `<source>: <asset>/<check>`.
+    """
+    return [_check_alert("refused", name, "failed") for name in failed if name not in reported] + [
+        _check_alert("accepted", name, "passes again") for name in reported if name not in failed
+    ]
+
+
+def _check_alert(kind: str, name: str, what: str) -> Alert:
+    source, _, check = name.partition(": ")
+    return Alert(
+        kind,
+        f"{source}: the check {check.rpartition('/')[2]} {what}",
+        f"{source}: the check {check} {what}; the page of the asset has the numbers.",
+        source,
+    )

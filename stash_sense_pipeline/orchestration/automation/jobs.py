@@ -1,6 +1,7 @@
 """The three jobs: refresh a source, embed, publish.
 
-Partitioned and unpartitioned assets never share a job. A fourth job runs one asset check alone.
+Partitioned and unpartitioned assets never share a job: `build_job` has the job that starts all three. A fourth job runs one
+asset check alone.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -116,12 +116,17 @@ def _sources_to_embed(instance: dg.DagsterInstance, sources: Collection[str]) ->
 
 
 def _has_waiting_faces(instance: dg.DagsterInstance, source: str) -> bool:
-    """False when the newest aligned faces of a source left none to embed. True when that is not recorded."""
+    """False when the newest aligned faces of a source left none to embed, or were embedded since. True when neither is
+    recorded.
+    """
     wanted = dg.AssetRecordsFilter(asset_key=names.ALIGNED_FACES, asset_partitions=[source])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         materialization = record.asset_materialization
         waiting = materialization.metadata.get(names.WAITING_FACES) if materialization else None
-        return waiting is None or waiting.value != 0
+        embedded = _succeeded_since(
+            instance, names.EMBED_FACES_JOB, record.timestamp, {"dagster/partition": source}
+        )
+        return (waiting is None or waiting.value != 0) and not embedded
     return True
 
 
@@ -146,6 +151,21 @@ def runs_in_flight(instance: dg.DagsterInstance, job: str) -> int:
     return moving + count([dg.DagsterRunStatus.QUEUED], None if queue_moves else since)
 
 
+def _builds_in_flight(instance: dg.DagsterInstance) -> int:
+    return sum(runs_in_flight(instance, job) for job in names.BUILD_JOBS)
+
+
+def _succeeded_since(
+    instance: dg.DagsterInstance, job: str, timestamp: float, tags: Mapping[str, str]
+) -> bool:
+    """True when the newest successful run of a job with these tags began after this time, as in a build."""
+    wanted = dg.RunsFilter(job_name=job, tags=dict(tags), statuses=[dg.DagsterRunStatus.SUCCESS])
+    return any(
+        record.start_time is not None and record.start_time > timestamp
+        for record in instance.get_run_records(wanted, limit=1)
+    )
+
+
 def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
     """Requests embed_faces for each source with a materialization of aligned_faces since the last evaluation."""
 
@@ -165,6 +185,8 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
         news = {source: at for source, at in newest.items() if source in sources and at != seen.get(source)}
         if not news:
             return dg.SkipReason("no source has new aligned faces")
+        if _builds_in_flight(context.instance):
+            return dg.SkipReason("a build is in progress, and embeds by itself")
         requests = [
             dg.RunRequest(
                 run_key=f"embed-{source}-{at}", partition_key=source, tags={names.EMBED_TAG: source}
@@ -191,17 +213,18 @@ def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
         description="Publish when performers or embeddings changed and every refresh and embedding has ended.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        newest = max(
-            (
-                record.storage_id
-                for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS)
-                for record in context.instance.fetch_materializations(key, limit=1).records
-            ),
-            default=None,
-        )
+        records = [
+            record
+            for key in (names.PERFORMER_TABLE, names.FACE_EMBEDDINGS)
+            for record in context.instance.fetch_materializations(key, limit=1).records
+        ]
+        newest = max((record.storage_id for record in records), default=None)
         if newest is None or str(newest) == context.cursor:
             return dg.SkipReason("nothing new since the last publish")
-        for job in (names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
+        changed = max(record.timestamp for record in records)
+        if _succeeded_since(context.instance, names.PUBLISH_JOB, changed, {}):
+            return dg.SensorResult(skip_reason="a build has published it", cursor=str(newest))
+        for job in (*names.BUILD_JOBS, names.REFRESH_SOURCE_JOB, names.EMBED_FACES_JOB):
             in_flight = runs_in_flight(context.instance, job)
             if in_flight:
                 return dg.SkipReason(f"{in_flight} run(s) of {job} are still in flight")

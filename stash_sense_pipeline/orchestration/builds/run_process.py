@@ -24,6 +24,8 @@ from typing import Any
 import dagster as dg
 
 from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.dagster_private import give_runs_an_origin
 from stash_sense_pipeline.orchestration.graceful_shutdown import GracefulHandler
 from stash_sense_pipeline.orchestration.step_progress import ProgressFactory, log_step_progress
 from stash_sense_pipeline.settings.environment import Environment
@@ -200,13 +202,15 @@ def _execute(
         environment=location.environment,
         resources={"progress": _reporting(send)},
     )
+    give_runs_an_origin(instance, task.job, names.CODE_LOCATION)
     run = definitions.resolve_job_def(task.job).execute_in_process(
         run_config=dg.RunConfig(ops=dict(task.ops or {}), loggers=_QUIET),
         instance=instance,
         partition_key=task.partition,
         raise_on_error=False,
         asset_selection=task.selection,
-        tags=task.tags,
+        # The daemon must not repeat a run of this build, which ends with its command.
+        tags={**(task.tags or {}), "dagster/max_retries": "0"},
         run_id=run_id,
     )
     return _result(run)

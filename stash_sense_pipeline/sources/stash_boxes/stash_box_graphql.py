@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import KEY_REFUSED, HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.sources import json_fields as json
 from stash_sense_pipeline.sources.cleaning.text import clean_text
@@ -19,7 +19,6 @@ Answer = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 _MAX_MESSAGE = 20_000
 _TRIES = 3
 _HTTP_UNAUTHORIZED = 401
-_KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 
 class RowsError(SourceError):
@@ -72,7 +71,7 @@ class StashBoxGraphQL:
             errors = [json.mapping(error, "an error") for error in found]
             data = json.mapping(answer.get("data") or {}, "data")
         if any(_text_of(error).lower() == "not authorized" for error in errors):
-            raise SourceError(self._source, Outcome.BLOCKED, _KEY_REFUSED)
+            raise SourceError(self._source, Outcome.BLOCKED, KEY_REFUSED)
         if not data and not errors:
             raise self.parse_error("the server answered neither data nor errors")
         return data, errors
@@ -87,7 +86,7 @@ class StashBoxGraphQL:
 
     def _status(self, error: HttpStatusError) -> SourceError:
         if error.status == _HTTP_UNAUTHORIZED:
-            return SourceError(self._source, Outcome.BLOCKED, _KEY_REFUSED)
+            return SourceError(self._source, Outcome.BLOCKED, KEY_REFUSED)
         if error.outcome.is_answer or error.outcome is Outcome.PARSE_ERROR:
             return self.parse_error(
                 f"{self.url} did not accept a stash-box query (status {error.status}); is it a stash-box?"

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from stash_sense_pipeline.foundation.errors import HttpStatusError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import KEY_REFUSED, HttpStatusError, Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import (
     PerformerRecord,
     UnreadRecord,
@@ -44,7 +44,6 @@ _SPLITS: Sequence[tuple[str, Sequence[str]]] = (
 )
 _UNAUTHORIZED = 401
 _LIST = "/performers"
-_KEY_REFUSED = "the server refused the key (expired or wrong)"
 
 
 @dataclass(frozen=True)
@@ -245,7 +244,7 @@ class ThePornDbConnector:
             )
         except HttpStatusError as error:
             if error.status == _UNAUTHORIZED:
-                raise SourceError(self.source, Outcome.BLOCKED, _KEY_REFUSED) from error
+                raise SourceError(self.source, Outcome.BLOCKED, KEY_REFUSED) from error
             raise
         with json.reading(self.source):
             return json.mapping(response.json(), "the answer")
