@@ -40,7 +40,6 @@ def build_defs(
     environment = environment or read_environment(os.environ, Path.cwd())
     keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
-    automation = environment.automation
     by_source = [performer_table, aligned_faces, face_embeddings_asset(gpu=environment.device == "cuda")]
     embedders = (*REQUIRED_MODELS, ADAFACE) if settings.export.adaface else REQUIRED_MODELS
     index_keys = [names.index_key(embedder) for embedder in embedders]
@@ -60,15 +59,15 @@ def build_defs(
             jobs.check_freshness_job(),
         ],
         schedules=[
-            schedules.nightly_enrichment(settings, environment, automation),
-            schedules.weekly_sweep(settings, automation),
-            schedules.nightly_publish(automation),
-            schedules.freshness_check(automation),
+            schedules.nightly_enrichment(settings, environment),
+            schedules.weekly_sweep(settings, environment),
+            schedules.nightly_publish(environment),
+            schedules.freshness_check(environment),
         ],
         sensors=[
             sensors.stash_box_updates(settings, environment),
-            sensors.embed_when_refreshed(automation),
-            sensors.publish_when_changed(automation),
+            sensors.embed_when_refreshed(environment),
+            sensors.publish_when_changed(environment),
             alerts.alert_on_failures(environment),
             alerts.alert_on_stale_sources(settings, environment),
         ],

@@ -138,14 +138,13 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
     # Until the build notes signals itself, SIGTERM ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = apply_overrides(load_settings(environment.sources_file), overrides)
+    if settings.missing_contact:
+        raise ConfigurationError(
+            f"no source is asked without a contact address: set global.user_agent_contact in {environment.sources_file} "
+            "to a web or mail address of yours"
+        )
     check_writable(environment.data_dir)
     restrict_data(environment.data_dir, home)
-    if settings.missing_contact:
-        echo(
-            f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
-            "fill it in, so that a source can reach you",
-            err=True,
-        )
     open_instance(home).dispose()
     location = CodeLocation(build_defs, open_instance, home, settings, environment)
     with progress_display() as display:

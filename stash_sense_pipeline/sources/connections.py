@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.settings.environment import Environment
-from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
+from stash_sense_pipeline.settings.schema import (
+    ReferenceSiteSettings,
+    Settings,
+    SourceSettings,
+    StashBoxSettings,
+)
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
@@ -22,10 +27,18 @@ def unusable(settings: Settings, environment: Environment, name: str) -> str | N
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
     if isinstance(source, ReferenceSiteSettings):
-        return _unusable_site(environment, source)
+        return _without_contact(settings, source) or _unusable_site(environment, source)
+    if (problem := _without_contact(settings, source)) is not None:
+        return problem
     if environment.api_key(name) is None:
         return f"{name}: no key; set {name.upper()}_API_KEY or {name.upper()}_API_KEY_FILE"
     return None
+
+
+def _without_contact(settings: Settings, source: SourceSettings) -> str | None:
+    if settings.has_contact or not source.needs_contact:
+        return None
+    return f"{source.name}: no contact address; set global.user_agent_contact in sources.yaml"
 
 
 def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str | None:
@@ -68,7 +81,10 @@ async def open_connector(
 
 @asynccontextmanager
 async def open_site_connector(
-    settings: Settings, environment: Environment, site: ReferenceSiteSettings
+    settings: Settings,
+    environment: Environment,
+    site: ReferenceSiteSettings,
+    retry_policy: RetryPolicy | None = None,
 ) -> AsyncIterator[SiteConnector]:
     """Opens the connector of a reference site, with a client that obeys robots.txt, for the block.
 
@@ -82,7 +98,7 @@ async def open_site_connector(
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
     off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"
-    problem = off or _unusable_site(environment, site)
+    problem = off or _without_contact(settings, site) or _unusable_site(environment, site)
     if problem is not None:
         raise ConfigurationError(problem)
     async with PoliteClient(
@@ -90,7 +106,7 @@ async def open_site_connector(
         site.url,
         rate=site.rate_limit,
         contact=settings.global_.user_agent_contact,
-        retry_policy=SITE_RETRY_POLICY,
+        retry_policy=retry_policy or SITE_RETRY_POLICY,
         gate=Robots(site.name),
         one_at_a_time=True,
     ) as client:

@@ -88,10 +88,14 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class Listener:
-    """Receives the parts of a build as they end, and the progress of its runs."""
+    """Receives the parts of a build as they end, and the progress of its runs.
+
+    `begin` receives the names of the sources before any of them is asked.
+    """
 
     announce: Callable[[PartResult], None]
     progress: Callable[[ProgressMessage], None]
+    begin: Callable[[Sequence[str]], None] = lambda sources: None
 
 
 def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -> BuildResult:
@@ -121,6 +125,8 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         # Both would fail after hours of fetching otherwise.
         pack = load_pack(environment.model_pack, environment.models_dir)
         require_device(Device(environment.device))
+    usable = [source for source, problem in problems.items() if not problem]
+    listener.begin(usable)
     with _noting_signals() as signals:
         prepare_processes(location)
         skipped = [
@@ -128,7 +134,6 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         ]
         for part in skipped:
             listener.announce(part)
-        usable = [source for source, problem in problems.items() if not problem]
         runs = _Runs(location, listener, signals)
         parts = _Refreshes(runs, usable, overrides, pack).run()
         if any(part.status is Status.DONE for part in parts):

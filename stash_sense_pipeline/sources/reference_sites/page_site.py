@@ -51,10 +51,6 @@ class PageSite(Site):
         """The images on one of the profile's `galleries` that show this person alone."""
         return ()
 
-    def search(self, name: str) -> str:
-        """The address that searches for a name; empty when the site has no usable search."""
-        return ""
-
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits of a search."""
         return ()

@@ -80,9 +80,10 @@ class Site(ABC):
     """One reference site. Addresses are the site's real ones.
 
     `hosts`: its own, images included, with all hosts below them. `page_selector`: a CSS selector that matches on every
-    profile page. `by_name`: the site has a usable search by name; `either_order`: names come in both orders of their
-    words. `batch`: how many profiles one call of `visit` takes. `referer`: requests for images need the profile's
-    address as Referer. `headers` go with every request.
+    profile page. `example`: an address of the form that visits ask for, for the rules of robots.txt. `by_name`: the site
+    has a usable search by name; `either_order`: names come in both orders of their words. `batch`: how many profiles one
+    call of `visit` takes. `referer`: requests for images need the profile's address as Referer. `headers` go with every
+    request.
 
     Most sites have one page per profile: see PageSite.
     """
@@ -90,11 +91,16 @@ class Site(ABC):
     name: ClassVar[str]
     hosts: ClassVar[tuple[str, ...]]
     page_selector: ClassVar[str]
+    example: ClassVar[str]
     by_name: ClassVar[bool] = False
     either_order: ClassVar[bool] = False
     batch: ClassVar[int] = 1
     referer: ClassVar[bool] = False
     headers: ClassVar[dict[str, str]] = {}
+
+    def search(self, name: str) -> str:
+        """The address that searches for a name; empty when the site has no usable search."""
+        return ""
 
     @abstractmethod
     def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:

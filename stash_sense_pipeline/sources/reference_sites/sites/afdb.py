@@ -23,6 +23,7 @@ class Afdb(PageSite):
     name = "afdb"
     hosts = ("adultfilmdatabase.com",)
     page_selector = "h1.w3-opacity"
+    example = "https://www.adultfilmdatabase.com/actor/example-1/"
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, the AKA line, and images with this number in their address."""

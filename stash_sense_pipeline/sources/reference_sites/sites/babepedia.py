@@ -30,6 +30,7 @@ class Babepedia(PageSite):
     name = "babepedia"
     hosts = ("babepedia.com",)
     page_selector = "h1#babename"
+    example = "https://www.babepedia.com/babe/Example"
     by_name = True
     referer = True
 

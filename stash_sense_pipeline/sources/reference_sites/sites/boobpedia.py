@@ -66,6 +66,7 @@ class Boobpedia(Site):
     name = "boobpedia"
     hosts = ("boobpedia.com",)
     page_selector = "table.infobox"
+    example = "https://www.boobpedia.com/wiki/api.php?action=query"
     by_name = True
     batch = _TITLES_A_REQUEST
 

@@ -33,6 +33,7 @@ class EliteBabes(PageSite):
     name = "elitebabes"
     hosts = ("elitebabes.com",)
     page_selector = "h2.fn, h1"
+    example = "https://www.elitebabes.com/model/example/"
     by_name = True
     galleries = 3
 

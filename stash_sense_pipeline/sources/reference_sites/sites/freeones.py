@@ -45,6 +45,7 @@ class FreeOnes(PageSite):
     name = "freeones"
     hosts = ("freeones.com", "freeones.xxx")
     page_selector = "[data-test]"
+    example = "https://www.freeones.com/example/bio"
     by_name = True
     galleries = 3
 

@@ -43,6 +43,7 @@ class Iafd(PageSite):
     name = "iafd"
     hosts = ("iafd.com",)
     page_selector = "h1"
+    example = "https://www.iafd.com/person.rme/id=1"
     by_name = True
 
     def is_missing(self, page: Page) -> bool:

@@ -29,6 +29,7 @@ class Indexxx(PageSite):
     name = "indexxx"
     hosts = ("indexxx.com",)
     page_selector = "h1#model-name"
+    example = "https://www.indexxx.com/m/example"
     by_name = True
     referer = True
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012

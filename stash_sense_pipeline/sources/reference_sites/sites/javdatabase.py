@@ -28,6 +28,7 @@ class JavDatabase(PageSite):
     name = "javdatabase"
     hosts = ("javdatabase.com",)
     page_selector = "h1.idol-name"
+    example = "https://www.javdatabase.com/idols/example/"
     by_name = True
     follows = True
     either_order = True

@@ -19,6 +19,7 @@ class PornPics(PageSite):
     name = "pornpics"
     hosts = ("pornpics.com",)
     page_selector = "h1"
+    example = "https://www.pornpics.com/pornstars/example/"
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:

@@ -28,6 +28,7 @@ class TheNude(PageSite):
     name = "thenude"
     hosts = ("thenude.com", "thenude.eu")
     page_selector = "span.model-name"
+    example = "https://www.thenude.com/_1.htm"
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:
