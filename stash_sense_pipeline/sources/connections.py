@@ -21,24 +21,32 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
 
+_NO_CONTACT = "no contact address; set global.user_agent_contact in sources.yaml"
+
+
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
     """The reason why a source cannot be used, in one line; None when it can. ConfigurationError for an unknown name."""
     source = settings.source(name)
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
+    if lacks_contact(settings, source):
+        return f"{name}: {_NO_CONTACT}"
+    return lacking_access(environment, source)
+
+
+def lacks_contact(settings: Settings, source: SourceSettings) -> bool:
+    """True for a source that is not asked, because requests to it must carry a contact address and there is none."""
+    return source.needs_contact and not settings.has_contact
+
+
+def lacking_access(environment: Environment, source: SourceSettings) -> str | None:
+    """The key or page solver that a source lacks, in one line; None when it lacks nothing."""
     if isinstance(source, ReferenceSiteSettings):
-        return _without_contact(settings, source) or _unusable_site(environment, source)
-    if (problem := _without_contact(settings, source)) is not None:
-        return problem
-    if environment.api_key(name) is None:
-        return f"{name}: no key; set {name.upper()}_API_KEY or {name.upper()}_API_KEY_FILE"
+        return _unusable_site(environment, source)
+    if environment.api_key(source.name) is None:
+        key = f"{source.name.upper()}_API_KEY"
+        return f"{source.name}: no key; set {key} or {key}_FILE"
     return None
-
-
-def _without_contact(settings: Settings, source: SourceSettings) -> str | None:
-    if settings.has_contact or not source.needs_contact:
-        return None
-    return f"{source.name}: no contact address; set global.user_agent_contact in sources.yaml"
 
 
 def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str | None:
@@ -98,7 +106,9 @@ async def open_site_connector(
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
     off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"
-    problem = off or _without_contact(settings, site) or _unusable_site(environment, site)
+    if off is None and lacks_contact(settings, site):
+        off = f"{site.name}: {_NO_CONTACT}"
+    problem = off or _unusable_site(environment, site)
     if problem is not None:
         raise ConfigurationError(problem)
     async with PoliteClient(

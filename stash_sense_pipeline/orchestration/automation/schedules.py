@@ -12,9 +12,9 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.automation.waiting import (
+    ready_sources,
     why_all_wait,
     why_catalog_fails,
-    why_source_waits,
 )
 from stash_sense_pipeline.orchestration.run_config import IngestConfig, SyncMode
 from stash_sense_pipeline.settings.environment import Environment
@@ -34,9 +34,7 @@ def _ready_sources(
     """Those of `sources` that can be asked; the log has the reason of each other one. A SkipReason when none can."""
     if (problem := why_all_wait(environment)) is not None:
         return dg.SkipReason(problem)
-    problems = {source: why_source_waits(settings, environment, source) for source in sources}
-    reasons = [reason for reason in problems.values() if reason]
-    ready = [source for source, reason in problems.items() if not reason]
+    ready, reasons = ready_sources(settings, environment, sources)
     if not ready:
         return dg.SkipReason("; ".join(reasons) or "no source is enabled")
     for reason in reasons:

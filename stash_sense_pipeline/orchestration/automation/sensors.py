@@ -18,7 +18,7 @@ from typing import TypeVar
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
-from stash_sense_pipeline.orchestration.automation.waiting import why_all_wait, why_source_waits
+from stash_sense_pipeline.orchestration.automation.waiting import ready_sources, why_all_wait
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.source_polling import poll_sources
@@ -54,13 +54,11 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if (waits := why_all_wait(environment)) is not None:
             return dg.SkipReason(waits)
-        enabled = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
-        not_ready = {name: why_source_waits(settings, environment, name) for name in enabled}
+        boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
+        ready, reasons = ready_sources(settings, environment, boxes)
         seen = read_cursor(context, str)
-        ready = [name for name, reason in not_ready.items() if not reason]
         polls = asyncio.run(poll_sources(settings, environment, ready))
-        problems = [reason for reason in not_ready.values() if reason]
-        problems += [poll.problem for poll in polls if poll.problem]
+        problems = [*reasons, *(poll.problem for poll in polls if poll.problem)]
         for problem in problems:
             context.log.warning(problem)
         news = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError, ModelPackError
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
@@ -28,12 +30,29 @@ def why_catalog_fails(environment: Environment) -> str | None:
     return None
 
 
-def why_source_waits(settings: Settings, environment: Environment, source: str) -> str | None:
-    """Why a source cannot be asked: no contact address, no key or no page solver. None when it can."""
+def ready_sources(
+    settings: Settings, environment: Environment, sources: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Those of `sources` that can be asked, and why the others cannot: no contact address, no key or no page solver.
+
+    Sources with the same reason share one line.
+    """
+    ready: list[str] = []
+    reasons: dict[str, list[str]] = {}
+    for source in sources:
+        problem = _why_source_waits(settings, environment, source)
+        if problem is None:
+            ready.append(source)
+        else:
+            reasons.setdefault(problem.removeprefix(f"{source}: "), []).append(source)
+    return ready, [f"{', '.join(names)}: {reason}" for reason, names in reasons.items()]
+
+
+def _why_source_waits(settings: Settings, environment: Environment, source: str) -> str | None:
     try:
         return unusable(settings, environment, source)
     except ConfigurationError as error:
-        return f"{source}: {error}"
+        return str(error)
 
 
 def _why_no_pack(environment: Environment) -> str | None:
