@@ -60,8 +60,9 @@ def environment_at(directory: Path, **variables: str) -> Environment:
 
 def ready_environment_at(directory: Path, **variables: str) -> Environment:
     """An environment in which runs can succeed: a model pack, and a key of each known stash-box."""
-    keys = {f"{name.upper()}_API_KEY": "key" for name in KNOWN_STASH_BOXES}
-    return environment_at(directory, STASH_SENSE_MODEL_PACK=str(DEMO_PACK), **{**keys, **variables})
+    ready = {f"{name.upper()}_API_KEY": "key" for name in KNOWN_STASH_BOXES}
+    ready["STASH_SENSE_MODEL_PACK"] = str(DEMO_PACK)
+    return environment_at(directory, **{**ready, **variables})
 
 
 @pytest.fixture

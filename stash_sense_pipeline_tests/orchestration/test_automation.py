@@ -30,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.orchestration.automation import sensors
 from stash_sense_pipeline.orchestration.automation.alerts import alert_on_stale_sources
 from stash_sense_pipeline.orchestration.automation.schedules import nightly_enrichment, weekly_sweep
@@ -81,9 +82,7 @@ def test_the_nightly_schedule_refreshes_every_enabled_source_once(
     context = dg.build_schedule_context(
         scheduled_execution_time=at, repository_def=definitions.get_repository_def()
     )
-    requests = (
-        nightly_enrichment(settings, ready).evaluate_tick(context).run_requests or []
-    )
+    requests = nightly_enrichment(settings, ready).evaluate_tick(context).run_requests or []
     enabled = [source.name for source in settings.enabled]
     assert [request.partition_key for request in requests] == enabled
     assert [request.tags["source"] for request in requests] == enabled
@@ -109,7 +108,9 @@ def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions, ready:
         assert set(json.loads(cursor or "")) == {"fansdb", "stashdb"}
 
 
-def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not_delay_publishing(definitions: dg.Definitions, ready: Environment) -> None:
+def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not_delay_publishing(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for source, waiting in (("stashdb", 0), ("fansdb", 3)):
             instance.report_runless_asset_event(
@@ -126,7 +127,9 @@ def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not
         assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
 
 
-def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definitions: dg.Definitions, ready: Environment) -> None:
+def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     sensor = publish_when_changed(ready)
     with dg.DagsterInstance.ephemeral() as instance:
         assert _tick(sensor, instance, definitions, None)[0] == []
@@ -142,7 +145,9 @@ def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definit
         assert _tick(sensor, instance, definitions, cursor)[0] == []
 
 
-def test_publishing_waits_for_new_faces_that_have_no_embedding(definitions: dg.Definitions, ready: Environment) -> None:
+def test_publishing_waits_for_new_faces_that_have_no_embedding(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     sensor = publish_when_changed(ready)
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "performer_table", "stashdb")
@@ -193,7 +198,9 @@ def test_the_weekly_schedule_sweeps_every_stash_box(
         assert request.run_config["ops"]["performer_table"]["config"]["sync"] == "FULL_SWEEP"
 
 
-def test_no_update_is_lost_and_none_is_published_twice(definitions: dg.Definitions, ready: Environment) -> None:
+def test_no_update_is_lost_and_none_is_published_twice(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     """Events that land between the look and the publish are seen by the next look."""
     sensor = publish_when_changed(ready)
     published: list[str | None] = []
@@ -315,15 +322,17 @@ def _two_boxes(directory: Path) -> Settings:
 
 
 @contextmanager
-def monkeypatched_polls() -> Iterator[None]:
-    """Every stash-box has news, and no request is sent."""
+def monkeypatched_polls() -> Iterator[list[str]]:
+    """Every stash-box has news, and no request is sent. Yields the names of those that were polled."""
+    polled: list[str] = []
 
     async def news(_settings: Settings, _environment: Environment, asked: Sequence[str]) -> list[Poll]:
+        polled.extend(asked)
         return [Poll(name, "2026-01-01T00:00:00Z", None) for name in asked]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensors, "poll_sources", news)
-        yield
+        yield polled
 
 
 def test_schedules_request_only_sources_that_have_a_partition(tmp_path: Path) -> None:
@@ -342,14 +351,18 @@ def test_schedules_request_only_sources_that_have_a_partition(tmp_path: Path) ->
             assert {request.partition_key for request in requests} <= {"stashdb", None}
 
 
-def test_faces_of_a_removed_source_do_not_delay_publishing(definitions: dg.Definitions, ready: Environment) -> None:
+def test_faces_of_a_removed_source_do_not_delay_publishing(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "aligned_faces", "removed_box")
         materialize_runless(instance, "performer_table", "stashdb")
         assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
 
 
-def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(definitions: dg.Definitions, ready: Environment) -> None:
+def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     """The ids of events begin at 1 in a new history; the cursor has the larger ones of the old."""
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "performer_table", "stashdb")
@@ -439,7 +452,12 @@ def _aged_run(
     ],
 )
 def test_a_run_that_a_crash_left_between_two_states_does_not_delay_publishing(
-    definitions: dg.Definitions, ready: Environment, job: str, status: dg.DagsterRunStatus, minutes: int, holds: bool
+    definitions: dg.Definitions,
+    ready: Environment,
+    job: str,
+    status: dg.DagsterRunStatus,
+    minutes: int,
+    holds: bool,
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _aged_run(instance, status, timedelta(minutes=minutes), job)
@@ -460,3 +478,154 @@ def test_publishing_waits_for_an_old_queued_run_while_other_runs_are_active(
         _aged_run(instance, other, timedelta(minutes=minutes), "publish")
         materialize_runless(instance, "performer_table", "stashdb")
         assert _tick(publish_when_changed(ready), instance, definitions, None)[0] == []
+
+
+# --- automation waits until its runs can succeed ---
+
+
+def _skipped(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, definitions: dg.Definitions, cursor: str | None
+) -> str:
+    """The reason of a tick that requests nothing and leaves its cursor."""
+    context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+    data = sensor.evaluate_tick(context)
+    assert not data.run_requests
+    assert data.cursor == cursor
+    return data.skip_message or ""
+
+
+# What is missing: settings of the environment, and a word of the reason.
+UNREADY = [
+    ({"STASH_SENSE_MODEL_PACK": "stash-sense-v1"}, "models pull stash-sense-v1"),
+    (
+        {"STASH_SENSE_CATALOG_URL": "postgresql://stash:hunter2@127.0.0.1:9/catalog"},
+        "cannot open the catalog",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variables", "reason"), UNREADY)
+def test_faces_that_came_while_runs_could_not_succeed_are_embedded_and_published_later(
+    definitions: dg.Definitions, tmp_path: Path, ready: Environment, variables: dict[str, str], reason: str
+) -> None:
+    unready = ready_environment_at(tmp_path, **variables)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "performer_table", "stashdb")
+        materialize_runless(instance, "aligned_faces", "stashdb")
+        said = _skipped(embed_when_refreshed(unready), instance, definitions, None)
+        assert reason in said
+        assert "hunter2" not in said
+        requests, cursor = _tick(embed_when_refreshed(ready), instance, definitions, None)
+        assert [request.partition_key for request in requests] == ["stashdb"]
+        assert _tick(embed_when_refreshed(unready), instance, definitions, cursor)[0] == []
+        materialize_runless(instance, "face_embeddings", "stashdb")
+        assert reason in _skipped(publish_when_changed(unready), instance, definitions, None)
+        assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "contact", "reason"),
+    [
+        *((variables, True, reason) for variables, reason in UNREADY),
+        ({}, False, "stashdb: no contact address; set global.user_agent_contact"),
+        ({"STASHDB_API_KEY": ""}, True, "no key; set STASHDB_API_KEY"),
+        (
+            {"STASHDB_API_KEY": "", "STASHDB_API_KEY_FILE": "/none"},
+            True,
+            "STASHDB_API_KEY_FILE: /none cannot be read",
+        ),
+    ],
+)
+def test_news_that_were_there_while_runs_could_not_succeed_are_read_later(
+    tmp_path: Path, ready: Environment, variables: dict[str, str], contact: bool, reason: str
+) -> None:
+    """Before that no source is polled: a request without a contact address would be one too many."""
+    file = tmp_path / "sources.yaml"
+
+    def written(address: str) -> Settings:
+        told = {"user_agent_contact": address}
+        box = {"url": "https://stash-box.example.org/graphql"}
+        file.write_text(yaml.safe_dump({"global": told, "stash_boxes": {"stashdb": box}}))
+        return load_settings(file)
+
+    settings = written("operator@mail.example")
+    unready = ready_environment_at(tmp_path, **variables)
+    definitions = build_defs(settings=settings, environment=ready)
+    with dg.DagsterInstance.ephemeral() as instance, monkeypatched_polls() as polled:
+        sensor = stash_box_updates(settings if contact else written(""), unready)
+        assert reason in _skipped(sensor, instance, definitions, None)
+        old = json.dumps({"stashdb": "2020-01-01T00:00:00Z"})
+        assert reason in _skipped(sensor, instance, definitions, old)
+        assert polled == []
+        requests, cursor = _tick(stash_box_updates(settings, ready), instance, definitions, None)
+        assert [request.partition_key for request in requests] == ["stashdb"]
+        assert polled == ["stashdb"]
+        assert cursor is not None
+
+
+def test_a_stash_box_without_its_key_does_not_stop_the_others(
+    tmp_path: Path, settings: Settings, definitions: dg.Definitions
+) -> None:
+    environment = ready_environment_at(tmp_path, STASHDB_API_KEY="", FANSDB_API_KEY="")
+    others = {"theporndb", "pmvstash", "javstash"}
+    with dg.DagsterInstance.ephemeral() as instance, monkeypatched_polls():
+        requests, cursor = _tick(stash_box_updates(settings, environment), instance, definitions, None)
+        assert {request.partition_key for request in requests} == others
+        assert set(json.loads(cursor or "")) == others
+        requests, _ = _tick(
+            stash_box_updates(settings, ready_environment_at(tmp_path)), instance, definitions, cursor
+        )
+        assert {request.partition_key for request in requests} == {"stashdb", "fansdb"}
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+    )
+    for schedule in (nightly_enrichment(settings, environment), weekly_sweep(settings, environment)):
+        found = schedule.evaluate_tick(context).run_requests or []
+        assert {request.partition_key for request in found} == others
+
+
+@pytest.mark.parametrize(("variables", "reason"), UNREADY)
+def test_every_schedule_skips_with_the_reason_while_its_runs_cannot_succeed(
+    tmp_path: Path, settings: Settings, variables: dict[str, str], reason: str
+) -> None:
+    environment = ready_environment_at(tmp_path, **variables)
+    repository = build_defs(settings=settings, environment=environment).get_repository_def()
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
+    for schedule in repository.schedule_defs:
+        tick = schedule.evaluate_tick(context)
+        if schedule.name == "freshness_check" and "catalog" not in reason:
+            # It reads the catalog only.
+            assert len(tick.run_requests or []) == 1
+            continue
+        assert not tick.run_requests, schedule.name
+        assert reason in (tick.skip_message or ""), schedule.name
+
+
+def test_the_reason_that_all_sources_share_is_told_once(tmp_path: Path, ready: Environment) -> None:
+    shipped = load_settings(shipped_file("sources.yaml"))
+    repository = build_defs(settings=shipped, environment=ready).get_repository_def()
+    at = datetime(2026, 3, 8, 2, 30, tzinfo=UTC)
+    context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
+    tick = nightly_enrichment(shipped, ready).evaluate_tick(context)
+    assert tick.skip_message == (
+        "stashdb, theporndb, pmvstash, javstash, fansdb: no contact address; "
+        "set global.user_agent_contact in sources.yaml"
+    )
+
+
+def test_stale_sources_are_told_later_when_the_catalog_cannot_be_opened(
+    tmp_path: Path, settings: Settings, definitions: dg.Definitions
+) -> None:
+    posts: list[bytes] = []
+    with alert_server(posts) as url, dg.DagsterInstance.ephemeral() as instance:
+        environment = ready_environment_at(
+            tmp_path,
+            STASH_SENSE_ALERT_URL=url,
+            STASH_SENSE_CATALOG_URL="postgresql://stash:hunter2@127.0.0.1:9/catalog",
+        )
+        told = json.dumps(["stashdb"])
+        sensor = alert_on_stale_sources(settings, environment)
+        assert "cannot open the catalog" in _skipped(sensor, instance, definitions, told)
+    assert posts == []
