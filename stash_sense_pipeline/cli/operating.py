@@ -160,14 +160,18 @@ def restore(file: Path) -> None:
 def _make_ready(environment: Environment, home: Path) -> None:
     from stash_sense_pipeline.deployment.bootstrap import gpu_count, prepare
     from stash_sense_pipeline.deployment.dagster_home import restrict_data
-    from stash_sense_pipeline.deployment.readiness.check import State
-    from stash_sense_pipeline.deployment.readiness.doctor import Scope, check_lines, examine
 
     gpus = gpu_count(os.environ)
     restrict_data(environment.data_dir, home)
     prepare(environment, home, gpus, echo)
-    report = examine(environment, home, gpus, Scope(ask=False, history=False))
-    for check in report.checks:
+    _tell_what_is_not_ready(environment, home, gpus)
+
+
+def _tell_what_is_not_ready(environment: Environment, home: Path, gpus: int) -> None:
+    from stash_sense_pipeline.deployment.readiness.check import State
+    from stash_sense_pipeline.deployment.readiness.doctor import Scope, check_lines, examine
+
+    for check in examine(environment, home, gpus, Scope(ask=False, history=False)).checks:
         if check.state is not State.OK:
             for line in check_lines(check):
                 echo(line)

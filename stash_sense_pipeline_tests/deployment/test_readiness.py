@@ -321,8 +321,6 @@ def test_a_run_history_tells_its_pool_and_the_newest_heartbeat_of_its_daemons(tm
 
     assert checks() == []
     with open_instance(home) as instance:
-        # The history of schedules is made at its first use.
-        instance.all_instigator_state()
         assert checks() == [("pool gpu", State.WARNING), ("daemon", State.PROBLEM)]
         instance.event_log_storage.set_concurrency_slots("gpu", 1)
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - 7200, "SENSOR", "a"))
@@ -333,8 +331,7 @@ def test_a_run_history_tells_its_pool_and_the_newest_heartbeat_of_its_daemons(tm
 
 def test_a_damaged_run_history_is_a_problem(tmp_path: Path) -> None:
     home = prepare_home(tmp_path / "dagster")
-    with open_instance(home) as instance:
-        instance.all_instigator_state()
+    open_instance(home).dispose()
     (home / "history" / "runs.db").write_bytes(b"no database" * 100)
     (check,) = check_history(home, instance_settings(home), 1, server_ready=False, automation=False)
     assert (check.name, check.state) == ("run history", State.PROBLEM)

@@ -20,7 +20,7 @@ def check_sources_file(path: Path, settings: Settings, *, is_there: bool) -> Che
     enabled = f"{len(settings.enabled)} of {len(settings.sources)} sources are enabled"
     if not settings.enabled:
         return Check("settings", State.PROBLEM, f"{path}: {enabled}", "set `enabled: true` for one")
-    return Check("settings", State.OK, f"{path}: {enabled}")
+    return Check("settings", State.OK, enabled)
 
 
 def check_contact(settings: Settings) -> Check:
@@ -58,7 +58,7 @@ def check_catalog(url: str) -> tuple[Check, CatalogState | None]:
     try:
         state = catalog_state(url)
     except CatalogError as error:
-        return check_of_error("catalog", error, "start its server, or set STASH_SENSE_CATALOG_URL"), None
+        return check_of_error("catalog", error, "start its server, or run `stash-sense prepare`"), None
     checks = {
         CatalogState.MISSING: Check("catalog", State.WARNING, "does not exist yet", _PREPARE),
         CatalogState.OLDER: Check(
