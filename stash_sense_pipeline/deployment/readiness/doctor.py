@@ -56,6 +56,8 @@ from stash_sense_pipeline.sources.probing.probes import Probe, probe_sources
 
 _WIDTH = 80
 _STATE_WIDTH = 9
+# A build does not wait longer for its estimate, and Ctrl-C waits for it.
+_SECONDS_BEFORE_A_BUILD = 5.0
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def first_build(
     current = catalog_state(environment.catalog_url) is CatalogState.CURRENT
     states = _states(environment) if current else {}
     new = [name for name in sources if name in settings.stash_boxes and _is_new(states, name)]
-    probes = asyncio.run(probe_sources(settings, environment, new))
+    probes = asyncio.run(probe_sources(settings, environment, new, _SECONDS_BEFORE_A_BUILD))
     samples = {probe.source: probe.sample for probe in probes if probe.sample is not None}
     return estimate_samples(settings, samples, faces=faces)
 

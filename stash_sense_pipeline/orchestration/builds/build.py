@@ -125,8 +125,6 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         # Both would fail after hours of fetching otherwise.
         pack = load_pack(environment.model_pack, environment.models_dir)
         require_device(Device(environment.device))
-    usable = [source for source, problem in problems.items() if not problem]
-    listener.begin(usable)
     with _noting_signals() as signals:
         prepare_processes(location)
         skipped = [
@@ -134,7 +132,10 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         ]
         for part in skipped:
             listener.announce(part)
+        usable = [source for source, problem in problems.items() if not problem]
         runs = _Runs(location, listener, signals)
+        listener.begin(usable)
+        runs.check_signals()
         parts = _Refreshes(runs, usable, overrides, pack).run()
         if any(part.status is Status.DONE for part in parts):
             # All publishing runs use the same staging directory.
