@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,6 +28,7 @@ from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.faults import Fault, FaultKind
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +291,31 @@ def test_a_first_build_begins_with_the_estimate_and_the_second_has_none(
     second = operator.runs("build", "--sources", "fansdb", "--no-faces")
     assert second.exit_code == 0, second.output
     assert "estimated" not in second.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_the_estimate_ends_the_build_in_one_line(
+    operator: Operator, servers: SandboxServers, number: signal.Signals
+) -> None:
+    operator.with_world(servers)
+    servers.traffic.inject(Fault(FaultKind.HANG, box="fansdb", times=None))
+    with subprocess.Popen(
+        [PROGRAM, "build", "--sources", "fansdb", "--no-faces"],
+        env={**os.environ, **operator.variables},
+        cwd=operator.home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts the tests in the background ignores SIGINT, and the build would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    ) as process:
+        give_up = time.monotonic() + 120
+        while not servers.traffic.requests("fansdb") and time.monotonic() < give_up:
+            time.sleep(0.05)
+        process.send_signal(number)
+        said, complaint = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
+    assert complaint == "stash-sense: stopped; run the command again to go on\n"
+    # The estimate alone asked.
+    assert len(servers.traffic.requests("fansdb")) == 1
