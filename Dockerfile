@@ -1,8 +1,8 @@
 # One image for the code server, the webserver, the daemon and every run, so that they never differ in version.
 #   docker build -t stash-sense-pipeline:0.1.0 --target cpu .
 #   docker build -t stash-sense-pipeline:0.1.0-gpu --target gpu .     with the CUDA runtime that locks/image-gpu.txt pins
-# BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module. The digest is what the tag was when it was
-# looked up: `docker pull` refuses anything else.
+# BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module. The digest pins the
+# image of the tag: `docker pull` refuses another one.
 ARG BASE_IMAGE=python:3.11.11-slim-bookworm@sha256:081075da77b2b55c23c088251026fb69a7b2bf92471e491ff5fd75c192fd38e5
 
 # --- system: a user, directories, nothing else: no package of the distribution is needed
@@ -62,7 +62,7 @@ RUN /opt/uv/bin/uv pip sync --quiet --require-hashes image-gpu.txt \
  && python3 -m compileall -q -j 0 /opt/venv
 
 # CUDA and cuDNN are locked packages like the rest, so any base serves; the driver comes from the host. Which GPU a
-# container sees is said when it is started: by NVIDIA_VISIBLE_DEVICES in here, every one would see them all.
+# container sees is set when the container starts: by NVIDIA_VISIBLE_DEVICES in here, every one would see them all.
 FROM system AS gpu
 ENV STASH_SENSE_DEVICE=cuda NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-dependencies /opt/venv /opt/venv

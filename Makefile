@@ -1,4 +1,4 @@
-# What a person runs: make demo, make ui, make test, make bench. Each sets up what it needs.
+# The commands for people: make demo, make ui, make test, make bench. Each sets up what it needs.
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,7 +27,7 @@ $(UV):
 	elif python3 -m pip --version >/dev/null 2>&1; then python3 -m pip --python $(BIN)/python install -q --disable-pip-version-check --require-hashes -r $(UV_LOCK); \
 	else echo "pip is needed: apt-get install python3-venv"; rm -rf $(VENV); exit 2; fi
 
-# The second try is for networks whose certificates only the system knows.
+# The second try is for networks with certificates that only the system knows.
 $(STAMP): $(UV) locks/$(EXTRA).txt pyproject.toml
 	@echo "Installing the locked dependencies into $(VENV) ..."
 	@export VIRTUAL_ENV=$(VENV); install() { \

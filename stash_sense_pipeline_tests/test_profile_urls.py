@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import re
 import string
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from stash_sense_pipeline.records.profile_forms import Form, ProfileSite
 from stash_sense_pipeline.records.profile_sites import SITES, site
 from stash_sense_pipeline.records.profile_urls import (
+    MAX_URL_LENGTH,
     ProfileKey,
     canonical_profile,
     parse_profile,
@@ -26,6 +30,8 @@ PICS = "https://www.pornpics.com/pornstars/example-person/"
 ELITE = "https://www.elitebabes.com/model/example-person/"
 JAV = "https://www.javdatabase.com/idols/example-person/"
 INDEXXX = "https://www.indexxx.com/m/example-person"
+INSTAGRAM = "https://www.instagram.com/example.person"
+IVY = "https://www.iafd.com/person.rme/perfid=ivyx/gender=f/ivy-x.htm"
 ITSELF = "itself"
 
 # (URL, site, key, canonical URL): the vectors of the notes on reference sites, section 13.
@@ -189,6 +195,36 @@ VECTORS = [
         "12345",
         "https://www.minnano-av.com/actress12345.html",
     ),
+    ("HTTPS://WWW.Instagram.COM:443/_u/Example.Person/#x", "instagram", "example.person", INSTAGRAM),
+    ("https://ｉnstagram．com/example%2Eperson", "instagram", "example.person", INSTAGRAM),
+    ("https://pt-br.instagram.com/Example.Person/reels/?hl=pt-br", "instagram", "example.person", INSTAGRAM),
+    ("https://www.iafd.com/person.rme/perfid=ivyx/gender=female/ivy-x.htm", "iafd", "perfid:ivyx:f", IVY),
+    ("http://www.iafd.com/person.rme/perfid%3Divyx/gender%3Df/ivy-x.htm", "iafd", "perfid:ivyx:f", IVY),
+    (f"https://fansdb.xyz/performers/{U}", "fansdb", U, f"https://fansdb.cc/performers/{U}"),
+    (
+        "https://reddit.com/r/u_Example_Person/",
+        "reddit",
+        "example_person",
+        "https://www.reddit.com/user/example_person",
+    ),
+    (
+        "https://www.youtube.com/c/ExamplePerson/videos",
+        "youtube",
+        "c:exampleperson",
+        "https://www.youtube.com/c/exampleperson",
+    ),
+    (
+        "https://music.youtube.com/channel/UCaBcdefghijklmnop_-1234",
+        "youtube",
+        "channel:UCaBcdefghijklmnop_-1234",
+        "https://www.youtube.com/channel/UCaBcdefghijklmnop_-1234",
+    ),
+    (
+        "https://en.wikipedia.org/w/index.php?title=Example_Person&redirect=no",
+        "wikipedia",
+        "en:example_person",
+        "https://en.wikipedia.org/wiki/Example_Person",
+    ),
 ]
 
 NO_PROFILES = [
@@ -240,6 +276,14 @@ NO_PROFILES = [
     f"https://stashdb.org.evil.example/performers/{U}",
     "https://www.example.com/example_person",
     "https://[::1]/x",
+    "https://vm.tiktok.com/@example_person",
+    "https://l.instagram.com/?u=https://www.instagram.com/example",
+    "https://lm.facebook.com/l.php?u=https://www.facebook.com/example.person",
+    "https://іnstagram.com/example_person",
+    "https://web.archive.org/web/2019/https://x.com/example_person",
+    "https://x.com%2Eevil.example/example_person",
+    "https://evil.example\\@x.com/example_person",
+    "https://www.boobpedia.com/wiki/index.php?title=Example&amp;action=history",
     "https://x.com:abc/example",
     "https://x.com/exa%00mple",
     "https://x.com/%ff",
@@ -261,6 +305,149 @@ def test_a_profile_url_gives_its_key_and_canonical_url(
 @pytest.mark.parametrize("url", NO_PROFILES)
 def test_a_url_that_is_no_profile_gives_none(url: str) -> None:
     assert canonical_profile(url) is None
+
+
+FORMS = [pytest.param(row, form, id=f"{row.name}-{n}") for row in SITES for n, form in enumerate(row.forms)]
+ROWS = [pytest.param(row, id=row.name) for row in SITES]
+
+
+@pytest.mark.parametrize(("row", "form"), FORMS)
+def test_the_example_of_a_form_gives_its_key_and_a_canonical_url(row: ProfileSite, form: Form) -> None:
+    profile = parse_profile(form.example)
+    assert profile is not None
+    assert profile.key == (row.name, form.example_key)
+    assert (profile.url is None) == (form.url is None)
+    if profile.url is not None:
+        assert parse_profile(profile.url) == profile
+
+
+@pytest.mark.parametrize(("row", "form"), FORMS)
+def test_an_example_in_other_spellings_gives_the_same_key(row: ProfileSite, form: Form) -> None:
+    host, _, rest = re.sub("^https?://(www[.])?", "", form.example, flags=re.IGNORECASE).partition("/")
+    path, mark, query = rest.partition("?")
+    path, query = path.split("#")[0].rstrip("/"), mark + query.split("#")[0]
+    www = "www." if host.lower() in row.hosts else ""
+    spellings = [
+        f"http://{host}:80/{path}{query}",
+        f"//{www}{host.upper()}./{path}{query}#fragment",
+        f" {host}//{path}/{query}{'&' if query else '?'}utm_source=x ",
+        f"https://{host}/{path.replace('-', '%2D').replace('p', '%70')}{query}",
+    ]
+    if not (row.language_host or row.account_host):
+        # Hosts such as new.reddit.com have no form for languages.
+        spellings += [f"https://m.{each.removeprefix('www.')}/{path}{query}" for each in row.hosts]
+        spellings += [f"https://fr.{each.removeprefix('www.')}/{path}{query}" for each in row.hosts]
+    for spelling in spellings:
+        assert canonical_profile(spelling) == (row.name, form.example_key), spelling
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_lists_searches_and_functions_of_a_site_are_no_profiles(row: ProfileSite) -> None:
+    assert row.no_profiles
+    for host in row.hosts:
+        for path in row.no_profiles:
+            assert canonical_profile(f"https://{host}/{path}") is None, path
+
+
+@pytest.mark.parametrize(("row", "form"), FORMS)
+def test_a_reserved_word_in_place_of_the_name_is_no_profile(row: ProfileSite, form: Form) -> None:
+    profile = parse_profile(form.example)
+    assert profile is not None
+    name = re.escape(profile.key.key.rpartition(":")[2])
+    for word in row.reserved:
+        if profile.url is not None:
+            url = re.sub(f"{name}(?!.*{name})", word, profile.url, flags=re.IGNORECASE)
+            assert url != profile.url
+            assert canonical_profile(url) is None, url
+            assert canonical_profile(url.upper()) is None, url
+
+
+@pytest.mark.parametrize(("row", "form"), FORMS)
+def test_a_host_that_only_resembles_that_of_a_site_is_not_recognised(row: ProfileSite, form: Form) -> None:
+    url = re.sub("^https?://", "https://", form.example, flags=re.IGNORECASE)
+    host, _, path = url.removeprefix("https://").partition("/")
+    for other in (
+        f"https://evil-{host.removeprefix('www.')}/{path}",
+        f"https://{host}.evil.example/{path}",
+        f"https://{host}evil/{path}",
+        f"https://{host}:8443/{path}",
+        f"https://{host}@evil.example/{path}",
+        f"https://user:password@{host}/{path}",
+        f"https://evil.example/https://{host}/{path}",
+        f"https://evil.example/?u=https://{host}/{path}",
+        f"https://evil.example#{host}/{path}",
+        f"ftp://{host}/{path}",
+        f"javascript://{host}/{path}",
+        f"https://login.x.{host}/{path}",
+    ):
+        # What precedes tumblr.com or wikipedia.org is an account or a language.
+        if not ((row.account_host or row.language_host) and "evil-" in other):
+            assert canonical_profile(other) is None, other
+    if not (row.language_host or row.account_host):
+        assert canonical_profile(f"https://vm.{host.removeprefix('www.')}/{path}") is None
+
+
+@pytest.mark.parametrize(("row", "form"), FORMS)
+def test_a_hostile_url_takes_little_time(row: ProfileSite, form: Form) -> None:
+    start = form.example.partition("?")[0]
+    for filling in ("a", "0", "-", "_", "/", "a/", "%41", ".", "-a", "=", "@", "ß", "?a=", "&a="):
+        text = start + filling * (MAX_URL_LENGTH // len(filling))
+        for url in (text[:MAX_URL_LENGTH], text[: MAX_URL_LENGTH - 1] + "!", text[:350], text):
+            began = time.process_time()
+            canonical_profile(url)
+            assert time.process_time() - began < 0.1, url[:80]
+
+
+def test_names_of_sites_leave_no_doubt_which_part_of_a_key_is_the_site() -> None:
+    names = [row.name for row in SITES]
+    assert len(names) == len(set(names))
+    assert all(re.fullmatch("[a-z0-9_]+", name) for name in names)
+
+
+def test_pages_of_fans_agencies_and_namesakes_prove_no_identity() -> None:
+    weak = {row.name for row in SITES if not row.identity_grade}
+    assert weak >= {
+        "facebook",
+        "twitch",
+        "tumblr",
+        "telegram",
+        "clips4sale",
+        "pornpics",
+        "wikipedia",
+        "av_wiki",
+    }
+    assert not any(row.singular for row in SITES if not row.identity_grade)
+    assert not any(row.identity_grade for row in SITES if row.shared)
+
+
+def test_ids_that_differ_in_case_alone_stay_apart_where_the_site_keeps_them_apart() -> None:
+    assert canonical_profile("https://javdb.com/actors/EvkJ") != canonical_profile(
+        "https://javdb.com/actors/evkj"
+    )
+    assert canonical_profile("https://x.com/EvkJ") == canonical_profile("https://x.com/evkj")
+
+
+_TEMPLATES = [
+    re.sub(re.escape(found.key.key.rpartition(":")[2]), "{}", found.url, count=1, flags=re.IGNORECASE)
+    for found in (parse_profile(form.example) for row in SITES for form in row.forms)
+    if found is not None and found.url is not None
+]
+
+
+@pytest.mark.slow
+@settings(max_examples=1500)
+@given(
+    st.sampled_from(_TEMPLATES),
+    st.one_of(
+        st.text(max_size=40), st.text(alphabet=string.ascii_letters + string.digits + "_-./%?@", max_size=40)
+    ),
+)
+def test_any_name_in_any_form_gives_none_or_a_canonical_url_that_parses_to_itself(
+    template: str, name: str
+) -> None:
+    profile = parse_profile(template.replace("{}", name))
+    if profile is not None and profile.url is not None:
+        assert parse_profile(profile.url) == profile
 
 
 def test_decomposed_and_composed_letters_name_one_page() -> None:

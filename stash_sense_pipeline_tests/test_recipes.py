@@ -13,7 +13,7 @@ import pytest
 PROJECT = Path(__file__).parent.parent
 _STEP = re.compile(
     r"(?:New file `(?P<new>[^`]+)`|At the end of `(?P<end>[^`]+)`|In `(?P<path>[^`]+)`, after the line `(?P<line>[^`]+)`):"
-    r"\n\n```(?:python|text)\n(?P<code>.*?)```",
+    r"\n\n```(?:python|text|html|yaml)\n(?P<code>.*?)```",
     re.DOTALL,
 )
 
@@ -28,6 +28,7 @@ def follow(section: str, copy: Path) -> int:
         code = step["code"]
         if step["new"]:
             assert not (copy / step["new"]).exists()
+            (copy / step["new"]).parent.mkdir(parents=True, exist_ok=True)
             (copy / step["new"]).write_text(code)
         elif step["end"]:
             path = copy / step["end"]
@@ -61,34 +62,37 @@ def run(copy: Path, code: str, *arguments: str) -> str:
     return result.stdout
 
 
-def test_the_recipe_for_a_reference_site_gives_a_site_that_reads_a_page(copy: Path) -> None:
-    assert follow("A reference site", copy) == 5
+def yaml_of(section: str) -> str:
+    """The block of sources.yaml in a section."""
+    (block,) = re.findall(
+        rf"```yaml\n(  {section}:.*?)```", (PROJECT / "docs" / "extending.md").read_text(), re.DOTALL
+    )
+    return str(block)
+
+
+def test_the_recipe_for_a_reference_site_gives_a_site_that_reads_its_page(copy: Path) -> None:
+    tests = copy / "stash_sense_pipeline_tests" / "sources"
+    shutil.copytree(PROJECT / "stash_sense_pipeline_tests" / "sources" / "site_pages", tests / "site_pages")
+    shutil.copy2(PROJECT / "stash_sense_pipeline_tests" / "sources" / "test_site_pages.py", tests)
+    assert follow("A reference site", copy) == 4
+    (copy / "sources.yaml").write_text(
+        f"stash_boxes: {{stashdb: {{}}}}\nreference_sites:\n{yaml_of('example_site')}"
+    )
     code = """
+import sys
 from pathlib import Path
+import pytest
 import stash_sense_pipeline
-from stash_sense_pipeline.records.profile_urls import parse_profile
+from stash_sense_pipeline.settings.environment import read_environment
 from stash_sense_pipeline.settings.sources_file import load_settings
-from stash_sense_pipeline.sources.reference_sites.page import Page
-from stash_sense_pipeline.sources.reference_sites.registry import SITES
-from stash_sense_pipeline.sources.reference_sites.site_address import Base
+from stash_sense_pipeline.sources.connections import unusable
 assert Path(stash_sense_pipeline.__file__).is_relative_to(Path.cwd())
-settings = Path("sources.yaml")
-settings.write_text("stash_boxes: {stashdb: {}}\\nreference_sites: {example_site: {enabled: true}}\\n")
-assert load_settings(settings).source("example_site").url == "https://example.com"
-url = "https://www.example.com/people/ada-lovely/"
-key = parse_profile(url).key
-assert (key.site, key.key) == ("example_site", "ada-lovely")
-html = (
-    b"<h1 class=name>Ada Lovely</h1><ul><li class=alias>Ada L</li></ul>"
-    b"<img class=portrait src=/pictures/ada.jpg>"
-)
-site = SITES["example_site"]
-base = Base("https://example.com", "https://example.com", site.hosts)
-profile = site.read(Page("example_site", url, html, base), "ada-lovely")
-print(profile.name, *profile.aliases, *(image.url for image in profile.images), sep="|")
+settings = load_settings(Path("sources.yaml"))
+assert settings.source("example_site").url == "https://www.example.com"
+assert "not enabled" in unusable(settings, read_environment({}, Path.cwd()), "example_site")
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "stash_sense_pipeline_tests", "-k", "page_gives and example_site"]))
 """
-    printed = run(copy, code)
-    assert printed == "Ada Lovely|Ada L|https://www.example.com/pictures/ada.jpg\n"
+    assert "1 passed" in run(copy, code)
 
 
 def test_the_recipe_for_a_check_gives_a_line_of_verify_that_can_fail(copy: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rooms of docs/architecture.md: imports run downwards, nothing imports in a circle, and Dagster stays at the top."""
+"""The rooms of docs/architecture.md: the direction of imports, and the sizes of folders, modules and functions."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ FLOORS = (
 )
 WITH_DAGSTER = {"orchestration", "deployment", "definitions", "cli"}
 MOST_MODULES_OF_A_FOLDER = 12
+MOST_LINES_OF_A_MODULE = 400
+# Tables that are read as one.
+LONG_MODULES = {"catalog.schema", "records.profile_sites"}
+MOST_LINES_OF_A_FUNCTION, LONG_FUNCTIONS = 60, 4
+MOST_ARGUMENTS, WIDE_FUNCTIONS = 5, 12
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts)
 
 
@@ -130,3 +135,34 @@ def test_no_folder_holds_more_modules_than_a_reader_can_survey() -> None:
         for folder in folders
     }
     assert {folder: size for folder, size in sizes.items() if size > MOST_MODULES_OF_A_FOLDER} == {}
+
+
+def test_no_module_is_longer_than_400_lines_but_the_named_tables() -> None:
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in MODULES}
+    long = {name for name, length in lengths.items() if length > MOST_LINES_OF_A_MODULE}
+    assert long <= LONG_MODULES, {name: lengths[name] for name in long - LONG_MODULES}
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    """All functions and methods of the package, each with the name of its module and its own."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{name_of(path)}.{node.name}", node
+
+
+def arguments_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    """The names of the arguments that a caller gives, without *args and **kwargs."""
+    given = (*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs)
+    return [argument.arg for argument in given if argument.arg not in ("self", "cls")]
+
+
+def test_at_most_four_functions_are_longer_than_60_lines() -> None:
+    lengths = [(name, (node.end_lineno or node.lineno) - node.lineno + 1) for name, node in functions()]
+    long = [each for each in lengths if each[1] > MOST_LINES_OF_A_FUNCTION]
+    assert len(long) <= LONG_FUNCTIONS, f"split one of these functions: {long}"
+
+
+def test_at_most_twelve_functions_take_more_than_five_arguments() -> None:
+    wide = [name for name, node in functions() if len(arguments_of(node)) > MOST_ARGUMENTS]
+    assert len(wide) <= WIDE_FUNCTIONS, f"give what belongs together as a frozen dataclass: {wide}"

@@ -310,7 +310,7 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         (
             "reference_sites: {freeone: {}}",
             "1: reference_sites.freeone: is not a known reference site; did you mean freeones? "
-            f"allowed: {SITES}",
+            f"allowed: {SITES}; a site of your own needs its `url`",
         ),
         (
             "reference_sites: {afdb: {reference_mode: both}}",

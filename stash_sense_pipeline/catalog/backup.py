@@ -152,7 +152,7 @@ def _foreign_rows(path: Path) -> Iterator[None]:
         RecursionError,
     ) as error:
         raise CatalogError(
-            f"the backup {path} holds rows that no catalog has ({type(error).__name__}); use another one"
+            f"the backup {path} holds rows that the catalog does not allow ({type(error).__name__}); use another one"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The zip of a backup: unpacked within limits and judged, before the program opens anything that is in it."""
+"""The zip of a backup: unpacked within limits, and validated before any file in it is opened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def unpack_backup(path: Path, directory: Path, known: Collection[str]) -> Backup
                 archive.extract(name, directory / name)
         for name, digest in contents.sha256.items():
             if sha256_file(directory / name) != digest:
-                raise ValueError(f"{name} is not what was written")
+                raise ValueError(f"{name} does not have the SHA-256 that {CONTENTS} states")
         with open_read_only(directory / CATALOG) as connection:
             tables = {*metadata.tables, *_FORMER_TABLES}
             check_objects(connection, tables, without_rowid=True)
@@ -80,7 +80,7 @@ def _read_contents(archive: OpenedZip) -> BackupContents:
     if not isinstance(digests, dict) or not all(
         isinstance(digest, str) and _DIGEST.fullmatch(digest) for digest in digests.values()
     ):
-        raise ValueError(f"{CONTENTS} does not say the sha256 of each file")
+        raise ValueError(f"{CONTENTS} lacks the SHA-256 of a file")
     return BackupContents(_moment(value.get("made_at")), digests)
 
 
@@ -89,7 +89,7 @@ def _moment(value: Any) -> datetime:
         moment = datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{CONTENTS} does not say when it was made") from None
+        raise ValueError(f"{CONTENTS} has no valid time of creation") from None
 
 
 def _check_parts(contents: BackupContents, archive: OpenedZip, known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Reads that leave no transaction waiting for Python: large results in batches, each read in a transaction of its own."""
+"""Reads large results in batches, each in a transaction of its own, so that no transaction waits for Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of the databases that are about the values of a statement, and not about the database itself."""
+"""Tells database errors about the values of a statement from errors of the database itself."""
 
 from __future__ import annotations
 

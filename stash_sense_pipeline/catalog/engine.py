@@ -230,7 +230,7 @@ def _check_sqlite_file(path: Path, shown: str) -> None:
     size = path.stat().st_size
     if size == 0:
         raise CatalogError(
-            f"cannot open the catalog {shown}: the file is empty; restore a backup, or remove it to begin anew"
+            f"cannot open the catalog {shown}: the file is empty; restore a backup, or remove it to start empty"
         )
     plain = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=sa.NullPool)
     try:
@@ -256,7 +256,7 @@ def _sqlite_verdict(connection: sa.Connection, path: Path, size: int) -> str:
         return "the file is cut off"
     if size > _QUICK_CHECK_BYTES:
         return "ok"
-    # A finding may have several lines, which are joined.
+    # SQLite may report a finding in several lines: they are joined.
     return " ".join(str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()).split())
 
 
@@ -331,7 +331,7 @@ def _repair_revisions(
             break
     else:
         raise CatalogError(
-            f"the catalog {shown} notes the revisions {', '.join(newest_first)}, and its tables match none of them; "
+            f"the catalog {shown} records the revisions {', '.join(newest_first)}, and its tables match none of them; "
             "restore a backup"
         )
     connection.exec_driver_sql("DELETE FROM alembic_version")

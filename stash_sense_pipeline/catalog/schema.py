@@ -33,12 +33,12 @@ source_performers = sa.Table(
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("name", sa.Text, comment="null only for a tombstone that was never seen alive"),
+    sa.Column("name", sa.Text, comment="null only for a tombstone of a record that was never read"),
     sa.Column("disambiguation", sa.Text),
     sa.Column("gender", sa.Text, comment="as stash-box enumerates it, e.g. FEMALE; null unknown"),
     sa.Column("birth_date", sa.Text, comment="YYYY, YYYY-MM or YYYY-MM-DD"),
     sa.Column("death_date", sa.Text, comment="YYYY, YYYY-MM or YYYY-MM-DD"),
-    sa.Column("country", sa.Text, comment="ISO 3166 alpha-2 by convention of the sources"),
+    sa.Column("country", sa.Text, comment="ISO 3166 alpha-2 code, as the sources state it"),
     sa.Column("ethnicity", sa.Text),
     sa.Column("eye_color", sa.Text),
     sa.Column("hair_color", sa.Text),
@@ -47,23 +47,27 @@ source_performers = sa.Table(
     sa.Column("career_end_year", sa.Integer),
     sa.Column("created_at", UtcTime, comment="the source's own clock"),
     sa.Column("updated_at", UtcTime, comment="the source's own clock; null where it gives none"),
-    sa.Column("deleted_at", UtcTime, comment="when we learned that it is gone; null = live"),
+    sa.Column(
+        "deleted_at", UtcTime, comment="when a sync found that the source removed the record; null = live"
+    ),
     sa.Column("merged_into", sa.Text, comment="source_id of the survivor, for a merged tombstone"),
     sa.Column("content_hash", sa.Text, comment="SHA-256 of the record without its time stamps"),
-    sa.Column("raw", sa.JSON, comment="fields of the record that we do not model, after the privacy filter"),
+    sa.Column("raw", sa.JSON, comment="fields of the record that have no column, without private ones"),
     sa.Column("first_seen_at", UtcTime, nullable=False),
     sa.Column(
         "changed_at",
         UtcTime,
         nullable=False,
-        comment="when content_hash, deleted_at or merged_into last changed here",
+        comment="when content_hash, deleted_at or merged_into last changed in this catalog",
     ),
     sa.Column(
         "legacy_faces",
         sa.Integer,
-        comment="faces that a predecessor's database had of this person; null = it knew nobody",
+        comment="number of faces of the performer in the predecessor's database; null = not in it",
     ),
-    sa.Column("legacy_images", sa.Integer, comment="images that a predecessor had looked at; null = unknown"),
+    sa.Column(
+        "legacy_images", sa.Integer, comment="number of images that the predecessor processed; null = unknown"
+    ),
     _sparse_index("ix_source_performers_source_merged_into", "source", "merged_into"),
     sqlite_with_rowid=False,
 )
@@ -96,7 +100,7 @@ performer_urls = sa.Table(
         "url",
         sa.Text,
         primary_key=True,
-        comment="as the source lists it; canonical keys are computed by identity",
+        comment="as the source lists it; identity runs compute the canonical key",
     ),
     _of_performer(),
     sqlite_with_rowid=False,
@@ -115,7 +119,7 @@ source_images = sa.Table(
     sa.Column("width", sa.Integer),
     sa.Column("height", sa.Integer),
     sa.Column("state", sa.Text, nullable=False, comment="pending, done, rejected, failed or gone"),
-    sa.Column("reason", sa.Text, comment="why rejected or failed"),
+    sa.Column("reason", sa.Text, comment="why the image was rejected or failed"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("next_attempt_at", UtcTime),
     sa.Column(
@@ -124,16 +128,20 @@ source_images = sa.Table(
         nullable=False,
         default=0,
         server_default=sa.text("0"),
-        comment="days on which the source refused it or it was given up",
+        comment="number of days on which the source refused the image or its attempts were used up",
     ),
     sa.Column("sha256", sa.Text, comment="hex digest of the bytes fetched"),
     sa.Column(
         "picture_hash",
         sa.Text,
-        comment="perceptual hash (faces.pictures) of an image with a face: copies differ in few of its 64 bits",
+        comment="perceptual hash of an image with a face; copies differ in few of its 64 bits",
     ),
-    sa.Column("detector_digest", sa.Text, comment="sha256 of the detector that looked at it"),
-    sa.Column("judged_by", sa.Text, comment="limits and filters that judged it, as faces.rules writes them"),
+    sa.Column(
+        "detector_digest",
+        sa.Text,
+        comment="SHA-256 of the model file of the detector that processed the image",
+    ),
+    sa.Column("judged_by", sa.Text, comment="acceptance criteria that the image was judged by, as text"),
     sa.Column("processed_at", UtcTime),
     sa.Index("ix_source_images_source_state", "source", "state"),
     _sparse_index("ix_source_images_sha256", "sha256"),
@@ -184,7 +192,7 @@ faces = sa.Table(
         "blur",
         sa.Float,
         nullable=False,
-        comment="variance of the Laplacian of the aligned crop; small is blurred",
+        comment="variance of the Laplacian of the aligned crop; a low value means a blurred face",
     ),
     sa.Column("quality", sa.Float, nullable=False, comment="0..1"),
     sa.Column("pack", sa.Text, nullable=False),
@@ -225,7 +233,7 @@ identities = sa.Table(
     sa.Column("performer_id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("retired_at", UtcTime, comment="when the last member left it"),
-    sa.Column("redirect_to", sa.Integer, comment="performer_id that took its members over"),
+    sa.Column("redirect_to", sa.Integer, comment="performer_id of the identity that took over the members"),
     sqlite_autoincrement=True,
 )
 
@@ -250,11 +258,11 @@ identity_evidence = sa.Table(
         "key",
         sa.Text,
         primary_key=True,
-        comment="what the two records share; empty where the kind says it all",
+        comment="text that both records share, such as a page or a name; empty for a kind without one",
     ),
     sa.Column("weight", sa.Float, nullable=False),
     sa.Column("verdict", sa.Text, nullable=False, comment="linked, redundant or refused"),
-    sa.Column("reason", sa.Text, comment="why refused"),
+    sa.Column("reason", sa.Text, comment="why the link was refused"),
     sa.Column("first_seen_at", UtcTime, nullable=False),
     sa.Index("ix_identity_evidence_source_b", "source_b", "source_id_b"),
     sqlite_with_rowid=False,
@@ -279,13 +287,21 @@ identity_runs = sa.Table(
     sa.Column("run", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", UtcTime, nullable=False),
     sa.Column(
-        "rules", sa.Text, nullable=False, comment="digest of all that the result depends on but records"
+        "rules",
+        sa.Text,
+        nullable=False,
+        comment="digest of everything except the records that the result depends on",
     ),
-    sa.Column("records", sa.Integer, nullable=False, comment="rows of identity_records after it"),
     sa.Column(
-        "detail", sa.JSON, nullable=False, comment="counts, and the face thresholds with what they rest on"
+        "records", sa.Integer, nullable=False, comment="number of rows of identity_records after the run"
     ),
-    comment="runs that changed something; the last one is what an incremental run goes on from",
+    sa.Column(
+        "detail",
+        sa.JSON,
+        nullable=False,
+        comment="counts, and the face thresholds with the data of their calibration",
+    ),
+    comment="identity runs that changed something; an incremental run starts from the result of the last one",
     sqlite_autoincrement=True,
 )
 
@@ -294,13 +310,20 @@ identity_records = sa.Table(
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("seen", sa.Text, nullable=False, comment="which state of the record identity last saw"),
-    sa.Column("pictures", sa.Text, comment="which pictures and faces it had then"),
+    sa.Column(
+        "seen",
+        sa.Text,
+        nullable=False,
+        comment="change time, removal time and survivor of the record in the last identity run",
+    ),
+    sa.Column(
+        "pictures", sa.Text, comment="digest of the images and faces of the record in that run; null = none"
+    ),
     sa.Column(
         "key_digests",
         sa.LargeBinary,
         nullable=False,
-        comment="what it was found by: 64 bits of each page, name, date and picture, ascending little-endian int64",
+        comment="blocking keys of the record: 64 bits of each page, name, date and image, ascending little-endian int64",
     ),
     _of_performer(),
     sqlite_with_rowid=False,
@@ -310,7 +333,9 @@ identity_hubs = sa.Table(
     "identity_hubs",
     metadata,
     sa.Column("digest", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("key", sa.Text, nullable=False, comment="a page on too many records to prove anything"),
+    sa.Column(
+        "key", sa.Text, nullable=False, comment="page or name on so many records that it is no evidence"
+    ),
     sa.Column("holders", sa.Integer, nullable=False),
 )
 
@@ -319,8 +344,8 @@ face_templates = sa.Table(
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("faces", sa.Integer, nullable=False, comment="how many different pictures it is the mean of"),
-    sa.Column("models", sa.Text, nullable=False, comment="digest of the embedders"),
+    sa.Column("faces", sa.Integer, nullable=False, comment="number of different images in the mean"),
+    sa.Column("models", sa.Text, nullable=False, comment="digest of the embedders that made the vectors"),
     sa.Column(
         "vector",
         sa.LargeBinary,
@@ -339,11 +364,32 @@ face_collisions = sa.Table(
     sa.Column("source_id", sa.Text, nullable=False),
     sa.Column("nearer_to", sa.ForeignKey("identities.performer_id"), nullable=False, index=True),
     sa.Column(
-        "similarity", sa.Float, nullable=False, comment="mean cosine to the own performer's other faces"
+        "similarity",
+        sa.Float,
+        nullable=False,
+        comment="mean cosine similarity to the other faces of the same performer",
     ),
-    sa.Column("nearer_similarity", sa.Float, nullable=False, comment="mean cosine to the other performer's"),
+    sa.Column(
+        "nearer_similarity",
+        sa.Float,
+        nullable=False,
+        comment="mean cosine similarity to the faces of the performer in nearer_to",
+    ),
     sa.Column("found_at", UtcTime, nullable=False),
-    comment="faces that look like another performer more than like their own: kept out of releases, not deleted",
+    comment="faces that are more similar to another performer than to their own; left out of releases, not deleted",
+)
+
+face_exclusions = sa.Table(
+    "face_exclusions",
+    metadata,
+    sa.Column("face_id", sa.ForeignKey("faces.face_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("performer_id", sa.ForeignKey("identities.performer_id"), primary_key=True, index=True),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("source_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, comment="hub, outlier, not this person, not a face, ..."),
+    sa.Column("people", sa.Integer, comment="of a hub: the number of other people near the face"),
+    sa.Column("found_at", UtcTime, nullable=False),
+    comment="faces kept out of releases for another reason than a collision, a copy or a cap",
 )
 
 trusted_faces = sa.Table(
@@ -365,7 +411,7 @@ suppressions = sa.Table(
         "kind",
         sa.Text,
         primary_key=True,
-        comment="record, url, image, persona, other; key: which key made the hashes",
+        comment="what was hashed: record, url, image, persona, other; key identifies the key of all hashes",
     ),
     sa.Column("key_hash", sa.Text, primary_key=True, comment="keyed hash; the clear key is not kept"),
     sa.Column("reason", sa.Text, nullable=False),
@@ -375,7 +421,7 @@ suppressions = sa.Table(
         sa.Integer,
         nullable=False,
         server_default="0",
-        comment="0: named, or of the same identity; 1: met together with one of those by a sync",
+        comment="0: named by the operator, or of an erased person; 1: of a refused record with evidence of degree 0",
     ),
     sa.Column(
         "applied_at", UtcTime, comment="when the catalog was last searched for it; null = not searched yet"
@@ -385,7 +431,7 @@ suppressions = sa.Table(
         sa.Boolean,
         nullable=False,
         server_default=sa.false(),
-        comment="keep one protected template of the face",
+        comment="true: keep an encrypted template of the face, and refuse the face under a new record",
     ),
 )
 
@@ -396,11 +442,16 @@ suppressed_faces = sa.Table(
     sa.Column("model", sa.Text, nullable=False),
     sa.Column("model_digest", sa.Text, nullable=False),
     sa.Column("person", sa.Text, nullable=False, comment="random; joins the templates of one person"),
-    sa.Column("sealed", sa.LargeBinary, nullable=False, comment="mean unit vector, AES-GCM, float32"),
+    sa.Column(
+        "sealed",
+        sa.LargeBinary,
+        nullable=False,
+        comment="mean unit vector of float32, encrypted with AES-GCM",
+    ),
     sa.Column("radius", sa.Float, nullable=False, comment="cosine distance within which a face is refused"),
     sa.Column("added_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
-    comment="only of those for whom block_face was asked: refuses their face under a new record",
+    comment="face templates of people with block_face; a new record with such a face is refused",
 )
 
 held_evidence = sa.Table(
@@ -416,7 +467,7 @@ held_evidence = sa.Table(
     ),
     sa.UniqueConstraint("owner_hash", "key_hash"),
     sqlite_autoincrement=True,
-    comment="what could link another record to one that is held for review; goes when that one is settled",
+    comment="evidence of held records, by which linked records are held too; deleted when the record is settled",
 )
 
 pending_purges = sa.Table(
@@ -425,7 +476,7 @@ pending_purges = sa.Table(
     sa.Column("purge_id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("requested_at", UtcTime, nullable=False),
     sqlite_autoincrement=True,
-    comment="erasures after which the files of the database were not yet written anew: they hold deleted bytes",
+    comment="erasures after which the database files were not rewritten yet, so that they hold deleted bytes",
 )
 
 withheld_records = sa.Table(
@@ -437,9 +488,11 @@ withheld_records = sa.Table(
     sa.Column("checked_at", UtcTime, nullable=False),
     sa.Column("reason", sa.Text, nullable=False, comment="suppressed, held, held_linked, under_18, ..."),
     sa.Column(
-        "source_id", sa.Text, comment="for review; null for the suppressed, of whom only the hash is kept"
+        "source_id",
+        sa.Text,
+        comment="shown for review; null for a suppressed record, which is kept as a hash only",
     ),
-    comment="records read and not stored (not of an adult, suppressed), so that they are not read in every run",
+    comment="records that were read and not stored (suppressed, held, not adult), so that not every run reads them again",
 )
 
 sync_state = sa.Table(
@@ -458,7 +511,9 @@ sync_state = sa.Table(
     sa.Column("last_outcome", sa.Text),
     sa.Column("last_message", sa.Text),
     sa.Column("server_version", sa.Text),
-    sa.Column("detail", sa.JSON, comment="connector's own progress, e.g. a refused mass disappearance"),
+    sa.Column(
+        "detail", sa.JSON, comment="state of the connector between runs, e.g. a refused mass disappearance"
+    ),
 )
 
 site_visits = sa.Table(
@@ -472,19 +527,24 @@ site_visits = sa.Table(
         "item_hash",
         sa.Text,
         primary_key=True,
-        comment="keyed hash of the profile key, or of the record asked for",
+        comment="keyed hash of the profile key, or of the record that was searched for",
     ),
     sa.Column(
-        "outcome", sa.Text, nullable=False, comment="found, not_found, gone or ambiguous: answers only"
+        "outcome",
+        sa.Text,
+        nullable=False,
+        comment="found, not_found, gone or ambiguous; failures are not stored",
     ),
     sa.Column("visited_at", UtcTime, nullable=False),
     sa.Column("next_visit_at", UtcTime, nullable=False),
     sa.Column(
-        "missing_since", UtcTime, comment="first sight of a stored profile's absence; a second one removes it"
+        "missing_since",
+        UtcTime,
+        comment="when a stored profile was first missing at the site; a second miss removes it",
     ),
     sa.Column("etag", sa.Text, comment="validator of the last answer; for a wiki, its revision"),
     sa.Column("last_modified", sa.Text, comment="validator of the last answer"),
-    comment="how far each reference site is read, an item at a time",
+    comment="last visit of each profile, and last search for each performer, at a reference site",
     sqlite_with_rowid=False,
 )
 
@@ -493,22 +553,27 @@ site_rejections = sa.Table(
     metadata,
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
-    sa.Column("performer_id", sa.Integer, nullable=False, comment="whose faces it did not agree with"),
-    sa.Column("faces", sa.Integer, nullable=False, comment="faces of the record"),
     sa.Column(
-        "reference_faces", sa.Integer, nullable=False, comment="faces of high trust they were compared with"
+        "performer_id", sa.Integer, nullable=False, comment="performer that the record was compared with"
+    ),
+    sa.Column("faces", sa.Integer, nullable=False, comment="number of faces of the record"),
+    sa.Column(
+        "reference_faces",
+        sa.Integer,
+        nullable=False,
+        comment="number of faces of high trust that the record was compared with",
     ),
     sa.Column(
         "distance",
         sa.Float,
         nullable=False,
-        comment="of the nearest two, mean cosine distance over the models",
+        comment="cosine distance of the two nearest faces, mean over the models",
     ),
     sa.Column(
-        "agreement", sa.Float, nullable=False, comment="the largest distance that would have been agreement"
+        "agreement", sa.Float, nullable=False, comment="largest distance that counts as the same person"
     ),
     sa.Column("rejected_at", UtcTime, nullable=False),
     _of_performer(),
-    comment="records of reference sites whose faces are strangers to the person's own",
+    comment="records of reference sites that are left out, as their faces do not match the performer's",
     sqlite_with_rowid=False,
 )

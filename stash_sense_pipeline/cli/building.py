@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--jobs",
     type=int,
-    help="Most sources at once; by default all whose hosts differ. Needs about 300 MB each.",
+    help="Most sources at once; by default all that have different hosts. Needs about 300 MB each.",
 )
 @click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
 @click.option(

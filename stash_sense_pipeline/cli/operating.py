@@ -125,7 +125,7 @@ def restore(file: Path) -> None:
     from stash_sense_pipeline.catalog.backup import RestoreTarget, restore_backup
     from stash_sense_pipeline.deployment.shipped_files import shipped_file
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.enforcement import enforce_in_copy
+    from stash_sense_pipeline.privacy.enforcement import UnpackedBackup, enforce_in_copy
     from stash_sense_pipeline.settings.sources_file import load_settings
 
     environment = environment_of(os.environ)
@@ -137,7 +137,8 @@ def restore(file: Path) -> None:
         settings = load_settings(next(path for path in files if path.exists()))
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         relatives = IdentityRelatives(hosts, unpacked / "identity_overrides.yaml")
-        erased = enforce_in_copy(catalog, unpacked, environment, settings.names, datetime.now(UTC), relatives)
+        backup = UnpackedBackup(catalog, unpacked)
+        erased = enforce_in_copy(backup, environment, settings.names, datetime.now(UTC), relatives)
         left_out = erased.records
 
     # An existing suppression list stays: it is newer, and the entries of the backup's list are in its catalog.

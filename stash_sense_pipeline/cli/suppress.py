@@ -76,7 +76,9 @@ def suppress_add(target: str, reason: str, as_json: bool, **flags: bool) -> None
     if added is None:
         echo("on the list already; nothing changed")
         return
-    echo(f"added to {environment.suppressions_file}; erase what is there with: stash-sense suppress apply")
+    echo(
+        f"added to {environment.suppressions_file}; erase the stored records with: stash-sense suppress apply"
+    )
     if added.shared:
         echo(
             "several people have this picture: only the picture leaves; for a person, add SOURCE:ID of a record",
@@ -159,6 +161,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
     from stash_sense_pipeline.catalog.purge import rewrite as rewrite_tables
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.privacy.enforcement import enforce_suppressions
+    from stash_sense_pipeline.privacy.erasure import ErasureScope
 
     with _opened() as (engine, environment, settings):
         enforced = enforce_suppressions(
@@ -166,8 +169,7 @@ def suppress_apply(search_all: bool, rewrite: bool, as_json: bool) -> None:
             environment,
             settings.names,
             datetime.now(UTC),
-            search_all=search_all,
-            relatives=IdentityRelatives.for_settings(settings, environment),
+            ErasureScope(search_all, IdentityRelatives.for_settings(settings, environment)),
         )
         log_emptied = rewrite_tables(engine) if rewrite else True
         keeps_bytes = engine.dialect.name == "postgresql" and not rewrite and is_purge_pending(engine)

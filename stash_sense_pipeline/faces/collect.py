@@ -37,7 +37,7 @@ from stash_sense_pipeline.faces.collection.verdicts import FailureVerdicts
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.image_schedule import Schedule
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.faces.requeue import Requeued, requeue_images
+from stash_sense_pipeline.faces.requeue import Requeued, RequeuePolicy, requeue_images
 from stash_sense_pipeline.foundation.errors import Outcome
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings, TrustLevel
@@ -150,14 +150,8 @@ def _plan(context: RunContext, suppressions: CurrentSuppressions) -> _Plan:
     """Requeues images, and selects the performers that may get faces."""
     source, settings = context.source, context.settings
     with writing(context.engine) as connection:
-        requeued = requeue_images(
-            connection,
-            source.name,
-            context.pack,
-            context.criteria,
-            context.limits.max_attempts,
-            context.clock(),
-        )
+        policy = RequeuePolicy(context.pack, context.criteria, context.limits.max_attempts)
+        requeued = requeue_images(connection, source.name, policy, context.clock())
     shared: frozenset[str] = frozenset()
     with reading(context.engine) as connection:
         complete_at = settings.completeness_threshold

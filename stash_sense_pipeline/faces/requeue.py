@@ -40,20 +40,23 @@ def requeue_for_pack(connection: sa.Connection, source: str, pack: ModelPack) ->
     )
 
 
-def requeue_images(
-    connection: sa.Connection,
-    source: str,
-    pack: ModelPack,
-    rules: AcceptanceCriteria,
-    max_attempts: int,
-    now: datetime,
-) -> Requeued:
+@dataclass(frozen=True)
+class RequeuePolicy:
+    """What images are judged by now: the pack, the acceptance criteria, and the attempts that an image gets."""
+
+    pack: ModelPack
+    criteria: AcceptanceCriteria
+    max_attempts: int
+
+
+def requeue_images(connection: sa.Connection, source: str, policy: RequeuePolicy, now: datetime) -> Requeued:
     """Makes images of one source pending again.
 
     These are images that the pack cannot use, rejected images that looser criteria may accept, and images that were
-    given up after fewer attempts than `max_attempts`.
+    given up after fewer attempts than the policy gives them.
     """
-    for_pack = requeue_for_pack(connection, source, pack)
+    rules = policy.criteria
+    for_pack = requeue_for_pack(connection, source, policy.pack)
     looser = 0
     for group in image_requeueing.rejections(connection, source):
         if group.judged_by != rules.text and Reason(group.reason) in rules.requeues(group.judged_by):
@@ -61,5 +64,5 @@ def requeue_images(
     return replace(
         for_pack,
         looser_rules=looser,
-        more_attempts=image_requeueing.reopen_given_up(connection, source, max_attempts, SPOILED, now),
+        more_attempts=image_requeueing.reopen_given_up(connection, source, policy.max_attempts, SPOILED, now),
     )

@@ -9,11 +9,8 @@ import numpy as np
 
 from stash_sense_pipeline.catalog.queries import face_templates as template_store
 from stash_sense_pipeline.catalog.queries.face_templates import Template
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    Calibration,
-    find_matches_around,
-    neighbours,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_matches_around, neighbours
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.evidence import FaceComparison, Pair

@@ -1,20 +1,32 @@
-"""Explains an identity as text: members, evidence, refused links."""
+"""Explains an identity as text: members, evidence, refused links, faces left out."""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.identity import explanation
 from stash_sense_pipeline.catalog.queries.identity import identities as store
 from stash_sense_pipeline.catalog.queries.identity.explanation import EvidenceRow
+from stash_sense_pipeline.catalog.queries.identity.face_verdicts import (
+    read_owners_of_images,
+    read_survivors,
+)
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import StashSenseError
+from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
+from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
+from stash_sense_pipeline.records.record_key import RecordKey
 
 _EVENTS_SHOWN = 20
 
 
-def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
-    """Lines on the identity of one record: its members, their evidence, refused links and history.
+def explain(engine: sa.Engine, source: str, source_id: str, overrides: Overrides = NO_OVERRIDES) -> list[str]:
+    """Lines on the identity of one record: members, evidence, refused links, faces left out, verdicts, history.
+
+    The faces are those that the last choice of trusted faces left out. `overrides`: its verdicts on the members and on
+    their images are shown with their lines, also those that no run has read yet.
 
     Raises StashSenseError when the catalog does not hold the record.
     """
@@ -35,6 +47,9 @@ def explain(engine: sa.Engine, source: str, source_id: str) -> list[str]:
         lines += _evidence_lines(
             explanation.evidence_about(connection, [(member.source, member.source_id) for member in members])
         )
+        lines += _face_lines(connection, performer_id)
+        records = {(member.source, member.source_id) for member in members}
+        lines += _verdict_lines(connection, records, overrides)
         redirected = store.redirected_to(connection, [performer_id])
         if redirected:
             lines.append(f"merged into it: {', '.join(str(row.performer_id) for row in redirected)}")
@@ -56,6 +71,47 @@ def _evidence_lines(rows: list[EvidenceRow]) -> list[str]:
             key = f" {row.key}" if row.key else ""
             pair = f"{row.source_a}:{row.source_id_a} - {row.source_b}:{row.source_id_b}"
             lines.append(f"  {row.weight:+.1f} {pair}  {row.kind}{key}{reason}")
+    return lines
+
+
+def _face_lines(connection: sa.Connection, performer_id: int) -> list[str]:
+    """The images with trusted faces of the identity, and those with faces that are left out, each with the reason."""
+    trusted = explanation.faces_in_releases(connection, performer_id)
+    left_out = explanation.faces_left_out(connection, performer_id)
+    lines = ["faces in releases:", *(f"  {image}" for image in trusted)] if trusted else []
+    if left_out:
+        lines.append("faces left out:")
+    for row in left_out:
+        more = ""
+        if row.number is not None:
+            more = f" {row.number}" if row.reason == Reason.COLLISION else f", near {row.number} other people"
+        lines.append(f"  {row.source}:{row.image_id}  {row.reason}{more}")
+    if left_out and not trusted:
+        lines.append("  no face is left: releases do not show this performer")
+    return lines
+
+
+def _verdict_lines(
+    connection: sa.Connection, records: Collection[RecordKey], overrides: Overrides
+) -> list[str]:
+    """The operator's verdicts on these records, or on images that they list."""
+    if not overrides.face_verdicts:
+        return []
+    live = read_survivors(connection, {row.record for row in overrides.face_verdicts if row.record})
+    owners = read_owners_of_images(connection, {row.image for row in overrides.face_verdicts})
+    found = [
+        row
+        for row in overrides.face_verdicts
+        if (
+            live.get(row.record) in records
+            if row.record
+            else not owners.get(row.image, set()).isdisjoint(records)
+        )
+    ]
+    lines = ["your verdicts:"] if found else []
+    for row in found:
+        gone = "" if row.image in owners else "  (the catalog does not hold the image: no effect)"
+        lines.append(f"  line {row.line}: {row}{gone}")
     return lines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
@@ -23,10 +23,8 @@ from stash_sense_pipeline.catalog.queries.identity.identities import (
 )
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import Run
 from stash_sense_pipeline.identity.changed_faces import ChangedFaces, find_changed_faces
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    Calibration,
-    find_mismatches,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_mismatches
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.linkage.blocking import (
@@ -39,6 +37,7 @@ from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_ca
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import FoldedNames, name_agreement
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, FaceComparison, Faces, Kind, Pair
+from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
 from stash_sense_pipeline.identity.linkage.overrides import resolve_overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.loaded_records import LoadedRecords
@@ -63,6 +62,8 @@ _MOST_CHANGED_SHARE = 0.1
 _FEW = 20
 # When the number of templates has grown by this factor, the thresholds are calibrated again.
 _CALIBRATION_GROWTH = 1.25
+# When the number of records has grown by this factor, the weights are learned again.
+_LEARNING_GROWTH = 1.25
 
 
 def update_identities(reads: ShortReads, basis: Basis, rules: RunRules, now: datetime) -> Plan | Done | None:
@@ -76,15 +77,18 @@ def update_identities(reads: ShortReads, basis: Basis, rules: RunRules, now: dat
     if last is None or last.rules != rules.digest():
         return None
     records, seen = reads(runs.count_records)
-    if seen != last.records:
+    if seen != last.records or records > _FEW + _LEARNING_GROWTH * last.detail["weights"]["records"]:
         return None
-    shared = SharedPictures.find(reads)
+    shared = SharedPictures.find(reads, rules.overrides)
     changed = reads(runs.changes, rules.models, shared.of_records)
     if len(changed) > min(_MOST_CHANGES, max(_FEW, _MOST_CHANGED_SHARE * records)):
         return None
     calibration = Calibration.from_detail(last.detail["calibration"])
+    learned = LearnedWeights.from_detail(last.detail["weights"], rules.weights)
+    # The weights of the last full run hold: so an incremental run and a full one with these weights agree.
+    rules = replace(rules, weights=learned.weights)
     if not changed:
-        return Done(0, {}, True, 0, last.detail["templates"], calibration)
+        return Done(0, {}, True, 0, last.detail["templates"], calibration, learned)
     loaded = LoadedRecords(reads, rules.boxes, shared)
     loaded.load(changed)
     faces = find_changed_faces(loaded, rules, calibration, changed)
@@ -108,9 +112,11 @@ def update_identities(reads: ShortReads, basis: Basis, rules: RunRules, now: dat
         models=models_digest(rules.models),
         templates=faces.rebuilt,
         with_templates=changed if rules.models else (),
-        run=Run(last.rules, records, run_detail(calibration, faces.count, last.detail["calibrated_on"])),
+        run=Run(
+            last.rules, records, run_detail(calibration, learned, faces.count, last.detail["calibrated_on"])
+        ),
         news=True,
-        done=Done(0, events, True, recomputed, faces.count, calibration),
+        done=Done(0, events, True, recomputed, faces.count, calibration, learned),
     )
 
 

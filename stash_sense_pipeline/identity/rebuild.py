@@ -22,13 +22,8 @@ from stash_sense_pipeline.catalog.queries.identity.identity_runs import Run, Sta
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.face_matching.face_agreement import (
-    NOT_CALIBRATED,
-    Calibration,
-    calibrate,
-    find_matches,
-    find_mismatches,
-)
+from stash_sense_pipeline.identity.face_matching.calibration import NOT_CALIBRATED, Calibration, calibrate
+from stash_sense_pipeline.identity.face_matching.face_agreement import find_matches, find_mismatches
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.incremental import update_identities
@@ -37,6 +32,7 @@ from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_ca
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Faces, Weights
+from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights, learn
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, resolve_overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import (
@@ -68,7 +64,7 @@ class IdentityReport:
 
     `identities` have at least one live stash-box record; `joined_sources` counts those with records of two or more
     sources. `evidence` and `refused` count rows by kind and reason. `recomputed` counts the live records that were
-    processed, which are all of them in a full run. `calibration` has the face thresholds.
+    processed, which are all of them in a full run. `calibration` has the face thresholds, `learned` the weights of fields.
     """
 
     identities: int
@@ -83,6 +79,7 @@ class IdentityReport:
     incremental: bool
     recomputed: int
     calibration: Calibration
+    learned: LearnedWeights
     seconds: float
 
     @property
@@ -197,7 +194,7 @@ def _read(
 
 def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     basis = reads(Basis.read)
-    shared = SharedPictures.find(reads)
+    shared = SharedPictures.find(reads, rules.overrides)
     last, states, records = reads(_read, rules, shared)
     resolved = resolve_overrides(rules.overrides, records)
     candidates = find_candidates(records, rules.boxes, resolved.must_link, rules.weights)
@@ -207,8 +204,9 @@ def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
         if key in candidates.keys
     }
     calibration, faces = _compare_faces(templates, rules, candidates)
-    findings = weigh(candidates, faces, rules.weights)
-    components = cluster(records, findings.evidence, resolved.cannot_link, rules.weights)
+    learned = learn(candidates, rules.hosts, rules.weights)
+    findings = weigh(candidates, faces, learned.weights)
+    components = cluster(records, findings.evidence, resolved.cannot_link, learned.weights)
     wanted = evidence_rows(findings.evidence, components)
     groups = groups_with_stash_box(components.groups, rules.hosts)
     previous = reads(store.read_members)
@@ -216,7 +214,7 @@ def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     identities = plan_identities(reads, basis, clustered, previous, now)
     keys = {key: map(digest, held) for key, held in candidates.keys.items()}
     hubs = {digest(KeyKind.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
-    run = Run(rules.digest(), len(states), run_detail(calibration, len(templates), len(templates)))
+    run = Run(rules.digest(), len(states), run_detail(calibration, learned, len(templates), len(templates)))
     events = Counter(entry.event for entry in identities.log)
     return Plan(
         basis=basis,
@@ -231,7 +229,7 @@ def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
         with_templates=None,
         run=run,
         news=last != run,
-        done=Done(0, events, False, len(candidates.keys), len(templates), calibration),
+        done=Done(0, events, False, len(candidates.keys), len(templates), calibration, learned),
     )
 
 
@@ -264,5 +262,6 @@ def _report(connection: sa.Connection, done: Done, seconds: float) -> IdentityRe
         incremental=done.incremental,
         recomputed=done.recomputed,
         calibration=done.calibration,
+        learned=done.learned,
         seconds=seconds,
     )

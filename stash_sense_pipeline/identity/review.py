@@ -1,9 +1,10 @@
-"""Review list for the operator: refused links, near matches, collisions, hubs."""
+"""Review list for the operator: refused links, near matches, faces left out, people without a face, hubs."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,23 +13,40 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import identity_runs as runs
-from stash_sense_pipeline.catalog.queries.identity.trusted_faces import read_collisions
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import (
+    images_of_faces,
+    people_without_a_face,
+    read_collisions,
+    read_exclusions,
+)
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing
+from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible
+from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
 from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
 from stash_sense_pipeline.identity.linkage.evidence import Kind
+from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
+from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
+# Written beside them, from what identity never joins: see source_suggestions.
+SUGGESTIONS = "suggestions.csv"
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
+_LISTED = (Reason.HUB, Reason.COPY, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
 _SECTIONS = {
     "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
     "face": "faces that agree or nearly so, where nothing else joins the records",
     "collision": "faces nearer to another performer than to their own; kept out of releases",
+    "hub_face": "faces near many people; kept out of releases",
+    "copy": "pictures that two people show in different sources, taken from one of them; perhaps one person: must_link",
+    "verdict": "faces that verdicts of the overrides leave out, and verdicts without effect",
+    "no_face": "people with every face kept out of releases",
     "hub": "pages on too many records to prove anything",
 }
 
@@ -44,15 +62,27 @@ class Finding:
     weight: float
 
 
-def write_review(engine: sa.Engine, directory: Path, now: datetime) -> Mapping[str, int]:
+def write_review(
+    engine: sa.Engine, directory: Path, now: datetime, overrides: Overrides = NO_OVERRIDES
+) -> Mapping[str, int]:
     """Writes identity.md (the first findings of each section) and identity.csv (all). Returns counts by section.
+
+    Verdicts of the `overrides` without effect are listed with their lines.
 
     The files are for the operator alone: they contain record keys, pages and names. An erasure blanks the lines about
     the erased records. `directory` is in DATA_DIR; its lock for texts is held while the files are written.
     """
+    verdicts = resolve_verdicts(ShortReads(engine), overrides.path, overrides.face_verdicts)
     with texts_locked(directory.parent):
         with reading(engine) as connection:
-            findings = [*_refused(connection), *_collisions(connection), *_hubs(connection)]
+            findings = [
+                *_refused(connection),
+                *_collisions(connection),
+                *_exclusions(connection),
+                *(Finding("verdict", "", problem, "no effect", 0.0) for problem in verdicts.problems),
+                *_people_without_a_face(connection),
+                *_hubs(connection),
+            ]
         make_directory(directory)
         _write(directory / TABLE, _as_csv(findings))
         _write(directory / MARKDOWN, _as_markdown(findings, now))
@@ -84,17 +114,48 @@ def _refused(connection: sa.Connection) -> list[Finding]:
 
 
 def _collisions(connection: sa.Connection) -> list[Finding]:
+    collisions = read_collisions(connection)
+    images = images_of_faces(connection, list(collisions))
     found = [
         Finding(
             "collision",
             f"{row.source}:{row.source_id}",
-            f"face {face_id} of performer {row.performer_id}: cosine {row.similarity:.2f} to its other faces",
+            f"{images[face_id]} of performer {row.performer_id}: cosine {row.similarity:.2f} to its other faces",
             f"{row.nearer_similarity:.2f} to performer {row.nearer_to}",
             row.nearer_similarity - row.similarity,
         )
-        for face_id, row in read_collisions(connection).items()
+        for face_id, row in collisions.items()
     ]
     return sorted(found, key=lambda row: (-row.weight, row.about, row.evidence))
+
+
+def _exclusions(connection: sa.Connection) -> list[Finding]:
+    """Hubs, the nearest to most people first, copies, and the faces that verdicts leave out."""
+    hubs: list[Finding] = []
+    others: list[Finding] = []
+    listed = {key: row for key, row in read_exclusions(connection).items() if row.reason in _LISTED}
+    images = images_of_faces(connection, [face_id for face_id, _ in listed])
+    for (face_id, performer_id), row in listed.items():
+        about, face = f"{row.source}:{row.source_id}", f"{images[face_id]} of performer {performer_id}"
+        if row.reason == Reason.HUB:
+            people = row.people or 0
+            hubs.append(Finding("hub_face", about, face, f"near {people} other people", float(people)))
+        else:
+            section = "copy" if row.reason == Reason.COPY else "verdict"
+            others.append(Finding(section, about, face, row.reason, 0.0))
+    return [*sorted(hubs, key=lambda row: (-row.weight, row.about, row.evidence)), *others]
+
+
+def _people_without_a_face(connection: sa.Connection) -> list[Finding]:
+    found: list[Finding] = []
+    for performer_id, faces in people_without_a_face(connection).items():
+        records = sorted({f"{source}:{source_id}" for source, source_id, _ in faces})
+        more = f" and {len(records) - _HOLDERS_SHOWN} more" if len(records) > _HOLDERS_SHOWN else ""
+        counts = Counter(reason for _, _, reason in faces)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        about = ", ".join(records[:_HOLDERS_SHOWN]) + more
+        found.append(Finding("no_face", about, f"performer {performer_id}", reasons, 0.0))
+    return found
 
 
 def _hubs(connection: sa.Connection) -> list[Finding]:
@@ -115,18 +176,17 @@ def _as_csv(findings: Sequence[Finding]) -> str:
     writer.writerow(("section", "about", "evidence", "reason", "weight"))
     for row in findings:
         cells = (row.section, row.about, row.evidence, row.reason)
-        writer.writerow((*map(_plain, cells), f"{row.weight:.2f}"))
+        writer.writerow((*map(spreadsheet_cell, cells), f"{row.weight:.2f}"))
     return text.getvalue()
 
 
-def _plain(cell: str) -> str:
-    """The cell as one line, so that erasure can blank it. A leading quote keeps spreadsheets from reading a formula."""
-    line = " ".join(cell.split())
-    return f"'{line}" if line[:1] in ("=", "+", "-", "@") else line
-
-
 def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
-    lines = [f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC", ""]
+    lines = [
+        f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC",
+        "",
+        f"Mistakes to correct at the sources, such as two records of one person, are in {SUGGESTIONS}.",
+        "",
+    ]
     for section, meaning in _SECTIONS.items():
         rows = [row for row in findings if row.section == section]
         lines += [f"## {section}: {len(rows)}", "", meaning, ""]

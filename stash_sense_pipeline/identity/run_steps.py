@@ -26,13 +26,15 @@ from stash_sense_pipeline.catalog.queries.identity.identities import (
     MemberChanges,
 )
 from stash_sense_pipeline.catalog.queries.identity.identity_runs import HubChanges, Run, SeenChanges, State
-from stash_sense_pipeline.identity.face_matching.face_agreement import Calibration
+from stash_sense_pipeline.identity.face_matching.calibration import Calibration
 from stash_sense_pipeline.identity.face_matching.face_templates import models_digest
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, survivor
 from stash_sense_pipeline.identity.linkage.clustering import Components
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, Weights
+from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
+from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.permanent_ids import (
     MembershipChange,
@@ -69,11 +71,12 @@ class RunRules:
         sites = [
             (
                 *(row.name, row.hosts, row.identity_grade, row.singular, sorted(row.reserved)),
-                *((form.pattern.pattern, form.key) for form in row.forms),
+                *((form.expression, form.key) for form in row.forms),
             )
             for row in SITES
         ]
-        parts = (sorted(self.hosts.items()), pairs, self.weights, models_digest(self.models), sites)
+        verdicts = sorted((row.image, row.record or ()) for row in self.overrides.face_verdicts)
+        parts = (sorted(self.hosts.items()), pairs, verdicts, self.weights, models_digest(self.models), sites)
         return sha256(repr(parts).encode()).hexdigest()
 
 
@@ -87,6 +90,7 @@ class Done:
     recomputed: int
     templates: int
     calibration: Calibration
+    learned: LearnedWeights
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ NO_IDENTITY_CHANGES = IdentityChanges((), (), MemberChanges((), (), ()), ())
 
 @dataclass(frozen=True)
 class SharedPictures:
-    """Pictures that several records of one source show. They are no evidence about any record.
+    """Pictures that several records of one source show, or that a verdict is on. They are no evidence about any record.
 
     `of_records`: for each record with such pictures, a digest of their image ids.
     """
@@ -131,13 +135,17 @@ class SharedPictures:
     of_records: Mapping[RecordKey, str] = field(default_factory=dict)
 
     @classmethod
-    def find(cls, reads: ShortReads) -> SharedPictures:
-        """The shared pictures among all pictures of the catalog with a face."""
+    def find(cls, reads: ShortReads, overrides: Overrides) -> SharedPictures:
+        """The shared pictures among all pictures of the catalog with a face, and those that verdicts leave out.
+
+        Raises ConfigurationError for a verdict on a record that the catalog does not hold.
+        """
+        verdicts = resolve_verdicts(reads, overrides.path, overrides.face_verdicts)
         shown = [
             ShownPicture(source, image_id, source_id, digest, look)
             for source, image_id, source_id, digest, look in reads(_read_shown)
         ]
-        images = shared_pictures(shown)
+        images = shared_pictures(shown) | verdicts.silent
         found: dict[RecordKey, list[str]] = defaultdict(list)
         for row in shown:
             if (row.source, row.image_id) in images:
@@ -195,10 +203,13 @@ def write_plan(connection: sa.Connection, plan: Plan, now: datetime) -> Done:
     return replace(plan.done, rows_written=written)
 
 
-def run_detail(calibration: Calibration, templates: int, calibrated_on: int) -> dict[str, Any]:
-    """The details of a run in the catalog: face thresholds, number of templates, and number at their calibration."""
+def run_detail(
+    calibration: Calibration, learned: LearnedWeights, templates: int, calibrated_on: int
+) -> dict[str, Any]:
+    """The details of a run in the catalog: face thresholds, number of templates and number at their calibration, weights."""
     return {
         "calibration": calibration.as_detail(),
+        "weights": learned.as_detail(),
         "templates": templates,
         "calibrated_on": calibrated_on,
     }
@@ -223,6 +234,9 @@ def read_population(
             gender=row.gender,
             birth_date=row.birth_date,
             country=row.country,
+            ethnicity=row.ethnicity,
+            eye_color=row.eye_color,
+            height_cm=row.height_cm,
             live=bool(row.live),
             merged_into=row.merged_into,
             aliases=tuple(sorted(aliases.get(key, ()))),

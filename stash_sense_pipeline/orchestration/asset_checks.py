@@ -84,6 +84,12 @@ _PROOF_CHECKS = (
         _named("held_out_retrieval"),
         blocking=False,
     ),
+    ReleaseCheck(
+        "recommended_distance",
+        "There is a distance at which at most one stranger in a hundred gets a name.",
+        _named("recommended_distance"),
+        blocking=False,
+    ),
 )
 _CONTRACT = ReleaseCheck(
     "contract",
@@ -111,7 +117,9 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
     """
     refused = any(not result.passed and result.severity == "error" for result in results)
     missing = (
-        "not run: an earlier check failed" if refused else "not known: the report of this release is gone"
+        "not run: an earlier check failed"
+        if refused
+        else "not known: the report of this release does not have it"
     )
     for check in RELEASE_CHECKS:
         own = [result for result in results if check.takes(result.name)]

@@ -1,6 +1,6 @@
 """The private names of Dagster that the package uses, each with the reason. Checked with Dagster 1.13.27.
 
-Everything here comes from modules whose names begin with an underscore, so an update of Dagster may move it. No other
+Everything here comes from modules with names that begin with an underscore, so an update of Dagster may move it. No other
 module of the package imports from them; a test checks this. Two more such names are strings elsewhere: `supervisor` runs
 `python -m dagster._daemon`, and deploy/dagster.yaml names `dagster._core.storage.root` to keep logs on the shared volume.
 """

@@ -1,1 +1,1 @@
-"""Suppression, erasure, adults only, no more data than needed: what other rooms ask before they store."""
+"""Privacy: suppression, erasure, the adults-only rule, and data minimisation."""

@@ -179,7 +179,9 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "at": _own("when"),
         "rules": _own("whether everything must be computed anew"),
         "records": _own("whether records were erased since"),
-        "detail": _own("counts, and the thresholds of faces with their grounds"),
+        "detail": _own(
+            "counts, the thresholds of faces, and the match weights with digests of common name words"
+        ),
     },
     "identity_records": {
         "source": _SOURCE,
@@ -208,6 +210,15 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "nearer_to": _own("the other person, for review"),
         "similarity": _image("how sure it is"),
         "nearer_similarity": _image("how sure it is"),
+        "found_at": _own("when"),
+    },
+    "face_exclusions": {
+        "face_id": _OF_FACE,
+        "performer_id": _OF_PERFORMER,
+        "source": _SOURCE,
+        "source_id": _RECORD,
+        "reason": _own("why the face is not in the release, for review"),
+        "people": _image("how many other people the face is near, for review"),
         "found_at": _own("when"),
     },
     "trusted_faces": {
@@ -287,6 +298,8 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "last_outcome": _own("what the operator must know"),
         "last_message": _own("what the operator must know"),
         "server_version": _source("which questions the server understands"),
-        "detail": _own("the connector's progress: ids that are missing or could not be read"),
+        "detail": _own(
+            "the connector's progress: ids that are missing or could not be read, and how often fields were found"
+        ),
     },
 }

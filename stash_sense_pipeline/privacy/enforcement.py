@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.private_work import clear_private_work
-from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
+from stash_sense_pipeline.privacy.erasure import ErasureReport, ErasureScope, erase_suppressed
 from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.recheck import RecheckReport, recheck_people
 from stash_sense_pipeline.privacy.redaction.overrides_redaction import OverridesReport, forget_overrides
@@ -56,14 +56,12 @@ def enforce_suppressions(
     environment: Environment,
     sources: Collection[str],
     now: datetime,
-    *,
-    search_all: bool = False,
-    relatives: Relatives | None = None,
+    scope: ErasureScope | None = None,
 ) -> Enforcement:
     """Imports the list as current_suppressions does, and erases the people on it.
 
     They are removed from the catalog, the staged files of a release, reports, logs and identity_overrides.yaml. Copies of
-    the catalog that a killed command left are deleted. `search_all` as in erase_suppressed.
+    the catalog that a killed command left are deleted.
     """
     clear_private_work(environment.data_dir)
     suppressions, imported = _imported(engine, environment, sources)
@@ -76,15 +74,20 @@ def enforce_suppressions(
         overrides = forget_overrides(environment.overrides_file, suppressions, erased.traces)
         done = replace(done, traces=traces, overrides=overrides)
 
-    erased = erase_suppressed(
-        engine, suppressions, now, search_all=search_all, before=forget, relatives=relatives
-    )
+    erased = erase_suppressed(engine, suppressions, now, scope, before=forget)
     return replace(done, erased=erased)
 
 
+@dataclass(frozen=True)
+class UnpackedBackup:
+    """A backup that is not in use yet: its catalog, and the folder of its files."""
+
+    catalog: sa.Engine
+    folder: Path
+
+
 def enforce_in_copy(
-    catalog: sa.Engine,
-    unpacked: Path,
+    backup: UnpackedBackup,
     environment: Environment,
     sources: Collection[str],
     now: datetime,
@@ -92,22 +95,23 @@ def enforce_in_copy(
 ) -> ErasureReport:
     """Erases the people on a backup's own list and on the current one from its unpacked catalog and overrides.
 
-    `unpacked` is the folder of the backup's files. The entries of both lists count as `unseen`: they were checked when
+    The entries of both lists count as `unseen`: they were checked when
     they were added, and an older catalog need not hold their targets. Raises as current_suppressions.
     """
     ours = environment.suppression_key_file
-    key = load_or_create_key(ours if ours.exists() else unpacked / "suppression.key")
-    for path in (unpacked / "suppressions.yaml", environment.suppressions_file):
+    key = load_or_create_key(ours if ours.exists() else backup.folder / "suppression.key")
+    for path in (backup.folder / "suppressions.yaml", environment.suppressions_file):
         if path.exists():
             entries = [replace(entry, unseen=True) for entry in read_suppressions_file(path, sources)]
-            with writing(catalog) as connection:
+            with writing(backup.catalog) as connection:
                 add_suppressions(connection, key, entries)
-    suppressions = load_suppressions(catalog, key)
+    suppressions = load_suppressions(backup.catalog, key)
 
     def forget(erased: ErasureReport, until_committed: ExitStack) -> None:
-        forget_overrides(unpacked / "identity_overrides.yaml", suppressions, erased.traces)
+        forget_overrides(backup.folder / "identity_overrides.yaml", suppressions, erased.traces)
 
-    return erase_suppressed(catalog, suppressions, now, search_all=True, before=forget, relatives=relatives)
+    scope = ErasureScope(search_all=True, relatives=relatives)
+    return erase_suppressed(backup.catalog, suppressions, now, scope, before=forget)
 
 
 def _imported(

@@ -1,4 +1,4 @@
-"""Keyed hashes that are kept of erased people, so that no source brings them back."""
+"""Stores keyed hashes of erased people, so that no source brings them back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import image_key, rows_of
 from stash_sense_pipeline.catalog.schema import source_images
-from stash_sense_pipeline.privacy.intake.record_evidence import persona_hashes, read_told, unknown_pages
+from stash_sense_pipeline.privacy.intake.persona_texts import persona_hashes
+from stash_sense_pipeline.privacy.intake.record_evidence import read_evidence
 from stash_sense_pipeline.privacy.linked_records import LinkedPerson
 from stash_sense_pipeline.privacy.record_lookup import records_listing
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
@@ -20,12 +21,13 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     RECORD,
     URL,
     image_hash,
+    kept_digests,
     likeness,
     plain_url_hash,
     record_hash,
-    url_digests,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import HashRow, Suppressions, store_hashes
+from stash_sense_pipeline.privacy.url_forms import parse_url
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import ImageKey
 
@@ -46,16 +48,15 @@ def remember_erased(
     rows += [
         HashRow(kind, digest, "a page of a suppressed person", now, applied_at=now)
         for url in person.pages
-        for kind, digest in url_digests(key, url)
+        for kind, digest in kept_digests(key, parse_url(url))
     ]
-    told = read_told(connection, person.records)
-    alone = _listed_by_no_other(connection, person, {url for each in told.values() for url in each.urls})
+    evidence = read_evidence(connection, person.records)
+    alone = _listed_by_no_other(connection, person, {url for each in evidence.values() for url in each.urls})
     hashes = {plain_url_hash(key, url) for url in alone}.union(
-        *(persona_hashes(key, each) for each in told.values())
+        *(persona_hashes(key, each) for each in evidence.values())
     )
     rows += [
-        HashRow(PERSONA, digest, "what a suppressed person is called", now, applied_at=now)
-        for digest in hashes
+        HashRow(PERSONA, digest, "a name of a suppressed person", now, applied_at=now) for digest in hashes
     ]
     table = source_images
     columns = sa.select(table.c.url, table.c.sha256, table.c.picture_hash)
@@ -79,7 +80,7 @@ def remember_erased(
 
 def _listed_by_no_other(connection: sa.Connection, person: LinkedPerson, urls: set[str]) -> list[str]:
     """The URLs that are pages of unknown sites and that only this person lists."""
-    unknown = unknown_pages(sorted(urls))
+    unknown = [page for page in map(parse_url, sorted(urls)) if page.is_compared_as_written]
     listers = records_listing(connection, unknown) if unknown else {}
     return [url for url, holders in listers.items() if holders <= person.records]
 

@@ -1,4 +1,4 @@
-"""Mentions of erased records in rows about other people: log, evidence, states of sources, raw fields, links."""
+"""Deletes mentions of erased records from rows about other people: log, evidence, sync states, raw fields, links."""
 
 from __future__ import annotations
 

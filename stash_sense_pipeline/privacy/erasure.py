@@ -40,14 +40,15 @@ from stash_sense_pipeline.privacy.erasure_plan import (
     sole_owners,
 )
 from stash_sense_pipeline.privacy.intake.holding import HELD, forget_held, remember_held
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, read_told
+from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
+from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, read_evidence
 from stash_sense_pipeline.privacy.linked_records import LinkedPerson, own_and_shared_images
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates, load_templates
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, mark_applied, mark_shown
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
-# Columns that tell which person a row is about, and which of the belongings they name. A table without such columns
+# Columns that identify the person of a row, and the kind of key that they hold. A table without such columns
 # refers to one that has them with ON DELETE CASCADE, or holds nothing about single people (see privacy.data_inventory).
 BELONGS = {
     ("source", "source_id"): "records",
@@ -93,14 +94,25 @@ class ErasureReport:
         return not (self.records or self.images or self.faces or self.held)
 
 
+@dataclass(frozen=True)
+class ErasureScope:
+    """How far an erasure searches for the people on the list.
+
+    Only entries that the catalog was not searched for yet are searched for, as records that are stored later are
+    compared first. `search_all` searches for all entries. `relatives` finds records that the last identity run had not
+    linked; with None they are not looked for.
+    """
+
+    search_all: bool = False
+    relatives: Relatives | None = None
+
+
 def erase_suppressed(
     engine: sa.Engine,
     suppressions: Suppressions,
     now: datetime,
-    *,
-    search_all: bool = False,
+    scope: ErasureScope | None = None,
     before: Callable[[ErasureReport, ExitStack], None] = lambda report, until_committed: None,
-    relatives: Relatives | None = None,
 ) -> ErasureReport:
     """Deletes everything that the catalog holds of the people on the list, in one transaction.
 
@@ -112,8 +124,7 @@ def erase_suppressed(
     Hashes of the records, pages, URLs and bytes of the images are added to the list, so that no source brings the person
     back; where that was asked for, a template of the face too.
 
-    Only entries that the catalog was not searched for yet are searched for, as records that are stored later are
-    compared first. `search_all` searches for all entries. On SQLite the file is rebuilt when rows were deleted since the
+    On SQLite the file is rebuilt when rows were deleted since the
     last rebuild; on PostgreSQL the tables are vacuumed. Running it again changes nothing.
 
     `before` is called before the commit, and removes the texts of the report from files: after the commit no search
@@ -122,9 +133,7 @@ def erase_suppressed(
     with ExitStack() as until_committed, writing(engine) as connection:
         lock_identity_writers(connection)
         _outlast_idleness(connection)
-        report = _erase(
-            connection, suppressions.refreshed(connection), now, search_all=search_all, relatives=relatives
-        )
+        report = _erase(connection, suppressions.refreshed(connection), now, scope or ErasureScope())
         before(report, until_committed)
     return _overwritten(engine, report)
 
@@ -209,7 +218,8 @@ def hold_stored(
     if not reasons:
         return ()
     table = source_performers
-    remember_held(connection, suppressions, list(read_told(connection, reasons.keys()).values()))
+    evidence = read_evidence(connection, reasons.keys()).values()
+    remember_held(connection, suppressions, [ParsedRecord(each, suppressions.key) for each in evidence])
     versions = sa.select(table.c.source, table.c.source_id, table.c.updated_at)
     rows: dict[str, list[WithheldRecord]] = {}
     for source, source_id, updated in rows_of(connection, versions, record_key(table), reasons.keys()):
@@ -223,17 +233,12 @@ def hold_stored(
 
 
 def _erase(
-    connection: sa.Connection,
-    suppressions: Suppressions,
-    now: datetime,
-    *,
-    search_all: bool,
-    relatives: Relatives | None,
+    connection: sa.Connection, suppressions: Suppressions, now: datetime, scope: ErasureScope
 ) -> ErasureReport:
-    sought = suppressions if search_all else suppressions.only_pending()
+    sought = suppressions if scope.search_all else suppressions.only_pending()
     awaited = shown_awaited(connection, suppressions)
     covered = covered_records(connection, sought) | awaited.records
-    person, in_doubt = person_of(connection, suppressions, covered, relatives)
+    person, in_doubt = person_of(connection, suppressions, covered, scope.relatives)
     if suppressions.face_blocks & sought.pending:
         blocked = face_blocked_people(connection, suppressions, covered)
         keep_templates(connection, suppressions.key, [*blocked, *awaited.face_blocks], now)

@@ -35,7 +35,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressio
 from stash_sense_pipeline.privacy.url_forms import record_page
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
-# This many are compared with the suppressed ones in some tenths of a second.
+# Images that are compared with the suppressed ones in one step, which takes some tenths of a second.
 _IMAGES_AT_ONCE = 10_000
 
 

@@ -17,8 +17,8 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.privacy.record_lookup import records_called, records_listing
-from stash_sense_pipeline.privacy.url_forms import identifying_pages, record_page
-from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.privacy.url_forms import ParsedUrl, identifying_pages, parse_url, record_page
+from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
@@ -45,9 +45,13 @@ def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> L
     """
     people = with_linked(connection, records)
     listers: dict[str, set[RecordKey]] = {}
+    parsed: dict[str, ParsedUrl] = {}
     while True:
-        pages = identifying_pages(_urls_of(connection, people)).values()
-        new_pages = [url for url in pages if url not in listers]
+        urls = dict.fromkeys(_urls_of(connection, people))
+        parsed |= {url: parse_url(url) for url in urls if url not in parsed}
+        new_pages = [
+            page for page in identifying_pages(map(parsed.__getitem__, urls)) if page.url not in listers
+        ]
         listers |= records_listing(connection, new_pages) if new_pages else {}
         others = {
             record
@@ -59,31 +63,29 @@ def whole_person(connection: sa.Connection, records: Collection[RecordKey]) -> L
         if not unjudged:
             break
         people = with_linked(connection, people | unjudged)
-    alone = {url for url, holders in listers.items() if holders <= people}
-    own = tuple(sorted(alone - _pages_of_others(connection, alone, people)))
+    alone = [parsed[url] for url, holders in listers.items() if holders <= people]
+    of_others = _pages_of_others(connection, alone, people)
+    own = tuple(sorted({page.url for page in alone} - of_others))
     other_listers = frozenset(record for holders in listers.values() for record in holders) - people
     return LinkedPerson(
         frozenset(people), own, len(listers) - len(own), _other_ids(connection, people), other_listers
     )
 
 
-def _pages_of_others(connection: sa.Connection, urls: Collection[str], people: set[RecordKey]) -> set[str]:
-    """The URLs that are stash-box pages of records in other identities: the identity run did not link those."""
-    names: dict[str, RecordKey] = {}
-    for url in urls:
-        profile = profile_urls.canonical_profile(url)
-        site = profile_sites.site(profile.site) if profile is not None else None
-        if profile is not None and site is not None and site.stash_box_host is not None:
-            names[url] = (profile.site, profile.key)
+def _pages_of_others(
+    connection: sa.Connection, pages: Collection[ParsedUrl], people: set[RecordKey]
+) -> set[str]:
+    """The URLs of stash-box pages of records in other identities: the identity run did not link those."""
+    names = {page.url: name for page in pages if (name := page.stash_box_record) is not None}
     called = records_called(connection, set(names.values()))
     return {url for url, name in names.items() if with_identity(connection, called[name] - people)}
 
 
-def own_pages(connection: sa.Connection, record: RecordKey, urls: Collection[str]) -> list[str]:
-    """The identifying pages among a stored record's URLs that no record of another identity lists as well."""
-    listers = records_listing(connection, list(identifying_pages(urls).values()))
+def own_pages(connection: sa.Connection, record: RecordKey, pages: Collection[ParsedUrl]) -> set[str]:
+    """The URLs of those pages of a stored record that no record of another identity lists as well."""
+    listers = records_listing(connection, pages)
     person = with_linked(connection, {record})
-    return [url for url, holders in listers.items() if not with_identity(connection, holders - person)]
+    return {url for url, holders in listers.items() if not with_identity(connection, holders - person)}
 
 
 def with_linked(connection: sa.Connection, records: Collection[RecordKey]) -> set[RecordKey]:

@@ -1,4 +1,4 @@
-"""Compares every stored person with the suppression list once identities are known, before a release is made of them."""
+"""Compares every stored person with the suppression list after an identity run, and erases or holds the matches."""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from stash_sense_pipeline.catalog.queries.identity.identities import lock_identi
 from stash_sense_pipeline.catalog.schema import identity_members, source_performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.privacy.erasure import erase_records, hold_stored
+from stash_sense_pipeline.privacy.intake.comparison import Findings, compare
 from stash_sense_pipeline.privacy.intake.holding import HELD, HELD_LINKED
-from stash_sense_pipeline.privacy.intake.record_evidence import (
-    Findings,
-    RecordEvidence,
-    Relatives,
-    compare,
-    read_told,
-)
+from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
+from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence, Relatives, read_evidence
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
@@ -101,15 +97,17 @@ def _live_records(connection: sa.Connection) -> dict[RecordKey, RecordEvidence]:
         sa.select(table.c.source, table.c.source_id).where(table.c.deleted_at.is_(None))
     )
     live = {(source, source_id) for source, source_id in keys}
-    return {record: told for record, told in read_told(connection).items() if record in live}
+    return {record: each for record, each in read_evidence(connection).items() if record in live}
 
 
 def _matches(
     connection: sa.Connection, suppressions: Suppressions, live: Mapping[RecordKey, RecordEvidence]
 ) -> _Matches:
-    findings = {
-        record: found for record, told in live.items() if (found := compare(suppressions, told)) != Findings()
-    }
+    compared = (
+        (record, compare(suppressions, ParsedRecord(evidence, suppressions.key)))
+        for record, evidence in live.items()
+    )
+    findings = {record: found for record, found in compared if found != Findings()}
     suppressed = frozenset(record for record, found in findings.items() if found.degree is not None)
     held = {
         record: HELD if found.is_like else HELD_LINKED for record, found in findings.items() if found.is_held

@@ -11,8 +11,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import of_records
 from stash_sense_pipeline.catalog.schema import performer_urls, source_images, source_performers
-from stash_sense_pipeline.privacy.url_forms import plain_url
-from stash_sense_pipeline.records import profile_urls
+from stash_sense_pipeline.privacy.url_forms import ParsedUrl, parse_url, plain_url
 from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
 # With more fragments than this, searching a URL for them takes longer than parsing it.
@@ -22,19 +21,19 @@ _SHORTEST = 3
 _ODD = r"[%+]|[^\x00-\x7f]"
 
 
-def records_listing(connection: sa.Connection, urls: Collection[str]) -> dict[str, set[RecordKey]]:
-    """For each URL, the records that list it in any form, or list another URL of the same profile."""
+def records_listing(connection: sa.Connection, pages: Collection[ParsedUrl]) -> dict[str, set[RecordKey]]:
+    """For the URL of each page, the records that list it in any form, or list another URL of the same profile."""
     wanted: dict[str, list[str]] = {}
-    for url in urls:
-        for form in _forms(url):
-            wanted.setdefault(form, []).append(url)
-    found: dict[str, set[RecordKey]] = {url: set() for url in urls}
+    for page in pages:
+        for form in _forms(page):
+            wanted.setdefault(form, []).append(page.url)
+    found: dict[str, set[RecordKey]] = {page.url: set() for page in pages}
     table = performer_urls
-    rows = streamed(connection, sa.select(table.c.source, table.c.source_id, table.c.url)) if urls else ()
-    may_be = _prefilter(urls)
+    rows = streamed(connection, sa.select(table.c.source, table.c.source_id, table.c.url)) if pages else ()
+    may_be = _prefilter(pages)
     for source, source_id, url in rows:
         if may_be is None or may_be.search(url.lower()):
-            for form in _forms(url):
+            for form in _forms(parse_url(url)):
                 for asked in wanted.get(form, ()):
                     found[asked].add((source, source_id))
     return found
@@ -74,7 +73,7 @@ def images_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set
     found: dict[str, set[ImageKey]] = {url: set() for url in urls}
     table = source_images
     rows = streamed(connection, sa.select(table.c.source, table.c.image_id, table.c.url)) if urls else ()
-    may_be = _prefilter(urls)
+    may_be = _prefilter([parse_url(url) for url in urls])
     for source, image_id, url in rows:
         if may_be is None or may_be.search(url.lower()):
             for asked in wanted.get(plain_url(url), ()):
@@ -82,23 +81,29 @@ def images_at(connection: sa.Connection, urls: Collection[str]) -> dict[str, set
     return found
 
 
-def _forms(url: str) -> Iterator[str]:
-    yield plain_url(url)
-    profile = profile_urls.canonical_profile(url)
-    if profile is not None:
+def _forms(page: ParsedUrl) -> Iterator[str]:
+    yield page.plain
+    if page.profile is not None:
         # The blank keeps it apart from a plain URL: no host has one.
-        yield f"{profile.site} {profile.key}"
+        yield f"{page.profile.site} {page.profile.key}"
 
 
-def _prefilter(urls: Collection[str]) -> re.Pattern[str] | None:
+def _in_all_forms(key: str) -> str:
+    """The part of a profile's key that all forms of its URL contain, in lower case.
+
+    The parts of a key are joined with a colon. The first of several is a kind such as `legacy`, which no URL contains.
+    """
+    parts = key.lower().split(":")
+    return max(parts[1:] or parts, key=len)
+
+
+def _prefilter(pages: Collection[ParsedUrl]) -> re.Pattern[str] | None:
     """A pattern that every URL of these pages matches; None when no short pattern is possible."""
     fragments: set[str] = set()
-    for url in islice(urls, _MOST_FRAGMENTS + 1):
-        profile = profile_urls.canonical_profile(url)
-        # All forms of a profile's URL contain its key.
-        text = profile.key if profile is not None else plain_url(url).partition("/")[2].lower()
-        # The parts of a key are joined with a colon, and may stand in another order in the URL: the longest is used.
-        words = re.findall(r"[a-z0-9]+", max(text.split(":"), key=len) if profile is not None else text)
+    for page in islice(pages, _MOST_FRAGMENTS + 1):
+        profile = page.profile
+        text = _in_all_forms(profile.key) if profile is not None else page.plain.partition("/")[2].lower()
+        words = re.findall(r"[a-z0-9]+", text)
         if len("".join(words)) < _SHORTEST:
             return None
         fragments.add("[^a-z0-9]*".join(words))

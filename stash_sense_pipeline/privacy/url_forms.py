@@ -1,4 +1,4 @@
-"""URLs in one form for comparison, and the pages that can identify a person."""
+"""Parsed URLs: their plain form, the page of a known site that they name, and whether it identifies a person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode
 
 from stash_sense_pipeline.records import profile_sites, profile_urls
@@ -19,15 +20,57 @@ _SIMPLE_URL = re.compile(
 )
 
 
-def identifying_pages(urls: Iterable[str]) -> dict[profile_urls.ProfileKey, str]:
-    """The pages among these URLs that can identify a person, each with one of the URLs that name it."""
-    pages: dict[profile_urls.ProfileKey, str] = {}
-    for url in urls:
-        profile = profile_urls.canonical_profile(url)
-        site = profile_sites.site(profile.site) if profile else None
-        if profile is not None and site is not None and site.identity_grade:
-            pages.setdefault(profile, url)
-    return pages
+class ParsedUrl(NamedTuple):
+    """A URL, parsed once. `plain` as in plain_url; `profile` is the page of a known site that it names, or None."""
+
+    url: str
+    plain: str
+    profile: profile_urls.ProfileKey | None
+
+    @property
+    def is_identifying(self) -> bool:
+        """True for a page of a known site that can identify a person."""
+        site = profile_sites.site(self.profile.site) if self.profile is not None else None
+        return site is not None and site.identity_grade
+
+    @property
+    def plain_names_profile(self) -> bool:
+        """False when the query says which profile the URL names: the plain form leaves it out, and is that of all."""
+        return "?" not in self.url or profile_urls.canonical_profile(self.plain) == self.profile
+
+    @property
+    def is_compared_as_written(self) -> bool:
+        """True for a page that only its plain form identifies; False for a URL without a path.
+
+        It is on a site that the table of profile sites does not list, or on one of its sites that prove no identity, such
+        as a page that a fan may run. Pages that namesakes share are left out.
+        """
+        if not self.plain.partition("/")[2]:
+            return False
+        site = profile_sites.site(self.profile.site) if self.profile is not None else None
+        if site is None:
+            return True
+        return not (site.identity_grade or site.shared) and self.plain_names_profile
+
+    @property
+    def stash_box_record(self) -> RecordKey | None:
+        """The record with this page on a public stash-box; None for another page."""
+        site = profile_sites.site(self.profile.site) if self.profile is not None else None
+        return self.profile if site is not None and site.stash_box_host is not None else None
+
+
+def parse_url(url: str) -> ParsedUrl:
+    """Parses a URL. Never raises: a text that is no URL has a plain form and no profile."""
+    return ParsedUrl(url, plain_url(url), profile_urls.canonical_profile(url))
+
+
+def identifying_pages(pages: Iterable[ParsedUrl]) -> list[ParsedUrl]:
+    """The pages that can identify a person, each once: of several URLs of one page, the first."""
+    found: dict[profile_urls.ProfileKey, ParsedUrl] = {}
+    for page in pages:
+        if page.profile is not None and page.is_identifying:
+            found.setdefault(page.profile, page)
+    return list(found.values())
 
 
 def plain_url(url: str) -> str:

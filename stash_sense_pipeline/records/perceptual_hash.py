@@ -1,4 +1,4 @@
-"""Perceptual hashes of images, and when two of them are copies of one picture."""
+"""Perceptual hashes of images, and the rule when two images are copies of one picture."""
 
 from __future__ import annotations
 

@@ -2,97 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from stash_sense_pipeline.records.profile_databases import JAPAN, WORLD
+from stash_sense_pipeline.records.profile_forms import (
+    FUNCTIONS,
+    LANGUAGE,
+    NO_FILE,
+    REGION,
+    SLUG,
+    UUID,
+    ProfileSite,
+    words,
+)
+from stash_sense_pipeline.records.profile_forms import form as _form
+from stash_sense_pipeline.records.profile_forms import stash_box as _stash_box
+from stash_sense_pipeline.records.profile_named_pages import NAMED_PAGES, TUBES
+from stash_sense_pipeline.records.profile_networks import NETWORKS
+from stash_sense_pipeline.records.profile_stores import CAMS, LINK_PAGES, STORES
 
-
-@dataclass(frozen=True)
-class Form:
-    """One form of a profile URL.
-
-    `pattern` must match the whole decoded path, without outer slashes and followed by `?value` of `query_parameter`.
-    `key` and `url` are format strings over its named groups. An optional group that did not match is empty.
-    """
-
-    pattern: re.Pattern[str]
-    key: str
-    url: str | None
-
-
-@dataclass(frozen=True)
-class ProfileSite:
-    """One row of the table.
-
-    `hosts`: exact names without www. `identity_grade`: its keys may prove that two records are one person.
-    `singular`: a person has one page there, so two different keys are evidence for two people.
-    `reserved`: values of the group `id`, in lower case, that are other pages of the site than profiles.
-    `stash_box_host`: the host in universal ids, if the site is a stash-box.
-    """
-
-    name: str
-    hosts: tuple[str, ...]
-    forms: tuple[Form, ...]
-    identity_grade: bool = True
-    singular: bool = False
-    keep_case: bool = False
-    title: bool = False
-    reserved: frozenset[str] = frozenset()
-    query_parameter: str | None = None
-    refused_parameters: frozenset[str] = frozenset()
-    language_host: bool = False
-    stash_box_host: str | None = None
-
-
-UUID = r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
-
-
-_LANGUAGE = r"(?:[a-zA-Z]{2}/)?"
-
-
-_REGION = r"(?:[a-zA-Z]{2}(?:-[a-zA-Z]{2})?/)?"
-
-
-def _form(pattern: str, key: str, url: str | None) -> Form:
-    return Form(re.compile(pattern, re.IGNORECASE), key, url)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-def _stash_box(name: str, host: str, *aliases: str, identifier: str = UUID) -> ProfileSite:
-    form = _form(rf"performers/(?P<id>{identifier})(?:/.*)?", "{id}", f"https://{host}/performers/{{id}}")
-    return ProfileSite(
-        name,
-        (host, *aliases),
-        (form,),
-        singular=True,
-        stash_box_host=host,
-        reserved=_words("add edit create new"),
-    )
-
-
-def _handles(
-    name: str,
-    hosts: str,
-    handle: str,
-    reserved: str = "",
-    *,
-    prefix: str = "",
-    tail: str = "",
-    canonical_prefix: str | None = None,
-) -> ProfileSite:
-    """A network of accounts. `prefix` matches before the handle, `tail` the sub-pages of the same account."""
-    first, *_ = hosts.split()
-    shown = prefix if canonical_prefix is None else canonical_prefix
-    form = _form(
-        rf"{prefix}(?P<id>{handle}){tail and f'(?:/(?:{tail}))?'}", "{id}", f"https://{first}/{shown}{{id}}"
-    )
-    return ProfileSite(name, tuple(hosts.split()), (form,), reserved=_words(reserved))
-
-
-# The facts on the ten reference sites are from the project's notes. Reserved words of the networks are first path
-# segments that are functions of the site: without them, twitter.com/intent would join records of many performers.
+# The facts on the ten reference sites are from the project's notes.
 SITES: tuple[ProfileSite, ...] = (
     _stash_box("stashdb", "stashdb.org"),
     # ThePornDB names a performer by uuid, number or slug. The catalog decides which of them is stored.
@@ -104,52 +31,98 @@ SITES: tuple[ProfileSite, ...] = (
         "api.metadataapi.net",
         identifier="[^/?]+",
     ),
-    _stash_box("fansdb", "fansdb.cc"),
+    # fansdb.xyz is its former host.
+    _stash_box("fansdb", "fansdb.cc", "fansdb.xyz"),
     _stash_box("pmvstash", "pmvstash.org"),
     _stash_box("javstash", "javstash.org"),
     ProfileSite(
         "babepedia",
         ("babepedia.com",),
-        (_form(r"babe/(?P<id>[^/]+)(?:/.*)?", "{id}", "https://www.babepedia.com/babe/{id}"),),
+        (
+            _form(
+                r"babe/(?P<id>[^/]+)(?:/.*)?",
+                "{id}",
+                "https://www.babepedia.com/babe/{id}",
+                "http://babepedia.com/babe/Example%20Person/gallery/3#pics",
+                "example_person",
+            ),
+        ),
         singular=True,
         keep_case=True,
+        no_profiles=("babe", "search/Example_Person", "gallery/Example_Person/12", "index/e", "top100"),
     ),
     ProfileSite(
         "iafd",
         ("iafd.com",),
         (
             _form(
-                rf"person\.rme/id=(?P<id>{UUID})(?:/.*)?", "{id}", "https://www.iafd.com/person.rme/id={id}"
+                rf"person\.rme/id=(?P<id>{UUID})(?:/.*)?",
+                "{id}",
+                "https://www.iafd.com/person.rme/id={id}",
+                "HTTP://WWW.IAFD.COM/person.rme/id=0F1E2D3C-4B5A-4978-8796-A5B4C3D2E1F0/example-person.htm",
+                "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0",
             ),
+            # Genders are f, m, d, tf and tm. One perfid may exist once with each.
             _form(
-                r"person\.rme/perfid=(?P<id>[^/=]+)/gender=(?P<gender>[a-z])(?:/(?P<name>[^/=]+))?",
+                r"person\.rme/perfid=(?P<id>[^/=]+)/gender=(?P<gender>female|male|[a-z]{1,2})(?:/(?P<name>[^/=]+))?",
                 "perfid:{id}:{gender}",
                 "https://www.iafd.com/person.rme/perfid={id}/gender={gender}/{name}",
+                "https://www.iafd.com/person.rme/perfid=ExamplePerson/gender=TF/Example_Person.htm",
+                "perfid:exampleperson:tf",
             ),
             _form(
                 r"person\.rme/perfid=(?P<id>[^/=]+)(?:/(?P<name>[^/=]+))?",
                 "perfid:{id}:?",
                 "https://www.iafd.com/person.rme/perfid={id}/{name}",
+                "https://www.iafd.com/person.rme/perfid=exampleperson",
+                "perfid:exampleperson:?",
             ),
         ),
         singular=True,
+        no_profiles=(
+            "person.rme",
+            "person.rme/id=1",
+            "title.rme/id=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0",
+            "awards.asp?id=0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0",
+            "results.asp?searchstring=Example+Person",
+            "studio.rme/studio=1",
+        ),
     ),
     ProfileSite(
         "freeones",
         ("freeones.com", "freeones.xxx", "freeones.ru", "freeones.ca"),
         (
-            _form(r"html/(?P<id>[a-z]_links/.+)", "legacy:{id}", None),
             _form(
-                rf"{_LANGUAGE}(?P<id>[^/]{{3,}})(?:/(?:bio|feed|photos|videos|links|profile))?",
+                r"html/(?P<id>[a-z]_links/.+)",
+                "legacy:{id}",
+                None,
+                "http://www.freeones.com/html/e_links/Example_Person/",
+                "legacy:e_links/example_person",
+            ),
+            _form(
+                rf"{REGION}(?P<id>{NO_FILE}[^/]{{3,}})(?:/(?:bio|feed|photos|videos|links|profile))?",
                 "{id}",
                 "https://www.freeones.com/{id}",
+                "https://www.freeones.xxx/pt-br/Example-Person/bio?utm=1",
+                "example-person",
             ),
         ),
         singular=True,
-        reserved=_words(
-            "babes photos videos feed search login signup vod html forums cams register logout about"
-            " contact help terms privacy dmca sitemap categories galleries models channels live news blog"
-            " tags profile bio links index.html index.php robots.txt"
+        reserved=FUNCTIONS
+        | words("vod html bio links discounts sites websites studios cup top feed top-pornstars"),
+        no_profiles=(
+            "",
+            "de",
+            "babes?q=example",
+            "performers?q=example",
+            "de/performers",
+            "communities",
+            "challenge/",
+            "bookmarks",
+            "create",
+            "vod/1234-title",
+            "example-person/videos/clip-1",
+            "example-person/photos/title",
         ),
     ),
     ProfileSite(
@@ -161,14 +134,25 @@ SITES: tuple[ProfileSite, ...] = (
                 r"|boobpedia|project|portal|module|[a-z]+_talk):)(?P<id>[^/?]+)",
                 "{id}",
                 "https://www.boobpedia.com/boobs/{id}",
+                "http://boobpedia.com/wiki/index.php?title=example+Person&redirect=no",
+                "example_person",
             ),
         ),
         singular=True,
         keep_case=True,
         title=True,
-        reserved=_words("main_page"),
+        reserved=words("main_page"),
+        no_profiles=(
+            "boobs",
+            "boobs/Category:Example",
+            "boobs/User_talk:Example",
+            "boobs/Special:Search?search=x",
+            "wiki/index.php?title=Example&action=edit",
+            "wiki/index.php?title=Example&amp;action=history",
+            "wiki/index.php",
+        ),
         query_parameter="title",
-        refused_parameters=_words("action oldid diff curid"),
+        refused_parameters=words("action oldid diff curid"),
     ),
     ProfileSite(
         "thenude",
@@ -178,9 +162,18 @@ SITES: tuple[ProfileSite, ...] = (
                 r"(?!model_index)[^/]*_0*(?P<id>[1-9][0-9]{0,14})\.htm",
                 "{id}",
                 "https://www.thenude.com/_{id}.htm",
+                "https://www.thenude.eu/Example%20Person_012345.htm?ref=1",
+                "12345",
             ),
         ),
         singular=True,
+        no_profiles=(
+            "model_index_1.htm",
+            "model_index_e.html",
+            "index.php?page=search",
+            "cover/x/555/y",
+            "Person.htm",
+        ),
     ),
     ProfileSite(
         "afdb",
@@ -190,231 +183,131 @@ SITES: tuple[ProfileSite, ...] = (
                 r"actor/(?P<slug>[^/]+-)0*(?P<id>[1-9][0-9]{0,14})",
                 "{id}",
                 "https://www.adultfilmdatabase.com/actor/{slug}{id}/",
+                "http://adultfilmdatabase.com/Actor/Example-Person-54321",
+                "54321",
             ),
             _form(
                 r"actor\.cfm\?0*(?P<id>[1-9][0-9]{0,14})",
                 "{id}",
                 "https://www.adultfilmdatabase.com/actor.cfm?actorid={id}",
+                "https://www.adultfilmdatabase.com/actor.cfm?x=1&actorid=54321",
+                "54321",
             ),
         ),
         singular=True,
+        no_profiles=(
+            "actor",
+            "studio/555/sample/",
+            "video/11111/title/",
+            "ActorImage.cfm?ActorID=54321",
+            "browse.cfm?type=actor",
+        ),
         query_parameter="actorid",
     ),
     # The slug is a tag that namesakes share: the site gives images, but its pages prove no identity.
     ProfileSite(
         "pornpics",
-        ("pornpics.com",),
-        (_form(rf"{_LANGUAGE}pornstars/(?P<id>[^/]+)", "{id}", "https://www.pornpics.com/pornstars/{id}/"),),
+        ("pornpics.com", "pornpics.de"),
+        (
+            _form(
+                rf"{LANGUAGE}pornstars/{SLUG}",
+                "{id}",
+                "https://www.pornpics.com/pornstars/{id}/",
+                "https://www.pornpics.de/jp/pornstars/Example-Person/?x=1",
+                "example-person",
+            ),
+        ),
         identity_grade=False,
-        reserved=_words("list gay shemale"),
+        shared=True,
+        reserved=words("list gay shemale female male trans popular search page"),
+        no_profiles=(
+            "pornstars/",
+            "pornstars/2/",
+            "pornstars/a/",
+            "de/pornstars/b",
+            "galleries/x-1/",
+            "tags/x",
+            "?q=x",
+        ),
     ),
     ProfileSite(
         "elitebabes",
         ("elitebabes.com",),
         (
             _form(
-                r"model/(?P<id>[^/]+)(?:/(?:sort|mpage)/[^/]+)*",
+                rf"model/{SLUG}(?:/(?:sort|mpage)/[^/]+)*",
                 "{id}",
                 "https://www.elitebabes.com/model/{id}/",
+                "http://elitebabes.com/model/Example-Person/sort/trending/mpage/2/",
+                "example-person",
             ),
         ),
         singular=True,
+        reserved=words("page feed sort mpage"),
+        no_profiles=(
+            "model/",
+            "model/2/",
+            "model/page/2/",
+            "models/",
+            "example-person-in-a-set/",
+            "tag/x/",
+            "?s=x",
+        ),
     ),
     ProfileSite(
         "javdatabase",
         ("javdatabase.com",),
-        (_form(r"idols/(?P<id>[^/]+)", "{id}", "https://www.javdatabase.com/idols/{id}/"),),
+        (
+            _form(
+                rf"idols/{SLUG}",
+                "{id}",
+                "https://www.javdatabase.com/idols/{id}/",
+                "http://javdatabase.com/idols/Example-Person-2?ipage=2",
+                "example-person-2",
+            ),
+        ),
         singular=True,
-        reserved=_words("page"),
+        reserved=words("page feed"),
+        no_profiles=(
+            "idols/",
+            "idols/?_birth_year=1990",
+            "idols/page/3/",
+            "idols/2/",
+            "directors/x/",
+            "movies/smp-001/",
+        ),
     ),
     ProfileSite(
         "indexxx",
         ("indexxx.com",),
         (
-            _form(r"m/(?P<id>[^/]+)", "{id}", "https://www.indexxx.com/m/{id}"),
-            _form(r"models/(?P<id>[0-9]+)(?:/.*)?", "legacy:{id}", None),
-        ),
-        singular=True,
-    ),
-    ProfileSite(
-        "imdb",
-        ("imdb.com",),
-        (
             _form(
-                rf"{_REGION}name/(?P<id>nm[0-9]{{7,10}})(?:/.*)?", "{id}", "https://www.imdb.com/name/{id}/"
-            ),
-        ),
-        singular=True,
-    ),
-    ProfileSite(
-        "wikidata",
-        ("wikidata.org",),
-        (
-            _form(
-                r"(?:wiki|entity|wiki/special:entitypage)/q(?P<id>[1-9][0-9]{0,11})",
-                "Q{id}",
-                "https://www.wikidata.org/wiki/Q{id}",
-            ),
-        ),
-        singular=True,
-    ),
-    # Articles on lists, groups and companies have the same URL form as articles on people.
-    ProfileSite(
-        "wikipedia",
-        ("wikipedia.org",),
-        (
-            _form(
-                r"(?P<language>[a-z]{2,12}(?:-[a-z]+)*)/wiki/(?P<id>[^:]+)",
-                "{language}:{id}",
-                "https://{language}.wikipedia.org/wiki/{id}",
-            ),
-        ),
-        identity_grade=False,
-        keep_case=True,
-        title=True,
-        language_host=True,
-        reserved=_words("main_page"),
-    ),
-    ProfileSite(
-        "data18",
-        ("data18.com",),
-        (_form(r"name/(?P<id>[^/]+)(?:/.*)?", "{id}", "https://www.data18.com/name/{id}"),),
-        singular=True,
-    ),
-    ProfileSite(
-        "minnano_av",
-        ("minnano-av.com",),
-        (
-            _form(
-                r"actress0*(?P<id>[1-9][0-9]{0,9})\.html",
+                r"m/(?P<id>[^/]+)",
                 "{id}",
-                "https://www.minnano-av.com/actress{id}.html",
+                "https://www.indexxx.com/m/{id}",
+                "http://indexxx.com/m/Example-Person/",
+                "example-person",
+            ),
+            _form(
+                r"models/(?P<id>[0-9]+)(?:/.*)?",
+                "legacy:{id}",
+                None,
+                "https://www.indexxx.com/models/9876/example-person-1/",
+                "legacy:9876",
             ),
         ),
         singular=True,
+        no_profiles=("m", "models", "models/e/", "websites/1/sample/sets/", "set/123456/", "search/?query=x"),
     ),
-    ProfileSite(
-        "xcity",
-        ("xxx.xcity.jp", "xcity.jp"),
-        (_form(r"idol/detail/0*(?P<id>[1-9][0-9]{0,9})", "{id}", "https://xxx.xcity.jp/idol/detail/{id}/"),),
-        singular=True,
-    ),
-    ProfileSite(
-        "dmm",
-        ("actress.dmm.co.jp",),
-        (
-            _form(
-                r"-/detail/=/actress_id=0*(?P<id>[1-9][0-9]{0,9})",
-                "{id}",
-                "https://actress.dmm.co.jp/-/detail/=/actress_id={id}/",
-            ),
-        ),
-        singular=True,
-    ),
-    ProfileSite(
-        "pornhub",
-        ("pornhub.com",),
-        (
-            _form(
-                r"(?P<kind>pornstar|model)/(?P<id>[^/]+)(?:/(?:videos|photos|about|gifs)(?:/.*)?)?",
-                "{kind}:{id}",
-                "https://www.pornhub.com/{kind}/{id}",
-            ),
-        ),
-    ),
-    ProfileSite(
-        "xvideos",
-        ("xvideos.com",),
-        (
-            _form(
-                r"(?P<kind>pornstars|models|profiles)/(?P<id>[^/]+)",
-                "{kind}:{id}",
-                "https://www.xvideos.com/{kind}/{id}",
-            ),
-        ),
-    ),
-    ProfileSite(
-        "manyvids",
-        ("manyvids.com",),
-        (
-            _form(
-                r"profile/0*(?P<id>[1-9][0-9]{0,14})(?:/.*)?", "{id}", "https://www.manyvids.com/Profile/{id}"
-            ),
-        ),
-    ),
-    _handles(
-        "twitter",
-        "x.com twitter.com",
-        "[A-Za-z0-9_]{1,15}",
-        "intent home i search share explore hashtag login signup settings notifications messages tos"
-        " privacy about compose jobs download logout account who_to_follow help oauth welcome widgets"
-        " statuses status photo media web null undefined",
-        prefix="@?",
-        canonical_prefix="",
-        tail="media|with_replies|likes|highlights|photo|header_photo|followers|following",
-    ),
-    _handles(
-        "instagram",
-        "www.instagram.com instagram.com instagr.am",
-        "[A-Za-z0-9_](?:[A-Za-z0-9_.]{0,28}[A-Za-z0-9_])?",
-        "p explore reel reels stories story accounts tv direct about developer developers legal api web"
-        " press support privacy terms login signup share sharer popular directory home download _u _n null"
-        " undefined",
-        prefix="@?",
-        canonical_prefix="",
-        tail="reels|tagged|channel|feed|related_profiles",
-    ),
-    _handles(
-        "onlyfans",
-        "onlyfans.com",
-        "(?![0-9]+$)(?![0-9]+/)[A-Za-z0-9_.-]{2,64}",
-        "home my posts post help terms privacy contact login signup register search settings"
-        " notifications chats collections subscriptions faq about careers brand dmca usc2257 complaints"
-        " action rest api public files transparency-center blog store cookies how share explore null"
-        " undefined",
-        prefix="@?",
-        canonical_prefix="",
-        tail="media|photos|videos|likes|c[0-9]+|trial/[^/]+",
-    ),
-    _handles(
-        "fansly",
-        "fansly.com",
-        "[A-Za-z0-9_.-]{2,64}",
-        "home explore discover login signup register settings messages notifications lists post posts"
-        " subscriptions live r legal terms privacy support about contact help application creator creators"
-        " verify share null undefined",
-        prefix="@?",
-        canonical_prefix="",
-        tail="posts|media",
-    ),
-    _handles("tiktok", "www.tiktok.com tiktok.com", r"[A-Za-z0-9_.]{2,24}", prefix="@"),
-    _handles("threads", "www.threads.net threads.net threads.com", r"[A-Za-z0-9_.]{1,30}", prefix="@"),
-    _handles("bluesky", "bsky.app", r"[A-Za-z0-9.:-]{3,253}", prefix="profile/"),
-    _handles(
-        "youtube",
-        "www.youtube.com youtube.com",
-        r"[^/@]{2,64}",
-        prefix="@",
-        tail="videos|about|featured|shorts",
-    ),
-    _handles(
-        "reddit",
-        "www.reddit.com reddit.com old.reddit.com",
-        r"[A-Za-z0-9_-]{3,20}",
-        "me",
-        prefix="(?:u|user)/",
-        canonical_prefix="user/",
-    ),
-    _handles(
-        "linktree",
-        "linktr.ee",
-        r"[A-Za-z0-9_.]{2,64}",
-        "admin login register s help blog discover marketplace pricing templates about privacy terms",
-        prefix="@?",
-        canonical_prefix="",
-    ),
+    *WORLD,
+    *JAPAN,
+    *NETWORKS,
+    *STORES,
+    *CAMS,
+    *LINK_PAGES,
+    *TUBES,
+    *NAMED_PAGES,
 )
-
 
 _BY_NAME = {site.name: site for site in SITES}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
-from stash_sense_pipeline.records.profile_sites import BY_HOST, UUID, Form, ProfileSite
+from stash_sense_pipeline.records.profile_forms import UUID, Form, ProfileSite, words
+from stash_sense_pipeline.records.profile_sites import BY_HOST
 
 MAX_URL_LENGTH = 4096
 # A page on more records than this proves no identity: it is the page of a studio, a shop or a list.
@@ -39,6 +41,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HOST_LABELS = ("www.", "m.", "mobile.")
 _DEFAULT_PORTS = ("", "80", "443")
 _SAFE_IN_PATH = "/=():@,!$*;+"
+# ISO 639-1 languages, and the countries that sites use in their place: a label before the host, as in de.example.com.
+_LOCALES = words(
+    """
+    aa ab ae af ak am an ar as at au av ay az ba be bg bh bi bm bn bo br bs ca ce ch cl cn co cr cs cu cv cy cz da de dk
+    dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gb gd ge gl gn gr gu gv ha he hi hk ho hr ht hu hy hz ia id ie ig
+    ii ik in io is it iu ja jp jv ka kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml
+    mn mr ms mt mx my na nb nd ne ng nl nn no nr nv ny nz oc oj om or os pa pe ph pi pl ps pt qu rm rn ro rs rt ru rw sa
+    sc sd se sg si sk sl sm sn so sq sr ss st su sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ua ug uk ur us uz ve vi
+    vn vo wa wo xh yi yo za zh zu
+    """
+)
 
 
 class _Match(NamedTuple):
@@ -98,13 +111,15 @@ def _recognise(url: str) -> _Match | None:
     known = _site_of(location.host)
     if known is None:
         return None
-    site, language = known
+    site, label = known
     path = _clean_path(location.path)
     if path is None:
         return None
     if site.language_host:
-        path = f"{language}/{path}"
-    if site.query_parameter is not None and path.lower().endswith((".php", ".cfm")):
+        path = f"{label or 'en'}/{path}"
+    elif site.account_host:
+        path = f"{label}/{path}"
+    if site.query_parameter is not None and path.lower().endswith(site.query_paths):
         parameters = _parameters(location.query)
         if site.refused_parameters & parameters.keys():
             return None
@@ -134,32 +149,48 @@ def _locate(url: str) -> _Location | None:
     host, _, port = netloc.partition(":")
     if not host or not port.isascii() or (port and not port.isdigit()):
         return None
-    return _Location(host.lower().removesuffix("."), port, path, query)
+    return _Location(_plain_host(host), port, path, query)
+
+
+def _plain_host(host: str) -> str:
+    """The host in lower case. Letters of another width are those that a browser reads: ｘ.com is x.com."""
+    if not host.isascii():
+        with suppress(UnicodeError):
+            host = host.encode("idna").decode()
+    return host.lower().removesuffix(".")
 
 
 def _site_of(host: str) -> tuple[ProfileSite, str] | None:
-    """The site of a host and its language label; `www`, `m`, `mobile` or one language may precede the host."""
+    """The site of a host, and the label before it that is a language or an account; `www`, `m` and `mobile` are none."""
     exact = BY_HOST.get(host)
     if exact is not None:
-        return exact, "en"
+        return exact, ""
     for label in _HOST_LABELS:
         if host.startswith(label):
             known = BY_HOST.get(host[len(label) :])
-            return None if known is None else (known, "en")
+            return None if known is None else (known, "")
     label, _, rest = host.partition(".")
     known = BY_HOST.get(rest)
-    if (
-        known is not None
-        and label.isascii()
-        and label.replace("-", "").isalpha()
-        and (len(label) == 2 or known.language_host)
-    ):
-        return known, label
     if known is None and rest.startswith("m."):
         known = BY_HOST.get(rest[2:])
-        if known is not None and known.language_host:
-            return known, label
-    return None
+        return (known, label) if known is not None and known.language_host and _is_language(label) else None
+    if known is None:
+        return None
+    if known.account_host:
+        return known, label
+    allowed = _is_language(label) if known.language_host else _is_locale(label)
+    return (known, label) if allowed else None
+
+
+def _is_language(label: str) -> bool:
+    """True for a label of Wikipedia's, such as `simple` or `zh-yue`: which of them exist is not known here."""
+    return label.isascii() and label.replace("-", "").isalpha()
+
+
+def _is_locale(label: str) -> bool:
+    """True for `de` and `de-at`, but not for `vm` or `l`, where other services of a site live."""
+    language, dash, country = label.partition("-")
+    return language in _LOCALES and (not dash or (len(country) == 2 and country.isalpha()))
 
 
 def _decode(text: str) -> str | None:
@@ -191,16 +222,18 @@ def _parameters(query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     for pair in query.split("&"):
         name, _, value = pair.partition("=")
-        parameters.setdefault(name.lower(), value)
+        # A URL that was copied from the source of a page has &amp; between its parameters.
+        parameters.setdefault(name.lower().removeprefix("amp;"), value)
     return parameters
 
 
 def _match(site: ProfileSite, path: str) -> _Match | None:
-    path = path.replace(" ", "_") if site.keep_case else _fold(path)
-    if len(path) > MAX_PATH_LENGTH:
+    exact = path.replace(" ", "_") if site.keep_case else path
+    folded = exact if site.keep_case else _fold(path)
+    if len(folded) > MAX_PATH_LENGTH or len(exact) > MAX_PATH_LENGTH:
         return None
     for form in site.forms:
-        match = form.pattern.fullmatch(path)
+        match = form.pattern.fullmatch(exact if form.exact else folded)
         if match is None:
             continue
         groups = {name: value or "" for name, value in match.groupdict().items()}
@@ -233,6 +266,8 @@ def _normalise(site: ProfileSite, groups: dict[str, str]) -> None:
         first = groups["id"][0].upper()
         groups["id"] = (first if len(first) == 1 else groups["id"][0]) + groups["id"][1:]
     if site.name == "iafd" and "name" in groups:
+        if "gender" in groups:
+            groups["gender"] = {"female": "f", "male": "m"}.get(groups["gender"], groups["gender"])
         groups["id"] = groups["id"].replace("+", "")
         groups["name"] = re.sub(
             r"(?<!-)-*(\.html?)$", r"\1", groups["name"].replace("_", "-").replace("+", "")

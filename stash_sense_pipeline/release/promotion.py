@@ -1,4 +1,4 @@
-"""Moves a checked release into place: report, zip, directory, `latest`; repairs and leftovers."""
+"""Promotes a checked release: renames its files into place, moves `latest`, and repairs an interrupted promotion."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ReleaseReport:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     figures: Figures | None = None
     diff: ReleaseDiff | None = None
-    # The vectors that the checks used, so that the data card need not read them again.
+    # The vectors that the checks used, for a data card that an earlier run did not write.
     vectors: ReleaseVectors | None = None
 
 

@@ -1,4 +1,4 @@
-"""What a release is made of: hosts, model pack, index parameters, limits."""
+"""Specification of a release: hosts, model pack, index parameters, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The last look at the suppression list: a staged release that holds a suppressed person is refused."""
+"""Suppression gate: refuses to publish a staged release that holds a suppressed person."""
 
 from __future__ import annotations
 

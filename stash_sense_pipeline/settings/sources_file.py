@@ -96,11 +96,12 @@ def _reference_site(
         line = file.line(("stash_boxes", name))
         file.complain(path, f"is the name of a stash-box too, in line {line}; a name belongs to one source")
         return None
-    if name not in KNOWN_REFERENCE_SITES:
-        file.complain(path, f"is not a known reference site{hint(name, KNOWN_REFERENCE_SITES)}")
-        return None
     written = _written_keys(file, path, body, ReferenceSiteSettings)
-    values = {"rate_limit": default_rate, **KNOWN_REFERENCE_SITES[name], **written, "name": name}
+    if name not in KNOWN_REFERENCE_SITES and "url" not in written:
+        text = f"is not a known reference site{hint(name, KNOWN_REFERENCE_SITES)}; a site of your own needs its `url`"
+        file.complain(path, text)
+        return None
+    values = {"rate_limit": default_rate, **KNOWN_REFERENCE_SITES.get(name, {}), **written, "name": name}
     return _validate(file, ReferenceSiteSettings, path, values)
 
 

@@ -1,1 +1,1 @@
-"""Sources: typed records and outcomes, polite HTTP, connectors (bytes in, records out) and the sync into the catalog."""
+"""Sources: HTTP clients, connectors that read records, and syncs that store them in the catalog."""

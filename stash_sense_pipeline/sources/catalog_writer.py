@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -17,12 +16,10 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.foundation.clock import Clock
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.intake.withholding import WithheldIds, Withholding
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces, texts_locked
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 
 # A batch is one transaction. It begins when the previous one is committed and enough records wait, and takes all that
 # wait. Ids are random, so that nearly every index page is written in each batch: large batches are cheaper. A kill loses
@@ -101,28 +98,20 @@ class WriteBehindBuffer:
 class CatalogWriter:
     """Reads and writes the records of one source, off the event loop, in one transaction per call.
 
-    Withholding decides which records are stored; the writer carries it out. `data_dir` is the folder of reports and logs,
-    which are redacted before an erasure is committed; None without such files. `relatives` as in Withholding.
+    Withholding decides which records are stored; the writer carries it out.
     """
 
-    def __init__(
-        self,
-        engine: sa.Engine,
-        source: str,
-        suppressions: Suppressions,
-        clock: Clock,
-        data_dir: Path | None = None,
-        relatives: Relatives | None = None,
-    ) -> None:
+    def __init__(self, context: IngestContext, source: str) -> None:
+        self.context = context
         self.source = source
         self.tally = Tally()
         # Records that the database refused, each with the type of the error.
         self.unread: list[UnreadRecord] = []
-        self._engine = engine
-        self._clock = clock
-        self._data_dir = data_dir
+        self._engine = context.engine
+        self._clock = context.clock
+        self._data_dir = context.data_dir
         ids = WithheldIds(self.tally.suppressed, self.tally.not_adult, self.tally.held)
-        self._withholding = Withholding(source, suppressions, clock, ids, relatives)
+        self._withholding = Withholding(source, context.suppressions, context.clock, ids, context.relatives)
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs

@@ -53,6 +53,8 @@ def _unusable_site(environment: Environment, site: ReferenceSiteSettings) -> str
     from stash_sense_pipeline.sources.reference_sites.fetcher_choice import why_no_fetcher
     from stash_sense_pipeline.sources.reference_sites.registry import SITES
 
+    if site.name not in SITES:
+        return f"{site.name}: no module reads this site; there are {', '.join(SITES)}"
     if not site.fetch:
         return None
     if site.reference_mode == "name" and not SITES[site.name].by_name:

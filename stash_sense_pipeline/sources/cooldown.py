@@ -1,4 +1,4 @@
-"""Cooldown of a source that refused us: not asked for hours, across runs."""
+"""Cooldown: after a source refuses requests it gets none for some hours, in later runs too."""
 
 from __future__ import annotations
 

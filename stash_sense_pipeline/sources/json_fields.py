@@ -1,4 +1,4 @@
-"""Typed access to the JSON fields that an answer cannot do without; a wrong type raises an error that names the field."""
+"""Typed access to the required JSON fields of an answer; a wrong type raises an error that names the field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits of a sync: how far it reads back, how many records may vanish before it is believed."""
+"""Limits of a sync: how far back an increment reads, and how many records may disappear at once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def judge_missing(
         return MissingVerdict(tuple(missing), {}, None)
     message = (
         f"{len(fresh)} of {live} performers are missing from the source's list, more than {allowed}; "
-        "they stay until a second sweep agrees"
+        "they are kept until a second sweep confirms it"
     )
     refused = {"ids": fresh, "count": len(fresh), "live": live, "allowed": allowed}
     return MissingVerdict(tuple(sorted(suspected.intersection(missing))), refused, message)

@@ -1,4 +1,4 @@
-"""Records that came and could not be read or stored: told apart from the others of a page, noted, counted, asked again."""
+"""Unread records: they arrived and could not be read or stored. They are counted by reason, and requested again."""
 
 from __future__ import annotations
 

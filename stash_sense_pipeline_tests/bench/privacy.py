@@ -30,7 +30,7 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
-from stash_sense_pipeline.privacy.erasure import erase_suppressed
+from stash_sense_pipeline.privacy.erasure import ErasureScope, erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
@@ -154,7 +154,7 @@ def _erasure(engine: sa.Engine, target: str) -> float:
 
 
 def _erase(engine: sa.Engine, *, search_all: bool = False) -> Any:
-    return erase_suppressed(engine, load_suppressions(engine, KEY), NOW, search_all=search_all)
+    return erase_suppressed(engine, load_suppressions(engine, KEY), NOW, ErasureScope(search_all))
 
 
 def _timed(work: Callable[[], Any]) -> float:

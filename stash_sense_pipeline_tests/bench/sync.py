@@ -170,6 +170,7 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     from stash_sense_pipeline.settings.schema import StashBoxSettings
     from stash_sense_pipeline.sources.http.polite_client import PoliteClient
     from stash_sense_pipeline.sources.http.response import Response
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
@@ -190,7 +191,7 @@ async def _measure_refresh(given: argparse.Namespace) -> dict[str, Any]:
     source = StashBoxSettings(name=_BOX, url=given.endpoint, host="stashdb.test", rate_limit=60_000_000.0)
     async with Watched(_BOX, source.url, rate=source.rate_limit) as client:
         connector = make_connector(source, given.key, client)
-        report = await refresh_source(engine, source, connector, NO_SUPPRESSIONS, given.mode)
+        report = await refresh_source(IngestContext(engine, NO_SUPPRESSIONS), source, connector, given.mode)
     engine.dispose()
     assert report.message is None, report.message
     if given.questions:

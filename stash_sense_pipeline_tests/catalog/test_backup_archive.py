@@ -180,7 +180,7 @@ def test_a_fifo_is_refused_as_a_backup(tmp_path: Path) -> None:
     assert "cannot be unpacked" in refused(tmp_path, tmp_path)
 
 
-def test_too_little_disk_space_is_one_line(
+def test_a_backup_that_needs_more_than_the_free_space_is_refused(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stash_sense_pipeline.catalog.backup_archive.room_for", lambda size, roots: None)

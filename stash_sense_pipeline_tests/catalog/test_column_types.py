@@ -37,7 +37,7 @@ def test_the_order_of_texts_is_the_order_of_times(first, second):
 
 
 @given(TIMES)
-def test_the_text_has_one_width(value):
+def test_each_time_is_stored_as_a_text_of_27_characters(value):
     assert len(written(value)) == len("2026-01-31T04:05:06.000007Z")
 
 
@@ -57,7 +57,7 @@ def test_a_time_without_a_zone_is_refused():
         written(datetime(2026, 1, 31))  # noqa: DTZ001
 
 
-def test_both_databases_sort_and_compare_them(any_catalog):
+def test_stored_times_sort_and_compare_in_order_of_time(any_catalog):
     start = datetime(2026, 1, 31, tzinfo=UTC)
     times = {f"s{number}": start + timedelta(microseconds=number**5) for number in range(20)}
     with writing(any_catalog) as connection:

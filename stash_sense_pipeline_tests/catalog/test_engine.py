@@ -43,7 +43,7 @@ def content(directory):
 # --- opening ---
 
 
-def test_a_catalog_is_made_and_found_again(any_catalog_url):
+def test_a_catalog_that_is_opened_again_holds_what_was_stored(any_catalog_url):
     first = open_catalog(any_catalog_url)
     add(first, "a")
     first.dispose()
@@ -90,7 +90,7 @@ def test_sqlite_runs_with_wal_foreign_keys_and_a_busy_timeout(catalog):
             assert found == wanted
 
 
-def test_foreign_keys_are_enforced(any_catalog):
+def test_a_row_that_violates_a_foreign_key_is_refused(any_catalog):
     alias = sa.insert(schema.performer_aliases).values(source="s", source_id="1", alias="a")
     with pytest.raises(sa.exc.IntegrityError), writing(any_catalog) as connection:
         connection.execute(alias)
@@ -326,7 +326,7 @@ def test_a_catalog_that_notes_several_revisions_is_usable_again(any_catalog_url,
 def test_a_catalog_with_tables_that_match_no_noted_revision_is_refused(any_catalog_url):
     engine = make_at(any_catalog_url, "0004")
     note(engine, "0001", HEADS[0])
-    with pytest.raises(CatalogError, match=r"notes the revisions .*restore a backup"):
+    with pytest.raises(CatalogError, match=r"records the revisions .*restore a backup"):
         open_catalog(any_catalog_url)
     assert sorted(noted(engine)) == ["0001", *HEADS]
     engine.dispose()
@@ -370,7 +370,7 @@ def test_a_reader_keeps_its_snapshot_and_does_not_block_writers(any_catalog):
     assert stored(any_catalog) == {"a", "b"}
 
 
-def test_the_write_lock_is_taken_at_once(catalog, tmp_path):
+def test_a_writer_holds_the_lock_before_its_first_statement(catalog, tmp_path):
     """The data that a writer reads first cannot change before it writes."""
     other = sqlite3.connect(tmp_path / "catalog.db", timeout=0, isolation_level=None)
     with writing(catalog), pytest.raises(sqlite3.OperationalError, match="locked"):
@@ -383,7 +383,7 @@ def test_the_write_lock_is_taken_at_once(catalog, tmp_path):
     other.close()
 
 
-def test_writers_wait_for_each_other(any_catalog):
+def test_no_update_is_lost_when_four_threads_write_at_once(any_catalog):
     """No update is lost when four threads read, change and write at the same time."""
     add(any_catalog, "a")
     with writing(any_catalog) as connection:

@@ -87,7 +87,7 @@ CORE = {
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_the_readable_core_keeps_its_names(catalog, name):
+def test_each_table_of_the_readable_core_has_its_documented_columns(catalog, name):
     columns = {column["name"] for column in sa.inspect(catalog).get_columns(name)}
     assert set(CORE[name].split()) <= columns
 

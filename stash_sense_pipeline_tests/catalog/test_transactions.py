@@ -213,7 +213,9 @@ def test_a_lock_that_is_not_released_is_one_line(server: sa.Engine, postgres_cat
 
 
 @pytest.mark.postgres
-def test_missing_rights_are_one_line(server: sa.Engine, postgres_catalog_url: str) -> None:
+def test_missing_rights_raise_a_catalog_error_of_one_line(
+    server: sa.Engine, postgres_catalog_url: str
+) -> None:
     engine = open_catalog(postgres_catalog_url)
     with server.connect() as connection:
         connection.exec_driver_sql("DROP ROLE IF EXISTS weak")
@@ -228,7 +230,7 @@ def test_missing_rights_are_one_line(server: sa.Engine, postgres_catalog_url: st
 
 
 @pytest.mark.postgres
-def test_a_deadlock_is_one_line(postgres_catalog_url: str, server: sa.Engine) -> None:
+def test_a_deadlock_raises_a_catalog_error_of_one_line(postgres_catalog_url: str, server: sa.Engine) -> None:
     set_for_database(server, postgres_catalog_url, "deadlock_timeout = '50ms'")
     engine = open_catalog(postgres_catalog_url)
     both, errors = threading.Barrier(2), []
@@ -297,7 +299,7 @@ STATEMENTS: dict[str, tuple[type[Exception], Callable[[sa.Connection], object]]]
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_an_error_of_the_data_passes_through(any_catalog: sa.Engine, name: str) -> None:
+def test_a_data_error_is_raised_unchanged_and_nothing_is_stored(any_catalog: sa.Engine, name: str) -> None:
     kind, happens = STATEMENTS[name]
     with pytest.raises(kind), writing(any_catalog) as connection:
         happens(connection)

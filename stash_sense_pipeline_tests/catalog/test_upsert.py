@@ -40,7 +40,7 @@ def test_columns_that_are_not_in_the_rows_stay(any_catalog):
     assert stored(any_catalog) == {"a": ("y", "m")}
 
 
-def test_columns_to_keep_are_written_only_once(any_catalog):
+def test_an_upsert_leaves_the_kept_columns_of_an_existing_row_unchanged(any_catalog):
     rows = [{"source": "a", "last_outcome": "x", "last_message": "m"}]
     put(any_catalog, rows, keep=frozenset({"last_message"}))
     put(
@@ -69,7 +69,7 @@ def test_rows_are_equal_only_when_all_columns_of_a_compound_key_are(any_catalog)
 
 
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 2345])
-def test_any_number_of_rows_is_stored(any_catalog, count):
+def test_an_upsert_of_0_to_many_rows_inserts_and_then_updates_each(any_catalog, count):
     put(any_catalog, [{"source": f"s{number}", "last_outcome": str(number)} for number in range(count)])
     put(any_catalog, [{"source": f"s{number}", "last_outcome": f"n{number}"} for number in range(count)])
     assert stored(any_catalog) == {f"s{number}": (f"n{number}", None) for number in range(count)}

@@ -54,7 +54,7 @@ ANSWERS: Mapping[str, Failure | bytes] = {
     "429": _status(429, Outcome.RATE_LIMITED),
     "500": _status(500, Outcome.TIMEOUT),
     "cut": lambda: SourceError("boxed", Outcome.TIMEOUT, "could not be read"),
-    "broken": lambda: SourceError("boxed", Outcome.PARSE_ERROR, "sent a broken body"),
+    "broken": lambda: SourceError("boxed", Outcome.PARSE_ERROR, "sent a body that cannot be decoded"),
     "unreachable": lambda: UnreachableError("boxed", Outcome.TIMEOUT, "could not be reached"),
     "redirect": lambda: SourceError("boxed", Outcome.DISALLOWED, "redirects to another host"),
 }

@@ -129,7 +129,8 @@ def test_a_hub_proves_nothing() -> None:
     lone = Record("fansdb", "b", "Person 1", urls=(X,))
     known = population(*studio, lone)
     findings = find_evidence(known, HOSTS)
-    assert findings.evidence == ()
+    assert {row.kind for row in findings.evidence} == {Kind.ATTRIBUTES}
+    assert together(*known.values()) == set()
     assert [hub.key for hub in findings.hubs] == ["twitter:sample_person"]
     boxes = {f"box{n}": f"box{n}.example" for n in range(MAX_PAGE_HOLDERS + 1)}
     many = population(*(Record(box, "a", "Sample Person", urls=(X,)) for box in boxes))

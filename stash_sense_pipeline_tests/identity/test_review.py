@@ -30,7 +30,7 @@ def test_conflicts_and_hubs_are_in_files_for_the_operator_alone(
     rebuild_identities(any_catalog, HOSTS, Overrides(), NOW)
     directory = tmp_path / "review"
     counts = write_review(any_catalog, directory, NOW)
-    assert counts == {"conflict": 1, "face": 0, "collision": 0, "hub": 1}
+    assert {section: count for section, count in counts.items() if count} == {"conflict": 1, "hub": 1}
     for path in directory.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     rows = list(csv.DictReader((directory / "identity.csv").read_text().splitlines()))

@@ -9,7 +9,11 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
+from stash_sense_pipeline.identity.face_matching.shared_pictures import (
+    ShownPicture,
+    copies_between_people,
+    shared_pictures,
+)
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import Kind
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
@@ -123,3 +127,17 @@ def test_a_copy_on_another_record_of_the_source_ends_and_its_removal_restores_th
     assert not rebuild_identities(any_catalog, HOSTS, Overrides(), NOW, full=True).changed
     store(any_catalog, replace(third, country="CZ"))
     assert pictures_in_evidence() == 1
+
+
+@given(shown())
+def test_copies_of_two_people_are_in_one_group_in_whatever_sources(pictures: list[ShownPicture]) -> None:
+    groups = copies_between_people(pictures)
+    group_of = {place: number for number, group in enumerate(groups) for place in group}
+    assert len(group_of) == sum(map(len, groups))
+    for group in groups:
+        assert len({pictures[place].person for place in group}) > 1
+    for one, first in enumerate(pictures):
+        for other, second in enumerate(pictures[:one]):
+            looks = (first.picture_hash, second.picture_hash)
+            if first.person != second.person and looks[0] and looks[1] and same_picture(*looks):
+                assert group_of[one] == group_of[other]

@@ -20,8 +20,7 @@ from stash_sense_pipeline.catalog.schema import (
     trusted_faces,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.identity.face_matching import accepted_faces
-from stash_sense_pipeline.identity.face_matching import trusted_faces as module
+from stash_sense_pipeline.identity.face_matching import accepted_faces, cleaning
 from stash_sense_pipeline.identity.face_matching.trust_policy import TrustPolicy
 from stash_sense_pipeline.identity.face_matching.trusted_faces import TrustReport, choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import erase_alone
@@ -202,7 +201,7 @@ def test_what_is_erased_while_faces_are_chosen_is_not_stored(
         return accept(*arguments)
 
     accept = accepted_faces.accept
-    monkeypatch.setattr(module, "accept", erase_meanwhile)
+    monkeypatch.setattr(cleaning, "accept", erase_meanwhile)
     choose(gallery)
     with reading(gallery.engine) as connection:
         rows = connection.execute(sa.select(trusted_faces.c.source_id)).scalars().all()

@@ -78,6 +78,9 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         quality = str(event.metadata["quality"].value)
         assert "Most confusable people" in quality
         assert "Someone" not in quality
+        assert event.metadata["recommended_distance"].value == 0.6
+        assert found["recommended_distance"].metadata["strangers"].value == 0
+        assert not found["recommended_distance"].blocking
         # Without a change the same checks are recorded again.
         (card,) = (tmp_path / "releases").glob("*.datacard.md")
         written = card.read_bytes()
@@ -94,7 +97,7 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         assert once_more.success
         unknown = checks(once_more)["recall_at_1"]
         assert (unknown.passed, unknown.severity) == (False, dg.AssetCheckSeverity.WARN)
-        assert unknown.description == "not known: the report of this release is gone"
+        assert unknown.description == "not known: the report of this release does not have it"
         assert checks(once_more)["contract"].passed
 
 

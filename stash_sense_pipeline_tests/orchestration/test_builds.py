@@ -25,7 +25,7 @@ from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SOURCES = ("stashdb", "fansdb")
 
 
@@ -108,6 +108,8 @@ class Site:
         if not history_file.exists():
             return []
         with closing(sqlite3.connect(history_file)) as history:
+            if not history.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone():
+                return []
             return history.execute("SELECT pipeline_name, status FROM runs ORDER BY id").fetchall()
 
     def releases(self) -> list[str]:

@@ -15,13 +15,12 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.linkage.weighing import find_evidence
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.relatives import IdentityRelatives, identity_records
-from stash_sense_pipeline.privacy.erasure import erase_suppressed
+from stash_sense_pipeline.privacy.erasure import ErasureScope, erase_suppressed
 from stash_sense_pipeline.privacy.intake.holding import settle
 from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
 from stash_sense_pipeline.privacy.recheck import matching_records, recheck_people
@@ -31,6 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppr
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 
 KEY = bytes(range(32))
 HOSTS = {
@@ -95,13 +95,8 @@ class World:
     def sync(self, *sources: str) -> CatalogWriter:
         """Syncs these sources, or all when none is named."""
         for source in sources or sorted(HOSTS):
-            writer = CatalogWriter(
-                self.engine,
-                source,
-                load_suppressions(self.engine, KEY),
-                Clock(),
-                relatives=self.relatives,
-            )
+            known = load_suppressions(self.engine, KEY)
+            writer = CatalogWriter(IngestContext(self.engine, known, relatives=self.relatives), source)
             asyncio.run(self._sync(writer, source))
             self.read |= {key: record for key, record in self.shown.items() if key[0] == source}
             self.read = {
@@ -117,7 +112,9 @@ class World:
 
     def apply(self) -> None:
         """Runs what `suppress apply` does in the catalog."""
-        erase_suppressed(self.engine, load_suppressions(self.engine, KEY), NOW, relatives=self.relatives)
+        erase_suppressed(
+            self.engine, load_suppressions(self.engine, KEY), NOW, ErasureScope(relatives=self.relatives)
+        )
 
     def identities(self) -> None:
         """Runs what the asset identity_graph does."""

@@ -59,5 +59,5 @@ def without(value):
 
 
 @given(st.dictionaries(st.sampled_from(["name", "bio", "urls"]), JSON))
-def test_no_other_label_is_dropped(raw):
+def test_only_private_labels_are_dropped_from_any_json_record(raw):
     assert drop_private_fields(raw) == without(raw)

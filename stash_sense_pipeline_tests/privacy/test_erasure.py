@@ -13,7 +13,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.purge import rewrite
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError
-from stash_sense_pipeline.privacy.erasure import ErasureReport, erase_suppressed
+from stash_sense_pipeline.privacy.erasure import ErasureReport, ErasureScope, erase_suppressed
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
@@ -236,7 +236,7 @@ def test_a_suppressed_image_is_erased_without_the_person(any_catalog):
     assert load_suppressions(any_catalog, KEY).covers_image(bytes_of("boxa/group"))
 
 
-def test_erasing_again_changes_nothing(any_catalog):
+def test_a_second_erasure_deletes_no_row(any_catalog):
     populate(any_catalog)
     suppress(any_catalog, "boxa:anna")
     erase(any_catalog)
@@ -255,7 +255,9 @@ def test_an_applied_entry_is_searched_for_again_only_with_search_all(any_catalog
     with writing(any_catalog) as connection:  # as a faulty writer does
         Writer(connection).record("boxa", "anna")
     assert erase(any_catalog).records == 0
-    everything = erase_suppressed(any_catalog, load_suppressions(any_catalog, KEY), NOW, search_all=True)
+    everything = erase_suppressed(
+        any_catalog, load_suppressions(any_catalog, KEY), NOW, ErasureScope(search_all=True)
+    )
     assert everything.records == 1
 
 
@@ -291,7 +293,7 @@ def test_log_and_state_rows_about_others_lose_the_mention_of_an_erased_person(an
     assert column(any_catalog, schema.identity_log.c.performer_id) == {ids["berta"], ids["clara"]}
 
 
-def test_an_empty_list_erases_nothing(any_catalog):
+def test_an_erasure_with_an_empty_list_deletes_no_row(any_catalog):
     populate(any_catalog)
     before = dump(any_catalog)
     assert erase(any_catalog) == ErasureReport(records=0, identities=0, images=0, faces=0)

@@ -31,6 +31,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_import import add_supp
 from stash_sense_pipeline.privacy.suppression.suppression_list import load_suppressions
 from stash_sense_pipeline.records.performer_record import ImageRecord, PerformerRecord
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, 4, 5, 6, tzinfo=UTC)
@@ -167,7 +168,7 @@ class Leaving(RuleBasedStateMachine):
             assert person.encode() not in files, person
 
     async def _sync(self, box: str) -> None:
-        writer = CatalogWriter(self.engine, box, load_suppressions(self.engine, KEY), Clock())
+        writer = CatalogWriter(IngestContext(self.engine, load_suppressions(self.engine, KEY)), box)
         live = [record for (source, _), record in self.upstream.records.items() if source == box]
         gone = {key: target for (source, key), target in self.upstream.gone.items() if source == box}
         await writer.store(live)
@@ -266,7 +267,9 @@ def test_a_record_that_shares_a_page_with_the_survivor_of_a_merge_stays(catalog:
     leaver = PerformerRecord(source_id="anna", name="Anna Zq", birth_date="1980")
 
     def sync(*records: PerformerRecord) -> None:
-        writer = CatalogWriter(catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW))
+        writer = CatalogWriter(
+            IngestContext(catalog, load_suppressions(catalog, KEY), clock=Clock(now=lambda: NOW)), "boxa"
+        )
         asyncio.run(writer.store(records))
         rebuild_identities(catalog, {"boxa": "boxa.example"}, Overrides(), NOW)
 
@@ -292,7 +295,13 @@ def test_a_sync_that_erases_a_person_removes_the_name_from_reports(
 
     def writer() -> CatalogWriter:
         return CatalogWriter(
-            catalog, "boxa", load_suppressions(catalog, KEY), Clock(now=lambda: NOW), tmp_path
+            IngestContext(
+                catalog,
+                load_suppressions(catalog, KEY),
+                clock=Clock(now=lambda: NOW),
+                data_dir=tmp_path,
+            ),
+            "boxa",
         )
 
     asyncio.run(writer().store([anna, other]))
@@ -325,7 +334,7 @@ def test_a_new_record_at_the_url_of_an_erased_one_is_refused(catalog: sa.Engine)
     """URLs of ThePornDB hold slugs: a record that was deleted and entered again has the same URL and another uuid."""
 
     def sync(*records: PerformerRecord) -> None:
-        writer = CatalogWriter(catalog, "theporndb", load_suppressions(catalog, KEY), Clock())
+        writer = CatalogWriter(IngestContext(catalog, load_suppressions(catalog, KEY)), "theporndb")
         asyncio.run(writer.store(records))
 
     first = PerformerRecord("uuid-1", "Zq Anna", raw={"slug": "zq-anna", "_id": "11"})
@@ -365,7 +374,7 @@ def test_a_stored_record_that_is_refused_later_is_deleted_from_every_table(
             entry = SuppressionEntry("boxa:zqanna-1", "asked", date(2026, 11, 20))
             add_suppressions(connection, KEY, [entry])
         machine.suppressions_are_applied()
-        writer = CatalogWriter(machine.engine, "boxb", load_suppressions(machine.engine, KEY), Clock())
+        writer = CatalogWriter(IngestContext(machine.engine, load_suppressions(machine.engine, KEY)), "boxb")
         asyncio.run(writer.store([replace(record, **change)]))
         with reading(machine.engine) as connection:
             rows = {

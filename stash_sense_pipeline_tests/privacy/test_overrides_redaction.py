@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.privacy.redaction.overrides_redaction import forget_overrides
-from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_id_hash, record_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 
 KEY = bytes(range(32))
@@ -112,6 +113,39 @@ def test_a_file_that_cannot_be_read_or_written_is_reported(
     monkeypatch.setattr("stash_sense_pipeline.privacy.redaction.overrides_redaction.write_atomically", refuse)
     assert "cannot be written (Read-only file system)" in str(forget_overrides(path, GONE, ()).problem)
     assert forget_overrides(tmp_path / "none.yaml", GONE, ()).problem is None
+
+
+VERDICTS = """\
+not_this_person:
+  # boxa:pic1 shows her
+  - [boxa:pic1, boxa:anna]
+  - [boxa:hers, boxa:berta]
+  - [boxa:pic2, boxa:berta] # a look-alike
+not_a_face:
+- boxa:hers
+- boxa:pic3   # a tattoo
+- boxa:erased
+"""
+VERDICTS_AFTER = """\
+not_this_person:
+  # boxa:pic1 shows her
+  - [boxa:pic2, boxa:berta] # a look-alike
+not_a_face:
+- boxa:pic3   # a tattoo
+"""
+
+
+def test_verdicts_on_erased_people_or_their_pictures_are_removed_and_others_stay(tmp_path: Path) -> None:
+    """`hers` is on the list; `erased` is a picture of an erasure that is not committed yet."""
+    path = tmp_path / "identity_overrides.yaml"
+    path.write_text(VERDICTS)
+    listed = replace(GONE, pictures=frozenset({image_id_hash(KEY, "boxa", "hers")}))
+    report = forget_overrides(path, listed, ("boxa:erased",))
+    assert (report.pairs, report.comments, report.problem) == (4, 0, None)
+    assert path.read_text() == VERDICTS_AFTER
+    path.write_text("not_a_face: [boxa:hers, boxa:pic3]\nnot_this_person: [[boxa:pic1, boxa:anna]]\n")
+    assert forget_overrides(path, listed, ()).pairs == 2
+    assert path.read_text() == "not_a_face: [boxa:pic3]\nnot_this_person: []\n"
 
 
 NAMES = st.sampled_from(

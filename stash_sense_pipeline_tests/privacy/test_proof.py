@@ -34,7 +34,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import image_ha
 from stash_sense_pipeline.privacy.suppression.suppression_import import add_suppressions
 from stash_sense_pipeline.privacy.suppression.suppression_key import load_or_create_key
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     load_suppressions,
@@ -376,10 +376,10 @@ def test_a_withheld_record_that_is_suppressed_leaves_the_review(operator: Operat
 
 
 def test_a_met_record_can_be_added_as_named(operator: Operator) -> None:
-    """A met record is refused, but is not in the file, and its pages and merges are not followed."""
+    """An associated record is refused, but is not in the file, and its pages and merges are not followed."""
     key = load_or_create_key(operator.data / "suppression.key")
     with writing(operator.engine) as connection:
-        met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, MET, BEGIN)
+        met = HashRow("record", record_hash(key, "fansdb", "met"), "met", BEGIN, ASSOCIATED, BEGIN)
         store_hashes(connection, key, [met])
     added = operator.runs("suppress", "add", "fansdb:met", "--reason", "asked by mail", "--unseen")
     assert added.output.startswith("added to"), added.output
@@ -435,7 +435,9 @@ def test_the_file_of_the_list_survives_a_lost_catalog(operator: Operator) -> Non
         ("Somebody", "it is neither SOURCE:ID nor the http(s) URL"),
     ],
 )
-def test_an_unknown_target_is_refused(operator: Operator, target: str, complaint: str) -> None:
+def test_adding_an_unknown_target_exits_with_2_and_writes_no_list(
+    operator: Operator, target: str, complaint: str
+) -> None:
     result = operator.runs("suppress", "add", target, "--reason", "asked")
     assert result.exit_code == 2
     assert complaint in result.output
@@ -510,7 +512,7 @@ def test_a_list_with_an_unknown_id_is_refused_by_line_and_nothing_is_applied(ope
     assert operator.runs("suppress", "list").output == "the list is empty\n"
 
 
-def test_a_page_of_two_people_is_refused(operator: Operator) -> None:
+def test_adding_a_page_that_two_people_list_exits_with_2_and_says_ambiguous(operator: Operator) -> None:
     with writing(operator.engine) as connection:
         row = {"source": "stashdb", "source_id": "st-00003", "url": "https://instagram.com/person.1/"}
         connection.execute(sa.insert(schema.performer_urls).values(**row))
@@ -653,7 +655,7 @@ def test_a_blocked_face_does_not_come_back_under_a_new_record(operator: Operator
     assert "no record is withheld" in operator.runs("suppress", "review").output
     again = operator.runs(*settle, "--other")
     assert again.exit_code != 0
-    assert "is not held" in again.output
+    assert "is not a held record" in again.output
 
 
 def test_without_block_face_no_template_is_kept(operator: Operator) -> None:

@@ -126,7 +126,7 @@ def test_a_held_record_that_is_the_same_person_is_suppressed_and_leaves_no_id(wo
     world.change(held, name="Ada Newname", birth_date=None)
     world.sync()
     assert world.publish() == set()
-    with pytest.raises(ConfigurationError, match="fansdb:b1 is not held"):
+    with pytest.raises(ConfigurationError, match="fansdb:b1 is not a held record"):
         world.settle(held, same=False)
 
 

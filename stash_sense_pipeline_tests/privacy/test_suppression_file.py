@@ -25,7 +25,7 @@ def write(tmp_path, text):
     return path
 
 
-def test_entries_are_read(tmp_path):
+def test_a_valid_file_gives_its_entries_and_an_empty_list_gives_none(tmp_path):
     assert read_suppressions_file(write(tmp_path, GOOD), SOURCES) == (
         SuppressionEntry(
             "stashdb:0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0", "asked to be removed", date(2026, 11, 20)
@@ -71,7 +71,7 @@ def test_entries_are_read(tmp_path):
         ("- [", "not valid YAML"),
     ],
 )
-def test_a_mistake_is_refused_with_its_line(tmp_path, text, complaint):
+def test_an_invalid_entry_is_refused_with_the_number_of_its_line(tmp_path, text, complaint):
     with pytest.raises(ConfigurationError, match=complaint):
         read_suppressions_file(write(tmp_path, text), SOURCES)
 

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-REPOSITORY = "somebody/data"
+REPOSITORY = "example/data"
 TOKEN = "t0ken"
 
 

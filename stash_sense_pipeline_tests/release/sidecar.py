@@ -41,7 +41,9 @@ class Sidecar:
         self.manifest = json.loads((release / "manifest.json").read_text())
         self.database = release / "performers.db"
 
-    def identify(self, vectors: Mapping[str, np.ndarray], limit: int = 3) -> list[Match]:
+    def identify(
+        self, vectors: Mapping[str, np.ndarray], limit: int = 3, max_distance: float = 0.5
+    ) -> list[Match]:
         """Fuses the 100 nearest faces of each index: half of each distance, 0.5 where an index did not return the face."""
         found: dict[int, dict[str, float]] = {}
         for model, index in self.indices.items():
@@ -54,7 +56,7 @@ class Sidecar:
         )
         matches = []
         for distance, number in ranked:
-            if distance > 0.5 or number >= len(self.faces) or self.faces[number] is None:
+            if distance > max_distance or number >= len(self.faces) or self.faces[number] is None:
                 continue
             uid = self.faces[number]
             matches.append(Match(uid, self.performers.get(uid, {}).get("name", "Unknown"), distance))

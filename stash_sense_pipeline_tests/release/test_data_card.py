@@ -5,16 +5,13 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-import numpy as np
-import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors, load_unit_vectors
 from stash_sense_pipeline.release.promotion import ReleaseReport
-from stash_sense_pipeline.release.reports.data_card import group_errors, write_data_card
+from stash_sense_pipeline.release.reports.data_card import write_data_card
 
 
 def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
@@ -26,7 +23,8 @@ def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
         row = {"source": "stashdb", "id_hash": "x", "checked_at": report_time(), "reason": "under_18"}
         connection.execute(sa.insert(schema.withheld_records).values(**row))
     release = data / "releases" / report.version
-    path = write_data_card(engine, release, load_unit_vectors(engine, ("facenet", "arcface")), report.checks)
+    assert report.figures is not None
+    path = write_data_card(engine, release, report.figures.accuracy, report.checks)
     engine.dispose()
     card = path.read_text()
     assert path == data / "releases" / f"{report.version}.datacard.md"
@@ -40,7 +38,9 @@ def test_a_data_card_has_sources_counts_groups_and_limits_and_no_names(
     assert f"{people} performers with {sum(sources.values())} faces" in card
     for source, faces in sources.items():
         assert f"| {source} | {faces} |" in card
-    assert "| gender: FEMALE | 40 | 160 | 0.0%" in card
+    assert "| gender: FEMALE | 40 | 0.0 % (0.0-8.8) | 0.0 % (0.0-8.8) | 0.0 % (0.0-8.8) | 0 | 0 |" in card
+    assert "| 0.30 | " in card
+    assert "Recommended distance: 0.60." in card
     assert "| under_18 | 1 |" in card
     assert all(check.name in card for check in report.checks)
     assert "never a proof" in card
@@ -53,27 +53,3 @@ def report_time() -> object:
     from datetime import UTC, datetime
 
     return datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def test_errors_are_counted_by_group() -> None:
-    """Forty people have two faces each. In one group each second face is that of another person of the group."""
-    rng = np.random.default_rng(3)
-    vectors = np.repeat(rng.standard_normal((40, 64)), 2, axis=0) + rng.standard_normal((80, 64)) * 0.05
-    confused = np.arange(0, 80, 4)
-    vectors[confused + 1] = vectors[np.roll(confused, 1)] + rng.standard_normal((20, 64)) * 0.001
-    unit = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    order = FaceOrder(np.arange(80), np.repeat(np.arange(40), 2))
-    people = {number: {"gender": "FEMALE" if number % 2 else "MALE"} for number in range(40)}
-    errors = {
-        error.group: error for error in group_errors(ReleaseVectors(order, {"a": unit, "b": unit}), people)
-    }
-    assert errors["gender: FEMALE"].rate == 0
-    assert errors["gender: MALE"].rate == pytest.approx(1)
-    assert errors["ethnicity: unknown"].rate == pytest.approx(0.5)
-
-
-def test_a_group_of_fewer_than_20_people_has_no_error_rate() -> None:
-    unit = np.eye(10, dtype=np.float32)
-    order = FaceOrder(np.arange(10), np.repeat(np.arange(5), 2))
-    people = {number: {"gender": "MALE"} for number in range(5)}
-    assert group_errors(ReleaseVectors(order, {"a": unit, "b": unit}), people) == ()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -157,6 +158,13 @@ def test_the_list_shows_each_release_with_its_numbers(changed: tuple[Path, Path]
     assert (second.version, second.performers, second.faces, second.latest) == ("2026.02.19", 39, 156, True)
     assert second.archive_bytes > 500_000
     assert second.pack == "test-pack"
+
+
+def test_the_list_shows_the_recommended_distance_where_the_report_of_a_release_exists(data: Path) -> None:
+    releases = data / "releases"
+    assert [release.distance for release in list_releases(releases)] == [0.6]
+    shutil.rmtree(releases / "2026.02.18.report")
+    assert [release.distance for release in list_releases(releases)] == [None]
 
 
 def test_pruning_keeps_the_newest_and_latest(changed: tuple[Path, Path]) -> None:

@@ -50,18 +50,35 @@ def noisy(identity: np.ndarray, rng: np.random.Generator) -> bytes:
     return ((identity + noise) * rng.uniform(5, 20)).astype("<f4").tobytes()
 
 
-def make_catalog(path: Path, *, performers: int = 40, faces_each: int = 4, seed: int = 7) -> sa.Engine:
+def make_catalog(
+    path: Path,
+    *,
+    performers: int = 40,
+    faces_each: int = 4,
+    seed: int = 7,
+    uneven: bool = False,
+    likeness: float = 0.0,
+) -> sa.Engine:
     """`performers` people with `faces_each` trusted faces. Odd people have a stashdb record, even ones have two records.
 
-    Performer ids decrease while face ids and times increase, so that the release order is none of these.
+    With `uneven` people have 1 to `faces_each` faces in turn. With `likeness` all people look alike: it is the length of
+    a direction that they share, where the length of their own is 1. Performer ids decrease while face ids and times
+    increase, so that the release order is none of these.
     """
     engine = open_catalog(f"sqlite:///{path}")
     rng = np.random.default_rng(seed)
+    shared = {model: np.zeros(512) for model in DIGESTS}
+    if likeness:
+        shared = {model: likeness * rng.standard_normal(512) for model in DIGESTS}
     rows: Rows = {}
     for number in range(performers):
         performer_id = performers - number
         add_rows(rows, _person_rows(number, performer_id))
-        add_rows(rows, _face_rows(number, performer_id, faces_each, rng))
+        directions = {model: shared[model] + rng.standard_normal(512) for model in DIGESTS}
+        face_ids = range(number * faces_each + 1, (number + 1) * faces_each + 1)
+        if uneven:
+            face_ids = face_ids[: 1 + number % faces_each]
+        add_rows(rows, _face_rows(number, performer_id, face_ids, directions, rng))
     insert_rows(engine, rows)
     merged = {"source": "stashdb", "source_id": "st-merged", "deleted_at": BEGIN, "merged_into": "st-00001"}
     insert_rows(engine, {"source_performers": [{**merged, "first_seen_at": BEGIN, "changed_at": BEGIN}]})
@@ -108,19 +125,23 @@ def _person_rows(number: int, performer_id: int) -> Rows:
     return rows
 
 
-def _face_rows(number: int, performer_id: int, faces_each: int, rng: np.random.Generator) -> Rows:
+def _face_rows(
+    number: int,
+    performer_id: int,
+    face_ids: range,
+    directions: dict[str, np.ndarray],
+    rng: np.random.Generator,
+) -> Rows:
     rows: Rows = {}
     source = _sources(number)[0]
-    directions = {model: rng.standard_normal(512) for model in DIGESTS}
-    for place in range(faces_each):
-        face_id = number * faces_each + place + 1
+    for place, face_id in enumerate(face_ids):
         face = TrustedFace(
             face_id=face_id,
             performer_id=performer_id,
             source=source,
             source_id=_source_id(source, number),
             # Not in the order of face_id, so that rank decides.
-            rank=faces_each - 1 - place,
+            rank=len(face_ids) - 1 - place,
             image_id=f"image-{face_id}",
             url=f"https://{HOSTS[source]}/images/image-{face_id}",
             vectors={model: noisy(direction, rng) for model, direction in directions.items()},

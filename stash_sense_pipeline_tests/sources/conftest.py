@@ -22,6 +22,7 @@ from stash_sense_pipeline.sandbox.world import World
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector, make_connector
 from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport, refresh_source
 from stash_sense_pipeline.sources.sync_rules import SyncRules
@@ -130,8 +131,7 @@ def refresh_from(
         ) as client:
             connector = make_connector(settings, key, client)
             adjust(connector)
-            return await refresh_source(
-                engine, settings, connector, suppressions, mode, progress, rules=rules, clock=clock
-            )
+            context = IngestContext(engine, suppressions, rules or SyncRules(), progress, clock)
+            return await refresh_source(context, settings, connector, mode)
 
     return asyncio.run(run())

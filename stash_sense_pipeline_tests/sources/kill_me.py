@@ -9,6 +9,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.settings.schema import StashBoxSettings
 from stash_sense_pipeline.sources import catalog_writer
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
 from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
@@ -24,6 +25,6 @@ def main(catalog_url: str, endpoint: str, api_key: str) -> None:
             connector = make_connector(source, api_key, client)
             connector.records_a_page = 8
             print("begun", flush=True)  # noqa: T201
-            await refresh_source(engine, source, connector, NO_SUPPRESSIONS)
+            await refresh_source(IngestContext(engine, NO_SUPPRESSIONS), source, connector)
 
     asyncio.run(run())

@@ -18,6 +18,7 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.http.retry_policy import SITE_RETRY_POLICY
 from stash_sense_pipeline.sources.http.robots import Robots
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport, enrich_source
 from stash_sense_pipeline.sources.reference_sites.fetcher_choice import make_fetcher
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
@@ -74,15 +75,14 @@ def enrich_from(
         ) as client:
             fetcher = make_fetcher(settings, client, flaresolverr_url, chrome_cdp_url)
             try:
-                return await enrich_source(
+                context = IngestContext(
                     engine,
-                    settings,
-                    boxes_of(servers),
-                    SiteConnector(settings, client, fetcher),
                     suppressions,
-                    lambda stage, done, total: during(stage, done),
+                    progress=lambda stage, done, total: during(stage, done),
                     clock=clock,
                 )
+                connector = SiteConnector(settings, client, fetcher)
+                return await enrich_source(context, settings, boxes_of(servers), connector)
             finally:
                 await fetcher.close()
 

@@ -109,7 +109,7 @@ def test_an_unreadable_birth_date_withholds_the_record_and_an_unreadable_death_d
         ("2010-05-17", "2010-05-17"),
     ],
 )
-def test_a_readable_date_is_normalised(stated, expected):
+def test_a_date_in_a_known_notation_becomes_iso_8601(stated, expected):
     assert birth_date(stated) == expected
     assert death_date(stated) == expected
 
@@ -176,7 +176,7 @@ def test_a_valid_address_is_not_changed(stated):
         ),
     ],
 )
-def test_an_invalid_address_is_none(stated):
+def test_an_invalid_address_is_cleaned_to_none(stated):
     assert address(stated) is None
 
 

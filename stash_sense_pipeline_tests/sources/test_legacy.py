@@ -205,7 +205,7 @@ def test_performers_db_becomes_an_unverified_import_without_a_watermark(any_cata
 
 
 @pytest.mark.parametrize("version", range(3, 10))
-def test_every_schema_version_is_read(catalog, old, version):
+def test_a_database_of_each_schema_version_is_imported_with_its_face_counts(catalog, old, version):
     tables = {"merged_ids": [{"performer_id": 1, "endpoint": "stashdb", "merged_stashbox_id": uid(9)}]}
     faces = [*faces_of(1, 2), *(faces_of(1, 3, 10, pruned=1) if version == 9 else [])]
     old.database(
@@ -309,7 +309,7 @@ def test_progress_of_version_2_adds_the_number_of_images(any_catalog, old):
 
 
 @pytest.mark.parametrize("file", ["performers.db", "performers.json"])
-def test_a_second_import_changes_nothing(any_catalog, old, file):
+def test_a_second_import_of_the_same_files_adds_no_row(any_catalog, old, file):
     if file == "performers.db":
         old.database(
             performers=[person(1, birth_date="1990"), person(2)],
@@ -493,7 +493,7 @@ def test_an_unknown_schema_version_is_refused(old, version):
         old.read()
 
 
-def test_a_truncated_database_is_refused(old):
+def test_a_truncated_database_is_refused_with_its_file_name(old):
     old.database(performers=[person(number, disambiguation="x" * 500) for number in range(1, 200)])
     _cut(old.directory / "performers.db", 0.5)
     with pytest.raises(ConfigurationError, match=r"performers\.db: "):
@@ -507,7 +507,7 @@ def test_a_directory_without_any_of_the_files_is_refused(old):
         old.read()
 
 
-def test_reading_does_not_change_the_directory(old):
+def test_reading_a_database_leaves_the_files_of_its_directory_unchanged(old):
     old.database(performers=[person(1)], stashbox_ids=[box_id(1)])
     with closing(sqlite3.connect(old.directory / "performers.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -640,7 +640,7 @@ def test_the_command_reports_imported_and_skipped_entries(operator, old):
     assert "left out, of fansdb, not in sources.yaml: 1" in result.output
 
 
-def test_the_command_refuses_in_one_line(operator, old):
+def test_the_command_exits_with_2_and_one_line_for_a_file_of_another_version(operator, old):
     old.json("progress.json", {"schema_version": 9})
     result = operator.invoke(main, ["import-legacy", str(old.directory)])
     assert result.exit_code == 2

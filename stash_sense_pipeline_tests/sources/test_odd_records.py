@@ -34,9 +34,10 @@ from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
 from stash_sense_pipeline.sources.cleaning.text import MAX_TEXT_BYTES
 from stash_sense_pipeline.sources.http.response import Response
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.legacy_import import import_legacy
 from stash_sense_pipeline.sources.legacy_reader import read_legacy
-from stash_sense_pipeline.sources.reference_sites.profile_matching import AliasHashes, record_of
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import AliasHashes, record_of
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 from stash_sense_pipeline.sources.stash_boxes.connectors import make_connector
@@ -287,7 +288,9 @@ def refresh(
         }
     )
     made = make_connector(source, "key", FakeClient(answer))  # type: ignore[arg-type]
-    return asyncio.run(refresh_source(engine, source, made, NO_SUPPRESSIONS, mode, clock=CLOCK))
+    return asyncio.run(
+        refresh_source(IngestContext(engine, NO_SUPPRESSIONS, clock=CLOCK), source, made, mode)
+    )
 
 
 def stored(engine: sa.Engine) -> dict[str, list[tuple[Any, ...]]]:
@@ -438,7 +441,7 @@ def test_any_profile_of_a_reference_site_can_be_stored_or_is_unread(engine_of, d
                 continue
             hashes = AliasHashes(lambda name: name[:8])
             records.append(record_of(cleaned, (), found_by="url", extra_urls=(), alias_hashes=hashes))
-        writer = CatalogWriter(engine, "iafd", NO_SUPPRESSIONS, CLOCK)
+        writer = CatalogWriter(IngestContext(engine, NO_SUPPRESSIONS, clock=CLOCK), "iafd")
         asyncio.run(writer.store(records))
         assert writer.unread == []
         assert "Healthy Person" in live(engine)
@@ -589,7 +592,8 @@ def test_the_longest_values_fit_every_index_of_identity(any_catalog):
             urls=(link,),
             aliases=("ΐ" * (MAX_TEXT_BYTES // 2),),
         )
-        asyncio.run(CatalogWriter(any_catalog, source, NO_SUPPRESSIONS, CLOCK).store([record]))
+        context = IngestContext(any_catalog, NO_SUPPRESSIONS, clock=CLOCK)
+        asyncio.run(CatalogWriter(context, source).store([record]))
     rebuild_identities(any_catalog, {"stashdb": "stashdb.org", "fansdb": "fansdb.cc"}, Overrides(), NOW)
     with any_catalog.connect() as connection:
         keys = list(connection.scalars(sa.select(schema.identity_evidence.c.key)))

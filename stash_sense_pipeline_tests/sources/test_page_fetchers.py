@@ -117,7 +117,7 @@ def test_a_solver_or_browser_reads_a_page_behind_a_challenge(servers, solver):
     assert (first.path, first.user_agent[:12]) == ("/robots.txt", "stash-sense-")
 
 
-def test_a_solver_obeys_robots_txt(servers, solver, chrome):
+def test_a_page_solver_is_not_asked_for_a_url_that_robots_txt_disallows(servers, solver, chrome):
     servers.world.sites["babepedia"].behaviour.robots = "User-agent: *\nDisallow: /babe/"
     solver.commands.clear()
     chrome.commands.clear()

@@ -136,7 +136,7 @@ def test_a_permanent_failure_is_not_retried(served, status, outcome):
 
 
 @pytest.mark.parametrize("status", [408, 429, 502, 503, 504, 520, 524])
-def test_a_transient_status_is_retried(served, status):
+def test_a_transient_status_is_retried_until_an_answer_comes(served, status):
     at = served([answer(status, HTML), answer(status), answer(body=b"done")])
     assert at.get().content == b"done"
     assert len(at.server.requests) == 3
@@ -331,7 +331,7 @@ def test_a_redirect_to_another_host_is_not_followed(served):
     assert other.server.requests == []
 
 
-def test_a_redirect_loop_is_disallowed(served):
+def test_a_redirect_loop_has_the_outcome_disallowed(served):
     at = served([answer(302, Location="/")])
     assert at.failure().outcome is Outcome.DISALLOWED
     assert len(at.server.requests) < 10
@@ -355,7 +355,7 @@ def test_a_redirect_of_a_post_is_refused(served):
 @pytest.mark.parametrize(
     "url", ["ftp://a.example/x", "file:///etc/passwd", "a.example", "http://", "http://[::1", ""]
 )
-def test_an_invalid_url_is_disallowed(served, url):
+def test_an_invalid_url_has_the_outcome_disallowed(served, url):
     at = served([answer()])
     with pytest.raises(SourceError) as caught:
         at.run(lambda client: client.get(url))
@@ -387,7 +387,7 @@ def test_another_port_of_the_source_is_refused_unless_it_is_trusted(served):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "localhost", "[::1]"])
-def test_other_names_of_the_machine_are_refused(served, host):
+def test_another_name_of_this_machine_has_the_outcome_disallowed_and_no_request(served, host):
     at = served([answer()])
     assert at.failure(f"http://{host}:{at.server.port}/").outcome is Outcome.DISALLOWED
     assert at.server.requests == []

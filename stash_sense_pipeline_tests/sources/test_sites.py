@@ -194,8 +194,9 @@ def test_the_words_not_found_in_a_profile_page_do_not_make_it_missing():
 
 def test_the_wikis_answers_give_pages_redirects_and_images():
     site, page = filled("boobpedia")
-    wiki = SITES["boobpedia"]
-    assert isinstance(wiki, Boobpedia)
+    reader = SITES["boobpedia"]
+    assert isinstance(reader, Boobpedia)
+    wiki = reader.wiki
     site.moved["Exa"] = page.slug
 
     def answer(url: str) -> Page:
@@ -204,24 +205,24 @@ def test_the_wikis_answers_give_pages_redirects_and_images():
         assert reply is not None
         return page_of(site, reply.body, url, content_type="application/json")
 
-    pages, more = wiki.read_titles(answer(wiki.question(["example Person", "Exa", "Nobody Here"], {})))
+    pages, more = reader.read_titles(answer(wiki.titles(["example Person", "Exa", "Nobody Here"], {})))
     assert more == {}
     known = {each.title: each for each in pages}
     assert known["Nobody Here"].page_id is None
     article = known["Example Person"]
     assert article.page_id == page.number
-    profile = wiki.parse(answer(wiki.article(page.number)), "example_person")
+    profile = reader.parse(answer(wiki.article(page.number)), "example_person")
     assert (profile.name, profile.aliases) == ("Example Person", ("Ann-Marie Sample", "Exa"))
-    assert profile.galleries == ("Example Person.jpg",)
+    assert profile.galleries == ("Example Person silicone logotype.jpg",)
     files = wiki.read_files(answer(wiki.files(profile.galleries)))
     assert [image.width for image in images_of(profile, files)] == [400]
     assert "Legalname" not in repr(profile)
     with pytest.raises(SourceError) as caught:
-        wiki.read_titles(page_of(site, b'{"error": {"code": "maxlag"}}', "https://x.example/"))
+        reader.read_titles(page_of(site, b'{"error": {"code": "maxlag"}}', "https://x.example/"))
     assert caught.value.outcome is Outcome.RATE_LIMITED
     site.behaviour.layout = "new"
     with pytest.raises(LayoutChangedError):
-        wiki.parse(answer(wiki.article(page.number)), "example_person")
+        reader.parse(answer(wiki.article(page.number)), "example_person")
 
 
 @pytest.mark.parametrize("name", [name for name in HTML_SITES if SITES[name].by_name])
@@ -268,7 +269,7 @@ def test_a_page_is_decoded_by_its_declared_charset_or_as_utf_8(body, content_typ
 
 @given(st.binary(max_size=400))
 def test_bytes_that_are_no_profile_give_a_source_error(body):
-    for name in ("babepedia", "afdb", "javdatabase"):
+    for name in ("babepedia", "afdb", "javdatabase", "pornpics", "thenude"):
         site, page = filled(name)
         found = parse_profile(site.url(page))
         assert found is not None

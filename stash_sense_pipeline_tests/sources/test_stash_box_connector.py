@@ -273,7 +273,7 @@ def test_a_server_without_introspection_gets_the_baseline_description(ask, box, 
     assert ask(all_records)[0].source_id == key
 
 
-def test_a_refused_key_is_blocked(ask, box):
+def test_a_refused_api_key_has_the_outcome_blocked(ask, box):
     error = fails(ask, all_records, key="another")
     assert error.outcome is Outcome.BLOCKED
     assert "the server refused the key (expired or wrong)" in str(error)
@@ -313,7 +313,7 @@ def test_a_key_that_is_refused_between_requests_is_blocked_and_no_absence(ask, b
     ids=lambda fault: str(fault.kind),
 )
 @pytest.mark.parametrize("question", [all_records, listing, lambda connector: connector.head(10)])
-def test_wrong_answers_are_parse_errors(ask, box, fresh_sandbox, fault, question):
+def test_an_answer_of_another_shape_has_the_outcome_parse_error(ask, box, fresh_sandbox, fault, question):
     fill(box, 3)
     fault.done = fault.seen = 0
     fault.box = "stashdb"

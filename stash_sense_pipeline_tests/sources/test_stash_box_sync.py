@@ -98,7 +98,7 @@ def test_performers_added_after_an_empty_backfill_are_read(refresh, catalog, box
     assert live(catalog) == {key}
 
 
-def test_a_second_backfill_only_lists(refresh, catalog, box):
+def test_a_second_backfill_lists_all_ids_and_reads_no_unchanged_record(refresh, catalog, box):
     """After a run that was killed after its last page, the next run requests no details."""
     fill(box, 100)
     refresh(adjust=small_pages)
@@ -111,7 +111,9 @@ def test_a_second_backfill_only_lists(refresh, catalog, box):
 
 
 @pytest.mark.parametrize("after", [1, 3, 8, 12, 19])
-def test_an_interrupted_backfill_is_continued(refresh, catalog, box, fresh_sandbox, after):
+def test_a_backfill_that_a_failure_ends_is_continued_by_the_next_run(
+    refresh, catalog, box, fresh_sandbox, after
+):
     fill(box, 200)
     down = fresh_sandbox.traffic.inject(
         Fault(FaultKind.STATUS, box="stashdb", status=502, skip=after, times=None)
@@ -182,7 +184,7 @@ def test_three_hundred_changes_cost_few_requests(refresh, catalog, box):
     assert differences(catalog, box) == []
 
 
-def test_every_kind_of_change_arrives(refresh, catalog, box):
+def test_an_increment_stores_edits_images_deletions_merges_and_new_performers(refresh, catalog, box):
     edited, bare, gone, loser, survivor, pictured = fill(box, 6)
     refresh()
     site = box.site_for("Somewhere", "https://some.example")
@@ -559,7 +561,7 @@ def test_performers_that_two_sweeps_lack_are_requested_before_they_are_deleted(
     assert len(live(catalog)) == 100
 
 
-def test_two_sweeps_that_agree_are_believed(refresh, catalog, box):
+def test_a_mass_disappearance_is_believed_after_a_second_sweep_with_the_same_result(refresh, catalog, box):
     keys = fill(box, 100)
     refresh()
     for key in keys[:40]:
@@ -898,7 +900,7 @@ def test_the_reported_progress_rises_to_the_number_of_performers(refresh, box):
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
 
 
-def test_times_are_stored_in_utc(refresh, catalog, box):
+def test_the_time_of_change_is_stored_as_the_server_states_it(refresh, catalog, box):
     (key,) = fill(box, 1)
     at = datetime(2024, 2, 3, 4, 5, 6, 700_000, tzinfo=UTC)
     box.edit(key, at=int(at.timestamp() * 1_000_000))

@@ -163,7 +163,7 @@ def test_private_and_volatile_fields_are_not_kept(ask):
     assert shown.content_hash == other.content_hash
 
 
-def test_unknown_fields_are_kept(ask):
+def test_fields_without_a_column_are_kept_in_raw(ask):
     record = read(resource(verified=True, extras={"links": [], "shoe_size": 38}), ask)
     assert record is not None
     assert record.raw["verified"] is True
@@ -187,7 +187,7 @@ def test_aliases_are_read_from_a_list_or_a_text(ask, fields, expected):
 @pytest.mark.parametrize(
     "extras", [[], None, {}, {"links": []}, {"links": None, "height": 171, "career_start_year": "?"}]
 )
-def test_empty_extras_give_empty_fields(ask, extras):
+def test_a_performer_with_empty_extras_has_no_optional_fields(ask, extras):
     record = read(resource(extras=extras), ask)
     assert record is not None
     assert (record.urls, record.birth_date, record.gender) == ((), None, None)
@@ -228,7 +228,7 @@ def test_site_performers_add_names_and_pictures_to_their_parent(ask):
 
 
 @pytest.mark.parametrize("is_parent", [False, 0, "0", "false"])
-def test_a_site_performer_is_not_a_record(ask, is_parent):
+def test_a_performer_of_a_single_site_gives_no_record(ask, is_parent):
     assert read(resource(is_parent=is_parent), ask) is None
 
 
@@ -261,7 +261,7 @@ def test_an_item_of_a_wrong_type_is_left_out(ask, fields):
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 29])
-def test_a_short_list_is_read_once(ask, store, fresh_sandbox, tiny_lists, count):
+def test_a_list_below_the_page_limit_is_read_without_filters(ask, store, fresh_sandbox, tiny_lists, count):
     keys = fill(store, count)
     found = [record.source_id for record in ask(all_records)]
     assert sorted(found) == sorted(keys)
@@ -276,7 +276,9 @@ def test_a_truncated_list_is_split_by_filters_until_all_performers_are_seen(ask,
     assert {record.source_id for record in ask(all_records)} == keys
 
 
-def test_a_filter_without_effect_is_not_followed(ask, store, tiny_lists, fresh_sandbox, monkeypatch):
+def test_a_filter_that_the_server_ignores_ends_the_splitting_of_the_list(
+    ask, store, tiny_lists, fresh_sandbox, monkeypatch
+):
     monkeypatch.setattr(server_module, "_matches", lambda *_: True)
     fill(store, 50)
     assert len({record.source_id for record in ask(all_records)}) == 50
@@ -303,7 +305,7 @@ def test_changed_ids_are_read_where_the_server_lists_them(ask, store):
     assert ask(lambda connector: connector.changed_since(date(2020, 1, 1))) is None
 
 
-def test_a_refused_token_is_blocked(ask, store):
+def test_a_refused_token_has_the_outcome_blocked(ask, store):
     with pytest.raises(SourceError, match="refused the key") as caught:
         ask(all_records, key="wrong")
     assert caught.value.outcome is Outcome.BLOCKED

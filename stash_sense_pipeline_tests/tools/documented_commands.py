@@ -124,6 +124,7 @@ def _looking(terminal: Terminal) -> None:
     terminal.run("prepare", "prepare")
     terminal.run("status", "status")
     terminal.run("identity-explain", "identity", "explain", PERSON)
+    terminal.run("identity-suggestions", "identity", "suggestions")
     latest = terminal.data / "releases" / "latest"
     terminal.run("verify", "verify", str(latest), shown=f"verify {SHOWN_DATA}/releases/latest")
     new = terminal.directory / "new"

@@ -47,7 +47,7 @@ VARIABLES = {
     "STASH_SENSE_ALERT_AFTER": ("`2`", "how many runs of a source fail in a row before that is told"),
     "STASH_SENSE_OVERRIDES": (
         "`$DATA_DIR/identity_overrides.yaml`",
-        "records that are, or are not, one person",
+        "records that are, or are not, one person; verdicts on faces",
     ),
     "STASH_SENSE_SUPPRESSIONS": ("`$DATA_DIR/suppressions.yaml`", "people who are left out, for good"),
     "STASH_SENSE_UI_HOSTS": (

@@ -1,4 +1,4 @@
-"""Performer records: store, tombstone, withhold, and what a sync compares with."""
+"""Performer records: store, tombstone, withhold, and the reads of a sync."""
 
 from __future__ import annotations
 

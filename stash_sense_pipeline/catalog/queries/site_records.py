@@ -1,4 +1,4 @@
-"""Records of reference sites that are unproven, or were rejected by their faces."""
+"""Records of reference sites without a proven link, and those rejected because of their faces."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from stash_sense_pipeline.faces.collection.image_hosts import ImageHost, ImageHosts
 from stash_sense_pipeline.faces.collection.verdicts import ImageVerdict
-from stash_sense_pipeline.foundation.busy_time import BusyTime
+from stash_sense_pipeline.foundation.clock import BusyTime
 from stash_sense_pipeline.foundation.errors import SourceError
 
 # Maps the URL of an image to the URL and the headers of its request.

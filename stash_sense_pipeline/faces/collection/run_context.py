@@ -16,7 +16,7 @@ from stash_sense_pipeline.faces.collection.image_refusals import RefusalRules
 from stash_sense_pipeline.faces.extraction.acceptance_criteria import AcceptanceCriteria
 from stash_sense_pipeline.faces.extraction.decode import DecodeLimits
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
-from stash_sense_pipeline.foundation.busy_time import BusyTime
+from stash_sense_pipeline.foundation.clock import BusyTime
 from stash_sense_pipeline.settings.schema import GlobalSettings, SourceSettings
 
 T = TypeVar("T")

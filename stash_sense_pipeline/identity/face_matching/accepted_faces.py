@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from stash_sense_pipeline.catalog.queries.site_records import Rejection
 from stash_sense_pipeline.identity.face_matching.face_templates import outliers
-from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
+from stash_sense_pipeline.identity.face_matching.performer_faces import (
+    LeftOut,
+    PerformerFaces,
+    Reason,
+    Vectors,
+)
 from stash_sense_pipeline.identity.face_matching.trust_policy import ChoiceRules, TrustPolicy
 from stash_sense_pipeline.records.record_key import RecordKey
 
@@ -17,25 +22,26 @@ from stash_sense_pipeline.records.record_key import RecordKey
 def accept(
     performer: PerformerFaces,
     rules: ChoiceRules,
-    dropped: Counter[str],
+    left_out: LeftOut,
     unproven: frozenset[RecordKey] = frozenset(),
     rejected: list[Rejection] | None = None,
 ) -> PerformerFaces:
     """The faces of one performer that agree with each other.
 
-    `unproven` are records that were found by a name, or on a page that namesakes share. Counts the faces left out in
-    `dropped`, and adds records of which no face agrees to `rejected`.
+    `unproven` are records that were found by a name, or on a page that namesakes share. Adds the faces left out to
+    `left_out`, and records of which no face agrees to `rejected`. Accepting the result again changes nothing.
     """
     policy = rules.policy
     levels = {
         row.face_id: "unproven" if (row.source, row.source_id) in unproven else rules.trust[row.source]
         for row in performer.rows
     }
-    performer = performer.without(_outliers(performer, levels, policy), "outlier", dropped)
+    performer = performer.without(_outliers(performer, levels, policy), Reason.OUTLIER, left_out)
     disagreeing = _disagreeing(performer, levels, policy)
     if rejected is not None and disagreeing:
         rejected += _rejections(performer, levels, disagreeing, policy)
-    return performer.without(disagreeing, "no agreement", dropped)
+    performer = performer.without(disagreeing, Reason.NO_AGREEMENT, left_out)
+    return performer.without(_second_faces(performer), Reason.SECOND_FACE, left_out)
 
 
 def _outliers(performer: PerformerFaces, levels: Mapping[int, str], policy: TrustPolicy) -> set[int]:
@@ -69,6 +75,26 @@ def _disagreeing(performer: PerformerFaces, levels: Mapping[int, str], policy: T
     if low and (not accepted or _centroid_distance(performer, low, accepted) <= policy.centroid_distance):
         accepted += low
     return set(range(len(of_row))) - set(accepted)
+
+
+def _second_faces(performer: PerformerFaces) -> set[int]:
+    """All but one face of each picture: a person is in a picture once. The face most like the others stays."""
+    pictures: dict[object, list[int]] = defaultdict(list)
+    for i, row in enumerate(performer.rows):
+        pictures[row.sha256 or (row.source, row.image_id)].append(i)
+    second: set[int] = set()
+    for faces in pictures.values():
+        if len(faces) > 1:
+            others = [i for i in range(len(performer.rows)) if i not in faces]
+            # Rounded, so that the last bit of a sum does not decide; rows are sorted by quality and face_id.
+            near = [
+                round(float(np.mean([model[i] @ model[others].T for model in performer.vectors])), 4)
+                if others
+                else 0.0
+                for i in faces
+            ]
+            second |= set(faces) - {faces[int(np.argmax(near))]}
+    return second
 
 
 def _rejections(

@@ -1,16 +1,18 @@
-"""Finds faces that are nearer to another performer than to their own."""
+"""Compares faces with the templates of other performers: collisions, and hubs, which are near many people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 
-from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CollisionRow
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow
 from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
 from stash_sense_pipeline.identity.face_matching.template_set import above
+from stash_sense_pipeline.identity.face_matching.trust_policy import TrustPolicy
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,33 @@ class FaceSum:
     def of(cls, performer: PerformerFaces) -> FaceSum:
         """The sum over all faces of the performer."""
         return cls(np.concatenate([model.sum(axis=0) for model in performer.vectors]), len(performer.rows))
+
+
+@dataclass
+class Neighbours:
+    """What was found about faces, by face_id: collisions, and the number of other performers that a face is `near`."""
+
+    collisions: dict[int, CollisionRow] = field(default_factory=dict)
+    near: Counter[int] = field(default_factory=Counter)
+
+    def add(self, row: CandidateRow, nearer_to: int, own: float, other: float) -> None:
+        """Keeps the collision of a face with the nearest performer, of equally near ones that with the lower id."""
+        rank = (round(other, 4), -nearer_to)
+        known = self.collisions.get(row.face_id)
+        if known is None or rank > (known.nearer_similarity, -known.nearer_to):
+            facts = (row.performer_id, row.source, row.source_id, nearer_to, round(own, 4), rank[0])
+            self.collisions[row.face_id] = CollisionRow(*facts)
+
+    def update(self, other: Neighbours) -> None:
+        """Adds what was found in another part of the faces or templates."""
+        self.near.update(other.near)
+        for face_id, row in other.collisions.items():
+            known = self.collisions.get(face_id)
+            if known is None or (row.nearer_similarity, -row.nearer_to) > (
+                known.nearer_similarity,
+                -known.nearer_to,
+            ):
+                self.collisions[face_id] = row
 
 
 @dataclass(frozen=True)
@@ -45,39 +74,41 @@ class FaceSums:
         faces = tuple(found[performer].faces for performer in performers)
         return cls(performers, {p: i for i, p in enumerate(performers)}, totals.astype(np.float32), faces)
 
-    def collisions(self, batch: Sequence[PerformerFaces], margin: float) -> dict[int, CollisionRow]:
-        """Face id to the collision, for faces that are nearer to another performer by `margin` in every model.
+    def compare(
+        self, batch: Sequence[PerformerFaces], policy: TrustPolicy, among: Collection[int] | None = None
+    ) -> Neighbours:
+        """Compares the faces of a batch with the templates of other performers, all or those `among` them.
 
-        A performer's only face cannot be compared. The search is exact: every product is computed, in blocks.
+        A face collides when it is nearer to another performer by the margin in every model; a performer's only face
+        cannot be compared. The search is exact: every product is computed, in blocks.
         """
-        judged = [performer for performer in batch if len(performer.rows) > 1]
-        if not judged:
-            return {}
-        rows = [row for performer in judged for row in performer.rows]
-        widths = [model.shape[1] for model in judged[0].vectors]
-        faces = np.concatenate([np.concatenate(performer.vectors, axis=1) for performer in judged])
+        columns = np.array(sorted(self.place_of[p] for p in among or () if p in self.place_of), np.int64)
+        if not batch or (among is not None and not len(columns)):
+            return Neighbours()
+        rows = [row for performer in batch for row in performer.rows]
+        widths = [model.shape[1] for model in batch[0].vectors]
+        faces = np.concatenate([np.concatenate(performer.vectors, axis=1) for performer in batch])
         mine = np.array([self.place_of[row.performer_id] for row in rows])
         others = _unit_parts(self.totals[mine] - faces, widths)
-        own = _by_model(faces, others, widths)
-        templates = _unit_parts(self.totals, widths)
-        limit = (own.sum(axis=1) + margin * len(widths)).astype(np.float32)
-        found: dict[int, CollisionRow] = {}
-        for a, b, _ in above(templates, range(len(rows)), range(len(templates)), limit, faces):
-            foreign = mine[a] != b
-            a, b = a[foreign], b[foreign]
-            nearer = _by_model(faces[a], templates[b], widths)
-            for i in np.flatnonzero(np.all(nearer >= own[a] + margin, axis=1)):
-                row, similarity = rows[int(a[i])], float(nearer[i].mean())
-                known = found.get(row.face_id)
-                if known is None or similarity > known.nearer_similarity:
-                    found[row.face_id] = CollisionRow(
-                        row.performer_id,
-                        row.source,
-                        row.source_id,
-                        self.performers[int(b[i])],
-                        round(float(own[a[i]].mean()), 4),
-                        round(similarity, 4),
-                    )
+        own = _by_model(faces, others, widths) + policy.collision_margin
+        own[[self.faces[place] < 2 for place in mine]] = np.inf
+        if among is None:
+            columns = np.arange(len(self.performers))
+        templates = _unit_parts(self.totals if among is None else self.totals[columns], widths)
+        near_limit = 1 - policy.hub_distance
+        # Slightly lowered, because products of blocks are not exact to the last bit.
+        limit = (np.minimum(own.sum(axis=1), near_limit * len(widths)) - 1e-4).astype(np.float32)
+        found = Neighbours()
+        for a, place, _ in above(templates, range(len(rows)), range(len(templates)), limit, faces):
+            foreign = mine[a] != columns[place]
+            a, place = a[foreign], place[foreign]
+            nearer = _by_model(faces[a], templates[place], widths)
+            means = nearer.mean(axis=1)
+            found.near.update(rows[int(i)].face_id for i in a[means >= near_limit])
+            for i in np.flatnonzero(np.all(nearer >= own[a], axis=1)):
+                other = self.performers[int(columns[place[i]])]
+                own_mean = float(own[a[i]].mean()) - policy.collision_margin
+                found.add(rows[int(a[i])], other, own_mean, float(means[i]))
         return found
 
 

@@ -1,101 +1,16 @@
-"""Agreement of templates: calibrated thresholds and exact nearest-neighbour search."""
+"""Agreement of templates: matches and mismatches under calibrated thresholds, by exact nearest-neighbour search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stash_sense_pipeline.identity.face_matching.calibration import BORDERLINE, MARGIN, Calibration
 from stash_sense_pipeline.identity.face_matching.template_set import Indices, TemplateSet, Vectors, above
 from stash_sense_pipeline.identity.linkage.evidence import FaceComparison, Pair
 from stash_sense_pipeline.records.record_key import RecordKey
-
-# The share of correct pairs among all pairs of records that reach a threshold.
-PRECISION = 0.999
-# Fewer certain pairs do not tell how often the templates of one person reach a threshold.
-_LEAST_POSITIVES = 50
-# So many of the most similar distinct records tell how quickly their number falls with the similarity.
-_TAIL = 100
-# A threshold that fewer of the certain pairs reach is of no use: the model does not separate these faces.
-_LEAST_RECALL = 0.05
-# The share of certain pairs below the mismatch threshold, under which faces speak against a pair.
-_MISMATCH_SHARE = 0.005
-_LEAST_FOR_MISMATCH = 200
-# The nearest record in another source must be nearer than the second by at least this much (mean cosine).
-MARGIN = 0.05
-# A pair of nearest records is listed for review down to this far below the thresholds (reference: 0.45-0.60 and
-# 0.35-0.45).
-BORDERLINE = 0.10
-_SAMPLE = 1500
-
-
-class Threshold(NamedTuple):
-    """The match threshold of one model, its estimated `precision`, and the share of certain pairs that reach it."""
-
-    model: str
-    match_threshold: float
-    precision: float
-    recall: float
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """The thresholds for templates. Without thresholds faces are no evidence, and `reason` says why.
-
-    `positives`: certain pairs. `negatives`: pairs of records of one stash-box. `mismatch_thresholds`: for each model
-    the cosine below which two templates, of two faces or more each, speak against a pair.
-    """
-
-    positives: int
-    negatives: int
-    thresholds: tuple[Threshold, ...] = ()
-    mismatch_thresholds: tuple[float, ...] = ()
-    reason: str | None = None
-
-    def as_detail(self) -> dict[str, Any]:
-        """The form for the catalog, as JSON. Match and mismatch thresholds have the keys `alike` and `unlike`."""
-        thresholds = [
-            {
-                "model": row.model,
-                "alike": row.match_threshold,
-                "precision": row.precision,
-                "recall": row.recall,
-            }
-            for row in self.thresholds
-        ]
-        return {
-            "positives": self.positives,
-            "negatives": self.negatives,
-            "thresholds": thresholds,
-            "unlike": list(self.mismatch_thresholds),
-            "reason": self.reason,
-        }
-
-    @classmethod
-    def from_detail(cls, detail: Mapping[str, Any]) -> Calibration:
-        """The inverse of `as_detail`."""
-        return cls(
-            detail["positives"],
-            detail["negatives"],
-            tuple(
-                Threshold(row["model"], row["alike"], row["precision"], row["recall"])
-                for row in detail["thresholds"]
-            ),
-            tuple(detail["unlike"]),
-            detail["reason"],
-        )
-
-    @property
-    def floor(self) -> float:
-        """The mean cosine below which a pair cannot affect any decision."""
-        mean = sum(row.match_threshold for row in self.thresholds) / max(1, len(self.thresholds))
-        return mean - max(MARGIN, BORDERLINE)
-
-
-NOT_CALIBRATED = Calibration(0, 0, reason="no faces with vectors of all models yet")
 
 
 @dataclass(frozen=True)
@@ -105,52 +20,6 @@ class Near:
     a: Indices
     b: Indices
     value: Vectors = field(repr=False)
-
-
-def calibrate(
-    templates: TemplateSet,
-    certain: Sequence[Pair],
-    boxes: Collection[str],
-    are_distinct: Callable[[RecordKey, RecordKey], bool],
-) -> Calibration:
-    """For each model, the lowest threshold with a precision of 0.999 among all pairs of records that reach it.
-
-    `certain`: pairs that are certainly one person. False matches are counted among the pairs of one stash-box, which
-    are two people. Pairs for which `are_distinct` is False are not counted: they may be twins, or duplicates that the
-    editors have not found. Beyond the hundred most similar pairs the number is taken to fall exponentially, or as
-    counted if that is more. The count is then scaled to all pairs of two sources.
-    """
-    place_of = {key: place for place, key in enumerate(templates.records)}
-    pairs = [(place_of[a], place_of[b]) for a, b in certain if a in place_of and b in place_of]
-    parts = {source: part for source, part in templates.sources().items() if source in boxes}
-    negatives = sum(len(part) * (len(part) - 1) // 2 for part in parts.values())
-    if len(pairs) < _LEAST_POSITIVES or negatives < _TAIL:
-        reason = (
-            f"too few to calibrate: {len(pairs)} pairs of templates are linked by hard evidence ({_LEAST_POSITIVES}"
-            f" needed), {negatives} are of one stash-box ({_TAIL} needed)"
-        )
-        return Calibration(len(pairs), negatives, reason=reason)
-    a, b = np.array(pairs, dtype=np.int64).T
-    similarities = templates.similarities(a, b)
-    whole = len(templates.records)
-    across = whole * (whole - 1) // 2 - sum(len(p) * (len(p) - 1) // 2 for p in templates.sources().values())
-    thresholds: list[Threshold] = []
-    for place, model in enumerate(templates.models):
-        tail = _distinct_tail(templates, place, parts, negatives, are_distinct)
-        found = _threshold(model, np.sort(similarities[:, place]), tail, across / negatives)
-        if found is None:
-            reason = f"{model} does not separate: no threshold has a precision of {PRECISION} with any recall"
-            return Calibration(len(pairs), negatives, reason=reason)
-        thresholds.append(found)
-    strong = similarities[np.minimum(templates.faces[a], templates.faces[b]) > 1]
-    mismatch: tuple[float, ...] = ()
-    if len(strong) >= _LEAST_FOR_MISMATCH:
-        quantiles = np.quantile(strong, _MISMATCH_SHARE, axis=0)
-        mismatch = tuple(
-            round(float(min(value, threshold.match_threshold)), 4)
-            for value, threshold in zip(quantiles, thresholds, strict=True)
-        )
-    return Calibration(len(pairs), negatives, tuple(thresholds), mismatch)
 
 
 def find_matches(templates: TemplateSet, calibration: Calibration) -> dict[Pair, FaceComparison]:
@@ -253,72 +122,6 @@ def _near(templates: TemplateSet, found: Sequence[tuple[Indices, Indices]], floo
     value = np.round(templates.similarities(a, b).mean(axis=1), 5)
     kept = value >= floor
     return Near(a[kept], b[kept], value[kept])
-
-
-def _distinct_tail(
-    templates: TemplateSet,
-    place: int,
-    parts: Mapping[str, range],
-    negatives: int,
-    are_distinct: Callable[[RecordKey, RecordKey], bool],
-) -> Vectors:
-    """The cosines of the most similar distinct records of a stash-box, ascending: 100, or one in 100,000 pairs."""
-    vectors = np.ascontiguousarray(templates.of_model(place))
-    share = max(2 * _TAIL / negatives, 1e-5)
-    floor = _sampled_quantile(vectors, parts, share)
-    rows = [hit for part in parts.values() for hit in above(vectors, part, part, floor)]
-    records = templates.records
-    tail = [
-        float(value)
-        for a, b, values in rows
-        for first, second, value in zip(a.tolist(), b.tolist(), values, strict=True)
-        if are_distinct(records[first], records[second])
-    ]
-    return np.sort(np.array(tail, dtype=np.float32))
-
-
-def _sampled_quantile(vectors: Vectors, parts: Mapping[str, range], share: float) -> float:
-    """The cosine that about `share` of the pairs within a source exceed, estimated from every n-th record."""
-    values: list[Vectors] = []
-    for part in parts.values():
-        some = vectors[part.start : part.stop : max(1, len(part) // _SAMPLE)]
-        products = some @ some.T
-        values.append(products[np.triu_indices(len(some), 1)])
-    return float(np.quantile(np.concatenate(values), 1 - share))
-
-
-def _threshold(model: str, positives: Vectors, tail: Vectors, scale: float) -> Threshold | None:
-    """The lowest threshold with sufficient estimated precision. `scale`: pairs to judge per pair in the tail."""
-    candidates = np.round(np.arange(0.0, 1.0, 0.005), 3)
-    reached = len(positives) - np.searchsorted(positives, candidates)
-    counted = len(tail) - np.searchsorted(tail, candidates)
-    expected = np.maximum(counted, _extrapolated(tail, candidates)) * scale
-    precision = reached / np.maximum(reached + expected, 1e-9)
-    if len(tail):
-        # Pairs below the tail are not counted.
-        precision[candidates < tail[0]] = 0.0
-    useful = reached >= _LEAST_RECALL * len(positives)
-    good = np.flatnonzero(useful & (precision >= PRECISION))
-    # Only candidates above the last one that fails: a single good value among bad ones is a coincidence.
-    bad = np.flatnonzero(useful & (precision < PRECISION))
-    good = good[good > bad[-1]] if len(bad) else good
-    if not len(good):
-        return None
-    best = int(good[0])
-    recall = reached[best] / len(positives)
-    return Threshold(
-        model, float(candidates[best]), round(float(precision[best]), 6), round(float(recall), 4)
-    )
-
-
-def _extrapolated(tail: Vectors, candidates: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The number of distinct pairs above each candidate, if it falls exponentially as among the last hundred."""
-    if len(tail) < 2:
-        return np.zeros(len(candidates))
-    last = tail[-_TAIL:].astype(float)
-    excess = max(float(np.mean(last - last[0])), 1e-6)
-    expected = len(last) * np.exp(-(candidates - last[0]) / excess)
-    return np.where(candidates >= last[0], expected, 0.0)
 
 
 def _mutual(templates: TemplateSet, calibration: Calibration, near: Near) -> dict[Pair, FaceComparison]:

@@ -97,19 +97,21 @@ def outliers(similarities: Sequence[Vectors], limit: float, at_least: int) -> se
     """Faces that resemble none of the others in any model. The worst is removed first: it lowers the others' means.
 
     `similarities`: for each model the cosines, (faces, faces). There are no outliers among fewer than `at_least` faces,
-    or when no face resembles the others.
+    or when no face resembles the others. Ends when all faces that are left resemble the others: these have no outliers.
+    The order of the faces does not matter, because equally bad faces are removed together.
     """
     left = list(range(len(similarities[0])))
     out: set[int] = set()
     while len(left) >= max(at_least, 2):
         grid = np.ix_(left, left)
         means = [(s[grid].sum(axis=1) - s[grid].diagonal()) / (len(left) - 1) for s in similarities]
-        # The model with the highest mean decides for each face.
-        best = np.max(means, axis=0)
-        worst = int(np.argmin(best))
-        if best[worst] >= limit or np.all(best < limit):
+        # The model with the highest mean decides for each face. The last bits depend on the order of the sum.
+        best = np.round(np.max(means, axis=0).astype(np.float64), 5)
+        if best.min() >= limit or np.all(best < limit):
             break
-        out.add(left.pop(worst))
+        worst = {left[i] for i in np.flatnonzero(best == best.min())}
+        out |= worst
+        left = [i for i in left if i not in worst]
     return out
 
 

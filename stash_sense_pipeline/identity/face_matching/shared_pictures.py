@@ -1,8 +1,9 @@
-"""Pictures that several people of one source show, by bytes or by perceptual hash: they represent none of these people."""
+"""Pictures that several people show, by bytes or by perceptual hash, in one source or in several."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -70,6 +71,34 @@ def shared_pictures(shown: Iterable[ShownPicture]) -> frozenset[ImageKey]:
             found[images[known[shared]]] = True
     keys = list(places)
     return frozenset(keys[place] for place in np.flatnonzero(found).tolist())
+
+
+def copies_between_people(shown: Sequence[ShownPicture]) -> list[list[int]]:
+    """Groups of places in `shown` with copies of one picture that two people or more show, in whatever sources.
+
+    Copies are found by perceptual hash, and each place is in one group at most. The groups are sorted.
+    """
+    found = shared_pictures(
+        ShownPicture("", str(place), row.person, None, row.picture_hash) for place, row in enumerate(shown)
+    )
+    places = sorted(int(image_id) for _, image_id in found)
+    values = np.array([int(shown[place].picture_hash or "0", 16) for place in places], dtype=np.uint64)
+    leader = list(range(len(places)))
+
+    def find(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for row, value in enumerate(values):
+        for other in np.flatnonzero(np.bitwise_count(values[:row] ^ value) <= MOST_BITS_OF_A_COPY).tolist():
+            first, second = sorted((find(other), find(row)))
+            leader[second] = first
+    groups: dict[int, list[int]] = defaultdict(list)
+    for row, place in enumerate(places):
+        groups[find(row)].append(place)
+    return sorted(groups.values())
 
 
 def _shared(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from stash_sense_pipeline.identity.linkage.face_verdicts import NO_VERDICTS, FaceVerdicts
+
 
 @dataclass(frozen=True)
 class TrustPolicy:
@@ -24,6 +26,9 @@ class TrustPolicy:
     (0..1). `pose`, `pose_degrees`: the weight of another head pose, in full from this difference in yaw.
     `collision_margin`: a face collides when, in every model, its cosine to the template of another performer exceeds
     its cosine to the other faces of its own performer by at least this margin.
+    `hub_distance`, `hub_people`, `hub_share`: a face is a hub when its distance to the templates of so many other
+    people, or of this share of all people if that is more, is at most the sidecar's limit (release.contract). A person
+    who stands apart in each of five stash-boxes is near four others, and is no hub.
     """
 
     near_duplicate: float = 0.03
@@ -39,6 +44,9 @@ class TrustPolicy:
     pose: float = 0.2
     pose_degrees: float = 30.0
     collision_margin: float = 0.10
+    hub_distance: float = 0.5
+    hub_people: int = 5
+    hub_share: float = 0.001
 
     def largest_distance(self, references: int) -> float:
         """The largest distance that counts as agreement with so many references."""
@@ -50,8 +58,8 @@ class ChoiceRules:
     """The settings of a run.
 
     `max_faces` limits the faces of a performer, `source_caps` those from one source. `trust` is high, medium or low, by
-    source. `models`: embedder name to the digest of its file. `sites` are the reference sites whose records must agree
-    with the performer's other faces.
+    source. `models`: embedder name to the digest of its file. `sites` are the reference sites with records that
+    must agree with the performer's other faces. `verdicts` are the operator's.
     """
 
     max_faces: int
@@ -60,3 +68,4 @@ class ChoiceRules:
     models: Mapping[str, str]
     policy: TrustPolicy
     sites: Collection[str] = ()
+    verdicts: FaceVerdicts = NO_VERDICTS

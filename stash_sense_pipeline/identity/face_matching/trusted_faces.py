@@ -18,11 +18,12 @@ from stash_sense_pipeline.catalog.queries.identity.trusted_faces import Candidat
 from stash_sense_pipeline.catalog.queries.site_records import Rejection, reject_records, unproven_records
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.foundation.runtime_tuning import collector_paused
-from stash_sense_pipeline.identity.face_matching.accepted_faces import accept
-from stash_sense_pipeline.identity.face_matching.collisions import FaceSum, FaceSums
-from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces
+from stash_sense_pipeline.identity.face_matching.cleaning import clean
+from stash_sense_pipeline.identity.face_matching.performer_faces import LeftOut, PerformerFaces, Reason
 from stash_sense_pipeline.identity.face_matching.trust_policy import ChoiceRules, TrustPolicy
 from stash_sense_pipeline.identity.face_matching.usable_faces import batches_with_vectors, usable_faces
+from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
+from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -30,8 +31,9 @@ from stash_sense_pipeline.records.record_key import RecordKey
 class TrustReport:
     """The results and changes of a run.
 
-    `dropped` counts the faces left out, by reason. `rejected` counts records of reference sites whose faces do not
-    agree with the performer's, by site. `collisions` counts the faces in quarantine.
+    `dropped` counts the faces left out, by reason. `rejected` counts records of reference sites with faces that do
+    not match the performer's, by site. `collisions` counts the faces in quarantine, `hubs` the faces near too many
+    people, `faceless` the people that lost every face. `rounds`: see cleaning.clean.
     """
 
     performers: int
@@ -45,6 +47,9 @@ class TrustReport:
     updated: int
     seconds: float
     rejected: Mapping[str, int] = field(default_factory=dict)
+    hubs: int = 0
+    faceless: int = 0
+    rounds: int = 0
 
     @property
     def changed(self) -> bool:
@@ -61,6 +66,7 @@ def choose_trusted_faces(
     models: Mapping[str, str],
     policy: TrustPolicy | None = None,
     sites: Collection[str] = (),
+    overrides: Overrides = NO_OVERRIDES,
 ) -> TrustReport:
     """Chooses the faces that represent each identity, and stores the differences in one transaction. Deterministic.
 
@@ -70,13 +76,18 @@ def choose_trusted_faces(
 
     `source_caps`: most faces of one performer from a source. `trust`: high, medium or low, by source. Faces of a source
     that either lacks are not used. `models`: embedder name to the digest of its file, all of one pack; a face counts
-    only with a vector of each. Raises ValueError without models.
+    only with a vector of each. `overrides`: the faces that its verdicts name are not chosen. Raises ValueError without
+    models, ConfigurationError for a verdict on a record that the catalog does not hold.
     """
     if not models:
         raise ValueError("choosing trusted faces needs at least one model")
     begin = time.monotonic()
-    rules = ChoiceRules(max_faces_per_performer, source_caps, trust, models, policy or TrustPolicy(), sites)
-    made = _choose_all(ShortReads(engine), rules)
+    reads = ShortReads(engine)
+    verdicts = resolve_verdicts(reads, overrides.path, overrides.face_verdicts)
+    rules = ChoiceRules(
+        max_faces_per_performer, source_caps, trust, models, policy or TrustPolicy(), sites, verdicts
+    )
+    made = _choose_all(reads, rules)
     with collector_paused(), writing(engine) as connection:
         lock_identity_writers(connection)
         choice = _current_part(connection, made)
@@ -85,60 +96,53 @@ def choose_trusted_faces(
             connection, store.read_trusted(connection), choice.wanted
         )
         store.store_collisions(connection, choice.collisions, datetime.now(UTC))
+        store.store_exclusions(connection, choice.left_out.rows, datetime.now(UTC))
+        faceless = store.people_without_a_face(connection)
     return TrustReport(
         performers=len({row.performer_id for row in choice.wanted.values()}),
         faces=len(choice.wanted),
         candidates=choice.candidates,
         collisions=len(choice.collisions),
-        dropped=dict(sorted(choice.dropped.items())),
+        dropped=dict(sorted(choice.left_out.counts.items())),
         faces_by_source=dict(sorted(Counter(row.source for row in choice.wanted.values()).items())),
         rejected=dict(sorted(Counter(rejection.source for rejection in choice.rejected).items())),
         added=added,
         removed=removed,
         updated=updated,
         seconds=time.monotonic() - begin,
+        hubs=choice.left_out.counts[Reason.HUB],
+        faceless=len(faceless),
+        rounds=choice.rounds,
     )
 
 
 @dataclass(frozen=True)
 class _Choice:
-    """The chosen faces and the collisions by face id, the rejected records of sites, and the counts."""
+    """The chosen faces and the collisions by face id, the faces left out, and the rejected records of sites."""
 
     candidates: int
     wanted: Mapping[int, TrustedRow]
     collisions: Mapping[int, CollisionRow]
+    left_out: LeftOut
     rejected: Sequence[Rejection]
-    dropped: Mapping[str, int]
+    rounds: int
 
 
 def _choose_all(reads: ShortReads, rules: ChoiceRules) -> _Choice:
-    """The choice for all performers. Reads their vectors twice, to keep only those of one batch in memory."""
-    dropped: Counter[str] = Counter()
+    """The choice for all performers. Reads their vectors several times, to keep only those of one batch in memory."""
+    left_out = LeftOut()
     unproven, rows, embedded = reads(_read, rules.sites, rules.models)
     candidates = len({row.face_id for row in rows})
-    usable = usable_faces(rows, embedded, rules, dropped)
-    rejected: list[Rejection] = []
-    accepted: dict[int, list[CandidateRow]] = {}
-    sums: dict[int, FaceSum] = {}
-    for batch in batches_with_vectors(reads, usable, rules.models, dropped):
-        for each in batch:
-            performer = accept(each, rules, dropped, unproven, rejected if rules.sites else None)
-            if performer.rows:
-                accepted[performer.rows[0].performer_id] = performer.rows
-                sums[performer.rows[0].performer_id] = FaceSum.of(performer)
+    disowned = rules.verdicts.disowned(reads) if rules.verdicts.other_people else set()
+    usable = usable_faces(rows, embedded, disowned, rules, left_out)
+    people = clean(reads, usable, rules, unproven, left_out)
     wanted: dict[int, TrustedRow] = {}
-    collisions: dict[int, CollisionRow] = {}
-    all_sums = FaceSums.of(sums)
-    for batch in batches_with_vectors(reads, accepted, rules.models, dropped):
-        found = all_sums.collisions(batch, rules.policy.collision_margin)
-        collisions.update(found)
+    for batch in batches_with_vectors(reads, people.rows, rules.models, left_out):
         for performer in batch:
-            foreign = {i for i, row in enumerate(performer.rows) if row.face_id in found}
-            own = performer.without(foreign, "nearer to another performer", dropped)
-            for rank, row in enumerate(choose(own, rules, dropped)):
+            for rank, row in enumerate(choose(performer, rules, left_out)):
                 wanted[row.face_id] = TrustedRow(row.performer_id, row.source, row.source_id, rank)
-    of_sites = [rejection for rejection in rejected if rejection.source in rules.sites]
-    return _Choice(candidates, wanted, collisions, of_sites, dropped)
+    of_sites = [rejection for rejection in people.rejected if rejection.source in rules.sites]
+    return _Choice(candidates, wanted, people.collisions, left_out, of_sites, people.rounds)
 
 
 def _read(
@@ -155,9 +159,12 @@ def _read(
 def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
     """The part of the choice with faces, records and performers that still belong together in the catalog.
 
-    Faces and records that were erased, or moved to another performer, during the choice must not be stored.
+    Faces and records that were erased, or moved to another performer, during the choice must not be stored. The faces of
+    rejected records are deleted with them.
     """
     wanted, collisions, rejected = choice.wanted, choice.collisions, choice.rejected
+    excluded = choice.left_out.rows
+    excluding: set[tuple[int, int]] = set()
     faces: set[int] = set()
     colliding: set[int] = set()
     performers: set[int] = set()
@@ -170,6 +177,8 @@ def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
             faces.add(face_id)
         if face_id in collisions and collisions[face_id][:3] == owner:
             colliding.add(face_id)
+        if (row := excluded.get((face_id, performer_id))) is not None and row[:3] == owner:
+            excluding.add((face_id, performer_id))
         if owner in asked:
             records.add(owner)
     return replace(
@@ -180,14 +189,18 @@ def _current_part(connection: sa.Connection, choice: _Choice) -> _Choice:
             for face_id, row in collisions.items()
             if face_id in colliding and row.nearer_to in performers
         },
+        left_out=replace(
+            choice.left_out,
+            rows={key: excluded[key] for key in sorted(excluding) if excluded[key][:3] not in records},
+        ),
         rejected=[row for row in rejected if (row.performer_id, row.source, row.source_id) in records],
     )
 
 
-def choose(performer: PerformerFaces, rules: ChoiceRules, dropped: Counter[str]) -> list[CandidateRow]:
-    """The faces to trust among one performer's accepted faces, best first. Counts the others in `dropped`."""
-    performer = performer.without(_near_duplicates(performer, rules.policy), "near duplicate", dropped)
-    return _best_and_different(performer, rules, dropped)
+def choose(performer: PerformerFaces, rules: ChoiceRules, left_out: LeftOut) -> list[CandidateRow]:
+    """The faces to trust among one performer's accepted faces, best first. Adds the others to `left_out`."""
+    performer = performer.without(_near_duplicates(performer, rules.policy), "near duplicate", left_out)
+    return _best_and_different(performer, rules, left_out)
 
 
 def _near_duplicates(performer: PerformerFaces, policy: TrustPolicy) -> set[int]:
@@ -209,7 +222,7 @@ def _near_duplicates(performer: PerformerFaces, policy: TrustPolicy) -> set[int]
 def _best_and_different(
     performer: PerformerFaces,
     rules: ChoiceRules,
-    dropped: Counter[str],
+    left_out: LeftOut,
 ) -> list[CandidateRow]:
     """Greedy choice by quality, distance to the nearest chosen face, and another pose, within the caps."""
     rows, policy = performer.rows, rules.policy
@@ -230,11 +243,11 @@ def _best_and_different(
         value = np.round(worth[left] + policy.diversity * np.minimum(nearest[left], 1.0) + pose, 4)
         best = left.pop(int(np.argmax(value)))
         if left_of_source[rows[best].source] < 1:
-            dropped["cap of the source"] += 1
+            left_out.counts["cap of the source"] += 1
             continue
         left_of_source[rows[best].source] -= 1
         chosen.append(best)
         nearest = np.minimum(nearest, distance[best])
         turned = np.minimum(turned, np.abs(yaw - yaw[best]))
-    dropped["cap of the performer"] += len(left)
+    left_out.counts["cap of the performer"] += len(left)
     return [rows[i] for i in chosen]

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import trusted_faces as store
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow
-from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces
+from stash_sense_pipeline.identity.face_matching.performer_faces import LeftOut, PerformerFaces, Reason
 from stash_sense_pipeline.identity.face_matching.shared_pictures import ShownPicture, shared_pictures
 from stash_sense_pipeline.identity.face_matching.trust_policy import ChoiceRules
+from stash_sense_pipeline.records.record_key import ImageKey
 
 # The vectors of so many faces are in memory at a time: 2 models of 512 dimensions take 80 MB.
 _FACES_AT_ONCE = 20_000
 
 
 def usable_faces(
-    rows: Sequence[CandidateRow], embedded: set[int], rules: ChoiceRules, dropped: Counter[str]
+    rows: Sequence[CandidateRow],
+    embedded: set[int],
+    disowned: Collection[tuple[ImageKey, int]],
+    rules: ChoiceRules,
+    left_out: LeftOut,
 ) -> dict[int, list[CandidateRow]]:
     """Candidates by performer, best quality first, each face once and the bytes of each image once.
 
     Leaves out pictures that several performers of one source show, and bytes that several performers have in any
-    source. `embedded` are the ids of faces with a vector of every model. Counts the faces left out in `dropped`.
+    source, and the faces that verdicts of the operator name. `embedded` are the ids of faces with a vector of every model.
+    `disowned` are images with the performer that they do not show. Adds the faces left out to `left_out`.
     """
     shared = shared_pictures(
         ShownPicture(row.source, row.image_id, row.performer_id, row.sha256, row.picture_hash) for row in rows
@@ -44,19 +50,26 @@ def usable_faces(
         image = (row.source, row.image_id)
         several = len(faces_of_image[image]) > 1
         if row.source not in rules.trust or rules.source_caps.get(row.source, 0) < 1:
-            dropped["source not in use"] += 1
+            left_out.add(row, "source not in use")
+        elif image in rules.verdicts.no_faces:
+            left_out.add(row, Reason.NOT_A_FACE)
+        elif (image, row.performer_id) in disowned:
+            left_out.add(row, Reason.NOT_THIS_PERSON)
         elif image in shared or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
-            dropped["image of several people"] += 1
+            left_out.add(row, Reason.SEVERAL_PEOPLE)
         elif several and rules.trust[row.source] == "high":
-            dropped["several faces"] += 1
+            left_out.add(row, Reason.SEVERAL_FACES)
         elif row.face_id not in embedded:
-            dropped["no embedding"] += 1
+            left_out.add(row, "no embedding")
         elif row.sha256 and not several and (row.sha256, row.performer_id) in seen_bytes:
-            dropped["same image"] += 1
+            left_out.add(row, "same image")
         else:
             if row.sha256:
                 seen_bytes.add((row.sha256, row.performer_id))
             kept[row.performer_id].append(row)
+    for row in rows:
+        if left_out.reason_of(first[row.face_id]) == Reason.SEVERAL_PEOPLE:
+            left_out.note(row, Reason.SEVERAL_PEOPLE)
     return dict(sorted(kept.items()))
 
 
@@ -64,11 +77,11 @@ def batches_with_vectors(
     reads: ShortReads,
     faces: Mapping[int, list[CandidateRow]],
     models: Mapping[str, str],
-    dropped: Counter[str],
+    left_out: LeftOut,
 ) -> Iterator[list[PerformerFaces]]:
     """Performers with the vectors of their `faces`, in batches of some thousand faces.
 
-    Counts faces without usable vectors in `dropped`.
+    Adds faces without usable vectors to `left_out`.
     """
     batch: list[list[CandidateRow]] = []
     size = 0
@@ -76,30 +89,30 @@ def batches_with_vectors(
         batch.append(rows)
         size += len(rows)
         if size >= _FACES_AT_ONCE:
-            yield list(_load(reads, batch, models, dropped))
+            yield list(_load(reads, batch, models, left_out))
             batch, size = [], 0
-    yield list(_load(reads, batch, models, dropped))
+    yield list(_load(reads, batch, models, left_out))
 
 
 def _load(
     reads: ShortReads,
     batch: Sequence[list[CandidateRow]],
     models: Mapping[str, str],
-    dropped: Counter[str],
+    left_out: LeftOut,
 ) -> Iterator[PerformerFaces]:
     ids = sorted(row.face_id for rows in batch for row in rows)
     found = [reads(store.read_vectors, model, digest, ids) for model, digest in sorted(models.items())]
     for listed in batch:
         rows = [row for row in listed if all(row.face_id in vectors for vectors in found)]
         if len(rows) < len(listed):
-            dropped["no embedding"] += len(listed) - len(rows)
+            left_out.counts["no embedding"] += len(listed) - len(rows)
         if not rows:
             continue
         stacks = [np.stack([vectors[row.face_id] for row in rows]) for vectors in found]
         norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
         good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)
         if not good.all():
-            dropped["unusable vector"] += int((~good).sum())
+            left_out.counts["unusable vector"] += int((~good).sum())
         yield PerformerFaces(
             [row for row, fine in zip(rows, good, strict=True) if fine],
             [

@@ -46,6 +46,16 @@ class Candidates:
     hubs: tuple[Hub, ...]
     folded: FoldedNames
     resolved: Mapping[str, str]
+    boxes: StashBoxes
+
+    def compared_pages(self, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
+        """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
+        return {
+            key: frozenset(
+                self.resolved.get(text[1:], text[1:]) for text in self.keys[key] if text[0] == KeyKind.PAGE
+            )
+            for key in wanted
+        }
 
     def certain_pairs(self, weights: Weights = WEIGHTS) -> list[Pair]:
         """Pairs that are certainly one person, for calibrating faces: they share links, and their names agree."""
@@ -112,7 +122,9 @@ def find_candidates(
                 search.share_page(rest, all_holders, set(known))
         elif not hub and len(known) > 1:
             search.share(kind, rest, sorted(known), all_holders)
-    return Candidates(records, keys, search.shared, tuple(sorted(hubs)), search.folded, search.resolved)
+    return Candidates(
+        records, keys, search.shared, tuple(sorted(hubs)), search.folded, search.resolved, boxes
+    )
 
 
 @dataclass(frozen=True)
@@ -154,8 +166,8 @@ class _PairSearch:
     ) -> None:
         """Adds the pairs of `known` holders of a birth date, a name or a picture.
 
-        A shared birth date needs a name that agrees. A shared name needs a second one, or a birth date that agrees and
-        one holder in each source. A picture counts only with one holder in each source: a picture on two records of one
+        A shared birth date needs a name that agrees. A shared name needs a second one, or one holder in each source and
+        no birth dates that differ. A picture counts only with one holder in each source: a picture on two records of one
         source shows two people, or proves nothing.
         """
         if kind == KeyKind.BIRTH_DATE:
@@ -169,8 +181,8 @@ class _PairSearch:
                     self.shared[a, b].append(Evidence(Kind.IMAGE, a, b, rest, self.weights.image))
             elif a[0] != b[0]:
                 born = birth_agreement(self.records[a].birth_date, self.records[b].birth_date)
-                born_alike = born is not None and float(getattr(self.weights, born[0])) > 0
-                if (unique and born_alike) or self.folded.several_in_common(a, b):
+                born_apart = born is not None and float(getattr(self.weights, born[0])) < 0
+                if (unique and not born_apart) or self.folded.several_in_common(a, b):
                     self.shared.setdefault((a, b), [])
 
     def _namesakes(self, known: Sequence[RecordKey]) -> Iterator[Pair]:

@@ -19,8 +19,12 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 # Scores closer to each other than this do not decide between two records of one source.
 AMBIGUOUS_MARGIN = 0.25
+# Reason for a pair that only some records of the two groups support.
+UNSUPPORTED = "the other records of the two disagree"
 # Prefix of the reason for a refused pair without a contradiction.
 TOO_WEAK = "too weak"
+# Kinds of evidence that compare only what the sources say about the records.
+_FIELDS = frozenset({Kind.NAME_AND_BIRTH_DATE, Kind.ATTRIBUTES})
 _GAP = MAX_BIRTH_DATE_GAP * DAYS_A_YEAR
 
 
@@ -62,11 +66,14 @@ def cluster(
     decisions: dict[tuple[RecordKey, RecordKey], Decision] = {}
     weighed: dict[tuple[RecordKey, RecordKey], list[float]] = defaultdict(list)
     overridden: set[tuple[RecordKey, RecordKey]] = set()
+    observed: set[tuple[RecordKey, RecordKey]] = set()
     for kind, a, b, _, weight in evidence:
         if kind == Kind.MERGE:
             decisions[a, b] = Decision(LinkVerdict.LINKED)
             continue
         weighed[a, b].append(weight)
+        if kind not in _FIELDS:
+            observed.add((a, b))
         if kind == Kind.OVERRIDE:
             overridden.add((a, b))
     # The result of fsum does not depend on the order.
@@ -75,13 +82,22 @@ def cluster(
     forest = _Forest(keys, records, cannot_link)
     ambiguous = _ambiguous(scores, weights.link)
     weak: list[tuple[RecordKey, RecordKey]] = []
+    unsupported: list[tuple[RecordKey, RecordKey]] = []
     for pair, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
         if pair in overridden:
             decisions[pair] = forest.join(pair, settled=True)
         elif score < weights.link or pair in ambiguous:
             weak.append(pair)
+        elif pair not in observed and not _supported(forest.sides(pair), scores, weights.link):
+            unsupported.append(pair)
         else:
             decisions[pair] = forest.join(pair)
+    for pair in unsupported:
+        together = forest.together(pair)
+        reason = forest.conflict(pair) or UNSUPPORTED
+        decisions[pair] = (
+            Decision(LinkVerdict.REDUNDANT) if together else Decision(LinkVerdict.REFUSED, reason)
+        )
     for pair in weak:
         if forest.together(pair):
             decisions[pair] = Decision(LinkVerdict.REDUNDANT)
@@ -92,6 +108,24 @@ def cluster(
             reason = f"{TOO_WEAK}: {scores[pair]:.1f} of {weights.link:.1f}"
             decisions[pair] = Decision(LinkVerdict.REFUSED, forest.conflict(pair) or reason)
     return Components(forest.groups(), decisions)
+
+
+def _supported(
+    sides: tuple[Sequence[RecordKey], Sequence[RecordKey]],
+    scores: Mapping[tuple[RecordKey, RecordKey], float],
+    link: float,
+) -> bool:
+    """True unless the other records of the two groups speak against a link that rests on fields alone.
+
+    A namesake may match one record of a person that says little; the person's other records then disagree.
+    """
+    known = [
+        score
+        for a in sides[0]
+        for b in sides[1]
+        if (score := scores.get((a, b) if a < b else (b, a))) is not None
+    ]
+    return fsum(known) >= (link - AMBIGUOUS_MARGIN) * len(known)
 
 
 def _ambiguous(
@@ -143,6 +177,13 @@ class _Forest:
 
     def together(self, pair: tuple[RecordKey, RecordKey]) -> bool:
         return self._find(self._number[pair[0]]) == self._find(self._number[pair[1]])
+
+    def sides(self, pair: tuple[RecordKey, RecordKey]) -> tuple[Sequence[RecordKey], Sequence[RecordKey]]:
+        """The records of the two trees of a pair."""
+        first, second = (
+            [self._keys[number] for number in self._tree(self._find(self._number[key]))] for key in pair
+        )
+        return first, second
 
     def conflict(self, pair: tuple[RecordKey, RecordKey]) -> str | None:
         return self._conflict(*(self._find(self._number[key]) for key in pair))

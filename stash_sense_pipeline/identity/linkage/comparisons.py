@@ -1,4 +1,4 @@
-"""Comparisons of two records: names, birth dates, countries."""
+"""Comparisons of two records: names, birth dates, and what they say about origin and appearance."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ class Record:
     gender: str | None = None
     birth_date: str | None = None
     country: str | None = None
+    ethnicity: str | None = None
+    eye_color: str | None = None
+    height_cm: int | None = None
     live: bool = True
     merged_into: str | None = None
     aliases: tuple[str, ...] = ()
@@ -102,6 +105,10 @@ class FoldedNames:
         ]
         return any(_similar(self._letters(x), self._letters(y)) for x, y in pairs if x and y)
 
+    def one_slip(self, a: RecordKey, b: RecordKey) -> bool:
+        """True when the main names as written differ in one letter."""
+        return _one_slip(*(self._letters(self._records[key].name or "") for key in (a, b)))
+
     def _letters(self, name: str) -> str:
         """The words in their written order, without spaces."""
         return "".join(folded_words(name))
@@ -131,7 +138,8 @@ def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str
     if common:
         return "alias_in_common", max(common, key=lambda name: (name.count(" "), name))
     if main_a and main_b and (_similar(main_a, main_b) or folded.similar(a, b)):
-        return "name_similar", f"{main_a} ~ {main_b}"
+        slip = _one_slip(main_a, main_b) or folded.one_slip(a, b)
+        return "name_similar" if slip else "name_alike", f"{main_a} ~ {main_b}"
     return None
 
 
@@ -193,3 +201,73 @@ def country_agreement(a: str | None, b: str | None) -> tuple[str, str] | None:
     if a.casefold() == b.casefold():
         return "country_equal", f"country equal ({a})"
     return "country_differs", f"countries differ ({a}, {b})"
+
+
+# Heights (cm) that are one person's in two sources, and heights that are not. Sources round inches and guess.
+SAME_HEIGHT, OTHER_HEIGHT = 2, 8
+# Entries that say that nothing else fits.
+_NO_ENTRY = frozenset({"other", "mixed", "unknown", "n/a", "none"})
+
+
+def field_agreements(a: Record, b: Record) -> list[tuple[str, str]]:
+    """(name of a weight, text) of each field that can be compared, other than name and birth date."""
+    found = [country_agreement(a.country, b.country)]
+    for field, title in (("gender", "genders"), ("ethnicity", "ethnicities"), ("eye_color", "eye colours")):
+        found.append(_entry_agreement(field, title, getattr(a, field), getattr(b, field)))
+    found.append(_height_agreement(a.height_cm, b.height_cm))
+    return [row for row in found if row is not None]
+
+
+def _entry_agreement(field: str, title: str, a: str | None, b: str | None) -> tuple[str, str] | None:
+    first, second = (a or "").casefold(), (b or "").casefold()
+    if not first or not second or first in _NO_ENTRY or second in _NO_ENTRY:
+        return None
+    if first == second:
+        return f"{field}_equal", f"{title} equal ({a})"
+    return f"{field}_differs", f"{title} differ ({a}, {b})"
+
+
+def _height_agreement(a: int | None, b: int | None) -> tuple[str, str] | None:
+    if not a or not b:
+        return None
+    if abs(a - b) <= SAME_HEIGHT:
+        return "height_equal", f"heights equal ({a}, {b} cm)"
+    return ("height_differs", f"heights differ ({a}, {b} cm)") if abs(a - b) > OTHER_HEIGHT else None
+
+
+def names_a_group(name: str) -> bool:
+    """True for a folded name of several people: a duo, twins, a couple."""
+    return not _GROUP_WORDS.isdisjoint(name.split())
+
+
+_GROUP_WORDS = frozenset(
+    {
+        "and",
+        "twin",
+        "twins",
+        "sister",
+        "sisters",
+        "brother",
+        "brothers",
+        "sibling",
+        "siblings",
+        "couple",
+        "duo",
+        "trio",
+    }
+    | {
+        "team",
+        "girls",
+        "boys",
+        "guys",
+        "ladies",
+        "babes",
+        "crew",
+        "squad",
+        "gang",
+        "family",
+        "studio",
+        "studios",
+    }
+    | {"production", "productions", "entertainment", "media", "films"}
+)

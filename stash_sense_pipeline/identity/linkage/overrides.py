@@ -1,20 +1,23 @@
-"""identity_overrides.yaml: the operator's must_link and cannot_link pairs."""
+"""identity_overrides.yaml: the operator's must_link and cannot_link pairs, and verdicts on faces."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
+from stash_sense_pipeline.identity.linkage import face_verdicts
 from stash_sense_pipeline.identity.linkage.blocking import survivor
 from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.face_verdicts import FaceVerdict, read_key, read_verdicts
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
-_SECTIONS = ("must_link", "cannot_link")
+_PAIRS = ("must_link", "cannot_link")
+_SECTIONS = (*_PAIRS, *face_verdicts.SECTIONS)
+_ALLOWED = f"{', '.join(_SECTIONS[:-1])} and {_SECTIONS[-1]}"
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,16 @@ class Override:
 
 @dataclass(frozen=True)
 class Overrides:
-    """The pairs that are one person, and the pairs that are two. `path` is for messages."""
+    """The pairs that are one person, the pairs that are two, and verdicts on faces. `path` is for messages."""
 
     path: Path | None = None
     must_link: tuple[Override, ...] = ()
     cannot_link: tuple[Override, ...] = ()
+    face_verdicts: tuple[FaceVerdict, ...] = ()
+
+    def __bool__(self) -> bool:
+        """True when the file says anything."""
+        return bool(self.must_link or self.cannot_link or self.face_verdicts)
 
     def among(self, records: Collection[RecordKey]) -> Overrides:
         """The pairs of which both records are among `records`."""
@@ -41,6 +49,9 @@ class Overrides:
             for pairs in (self.must_link, self.cannot_link)
         )
         return replace(self, must_link=must, cannot_link=cannot)
+
+
+NO_OVERRIDES = Overrides()
 
 
 @dataclass(frozen=True)
@@ -52,7 +63,8 @@ class ResolvedOverrides:
 
 
 def load_overrides(path: Path) -> Overrides:
-    """Reads lists `must_link` and `cannot_link` of pairs `[source:id, source:id]`; no file means no overrides.
+    """Reads lists `must_link` and `cannot_link` of pairs `[source:id, source:id]`, `not_this_person` of pairs
+    `[source:image, source:id]` and `not_a_face` of `source:image`; no file means no overrides.
 
     Raises ConfigurationError with file, line and the permitted values.
     """
@@ -60,19 +72,21 @@ def load_overrides(path: Path) -> Overrides:
         return Overrides()
     file = read_yaml(path)
     pairs: dict[str, tuple[Override, ...]] = {}
+    verdicts: tuple[FaceVerdict, ...] = ()
     if isinstance(file.data, dict):
         for name in file.data:
             if name not in _SECTIONS:
-                file.complain((name,), f"is not known; allowed are {' and '.join(_SECTIONS)}")
-        pairs = {name: _pairs(file, name) for name in _SECTIONS}
+                file.complain((name,), f"is not known; allowed are {_ALLOWED}")
+        pairs = {name: _pairs(file, name) for name in _PAIRS}
+        verdicts = read_verdicts(file)
     else:
-        file.complain((), f"must be a mapping with {' and '.join(_SECTIONS)}")
+        file.complain((), f"must be a mapping with {_ALLOWED}")
     file.raise_problems()
-    return Overrides(path, **pairs)
+    return Overrides(path, **pairs, face_verdicts=verdicts)
 
 
 def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Overrides:
-    """The overrides without pairs of suppressed records: the catalog does not hold these, which is not an error."""
+    """The overrides without suppressed records and images: the catalog does not hold these, which is not an error."""
 
     def kept(pairs: tuple[Override, ...]) -> tuple[Override, ...]:
         return tuple(
@@ -81,7 +95,18 @@ def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Over
             if not (suppressions.covers_record(*pair.a) or suppressions.covers_record(*pair.b))
         )
 
-    return replace(overrides, must_link=kept(overrides.must_link), cannot_link=kept(overrides.cannot_link))
+    verdicts = tuple(
+        verdict
+        for verdict in overrides.face_verdicts
+        if not suppressions.covers_picture(*verdict.image, url="")
+        and not (verdict.record is not None and suppressions.covers_record(*verdict.record))
+    )
+    return replace(
+        overrides,
+        must_link=kept(overrides.must_link),
+        cannot_link=kept(overrides.cannot_link),
+        face_verdicts=verdicts,
+    )
 
 
 def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
@@ -110,7 +135,7 @@ def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record])
         for source in sorted(ours.keys() & theirs.keys()):
             problems.append(
                 (line, f"must_link would make {_text(ours[source])} and {_text(theirs[source])} one person, but a "
-                 "source has one live record for a person")
+                 "source has one live record for a person; `stash-sense identity suggestions` lists what to tell the source")
             )  # fmt: skip
         leader[second] = first
         held[first] = {**theirs, **ours}
@@ -180,7 +205,7 @@ def _pairs(file: YamlFile, section: str) -> tuple[Override, ...]:
         if not isinstance(item, list) or len(item) != 2:
             file.complain(path, "must be a pair [source:id, source:id]")
             continue
-        keys = [_key(file, (*path, place), text) for place, text in enumerate(item)]
+        keys = [read_key(file, (*path, place), text, "source:id") for place, text in enumerate(item)]
         if keys[0] is None or keys[1] is None:
             continue
         if keys[0] == keys[1]:
@@ -188,14 +213,6 @@ def _pairs(file: YamlFile, section: str) -> tuple[Override, ...]:
             continue
         found.append(Override(keys[0], keys[1], file.line(path)))
     return tuple(found)
-
-
-def _key(file: YamlFile, path: KeyPath, text: Any) -> RecordKey | None:
-    source, colon, source_id = text.partition(":") if isinstance(text, str) else ("", "", "")
-    if not (source.strip() and colon and source_id.strip()):
-        file.complain(path, f"{text!r} is not of the form source:id")
-        return None
-    return source.strip(), source_id.strip()
 
 
 def _text(key: RecordKey) -> str:

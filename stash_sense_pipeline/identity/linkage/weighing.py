@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stash_sense_pipeline.identity.linkage.blocking import (
-    KeyKind,
     StashBoxes,
     singular_sites,
     survivor,
@@ -16,8 +16,9 @@ from stash_sense_pipeline.identity.linkage.comparisons import (
     FoldedNames,
     Record,
     birth_agreement,
-    country_agreement,
+    field_agreements,
     name_agreement,
+    names_a_group,
 )
 from stash_sense_pipeline.identity.linkage.evidence import (
     NO_FACES,
@@ -28,6 +29,7 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Pair,
     Weights,
 )
+from stash_sense_pipeline.identity.linkage.learned_weights import ALONE, learn, name_weight, no_page_level
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -46,11 +48,12 @@ def find_evidence(
     weights: Weights = WEIGHTS,
     faces: Faces = NO_FACES,
 ) -> Findings:
-    """All evidence among `records`. `hosts`: universal-id host of each stash-box, by source.
+    """All evidence among `records`, with weights learned from them. `hosts`: universal-id host of each stash-box.
 
     `must_link` holds pairs of live records. The order of the records does not matter.
     """
-    return weigh(find_candidates(records, StashBoxes.of(hosts), must_link, weights), faces, weights)
+    candidates = find_candidates(records, StashBoxes.of(hosts), must_link, weights)
+    return weigh(candidates, faces, learn(candidates, hosts, weights).weights)
 
 
 def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WEIGHTS) -> Findings:
@@ -62,7 +65,7 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
         if not record.live and (target := survivor(records, key)) is not None
     }
     pairs = candidates.shared.keys() | faces.matches.keys()
-    pages = _compared_pages(candidates, {key for pair in pairs for key in pair})
+    pages = candidates.compared_pages({key for pair in pairs for key in pair})
     comparison = _PairComparison(candidates, faces, pages, weights)
     evidence: list[Evidence] = []
     for pair in sorted(pairs | merges):
@@ -73,15 +76,12 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
     return Findings(tuple(evidence), candidates.hubs)
 
 
-def _compared_pages(candidates: Candidates, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
-    """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
-    resolved = candidates.resolved
-    return {
-        key: frozenset(
-            resolved.get(text[1:], text[1:]) for text in candidates.keys[key] if text[0] == KeyKind.PAGE
-        )
-        for key in wanted
-    }
+class _Support(NamedTuple):
+    """What else ties a pair: a link from one to the other, any shared page, faces that match."""
+
+    linked: bool
+    paged: bool
+    faces_match: bool
 
 
 @dataclass(frozen=True)
@@ -107,28 +107,40 @@ class _PairComparison:
             rows.append(Evidence(Kind.FACE, a, b, comparison.text, weight))
             faces_match = weight > 0
         records = self.candidates.records
-        return rows + self._agreement(records[a], records[b], linked, faces_match)
+        paged = linked or any(row.kind in (Kind.PROFILE, Kind.OVERRIDE) for row in rows)
+        return rows + self._agreement(records[a], records[b], _Support(linked, paged, faces_match))
 
-    def _agreement(self, a: Record, b: Record, linked: bool, faces_match: bool) -> list[Evidence]:
+    def _agreement(self, a: Record, b: Record, support: _Support) -> list[Evidence]:
         """Rows for the fields of the two records. Name and birth date make one row when both agree."""
         weights = self.weights
         parts: list[tuple[str, float]] = []
+        held_a, held_b = self.pages[a.key], self.pages[b.key]
         name = _name_part(a, b, self.candidates.folded, weights)
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
         rows: list[Evidence] = []
-        if name and birth and name[1] > 0 and birth[1] > 0:
-            weight = round(name[1] + birth[1], 3)
+        little = name is None or name[1] <= max(weights.alias_in_common, weights.name_alike)
+        if name and birth and not little and birth[1] > 0:
+            weight = round(min(name[1] + birth[1], weights.name_and_birth_date_most), 3)
             rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
         else:
             # Twins share face and birth date: with different names, the date adds nothing to the face.
-            twins = faces_match and name is not None and name[1] < 0
+            twins = support.faces_match and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
-        country = _weighed(country_agreement(a.country, b.country), weights)
-        if country is not None:
-            parts.append(country)
-        held_a, held_b = self.pages[a.key], self.pages[b.key]
+        fields = [(text, _field_weight(how, a, weights)) for how, text in field_agreements(a, b)]
+        if little:
+            # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
+            fields = [part for part in fields if part[1] < 0]
+            if not support.paged:
+                parts = [(text, min(weight, weights.birth_date_alone_most)) for text, weight in parts]
+        parts += fields
+        if (
+            held_a.isdisjoint(held_b)
+            and not support.paged
+            and (level := no_page_level(held_a, held_b, self.candidates.boxes)) is not None
+        ):
+            parts.append(("no page in common", float(getattr(weights, level))))
         parts += _other_pages(held_a, held_b, weights)
-        if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, linked):
+        if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, support.linked):
             parts.append(("other pages listed", weights.unshared_pages))
         if parts:
             text = ", ".join(text for text, _ in parts)
@@ -165,10 +177,30 @@ def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> t
     if agreement is None:
         return "names differ", weights.name_differs
     how, name = agreement
-    weight = float(getattr(weights, how)) + (weights.single_word if " " not in name else 0.0)
+    weight = _name_weight(a, b, how, name, weights)
     text = f"{how.replace('_', ' ')} ({name})"
     further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
-    return (f"{text} and {further[0]}", weight + weights.further_name) if further else (text, weight)
+    if not further or how == "alias_in_common":
+        return text, weight
+    return f"{text} and {further[0]}", weight + weights.further_name
+
+
+def _field_weight(how: str, a: Record, weights: Weights) -> float:
+    if how == "country_equal" and weights.names is not None and a.country:
+        return weights.names.countries.get(a.country.casefold(), weights.country_equal)
+    return float(getattr(weights, how))
+
+
+def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) -> float:
+    """The weight of a name that agrees; `name` is folded, and two names for similar ones."""
+    one_word = any(" " not in part for part in name.split(" ~ "))
+    if how in ("name_in_aliases", "alias_in_common") and (one_word or names_a_group(name)):
+        return weights.one_word_alias
+    if how == "name_equal" and not one_word and weights.names is not None:
+        return min(
+            name_weight(weights.names, name, a.source, b.source), weights.name_and_birth_date_most - ALONE
+        )
+    return float(getattr(weights, how)) + (weights.single_word if one_word else 0.0)
 
 
 def _other_pages(a: frozenset[str], b: frozenset[str], weights: Weights) -> list[tuple[str, float]]:

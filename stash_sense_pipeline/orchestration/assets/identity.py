@@ -8,6 +8,7 @@ import dagster as dg
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
+    match_weights,
     numbers,
     one_line_failures,
     preview,
@@ -54,28 +55,33 @@ def identity_graph(
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.identity.review import write_review
     from stash_sense_pipeline.privacy.enforcement import enforce_suppressions, recheck
+    from stash_sense_pipeline.privacy.erasure import ErasureScope
 
     now = datetime.now(UTC)
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     relatives = IdentityRelatives.for_settings(settings, environment)
     with one_line_failures():
-        enforced = enforce_suppressions(catalog.engine, environment, settings.names, now, relatives=relatives)
+        enforced = enforce_suppressions(
+            catalog.engine, environment, settings.names, now, ErasureScope(relatives=relatives)
+        )
         for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
             context.log.warning("suppressed people: %s", problem)
+        overrides = _overrides(catalog, settings, environment)
         report = rebuild_identities(
             catalog.engine,
             hosts,
-            _overrides(catalog, settings, environment),
+            overrides,
             now,
             models=embedder_digests(environment.model_pack, environment.models_dir),
         )
         rechecked = recheck(catalog.engine, environment, settings.names, now, relatives)
-        to_review = write_review(catalog.engine, environment.review_dir, now)
+        to_review = write_review(catalog.engine, environment.review_dir, now, overrides)
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
             **_erasure_numbers(enforced, rechecked),
             "face_thresholds": thresholds(report.calibration),
+            "match_weights": match_weights(report.learned),
             "review": review_preview(to_review),
             "created": report.created,
             "merged": report.merged,
@@ -89,12 +95,12 @@ def identity_graph(
 
 
 def _overrides(catalog: Catalog, settings: Settings, environment: Environment) -> "Overrides":
-    """The operator's overrides without the pairs that hold a suppressed record."""
+    """The operator's overrides without the pairs and verdicts on suppressed people."""
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides, without_suppressed
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
 
     overrides = load_overrides(environment.overrides_file)
-    if overrides.must_link or overrides.cannot_link:
+    if overrides:
         listed = current_suppressions(catalog.engine, environment, settings.names)
         overrides = without_suppressed(overrides, listed)
     return overrides
@@ -136,11 +142,16 @@ def trusted_faces(
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
-    from stash_sense_pipeline.identity.review import write_review
+    from stash_sense_pipeline.identity.review import SUGGESTIONS, write_review
+    from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
+    from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.release.reports.source_suggestions import write_suggestions
 
     caps = {source.name: source.max_faces for source in settings.sources} | config.source_max_faces
     with one_line_failures():
         pack = load_pack(environment.model_pack, environment.models_dir)
+        overrides = _overrides(catalog, settings, environment)
         report = choose_trusted_faces(
             catalog.engine,
             max_faces_per_performer=config.max_faces_total or settings.global_.max_faces_per_performer,
@@ -148,12 +159,21 @@ def trusted_faces(
             trust={source.name: source.trust_level.value for source in settings.sources},
             models=pack.digests,
             sites=settings.reference_sites,
+            overrides=overrides,
         )
-        to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC))
+        to_review = write_review(catalog.engine, environment.review_dir, datetime.now(UTC), overrides)
+        listed = current_suppressions(catalog.engine, environment, settings.names)
+        hosts = {name: box.host for name, box in settings.stash_boxes.items()}
+        rules = SuggestionRules(hosts, pack.digests, overrides)
+        found = find_suggestions(catalog.engine, rules, listed)
+        suggested = write_suggestions(catalog.engine, environment.review_dir, found)
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
             "review": review_preview(to_review),
+            "source_suggestions": review_preview(
+                suggested, "suggestions to sources", f"review/{SUGGESTIONS}"
+            ),
             "dagster/row_count": report.faces,
             "dagster/column_schema": column_schema(schema.trusted_faces),
             "preview": preview(previews.first_trusted_faces(catalog.engine)),

@@ -8,6 +8,8 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.graceful_shutdown import interrupted, run_until_interrupt
 from stash_sense_pipeline.orchestration.metadata import (
     column_schema,
+    field_drift_check,
+    found_shares,
     numbers,
     one_line_failures,
     preview,
@@ -21,9 +23,9 @@ from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
 from stash_sense_pipeline.sources.connections import open_connector, open_site_connector
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
     from stash_sense_pipeline.sources.stash_boxes.refresh import SyncReport
-    from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
 @dg.asset(
@@ -37,7 +39,12 @@ if TYPE_CHECKING:
             "no_mass_disappearance",
             asset=names.PERFORMER_TABLE,
             description="The source did not lose more records at once than the limit; a larger loss needs a second sweep.",
-        )
+        ),
+        dg.AssetCheckSpec(
+            "no_field_drift",
+            asset=names.PERFORMER_TABLE,
+            description="On the pages of each reference site, every field is found about as often as before.",
+        ),
     ],
 )
 def performer_table(
@@ -56,6 +63,8 @@ def performer_table(
     from stash_sense_pipeline.catalog import schema
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.catalog.source_lock import source_lock
+    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichReport
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     source = context.partition_key
     run = SourceRun(source, settings, environment, catalog, progress(context, source))
@@ -67,6 +76,7 @@ def performer_table(
     return dg.MaterializeResult(
         metadata={
             **numbers(report),
+            **found_shares(report.fields if isinstance(report, EnrichReport) else {}),
             "mode": report.mode,
             "outcome": report.outcome.value,
             "dagster/row_count": report.live,
@@ -78,7 +88,8 @@ def performer_table(
                 check_name="no_mass_disappearance",
                 passed=not report.refused,
                 metadata={"source": source, "refused": report.refused, **report.missing},
-            )
+            ),
+            field_drift_check(stored_drifts(catalog.engine, [source.name for source in settings.enabled])),
         ],
     )
 
@@ -98,51 +109,37 @@ async def _refresh(run: SourceRun, config: IngestConfig) -> "SyncReport | Enrich
 
 
 async def _sync(run: SourceRun, mode: SyncMode) -> "SyncReport":
-    from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
-    settings, engine = run.settings, run.catalog.engine
-    async with open_connector(settings, run.environment, run.source) as connector:
-        suppressions = current_suppressions(engine, run.environment, settings.names)
+    async with open_connector(run.settings, run.environment, run.source) as connector:
         return await refresh_source(
-            engine,
-            settings.source(run.source),
-            connector,
-            suppressions,
-            mode.value,
-            run.progress,
-            rules=_rules(settings),
-            data_dir=run.environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, run.environment),
+            _ingest_context(run), run.settings.source(run.source), connector, mode.value
         )
 
 
-def _rules(settings: Settings) -> "SyncRules":
+def _ingest_context(run: SourceRun) -> "IngestContext":
+    """What the run shares with its source. Imports the operator's suppression list."""
+    from stash_sense_pipeline.identity.relatives import IdentityRelatives
+    from stash_sense_pipeline.privacy.enforcement import current_suppressions
+    from stash_sense_pipeline.sources.ingest_context import IngestContext
     from stash_sense_pipeline.sources.sync_rules import SyncRules
 
-    limits = settings.global_.mass_disappearance
-    return SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always)
+    limits = run.settings.global_.mass_disappearance
+    return IngestContext(
+        run.catalog.engine,
+        current_suppressions(run.catalog.engine, run.environment, run.settings.names),
+        SyncRules(missing_count=limits.records, missing_share=limits.share, missing_always=limits.always),
+        run.progress,
+        data_dir=run.environment.data_dir,
+        relatives=IdentityRelatives.for_settings(run.settings, run.environment),
+    )
 
 
 async def _enrich(run: SourceRun, site: ReferenceSiteSettings) -> "EnrichReport":
     """Reads profiles that any stash-box of sources.yaml lists, including one that this run does not refresh."""
-    from stash_sense_pipeline.identity.relatives import IdentityRelatives
-    from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.sources.reference_sites.enrich import EnrichRules, enrich_source
+    from stash_sense_pipeline.sources.reference_sites.enrich import enrich_source
 
-    settings, engine = run.settings, run.catalog.engine
-    boxes = sorted(settings.stash_boxes.values(), key=lambda box: box.priority)
-    async with open_site_connector(settings, run.environment, site) as connector:
-        suppressions = current_suppressions(engine, run.environment, settings.names)
-        return await enrich_source(
-            engine,
-            site,
-            {box.name: box.host for box in boxes},
-            connector,
-            suppressions,
-            run.progress,
-            rules=EnrichRules(vanishing=_rules(settings)),
-            data_dir=run.environment.data_dir,
-            relatives=IdentityRelatives.for_settings(settings, run.environment),
-        )
+    ranked = sorted(run.settings.stash_boxes.values(), key=lambda box: box.priority)
+    boxes = {box.name: box.host for box in ranked}
+    async with open_site_connector(run.settings, run.environment, site) as connector:
+        return await enrich_source(_ingest_context(run), site, boxes, connector)

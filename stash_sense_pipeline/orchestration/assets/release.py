@@ -23,6 +23,8 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+    from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
     from stash_sense_pipeline.release.promotion import ReleaseReport
 
 _PERFORMERS_JSON = {
@@ -93,6 +95,7 @@ def release(
     The checks are recorded even when one of them forbids publishing.
     """
     from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
+    from stash_sense_pipeline.release.checks.threshold_check import recommended_distance
     from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
     from stash_sense_pipeline.release.reports.quality_report import read_quality
     from stash_sense_pipeline.release.versions import report_directory
@@ -106,7 +109,8 @@ def release(
         # A run that was stopped after publishing may have left the data card to this one.
         wanted = report.changed or not data_card_path(report.path).exists()
         if wanted and report.vectors is not None:
-            write_data_card(catalog.engine, report.path, report.vectors, report.checks)
+            accuracy = _accuracy(report, report.vectors)
+            write_data_card(catalog.engine, report.path, accuracy, report.checks)
         quality = read_quality(report_directory(environment.releases_dir, report.version))
     context.log.info(
         "release %s: %s",
@@ -118,6 +122,7 @@ def release(
         metadata={
             **numbers(report),
             "version": report.version,
+            "recommended_distance": recommended_distance(report.checks),
             "checks": len(report.checks),
             "checks_failed": sum(not check.passed for check in report.checks),
             "path": dg.MetadataValue.path(str(report.path)),
@@ -128,6 +133,16 @@ def release(
         },
         check_results=list(release_check_results(report.checks)),
     )
+
+
+def _accuracy(report: "ReleaseReport", vectors: "ReleaseVectors") -> "Accuracy":
+    """The accuracy that the checks measured, or measured again for a release that an earlier run published."""
+    from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
+    from stash_sense_pipeline.release.checks.accuracy.released_people import read_released_people
+
+    if report.figures is not None:
+        return report.figures.accuracy
+    return measure_accuracy(vectors, read_released_people(report.path))
 
 
 def _publish(

@@ -25,8 +25,8 @@ from stash_sense_pipeline.sources.source_polling import poll_sources
 
 _EMBEDDING_BEGINS_WITHIN = 900.0
 
-# A launcher takes seconds to start or end a run, and run monitoring (dagster.yaml) allows 300 s. A run whose state has not
-# changed for longer was left by a crash.
+# A launcher takes seconds to start or end a run, and run monitoring (dagster.yaml) allows 300 s. A run that stays in
+# such a state for longer was left by a crash.
 _STATE_CHANGES_WITHIN = timedelta(minutes=15)
 _ENDED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 _BETWEEN_STATES = [

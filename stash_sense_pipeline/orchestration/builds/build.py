@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from multiprocessing.connection import wait
-from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +15,7 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
 from stash_sense_pipeline.faces.models.onnx_sessions import Device, require_device
-from stash_sense_pipeline.foundation.errors import ConfigurationError, InterruptedBuildError
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.builds.run_process import (
@@ -31,6 +27,7 @@ from stash_sense_pipeline.orchestration.builds.run_process import (
     RunTask,
     prepare_processes,
 )
+from stash_sense_pipeline.orchestration.builds.runs import Runs, noting_signals
 from stash_sense_pipeline.orchestration.run_config import (
     EmbeddingConfig,
     FacesConfig,
@@ -44,7 +41,6 @@ from stash_sense_pipeline.settings.run_overrides import RunOverrides
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.connections import unusable
 
-_LOOK_SECONDS = 0.25
 # Embedding during a refresh begins with so many crops, so that the models are not loaded for a few faces.
 _CROPS_WORTH_A_RUN = 2000
 _BETWEEN_BACKLOG_LOOKS = 30.0
@@ -125,7 +121,7 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         # Both would fail after hours of fetching otherwise.
         pack = load_pack(environment.model_pack, environment.models_dir)
         require_device(Device(environment.device))
-    with _noting_signals() as signals:
+    with noting_signals() as signals:
         prepare_processes(location)
         skipped = [
             PartResult(source, Status.SKIPPED, problem, {}) for source, problem in problems.items() if problem
@@ -133,10 +129,10 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         for part in skipped:
             listener.announce(part)
         usable = [source for source, problem in problems.items() if not problem]
-        runs = _Runs(location, listener, signals)
+        runs = Runs(location, listener.progress, signals)
         listener.begin(usable)
         runs.check_signals()
-        parts = _Refreshes(runs, usable, overrides, pack).run()
+        parts = _Refreshes(runs, usable, overrides, pack).run(listener.announce)
         if any(part.status is Status.DONE for part in parts):
             # All publishing runs use the same staging directory.
             with holding_lock(environment.data_dir / ".publish.lock", while_waiting=runs.check_signals):
@@ -145,105 +141,6 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
             parts = [*parts, published]
     order = {name: place for place, name in enumerate(problems)}
     return BuildResult(sorted([*skipped, *parts], key=lambda part: order.get(part.name, len(order))))
-
-
-class _Signals:
-    """Counts the signals that ask the build to end."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-
-
-@contextmanager
-def _noting_signals() -> Iterator[_Signals]:
-    """Notes SIGINT and SIGTERM while the block runs."""
-    signals = _Signals()
-    before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-class _Runs:
-    """The runs that are in progress. After a signal they are ended, and InterruptedBuildError is raised."""
-
-    def __init__(self, location: CodeLocation, listener: Listener, signals: _Signals) -> None:
-        self.location = location
-        self.listener = listener
-        self._signals = signals
-        self._running: list[RunProcess] = []
-
-    def start(self, task: RunTask) -> RunProcess:
-        """Starts a run."""
-        process = RunProcess(self.location, task)
-        self._running.append(process)
-        return process
-
-    def check_signals(self) -> None:
-        """Ends the runs in progress and raises InterruptedBuildError when a signal has arrived."""
-        if self._signals.count:
-            self._end()
-
-    def messages(self) -> Iterator[tuple[RunProcess, ProgressMessage | RunResult]]:
-        """The messages that have arrived, after waiting a moment for one."""
-        self.check_signals()
-        ready = wait([process.connection for process in self._running], timeout=_LOOK_SECONDS)
-        for process in [process for process in self._running if process.connection in ready]:
-            message = process.receive()
-            if isinstance(message, ProgressMessage):
-                self.listener.progress(message)
-                yield process, message
-                continue
-            result = self._ended(process, message)
-            if result.status is RunStatus.STOPPED and not self._signals.count:
-                # The child got a signal of its own.
-                result = RunResult(RunStatus.FAILED, ["the run was stopped by a signal"])
-            yield process, result
-
-    def _ended(self, process: RunProcess, result: RunResult | None) -> RunResult:
-        """The result of a child that has ended, also when it could not tell one."""
-        self._running.remove(process)
-        code = process.close()
-        if result is not None:
-            return result
-        with self.location.open_instance(self.location.home) as instance:
-            run = instance.get_run_by_id(process.run_id)
-            if run is not None and not run.is_finished:
-                instance.report_run_failed(run, "its process ended")
-        cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return RunResult(
-            RunStatus.FAILED, [f"the process of the run ended ({cause}); was memory exhausted? see the log"]
-        )
-
-    def _end(self) -> None:
-        """Ends all runs after what is in flight is stored; a second signal ends them at once."""
-        asked = list(self._running)
-        for process in asked:
-            process.stop()
-        while self._running and self._signals.count < 2:
-            connections = {process.connection: process for process in self._running}
-            for connection in wait(list(connections), timeout=_LOOK_SECONDS):
-                process = next(one for open_, one in connections.items() if open_ is connection)
-                if not isinstance(process.receive(), ProgressMessage):
-                    self._running.remove(process)
-                    process.close()
-        for process in self._running:
-            process.kill()
-            process.close()
-        self._record_canceled(asked)
-        raise InterruptedBuildError("stopped; run the command again to go on")
-
-    def _record_canceled(self, ended: Iterable[RunProcess]) -> None:
-        with self.location.open_instance(self.location.home) as instance:
-            for process in ended:
-                run = instance.get_run_by_id(process.run_id)
-                if run is not None and not run.is_finished:
-                    instance.report_run_canceled(run)
 
 
 @dataclass
@@ -271,7 +168,7 @@ class _Refreshes:
     """Refreshes sources side by side, and embeds one source at a time beside them."""
 
     def __init__(
-        self, runs: _Runs, usable: Sequence[str], overrides: RunOverrides, pack: ModelPack | None
+        self, runs: Runs, usable: Sequence[str], overrides: RunOverrides, pack: ModelPack | None
     ) -> None:
         self._runs = runs
         self._overrides = overrides
@@ -283,8 +180,8 @@ class _Refreshes:
         self._jobs = overrides.jobs or len(usable)
         self._looked = time.monotonic()
 
-    def run(self) -> list[PartResult]:
-        """Runs until every source has ended."""
+    def run(self, announce: Callable[[PartResult], None]) -> list[PartResult]:
+        """Runs until every source has ended, and announces each."""
         engine = open_catalog(self._runs.location.environment.catalog_url)
         try:
             while not all(source.announced for source in self._sources):
@@ -293,7 +190,7 @@ class _Refreshes:
                     self._start_embedding(lambda name: self._backlog(engine, name))
                 for process, message in self._runs.messages():
                     self._take(process, message)
-                self._announce()
+                self._announce(announce)
         finally:
             engine.dispose()
         return [source.announced for source in self._sources if source.announced]
@@ -360,7 +257,7 @@ class _Refreshes:
                 source.embedding = None
                 source.embedded.append(message)
 
-    def _announce(self) -> None:
+    def _announce(self, announce: Callable[[PartResult], None]) -> None:
         """Announces sources that are refreshed and have nothing left to embed."""
         for source in self._sources:
             if source.announced or source.refreshed is None or source.embedding is not None:
@@ -368,7 +265,7 @@ class _Refreshes:
             if self._pack is not None and not source.embedded_last and self._waits_to_embed(source):
                 continue
             source.announced = _part(source.name, [source.refreshed, *source.embedded])
-            self._runs.listener.announce(source.announced)
+            announce(source.announced)
 
     def _waits_to_embed(self, source: _Source) -> bool:
         engine = open_catalog(self._runs.location.environment.catalog_url)
@@ -383,7 +280,7 @@ def _host(settings: Settings, name: str) -> str:
     return urlsplit(settings.source(name).url).netloc.rpartition("@")[2].lower()
 
 
-def _publish(runs: _Runs, overrides: RunOverrides) -> PartResult:
+def _publish(runs: Runs, overrides: RunOverrides) -> PartResult:
     if not overrides.faces:
         return _only_run(runs, "identities", RunTask(names.PUBLISH_JOB, [names.IDENTITY_GRAPH]))
     ops: dict[str, dg.Config] = {
@@ -396,7 +293,7 @@ def _publish(runs: _Runs, overrides: RunOverrides) -> PartResult:
     return _only_run(runs, names.PUBLISH_JOB, RunTask(names.PUBLISH_JOB, None, ops))
 
 
-def _only_run(runs: _Runs, name: str, task: RunTask) -> PartResult:
+def _only_run(runs: Runs, name: str, task: RunTask) -> PartResult:
     process = runs.start(task)
     while True:
         for source, message in runs.messages():

@@ -1,1 +1,1 @@
-"""Intake: what a record must satisfy before it is stored, and what becomes of one that does not."""
+"""Intake: decides which records may be stored, and what is kept of the others."""

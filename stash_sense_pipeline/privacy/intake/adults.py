@@ -1,4 +1,4 @@
-"""Whether a record speaks of an adult."""
+"""The adults-only rule: birth date and career start decide whether a record may be stored."""
 
 from __future__ import annotations
 

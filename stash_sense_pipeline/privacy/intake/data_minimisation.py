@@ -1,4 +1,4 @@
-"""What of a source's record is dropped before anything is stored or logged."""
+"""Data minimisation: drops the private fields of a source's record before it is stored or logged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Held records: which wait for the operator's review, by what others are held with them, and how one is settled."""
+"""Held records: stores their evidence, releases them, and settles the operator's review."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import held_evidence, sync_state, withheld_records
 from stash_sense_pipeline.catalog.upsert import batched, insert_many
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.privacy.intake.record_evidence import Findings, RecordEvidence, evidence_hashes
+from stash_sense_pipeline.privacy.intake.comparison import Findings
+from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     OTHER,
     PERSONA,
@@ -21,7 +22,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     record_hash,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     Suppressions,
@@ -29,7 +30,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
-# Reasons of withheld records: the person is suppressed; the record is like a suppressed person; or it is linked to a
+# Reasons of withheld records: the person is suppressed; the record resembles a suppressed person; or it is linked to a
 # record that is.
 SUPPRESSED: Final = "suppressed"
 HELD: Final = "held"
@@ -42,14 +43,14 @@ def reason_of(findings: Findings) -> str:
 
 
 def remember_held(
-    connection: sa.Connection, suppressions: Suppressions, held: Collection[RecordEvidence]
+    connection: sa.Connection, suppressions: Suppressions, held: Collection[ParsedRecord]
 ) -> None:
     """Stores the evidence of held records as hashes, so that records which link to them are held as well."""
     table = held_evidence
     wanted = {
-        (suppressions.withheld_hash(*told.record), digest)
-        for told in held
-        for digest in evidence_hashes(suppressions.key, told)
+        (suppressions.withheld_hash(*record.evidence.record), digest)
+        for record in held
+        for digest in record.evidence_hashes
     }
     owners = sorted({owner for owner, _ in wanted})
     for batch in batched(owners, IN_LIST):
@@ -93,7 +94,7 @@ def settle(
     reason = connection.scalar(sa.select(table.c.reason).where(of_record))
     if reason not in (HELD, HELD_LINKED):
         raise ConfigurationError(
-            f"{source}:{source_id} is not held; see stash-sense suppress review for those that are"
+            f"{source}:{source_id} is not a held record; list them with: stash-sense suppress review"
         )
     digest = record_hash(suppressions.key, source, source_id)
     if same:
@@ -117,13 +118,13 @@ def _suppress(
     connection: sa.Connection, suppressions: Suppressions, owner: str, digest: str, now: datetime
 ) -> None:
     """Turns the evidence of a held record into that of a suppressed one."""
-    reason = "held, and found to be a suppressed person"
+    reason = "held, then confirmed as a suppressed person"
     own = held_evidence.c.owner_hash == owner
     evidence = connection.scalars(sa.select(held_evidence.c.key_hash).where(own)).all()
     rows = [HashRow(RECORD, digest, reason, now, NAMED)]
     for each in evidence:
         # The kind of a hash is unknown here. It is stored as each kind, and matches only the text that it was made of.
-        rows += [HashRow(kind, each, reason, now, MET) for kind in (RECORD, URL)]
+        rows += [HashRow(kind, each, reason, now, ASSOCIATED) for kind in (RECORD, URL)]
         rows.append(HashRow(PERSONA, each, reason, now, applied_at=now))
     store_hashes(connection, suppressions.key, rows)
     connection.execute(sa.delete(held_evidence).where(own))
@@ -145,7 +146,7 @@ def _ask_again(connection: sa.Connection, source: str, source_ids: Collection[st
     detail = connection.scalar(sa.select(table.c.detail).where(is_box))
     if detail is None:
         return
-    note = {"reason": "it was held, and is asked for again"}
+    note = {"reason": "it was held, and is requested again"}
     unread = {**(detail.get("unread") or {}), **dict.fromkeys(source_ids, note)}
     of_source = sa.update(table).where(table.c.source == source)
     connection.execute(of_source.values(detail={**detail, "unread": unread}))

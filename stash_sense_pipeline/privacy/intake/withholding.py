@@ -1,4 +1,4 @@
-"""Intake check: which records of a batch must not be stored, and what is done with them instead.
+"""Intake check: decides which records of a batch may be stored, and deletes and notes the others.
 
 A record is withheld when it belongs to a suppressed person, when it does not show an adult, or when it must wait for
 the operator's review. The methods run inside a transaction of the caller's, which commits what they wrote.
@@ -17,28 +17,25 @@ from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
 from stash_sense_pipeline.privacy.intake.adults import why_no_adult
+from stash_sense_pipeline.privacy.intake.comparison import compare, remember_personas
 from stash_sense_pipeline.privacy.intake.holding import (
     SUPPRESSED,
     reason_of,
     release_allowed,
     remember_held,
 )
-from stash_sense_pipeline.privacy.intake.record_evidence import (
-    RecordEvidence,
-    Relatives,
-    compare,
-    remember_personas,
-)
+from stash_sense_pipeline.privacy.intake.parsed_record import HashedPage, ParsedRecord
+from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence, Relatives
 from stash_sense_pipeline.privacy.linked_records import own_pages
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import RECORD, URL, record_hash, url_hashes
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
-    MET,
+    ASSOCIATED,
     NAMED,
     HashRow,
     Suppressions,
     store_hashes,
 )
-from stash_sense_pipeline.privacy.url_forms import identifying_pages, record_page
+from stash_sense_pipeline.privacy.url_forms import record_page
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
 
@@ -76,7 +73,7 @@ class AdmittedTombstones:
 
 
 class _Refusal(NamedTuple):
-    """Why a record is not stored.
+    """Why a record is not stored, and what of it the list keeps.
 
     `is_person`: the record is a record of the suppressed person itself. `is_near`: it shares evidence with a named
     record, or its id was added to the list before. `is_chained`: it is two hops away, or held for review.
@@ -86,6 +83,14 @@ class _Refusal(NamedTuple):
     is_person: bool = False
     is_near: bool = False
     is_chained: bool = False
+
+
+class _Withheld(NamedTuple):
+    """A record that is not stored, as it was parsed for the decision."""
+
+    record: PerformerRecord
+    parsed: ParsedRecord
+    why: _Refusal
 
 
 class Withholding:
@@ -140,10 +145,16 @@ class Withholding:
         The list is read again in the transaction, as another process may have added to it since the run began.
         """
         self._suppressions = self._suppressions.refreshed(connection)
-        refusals = [(record, self._refusal(record)) for record in records]
-        withheld = [(record, why) for record, why in refusals if why is not None]
+        allowed: list[PerformerRecord] = []
+        withheld: list[_Withheld] = []
+        for record in records:
+            parsed = ParsedRecord(self._evidence(record), self._suppressions.key)
+            why = self._refusal(record, parsed)
+            if why is None:
+                allowed.append(self._with_shown_images(record))
+            else:
+                withheld.append(_Withheld(record, parsed, why))
         traces = self._withhold(connection, withheld)
-        allowed = [self._with_shown_images(record) for record, why in refusals if why is None]
         ids = [record.source_id for record in allowed]
         release_allowed(connection, self._suppressions, self._source, ids)
         return Admitted(allowed, traces)
@@ -182,14 +193,16 @@ class Withholding:
         unsearched = self._unsearched
         linked = self._relatives.of(connection, (), list(unsearched), self._suppressions.is_other)
         traces = self._erase(connection, linked)
-        rows = [self._row(told.source_id, version, SUPPRESSED) for told, version in unsearched.items()]
+        rows = [
+            self._row(evidence.source_id, version, SUPPRESSED) for evidence, version in unsearched.items()
+        ]
         performers.withhold_records(connection, self._source, rows, self._clock.now())
         self._unsearched = {}
         return traces
 
-    def _refusal(self, record: PerformerRecord) -> _Refusal | None:
+    def _refusal(self, record: PerformerRecord, parsed: ParsedRecord) -> _Refusal | None:
         """Why a record must not be stored, None when it may be."""
-        found = compare(self._suppressions, self._told(record))
+        found = compare(self._suppressions, parsed)
         if found.degree is not None:
             self._ids.suppressed.add(record.source_id)
             is_near = found.degree == NAMED or found.by_id is not None
@@ -203,7 +216,7 @@ class Withholding:
             return _Refusal(reason_of(found), is_chained=True)
         return None
 
-    def _told(self, record: PerformerRecord) -> RecordEvidence:
+    def _evidence(self, record: PerformerRecord) -> RecordEvidence:
         # A new record under the slug of an erased one has the same profile page.
         other_ids = tuple(str(record.raw[name]) for name in OTHER_IDS if record.raw.get(name))
         return RecordEvidence(
@@ -219,81 +232,75 @@ class Withholding:
             other_ids,
         )
 
-    def _withhold(
-        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
-    ) -> tuple[str, ...]:
+    def _withhold(self, connection: sa.Connection, withheld: Sequence[_Withheld]) -> tuple[str, ...]:
         """Deletes what is stored of these records, notes that they are withheld, and returns the traces."""
         if not withheld:
             return ()
         now = self._clock.now()
         self._remember(connection, withheld, now)
-        people = [record.source_id for record, why in withheld if why.is_person]
+        people = [each.record.source_id for each in withheld if each.why.is_person]
         traces = self._erase(connection, self._keys(performers.liveness(connection, self._source, people)))
-        ids = [record.source_id for record, _ in withheld]
+        ids = [each.record.source_id for each in withheld]
         stored = performers.liveness(connection, self._source, ids)
         traces += erase_alone(connection, set(self._keys(stored)), now)
         unsearched = self._new_people(connection, withheld)
         self._unsearched |= unsearched
         rows = [
             self._row(
-                record.source_id,
-                None if self._told(record) in unsearched else record.updated_at,
-                why.reason,
+                record.source_id, None if parsed.evidence in unsearched else record.updated_at, why.reason
             )
-            for record, why in withheld
+            for record, parsed, why in withheld
         ]
         performers.withhold_records(connection, self._source, rows, now)
         return traces
 
-    def _remember(
-        self,
-        connection: sa.Connection,
-        withheld: Sequence[tuple[PerformerRecord, _Refusal]],
-        now: datetime,
-    ) -> None:
+    def _remember(self, connection: sa.Connection, withheld: Sequence[_Withheld], now: datetime) -> None:
         """Keeps the evidence of refused and held records as hashes, which recognise other records of the person."""
-        near = [record for record, why in withheld if why.is_near]
-        urls = {record.source_id: record.urls for record in near}
+        near = {each.record.source_id: each.parsed for each in withheld if each.why.is_near}
+        pages = {source_id: parsed.identifying for source_id, parsed in near.items()}
         # Pages of a stored record that another identity lists too do not identify the person: they are left out.
-        own = {
-            source_id: own_pages(connection, (self._source, source_id), urls[source_id])
-            for source_id in performers.liveness(connection, self._source, list(urls))
-        }
-        store_hashes(connection, self._suppressions.key, self._met_rows({**urls, **own}, now))
-        remember_personas(connection, self._suppressions, [self._told(record) for record in near], now)
-        chained = [self._told(record) for record, why in withheld if why.is_chained]
+        for source_id in performers.liveness(connection, self._source, list(near)):
+            own = own_pages(connection, (self._source, source_id), [each.page for each in pages[source_id]])
+            pages[source_id] = tuple(each for each in pages[source_id] if each.page.url in own)
+        store_hashes(connection, self._suppressions.key, self._associated_rows(pages, now))
+        remember_personas(connection, self._suppressions, list(near.values()), now)
+        chained = [each.parsed for each in withheld if each.why.is_chained]
         remember_held(connection, self._suppressions, chained)
 
-    def _met_rows(self, urls: Mapping[str, Collection[str]], now: datetime) -> list[HashRow]:
-        """Rows of the list for refused records: their ids, and the pages among their URLs that identify a person.
+    def _associated_rows(self, pages: Mapping[str, Collection[HashedPage]], now: datetime) -> list[HashRow]:
+        """Rows of the list for refused records: their ids, their stash-box pages, and their identifying pages.
 
         The next erasure searches the catalog for them, as other records may list the same pages.
         """
         key = self._suppressions.key
-        reason = "met together with a suppressed person"
-        rows = [HashRow(RECORD, record_hash(key, self._source, each), reason, now, MET) for each in urls]
-        hosts = self._relatives.hosts if self._relatives is not None else {}
-        own = (record_page((self._source, source_id), hosts) for source_id in urls)
-        pages = {url for listed in urls.values() for url in identifying_pages(listed).values()}
-        rows += [
-            HashRow(URL, digest, reason, now, MET)
-            for url in sorted(pages.union(filter(None, own)))
-            for digest in url_hashes(key, url)
+        reason = "shares evidence with a suppressed person"
+        rows = [
+            HashRow(RECORD, record_hash(key, self._source, each), reason, now, ASSOCIATED) for each in pages
         ]
-        return rows
+        hosts = self._relatives.hosts if self._relatives is not None else {}
+        own = filter(None, (record_page((self._source, source_id), hosts) for source_id in pages))
+        digests = {(url, digest) for url in own for digest in url_hashes(key, url)}
+        digests |= {
+            (hashed.page.url, digest)
+            for listed in pages.values()
+            for hashed in listed
+            for kind, digest in hashed.kept
+            if kind == URL
+        }
+        return rows + [HashRow(URL, digest, reason, now, ASSOCIATED) for _, digest in sorted(digests)]
 
     def _new_people(
-        self, connection: sa.Connection, withheld: Sequence[tuple[PerformerRecord, _Refusal]]
+        self, connection: sa.Connection, withheld: Sequence[_Withheld]
     ) -> dict[RecordEvidence, datetime | None]:
         """Records of suppressed people in a version that no run has refused before."""
         if self._relatives is None:
             return {}
-        people = {record.source_id: record for record, why in withheld if why.is_person}
+        people = {each.record.source_id: each for each in withheld if each.why.is_person}
         hashes = {self._hash(source_id): source_id for source_id in people}
         known = performers.withheld_versions(connection, self._source, hashes, _EVER)
         return {
-            self._told(record): record.updated_at
-            for source_id, record in people.items()
+            parsed.evidence: record.updated_at
+            for source_id, (record, parsed, _) in people.items()
             if record.updated_at is None or known.get(source_id) != record.updated_at
         }
 

@@ -1,4 +1,4 @@
-"""Whether a text mentions erased people: their names, ids and URLs, in every form in which the program writes them."""
+"""Finds mentions of erased people in texts: names, ids and URLs, in every form that the program writes."""
 
 from __future__ import annotations
 

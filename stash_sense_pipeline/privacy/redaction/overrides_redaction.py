@@ -1,4 +1,4 @@
-"""Removes erased people from identity_overrides.yaml; all other lines and comments stay as they are."""
+"""Removes erased people from identity_overrides.yaml; other lines and comments stay unchanged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stash_sense_pipeline.foundation.yaml_file import read_yaml
 from stash_sense_pipeline.privacy.redaction.mentions import mentions
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 
-_SECTIONS = ("must_link", "cannot_link")
+_SECTIONS = ("must_link", "cannot_link", "not_this_person", "not_a_face")
 _RECORD = re.compile(r"(?<!\w)([a-z0-9_]+):([^\s,\]\"']+)")
 
 
 @dataclass(frozen=True)
 class OverridesReport:
-    """How many pairs and comments were removed. `problem` is one line that says why some are still in the file."""
+    """The number of pairs, with verdicts, and of comments removed. `problem`: one line on why some are still there."""
 
     pairs: int = 0
     comments: int = 0
@@ -31,7 +31,8 @@ class OverridesReport:
 
 
 def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[str]) -> OverridesReport:
-    """Removes pairs with a suppressed record from the file, and comments that name one or contain one of `texts`.
+    """Removes pairs and verdicts with a suppressed record or image from the file, and comments that name one or
+    contain one of `texts`.
 
     `texts` are the traces of an erasure that is not committed yet: `suppressions` does not have all its records. A file
     that cannot be read as YAML, or cannot be written, stays unchanged, and the report says so.
@@ -44,7 +45,11 @@ def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[s
     def is_gone(name: Any) -> bool:
         source, _, source_id = name.partition(":") if isinstance(name, str) else ("", "", "")
         record = (source.strip(), source_id.strip())
-        return ":".join(record).casefold() in erased or suppressions.covers_record(*record)
+        return (
+            ":".join(record).casefold() in erased
+            or suppressions.covers_record(*record)
+            or suppressions.covers_picture(*record, url="")
+        )
 
     try:
         data = read_yaml(path).data
@@ -71,7 +76,7 @@ def forget_overrides(path: Path, suppressions: Suppressions, texts: Collection[s
 
 
 def _without_pairs(data: Any, is_gone: Callable[[Any], bool]) -> tuple[Any, int]:
-    """The content without pairs of erased records, and the number of these pairs."""
+    """The content without pairs and verdicts of erased people, and their number."""
     if not isinstance(data, dict):
         return data, 0
     kept, count = dict(data), 0
@@ -91,7 +96,7 @@ def _normal(data: Any) -> Any:
 
 
 def _spans(text: str, is_gone: Callable[[Any], bool]) -> Iterator[tuple[int, int]]:
-    """The spans of the text with pairs of erased records, including their dash or comma."""
+    """The spans of the text with pairs and verdicts of erased people, including their dash or comma."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     dashes = [token.start_mark.index for token in yaml.scan(text) if isinstance(token, yaml.BlockEntryToken)]
     for key, section in root.value if isinstance(root, yaml.MappingNode) else ():

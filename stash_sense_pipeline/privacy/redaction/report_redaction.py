@@ -1,4 +1,4 @@
-"""What was written about erased people outside the catalog: staged files, reports, logs."""
+"""Removes erased people from staged files, reports and logs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PRINTED = "dagster/storage/*/compute_logs/*"
 _STAGING = "staging"
 # Files that a killed writer left: see files.replacing.
 _UNFINISHED = ".*.tmp"
-# No writer of a file beside the releases takes longer.
+# Longer than any writer of a file beside the releases takes.
 _UNFINISHED_SECONDS = 3_600
 _LOCK = ".texts.lock"
 
@@ -94,7 +94,7 @@ def _blank(path: Path, speaks_of: Callable[[str], bool]) -> int:
     for number in hits:
         lines[number] = ERASED
     if hits and path.suffix == ".json":
-        # With a blanked line it would not be JSON. The next run writes it anew.
+        # A blanked line would make the JSON invalid: the file is deleted, and the next run writes it again.
         path.unlink()
     elif hits:
         write_atomically(path, "\n".join(lines) + "\n", mode=path.stat().st_mode & 0o777)

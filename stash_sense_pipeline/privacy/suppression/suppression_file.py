@@ -27,8 +27,8 @@ _URL = re.compile(r"https?://[^\s/@]+/\S+", re.IGNORECASE)
 _RECORD = re.compile(r"([a-z0-9_]+):(?!//)(\S+)")
 _SEALED = re.compile(r"sealed:[0-9a-f]{8}(?::(?:record|url|image|picture|awaited)-[0-9a-f]{64})+")
 _HEADER = """\
-# People who are left out. Each entry: target (SOURCE:ID, or the URL of a profile or an image), reason, date.
-# A sealed target is what `stash-sense suppress add` writes: keyed hashes that only the suppression.key can read.
+# The suppression list. Each entry has a target (SOURCE:ID, or the URL of a profile or an image), a reason and a date.
+# `stash-sense suppress add` writes sealed targets: keyed hashes, which only the suppression.key can match.
 """
 
 
@@ -98,7 +98,7 @@ def check_picture_only(entry: SuppressionEntry) -> None:
         raise ConfigurationError("picture_only is for the URL of an image; leave it out for SOURCE:ID")
     if entry.picture_only and entry.block_face:
         raise ConfigurationError(
-            "block_face is about a person, and picture_only about a picture; leave one out"
+            "block_face refuses the face of a person, and picture_only means one image; leave one of them out"
         )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from functools import lru_cache
 
-from stash_sense_pipeline.privacy.url_forms import plain_url
-from stash_sense_pipeline.records import profile_sites, profile_urls
+from stash_sense_pipeline.privacy.url_forms import ParsedUrl, parse_url, plain_url
+from stash_sense_pipeline.records import profile_urls
 
 RECORD, URL, IMAGE, PICTURE, LIKENESS = "record", "url", "image", "picture", "likeness"
-# Names of suppressed people with the birth date, and their pages on unknown sites: see record_evidence.
+# Names of suppressed people with the birth date, and their pages on unknown sites: see intake/persona_texts.
 PERSONA = "persona"
 # Records that the operator has declared other people.
 OTHER = "other"
-# URLs of images that no source showed when they were added: they mean the person who alone shows the image later.
+# URLs of images that no source showed when they were added. Once a source does, the entry means the person that alone
+# shows the image.
 AWAITED_IMAGE = "awaited"
 # One row that identifies the key of all other rows.
 KEY_CHECK = "key"
@@ -71,15 +73,24 @@ def url_hashes(key: bytes, url: str) -> tuple[str, ...]:
 
 
 def url_digests(key: bytes, url: str) -> tuple[Digest, ...]:
-    """The (kind, hash) pairs of a URL: of the URL itself, and of the record when it is a stash-box page."""
-    profile = profile_urls.canonical_profile(url)
-    digests = [(URL, plain_url_hash(key, url))]
-    if profile is not None:
-        digests.append((URL, profile_hash(key, profile)))
-        site = profile_sites.site(profile.site)
-        if site is not None and site.stash_box_host is not None:
-            digests.append((RECORD, record_hash(key, profile.site, profile.key)))
-    return tuple(digests)
+    """The (kind, hash) pairs of a URL that was not parsed before: see page_digests."""
+    return page_digests(key, parse_url(url))
+
+
+def page_digests(key: bytes, page: ParsedUrl) -> tuple[Digest, ...]:
+    """The (kind, hash) pairs of a page: of its plain form first, of its profile, and of the record it is the page of."""
+    plain = (URL, keyed_hash(key, URL, page.plain))
+    if page.profile is None:
+        return (plain,)
+    digests = (plain, (URL, profile_hash(key, page.profile)))
+    record = page.stash_box_record
+    return (*digests, (RECORD, record_hash(key, *record))) if record is not None else digests
+
+
+def kept_digests(key: bytes, page: ParsedUrl) -> tuple[Digest, ...]:
+    """The (kind, hash) pairs of a page to store: page_digests without a plain form that other people's pages share."""
+    digests = page_digests(key, page)
+    return digests if page.plain_names_profile else digests[1:]
 
 
 def profile_hash(key: bytes, profile: profile_urls.ProfileKey) -> str:
@@ -98,19 +109,28 @@ def target_hashes(key: bytes, target: str, *, is_url: bool) -> tuple[Digest, ...
     The stash-box page of a record means that record only, also when other records list the page.
     """
     if is_url:
-        digests = url_digests(key, target)
+        digests = kept_digests(key, parse_url(target))
         return tuple(each for each in digests if each[0] == RECORD) or digests
     source, _, source_id = target.partition(":")
     return ((RECORD, record_hash(key, source, source_id)),)
 
 
 def keyed_hash(key: bytes, kind: str, text: str) -> str:
-    """HMAC-SHA256 of a text of this kind. The prepared key is cached: preparing it takes longer than the digest."""
-    code = _prepared(key).copy()
-    code.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
-    return code.hexdigest()
+    """HMAC-SHA256 of `kind`, a null character and `text`.
+
+    Two hashes of the padded key, as RFC 2104 defines them, are cached: an intake computes some thirty digests a record,
+    and copying an object of the module hmac takes as long as the digest itself.
+    """
+    inner, outer = _padded(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(f"{kind}\0{text}".encode(errors="surrogatepass"))
+    outer.update(inner.digest())
+    return outer.hexdigest()
 
 
 @lru_cache(maxsize=4)
-def _prepared(key: bytes) -> hmac.HMAC:
-    return hmac.new(key, digestmod="sha256")
+def _padded(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """The inner and the outer hash of HMAC-SHA256 after the padded key. A block has 64 bytes."""
+    block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in block) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)

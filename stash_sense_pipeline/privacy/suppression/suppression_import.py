@@ -35,11 +35,11 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     URL,
     Digest,
     image_id_hash,
+    kept_digests,
     key_fingerprint,
     plain_url_hash,
     record_hash,
     target_hashes,
-    url_digests,
 )
 from stash_sense_pipeline.privacy.suppression.suppression_list import (
     HashRow,
@@ -47,8 +47,8 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
     load_list,
     store_hashes,
 )
-from stash_sense_pipeline.records.profile_sites import site
-from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile
+from stash_sense_pipeline.privacy.url_forms import parse_url
+from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 
@@ -156,8 +156,8 @@ def _is_known(known: Suppressions, entry: SuppressionEntry) -> bool:
     if opened is not None and opened[0] != key_fingerprint(known.key):
         return False
     own = _own_hashes(known.key, entry.target)
-    # An entry of degree MET becomes NAMED, so it counts as new.
-    return all(known.has(kind, digest) and digest not in known.met for kind, digest in own)
+    # An entry of degree ASSOCIATED becomes NAMED, so it counts as new.
+    return all(known.has(kind, digest) and digest not in known.associated for kind, digest in own)
 
 
 def _own_hashes(key: bytes, target: str) -> tuple[Digest, ...]:
@@ -175,7 +175,7 @@ def _resolve(
     names = {target: name for entry in new if (name := _record_named_by(target := entry.target)) is not None}
     found = _Found(
         records_called(connection, set(names.values())),
-        records_listing(connection, urls),
+        records_listing(connection, [parse_url(url) for url in urls]),
         images_at(connection, urls),
         frozenset(source for (source,) in states),
     )
@@ -227,10 +227,10 @@ def _resolved(
         )
     records = listers if shared else listers | owners
     images = [(PICTURE, image_id_hash(key, *picture)) for picture in sorted(pictures)]
-    is_profile = canonical_profile(target) is not None
-    if not (listers or pictures or entry.picture_only or is_profile):
+    page = parse_url(target)
+    if not (listers or pictures or entry.picture_only or page.profile):
         images = [(AWAITED_IMAGE, plain_url_hash(key, target))]
-    hashes = _distinct(own, url_digests(key, target), _record_digests(key, records), images)
+    hashes = _distinct(own, kept_digests(key, page), _record_digests(key, records), images)
     return _Resolved(entry, hashes, frozenset(records), picture=bool(pictures), shared=shared)
 
 
@@ -249,9 +249,7 @@ def _record_named_by(target: str) -> RecordKey | None:
     if not is_url(target):
         source, _, source_id = target.partition(":")
         return source, source_id
-    profile = canonical_profile(target)
-    place = site(profile.site) if profile is not None else None
-    return profile if profile is not None and place is not None and place.stash_box_host else None
+    return parse_url(target).stash_box_record
 
 
 def _is_known_record(connection: sa.Connection, known: Suppressions, source: str, source_id: str) -> bool:

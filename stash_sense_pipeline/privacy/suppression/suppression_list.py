@@ -42,18 +42,18 @@ from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
 from stash_sense_pipeline.records import profile_urls
 from stash_sense_pipeline.records.perceptual_hash import is_copy
 
-# Degrees of an entry. NAMED: the operator listed it, or it belongs to an erased person. MET: a record that shared evidence
-# with a named one was refused and added. Suppression spreads one hop: a record that matches only MET entries is rejected
-# but not added.
-NAMED, MET = 0, 1
+# Degrees of an entry. NAMED: the operator listed it, or it belongs to an erased person. ASSOCIATED: it is of a record that
+# was refused because it shares evidence with a named one. Suppression spreads one hop: a record that matches only
+# associated entries is refused, and adds none.
+NAMED, ASSOCIATED = 0, 1
 
 
 @dataclass(frozen=True)
 class Suppressions:
     """The suppression list in memory, which is asked before anything is stored or fetched.
 
-    The sets hold HMAC-SHA256 hex digests, from which no identifier can be read. `met` are those of degree MET, `pending`
-    those that the catalog was not searched for yet, and `face_blocks` those of people whose face is refused too.
+    The sets hold HMAC-SHA256 hex digests, from which no identifier can be read. `associated` are those of this degree,
+    `pending` those that the catalog was not searched for yet, `face_blocks` those of entries that ask to refuse the face.
     `personas`, `others` and `awaited` are the hashes of these kinds. `held` maps the hashes of held records' evidence to
     the hashes of the records. `rows` and `held_state` tell how much was read.
     """
@@ -64,7 +64,7 @@ class Suppressions:
     images: frozenset[str] = field(default=frozenset(), repr=False)
     pictures: frozenset[str] = field(default=frozenset(), repr=False)
     likenesses: frozenset[str] = field(default=frozenset(), repr=False)
-    met: frozenset[str] = field(default=frozenset(), repr=False)
+    associated: frozenset[str] = field(default=frozenset(), repr=False)
     pending: frozenset[str] = field(default=frozenset(), repr=False)
     face_blocks: frozenset[str] = field(default=frozenset(), repr=False)
     rows: int = 0
@@ -142,7 +142,7 @@ class Suppressions:
     def degree(self, source: str, source_ids: Iterable[str], urls: Iterable[str]) -> int | None:
         """The degree of a record with these ids (its own, and those merged into it) and profile URLs.
 
-        NAMED or MET is the nearest entry that it matches; None when it matches no entry.
+        NAMED or ASSOCIATED is the nearest entry that it matches; None when it matches no entry.
         """
         hits: set[str] = set()
         if self.records:
@@ -153,7 +153,7 @@ class Suppressions:
                 hits |= self.urls & found | self.records & found
         if not hits:
             return None
-        return NAMED if hits - self.met else MET
+        return NAMED if hits - self.associated else ASSOCIATED
 
     def has(self, kind: str, digest: str) -> bool:
         """True when this hash is on the list."""
@@ -193,7 +193,7 @@ class Suppressions:
             images=self.images | now.images,
             pictures=self.pictures | now.pictures,
             likenesses=self.likenesses | now.likenesses,
-            met=now.met,
+            associated=now.associated,
             pending=now.pending,
             face_blocks=now.face_blocks,
             rows=now.rows,
@@ -244,7 +244,7 @@ def load_suppressions(engine: sa.Engine, key: bytes) -> Suppressions:
 def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow]) -> int:
     """Adds the rows that the catalog's list lacks, and returns how many are new or changed.
 
-    An existing row stays unchanged, except that a row of degree MET becomes NAMED.
+    An existing row stays unchanged, except that a row of degree ASSOCIATED becomes NAMED.
 
     Raises CatalogError when the list was made with another key.
     """
@@ -261,7 +261,7 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
         present.update(((kind, key_hash), degree) for kind, key_hash, degree in connection.execute(found))
     new: dict[Digest, HashRow] = {}
     for row in sorted(rows, key=lambda row: row.degree):
-        if row.degree < present.get((row.kind, row.key_hash), MET + 1):
+        if row.degree < present.get((row.kind, row.key_hash), ASSOCIATED + 1):
             new.setdefault((row.kind, row.key_hash), row)
     if new:
         first = min(row.added_at for row in rows)
@@ -273,9 +273,9 @@ def store_hashes(connection: sa.Connection, key: bytes, rows: Collection[HashRow
     return len(new)
 
 
-def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
-    """Changes rows of degree MET to these NAMED rows."""
-    if met:
+def _name(connection: sa.Connection, associated: Sequence[HashRow]) -> None:
+    """Changes rows of degree ASSOCIATED to these NAMED rows."""
+    if associated:
         table = schema.suppressions
         which = (table.c.kind == sa.bindparam("of_kind")) & (table.c.key_hash == sa.bindparam("of_hash"))
         names = [name for name in HashRow._fields if name not in ("kind", "key_hash")]
@@ -287,7 +287,7 @@ def _name(connection: sa.Connection, met: Sequence[HashRow]) -> None:
             [
                 {"of_kind": row.kind, "of_hash": row.key_hash}
                 | {f"new_{name}": getattr(row, name) for name in names}
-                for row in met
+                for row in associated
             ],
         )
 
@@ -336,7 +336,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
     is_pending = table.c.applied_at.is_(None)
     columns = (table.c.kind, table.c.key_hash, table.c.degree, is_pending, table.c.block_face)
     hashes: defaultdict[str, set[str]] = defaultdict(set)
-    met: set[str] = set()
+    associated: set[str] = set()
     pending: set[str] = set()
     blocks: set[str] = set()
     count = 0
@@ -344,7 +344,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         count += 1
         hashes[kind].add(key_hash)
         if degree != NAMED:
-            met.add(key_hash)
+            associated.add(key_hash)
         if waits:
             pending.add(key_hash)
         if block_face:
@@ -361,7 +361,7 @@ def load_list(connection: sa.Connection, key: bytes) -> Suppressions:
         frozenset(hashes[IMAGE]),
         frozenset(hashes[PICTURE]),
         frozenset(hashes[LIKENESS]),
-        frozenset(met),
+        frozenset(associated),
         frozenset(pending),
         frozenset(blocks),
         count,

@@ -18,13 +18,17 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check: its name, whether it passed, and the finding in words and numbers."""
+    """The result of one check: its name, whether it passed, and the finding in words and numbers.
+
+    `table`: rows of plain values, for a finding that is a table.
+    """
 
     name: str
     passed: bool
     detail: str
     severity: Severity = Severity.ERROR
     numbers: Mapping[str, float] = field(default_factory=dict)
+    table: tuple[Mapping[str, str | float | int], ...] = ()
 
 
 def failures(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:

@@ -14,13 +14,14 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
-from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.checks.confusable_people import (
-    ConfusablePeople,
+from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
     SimilarityDistribution,
-    find_confusable_people,
     similarity_distribution,
 )
+from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy
+from stash_sense_pipeline.release.checks.accuracy.released_people import read_released_people
+from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
+from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.retrieval import (
     Answers,
     HeldOutBucket,
@@ -31,11 +32,11 @@ from stash_sense_pipeline.release.checks.retrieval import (
     index_content_check,
     index_recall,
     load_index,
-    people_by_faces,
     recall_checks,
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
+from stash_sense_pipeline.release.checks.threshold_check import threshold_check
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
@@ -49,7 +50,7 @@ class Figures:
     recall: tuple[RecallReport, ...]
     held_out: tuple[HeldOutBucket, ...]
     similarities: Mapping[str, SimilarityDistribution]
-    confusable: ConfusablePeople
+    accuracy: Accuracy
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def prove_release(
     else:
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
     checks.append(one_pack_check(vectors, spec.pack))
+    accuracy = measure_accuracy(vectors, read_released_people(release))
+    sample = accuracy.left_out.sample
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
     for model, unit in vectors.unit.items():
@@ -87,10 +90,10 @@ def prove_release(
         checks.append(index_content_check(model, index, unit, spec.index.storage))
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
-        answers[model] = ask_index(index, unit)
+        answers[model] = ask_index(index, unit, sample.positions)
         # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
-        recall.append(index_recall(model, answers[model], unit))
+        recall.append(index_recall(model, answers[model], unit, sample.similarities.get(model)))
         checks += recall_checks(
             recall[-1],
             limits.recall_at_1,
@@ -99,8 +102,8 @@ def prove_release(
         )
     owners = read_json(release / FACES_JSON, LARGE)
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
-    held_out = held_out_retrieval(vectors)
-    checks.append(held_out_check(held_out))
+    held_out = held_out_retrieval(vectors.order, accuracy.left_out)
+    checks += [held_out_check(held_out), threshold_check(accuracy.thresholds)]
     return Proof(
         tuple(checks),
         Figures(
@@ -111,7 +114,7 @@ def prove_release(
             similarities={
                 model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
             },
-            confusable=find_confusable_people(vectors.order, vectors.unit),
+            accuracy=accuracy,
         ),
     )
 

@@ -1,31 +1,26 @@
-"""Retrieval quality: recall of the indices, self and held-out retrieval, exact search."""
+"""Retrieval quality: recall of the indices, self and held-out retrieval."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stash_sense_pipeline.release.build.face_order import (
-    FaceOrder,
+from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths
+from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     Floats,
-    ReleaseVectors,
-    lengths,
+    Positions,
+    exact_neighbours,
+    sample_positions,
 )
+from stash_sense_pipeline.release.checks.accuracy.fusion import fused_distances
+from stash_sense_pipeline.release.checks.accuracy.left_out import LeftOut
+from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
-from stash_sense_pipeline.release.contract import (
-    REQUIRED_MODELS,
-    SIDECAR_K,
-    SIDECAR_MAX_DISTANCE,
-    SIDECAR_MISSING_DISTANCE,
-    SIDECAR_WEIGHT,
-)
-
-Positions = NDArray[np.int64]
+from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_K, SIDECAR_MAX_DISTANCE
 
 _ROWS_A_BLOCK = 16_384
 # Two similarities this close are a tie: a float32 sum of 512 products varies by as much with the order of addition.
@@ -36,14 +31,12 @@ _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
 # Share of held-out faces that find their performer. Good models reach more than 0.9.
 _HELD_OUT_FLOOR = 0.5
 
-FACE_BUCKETS = ((1, 1), (2, 3), (4, 5), (6, 10), (11, None))
-
 
 @dataclass(frozen=True)
 class RecallReport:
     """Recall of an index against exact search, at the sidecar's k, with sampled stored faces as queries.
 
-    `at_1`: share of queries whose nearest other face is the first other face returned. `at_k`: mean share of the k
+    `at_1`: share of queries for which the first other face returned is the nearest one. `at_k`: mean share of the k
     exact neighbours that are returned. `in_reach`: the same for the neighbours within the sidecar's distance, without
     the face itself: the sidecar answers with no others. `itself`: share of queries that return the face itself first.
     Ties count as found.
@@ -79,60 +72,8 @@ class HeldOutBucket:
 
     @property
     def name(self) -> str:
-        """`4-5`, or `11+`."""
+        """`3-4`, or `10+`."""
         return bucket_name(self.fewest, self.most)
-
-
-def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
-    """The k nearest rows of `gallery` to each query by cosine similarity, best first: positions and similarities (q, k).
-
-    Both arrays hold unit vectors. Each block is one matrix product, which takes nearly all of the time: after the first
-    block only similarities above the k-th best so far are sorted.
-    """
-    count = len(queries)
-    k = min(k, len(gallery))
-    best = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
-    floor = np.full(count, -np.inf, dtype=np.float32)
-    for start in range(0, len(gallery), _ROWS_A_BLOCK):
-        similar = queries @ gallery[start : start + _ROWS_A_BLOCK].T
-        if start == 0 and similar.shape[1] >= k:
-            floor = np.partition(similar, similar.shape[1] - k, axis=1)[:, similar.shape[1] - k]
-        flat = np.flatnonzero(similar >= floor[:, None])
-        rows, columns = np.divmod(flat, similar.shape[1])
-        found = _Found(rows, columns + start, similar.reshape(-1)[flat])
-        best, floor = _keep_best(best, found, count, k)
-    return best.columns.reshape(count, k), best.values.reshape(count, k)
-
-
-class _Found(NamedTuple):
-    """Candidates: the query, the position in the gallery and the similarity of each."""
-
-    rows: Positions
-    columns: Positions
-    values: Floats
-
-
-def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found, Floats]:
-    """The k most similar candidates of each query, best first, and the k-th similarity (-inf when there are fewer)."""
-    rows = np.concatenate([best.rows, found.rows])
-    columns = np.concatenate([best.columns, found.columns])
-    values = np.concatenate([best.values, found.values])
-    by_row = np.lexsort((columns, -values, rows))
-    rows, columns, values = rows[by_row], columns[by_row], values[by_row]
-    begins = np.searchsorted(rows, np.arange(count))
-    place = np.arange(len(rows)) - begins[rows]
-    kept = place < k
-    floor = np.full(count, -np.inf, dtype=np.float32)
-    last = place == k - 1
-    floor[rows[last]] = values[last]
-    return _Found(rows[kept], columns[kept], values[kept]), floor
-
-
-def sample_positions(count: int, size: int, seed: int = 1) -> Positions:
-    """`size` of the positions 0..count-1, or all of them, sorted. The same arguments give the same positions."""
-    if size >= count:
-        return np.arange(count, dtype=np.int64)
-    return np.sort(np.random.default_rng(seed).choice(count, size, replace=False)).astype(np.int64)
 
 
 def load_index(path: Path) -> Any:
@@ -143,18 +84,27 @@ def load_index(path: Path) -> Any:
         return voyager.Index.load(stream)
 
 
-def ask_index(index: Any, unit: Floats, *, sample: int = 1000, threads: int = 1) -> Answers:
-    """Queries a loaded index with sampled stored faces, as the sidecar does. `unit`: (n, dim) in release order."""
-    positions = sample_positions(len(unit), sample)
+def ask_index(
+    index: Any, unit: Floats, positions: Positions | None = None, *, sample: int = 1000, threads: int = 1
+) -> Answers:
+    """Queries a loaded index with stored faces, as the sidecar does. `unit`: (n, dim) in release order.
+
+    The faces are those at `positions`, or `sample` faces.
+    """
+    positions = sample_positions(len(unit), sample) if positions is None else positions
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
 
 
-def index_recall(model: str, answers: Answers, unit: Floats) -> RecallReport:
-    """Compares an index's answers with exact search over `unit` (n, dim) in release order."""
+def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | None = None) -> RecallReport:
+    """Compares an index's answers with exact search over `unit` (n, dim) in release order.
+
+    `exact`: the similarities (q, k) of the exact neighbours of the same faces, best first, where they are known.
+    """
     positions, returned = answers.positions, answers.ids
     queries = np.ascontiguousarray(unit[positions])
     k = returned.shape[1]
-    _, exact = exact_neighbours(queries, unit, k)
+    if exact is None:
+        _, exact = exact_neighbours(queries, unit, k)
     # Scored with the unrounded vectors: an 8-bit index ranks by rounded ones.
     scores = _scores(queries, unit, returned)
     found = scores >= exact[:, -1:] - _TIE
@@ -267,21 +217,6 @@ def index_content_check(model: str, index: Any, unit: Floats, storage: str) -> C
     )
 
 
-def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats]) -> list[tuple[float, int]]:
-    """The sidecar's ranking for one query, as (fused distance, position), nearest first.
-
-    It adds half of each model's distance. A model that did not return the face counts with a distance of 0.5.
-    """
-    seen: dict[int, dict[str, float]] = {}
-    for model, positions in ids.items():
-        for position, distance in zip(positions.tolist(), distances[model].tolist(), strict=True):
-            seen.setdefault(position, {})[model] = distance
-    return sorted(
-        (sum(SIDECAR_WEIGHT * by_model.get(model, SIDECAR_MISSING_DISTANCE) for model in ids), position)
-        for position, by_model in seen.items()
-    )
-
-
 def self_retrieval_check(
     owners: Sequence[object], answers: Mapping[str, Answers], gate: float
 ) -> CheckResult:
@@ -310,70 +245,24 @@ def self_retrieval_check(
     )
 
 
-def held_out_retrieval(vectors: ReleaseVectors, *, sample: int = 2000) -> tuple[HeldOutBucket, ...]:
-    """Leave-one-photo-out retrieval, by the performer's number of faces: exact search and the sidecar's fusion.
+def held_out_retrieval(order: FaceOrder, left_out: LeftOut) -> tuple[HeldOutBucket, ...]:
+    """Leave-one-photo-out retrieval, by the performer's number of faces. Performers with one face are left out.
 
-    `rank_1`: share of queries with the nearest other face of the same performer. `accepted`: share of queries for which
-    that face is also within the sidecar's distance. Performers with one face are left out.
+    `rank_1`: share of photographs with the nearest other face of the same performer. `accepted`: share of photographs for
+    which that face is also within the sidecar's distance.
     """
-    models = REQUIRED_MODELS
-    owners = vectors.order.performer_ids
-    faces_of = dict(zip(*(part.tolist() for part in np.unique(owners, return_counts=True)), strict=True))
-    several = np.flatnonzero(np.array([faces_of[owner] for owner in owners.tolist()]) > 1)
-    positions = several[sample_positions(len(several), sample)]
-    found = (
-        {
-            model: exact_neighbours(
-                np.ascontiguousarray(vectors.unit[model][positions]), vectors.unit[model], SIDECAR_K + 1
-            )
-            for model in models
-        }
-        if len(positions)
-        else {}
-    )
-    tally: dict[tuple[int, int | None], list[tuple[bool, bool]]] = {bucket: [] for bucket in FACE_BUCKETS[1:]}
-    for place, position in enumerate(positions.tolist()):
-        others = {model: found[model][0][place] != position for model in models}
-        ranked = fused_distances(
-            {model: found[model][0][place][others[model]][:SIDECAR_K] for model in models},
-            {model: 1 - found[model][1][place][others[model]][:SIDECAR_K] for model in models},
-        )
-        distance, best = ranked[0]
-        right = bool(owners[best] == owners[position])
-        tally[_bucket(faces_of[int(owners[position])])].append(
-            (right, right and distance <= SIDECAR_MAX_DISTANCE)
-        )
-    return tuple(
-        HeldOutBucket(
-            fewest,
-            most,
-            len(results),
-            float(np.mean([right for right, _ in results])),
-            float(np.mean([accepted for _, accepted in results])),
-        )
-        for (fewest, most), results in tally.items()
-        if results
-    )
-
-
-def _bucket(faces: int) -> tuple[int, int | None]:
-    return next(bucket for bucket in FACE_BUCKETS if bucket[1] is None or faces <= bucket[1])
-
-
-def bucket_name(fewest: int, most: int | None) -> str:
-    """`1`, `4-5` or `11+`."""
-    return f"{fewest}+" if most is None else str(fewest) if fewest == most else f"{fewest}-{most}"
-
-
-def people_by_faces(order: FaceOrder) -> dict[str, int]:
-    """How many performers have 1, 2-3, 4-5, 6-10 and 11+ faces."""
-    _, counts = np.unique(order.performer_ids, return_counts=True)
-    named: dict[str, int] = {}
-    for fewest, most in FACE_BUCKETS:
-        named[bucket_name(fewest, most)] = int(
-            np.count_nonzero((counts >= fewest) & ((counts <= most) if most else True))
-        )
-    return named
+    owners = order.performer_ids
+    _, person, counts = np.unique(owners, return_inverse=True, return_counts=True)
+    faces = counts[person[left_out.queries]]
+    right = owners[left_out.known.positions] == owners[left_out.queries]
+    accepted = right & (left_out.known.distances <= SIDECAR_MAX_DISTANCE)
+    found = []
+    for fewest, most in FACE_BUCKETS[1:]:
+        inside = (faces >= fewest) & (faces <= (most or faces))
+        if inside.any():
+            shares = float(np.mean(right[inside])), float(np.mean(accepted[inside]))
+            found.append(HeldOutBucket(fewest, most, int(np.count_nonzero(inside)), *shares))
+    return tuple(found)
 
 
 def held_out_check(buckets: Sequence[HeldOutBucket]) -> CheckResult:

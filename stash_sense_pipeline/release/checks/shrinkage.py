@@ -1,4 +1,4 @@
-"""Shrinkage: people and faces lost since the last release, explained or not."""
+"""Shrinkage: people and faces lost since the last release, with and without a known cause."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parses a Voyager file before the native loader does, which trusts every number in it."""
+"""Validates a Voyager file before the native loader opens it, as the loader trusts every number in the file."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What happens to published releases."""
+"""Distribution of published releases: history, installation, upload, revocation."""

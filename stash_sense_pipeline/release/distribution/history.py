@@ -8,13 +8,20 @@ from pathlib import Path
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.build.staging import disk_errors
+from stash_sense_pipeline.release.checks.threshold_check import recommended_distance
 from stash_sense_pipeline.release.contract import MANIFEST, zip_name
-from stash_sense_pipeline.release.versions import latest_release, published_versions, remove_release
+from stash_sense_pipeline.release.reports.quality_report import read_checks
+from stash_sense_pipeline.release.versions import (
+    latest_release,
+    published_versions,
+    remove_release,
+    report_directory,
+)
 
 
 @dataclass(frozen=True)
 class ReleaseSummary:
-    """A published release, as a row of the list."""
+    """A published release, as a row of the list. `distance`: the recommended one; None when it is not known."""
 
     version: str
     created_at: str
@@ -22,6 +29,7 @@ class ReleaseSummary:
     faces: int
     archive_bytes: int
     pack: str
+    distance: float | None
     latest: bool
 
 
@@ -46,6 +54,7 @@ def list_releases(releases: Path) -> tuple[ReleaseSummary, ...]:
                 faces=manifest["face_count"],
                 archive_bytes=(releases / zip_name(version)).stat().st_size,
                 pack=str(models.get("pack", "unknown")) if isinstance(models, dict) else "unknown",
+                distance=recommended_distance(read_checks(report_directory(releases, version))),
                 latest=latest is not None and latest.name == version,
             )
         )

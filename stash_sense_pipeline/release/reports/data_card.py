@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
@@ -18,21 +16,13 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
-from stash_sense_pipeline.release.build.face_order import ReleaseVectors
 from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
+from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult
-from stash_sense_pipeline.release.checks.retrieval import (
-    FACE_BUCKETS,
-    exact_neighbours,
-    fused_distances,
-    sample_positions,
-)
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_K
-
-# The error rate of a smaller group describes single people and not the group.
-_SMALLEST_GROUP = 20
-_QUERIES_A_GROUP = 300
-_GROUPED_BY = ("gender", "ethnicity")
+from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.reports.accuracy_tables import group_lines, threshold_lines
+from stash_sense_pipeline.release.reports.markdown import markdown_table
 
 _LIMITS = """\
 - The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
@@ -51,81 +41,23 @@ A person who asks for it is removed; see PRIVACY.md.
 """
 
 
-@dataclass(frozen=True)
-class GroupError:
-    """The error of leave-one-photo-out retrieval in one group of people.
-
-    `errors`: the number of queries whose nearest other face is another person's.
-    """
-
-    group: str
-    people: int
-    queries: int
-    errors: int
-
-    @property
-    def rate(self) -> float:
-        """The share of queries whose nearest other face is another person's."""
-        return self.errors / self.queries if self.queries else 0.0
-
-
 def data_card_path(release: Path) -> Path:
     """The path of the data card of a published release."""
     return release.parent / f"{release.name}.datacard.md"
 
 
 def write_data_card(
-    engine: sa.Engine, release: Path, vectors: ReleaseVectors, checks: Sequence[CheckResult]
+    engine: sa.Engine, release: Path, accuracy: Accuracy, checks: Sequence[CheckResult]
 ) -> Path:
     """Writes `<version>.datacard.md` beside a published release and returns its path.
 
-    The card is not in the release, which holds only the files of the sidecar's contract. `vectors` are the unit vectors
-    that the release was checked with.
+    The card is not in the release, which holds only the files of the sidecar's contract. `accuracy`: as the checks of
+    the release measured it.
     """
-    people = _people(release)
-    errors = group_errors(vectors, people)
     path = data_card_path(release)
-    lines = _lines(read_manifest(release), people, errors, _withheld_counts(engine), checks)
+    lines = _lines(read_manifest(release), _people(release), accuracy, _withheld_counts(engine), checks)
     write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
     return path
-
-
-def group_errors(vectors: ReleaseVectors, people: Mapping[int, Mapping[str, Any]]) -> tuple[GroupError, ...]:
-    """The error of each group of at least 20 people with two faces or more, by exact search and the sidecar's fusion.
-
-    `people` maps performer ids to their fields. A group has up to 300 queries, the same in every run.
-    """
-    owners = vectors.order.performer_ids
-    counts = Counter(owners.tolist())
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, owner in enumerate(owners.tolist()):
-        if counts[owner] > 1 and owner in people:
-            for field in _GROUPED_BY:
-                members[f"{field}: {people[owner].get(field) or 'unknown'}"].append(position)
-    found = []
-    for group, positions in sorted(members.items()):
-        of_people = len({int(owners[position]) for position in positions})
-        if of_people >= _SMALLEST_GROUP:
-            chosen = np.array(positions)[sample_positions(len(positions), _QUERIES_A_GROUP)]
-            found.append(GroupError(group, of_people, len(chosen), _count_errors(vectors, chosen)))
-    return tuple(found)
-
-
-def _count_errors(vectors: ReleaseVectors, positions: Any) -> int:
-    owners = vectors.order.performer_ids
-    nearest = {
-        model: exact_neighbours(np.ascontiguousarray(unit[positions]), unit, SIDECAR_K + 1)
-        for model, unit in list(vectors.unit.items())[:2]
-    }
-    wrong = 0
-    for place, position in enumerate(positions.tolist()):
-        others = {model: nearest[model][0][place] != position for model in nearest}
-        ranked = fused_distances(
-            {model: nearest[model][0][place][others[model]] for model in nearest},
-            {model: 1 - nearest[model][1][place][others[model]] for model in nearest},
-        )
-        wrong += bool(owners[ranked[0][1]] != owners[position])
-    return wrong
 
 
 def _people(release: Path) -> dict[int, dict[str, Any]]:
@@ -154,7 +86,7 @@ def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
 def _lines(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
-    errors: Sequence[GroupError],
+    accuracy: Accuracy,
     withheld: Mapping[str, int],
     checks: Sequence[CheckResult],
 ) -> Iterator[str]:
@@ -165,7 +97,7 @@ def _lines(
     yield f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
     yield f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`.\n"
     yield "## Sources\n"
-    yield from _table(
+    yield from markdown_table(
         ("source", "faces", "performers with a face from it"),
         [
             (source, count, sum(source in person["sources"] for person in people.values()))
@@ -173,53 +105,30 @@ def _lines(
         ],
     )
     yield "\n## Completeness\n"
-    yield from _table(("faces", "performers"), list(_people_by_face_count(people)))
+    yield from markdown_table(("faces", "performers"), list(_people_by_face_count(people)))
     yield ""
-    yield from _table(
+    yield from markdown_table(
         ("field", "performers with a value"),
         [
             (field, f"{sum(person[field] is not None for person in people.values()) / len(people):.0%}")
             for field in ("gender", "ethnicity", "country", "birth_date")
         ],
     )
-    yield "\n## Error by group\n"
-    yield (
-        "Leave-one-photo-out retrieval: the share of faces whose nearest other face, by exact search and the sidecar's"
-        f" fusion, is another person's. Groups have at least {_SMALLEST_GROUP} people with two faces or more. The fields"
-        " are those of the sources.\n"
-    )
-    if errors:
-        rows = [
-            (each.group, each.people, each.queries, f"{each.rate:.1%} ± {_margin(each):.1%}")
-            for each in errors
-        ]
-        yield from _table(("group", "people", "queries", "error"), rows)
-    else:
-        yield "No group is large enough."
+    yield "\n## What a threshold means\n"
+    yield from threshold_lines(accuracy.thresholds)
+    yield "\n## Errors by group\n"
+    yield from group_lines(accuracy.groups)
     yield "\n## Withheld and suppressed\n"
-    yield from _table(("reason", "records or keys"), list(withheld.items()))
+    yield from markdown_table(("reason", "records or keys"), list(withheld.items()))
     yield "\n## Checks before publication\n"
-    yield from _table(
+    yield from markdown_table(
         ("check", "passed", "finding"),
         [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
     )
     yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
 
 
-def _margin(error: GroupError) -> float:
-    """Half of the 95 % interval of a share (Agresti and Coull, 1998)."""
-    count = error.queries + 4
-    share = (error.errors + 2) / count
-    return float(1.96 * (share * (1 - share) / count) ** 0.5)
-
-
 def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
     counts = [person["face_count"] for person in people.values()]
     for fewest, most in FACE_BUCKETS:
-        name = f"{fewest}+" if most is None else str(fewest) if most == fewest else f"{fewest}-{most}"
-        yield name, sum(fewest <= count <= (most or count) for count in counts)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
-    for row in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |"
+        yield bucket_name(fewest, most), sum(fewest <= count <= (most or count) for count in counts)

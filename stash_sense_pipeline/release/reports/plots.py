@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stash_sense_pipeline.release.checks.confusable_people import BINS
+from stash_sense_pipeline.release.checks.accuracy.confusable_people import BINS
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 
 if TYPE_CHECKING:

@@ -66,7 +66,7 @@ class BabepediaSite(SandboxSite):
         body = (
             f'<div id="{box}">{portraits}</div><h1 id="babename">{esc(page.name)}</h1>{aka}{said}'
             f'<div id="socialicons">{icons}</div><div id="bioarea"><p>{esc(page.biography)}</p></div>'
-            f'<div class="useruploads2">{self._uploads(page)}</div>{self._tiles(page)}'
+            f'<div class="separate useruploads2">{self._uploads(page)}</div>{self._tiles(page)}'
             f'<div id="relatedbabes">{self._related(page)}</div>'
         )
         return document(f"{page.name} - pictures", body)
@@ -185,17 +185,15 @@ class IafdSite(SandboxSite):
         return html_reply(document("film database", "<h1>The person was not found</h1>"))
 
     def _results(self, asked: str) -> str:
-        advertisement = (
-            '<tr><td><img src="/graphics/headshots/thumbs/th_iafd_ad.jpg"></td>'
-            '<td><a href="/person.rme/id=00000000-0000-4000-8000-000000000000">Advertisement</a></td><td></td></tr>'
-        )
         rows = "".join(
-            f'<tr><td><img src="/graphics/headshots/thumbs/th_{page.slug}.jpg"></td>'
+            f'<tr><td><img src="/graphics/headshots/thumbs/th_{page.slug if page.portrait else "iafd_ad"}.jpg"></td>'
             f'<td><a href="/person.rme/id={page.slug}">{esc(page.name)}</a></td>'
             f'<td class="text-left">{esc(", ".join(page.aliases))}</td></tr>'
             for page in self.by_name(asked)
         )
-        return document("results", f'<table id="tblFem"><tbody>{advertisement}{rows}</tbody></table>')
+        return document(
+            "results", f'<table id="tblFem"><tbody>{rows}</tbody></table><table id="tblMal"></table>'
+        )
 
 
 class FreeOnesSite(SandboxSite):
@@ -230,14 +228,18 @@ class FreeOnesSite(SandboxSite):
         )
         socials = "".join(f'<a href="{esc(link)}">link</a>' for link in page.links)
         socials += f'<a href="https://x.com/intent/tweet?url={quote(self.url(page))}">share</a>'
+        socials = (
+            f'<div class="social-meta">{socials}</div>' if self.is_previous else f"<form>{socials}</form>"
+        )
         first_set = f'<a href="/{page.slug}/photos/first-set">First set</a>' if page.set_pictures else ""
         head = f'<link rel="alternate" hreflang="x-default" href="{self.home}/{page.slug}/bio">'
         body = (
-            f'<h1>{esc(page.name)} Bio <span class="text-small">identifies as Woman</span></h1>'
+            f'<h1><div class="gender-icon"><span class="sr-only">{esc(page.name)} identifies as Female</span></div>'
+            f"{esc(page.name)} Bio</h1>"
             f'<div class="{container}"><a href="/{page.slug}/photos"><img src="{portrait}"></a></div>'
             f'<div data-test="section-personal-information">{aliases}'
             f'<span data-test="p_birth_name">{esc(page.legal_name)}</span></div>'
-            f'<div class="social-meta">{socials}</div>{first_set}'
+            f"{socials}{first_set}"
             f'<p data-test="biography">{esc(page.biography)}</p><aside>{others}</aside>'
         )
         return document(f"{page.name} Bio", body, head)
@@ -251,7 +253,7 @@ class FreeOnesSite(SandboxSite):
         parts = path.strip("/").split("/")
         if len(parts[0]) == 2 and len(parts) > 1:
             parts = parts[1:]
-        if parts[0] == "babes":
+        if parts[0] in ("performers", "babes"):
             return html_reply(self._results(query.get("q", "")))
         page = self.pages.get(parts[0].lower())
         if page is None or page.slug in self.gone:

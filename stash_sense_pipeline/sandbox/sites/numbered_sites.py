@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from stash_sense_pipeline.sandbox.invented.pictures import Picture
 from stash_sense_pipeline.sandbox.sites.model import (
@@ -39,7 +39,7 @@ class TheNudeSite(SandboxSite):
             )
         aliases = "".join(
             f'<meta itemprop="additionalName" content="{esc(alias)}">'
-            for alias in (page.name, *page.aliases, "??")
+            for alias in (page.name, *page.aliases, "??, ??")
         )
         covers = ""
         for place, picture in enumerate(page.set_pictures):
@@ -53,10 +53,12 @@ class TheNudeSite(SandboxSite):
             if (other := self.pages.get(slug)) is not None
         )
         links = "".join(f'<a class="tnap_out_link" href="{esc(link)}">LINK</a>' for link in page.links)
-        head = f'<link rel="canonical" href="{self.url(page)}">'
+        # The site writes blanks in addresses as they are.
+        head = f'<link rel="canonical" href="{unquote(self.url(page))}">'
         body = (
-            f'<div itemscope itemtype="http://schema.org/Person">{aliases}<meta itemprop="gender" content="female">'
-            f'<span class="model-name">{esc(page.name)}</span><img class="model-head" src="{portrait}">'
+            f'<div itemscope itemtype="http://schema.org/Person"><h1><span class="model-name">{esc(page.name)}</span>'
+            f' <span>nude</span></h1>{aliases}<meta itemprop="gender" content="Female">'
+            f'<img class="model-head" src="{portrait}">'
             f'<ul class="bio-list"><li><span class="list-quest">Born:</span> {esc(page.legal_name)}</li>'
             f'<li><span class="list-quest">Appears with:</span> {others}</li></ul>'
             f'<div class="model-model-links">{links}</div></div><div class="covers">{covers}</div>'
@@ -77,20 +79,21 @@ class TheNudeSite(SandboxSite):
         path = self.file(f"/admin/covers/quenthal/20250102/{name}.jpg", picture)
         thumb = path.replace(f"/{name}.jpg", f"/medheads/{name}.jpg")
         models = [page if slug == page.slug else self.pages.get(slug) for slug in slugs]
+        kind = "model-name" if self.is_previous else "model-title"
         credits = " ".join(
-            f'<a class="model-name" href="{self.url(model)}">{esc(model.name)}</a>'
-            for model in models
-            if model
+            f'<a class="{kind}" href="{self.url(model)}">{esc(model.name)}</a>' for model in models if model
         )
         return (
-            f'<figure><a class="cover" href="/cover/{name}"><img src="https://static.thenude.com{thumb}"></a>'
-            f"<figcaption>{credits}</figcaption></figure>"
+            f'<figure class="gall-img"><a itemprop="url" href="/cover/{name}">'
+            f'<img itemprop="thumbnailUrl" src="https://static.thenude.com{thumb}"></a><figcaption>{credits}'
+            '<div class="website"><a href="/website/quib">Quib House</a></div></figcaption></figure>'
         )
 
     def _results(self, asked: str) -> str:
         figures = "".join(
-            f'<figure><a class="model-name" href="{self.url(page)}">{esc(page.name)}</a>'
-            f"<figcaption><span>AKA: {esc(', '.join(page.aliases))}</span></figcaption></figure>"
+            f'<figure><a class="model-name" href="{self.url(page)}" title="{esc(page.name)}"><img src="/img/t.jpg"></a>'
+            f'<figcaption><a class="model-name" href="{self.url(page)}">{esc(page.name)}</a>'
+            f"<span>AKA: {esc(', '.join(page.aliases))}</span></figcaption></figure>"
             for page in self.by_name(asked)
         )
         return document("Search", f'<div class="blockIndexModels">{figures}</div>')
@@ -107,15 +110,17 @@ class AfdbSite(SandboxSite):
         return f"{self.home}/actor/{page.slug}-{page.number}/"
 
     def profile(self, page: SitePage) -> str:
-        """Texts after labels. The previous layout has both in one element."""
+        """Lines of facts below the heading. The previous layout has an element for each label."""
         if self.is_new:
             return document(page.name, f"<h2>{esc(page.name)}</h2>")
         portrait = ""
         if page.portrait is not None:
             path = self.file(f"/Graphics/PornStars/{page.slug.title()}_{page.number}.jpg", page.portrait)
             portrait = f'<img class="w3-image" src="{path}">'
+        folder = f"/graphics/galleries/{page.number}"
         gallery = "".join(
-            f'<img src="{self.file(f"/graphics/galleries/{page.number}/{page.number}{place}.jpg", picture)}">'
+            f'<a href="{self.file(f"{folder}/{page.number}{place}.jpg", picture)}">'
+            f'<img src="{folder}/thumbs/{page.number}{place}.jpg"></a>'
             for place, picture in enumerate(page.set_pictures)
         )
         stars = "".join(
@@ -124,12 +129,16 @@ class AfdbSite(SandboxSite):
             for slug in page.related
             if (other := self.pages.get(slug)) is not None
         )
-        label = "AKA: " if self.is_previous else "<b>AKA:</b> "
+        names = esc(", ".join(page.aliases))
+        facts = (
+            f"<p><b>AKA:</b> {names}</p><p><b>Born:</b> {esc(page.legal_name)}</p><p><b>Nationality:</b> none</p>"
+            if self.is_previous
+            else f"<div>\nAKA: {names}<br>\nBorn: {esc(page.legal_name)}<br>\nNationality: none<br></div>"
+        )
         body = (
-            f'<h1 class="w3-opacity">{esc(page.name)}</h1><div class="w3-row">{portrait}'
-            f'<p class="w3-text-grey">{label}{esc(", ".join(page.aliases))}</p>'
-            f"<p><b>Born:</b> {esc(page.legal_name)}</p><p><b>Nationality:</b> none</p></div>"
-            f'<div class="w3-row">{gallery}</div><div class="w3-row"><h3>Co-stars</h3>{stars}</div>'
+            f'<h1 class="w3-opacity">{esc(page.name)}</h1><div class="w3-row">{portrait}{facts}</div>'
+            f'<h2>Galleries</h2><div class="w3-row">{gallery}</div><h2>Appears with</h2><div class="w3-row">{stars}</div>'
+            f'<h2>Videos</h2><p>AKA: Quib Films</p><img src="/Graphics/Boxes/{page.number}.jpg">'
             '<a rel="nofollow" target="_blank" href="https://shop.example/?refId=404&partner_id=1">Buy</a>'
         )
         return document(f"{page.name} | Film Database", body)
@@ -170,10 +179,7 @@ class IndexxxSite(SandboxSite):
         if page.portrait is not None:
             path = self.file(f"/images/models/{page.slug}-1.jpg", page.portrait)
             portrait = f"https://img.indexxx.com{path.replace('/images/', '/images/thumbs/200x300/')}"
-        websites = "".join(
-            f'<li><a href="/websites/{place}/quib/">Quib House {place}</a> as <span>{esc(alias)}</span></li>'
-            for place, alias in enumerate((page.name, *page.aliases))
-        )
+        websites = self._websites(page)
         others = "".join(
             f'<a class="modelLink item" data-modelphoto="/images/models/{slug}-1.jpg" href="/m/{slug}">'
             f'<img class="thumb" src="https://img.indexxx.com/images/thumbs/200x300/models/{slug}-1.jpg"></a>'
@@ -183,10 +189,24 @@ class IndexxxSite(SandboxSite):
         body = (
             f'<div itemscope itemtype="https://schema.org/ProfilePage"><div id="model-header">'
             f'<h1 id="model-name">{esc(page.name)}</h1><img class="model-img" src="{portrait}"></div>'
-            f'<ul id="model-websites-box">{websites}</ul><div id="url-box">{links}</div>'
+            f'<div id="model-websites-box"><ul>{websites}</ul></div><div id="url-box">{links}</div>'
             f'<div id="comments">{esc(page.biography)} {esc(page.legal_name)}</div>{others}</div>'
         )
         return document(page.name, body)
+
+    def _websites(self, page: SitePage) -> str:
+        """A website with each name, one that is closed, and one with a name that is listed in error."""
+        first, *others = (page.name, *page.aliases)
+        rows = (
+            f'<li><a class="websiteLink" href="/out/1/">quib.example</a> <span><span class="alias">{esc(first)}</span> '
+            '<span class="count">3</span></span></li>'
+        )
+        names = "".join(f'<li><span class="alias">{esc(alias)}</span></li>' for alias in others)
+        rows += f'<li><span class="websiteLink">quab.example</span> <span class="count">2</span><ul>{names}</ul></li>'
+        return rows + (
+            '<li><a class="websiteLink" href="/out/2/">quob.example</a> <span><span class="alias">Quib or Quab</span> '
+            '<span class="descr">remove, is another model</span></span></li>'
+        )
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
         """Pages, redirects from legacy addresses, and the search. All need the cookie of the age check."""

@@ -156,7 +156,7 @@ class _Filler:
     def _add_namesake(self, person: InventedPerson, page: SitePage) -> None:
         """Adds a page of another person with the same name, without a record in any box."""
         namesake = replace(person, number=_FIRST_NAMESAKE + person.number)
-        tail = "_2" if self._site.name in ("babepedia", "boobpedia") else "-2"
+        tail = {"babepedia": "_2", "boobpedia": "_(model)"}.get(self._site.name, "-2")
         identifier = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         written = identifier if self._site.name == "iafd" else f"{page.slug}{tail}"
         self._site.add(

@@ -16,7 +16,7 @@ from stash_sense_pipeline.sandbox.sites.model import (
 
 
 class BoobpediaSite(SandboxSite):
-    """A MediaWiki with its API, redirects, and a company."""
+    """A MediaWiki with its API, redirects, and a company. An infobox shows related people too."""
 
     name = "boobpedia"
     home = "https://www.boobpedia.com"
@@ -26,26 +26,40 @@ class BoobpediaSite(SandboxSite):
         return f"{self.home}/boobs/{quote(page.slug)}"
 
     def profile(self, page: SitePage) -> str:
-        """The first section, as the API renders it."""
+        """The first section, as the API renders it. The previous layout has headings in `th`."""
         if self.is_new:
             return f"<div class='card'><b>{esc(page.name)}</b></div>"
-        name = f"{page.slug}.jpg"
-        picture = ""
-        if page.portrait is not None:
-            path = self.file(f"/wiki/images/a/ab/{name}", page.portrait)
-            thumb = path.replace("/images/", "/images/thumb/") + f"/240px-{quote(name)}"
-            picture = f'<a href="/boobs/File:{quote(name)}" class="image"><img src="{thumb}" width="240"></a>'
+        heading = _heading_of_old if self.is_previous else _heading
+        aliases = ", ".join(page.aliases) if self.is_previous else "; ".join(page.aliases)
         links = "".join(
-            f'<tr><td colspan="2"><a href="{esc(link)}">profile</a></td></tr>' for link in page.links
+            f'<a class="external text" href="{esc(link)}"><b>profile</b></a> • ' for link in page.links
         )
+        about = '<a href="/boobs/Film_Database">about</a>'
         return (
-            '<div class="mw-parser-output"><table class="infobox plainlinks"><tbody>'
-            f'<tr><td colspan="2">{picture}</td></tr>'
+            '<div class="mw-content-ltr mw-parser-output"><table class="infobox plainlinks"><tbody>'
+            f"{heading(esc(page.name))}{_wide(self._picture(page))}"
             f"<tr><td><b>Birth name:</b></td><td>{esc(page.legal_name)}</td></tr>"
-            f"<tr><td><b>Also known as:</b></td><td>{esc(', '.join(page.aliases))}<sup>[1]</sup></td></tr>"
+            f"<tr><td><b>Also&#160;known&#160;as:</b></td><td>{esc(aliases)}<sup>[1]</sup></td></tr>"
             '<tr><td><b>Country:</b></td><td><a href="/boobs/File:Flag_icon.svg"><img src="/f.png" width="20"></a></td></tr>'
-            f'<tr><th colspan="2">Links and profiles</th></tr>{links}</tbody></table>'
+            f"{heading('Databases')}{_wide(about)}"
+            f"{heading('Links and profiles')}{_wide(links)}"
+            f"{heading('Related pages')}{_wide(self._related(page))}</tbody></table>"
             f"<p><b>{esc(page.name)}</b>, born {esc(page.legal_name)}. {esc(page.biography)}</p></div>"
+        )
+
+    def _picture(self, page: SitePage) -> str:
+        if page.portrait is None:
+            return '<a href="/boobs/File:NoImageAvailable.png"><img src="/n.png" width="240"></a>'
+        name = f"{page.slug}_silicone_logotype.jpg"
+        path = self.file(f"/wiki/images/a/ab/{name}", page.portrait)
+        return _linked(name, path, 240)
+
+    def _related(self, page: SitePage) -> str:
+        """Other people, with pictures and accounts."""
+        return "".join(
+            f"{_linked(f'{slug}.jpg', f'/wiki/images/a/ab/{quote(slug)}.jpg', 90)} "
+            f'<a href="/boobs/{quote(slug)}">{esc(slug)}</a> <a class="external" href="https://twitter.com/qb_kin">kin</a>'
+            for slug in page.related
         )
 
     def respond(self, path: str, query: Mapping[str, str], cookies: Mapping[str, str]) -> Reply | None:
@@ -117,3 +131,22 @@ class BoobpediaSite(SandboxSite):
 
 def _title(page: SitePage) -> str:
     return unquote(page.slug).replace("_", " ")
+
+
+def _heading(text: str) -> str:
+    """The heading of a section: a cell as wide as the box."""
+    return f'<tr><td colspan="2" style="text-align:center; background:#eee;"><b>{text}</b></td></tr>'
+
+
+def _heading_of_old(text: str) -> str:
+    return f'<tr><th colspan="2">{text}</th></tr>'
+
+
+def _wide(content: str) -> str:
+    return f'<tr><td colspan="2">{content}</td></tr>'
+
+
+def _linked(name: str, path: str, width: int) -> str:
+    """A thumbnail that links to its file."""
+    thumb = path.replace("/images/", "/images/thumb/") + f"/{width}px-{quote(name)}"
+    return f'<a href="/boobs/File:{quote(name)}" class="image"><img src="{thumb}" width="{width}"></a>'

@@ -32,7 +32,7 @@ def record_id(value: Any, where: str = "its id", *, numbers: bool = False) -> st
     if any(character.isspace() for character in value):
         raise FieldError(f"{where} holds white space")
     if clean_text(value) != value:
-        raise FieldError(f"{where} holds characters that are not shown, or half a surrogate pair")
+        raise FieldError(f"{where} holds invisible characters, or half a surrogate pair")
     if "/" in value or value.strip(".") == "":
         raise FieldError(f"{where} holds a slash, or is a relative path")
     if not fits(value, MAX_ID_BYTES):

@@ -149,7 +149,7 @@ class AddressGuard(httpx.AsyncBaseTransport):
         if not addresses:
             raise OSError("the name has no address")
         if not all(map(is_public, addresses)):
-            raise RefusedAddressError("is on an address that is not public")
+            raise RefusedAddressError("has an address that is not public")
         self._checked[host] = _Checked(addresses, time.monotonic() + _KEPT_SECONDS)
         return addresses
 

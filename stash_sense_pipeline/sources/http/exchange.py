@@ -120,7 +120,9 @@ class Exchange:
         if isinstance(error, TimeoutError | httpx.TimeoutException):
             return SourceError(self._source, Outcome.TIMEOUT, f"{origin} did not answer in time")
         if isinstance(error, httpx.DecodingError):
-            return SourceError(self._source, Outcome.PARSE_ERROR, f"{origin} sent a broken body")
+            return SourceError(
+                self._source, Outcome.PARSE_ERROR, f"{origin} sent a body that cannot be decoded"
+            )
         # The text of a protocol error quotes what the server sent.
         quoted = self.redact(reason)[:200]
         return SourceError(self._source, Outcome.TIMEOUT, f"{origin} could not be reached or read: {quoted}")

@@ -1,4 +1,4 @@
-"""Concurrent requests whose results come in the order of the requests."""
+"""Concurrent requests with results in the order of the requests."""
 
 from __future__ import annotations
 

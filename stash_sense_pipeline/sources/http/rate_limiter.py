@@ -24,7 +24,7 @@ class RateLimiter:
     def __init__(self, rate: float, clock: Clock) -> None:
         """`rate` is in requests a minute, above 0."""
         if not rate > 0:
-            raise ValueError(f"a rate of {rate} requests a minute permits no request")
+            raise ValueError(f"the rate must be above 0 requests a minute, and is {rate}")
         self._interval = _SECONDS_A_MINUTE / rate
         self._clock = clock
         self._next = clock.monotonic()

@@ -28,7 +28,9 @@ def redirect_target(response: Response, redact: Redact) -> httpx.URL:
         host_of(str(new))
     except (httpx.InvalidURL, ValueError) as error:
         raise SourceError(
-            response.source, Outcome.PARSE_ERROR, f"{origin_of(response.url)} redirects to no address"
+            response.source,
+            Outcome.PARSE_ERROR,
+            f"{origin_of(response.url)} redirects without a target address",
         ) from error
     if (old.scheme, new.scheme) == ("https", "http"):
         # The API key would be sent in clear text.

@@ -1,4 +1,4 @@
-"""The answer of a server, read as bytes or as JSON."""
+"""An HTTP response, read as bytes or as JSON."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def _decoder(response: httpx.Response) -> _Inflater | None:
         return _Inflater(is_gzip=True)
     if codings == ["deflate"]:
         return _Inflater(is_gzip=False)
-    raise httpx.DecodingError("a content coding that was not requested")
+    raise httpx.DecodingError("the body has a content coding that was not requested")
 
 
 def _has_zlib_header(data: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""robots.txt: read first, cached, obeyed."""
+"""robots.txt: fetched before the first request to a host, cached, and obeyed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Robots:
                 rules = self._rules[host] = await self._read(client, url, host)
         if rules.parsed is not None and not rules.parsed.can_fetch(url, AGENT):
             raise RobotsRefusalError(
-                self._source, Outcome.DISALLOWED, f"robots.txt of {host} does not allow this address"
+                self._source, Outcome.DISALLOWED, f"robots.txt of {host} disallows this URL"
             )
 
     async def _read(self, client: PoliteClient, url: str, host: str) -> _Rules:

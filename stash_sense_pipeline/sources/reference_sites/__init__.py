@@ -1,1 +1,1 @@
-"""Reference sites: HTML pages that enrich performers whom a stash-box already has."""
+"""Reference sites: HTML pages that add to performers which a stash-box already has."""

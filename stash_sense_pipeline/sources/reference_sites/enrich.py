@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
-
-import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
 from stash_sense_pipeline.catalog.transactions import writing
-from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
-from stash_sense_pipeline.foundation.progress import Progress, silent_progress
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
-from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.cooldown import check_cooldown, end_cooldown
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.reference_sites.enrichment.answer_log import AnswerLog
 from stash_sense_pipeline.sources.reference_sites.enrichment.context import NAME, URL, EnrichContext
+from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import (
+    FIELDS,
+    FieldDrift,
+    FieldHistory,
+)
 from stash_sense_pipeline.sources.reference_sites.enrichment.listed_visits import ListedVisits
 from stash_sense_pipeline.sources.reference_sites.enrichment.listing import Listing, read_listing
 from stash_sense_pipeline.sources.reference_sites.enrichment.name_search import NameSearch
 from stash_sense_pipeline.sources.reference_sites.enrichment.profile_store import ProfileStore
 from stash_sense_pipeline.sources.reference_sites.enrichment.visit_recorder import VisitRecorder
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
-from stash_sense_pipeline.sources.sync_rules import SyncRules
 
 
 @dataclass(frozen=True)
@@ -39,14 +37,13 @@ class EnrichRules:
     `revisit`: the shortest time between two visits to a profile, or two searches for a name. `confirm`: the shortest time
     until a stored profile that was missing is visited again. `layout_mismatches`: this many pages in a row without the
     page selector mean a new layout, if sample pages lack it too. `doubt`: how long a profile stays rejected after its
-    faces were found to be another person's. `vanishing`: how many records may disappear in one run.
+    faces were found to be another person's.
     """
 
     revisit: timedelta = timedelta(days=30)
     confirm: timedelta = timedelta(days=3)
     layout_mismatches: int = 3
     doubt: timedelta = timedelta(days=180)
-    vanishing: SyncRules = field(default_factory=SyncRules)
 
 
 @dataclass(frozen=True)
@@ -56,8 +53,10 @@ class EnrichReport:
     `listed`: how many profiles stash-boxes list; `live`: how many records the catalog has now. `outcomes` counts visits
     and searches by outcome. `refused`: records that no stash-box lists now, and that were kept because they are too many
     at once (`missing` has the numbers). `unread`: profiles that could not be read or stored, counted by reason in
-    `unread_reasons`; `left_out` counts by field the values of other profiles that were left out. An `outcome` other than
-    found has a `message`: one line without names or addresses of people.
+    `unread_reasons`; `left_out` counts by field the values of other profiles that were left out.
+    `fields` counts by page type the pages of this run, and how many of them have each field; `drifts`: fields that are
+    found far less often than usual. An `outcome` other than found has a `message`: one line without names or addresses
+    of people.
     """
 
     source: str
@@ -83,30 +82,26 @@ class EnrichReport:
     missing: Mapping[str, int] = field(default_factory=dict)
     unread_reasons: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    fields: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    drifts: Sequence[FieldDrift] = ()
 
 
 async def enrich_source(
-    engine: sa.Engine,
+    ingest: IngestContext,
     settings: ReferenceSiteSettings,
     boxes: Mapping[str, str],
     connector: SiteConnector,
-    suppressions: Suppressions,
-    progress: Progress = silent_progress,
-    *,
     rules: EnrichRules | None = None,
-    clock: Clock | None = None,
-    data_dir: Path | None = None,
-    relatives: Relatives | None = None,
 ) -> EnrichReport:
     """Visits the profiles of one site that are due, and stores what they say about performers of the stash-boxes.
 
     `boxes`: universal-id host of each stash-box by name, the most trusted first. A failure of the site is the outcome of
     the report, not an exception; what was stored before it stays, and the next run tries again what failed.
-    `data_dir` and `relatives`: see CatalogWriter.
     """
-    clock = clock or Clock()
-    writer = CatalogWriter(engine, settings.name, suppressions, clock, data_dir, relatives)
-    context = EnrichContext(engine, settings, boxes, connector, suppressions, progress, clock)
+    writer = CatalogWriter(ingest, settings.name)
+    context = EnrichContext(
+        ingest.engine, settings, boxes, connector, ingest.suppressions, ingest.progress, ingest.clock
+    )
     return await _Run(context, writer, rules or EnrichRules()).run()
 
 
@@ -121,6 +116,8 @@ class _Run:
         self._store = ProfileStore(context, writer)
         self._listed = 0
         self._too_many_unlisted: Mapping[str, int] = {}
+        self._fields: Mapping[str, Mapping[str, int]] = {}
+        self._drifts: Sequence[FieldDrift] = ()
 
     async def run(self) -> EnrichReport:
         """Runs all steps, and saves the state of the source."""
@@ -158,7 +155,7 @@ class _Run:
         self._answers.check()
         visits.remove_missing()
         unlisted = listing.unlisted(self._store.stored)
-        allowed = self._rules.vanishing.allowed_missing(len(listing.held))
+        allowed = self._writer.context.rules.allowed_missing(len(listing.held))
         if len(unlisted) > allowed:
             self._too_many_unlisted = {
                 "count": len(unlisted),
@@ -185,6 +182,11 @@ class _Run:
                 detail["unread"] = unread.detail()
             else:
                 detail.pop("unread", None)
+            counted = self._context.connector.fields.of_types()
+            self._fields = {kind: {"pages": each.pages, **each.found} for kind, each in counted.items()}
+            history = FieldHistory.from_detail(detail.get(FIELDS)).after(counted, now)
+            self._drifts = history.drifts
+            detail[FIELDS] = history.detail()
             state = replace(
                 state,
                 last_outcome=outcome.value,
@@ -223,4 +225,6 @@ class _Run:
             missing=self._too_many_unlisted,
             unread_reasons=unread.reasons,
             left_out=dict(sorted(context.connector.left_out.items())),
+            fields=self._fields,
+            drifts=self._drifts,
         )

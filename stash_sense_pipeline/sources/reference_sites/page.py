@@ -13,12 +13,11 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urljoin, urlsplit
 
-from parsel import Selector
-
 from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.sources.cleaning.numbers import side
 from stash_sense_pipeline.sources.cleaning.text import clean_text
+from stash_sense_pipeline.sources.reference_sites.page_elements import Document, Element, PageTooComplexError
 from stash_sense_pipeline.sources.reference_sites.site_address import Base
 
 _META_CHARSET = re.compile(
@@ -65,9 +64,16 @@ class Page:
         )
 
     @cached_property
-    def root(self) -> Selector:
-        """The elements. Broken HTML is parsed leniently, which may leave no elements."""
-        return Selector(text=self.text or "<html></html>", type="html")
+    def root(self) -> Element:
+        """The elements; a page is parsed once. Raises SourceError (parse_error) when it has more than can be parsed."""
+        try:
+            return Document(self.text, self.join).root
+        except (PageTooComplexError, RecursionError) as error:
+            raise SourceError(
+                self.source,
+                Outcome.PARSE_ERROR,
+                "a page has too many elements, or they are nested too deeply",
+            ) from error
 
     @cached_property
     def json(self) -> Any:
@@ -75,8 +81,8 @@ class Page:
         JSON."""
         text = self.text.strip()
         if text.startswith("<"):
-            inner = self.root.css("pre::text").get()
-            text = inner if inner is not None else ""
+            inner = self.root.first("pre")
+            text = inner.source_text if inner is not None else ""
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -85,17 +91,39 @@ class Page:
     def join(self, address: str) -> str:
         """An address on the page as an absolute http(s) URL; empty when it is none."""
         try:
-            joined = urljoin(self.url, address.strip())
+            joined = urljoin(self._base_address, address.strip())
             parts = urlsplit(joined)
         except ValueError:
             return ""
         return self.base.public(joined) if parts.scheme in ("http", "https") and parts.hostname else ""
 
+    @cached_property
+    def _base_address(self) -> str:
+        """What relative addresses on the page are relative to: its `<base>`, or else its own address."""
+        if self.text.lstrip("\ufeff \t\r\n")[:1] in ("{", "["):
+            return self.url  # JSON
+        stated = self.root.attributes("base[href]", "href")
+        return urljoin(self.url, stated[0]) if stated else self.url
+
+    @property
+    def canonical(self) -> str:
+        """The address that the page states as its own; "" when it states none."""
+        stated = self.root.first("link[rel=canonical][href]")
+        return stated.link if stated is not None else ""
+
     def need(self, *selectors: str) -> None:
         """Raises the error of `layout_mismatch` for the first CSS selector that finds nothing."""
         for selector in selectors:
-            if not self.root.css(selector):
+            if not self.root.select(selector):
                 raise self.layout_mismatch(selector)
+
+    def need_one(self, *selectors: str) -> list[Element]:
+        """The elements of the first CSS selector that finds any: the newest layout first. Raises the error of
+        `layout_mismatch` when none does."""
+        for selector in selectors:
+            if found := self.root.select(selector):
+                return found
+        raise self.layout_mismatch(" or ".join(selectors))
 
     def layout_mismatch(self, missing: str) -> SourceError:
         """The error for a page that lacks `missing`: blocked when a browser rendered a challenge, parse_error otherwise."""
@@ -107,40 +135,14 @@ class Page:
             f"a page has no {missing}: the layout changed, or it is another page",
         )
 
-    def first(self, selector: str) -> str:
-        """The clean text of the first element that matches, with that of its descendants; empty when none matches."""
-        found = self.root.css(selector)
-        return text_of(found[0]) if found else ""
-
     def json_ld(self, kind: str) -> Iterator[dict[str, Any]]:
         """The JSON-LD objects of a type, also inside @graph and lists; broken scripts are skipped."""
-        for script in self.root.css('script[type="application/ld+json"]::text').getall():
+        for script in self.root.select("script[type^='application/ld+json' i]"):
             try:
-                data = json.loads(script)
+                data = json.loads(script.source_text)
             except (ValueError, RecursionError):
                 continue
             yield from _of_type(data, kind, 0)
-
-
-def text_of(element: Selector) -> str:
-    """The clean text of an element and its descendants."""
-    return clean_text(" ".join(element.xpath(".//text()").getall()))
-
-
-def own_text(element: Selector) -> str:
-    """The clean text of an element without that of its descendants."""
-    return clean_text(" ".join(element.xpath("./text()").getall()))
-
-
-def parts_between_breaks(element: Selector) -> list[str]:
-    """The clean texts of an element between its <br>; empty ones are left out."""
-    lines: list[list[str]] = [[]]
-    for node in element.xpath(".//text() | .//br"):
-        if node.root is not None and not isinstance(node.root, str):
-            lines.append([])
-        else:
-            lines[-1].append(str(node.root))
-    return [text for line in lines if (text := clean_text(" ".join(line)))]
 
 
 def fold(name: str) -> str:

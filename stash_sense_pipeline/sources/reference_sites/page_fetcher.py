@@ -1,4 +1,4 @@
-"""The interface of page fetchers, and the plain one."""
+"""The interface of page fetchers, and the fetcher that uses only the HTTP client."""
 
 from __future__ import annotations
 

@@ -13,7 +13,17 @@ from stash_sense_pipeline.records.profile_urls import parse_profile
 from stash_sense_pipeline.sources.cleaning.addresses import address
 from stash_sense_pipeline.sources.cleaning.text import text
 from stash_sense_pipeline.sources.reference_sites.page import Page, fold
-from stash_sense_pipeline.sources.reference_sites.site import Hit, Pages, Profile, Site, Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site import (
+    GALLERY_PAGE,
+    PROFILE_PAGE,
+    SEARCH_PAGE,
+    Hit,
+    Pages,
+    Profile,
+    Site,
+    Target,
+    Visit,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,10 @@ class PageSite(Site):
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
         """The images on one of the profile's `galleries` that show this person alone."""
         return ()
+
+    def searches(self, name: str) -> tuple[str, ...]:
+        """The addresses to ask for a name, where one list does not hold all people."""
+        return (self.search(name),)
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits of a search."""
@@ -90,11 +104,15 @@ class PageSite(Site):
             yield visit
 
     async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
-        """The candidates on the page of the search that show the name."""
-        page = await pages.page(self.search(name))
+        """The candidates on the pages of the search that show the name."""
         wanted, found = fold(name), {}
-        with pages.parsing():
-            candidates = self.candidates(page)
+        candidates: list[Candidate] = []
+        for address_of_list in self.searches(name):
+            page = await pages.page(address_of_list)
+            with pages.parsing():
+                listed = self.candidates(page)
+            pages.note_fields(SEARCH_PAGE, {"hits": bool(listed)})
+            candidates += listed
         for candidate in candidates:
             profile = parse_profile(candidate.url)
             if profile is None or profile.key.site != self.name or profile.url is None:
@@ -112,6 +130,7 @@ async def _visit_page(site: PageSite, target: Target, pages: Pages) -> Visit:
         return Visit(target, unchanged=True, etag=target.etag, last_modified=target.last_modified)
     with pages.parsing():
         profile = site.read(page, target.key)
+    pages.note_fields(PROFILE_PAGE, profile.has(site.usual_fields))
     profile = replace(profile, images=await _all_images(site, profile, pages), galleries=())
     return Visit(target, profile, etag=text(page.etag), last_modified=text(page.last_modified))
 
@@ -123,7 +142,9 @@ async def _all_images(site: PageSite, profile: Profile, pages: Pages) -> tuple[I
         try:
             page = await pages.page(url)
             with pages.parsing():
-                images += site.pictures(page, profile)
+                pictures = site.pictures(page, profile)
+            pages.note_fields(GALLERY_PAGE, {"pictures": bool(pictures)})
+            images += pictures
         except RobotsRefusalError:
             continue
         except SourceError as error:

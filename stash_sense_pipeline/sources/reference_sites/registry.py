@@ -1,36 +1,40 @@
-"""The ten sites by name."""
+"""The sites by name: one for each module of `sites/`."""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
-from types import MappingProxyType
+from importlib import import_module
+from inspect import isabstract
+from types import MappingProxyType, ModuleType
 
+from stash_sense_pipeline.records.profile_sites import site as profile_site
+from stash_sense_pipeline.sources.reference_sites import sites
 from stash_sense_pipeline.sources.reference_sites.site import Site
-from stash_sense_pipeline.sources.reference_sites.sites.afdb import Afdb
-from stash_sense_pipeline.sources.reference_sites.sites.babepedia import Babepedia
-from stash_sense_pipeline.sources.reference_sites.sites.boobpedia import Boobpedia
-from stash_sense_pipeline.sources.reference_sites.sites.elitebabes import EliteBabes
-from stash_sense_pipeline.sources.reference_sites.sites.freeones import FreeOnes
-from stash_sense_pipeline.sources.reference_sites.sites.iafd import Iafd
-from stash_sense_pipeline.sources.reference_sites.sites.indexxx import Indexxx
-from stash_sense_pipeline.sources.reference_sites.sites.javdatabase import JavDatabase
-from stash_sense_pipeline.sources.reference_sites.sites.pornpics import PornPics
-from stash_sense_pipeline.sources.reference_sites.sites.thenude import TheNude
 
-SITES: Mapping[str, Site] = MappingProxyType(
-    {
-        site.name: site
-        for site in (
-            Babepedia(),
-            Iafd(),
-            FreeOnes(),
-            Boobpedia(),
-            TheNude(),
-            Afdb(),
-            PornPics(),
-            EliteBabes(),
-            JavDatabase(),
-            Indexxx(),
-        )
-    }
-)
+
+def _site_of(module: ModuleType) -> Site:
+    """The site that a module defines. Raises TypeError unless there is exactly one, with the name of the module, and
+    records/profile_sites.py knows the addresses of its profiles."""
+    defined = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Site)
+        and value.__module__ == module.__name__
+        and not isabstract(value)
+    ]
+    name = module.__name__.rpartition(".")[2]
+    if len(defined) != 1 or defined[0].name != name:
+        raise TypeError(f"{module.__name__} must define one site, with the name {name}")
+    if profile_site(name) is None:
+        raise TypeError(f"records/profile_sites.py has no row for {name}: which addresses are its profiles?")
+    return defined[0]()
+
+
+def _discovered() -> Mapping[str, Site]:
+    names = sorted(module.name for module in pkgutil.iter_modules(sites.__path__))
+    return MappingProxyType({name: _site_of(import_module(f"{sites.__name__}.{name}")) for name in names})
+
+
+SITES: Mapping[str, Site] = _discovered()

@@ -32,6 +32,14 @@ class Profile:
     galleries: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
 
+    def has(self, fields: Sequence[str]) -> dict[str, bool]:
+        """For each of `fields` whether the page gave a value."""
+        return {name: bool(getattr(self, name)) for name in fields}
+
+
+# The types of pages, as runs count them.
+PROFILE_PAGE, GALLERY_PAGE, SEARCH_PAGE = "profile", "gallery", "search"
+
 
 @dataclass(frozen=True)
 class Target:
@@ -70,6 +78,10 @@ class Pages(Protocol):
         """The page at one of the site's real addresses. Raises SourceError."""
         ...
 
+    def note_fields(self, page_type: str, fields: Mapping[str, bool]) -> None:
+        """Counts a page that was read, with the fields that such pages may have, and whether this one has them."""
+        ...
+
     def parsing(self) -> AbstractContextManager[None]:
         """A context for code that reads pages: an error that an unexpected page causes becomes SourceError
         (parse_error)."""
@@ -80,10 +92,10 @@ class Site(ABC):
     """One reference site. Addresses are the site's real ones.
 
     `hosts`: its own, images included, with all hosts below them. `page_selector`: a CSS selector that matches on every
-    profile page. `example`: an address of the form that visits ask for, for the rules of robots.txt. `by_name`: the site
-    has a usable search by name; `either_order`: names come in both orders of their words. `batch`: how many profiles one
-    call of `visit` takes. `referer`: requests for images need the profile's address as Referer. `headers` go with every
-    request.
+    profile page. `example`: an address of the form that visits ask for, for the rules of robots.txt. `usual_fields`: the
+    fields of Profile that most profile pages have; a run counts how often each was found. `by_name`: the site has a
+    usable search by name; `either_order`: names come in both orders of their words. `batch`: how many profiles one call of
+    `visit` takes. `referer`: requests for images need the profile's address as Referer. `headers` go with every request.
 
     Most sites have one page per profile: see PageSite.
     """
@@ -92,11 +104,24 @@ class Site(ABC):
     hosts: ClassVar[tuple[str, ...]]
     page_selector: ClassVar[str]
     example: ClassVar[str]
+    usual_fields: ClassVar[tuple[str, ...]] = (
+        "aliases",
+        "credited",
+        "gender",
+        "links",
+        "images",
+        "galleries",
+    )
     by_name: ClassVar[bool] = False
     either_order: ClassVar[bool] = False
     batch: ClassVar[int] = 1
     referer: ClassVar[bool] = False
     headers: ClassVar[dict[str, str]] = {}
+
+    @property
+    def home(self) -> str:
+        """The real address of the site."""
+        return f"https://www.{self.hosts[0]}"
 
     def search(self, name: str) -> str:
         """The address that searches for a name; empty when the site has no usable search."""

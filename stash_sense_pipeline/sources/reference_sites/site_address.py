@@ -29,21 +29,22 @@ class Base:
 
     def fetchable(self, url: str) -> str:
         """The address to fetch: the configured place replaces the site's host, if `is_elsewhere`."""
-        if not self.is_elsewhere or not self._is_own(url):
+        if not self.is_elsewhere or not self.is_own(url):
             return url
         place, parts = urlsplit(self.configured), urlsplit(url)
         return _moved(parts, place, place.path.rstrip("/") + (parts.path or "/"))
 
     def may_have_images(self, url: str) -> bool:
         """True when the address is on a host that may have the site's images."""
-        return self._is_own(url) or urlsplit(url).hostname == urlsplit(self.configured).hostname
+        return self.is_own(url) or urlsplit(url).hostname == urlsplit(self.configured).hostname
 
     @property
     def is_elsewhere(self) -> bool:
         """True when the configured place is on none of the site's own hosts."""
-        return not self._is_own(self.configured)
+        return not self.is_own(self.configured)
 
-    def _is_own(self, url: str) -> bool:
+    def is_own(self, url: str) -> bool:
+        """True when the address is on one of the site's hosts, or below one."""
         host = (urlsplit(url).hostname or "").lower()
         return any(host == known or host.endswith(f".{known}") for known in self.hosts)
 

@@ -15,13 +15,13 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError, UnreadRecordError
 from stash_sense_pipeline.records.performer_record import ImageRecord, unique_images
 from stash_sense_pipeline.records.profile_urls import canonical_profile
-from stash_sense_pipeline.settings.known_sources import KNOWN_REFERENCE_SITES
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
 from stash_sense_pipeline.sources.cleaning.addresses import address, link
 from stash_sense_pipeline.sources.cleaning.ids import MAX_ID_BYTES
 from stash_sense_pipeline.sources.cleaning.text import clean_text, distinct, fits, required_text, text
 from stash_sense_pipeline.sources.http.polite_client import PoliteClient
 from stash_sense_pipeline.sources.json_fields import FieldError
+from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldCounts
 from stash_sense_pipeline.sources.reference_sites.page import Page
 from stash_sense_pipeline.sources.reference_sites.page_fetcher import Fetcher
 from stash_sense_pipeline.sources.reference_sites.registry import SITES
@@ -34,19 +34,19 @@ T = TypeVar("T")
 class SiteConnector:
     """One reference site, reached at `settings.url`. Methods raise SourceError unless they say otherwise.
 
-    `left_out` counts by field the values of profiles that cannot be used.
+    `left_out` counts by field the values of profiles that cannot be used, `fields` how often each field was found.
     """
 
     def __init__(self, settings: ReferenceSiteSettings, client: PoliteClient, fetcher: Fetcher) -> None:
         self.client = client
         self.source = settings.name
         self.site: Site = SITES[settings.name]
-        real = str(KNOWN_REFERENCE_SITES[settings.name]["url"])
-        self.base = Base(real, settings.url.rstrip("/"), self.site.hosts)
+        self.base = Base(self.site.home, settings.url.rstrip("/"), self.site.hosts)
         self.fetcher = fetcher
         # Image address → profile address, for sites that want it as Referer of a request for an image.
         self.referers: Mapping[str, str] = {}
         self.left_out: Counter[str] = Counter()
+        self.fields = FieldCounts()
         self._by_name = settings.reference_mode == "name"
 
     async def check_allowed(self) -> None:
@@ -90,6 +90,10 @@ class SiteConnector:
             etag=fetched.etag,
             last_modified=fetched.last_modified,
         )
+
+    def note_fields(self, page_type: str, fields: Mapping[str, bool]) -> None:
+        """Counts a page that was read, with the fields that it has and those that it lacks."""
+        self.fields.note(page_type, fields)
 
     @contextmanager
     def parsing(self) -> Iterator[None]:

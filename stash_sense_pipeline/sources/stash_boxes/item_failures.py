@@ -1,4 +1,4 @@
-"""Failures that may be of the item and not of the source: one record can break the answer to its page."""
+"""Tells failures of single items from failures of a source: one record can break the answer for its whole page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stash_sense_pipeline.foundation.errors import (
 )
 
 _SERVER_ERROR = 500
-# Fewer consecutive failures of single items may be of the items; so many are a failure of the source.
+# From this many consecutive failures of single items on, the source is taken to fail, and not the items.
 MOST_BROKEN_IN_A_ROW = 3
 
 

@@ -5,30 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
-
-import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.purge import checkpoint
 from stash_sense_pipeline.catalog.queries import performers
-from stash_sense_pipeline.catalog.queries.sync_state import load_state, save_state
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import reading, writing
-from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
-from stash_sense_pipeline.foundation.progress import Progress, silent_progress
 from stash_sense_pipeline.foundation.runtime_tuning import rare_collections
-from stash_sense_pipeline.privacy.intake.record_evidence import Relatives
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.settings.run_overrides import SyncMode
 from stash_sense_pipeline.settings.schema import SourceSettings
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter, Tally
+from stash_sense_pipeline.sources.ingest_context import IngestContext
 from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_sync import StashBoxSync
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import ThePornDbConnector
 from stash_sense_pipeline.sources.stash_boxes.theporndb_sync import ThePornDbSync
-from stash_sense_pipeline.sources.sync_rules import SyncRules
-from stash_sense_pipeline.sources.sync_run import SyncRun
 
 _Sync = StashBoxSync | ThePornDbSync
 
@@ -72,37 +65,26 @@ class SyncReport:
 
 
 async def refresh_source(
-    engine: sa.Engine,
-    source: SourceSettings,
-    connector: Connector,
-    suppressions: Suppressions,
-    mode: SyncMode = "auto",
-    progress: Progress = silent_progress,
-    *,
-    rules: SyncRules | None = None,
-    clock: Clock | None = None,
-    data_dir: Path | None = None,
-    relatives: Relatives | None = None,
+    context: IngestContext, source: SourceSettings, connector: Connector, mode: SyncMode = "auto"
 ) -> SyncReport:
     """Brings the records of one source up to date.
 
     The first refresh reads the source in full, whatever the mode. After that `auto` and `updates_only` read the changed
     records, and `full_sweep` compares all records. A failure of the source is the report's outcome, not an exception;
-    records stored before it are kept. `data_dir` and `relatives`: see CatalogWriter.
+    records stored before it are kept.
     """
-    clock = clock or Clock()
-    started, asked_before = clock.monotonic(), connector.client.requests
-    with reading(engine) as connection:
+    started, asked_before = context.clock.monotonic(), connector.client.requests
+    with reading(context.engine) as connection:
         state = load_state(connection, source.name)
-    writer = CatalogWriter(engine, source.name, suppressions, clock, data_dir, relatives)
+    writer = CatalogWriter(context, source.name)
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
-    sync = _sync_of(connector, SyncRun(writer, state, rules or SyncRules(), clock.now(), progress))
-    outcome, message, changes = await _run(engine, sync, chosen, clock, writer)
+    sync = _sync_of(connector, writer, state)
+    outcome, message, changes = await _run(sync, chosen, writer)
     await writer.erase_linked()
     state = replace(state, **changes, last_outcome=outcome.value, last_message=message)
-    with writing(engine) as connection:
+    with writing(context.engine) as connection:
         # Records may have been erased while this run held their ids.
-        known = _without_suppressed(state.detail, source.name, suppressions.refreshed(connection))
+        known = _without_suppressed(state.detail, source.name, context.suppressions.refreshed(connection))
         state = replace(state, detail=known)
         save_state(connection, state)
         live = performers.count_records(connection, source.name).live
@@ -118,7 +100,7 @@ async def refresh_source(
         requests=connector.client.requests - asked_before,
         outcome=outcome,
         message=message,
-        seconds=clock.monotonic() - started,
+        seconds=context.clock.monotonic() - started,
         server_version=state.server_version,
         missing=missing,
         unread_reasons=sync.unread.reasons,
@@ -127,7 +109,7 @@ async def refresh_source(
 
 
 async def _run(
-    engine: sa.Engine, sync: _Sync, mode: str, clock: Clock, writer: CatalogWriter
+    sync: _Sync, mode: str, writer: CatalogWriter
 ) -> tuple[Outcome, str | None, Mapping[str, Any]]:
     """Runs the sync in its mode. Returns the outcome, its message, and the changed fields of the state."""
     changes: Mapping[str, Any] = {}
@@ -140,8 +122,8 @@ async def _run(
             }[mode]()
         # Data that the source removed must not stay in SQLite's write-ahead log until the next restart.
         if await writer.remove_orphaned_images() or writer.tally.suppressed:
-            await asyncio.to_thread(checkpoint, engine)
-        return outcome, message, {**changes, "last_sync_at": clock.now()}
+            await asyncio.to_thread(checkpoint, writer.context.engine)
+        return outcome, message, {**changes, "last_sync_at": writer.context.clock.now()}
     except SourceError as error:
         return error.outcome, str(error), changes
 
@@ -174,7 +156,7 @@ def _without_suppressed(detail: Any, source: str, suppressions: Suppressions) ->
     return detail
 
 
-def _sync_of(connector: Connector, run: SyncRun) -> _Sync:
+def _sync_of(connector: Connector, writer: CatalogWriter, state: SyncState) -> _Sync:
     if isinstance(connector, ThePornDbConnector):
-        return ThePornDbSync(connector, run)
-    return StashBoxSync(connector, run)
+        return ThePornDbSync(connector, writer, state)
+    return StashBoxSync(connector, writer, state)

@@ -59,7 +59,7 @@ from stash_sense_pipeline.sources.stash_boxes.stash_box_records import (
 )
 from stash_sense_pipeline.sources.unread import NOT_ANSWERED, Row, read_rows
 
-# Data of single performers by alias, and the aliases without an answer.
+# The answers for single performers by alias, and the aliases without an answer.
 _Details = tuple[Mapping[str, Any], frozenset[str]]
 
 _CHANGES_A_PAGE = 5000

@@ -15,7 +15,7 @@ from stash_sense_pipeline.sources.http.retry_policy import MayRetry
 # Data and errors of an answer.
 Answer = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 
-# Characters of an error message that are read.
+# Longest error message that is read, in characters.
 _MAX_MESSAGE = 20_000
 _TRIES = 3
 _HTTP_UNAUTHORIZED = 401

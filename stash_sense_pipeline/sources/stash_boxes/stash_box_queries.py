@@ -1,4 +1,4 @@
-"""Queries of the GraphQL interface of stash-box, and the description of a server that selects their fields."""
+"""GraphQL queries for stash-box servers, with the fields that each server supports."""
 
 from __future__ import annotations
 

@@ -15,12 +15,11 @@ from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.upsert import batched
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord
-from stash_sense_pipeline.sources.catalog_writer import WriteBehindBuffer
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter, WriteBehindBuffer
 from stash_sense_pipeline.sources.http.ordered_prefetch import ordered_prefetch
 from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import StashBoxConnector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_queries import Direction
 from stash_sense_pipeline.sources.stash_boxes.stash_box_records import Details, Listed, RecordPage
-from stash_sense_pipeline.sources.sync_run import SyncRun
 from stash_sense_pipeline.sources.unread import UnreadNotes
 
 # Ids looked up between two transactions.
@@ -35,10 +34,10 @@ class RecordLookup:
     `survivors` maps merged ids that live records name to the id of that record.
     """
 
-    def __init__(self, connector: StashBoxConnector, run: SyncRun, unread: UnreadNotes) -> None:
+    def __init__(self, connector: StashBoxConnector, writer: CatalogWriter, unread: UnreadNotes) -> None:
         self.survivors: dict[str, str] = {}
         self._connector = connector
-        self._writer = run.writer
+        self._writer = writer
         self._unread = unread
 
     async def look_up(self, source_ids: Sequence[str], *, again: bool = False) -> None:
@@ -103,13 +102,13 @@ class Enumeration:
     """Reads the whole list of a stash-box. `listed` has the last change of each performer that any pass showed."""
 
     def __init__(
-        self, connector: StashBoxConnector, run: SyncRun, unread: UnreadNotes, lookup: RecordLookup
+        self, connector: StashBoxConnector, writer: CatalogWriter, unread: UnreadNotes, lookup: RecordLookup
     ) -> None:
         self.listed: dict[str, datetime | None] = {}
         self._connector = connector
-        self._writer = run.writer
-        self._rules = run.rules
-        self._progress = run.progress
+        self._writer = writer
+        self._rules = writer.context.rules
+        self._progress = writer.context.progress
         self._unread = unread
         self._lookup = lookup
         # The number of performers that the server reports.

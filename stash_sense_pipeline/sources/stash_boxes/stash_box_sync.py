@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.foundation.errors import Outcome
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.stash_boxes.stash_box_connector import StashBoxConnector
 from stash_sense_pipeline.sources.stash_boxes.stash_box_reading import Enumeration, RecordLookup
 from stash_sense_pipeline.sources.stash_boxes.stash_box_records import Listed, RecordPage
 from stash_sense_pipeline.sources.sync_rules import judge_missing
-from stash_sense_pipeline.sources.sync_run import SyncRun
 from stash_sense_pipeline.sources.unread import UnreadNotes
 
-# Rows of a head beyond the number that is known to be in its window, and the factor by which the next head is longer.
+# The newest rows are read as one request, the head: the rows expected in the window and this margin. When the head is
+# too short, the next one is longer by the factor.
 _HEAD_MARGIN = 200
 _HEAD_GROWTH = 4
 _HEAD_PASSES = 5
@@ -25,18 +27,18 @@ _BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 class StashBoxSync:
     """One sync of a stash-box. Records are stored as they arrive; the state changes only when a run is complete."""
 
-    def __init__(self, connector: StashBoxConnector, run: SyncRun) -> None:
+    def __init__(self, connector: StashBoxConnector, writer: CatalogWriter, state: SyncState) -> None:
         self._connector = connector
-        self._writer = run.writer
-        self._state = run.state
-        self._rules = run.rules
-        self._now = run.now
-        self.unread = UnreadNotes(run.writer.source, run.state.detail.get("unread"))
-        self._lookup = RecordLookup(connector, run, self.unread)
-        self._enumeration = Enumeration(connector, run, self.unread, self._lookup)
-        self._watermark = run.state.updated_watermark
-        self._edits_watermark = run.state.edits_watermark
-        self._version = run.state.server_version
+        self._writer = writer
+        self._state = state
+        self._rules = writer.context.rules
+        self._now = writer.context.clock.now()
+        self.unread = UnreadNotes(writer.source, state.detail.get("unread"))
+        self._lookup = RecordLookup(connector, writer, self.unread)
+        self._enumeration = Enumeration(connector, writer, self.unread, self._lookup)
+        self._watermark = state.updated_watermark
+        self._edits_watermark = state.edits_watermark
+        self._version = state.server_version
 
     @property
     def listed(self) -> Mapping[str, datetime | None]:

@@ -35,7 +35,7 @@ from stash_sense_pipeline.sources.unread import NOT_ANSWERED, read_rows, unread_
 # The server truncates every list to this length.
 _LIST_CAP = 10_000
 _A_PAGE = 100
-# A page that fails is requested in parts of so many rows, and a part that fails row by row.
+# A page that fails is requested in parts of this many rows; a part that fails is requested row by row.
 _PART = 10
 # Lists that reach the cap are split by these filters, in this order.
 _SPLITS: Sequence[tuple[str, Sequence[str]]] = (

@@ -10,15 +10,16 @@ from datetime import timedelta
 from typing import Any
 
 from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.sync_state import SyncState
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
+from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.stash_boxes.item_failures import MOST_BROKEN_IN_A_ROW, may_be_item_failure
 from stash_sense_pipeline.sources.stash_boxes.theporndb_connector import Performers, ThePornDbConnector
 from stash_sense_pipeline.sources.sync_rules import judge_missing
-from stash_sense_pipeline.sources.sync_run import SyncRun
 from stash_sense_pipeline.sources.unread import ANOTHER_ANSWERED, NOT_ANSWERED, UnreadNotes
 
-# The list by last change is read until so many consecutive pages bring nothing new.
+# The list by last change is read until this many consecutive pages hold no new record.
 _QUIET_PAGES = 2
 # `changed_since` takes a day of the server's calendar, which may differ from the local one.
 _CHANGES_OVERLAP = timedelta(days=2)
@@ -27,15 +28,15 @@ _CHANGES_OVERLAP = timedelta(days=2)
 class ThePornDbSync:
     """One sync of ThePornDB. Records are stored as they arrive; the state changes only when a run is complete."""
 
-    def __init__(self, connector: ThePornDbConnector, run: SyncRun) -> None:
+    def __init__(self, connector: ThePornDbConnector, writer: CatalogWriter, state: SyncState) -> None:
         self.listed: set[str] = set()
-        self.unread = UnreadNotes(run.writer.source, run.state.detail.get("unread"))
+        self.unread = UnreadNotes(writer.source, state.detail.get("unread"))
         self._connector = connector
-        self._writer = run.writer
-        self._state = run.state
-        self._rules = run.rules
-        self._now = run.now
-        self._progress = run.progress
+        self._writer = writer
+        self._state = state
+        self._rules = writer.context.rules
+        self._now = writer.context.clock.now()
+        self._progress = writer.context.progress
 
     async def backfill(self) -> tuple[Outcome, str | None, dict[str, Any]]:
         """Reads all performers. Returns the outcome, a message, and the changed fields of the state."""

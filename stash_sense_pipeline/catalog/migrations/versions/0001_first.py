@@ -146,7 +146,7 @@ def upgrade() -> None:
             "legacy_faces",
             sa.Integer(),
             nullable=True,
-            comment="faces that a predecessor's database had of this person; null = it knew nobody",
+            comment="number of faces of the performer in the predecessor's database; null = not in it",
         ),
         sa.Column(
             "legacy_images",

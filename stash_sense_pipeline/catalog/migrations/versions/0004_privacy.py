@@ -20,7 +20,7 @@ def upgrade() -> None:
                 sa.Integer(),
                 nullable=False,
                 server_default="0",
-                comment="0: named, or of the same identity; 1: met together with one of those by a sync",
+                comment="0: named by the operator, or of an erased person; 1: of a refused record with evidence of degree 0",
             )
         )
         table.add_column(
@@ -52,7 +52,7 @@ def upgrade() -> None:
         sa.Column("added_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("template_id", name="pk_suppressed_faces"),
         sqlite_autoincrement=True,
-        comment="only of those for whom block_face was asked: refuses their face under a new record",
+        comment="face templates of people with block_face; a new record with such a face is refused",
     )
     op.create_index(
         "ix_source_images_suppressed",
@@ -84,7 +84,7 @@ def upgrade() -> None:
             "source_id",
             sa.Text(),
             nullable=True,
-            comment="for review; null for the suppressed, of whom only the hash is kept",
+            comment="shown for review; null for a suppressed record, which is kept as a hash only",
         ),
         sa.PrimaryKeyConstraint("source", "id_hash", name="pk_withheld_records"),
         comment="records read and not stored (not of an adult, suppressed), so that they are not read in every run",

@@ -48,7 +48,12 @@ def upgrade() -> None:
         "site_rejections",
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("source_id", sa.Text(), nullable=False),
-        sa.Column("performer_id", sa.Integer(), nullable=False, comment="whose faces it did not agree with"),
+        sa.Column(
+            "performer_id",
+            sa.Integer(),
+            nullable=False,
+            comment="performer that the record was compared with",
+        ),
         sa.Column("faces", sa.Integer(), nullable=False, comment="faces of the record"),
         sa.Column(
             "reference_faces",
@@ -76,6 +81,6 @@ def upgrade() -> None:
             ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("source", "source_id", name="pk_site_rejections"),
-        comment="records of reference sites whose faces are strangers to the person's own",
+        comment="records of reference sites that are left out, as their faces do not match the performer's",
         sqlite_with_rowid=False,
     )

@@ -1,4 +1,4 @@
-"""Reads for explaining one identity: its members, their evidence and its history."""
+"""Reads for explaining one identity: its members, their evidence, the faces left out, and its history."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import (
+    face_collisions,
+    face_exclusions,
+    faces,
     identity_evidence,
     identity_log,
     identity_members,
     source_performers,
+    trusted_faces,
 )
 from stash_sense_pipeline.records.record_key import RecordKey
 
@@ -69,6 +73,43 @@ def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list
             query = sa.select(*columns).where(one == source, other == source_id)
             found.update(EvidenceRow._make(row) for row in connection.execute(query))
     return sorted(found, key=lambda row: (-row.weight, row[:6]))
+
+
+class LeftOutFace(NamedTuple):
+    """A face that is kept out of releases. `number`: of a hub, the people near it; of a collision, the performer."""
+
+    source: str
+    image_id: str
+    reason: str
+    number: int | None
+
+
+def faces_left_out(connection: sa.Connection, performer_id: int) -> list[LeftOutFace]:
+    """The faces of an identity that are kept out of releases, sorted by image."""
+    found: list[LeftOutFace] = []
+    out, near = face_exclusions.c, face_collisions.c
+    for table, reason, number in (
+        (face_exclusions, out.reason, out.people),
+        (face_collisions, sa.literal("nearer to another performer"), near.nearer_to),
+    ):
+        query = (
+            sa.select(faces.c.source, faces.c.image_id, reason, number)
+            .join(table, table.c.face_id == faces.c.face_id)
+            .where(table.c.performer_id == performer_id)
+        )
+        found += [LeftOutFace._make(row) for row in connection.execute(query)]
+    return sorted(found, key=lambda row: row[:3])
+
+
+def faces_in_releases(connection: sa.Connection, performer_id: int) -> list[str]:
+    """`source:image_id` of the trusted faces of an identity, the best first."""
+    query = (
+        sa.select(faces.c.source, faces.c.image_id)
+        .join(trusted_faces, trusted_faces.c.face_id == faces.c.face_id)
+        .where(trusted_faces.c.performer_id == performer_id)
+        .order_by(trusted_faces.c.rank, faces.c.face_id)
+    )
+    return [f"{source}:{image_id}" for source, image_id in connection.execute(query)]
 
 
 def history(

@@ -29,6 +29,9 @@ class RecordRow(NamedTuple):
     gender: str | None
     birth_date: str | None
     country: str | None
+    ethnicity: str | None
+    eye_color: str | None
+    height_cm: int | None
     live: bool
     merged_into: str | None
     slug: str | None
@@ -47,6 +50,9 @@ def read_records(
         table.gender,
         table.birth_date,
         table.country,
+        table.ethnicity,
+        table.eye_color,
+        table.height_cm,
         sa.and_(table.deleted_at.is_(None), table.merged_into.is_(None)),
         table.merged_into,
         table.raw["slug"].as_string(),

@@ -1,4 +1,4 @@
-"""Candidates for trusted faces, the stored choice, and collisions."""
+"""Candidates for trusted faces, the stored choice, and the faces that are kept out of releases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
     embeddings,
     face_collisions,
+    face_exclusions,
     faces,
     identity_members,
     performer_images,
@@ -49,6 +50,16 @@ class CollisionRow(NamedTuple):
     nearer_to: int
     similarity: float
     nearer_similarity: float
+
+
+class ExclusionRow(NamedTuple):
+    """A face that is kept out of releases, and why. `people`: of a hub, the number of other people it is near."""
+
+    performer_id: int
+    source: str
+    source_id: str
+    reason: str
+    people: int | None = None
 
 
 class TrustedRow(NamedTuple):
@@ -197,3 +208,53 @@ def store_collisions(connection: sa.Connection, wanted: Mapping[int, CollisionRo
         if stored.get(face_id) != row
     ]
     upsert(connection, table, rows, keep=frozenset({"found_at"}))
+
+
+def read_exclusions(connection: sa.Connection) -> dict[tuple[int, int], ExclusionRow]:
+    """The faces that are kept out of releases for another reason than a collision, by (face_id, performer_id)."""
+    table = face_exclusions.c
+    columns = (table[name] for name in ExclusionRow._fields)
+    query = sa.select(table.face_id, *columns).order_by(table.face_id, table.performer_id)
+    return {(row[0], row[1]): ExclusionRow._make(row[1:]) for row in streamed(connection, query)}
+
+
+def store_exclusions(
+    connection: sa.Connection, wanted: Mapping[tuple[int, int], ExclusionRow], now: datetime
+) -> None:
+    """Makes the stored exclusions equal to `wanted`. A face that stays for the same reason keeps its found_at."""
+    stored = read_exclusions(connection)
+    table = face_exclusions
+    which = (table.c.face_id == sa.bindparam("which")) & (table.c.performer_id == sa.bindparam("performer"))
+    changed = sorted(key for key, row in stored.items() if wanted.get(key) != row)
+    for some in batched(changed, _ROWS_PER_STATEMENT):
+        rows = [{"which": face_id, "performer": performer_id} for face_id, performer_id in some]
+        connection.execute(table.delete().where(which), rows)
+    new = sorted(key for key, row in wanted.items() if stored.get(key) != row)
+    columns = ("face_id", *ExclusionRow._fields, "found_at")
+    for some in batched(new, _ROWS_PER_STATEMENT):
+        insert_many(connection, table, columns, [(key[0], *wanted[key], now) for key in some])
+
+
+def images_of_faces(connection: sa.Connection, face_ids: Sequence[int]) -> dict[int, str]:
+    """`source:image_id` of each of these faces."""
+    query = sa.select(faces.c.face_id, faces.c.source, faces.c.image_id)
+    return {
+        face_id: f"{source}:{image_id}"
+        for some in batched(sorted(face_ids), IN_LIST)
+        for face_id, source, image_id in connection.execute(query.where(faces.c.face_id.in_(some)))
+    }
+
+
+def people_without_a_face(connection: sa.Connection) -> dict[int, list[tuple[str, str, str]]]:
+    """The performers with every face kept out of releases: (source, source_id, reason) of each face, sorted."""
+    trusted, out, near = trusted_faces.c, face_exclusions.c, face_collisions.c
+    collided = sa.literal("nearer to another performer")
+    query = sa.union_all(
+        sa.select(out.performer_id, out.source, out.source_id, out.reason),
+        sa.select(near.performer_id, near.source, near.source_id, collided),
+    ).subquery()
+    rows = sa.select(query).where(~sa.exists().where(trusted.performer_id == query.c.performer_id))
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    for performer_id, source, source_id, reason in streamed(connection, rows):
+        found.setdefault(performer_id, []).append((source, source_id, reason))
+    return {performer_id: sorted(found[performer_id]) for performer_id in sorted(found)}

@@ -1,1 +1,1 @@
-"""The parts of an enrichment run: what is due, visits, searches by name, and what is stored of them."""
+"""The parts of an enrichment run: due items, visits, searches by name, and storing."""

@@ -14,7 +14,7 @@ from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings
-from stash_sense_pipeline.sources.reference_sites.profile_matching import any_order, passes_filter
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import any_order, passes_filter
 from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
 # How a profile is found: a stash-box lists its URL, or the site's search finds it by name. Stored with visits and records.

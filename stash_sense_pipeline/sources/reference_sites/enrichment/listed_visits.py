@@ -16,9 +16,9 @@ from stash_sense_pipeline.records.profile_urls import stash_box_performer
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sources.reference_sites.enrichment.context import URL, EnrichContext
 from stash_sense_pipeline.sources.reference_sites.enrichment.listing import ListedProfile, Listing
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import claimants_of
 from stash_sense_pipeline.sources.reference_sites.enrichment.visit_queue import VisitQueue
 from stash_sense_pipeline.sources.reference_sites.enrichment.visit_recorder import VisitRecorder
-from stash_sense_pipeline.sources.reference_sites.profile_matching import claimants_of
 from stash_sense_pipeline.sources.reference_sites.site import Target, Visit
 
 # A page must be missing in two visits so far apart before its record is removed.

@@ -14,15 +14,15 @@ from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.sources.reference_sites.enrichment.context import NAME, EnrichContext
 from stash_sense_pipeline.sources.reference_sites.enrichment.listing import Listing
-from stash_sense_pipeline.sources.reference_sites.enrichment.visit_queue import VisitQueue
-from stash_sense_pipeline.sources.reference_sites.enrichment.visit_recorder import VisitRecorder
-from stash_sense_pipeline.sources.reference_sites.page import fold
-from stash_sense_pipeline.sources.reference_sites.profile_matching import (
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import (
     any_order,
     genders_agree,
     is_called,
     is_full_name,
 )
+from stash_sense_pipeline.sources.reference_sites.enrichment.visit_queue import VisitQueue
+from stash_sense_pipeline.sources.reference_sites.enrichment.visit_recorder import VisitRecorder
+from stash_sense_pipeline.sources.reference_sites.page import fold
 from stash_sense_pipeline.sources.reference_sites.site import Profile, Target, Visit
 
 

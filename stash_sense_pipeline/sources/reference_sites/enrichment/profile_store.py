@@ -15,7 +15,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
 from stash_sense_pipeline.sources.catalog_writer import CatalogWriter
 from stash_sense_pipeline.sources.reference_sites.enrichment.context import NAME, URL, EnrichContext
-from stash_sense_pipeline.sources.reference_sites.profile_matching import AliasHashes, record_of
+from stash_sense_pipeline.sources.reference_sites.enrichment.profile_matching import AliasHashes, record_of
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
 _BATCH_SECONDS = 2.0

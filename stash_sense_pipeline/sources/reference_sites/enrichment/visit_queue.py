@@ -1,4 +1,4 @@
-"""Profiles or names to ask for: which are due, in which order, and which are done."""
+"""A queue of profiles or names: the due ones in order, and those that are done."""
 
 from __future__ import annotations
 

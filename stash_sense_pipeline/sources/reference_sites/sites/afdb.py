@@ -3,62 +3,86 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from stash_sense_pipeline.records.performer_record import ImageRecord
-from stash_sense_pipeline.sources.reference_sites.page import (
-    Page,
-    distinct,
-    file_name,
-    image,
-    own_text,
-    path_of,
-)
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, file_name, image, path_of
 from stash_sense_pipeline.sources.reference_sites.page_site import PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
+_AKA = re.compile(r"\b(?:A\.?K\.?A\.?|Also known as|Alias(?:es)?)\s*:", re.IGNORECASE)
+# Labels that may follow the names on the same line.
+_NEXT_LABEL = re.compile(
+    r"\b(?:(?i:birth\s?(?:day|date|place|name)|date of birth|real name|years? active|(?:hair|eye)\s?colou?r)|[A-Z][a-z]+)"
+    r"\s*:"
+)
+# Remarks such as the studio that used a name.
+_REMARK = re.compile(r"\([^()]*\)")
+_BETWEEN_NAMES = re.compile(r"[,;|•]|\s/\s")
+_NO_ALIAS = ("none", "n/a", "unknown", "-")
+_PICTURES = ("jpg", "jpeg", "png", "webp")
+
 
 class Afdb(PageSite):
-    """The site has no search, and states no gender. Its outgoing links lead to shops, so none is read."""
+    """The site has no search, and states no gender. Its outgoing links lead to shops, so none is read.
+
+    Its CSS classes are those of a style library and have no meaning, so that facts are found by their labels, and
+    pictures by the number in their address.
+    """
 
     name = "afdb"
     hosts = ("adultfilmdatabase.com",)
     page_selector = "h1.w3-opacity"
+    usual_fields = ("aliases", "images")
     example = "https://www.adultfilmdatabase.com/actor/example-1/"
 
     def parse(self, page: Page, key: str) -> Profile:
-        """The name, the AKA line, and images with this number in their address."""
-        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", page.first(self.page_selector)).strip()
+        """The name, the names after "AKA:", and the pictures with the number of this page."""
+        heading = page.root.text_of(self.page_selector)
+        name = re.sub(rf"(?<!\s)\s*(?:[-|(#]\s*)?{key}\)?$", "", heading).strip()
         return Profile(
             key=key,
             name=name,
-            aliases=distinct(_aliases(page), name),
+            aliases=distinct(_aliases(_facts(page, heading)), name),
             images=tuple(_images(page, key)),
         )
 
 
-def _aliases(page: Page) -> list[str]:
-    """The list after "AKA:", up to the next line or label."""
-    for element in page.root.xpath("//body//*[text()[contains(., 'AKA:')]]"):
-        said = own_text(element).partition("AKA:")[2]
-        if not said:
-            # The element holds the label alone, for example in bold; the list follows it.
-            said = str(element.xpath("following-sibling::node()[1][self::text()]").get() or "")
-        return re.split(r"[,;]", re.split(r"\b[A-Z][a-z]+:", said)[0])
+def _facts(page: Page, heading: str) -> list[str]:
+    """The lines of text between the heading of the page and the next one. Films and co-stars stand below that."""
+    lines = [line for body in page.root.select("body") for line in body.lines]
+    start = lines.index(heading) + 1 if heading in lines else 0
+    headings = set(page.root.texts("h2, h3"))
+    end = next((place for place, line in enumerate(lines[start:], start) if line in headings), len(lines))
+    return lines[start:end]
+
+
+def _aliases(lines: Sequence[str]) -> list[str]:
+    """The names after the label, up to the next label. They may begin on the next line, and go on after a comma."""
+    for place, line in enumerate(lines):
+        if label := _AKA.search(line):
+            said = line[label.end() :].strip()
+            for more in lines[place + 1 :]:
+                if (said and not said.endswith(",")) or _NEXT_LABEL.match(more):
+                    break
+                said = f"{said} {more}"
+            names = _BETWEEN_NAMES.split(_REMARK.sub("", _NEXT_LABEL.split(said, 1)[0]))
+            return [name for name in names if name.strip().casefold() not in _NO_ALIAS]
     return []
 
 
 def _images(page: Page, key: str) -> list[ImageRecord]:
-    # A page has thousands of links; the XPath selects those that contain the number.
-    with_number = f"//img/@src[contains(., '{key}')] | //a/@href[contains(., '{key}')]"
-    urls = [page.join(url) for url in page.root.xpath(with_number).getall()]
-    return [image(url) for url in dict.fromkeys(urls) if url and _belongs(url, key)]
+    # A page has thousands of links: only those that contain the number are looked at.
+    urls = page.root.images("img") + page.root.links(f"a[href*='{key}']")
+    return [image(url) for url in dict.fromkeys(urls) if _belongs(url, key)]
 
 
 def _belongs(url: str, key: str) -> bool:
+    """True for `/Graphics/PornStars/name_KEY.jpg` and `/graphics/galleries/KEY/….jpg`, in any case of the letters."""
     folder, _, _ = path_of(url).lower().rpartition("/")
     stem, _, ending = file_name(url).lower().rpartition(".")
-    if ending not in ("jpg", "jpeg", "png", "webp"):
+    if ending not in _PICTURES:
         return False
     if folder == "/graphics/pornstars":
-        return re.sub(r"^.*_", "", stem) == key and "_" in stem
+        return "_" in stem and stem.rpartition("_")[2] == key
     return folder == f"/graphics/galleries/{key}"

@@ -12,16 +12,18 @@ from stash_sense_pipeline.sources.reference_sites.page import (
     file_name,
     fold,
     image,
-    own_text,
     path_of,
     unescaped,
 )
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.babepedia.com"
 _THUMB = re.compile(r"_thumb\d*(\.[a-z]+)$", re.IGNORECASE)
 _MISSING = ("page not found", "does not exist")
+_BETWEEN_NAMES = re.compile(r"(?<!\s)\s+[-–/|]\s+|[,;]")
+# The boxes of the newest layout and of the older one.
+_PORTRAITS = "#profbox2 a[href], #profimg a[href], #profselect a[href]"
 
 
 class Babepedia(PageSite):
@@ -30,33 +32,32 @@ class Babepedia(PageSite):
     name = "babepedia"
     hosts = ("babepedia.com",)
     page_selector = "h1#babename"
+    usual_fields = ("aliases", "links", "images")
     example = "https://www.babepedia.com/babe/Example"
     by_name = True
     referer = True
 
     def is_missing(self, page: Page) -> bool:
         """True when the page has no name, and its title or heading says that it is missing."""
-        if page.root.css(self.page_selector):
+        if page.root.first(self.page_selector):
             return False
-        said = f"{page.first('title')} {page.first('h1')}".casefold()
+        said = f"{page.root.text_of('title')} {page.root.text_of('h1')}".casefold()
         return any(words in said for words in _MISSING)
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, the "Also known as" line, portraits of the profile box, uploads and gallery tiles of this name."""
-        name = page.first(self.page_selector)
-        lines = [own_text(line) for line in page.root.css("h2#aka")]
-        aliases = [part for line in lines for part in re.split(r"(?<!\s)\s+[-–/]\s+", line)]
+        name = page.root.text_of(self.page_selector)
         return Profile(
             key=key,
             name=name,
-            aliases=distinct(aliases, name),
-            links=tuple(self._links(page)),
-            images=tuple(self._images(page, key, name)),
+            aliases=distinct(_aliases(page), name),
+            links=tuple(_links(page)),
+            images=tuple(_images(page, key, name)),
         )
 
     def search(self, name: str) -> str:
         """The address of the autocomplete. Some names with a hyphen are only found with a blank in its place."""
-        return f"{_HOME}/ajax-search.php?term={quote(name.replace('-', ' '))}"
+        return f"{self.home}/ajax-search.php?term={quote(name.replace('-', ' '))}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
         """The hits of the autocomplete: `value` is the name of the page, and `label` may be an alias."""
@@ -64,38 +65,54 @@ class Babepedia(PageSite):
         for hit in page.json if isinstance(page.json, list) else ():
             if isinstance(hit, dict) and isinstance(hit.get("value"), str):
                 value, label = unescaped(hit["value"]), unescaped(str(hit.get("label") or ""))
-                url = f"{_HOME}/babe/{quote(value.replace(' ', '_'))}"
+                url = f"{self.home}/babe/{quote(value.replace(' ', '_'))}"
                 found.append(Candidate(distinct([value, label]), url))
         return tuple(found)
 
-    def _images(self, page: Page, key: str, name: str) -> list[ImageRecord]:
-        boxes = page.root.xpath("//div[@id='profbox2' or @id='profimg' or @id='profselect']")
-        urls = [page.join(href) for href in boxes.css("a.img::attr(href)").getall()]
-        found = [_full(url) for url in urls if path_of(url).startswith("/pics/") and _named(url, name, key)]
-        for upload in page.root.css("div[class^=useruploads] a.img"):
-            if fold(upload.css("img::attr(alt)").get("")) == fold(name):
-                found.append(_full(page.join(upload.attrib.get("href", ""))))
-        for tile in page.root.css("img[src*='/galleries-thumbs/']"):
-            target = path_of(page.join(tile.xpath("ancestor::a[1]/@href").get("")))
-            owner = re.match(r"/gallery/([^/]+)(?:/|$)", target)
-            if (owner and owner[1].replace(" ", "_").casefold() == key) or fold(
-                tile.attrib.get("alt", "")
-            ) == fold(name):
-                thumb = page.join(tile.attrib["src"])
-                found.append(thumb.replace("/galleries-thumbs/", "/galleries/", 1))
-        return [image(url) for url in dict.fromkeys(found) if url]
 
-    def _links(self, page: Page) -> list[str]:
-        links = []
-        for href in page.root.css("div#socialicons a.proficon::attr(href)").getall():
-            url = page.join(href)
-            handle = re.match(r"/onlyfans/([^/?#]+)", urlsplit(url).path)
-            own = urlsplit(url).hostname == urlsplit(page.url).hostname
-            if own and handle:
-                links.append(f"https://onlyfans.com/{handle[1]}")
-            elif url and not own:
-                links.append(url)
-        return links
+def _aliases(page: Page) -> list[str]:
+    """The names of the line, without the words "Also known as" before them."""
+    line = page.root.first("h2#aka, #aka")
+    if line is None:
+        return []
+    label = line.first("small")
+    said = label.after("small").text if label is not None else line.text
+    return _BETWEEN_NAMES.split(re.sub(r"^also known as\W*", "", said, flags=re.IGNORECASE))
+
+
+def _images(page: Page, key: str, name: str) -> list[ImageRecord]:
+    """Portraits and uploads by name, and the pictures of galleries that belong to this page."""
+    portraits = page.root.links(_PORTRAITS)
+    found = [_full(url) for url in portraits if path_of(url).startswith("/pics/") and _named(url, name, key)]
+    for upload in page.root.select("[class*=useruploads] a.img"):
+        if any(fold(alt) == fold(name) for alt in upload.attributes("img", "alt")):
+            found.append(_full(upload.link))
+    for tile in page.root.select("img"):
+        if "/galleries-thumbs/" in tile.image and _is_gallery_of(tile, key, name):
+            found.append(tile.image.replace("/galleries-thumbs/", "/galleries/", 1))
+    return [image(url) for url in dict.fromkeys(found) if url]
+
+
+def _is_gallery_of(tile: Element, key: str, name: str) -> bool:
+    """True when a tile leads to a gallery of this page, or has exactly this name."""
+    link = tile.closest("a")
+    owner = re.match(r"/gallery/([^/]+)(?:/|$)", path_of(link.link) if link is not None else "")
+    if owner is not None:
+        return owner[1].replace(" ", "_").casefold() == key
+    return fold(tile.attribute("alt")) == fold(name)
+
+
+def _links(page: Page) -> list[str]:
+    """Links to other sites. The site wraps those to OnlyFans; its other own links are lists."""
+    links = []
+    for url in page.root.links("#socialicons a.proficon[href]"):
+        handle = re.match(r"/onlyfans/([^/?#]+)", urlsplit(url).path)
+        own = urlsplit(url).hostname == urlsplit(page.url).hostname
+        if own and handle:
+            links.append(f"https://onlyfans.com/{handle[1]}")
+        elif not own:
+            links.append(url)
+    return links
 
 
 def _full(url: str) -> str:

@@ -1,62 +1,53 @@
-"""Boobpedia: MediaWiki API, fifty titles a request, infoboxes and files."""
+"""Boobpedia: a wiki; the infobox of an article describes a performer."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from parsel import Selector
-
-from stash_sense_pipeline.foundation.errors import LayoutChangedError, Outcome, SourceError
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
+from stash_sense_pipeline.sources.cleaning.numbers import side
 from stash_sense_pipeline.sources.cleaning.text import label
-from stash_sense_pipeline.sources.reference_sites.page import (
-    Page,
-    distinct,
-    fold,
-    image,
-    parts_between_breaks,
-    text_of,
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, fold, path_of
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
+from stash_sense_pipeline.sources.reference_sites.site import (
+    PROFILE_PAGE,
+    SEARCH_PAGE,
+    Hit,
+    Pages,
+    Profile,
+    Site,
+    Target,
+    Visit,
 )
-from stash_sense_pipeline.sources.reference_sites.site import Hit, Pages, Profile, Site, Target, Visit
+from stash_sense_pipeline.sources.reference_sites.site_address import Base
+from stash_sense_pipeline.sources.reference_sites.wiki.media_wiki import (
+    TITLES_A_REQUEST,
+    MediaWiki,
+    WikiPage,
+    file_key,
+    without_note,
+)
 
 _HOME = "https://www.boobpedia.com"
-_API = f"{_HOME}/wiki/api.php"
-_SHARED = {"format": "json", "formatversion": "2", "maxlag": "5"}
-_TITLES_A_REQUEST = 50
-# The wiki splits a long answer into several. More parts than this come from a server that is no wiki.
-_MOST_CONTINUATIONS = 20
-_NO_PICTURE = re.compile(r"icon|flag|logo|\.svg$|placeholder|no[-_ ]?image", re.IGNORECASE)
-_NO_PERSON = re.compile(r"compan|studio|website|magazine|\blists?\b|disambig|event|award", re.IGNORECASE)
-_NOTE = re.compile(r"\[\d+\]")
-
-
-@dataclass(frozen=True)
-class WikiPage:
-    """A page of the wiki, from the answer to `question`. `asked`: the titles that lead to it."""
-
-    page_id: int | None
-    title: str
-    revision: str | None
-    asked: tuple[str, ...]
-    is_person: bool
-
-    def joined(self, other: WikiPage) -> WikiPage:
-        """What two parts of an answer say about the same page."""
-        return WikiPage(
-            page_id=self.page_id or other.page_id,
-            title=self.title,
-            revision=self.revision or other.revision,
-            asked=tuple(sorted({*self.asked, *other.asked})),
-            is_person=self.is_person and other.is_person,
-        )
-
-
-_NO_PAGE = WikiPage(None, "", None, (), False)
+_NO_PAGE = WikiPage(None, "")
+_ALIASES = re.compile(r"\bknown\b(?! for)|\balias(?:es)?\b|\ba\.?k\.?a\b|\b(?:other|stage) names?\b")
+_LEGAL = re.compile(r"\b(?:birth|born|real|legal)\b")
+_LINKS = re.compile(r"\bdatabases?\b|\blinks?\b|\bprofiles?\b|\bsocial\b|\bwebsites?\b")
+_OTHER_PEOPLE = re.compile(r"\b(?:related|similar|see also|family|partners?|sisters?)\b")
+_BETWEEN_NAMES = re.compile(r"[,;•|]|\s/\s")
+# References to footnotes, and remarks such as the magazine that used a name.
+_REMARK = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
+_THUMB = re.compile(r"/images/thumb/\w/\w\w/([^/]+)/[^/]+$")
+_FILE = re.compile(r"(?:^|/)(?:File|Image):(.+)$", re.IGNORECASE)
+_ICON_WORDS = frozenset({"icon", "icons", "logo", "logos", "flag", "flags"})
+_NO_PICTURE = re.compile(r"placeholder|silhouette|(?<![a-z])no[-_ ]?(?:image|photo|picture)", re.IGNORECASE)
+# Pixels; icons of links and flags of countries are about 20 wide.
+_SMALLEST_SIDE = 50
 
 
 class Boobpedia(Site):
@@ -66,15 +57,17 @@ class Boobpedia(Site):
     name = "boobpedia"
     hosts = ("boobpedia.com",)
     page_selector = "table.infobox"
+    usual_fields = ("aliases", "links", "images")
     example = "https://www.boobpedia.com/wiki/api.php?action=query"
     by_name = True
-    batch = _TITLES_A_REQUEST
+    batch = TITLES_A_REQUEST
+    wiki = MediaWiki(name, f"{_HOME}/wiki/api.php")
 
     async def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:
         """Visits up to fifty articles. The revision of an article is its validator."""
-        titles = {self.title_of(target.url): target for target in targets}
+        titles = {title_of(target.url): target for target in targets}
         try:
-            wiki_pages = await self._ask_titles(list(titles), pages)
+            wiki_pages = await self.wiki.ask_titles(list(titles), pages)
         except SourceError as error:
             for target in targets:
                 yield Visit(target, error=error)
@@ -91,8 +84,8 @@ class Boobpedia(Site):
             except SourceError as error:
                 yield Visit(target, error=error)
         try:
-            files = await self._ask_files(
-                [name for _, profile, _ in found for name in profile.galleries], pages
+            files = await self.wiki.ask_files(
+                [title for _, profile, _ in found for title in profile.galleries], pages
             )
         except SourceError as error:
             for target, _, _ in found:
@@ -100,250 +93,163 @@ class Boobpedia(Site):
             return
         for target, profile, page in found:
             with_images = replace(profile, images=images_of(profile, files), galleries=())
+            pages.note_fields(PROFILE_PAGE, with_images.has(self.usual_fields))
             yield Visit(target, with_images, etag=label(page.revision))
 
     async def find(self, name: str, pages: Pages) -> tuple[Hit, ...]:
-        """The article or redirect of that name, or else the hits of the search in titles."""
-        titles = [page.title for page in await self._ask_titles([name], pages) if page.page_id is not None]
-        if not titles:
-            titles = self.read_hits(await pages.page(self.search(name)), name)
-        named = filter(None, map(self.key_of_title, titles))
+        """The articles and redirects of that name, with and without a note that tells namesakes apart.
+
+        A page that lists namesakes is a hit too, so that none of them looks like the only one.
+        """
+        answer = await pages.page(self.wiki.search(name))
+        with pages.parsing():
+            titles = [
+                title for title in self.wiki.read_hits(answer) if fold(without_note(title)) == fold(name)
+            ]
+        pages.note_fields(SEARCH_PAGE, {"hits": bool(titles)})
+        asked = list(dict.fromkeys([name, *titles]))
+        articles = [
+            page.title
+            for page in await self.wiki.ask_titles(asked, pages)
+            if page.page_id is not None and (page.is_person or page.is_list_of_names)
+        ]
+        named = filter(None, map(key_of_title, articles))
         return tuple({key: Hit(key, url) for key, url in named}.values())
 
     async def _article(self, page: WikiPage, pages: Pages) -> Profile:
         if page.page_id is None:
             raise SourceError(self.name, Outcome.NOT_FOUND, "the wiki has no such article")
-        named = self.key_of_title(page.title)
+        named = key_of_title(page.title)
         if named is None or not page.is_person:
             raise SourceError(self.name, Outcome.AMBIGUOUS, "the article is not about one person")
-        article = await pages.page(self.article(page.page_id))
+        article = await pages.page(self.wiki.article(page.page_id))
         with pages.parsing():
             return self.parse(article, named[0])
 
-    async def _ask_titles(self, titles: Sequence[str], pages: Pages) -> list[WikiPage]:
-        """The pages of up to fifty titles. The parts of a continued answer are joined."""
-        found: dict[str, WikiPage] = {}
-        more: dict[str, str] = {}
-        for _ in range(_MOST_CONTINUATIONS):
-            answer = await pages.page(self.question(titles, more))
-            with pages.parsing():
-                read, more = self.read_titles(answer)
-            for page in read:
-                known = found.get(page.title)
-                found[page.title] = page if known is None else known.joined(page)
-            if not more:
-                return list(found.values())
-        raise SourceError(self.name, Outcome.PARSE_ERROR, "the API's answer has no end")
-
-    async def _ask_files(self, titles: Sequence[str], pages: Pages) -> dict[str, ImageRecord]:
-        found: dict[str, ImageRecord] = {}
-        wanted = list(dict.fromkeys(titles))
-        for start in range(0, len(wanted), _TITLES_A_REQUEST):
-            answer = await pages.page(self.files(wanted[start : start + _TITLES_A_REQUEST]))
-            with pages.parsing():
-                found.update(self.read_files(answer))
-        return found
-
     def parse(self, page: Page, key: str) -> Profile:
-        """The profile of an infobox. Its `galleries` are file titles: `images_of` turns them into images."""
-        parsed = _mapping(_answer(page).get("parse"))
-        text = parsed.get("text")
-        root = Selector(text=str(text or "<html></html>"), type="html")
-        boxes = root.css(self.page_selector)
-        if not boxes:
-            raise LayoutChangedError(
-                self.name,
-                Outcome.PARSE_ERROR,
-                "an article has no table.infobox: it is not about a person, or the layout changed",
-            )
-        title = str(parsed.get("title") or "")
+        """The profile of an infobox. Its `galleries` are titles of files: `images_of` turns them into images."""
+        title, article = self.wiki.read_article(page)
+        box = article.root.first(self.page_selector)
+        if box is None:
+            raise article.layout_mismatch(self.page_selector)
+        rows, name = list(_rows(box, article.base)), without_note(title)
+        files = tuple(dict.fromkeys(_files(rows, name)))
+        if not files and not any(row.label or row.links for row in rows):
+            raise article.layout_mismatch(f"{self.page_selector} with a label, a picture or a link")
         return Profile(
             key=key,
-            name=_without_note(title),
-            aliases=distinct(_aliases(boxes[0]), title),
-            links=tuple(_links(boxes[0], page)),
-            galleries=tuple(_files(boxes[0])),
+            name=name,
+            aliases=distinct(_aliases(rows), title, name),
+            links=tuple(dict.fromkeys(_links(rows))),
+            galleries=files,
         )
 
-    @staticmethod
-    def title_of(url: str) -> str:
-        """The title in a canonical address."""
-        return unquote(urlsplit(url).path).rpartition("/boobs/")[2].replace("_", " ")
-
-    @staticmethod
-    def key_of_title(title: str) -> tuple[str, str] | None:
-        """(key, canonical address) of a title; None when it cannot be a person's page."""
-        found = parse_profile(f"{_HOME}/boobs/{title.replace(' ', '_')}")
-        return (found.key.key, found.url) if found is not None and found.url else None
-
-    @staticmethod
-    def question(titles: Sequence[str], more: Mapping[str, str]) -> str:
-        """The address that asks for up to fifty titles at once."""
-        parameters = {
-            **_SHARED,
-            "action": "query",
-            "titles": "|".join(titles),
-            "redirects": "1",
-            "prop": "info|categories|pageprops|revisions",
-            "cllimit": "max",
-            "rvprop": "ids|timestamp",
-            **more,
-        }
-        return f"{_API}?{urlencode(parameters)}"
-
-    @staticmethod
-    def article(page_id: int) -> str:
-        """The address of the first section, which holds the infobox. The biography is never fetched."""
-        parameters = {
-            **_SHARED,
-            "action": "parse",
-            "pageid": str(page_id),
-            "prop": "text|categories",
-            "section": "0",
-            "disabletoc": "1",
-        }
-        return f"{_API}?{urlencode(parameters)}"
-
-    @staticmethod
-    def files(titles: Sequence[str]) -> str:
-        """The address that asks for the URLs of files."""
-        parameters = {
-            **_SHARED,
-            "action": "query",
-            "titles": "|".join(f"File:{title}" for title in titles),
-            "prop": "imageinfo",
-            "iiprop": "url|size|mime|sha1",
-        }
-        return f"{_API}?{urlencode(parameters)}"
-
-    def search(self, name: str) -> str:
-        """The address of the search in titles."""
-        parameters = {
-            **_SHARED,
-            "action": "query",
-            "list": "search",
-            "srsearch": name,
-            "srwhat": "title",
-            "srlimit": "10",
-        }
-        return f"{_API}?{urlencode(parameters)}"
-
     def read_titles(self, page: Page) -> tuple[list[WikiPage], dict[str, str]]:
-        """The pages of an answer to `question`, and the parameters to add to the next one (empty at the end)."""
-        answer = _answer(page)
-        query = _mapping(answer.get("query"))
-        leads = {str(e.get("to")): str(e.get("from")) for e in _rows(query, "normalized")}
-        ways: dict[str, set[str]] = {}
-        for entry in _rows(query, "redirects"):
-            start = str(entry.get("from"))
-            ways.setdefault(str(entry.get("to")), set()).update({start, leads.get(start, start)})
-        pages = []
-        for row in _rows(query, "pages"):
-            title = str(row.get("title") or "")
-            asked = {title, leads.get(title, title), *ways.get(title, ())}
-            number = row.get("pageid")
-            pages.append(
-                WikiPage(
-                    page_id=number if isinstance(number, int) and not row.get("missing") else None,
-                    title=title,
-                    revision=next((str(r.get("revid")) for r in _rows(row, "revisions")), None),
-                    asked=tuple(sorted(asked)),
-                    is_person=row.get("ns", 0) == 0
-                    and "disambiguation" not in _mapping(row.get("pageprops"))
-                    and not any(_NO_PERSON.search(str(c.get("title"))) for c in _rows(row, "categories")),
-                )
-            )
-        more = {key: str(value) for key, value in _mapping(answer.get("continue")).items()}
-        return pages, more
+        """The pages of an answer about titles, and the parameters that continue it."""
+        return self.wiki.read_titles(page)
 
-    def read_files(self, page: Page) -> dict[str, ImageRecord]:
-        """Images by file title (with blanks), from an answer to `files`."""
-        found = {}
-        for row in _rows(_mapping(_answer(page).get("query")), "pages"):
-            for info in _rows(row, "imageinfo")[:1]:
-                url = page.join(str(info.get("url") or ""))
-                if url and str(info.get("mime", "image/")).startswith("image/"):
-                    title = str(row.get("title") or "").partition(":")[2]
-                    found[_file_key(title)] = image(url, info.get("width"), info.get("height"))
-        return found
 
-    def read_hits(self, page: Page, name: str) -> list[str]:
-        """The titles among the hits of a search that have the folded form of the name."""
-        hits = _rows(_mapping(_answer(page).get("query")), "search")
-        return [str(hit.get("title")) for hit in hits if fold(str(hit.get("title"))) == fold(name)]
+@dataclass(frozen=True)
+class Row:
+    """A row of an infobox: a label beside a value, or one cell as wide as the box, below the `heading` of its section.
+
+    Above the first label there is no section: the name and the portrait stand there. `label` and `heading` are in lower
+    case, and "" where there is none. `value` is the last cell. `links` are those to other sites.
+    """
+
+    label: str
+    value: Element
+    links: Sequence[str]
+    heading: str
+
+
+def title_of(url: str) -> str:
+    """The title in a canonical address."""
+    return unquote(urlsplit(url).path).rpartition("/boobs/")[2].replace("_", " ")
+
+
+def key_of_title(title: str) -> tuple[str, str] | None:
+    """(key, canonical address) of a title; None when it cannot be a person's page."""
+    found = parse_profile(f"{_HOME}/boobs/{title.replace(' ', '_')}")
+    return (found.key.key, found.url) if found is not None and found.url else None
 
 
 def images_of(profile: Profile, files: Mapping[str, ImageRecord]) -> tuple[ImageRecord, ...]:
-    """The images of a profile from `parse`, in order. Files with no known URL are left out."""
-    return tuple(files[key] for title in profile.galleries if (key := _file_key(title)) in files)
+    """The images of a profile from `parse`, in order. Files with no known address are left out."""
+    return tuple(files[key] for title in profile.galleries if (key := file_key(title)) in files)
 
 
-def _answer(page: Page) -> Mapping[str, Any]:
-    answer = page.json
-    if not isinstance(answer, dict):
-        raise SourceError("boobpedia", Outcome.PARSE_ERROR, "the API did not answer with an object")
-    error = _mapping(answer.get("error"))
-    if error:
-        code = str(error.get("code"))
-        outcomes = {
-            "maxlag": Outcome.RATE_LIMITED,
-            "ratelimited": Outcome.RATE_LIMITED,
-            "readapidenied": Outcome.BLOCKED,
-            "permissiondenied": Outcome.BLOCKED,
-            "missingtitle": Outcome.NOT_FOUND,
-            "nosuchpageid": Outcome.NOT_FOUND,
-        }
-        raise SourceError(
-            "boobpedia", outcomes.get(code, Outcome.PARSE_ERROR), f"the API answered {code[:60]}"
-        )
-    return answer
+def _rows(box: Element, base: Base) -> Iterator[Row]:
+    """The rows of an infobox from top to bottom. A heading is no row of its own."""
+    heading, has_labels = "", False
+    for row in box.select("tr"):
+        cells = [cell for cell in row.children if cell.name in ("td", "th")]
+        table = row.closest("table")
+        if not cells or table is None or table.tag is not box.tag:
+            continue
+        links = [url for url in row.links("a[href]") if not base.is_own(url)]
+        text = cells[0].text.casefold()
+        if len(cells) > 1:
+            has_labels = True
+            yield Row(text, cells[-1], links, heading)
+        elif links or not _is_heading(cells[0]):
+            yield Row("", cells[0], links, heading)
+        else:
+            heading = text if has_labels or _LINKS.search(text) else ""
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
+def _is_heading(cell: Element) -> bool:
+    """True for a cell, without links to other sites, that is the title of what follows."""
+    if not cell.text or cell.first("img"):
+        return False
+    return cell.name == "th" or bool(cell.attribute("style")) or cell.text in cell.texts("b, strong, big")
 
 
-def _rows(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    rows = value.get(key)
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+def _aliases(rows: Sequence[Row]) -> Iterator[str]:
+    """The names beside labels such as "Also known as". Birth names and real names have labels of their own."""
+    for row in rows:
+        if _ALIASES.search(row.label) and not _LEGAL.search(row.label):
+            for line in row.value.lines:
+                yield from _BETWEEN_NAMES.split(_REMARK.sub("", line))
 
 
-def _without_note(title: str) -> str:
-    """A title without the note in brackets at its end: `Name (actress)` → `Name`."""
-    opened = title.find("(", title.rfind(")", 0, -1) + 1) if title.endswith(")") else -1
-    return title[:opened].rstrip() if opened >= 0 else title
+def _links(rows: Sequence[Row]) -> Iterator[str]:
+    """Links to other sites below or beside titles such as "Databases" and "Links and profiles"."""
+    for row in rows:
+        title = f"{row.heading} {row.label}"
+        if _LINKS.search(title) and not _OTHER_PEOPLE.search(title):
+            yield from row.links
 
 
-def _aliases(box: Selector) -> Iterator[str]:
-    """The names in rows with "known" in their label. Birth names and real names are in other rows."""
-    for row in box.css("tr"):
-        label = row.css("td b, th")
-        cells = row.css("td")
-        if label and cells and "known" in text_of(label[0]).casefold():
-            for line in parts_between_breaks(cells[-1]):
-                yield from (_NOTE.sub("", part) for part in re.split(r",|\s/\s", line))
+def _files(rows: Sequence[Row], name: str) -> Iterator[str]:
+    """The titles of the performer's pictures: those above all sections, in cells as wide as the box."""
+    for row in rows:
+        if row.label or row.heading:
+            continue
+        for picture in row.value.select("img"):
+            title = _file_of(picture)
+            if title and not _is_small(picture) and not _is_icon(title, name):
+                yield title
 
 
-def _links(box: Selector, page: Page) -> Iterator[str]:
-    """External links below the headings "Databases" and "Links and profiles"."""
-    below = False
-    for row in box.css("tr"):
-        heading = text_of(row.css("th")[0]).casefold() if row.css("th") else ""
-        if heading:
-            below = "databases" in heading or "links" in heading
-        if below:
-            yield from (url for href in row.css("a::attr(href)").getall() if (url := page.join(href)))
+def _file_of(picture: Element) -> str:
+    """The title of the file that a picture links to, or else that its thumbnail was made of; empty when unknown."""
+    link = picture.closest("a")
+    address = link.link if link is not None else ""
+    for text in (*parse_qs(urlsplit(address).query).get("title", ()), path_of(address)):
+        if found := _FILE.search(text):
+            return found[1].replace("_", " ")
+    thumb = _THUMB.search(path_of(picture.image))
+    return thumb[1].replace("_", " ") if thumb else ""
 
 
-def _files(box: Selector) -> list[str]:
-    """The titles of the infobox's pictures: its links to files, without icons."""
-    hrefs = box.xpath(".//a[.//img]/@href").getall()
-    titles = [
-        unquote(href).rpartition("File:")[2].replace("_", " ") for href in hrefs if "File:" in unquote(href)
-    ]
-    return [title for title in dict.fromkeys(titles) if not _NO_PICTURE.search(title)]
+def _is_small(picture: Element) -> bool:
+    sides = [side(picture.attribute(name)) for name in ("width", "height")]
+    return any(pixels is not None and pixels <= _SMALLEST_SIDE for pixels in sides)
 
 
-def _file_key(title: str) -> str:
-    text = title.replace("_", " ").strip()
-    return text[:1].upper() + text[1:]
+def _is_icon(title: str, name: str) -> bool:
+    """True for a file of decoration. A word of the performer's name says nothing about a file."""
+    words = {word for word in re.split(r"[^a-z]+", title.casefold()) if word}
+    marks = (words & _ICON_WORDS) - set(fold(name).split())
+    return bool(marks) or title.lower().endswith(".svg") or bool(_NO_PICTURE.search(title))

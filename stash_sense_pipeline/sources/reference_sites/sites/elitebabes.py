@@ -1,4 +1,4 @@
-"""EliteBabes: galleries found by name; some show two people."""
+"""EliteBabes: sets of pictures; a set belongs to the one model that it links to."""
 
 from __future__ import annotations
 
@@ -6,25 +6,20 @@ import re
 from collections import Counter
 from urllib.parse import quote_plus, urlsplit
 
-from parsel import Selector
-
+from stash_sense_pipeline.foundation.errors import Outcome, SourceError
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.reference_sites.page import (
-    Page,
-    distinct,
-    file_name,
-    fold,
-    image,
-    path_of,
-    text_of,
-)
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, file_name, fold, image, path_of
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.elitebabes.com"
 _CONTENT = re.compile(r"/content/(\d+)/[^/]+$")
-_SEVERAL = re.compile(r"\b(?:and|with|feat|ft|vs)\b|[&+,]", re.IGNORECASE)
+_MODEL = "a[href*='/model/']"
+# The tags of a set, among them its models, on the set's page; in order of preference.
+_TAGS = ("p.link-btn", ".link-btn", "#content > p")
+# The pictures of a set; in order of preference.
+_PICTURES = ("a[data-fancybox]", "ul.list-gallery a[href*='/content/']")
 
 
 class EliteBabes(PageSite):
@@ -33,54 +28,56 @@ class EliteBabes(PageSite):
     name = "elitebabes"
     hosts = ("elitebabes.com",)
     page_selector = "h2.fn, h1"
+    usual_fields = ("aliases", "images", "galleries")
     example = "https://www.elitebabes.com/model/example/"
     by_name = True
     galleries = 3
 
     def parse(self, page: Page, key: str) -> Profile:
-        """The name, aliases, the portrait, and the sets with only this model in their title."""
-        canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
-        if _key(page.join(canonical)) != key:
+        """The name, aliases, the portrait, and the sets of this model alone."""
+        if _key(page.canonical) != key:
             raise page.layout_mismatch("link[rel=canonical] of a model")
-        name = page.first("h2.fn") or page.first("h1")
+        name = page.root.text_of("h2.fn") or page.root.text_of("h1")
+        aliases = [
+            alias for text in page.root.texts("p.read-more strong") for alias in re.split(r"[,;]", text)
+        ]
         return Profile(
             key=key,
             name=name,
-            aliases=distinct(
-                (
-                    alias
-                    for strong in page.root.css("p.read-more strong")
-                    for alias in text_of(strong).split(",")
-                ),
-                name,
-            ),
+            aliases=distinct(aliases, name),
             images=tuple(_portrait(page, name, key)),
             galleries=tuple(_sets(page, key)),
         )
 
     def pictures(self, page: Page, profile: Profile) -> tuple[ImageRecord, ...]:
-        """The widest listed size of each picture with the page's own content id; related sets have other ids."""
-        page.need("a[data-fancybox]")
-        if _SEVERAL.search(page.first("h1")):
+        """The widest listed size of each picture of a set that links to this model and to no other.
+
+        Only pictures with the content id of most pictures are the set's own: related sets have other ids.
+        """
+        if not _is_set(page.url):
+            raise SourceError(self.name, Outcome.NOT_FOUND, "the set leads away")
+        tags = page.need_one(*_TAGS)
+        if _models(tags) != {profile.key}:
             return ()
-        urls = [_widest(page, link) for link in page.root.css("a[data-fancybox]")]
-        ids = Counter(match[1] for url, _, _ in urls if (match := _CONTENT.search(path_of(url))))
+        found = page.need_one(*_PICTURES)
+        ids = Counter(match[1] for link in found if (match := _CONTENT.search(path_of(link.link))))
         ranked = ids.most_common(2)
         if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
             return ()
         own = f"/content/{ranked[0][0]}/"
-        return tuple(image(url, width, height) for url, width, height in urls if own in url)
+        return tuple(picture for link in found if own in (picture := _full(link)).url)
 
     def search(self, name: str) -> str:
         """The address of the site's search."""
-        return f"{_HOME}/?s={quote_plus(name)}"
+        return f"{self.home}/?s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The hits that link to models."""
-        links = page.root.css("a[href*='/model/']")
+        """The hits that link to models. A hit shows its name as text or as description of its picture."""
         return tuple(
-            Candidate((text_of(link) or link.attrib.get("title", ""),), page.join(link.attrib["href"]))
-            for link in links
+            Candidate(
+                distinct([link.text, link.attribute("title"), *link.attributes("img", "alt")]), link.link
+            )
+            for link in page.root.select(_MODEL)
         )
 
 
@@ -89,40 +86,49 @@ def _key(url: str) -> str | None:
     return found.key.key if found is not None and found.key.site == "elitebabes" else None
 
 
+def _models(elements: list[Element]) -> set[str]:
+    """The keys of the models that the elements link to; a link to the list of models is none."""
+    links = (url for element in elements for url in element.links(_MODEL))
+    return {key for url in links if (key := _key(url)) is not None}
+
+
 def _portrait(page: Page, name: str, key: str) -> list[ImageRecord]:
-    for picture in page.root.xpath("//figure[not(ancestor::li)]//img[@src]"):
-        url = page.join(picture.attrib["src"])
-        named = fold(picture.attrib.get("alt", "")) == fold(name) or fold(file_name(url)).startswith(
-            fold(key)
-        )
-        if url and named and "/content/lists/" not in url:
+    for picture in page.root.select("figure img"):
+        url = picture.widest_image
+        named = fold(picture.attribute("alt")) == fold(name) or fold(file_name(url)).startswith(fold(key))
+        # Tiles of sets and of related models are in lists; `lists/` has small pictures for such tiles.
+        if url and named and picture.closest("li") is None and "/content/lists/" not in url:
             return [image(url)]
     return []
 
 
 def _sets(page: Page, key: str) -> list[str]:
-    found = []
-    for link in page.root.css("li > figure div.img-overlay p a[href]"):
-        url = page.join(link.attrib["href"])
-        slug = urlsplit(url).path.strip("/")
-        title = f"{text_of(link)} {slug.replace('-', ' ')}"
-        # The path of a set has one segment, which starts with the key of its model.
-        if "/" not in slug and slug.startswith(f"{key}-") and not _SEVERAL.search(title):
-            found.append(url)
-    return list(dict.fromkeys(found))
+    """The sets with a tile that links to this model alone. In a layout without such links all sets are listed: the page of a
+    set says the same."""
+    tiles = [tile for figure in page.root.select("li figure") if (tile := figure.closest("li")) is not None]
+    stated = [(tile, _models([tile])) for tile in tiles]
+    own = [tile for tile, models in stated if models == {key}]
+    if not any(models for tile, models in stated if _set_of(tile)):
+        own = tiles
+    return list(dict.fromkeys(url for tile in own if (url := _set_of(tile))))
 
 
-def _widest(page: Page, link: Selector) -> tuple[str, str | None, str | None]:
-    """(address, width, height) of the widest entry of `data-srcset`, which has no sizes, or else of the link."""
-    listed = []
-    for entry in link.attrib.get("data-srcset", "").split(","):
-        words = entry.split()
-        if len(words) == 2 and words[1][:-1].isdigit():
-            listed.append((int(words[1][:-1]), page.join(words[0])))
-    if listed:
-        return max(listed)[1], None, None
-    return (
-        page.join(link.attrib.get("href", "")),
-        link.attrib.get("data-width"),
-        link.attrib.get("data-height"),
-    )
+def _set_of(tile: Element) -> str:
+    """The address of the set that a tile leads to."""
+    links = tile.links("div.img-overlay p a[href]") + tile.links("figure a[href]")
+    return next(filter(_is_set, links), "")
+
+
+def _is_set(url: str) -> bool:
+    """True for a path of one segment on the site itself. Models, tags and lists have more; videos are on other hosts."""
+    parts = urlsplit(url)
+    slug = parts.path.strip("/")
+    return parts.hostname in ("elitebabes.com", "www.elitebabes.com") and bool(slug) and "/" not in slug
+
+
+def _full(link: Element) -> ImageRecord:
+    """The widest entry of the link's `data-srcset`, which has no sizes, or else the linked picture."""
+    url = link.widest_image
+    if url:
+        return image(url)
+    return image(link.link, link.attribute("data-width"), link.attribute("data-height"))

@@ -6,21 +6,16 @@ import re
 from urllib.parse import quote_plus
 
 from stash_sense_pipeline.records.performer_record import ImageRecord
-from stash_sense_pipeline.sources.cleaning.text import clean_text
-from stash_sense_pipeline.sources.reference_sites.page import (
-    Page,
-    distinct,
-    file_name,
-    image,
-    path_of,
-    text_of,
-)
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, file_name, image, path_of
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.indexxx.com"
 _THUMBS = re.compile(r"/thumbs/\d+x\d+/")
-_BETWEEN = re.compile(r"^(?:as\b|[:\-–(]|\s)+|(?<![)\s])[)\s]+$", re.IGNORECASE)
+# A website with its names: a link out, or a text for a site that is closed.
+_WEBSITE = "a.websiteLink, span.websiteLink"
+_IN_ERROR = re.compile(r"\b(?:remove|delete)\b", re.IGNORECASE)
+_IN_BRACKETS = re.compile(r"\(([^()]*)\)")
 
 
 class Indexxx(PageSite):
@@ -29,6 +24,7 @@ class Indexxx(PageSite):
     name = "indexxx"
     hosts = ("indexxx.com",)
     page_selector = "h1#model-name"
+    usual_fields = ("credited", "links", "images")
     example = "https://www.indexxx.com/m/example"
     by_name = True
     referer = True
@@ -36,42 +32,74 @@ class Indexxx(PageSite):
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, names by website, outgoing links, and the portrait with exactly this slug."""
-        name = page.first(self.page_selector)
-        links = page.root.css("#url-box a::attr(href)").getall()
+        name = page.root.text_of(self.page_selector)
         return Profile(
             key=key,
             name=name,
             credited=distinct(_names_at_websites(page), name),
-            links=tuple(url for href in links if (url := page.join(href))),
+            links=tuple(page.root.links("#url-box a[href]")),
             images=tuple(_portrait(page, key)),
         )
 
     def search(self, name: str) -> str:
         """The address of the search among people."""
-        return f"{_HOME}/search/?query={quote_plus(name)}"
+        return f"{self.home}/search/?query={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The panels of the search result."""
-        links = page.root.css("div.modelPanel a.modelLink3[href]")
-        return tuple(Candidate((text_of(link),), page.join(link.attrib["href"])) for link in links)
+        """The panels of the search result. A panel shows other names in brackets; one without an address has no page."""
+        found = []
+        for panel in page.root.select("div.modelPanel"):
+            others = [name for part in _IN_BRACKETS.findall(panel.text) for name in part.split(",")]
+            for link in panel.select("a.modelLink3[href]"):
+                found.append(Candidate(distinct([link.text, *others]), link.link))
+        return tuple(found)
 
 
 def _names_at_websites(page: Page) -> list[str]:
-    """The names that websites used: the text next to each link to a website."""
+    """The names that websites used. Several names at one website are in a list below it."""
+    box = page.root.first("#model-websites-box")
+    if box is None:
+        return []
+    if box.select("li") and not box.select(_WEBSITE):
+        raise page.layout_mismatch(f"#model-websites-box with {_WEBSITE}")
     names = []
-    for link in page.root.css("#model-websites-box a[href*='/websites/']"):
-        row = link.xpath("ancestor::*[self::li or self::tr or self::p or self::div][1]")
-        if len(row.css("a[href*='/websites/']")) == 1:
-            said = clean_text(text_of(row[0]).replace(text_of(link), " ", 1))
-            names.append(_BETWEEN.sub("", said))
+    for alias in box.select(".alias"):
+        website = _website(alias)
+        if website is not None and not _is_in_error(alias, website):
+            names.append(alias.text)
     return names
 
 
+def _website(alias: Element) -> Element | None:
+    """The list item of the website that used a name: the nearest one with a website."""
+    item = alias.closest("li")
+    while item is not None and not _has_website(item):
+        item = item.closest("li")
+    return item
+
+
+def _has_website(item: Element) -> bool:
+    """True when a website stands in the list item itself, not only in a list below it."""
+    return any(
+        own.tag is item.tag for website in item.select(_WEBSITE) if (own := website.closest("li")) is not None
+    )
+
+
+def _is_in_error(alias: Element, website: Element) -> bool:
+    """True when the note on a name asks to remove it: the name is another model's. A name in a list below a website may
+    have no note of its own; that of the website holds for it."""
+    notes = [note for note in alias.after(".alias").elements if note.matches(".count, .descr")]
+    if not notes:
+        notes = [
+            note for child in website.children if child.name == "span" for note in child.select(".descr")
+        ]
+    return any(_IN_ERROR.search(note.text) for note in notes)
+
+
 def _portrait(page: Page, key: str) -> list[ImageRecord]:
-    found = []
-    for src in page.root.css("img.model-img::attr(src)").getall():
-        url = _THUMBS.sub("/", page.join(src))
+    for picture in page.root.select("img.model-img"):
+        url = _THUMBS.sub("/", picture.image)
         slug = re.sub(r"-\d+$", "", file_name(url).rpartition(".")[0]).casefold()
         if path_of(url).startswith("/images/models/") and slug == key:
-            found.append(image(url))
-    return found[:1]
+            return [image(url)]
+    return []

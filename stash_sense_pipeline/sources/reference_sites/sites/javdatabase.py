@@ -7,19 +7,23 @@ from urllib.parse import quote_plus, urlsplit
 
 from stash_sense_pipeline.records.performer_record import ImageRecord
 from stash_sense_pipeline.records.profile_urls import parse_profile
-from stash_sense_pipeline.sources.reference_sites.page import (
-    Page,
-    distinct,
-    file_name,
-    image,
-    path_of,
-    text_of,
-)
+from stash_sense_pipeline.sources.reference_sites.page import Page, distinct, file_name, image, path_of
+from stash_sense_pipeline.sources.reference_sites.page_elements import Element
 from stash_sense_pipeline.sources.reference_sites.page_site import Candidate, PageSite
 from stash_sense_pipeline.sources.reference_sites.site import Profile
 
-_HOME = "https://www.javdatabase.com"
-_EMPTY = ("?", "unknown", "")
+_COLUMN = re.compile(r"(?<!\s)\s*[-–|]\s*JAV\s+Profile$", re.IGNORECASE)
+_BOLD = "b, strong"
+_JAPANESE = ("jp", "japanese", "japanese name", "name (japanese)")
+_OTHER = ("alt", "alt name", "alt names", "alternate name", "alternate names", "alias", "aliases", "aka")
+_BETWEEN_NAMES = re.compile(r"[,;、，/|（）()]|(?<!\s)\s+-(?:\s+|$)")
+_NO_NAME = ("?", "??", "unknown", "none", "n/a", "-", "")
+# Films, other people, visitors, and the frame of the site.
+_NOT_HERS = (
+    ".borderlesscard, .idol-thumb, #comments, .comment, header:not(main header, article header), footer, nav, aside,"
+    " [rel~=sponsored]"
+)
+_ACCOUNT = "a[href]:has(i[class*=fa-]), a[href*='twitter.com/'], a[href*='x.com/']"
 
 
 class JavDatabase(PageSite):
@@ -27,7 +31,8 @@ class JavDatabase(PageSite):
 
     name = "javdatabase"
     hosts = ("javdatabase.com",)
-    page_selector = "h1.idol-name"
+    page_selector = "h1.idol-name, h1.h3"
+    usual_fields = ("aliases", "links", "images")
     example = "https://www.javdatabase.com/idols/example/"
     by_name = True
     follows = True
@@ -35,40 +40,34 @@ class JavDatabase(PageSite):
 
     def is_missing(self, page: Page) -> bool:
         """True for the error page of WordPress, which has a class of its own."""
-        return bool(page.root.css("body.error404"))
+        return bool(page.root.select("body.error404, .page-404"))
 
     def parse(self, page: Page, key: str) -> Profile:
-        """The name, Japanese and other names, the X account, and the portrait with exactly this slug."""
-        canonical = page.root.css("link[rel=canonical]::attr(href)").get("")
-        found = parse_profile(page.join(canonical)) if canonical else None
-        if found is not None and found.key.site == self.name:
-            key = found.key.key
-        name = re.sub(r"(?<!\s)\s+-\s+JAV Profile$", "", page.first(self.page_selector), flags=re.IGNORECASE)
-        names = [*_labelled(page, "jp"), *_labelled(page, "alt")]
+        """The name, Japanese and other names, accounts, and the portrait with exactly this slug."""
+        stated = parse_profile(page.canonical) if page.canonical else None
+        if stated is not None and stated.key.site == self.name:
+            key = stated.key.key
+        heading = page.root.text_of("h1.idol-name") or page.root.text_of("h1.h3")
+        name = _COLUMN.sub("", heading)
         return Profile(
             key=key,
             name=name,
-            aliases=distinct(names, name),
-            links=tuple(
-                url
-                for href in page.root.xpath("//a[i[contains(@class, 'fa-square-twitter')]]/@href").getall()
-                if (url := page.join(href))
-            ),
+            aliases=distinct([*_labelled(page, _JAPANESE), *_labelled(page, _OTHER)], name),
+            links=tuple(_accounts(page)),
             images=tuple(_portrait(page, key)),
         )
 
     def search(self, name: str) -> str:
         """The address of the search among people."""
-        return f"{_HOME}/?post_type=idols&s={quote_plus(name)}"
+        return f"{self.home}/?post_type=idols&s={quote_plus(name)}"
 
     def candidates(self, page: Page) -> tuple[Candidate, ...]:
-        """The cards of the search result, in the newer and the older layout."""
+        """The links to people. A link shows a name as text, or as description of its picture."""
         found = []
-        for link in page.root.css("div.card.borderlesscard p.pcard a[href]"):
-            found.append(Candidate(_either_order(text_of(link)), page.join(link.attrib["href"])))
-        for picture in page.root.css("div.idol-thumb a[href] img[alt]"):
-            url = page.join(picture.xpath("ancestor::a[1]/@href").get(""))
-            found.append(Candidate(_either_order(picture.attrib["alt"]), url))
+        for link in page.root.select("a[href*='/idols/']"):
+            shown = [link.text, link.attribute("title"), *link.attributes("img", "alt")]
+            names = distinct(_COLUMN.sub("", name) for name in shown)
+            found.append(Candidate(tuple(each for name in names for each in _either_order(name)), link.link))
         return tuple(found)
 
 
@@ -78,31 +77,37 @@ def _either_order(name: str) -> tuple[str, ...]:
     return distinct([name, " ".join(reversed(words))]) if len(words) == 2 else (name,)
 
 
-def _labelled(page: Page, label: str) -> list[str]:
-    """The values after a bold label, up to the next one."""
-    for bold in page.root.css("b"):
-        if text_of(bold).rstrip(":").casefold() != label:
-            continue
-        lines = [""]
-        for node in bold.xpath("following-sibling::node()"):
-            if isinstance(node.root, str):
-                lines[-1] += node.root
-            elif node.root.tag == "b":
-                break
-            elif node.root.tag == "br":
-                lines.append("")
-            else:
-                lines[-1] += f" {text_of(node)} "
-        values = [part.strip(" \t\r\n:") for line in lines for part in re.split(r"(?<!\s)\s+-\s+", line)]
-        return [value for value in values if value.casefold() not in _EMPTY]
+def _labelled(page: Page, labels: tuple[str, ...]) -> list[str]:
+    """The names beside the first of the labels, such as `<b>JP:</b> name`."""
+    for bold in page.root.select(_BOLD):
+        if bold.text.rstrip(":： ").casefold() in labels and bold.closest(_NOT_HERS) is None:
+            names = [name.strip(" :：-") for name in _BETWEEN_NAMES.split(_value(bold))]
+            return [name for name in names if name.casefold() not in _NO_NAME]
     return []
 
 
+def _value(label: Element) -> str:
+    """The line after a label, up to the next label. In some layouts the label has an element, or a cell, of its own."""
+    element: Element | None = label
+    while element is not None and element.name not in ("p", "tr", "div", "body"):
+        if lines := element.after(f"{_BOLD}, :has(b, strong)").lines:
+            return lines[0]
+        element = element.closest("*")
+    return ""
+
+
+def _accounts(page: Page) -> list[str]:
+    """Links with an icon to accounts on other sites. Sponsors' links are marked as such."""
+    found = [link for link in page.root.select(_ACCOUNT) if not link.matches(_NOT_HERS)]
+    own = [link.link for link in found if link.closest(_NOT_HERS) is None]
+    return [url for url in dict.fromkeys(own) if url and not page.base.is_own(url)]
+
+
 def _portrait(page: Page, key: str) -> list[ImageRecord]:
-    shown = page.root.css("div.idol-portrait img")
-    urls = shown.xpath("./@data-src").getall() + shown.xpath("./@src").getall()
-    urls += page.root.css("meta[property='og:image']::attr(content)").getall()
-    for url in filter(None, map(page.join, urls)):
+    """The picture with exactly this slug as file name: `hana-2.webp` is a namesake's, `unknown.webp` no person's."""
+    urls = page.root.images(".idol-portrait img") + page.root.images("img")
+    urls += [page.join(text) for text in page.root.attributes("meta[property='og:image']", "content")]
+    for url in urls:
         if path_of(url).startswith("/idolimages/") and file_name(url).rpartition(".")[0].casefold() == key:
             parts = urlsplit(url)
             return [image(parts._replace(path=parts.path.replace("/thumb/", "/full/", 1)).geturl())]

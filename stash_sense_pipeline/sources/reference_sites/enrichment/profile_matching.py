@@ -1,4 +1,4 @@
-"""Profile matching: whose page it is, by name, gender and aliases, and what of it is kept."""
+"""Profile matching: which performer a page is about, by name, gender and aliases, and which fields of it are kept."""
 
 from __future__ import annotations
 

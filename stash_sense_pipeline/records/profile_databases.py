@@ -1,0 +1,358 @@
+"""Rows of databases of films and performers, and of wikis, besides the reference sites."""
+
+from __future__ import annotations
+
+from stash_sense_pipeline.records.profile_forms import (
+    LANGUAGE,
+    NUMBER,
+    REGION,
+    ProfileSite,
+    exact_form,
+    form,
+    words,
+)
+
+WORLD: tuple[ProfileSite, ...] = (
+    ProfileSite(
+        "imdb",
+        ("imdb.com", "pro.imdb.com"),
+        (
+            form(
+                rf"{REGION}name/(?P<id>nm[0-9]{{7,10}})(?:/.*)?",
+                "{id}",
+                "https://www.imdb.com/name/{id}/",
+                "https://m.imdb.com/es-es/name/nm12345678/bio/?ref_=nm_ov_bio",
+                "nm12345678",
+            ),
+        ),
+        singular=True,
+        no_profiles=("title/tt0123456/", "name", "find?q=nm1234567", "list/ls123456789/", "search/name/"),
+    ),
+    ProfileSite(
+        "tmdb",
+        ("www.themoviedb.org", "themoviedb.org"),
+        (
+            form(
+                rf"person/{NUMBER}(?:-[^/]*)?(?:/.*)?",
+                "{id}",
+                "https://www.themoviedb.org/person/{id}",
+                "https://www.themoviedb.org/person/12345-example-person?language=de",
+                "12345",
+            ),
+        ),
+        singular=True,
+        no_profiles=("person", "movie/12345-title", "search?query=x", "person/example", "u/example"),
+    ),
+    ProfileSite(
+        "wikidata",
+        ("wikidata.org",),
+        (
+            form(
+                r"(?:wiki|entity|wiki/special:entitypage|wiki/special:entitydata)/q(?P<id>[1-9][0-9]{0,11})(?:\.[a-z]+)?",
+                "Q{id}",
+                "https://www.wikidata.org/wiki/Q{id}",
+                "https://m.wikidata.org/wiki/q123456#sitelinks",
+                "Q123456",
+            ),
+        ),
+        singular=True,
+        no_profiles=(
+            "wiki/Property:P569",
+            "wiki/Wikidata:Main_Page",
+            "wiki/Special:Search?search=x",
+            "w/index.php",
+        ),
+    ),
+    # Articles on lists, groups and companies have the same URL form as articles on people.
+    ProfileSite(
+        "wikipedia",
+        ("wikipedia.org",),
+        (
+            form(
+                r"(?P<language>[a-z]{2,12}(?:-[a-z]+)*)/(?:wiki/|(?:zh|sr)-[a-z]{2,4}/|w/index\.php\?)(?P<id>[^:?]+)",
+                "{language}:{id}",
+                "https://{language}.wikipedia.org/wiki/{id}",
+                "https://de.m.wikipedia.org/wiki/example_Person",
+                "de:example_person",
+            ),
+        ),
+        identity_grade=False,
+        shared=True,
+        keep_case=True,
+        title=True,
+        query_parameter="title",
+        refused_parameters=words("action oldid diff curid"),
+        language_host=True,
+        reserved=words("main_page"),
+        no_profiles=(
+            "wiki/Special:Search",
+            "wiki/Category:Example",
+            "w/index.php?title=X&action=edit",
+            "wiki/",
+            "",
+        ),
+    ),
+    ProfileSite(
+        "data18",
+        ("data18.com",),
+        (
+            form(
+                r"name/(?P<id>[^/]+)(?:/.*)?",
+                "{id}",
+                "https://www.data18.com/name/{id}",
+                "https://www.data18.com/name/Example-Person/pairs",
+                "example-person",
+            ),
+        ),
+        singular=True,
+        no_profiles=("name", "names/pornstars", "scenes/12345", "movies/12345-title", "studios/example"),
+    ),
+    *(
+        ProfileSite(
+            name,
+            (host,),
+            (
+                form(
+                    r"actresses/details\.php(?:/id/|\?)(?P<id>[a-z0-9_-]{1,20})(?:/.*)?",
+                    "{id}",
+                    f"https://www.{host}/actresses/details.php/id/{{id}}",
+                    f"http://{host}/actresses/details.php/id/e00123",
+                    "e00123",
+                ),
+            ),
+            singular=True,
+            query_parameter="id",
+            no_profiles=(
+                "actresses/index.php/index/k",
+                "films/details.php/id/f00123",
+                "actresses/details.php",
+                "",
+            ),
+        )
+        for name, host in (("bgafd", "bgafd.co.uk"), ("egafd", "egafd.com"))
+    ),
+    ProfileSite(
+        "eurobabeindex",
+        ("eurobabeindex.com",),
+        (
+            form(
+                r"sbandoindex/(?P<id>[^/]+)\.html",
+                "{id}",
+                "https://www.eurobabeindex.com/sbandoindex/{id}.html",
+                "http://eurobabeindex.com/sbandoindex/ExamplePerson.html",
+                "exampleperson",
+            ),
+        ),
+        singular=True,
+        reserved=words("index"),
+        no_profiles=("sbandoindex", "a.html", "sbandoindex/x/y.html", "index.html"),
+    ),
+    ProfileSite(
+        "gevi",
+        ("gayeroticvideoindex.com",),
+        (
+            form(
+                rf"performer/{NUMBER}(?:/.*)?",
+                "{id}",
+                "https://gayeroticvideoindex.com/performer/{id}",
+                "https://www.gayeroticvideoindex.com/performer/012345/",
+                "12345",
+            ),
+        ),
+        singular=True,
+        no_profiles=(
+            "performer",
+            "video/12345",
+            "episode/12345",
+            "search.php?type=s&query=12345",
+            "company/12",
+        ),
+    ),
+    ProfileSite(
+        "adultempire",
+        ("www.adultempire.com", "adultempire.com", "adultdvdempire.com"),
+        (
+            form(
+                rf"{NUMBER}/(?P<slug>[^/]*)-pornstars?\.html",
+                "{id}",
+                "https://www.adultempire.com/{id}/{slug}-pornstars.html",
+                "https://www.adultdvdempire.com/12345/Example-Person-pornstars.html?sort=x",
+                "12345",
+            ),
+        ),
+        no_profiles=("12345/example-title-porn-movies.html", "performers", "12345", "allsearch/search?q=x"),
+    ),
+    ProfileSite(
+        "avn",
+        ("avn.com",),
+        (
+            form(
+                r"(?:porn-stars|profiles)/(?P<id>(?![0-9]+(?:/|$))[^/]{2,}?)(?:\.html)?",
+                "{id}",
+                "https://avn.com/porn-stars/{id}",
+                "https://avn.com/porn-stars/Example-Person-12345.html",
+                "example-person-12345",
+            ),
+        ),
+        # The forms of its addresses are not confirmed by two sources.
+        identity_grade=False,
+        reserved=words("index search"),
+        no_profiles=("porn-stars", "porn-stars/a", "movies/12345.html", "business/articles/video/x-1.html"),
+    ),
+    ProfileSite(
+        "xxxbios",
+        ("xxxbios.com",),
+        (
+            form(
+                r"(?P<id>[^/]+)-biography",
+                "{id}",
+                "https://xxxbios.com/{id}-biography/",
+                "https://www.xxxbios.com/Example-Person-biography/",
+                "example-person",
+            ),
+        ),
+        identity_grade=False,
+        no_profiles=("", "category/x", "female-porn-stars", "tag/example", "page/2"),
+    ),
+)
+
+JAPAN: tuple[ProfileSite, ...] = (
+    ProfileSite(
+        "minnano_av",
+        ("minnano-av.com",),
+        (
+            form(
+                r"actress0*(?P<id>[1-9][0-9]{0,9})\.html",
+                "{id}",
+                "https://www.minnano-av.com/actress{id}.html",
+                "http://www.minnano-av.com/actress012345.html?%E4%BE%8B",
+                "12345",
+            ),
+        ),
+        singular=True,
+        no_profiles=(
+            "actress_list.php",
+            "search_result.php?search_word=x",
+            "actress.html",
+            "av_product1.html",
+        ),
+    ),
+    ProfileSite(
+        "xcity",
+        ("xxx.xcity.jp", "xcity.jp"),
+        (
+            form(
+                r"idol/detail/0*(?P<id>[1-9][0-9]{0,9})",
+                "{id}",
+                "https://xxx.xcity.jp/idol/detail/{id}/",
+                "https://xcity.jp/idol/detail/1234/?style=simple",
+                "1234",
+            ),
+        ),
+        singular=True,
+        no_profiles=("idol", "idol/?kana=x", "idol/detail", "avod/detail/?id=1234"),
+    ),
+    ProfileSite(
+        "dmm",
+        ("actress.dmm.co.jp", "dmm.co.jp", "video.dmm.co.jp"),
+        (
+            form(
+                r"-/detail/=/actress_id=0*(?P<id>[1-9][0-9]{0,9})",
+                "{id}",
+                "https://actress.dmm.co.jp/-/detail/=/actress_id={id}/",
+                "https://actress.dmm.co.jp/-/detail/=/actress_id=1012345/",
+                "1012345",
+            ),
+            form(
+                r"(?:[^=]*/)?-/list/=/article=actress/id=0*(?P<id>[1-9][0-9]{0,9})(?:/.*)?",
+                "{id}",
+                "https://actress.dmm.co.jp/-/detail/=/actress_id={id}/",
+                "https://www.dmm.co.jp/digital/videoa/-/list/=/article=actress/id=1012345/",
+                "1012345",
+            ),
+            form(
+                r"av/list\?0*(?P<id>[1-9][0-9]{0,9})",
+                "{id}",
+                "https://actress.dmm.co.jp/-/detail/=/actress_id={id}/",
+                "https://video.dmm.co.jp/av/list/?sort=date&actress=1012345",
+                "1012345",
+            ),
+        ),
+        singular=True,
+        query_parameter="actress",
+        query_paths=("av/list",),
+        no_profiles=(
+            "-/top/",
+            "av/list/?keyword=1",
+            "-/list/=/article=maker/id=1/",
+            "mono/dvd/-/detail/=/cid=x/",
+            "search/=/x",
+        ),
+    ),
+    ProfileSite(
+        "xslist",
+        ("xslist.org",),
+        (
+            form(
+                rf"{LANGUAGE}model/{NUMBER}\.html",
+                "{id}",
+                "https://xslist.org/en/model/{id}.html",
+                "https://xslist.org/zh/model/0123.html",
+                "123",
+            ),
+        ),
+        singular=True,
+        no_profiles=("search?query=x", "en/model", "en/model/a.html", "en/studio/1.html"),
+    ),
+    ProfileSite(
+        "javlibrary",
+        ("www.javlibrary.com", "javlibrary.com"),
+        (
+            form(
+                rf"{LANGUAGE}vl_star\.php\?(?P<id>[a-z0-9]{{2,12}})",
+                "{id}",
+                "https://www.javlibrary.com/en/vl_star.php?s={id}",
+                "http://www.javlibrary.com/ja/vl_star.php?&mode=2&amp;s=ae2sc&page=3",
+                "ae2sc",
+            ),
+        ),
+        query_parameter="s",
+        no_profiles=("en/star_list.php?prefix=A", "en/vl_star.php", "en/?v=javabc", "en/vl_maker.php?s=abc"),
+    ),
+    ProfileSite(
+        "javdb",
+        ("javdb.com",),
+        (
+            exact_form(
+                r"(?i:actors)/(?P<id>[A-Za-z0-9]{2,12})",
+                "{id}",
+                "https://javdb.com/actors/{id}",
+                "https://javdb.com/actors/0R1n3?t=s&sort_type=0",
+                "0R1n3",
+            ),
+        ),
+        reserved=words("censored uncensored western fc2 anime"),
+        no_profiles=("actors", "actors/censored", "v/abcde", "search?q=x", "makers/abc"),
+    ),
+    ProfileSite(
+        "msin",
+        ("db.msin.jp",),
+        (
+            form(
+                rf"(?:jp\.|branch/)?page/actress\?{NUMBER}",
+                "{id}",
+                "https://db.msin.jp/page/actress?id={id}",
+                "https://db.msin.jp/jp.page/actress?id=12345",
+                "12345",
+            ),
+        ),
+        query_parameter="id",
+        query_paths=("page/actress",),
+        no_profiles=(
+            "jp.search/actress?str=x",
+            "page/movie?id=12345",
+            "page/actress",
+            "branch/search?sort=actress",
+        ),
+    ),
+)

@@ -1,0 +1,91 @@
+"""Exact search: the most similar vectors, by matrix products in blocks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Positions = NDArray[np.int64]
+
+_ROWS_A_BLOCK = 16_384
+# The largest similarity of each group of columns is found in a tenth of the time that a partition takes.
+_COLUMNS_A_GROUP = 32
+
+
+def exact_neighbours(queries: Floats, gallery: Floats, k: int) -> tuple[Positions, Floats]:
+    """The k nearest rows of `gallery` to each query by cosine similarity, best first: positions and similarities (q, k).
+
+    Both arrays hold unit vectors. Each block is one matrix product, which takes nearly all of the time: only
+    similarities that can be among the k best are sorted.
+    """
+    count = len(queries)
+    k = min(k, len(gallery))
+    best = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+    floor = np.full(count, -np.inf, dtype=np.float32)
+    for start in range(0, len(gallery), _ROWS_A_BLOCK):
+        similar = queries @ gallery[start : start + _ROWS_A_BLOCK].T
+        if start == 0:
+            floor = _lowest_of_the_best(similar, k)
+        flat = np.flatnonzero(similar >= floor[:, None])
+        rows, columns = np.divmod(flat, similar.shape[1])
+        found = _Found(rows, columns + start, similar.reshape(-1)[flat])
+        best, floor = _keep_best(best, found, count, k)
+    return best.columns.reshape(count, k), best.values.reshape(count, k)
+
+
+class _Found(NamedTuple):
+    """Candidates: the query, the position in the gallery and the similarity of each."""
+
+    rows: Positions
+    columns: Positions
+    values: Floats
+
+
+def _lowest_of_the_best(similar: Floats, k: int) -> Floats:
+    """A lower bound of the k-th largest value of each row (rows, columns); -inf for rows of fewer than k values.
+
+    The k-th largest of the maxima of disjoint groups is one: at least k values of the row are as large.
+    """
+    rows, columns = similar.shape
+    groups = columns // _COLUMNS_A_GROUP
+    if groups >= k:
+        whole = similar[:, : groups * _COLUMNS_A_GROUP]
+        similar = whole.reshape(rows, _COLUMNS_A_GROUP, groups).max(axis=1)
+    elif columns < k:
+        return np.full(rows, -np.inf, dtype=np.float32)
+    place = similar.shape[1] - k
+    return np.asarray(np.partition(similar, place, axis=1)[:, place])
+
+
+def _keep_best(best: _Found, found: _Found, count: int, k: int) -> tuple[_Found, Floats]:
+    """The k most similar candidates of each query, best first, and the k-th similarity (-inf when there are fewer)."""
+    rows = np.concatenate([best.rows, found.rows])
+    columns = np.concatenate([best.columns, found.columns])
+    values = np.concatenate([best.values, found.values])
+    # One stable sort of whole numbers takes half the time of a sort by three keys. Candidates come in order of columns.
+    by_row = np.argsort((rows << 32) - _ranked(values), kind="stable")
+    rows, columns, values = rows[by_row], columns[by_row], values[by_row]
+    begins = np.searchsorted(rows, np.arange(count))
+    place = np.arange(len(rows)) - begins[rows]
+    kept = place < k
+    floor = np.full(count, -np.inf, dtype=np.float32)
+    last = place == k - 1
+    floor[rows[last]] = values[last]
+    return _Found(rows[kept], columns[kept], values[kept]), floor
+
+
+def _ranked(values: Floats) -> Positions:
+    """Whole numbers of 32 bits in the order of float32 values."""
+    # Negative zero equals zero.
+    bits = (values + np.float32(0)).view(np.int32)
+    return np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
+
+
+def sample_positions(count: int, size: int, seed: int = 1) -> Positions:
+    """`size` of the positions 0..count-1, or all of them, sorted. The same arguments give the same positions."""
+    if size >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(count, size, replace=False)).astype(np.int64)

@@ -1,0 +1,74 @@
+"""The sidecar's fusion: its ranking of faces by the distances in both indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
+from stash_sense_pipeline.release.contract import SIDECAR_K, SIDECAR_MISSING_DISTANCE, SIDECAR_WEIGHT
+
+Distances = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def fused_distances(ids: Mapping[str, Positions], distances: Mapping[str, Floats]) -> list[tuple[float, int]]:
+    """The sidecar's ranking for one query, as (fused distance, position), nearest first.
+
+    It adds half of each model's distance. A model that did not return the face counts with a distance of 0.5.
+    """
+    seen: dict[int, dict[str, float]] = {}
+    for model, positions in ids.items():
+        for position, distance in zip(positions.tolist(), distances[model].tolist(), strict=True):
+            seen.setdefault(position, {})[model] = distance
+    return sorted(
+        (sum(SIDECAR_WEIGHT * by_model.get(model, SIDECAR_MISSING_DISTANCE) for model in ids), position)
+        for position, by_model in seen.items()
+    )
+
+
+def fuse(
+    ids: Sequence[Positions], distances: Sequence[Floats], excluded: Sequence[Mask]
+) -> tuple[Positions, Distances]:
+    """The sidecar's fused distances for many queries: positions and distances (q, 2k), positions ascending in each row.
+
+    `ids`, `distances`, `excluded`: of each of the two models, (q, k), nearest first. The result is what the sidecar
+    gives when the indices lack the excluded faces: of the others it receives the first 100. Its places without a face
+    have an infinite distance.
+    """
+    first, second = (_received(mask) for mask in excluded)
+    kept = np.concatenate([first, second], axis=1)
+    positions = np.concatenate(ids, axis=1)
+    # Twice the position, plus one for the second model: the two entries of a face become neighbours.
+    keys = 2 * positions
+    keys[:, first.shape[1] :] += 1
+    order = np.argsort(keys, axis=1)
+    positions = np.take_along_axis(positions, order, axis=1)
+    kept = np.take_along_axis(kept, order, axis=1)
+    apart = np.concatenate(distances, axis=1).astype(np.float64) - SIDECAR_MISSING_DISTANCE
+    apart = np.where(kept, SIDECAR_WEIGHT * np.take_along_axis(apart, order, axis=1), 0.0)
+    again = positions[:, 1:] == positions[:, :-1]
+    apart[:, :-1] += np.where(again, apart[:, 1:], 0.0)
+    present = kept.copy()
+    present[:, :-1] |= again & kept[:, 1:]
+    present[:, 1:] &= ~again
+    missing_in_both = 2 * SIDECAR_WEIGHT * SIDECAR_MISSING_DISTANCE
+    return positions, np.where(present, missing_in_both + apart, np.inf)
+
+
+def _received(excluded: Mask) -> Mask:
+    """The entries (q, k) that an index without the excluded faces returns: the first 100 others."""
+    return ~excluded & (np.cumsum(~excluded, axis=1) <= SIDECAR_K)
+
+
+def nearest(positions: Positions, distances: Distances) -> tuple[Positions, Distances]:
+    """The first answer to each query: its position and distance (q,). No answer is -1 with an infinite distance.
+
+    Of faces at one distance the sidecar answers with the lowest position. Rows as `fuse` gives them.
+    """
+    place = np.argmin(distances, axis=1)[:, None]
+    distance = np.take_along_axis(distances, place, axis=1)[:, 0]
+    position = np.take_along_axis(positions, place, axis=1)[:, 0]
+    return np.where(np.isfinite(distance), position, -1), distance

@@ -1,0 +1,1 @@
+"""Sites that are wikis: the API of MediaWiki."""
