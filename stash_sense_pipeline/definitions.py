@@ -42,7 +42,6 @@ def build_defs(
     environment = environment or read_environment(os.environ, Path.cwd())
     keep_secrets_out_of_logs(environment.secrets)
     settings = settings or load_settings(environment.sources_file)
-    automation = environment.automation
     by_source = [
         with_settings(performer_table, effective_settings(settings, environment, os.environ)),
         aligned_faces,
@@ -67,15 +66,15 @@ def build_defs(
             *build_job.build_jobs(),
         ],
         schedules=[
-            schedules.nightly_enrichment(settings, environment, automation),
-            schedules.weekly_sweep(settings, automation),
-            schedules.nightly_publish(automation),
-            schedules.freshness_check(automation),
+            schedules.nightly_enrichment(settings, environment),
+            schedules.weekly_sweep(settings, environment),
+            schedules.nightly_publish(environment),
+            schedules.freshness_check(environment),
         ],
         sensors=[
             sensors.stash_box_updates(settings, environment),
-            sensors.embed_when_refreshed(automation),
-            sensors.publish_when_changed(automation),
+            sensors.embed_when_refreshed(environment),
+            sensors.publish_when_changed(environment),
             alerts.alert_on_failures(environment),
             alerts.alert_on_stale_sources(settings, environment),
             alerts.alert_on_failed_checks(environment),

@@ -20,7 +20,7 @@ from stash_sense_pipeline.settings.run_overrides import (
     parse_counts,
     parse_names,
 )
-from stash_sense_pipeline.settings.schema import ExportSettings, GlobalSettings, TrustLevel
+from stash_sense_pipeline.settings.schema import ExportSettings, GlobalSettings, TrustLevel, is_private_host
 from stash_sense_pipeline.settings.sources_file import load_settings
 
 SHIPPED = Path(__file__).parents[1] / "sources.yaml"
@@ -155,7 +155,7 @@ def test_gender_is_written_as_the_catalog_writes_it(load):
     assert load("reference_sites: {afdb: {gender_filter: Female}}").source("afdb").gender_filter == "FEMALE"
 
 
-def test_a_contact_is_missing_only_when_a_server_on_another_machine_is_enabled(load):
+def test_a_contact_is_missing_only_when_a_source_of_the_internet_is_enabled(load):
     local = "stash_boxes: {mine: {url: 'http://127.0.0.1:9/graphql'}, other: {url: 'http://[::1]:9/graphql'}}"
     assert not load(local).missing_contact
     assert load("stash_boxes: {stashdb: {}}").missing_contact
@@ -163,6 +163,23 @@ def test_a_contact_is_missing_only_when_a_server_on_another_machine_is_enabled(l
     assert not load(
         "global: {user_agent_contact: me@mail.example}\nstash_boxes: {stashdb: {}}"
     ).missing_contact
+
+
+@pytest.mark.parametrize(
+    ("host", "private"),
+    [("127.0.0.1", True), ("::1", True), ("10.1.2.3", True), ("192.168.0.9", True), ("172.17.0.1", True),
+     ("169.254.1.1", True), ("100.64.0.1", True), ("fd00::1", True), ("8.8.8.8", False), ("2606:4700::1", False),
+     ("localhost", True), ("box", True), ("Box.Local", True), ("a.internal", True), ("a.home.arpa.", True),
+     ("stashdb.org", False), ("local.stashdb.org", False), ("notlocal", True), ("134744072", False), ("a.localnet", False)],
+)  # fmt: skip
+def test_a_private_host_is_an_address_or_a_name_that_the_internet_does_not_have(host: str, private: bool):
+    assert is_private_host(host) is private
+
+
+def test_a_site_that_is_not_fetched_needs_no_contact(load):
+    assert not load("reference_sites: {iafd: {enabled: true}}").missing_contact
+    assert load("reference_sites: {iafd: {enabled: true, fetch: true}}").missing_contact
+    assert load("global: {user_agent_contact: '   '}\nstash_boxes: {stashdb: {}}").missing_contact
 
 
 def test_settings_are_immutable_and_can_be_pickled():

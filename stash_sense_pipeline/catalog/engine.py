@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.foundation.files import holding_lock, make_directory, make_private_file, restrict
 
 _BUSY_TIMEOUT_MS = 30_000
+_LOOK_SECONDS = 5
 # Holds the pages that a batch of a large source touches. With a smaller cache they are written more than once.
 _CACHE_KIB = 49_152
 # The page size of a new file. Ids are random, so a batch of records touches nearly every page at any page size. Fewer,
@@ -51,6 +53,49 @@ def open_catalog(url: str) -> sa.Engine:
         return _migrated_engine(parsed, shown)
     except (sa.exc.DBAPIError, sa.exc.ArgumentError, ImportError, OSError) as error:
         raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
+
+
+class CatalogState(StrEnum):
+    """Whether a catalog exists, and whether its schema is that of this program."""
+
+    MISSING = "missing"
+    OLDER = "older"
+    CURRENT = "current"
+
+
+def catalog_state(url: str) -> CatalogState:
+    """The state of the catalog, which is neither created nor migrated nor changed.
+
+    A server is waited for at most 5 s. Raises CatalogError as open_catalog does.
+    """
+    parsed = _parse(url)
+    shown = shown_url(parsed)
+    try:
+        if parsed.get_backend_name() == "sqlite":
+            path = Path(str(parsed.database)).resolve()
+            if not path.exists():
+                return CatalogState.MISSING
+            _check_sqlite_file(path, shown)
+        engine = unchanging_engine(url)
+        script = _migrations()[1]
+        try:
+            with engine.connect() as connection:
+                noted = _revisions(connection, script, shown)
+        finally:
+            engine.dispose()
+    except (sa.exc.DBAPIError, sa.exc.ArgumentError, ImportError, OSError) as error:
+        raise CatalogError(f"cannot open the catalog {shown}: {first_line(error)}") from error
+    if not noted:
+        return CatalogState.MISSING
+    return CatalogState.CURRENT if noted == tuple(script.get_heads()) else CatalogState.OLDER
+
+
+def unchanging_engine(url: str) -> sa.Engine:
+    """An engine for reading a catalog that catalog_state has looked at. It sets nothing in the database."""
+    parsed = _parse(url)
+    if parsed.get_backend_name() == "postgresql" and "connect_timeout" not in parsed.query:
+        parsed = parsed.update_query_dict({"connect_timeout": str(_LOOK_SECONDS)})
+    return sa.create_engine(parsed, poolclass=sa.NullPool, hide_parameters=True)
 
 
 def is_there(url: str) -> bool:

@@ -58,6 +58,7 @@ for _command in (
     identity.identity,
     models.models,
     operating.backup,
+    operating.doctor,
     operating.prepare,
     operating.restore,
     operating.serve,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def demo(data_dir: Path) -> None:
     with demo_world(data_dir.resolve()) as variables:
         # Without the variables of the shell: the demo must never touch an operator's own catalog or run history.
         environment = environment_of(variables)
-        result = _build(environment, RunOverrides(), environment.data_dir / "dagster")
+        result = _build(environment, RunOverrides(), environment.data_dir / "dagster", estimated=False)
     if not result.complete:
         sys.exit(1)
     echo("\nOpen the Dagster UI on this data:  make ui   (then http://127.0.0.1:3000)")
@@ -123,7 +124,9 @@ def ui(data_dir: Path, port: int) -> None:
             sys.exit(serve_ui(UiServer(home, "127.0.0.1", port, environment, [held]), echo))
 
 
-def _build(environment: Environment, overrides: RunOverrides, home: Path) -> BuildResult:
+def _build(
+    environment: Environment, overrides: RunOverrides, home: Path, *, estimated: bool = True
+) -> BuildResult:
     from stash_sense_pipeline.cli.progress_display import progress_display
     from stash_sense_pipeline.definitions import build_defs
     from stash_sense_pipeline.deployment.dagster_home import check_writable, restrict_data
@@ -138,14 +141,13 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
     # Until the build notes signals itself, SIGTERM ends it as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = apply_overrides(load_settings(environment.sources_file), overrides)
+    if settings.missing_contact:
+        raise ConfigurationError(
+            f"no source is asked without a contact address: set global.user_agent_contact in {environment.sources_file} "
+            "to a web or mail address of yours"
+        )
     check_writable(environment.data_dir)
     restrict_data(environment.data_dir, home)
-    if settings.missing_contact:
-        echo(
-            f"warning: global.user_agent_contact is empty in {environment.sources_file}; "
-            "fill it in, so that a source can reach you",
-            err=True,
-        )
     open_instance(home).dispose()
     location = CodeLocation(build_defs, open_instance, home, settings, environment)
     with progress_display() as display:
@@ -153,10 +155,24 @@ def _build(environment: Environment, overrides: RunOverrides, home: Path) -> Bui
         def show(message: ProgressMessage) -> None:
             display(message.subject, message.stage, message.done, message.total, message.counts)
 
-        result = run_build(location, overrides, Listener(_announce, show))
+        def begin(sources: Sequence[str]) -> None:
+            if estimated:
+                _announce_estimate(environment, settings, sources, faces=overrides.faces)
+
+        result = run_build(location, overrides, Listener(_announce, show, begin))
     for line in closing_lines(result, _completeness(environment, settings)):
         echo(line)
     return result
+
+
+def _announce_estimate(
+    environment: Environment, settings: Settings, sources: Sequence[str], *, faces: bool
+) -> None:
+    from stash_sense_pipeline.deployment.readiness.doctor import first_build, wrapped_estimate
+
+    estimate = first_build(settings, environment, sources, faces=faces)
+    for line in wrapped_estimate(estimate) if estimate is not None else ():
+        echo(line)
 
 
 def _completeness(environment: Environment, settings: Settings) -> tuple[int, int]:

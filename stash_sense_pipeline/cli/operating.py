@@ -1,7 +1,8 @@
-"""Commands of an operator: prepare, serve, backup, restore."""
+"""Commands of an operator: prepare, doctor, serve, backup, restore."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from datetime import UTC, datetime
@@ -20,9 +21,38 @@ if TYPE_CHECKING:
 
 @click.command()
 def prepare() -> None:
-    """Prepare what the services need: directories, sources.yaml, databases, pool limits. Running it again is safe."""
+    """Prepare what the services need: directories, sources.yaml, databases, pool limits. Running it again is safe.
+
+    At the end it says what is not ready yet, as `stash-sense doctor --offline` does. That does not change the exit code.
+    """
     environment = environment_of(os.environ)
     _make_ready(environment, _home(environment.data_dir))
+
+
+@click.command()
+@click.option("--offline", is_flag=True, help="Send no request to a source.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks and the estimate as JSON.")
+def doctor(offline: bool, as_json: bool) -> None:
+    """Check that runs can succeed: settings, keys, sources, model pack, device, disk, clock, databases, daemon.
+
+    Nothing is changed or created. Each enabled source is sent one request, a reference site for its robots.txt; a source
+    of the Internet is sent none before a contact address is set. Before a first build its size is estimated. Exit code 0
+    when there is no problem, 1 otherwise; warnings do not count.
+    """
+    from stash_sense_pipeline.deployment.bootstrap import gpu_count
+    from stash_sense_pipeline.deployment.readiness.doctor import Scope, examine, report_lines
+    from stash_sense_pipeline.settings.environment import read_environment
+
+    # Unlike environment_of it leaves what a killed command left behind.
+    environment = read_environment(os.environ, Path.cwd())
+    home = _home(environment.data_dir)
+    report = examine(environment, home, gpu_count(os.environ), Scope(ask=not offline))
+    if as_json:
+        echo(json.dumps(report.as_data(), indent=2))
+    else:
+        for line in report_lines(report):
+            echo(line)
+    sys.exit(1 if report.has_problem else 0)
 
 
 @click.command()
@@ -128,8 +158,20 @@ def _make_ready(environment: Environment, home: Path) -> None:
     from stash_sense_pipeline.deployment.bootstrap import gpu_count, prepare
     from stash_sense_pipeline.deployment.dagster_home import restrict_data
 
+    gpus = gpu_count(os.environ)
     restrict_data(environment.data_dir, home)
-    prepare(environment, home, gpu_count(os.environ), echo)
+    prepare(environment, home, gpus, echo)
+    _tell_what_is_not_ready(environment, home, gpus)
+
+
+def _tell_what_is_not_ready(environment: Environment, home: Path, gpus: int) -> None:
+    from stash_sense_pipeline.deployment.readiness.check import State
+    from stash_sense_pipeline.deployment.readiness.doctor import Scope, check_lines, examine
+
+    for check in examine(environment, home, gpus, Scope(ask=False, history=False)).checks:
+        if check.state is not State.OK:
+            for line in check_lines(check):
+                echo(line)
 
 
 def _home(data_dir: Path) -> Path:

@@ -17,7 +17,7 @@ from stash_sense_pipeline.foundation.files import holding_lock
 from stash_sense_pipeline.orchestration.dagster_private import run_history_revisions
 
 # The databases of Dagster's run history, relative to DAGSTER_HOME.
-_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+HISTORY_DATABASES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
 
 
 def open_instance(home: Path) -> dg.DagsterInstance:
@@ -30,7 +30,7 @@ def open_instance(home: Path) -> dg.DagsterInstance:
     home = prepare_home(home)
     try:
         with _alone(home):
-            for database in _DATABASES:
+            for database in HISTORY_DATABASES:
                 if (home / database).is_file():
                     _repair_revisions(home / database)
             return dg.DagsterInstance.from_config(str(home))

@@ -184,9 +184,9 @@ class SourceSettings(SettingsModel):
     )
 
     @property
-    def is_loopback(self) -> bool:
-        """True for a server on this machine."""
-        return is_loopback_host(urlsplit(self.url).hostname or "")
+    def needs_contact(self) -> bool:
+        """True for a source on the public Internet: its requests must carry an address at which you can be reached."""
+        return not is_private_host(urlsplit(self.url).hostname or "")
 
 
 class StashBoxSettings(SourceSettings):
@@ -224,6 +224,11 @@ class ReferenceSiteSettings(SourceSettings):
         default=True, description=f"{A_FLAG}; false uses the site's identifiers without asking the site"
     )
 
+    @property
+    def needs_contact(self) -> bool:
+        """True for a site on the public Internet that is asked."""
+        return self.fetch and super().needs_contact
+
 
 class Settings(SettingsModel):
     """All of sources.yaml. `global_` is its `global` section."""
@@ -252,8 +257,13 @@ class Settings(SettingsModel):
 
     @property
     def missing_contact(self) -> bool:
-        """True when an enabled source is on another machine and the User-Agent has no contact: worth a warning."""
-        return not self.global_.user_agent_contact and any(not source.is_loopback for source in self.enabled)
+        """True when an enabled source needs a contact address and there is none: that source is not asked."""
+        return not self.has_contact and any(source.needs_contact for source in self.enabled)
+
+    @property
+    def has_contact(self) -> bool:
+        """True when requests carry a contact address."""
+        return bool(self.global_.user_agent_contact.strip())
 
     def source(self, name: str) -> SourceSettings:
         """The source of that name. Raises ConfigurationError, which lists the known names, when there is none."""
@@ -269,3 +279,20 @@ def is_loopback_host(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+# Domains that the public name system does not serve: RFC 6761, RFC 6762, RFC 8375, and `internal` (ICANN, 2024).
+_PRIVATE_DOMAINS = (".localhost", ".local", ".internal", ".home.arpa", ".test", ".invalid", ".example")
+
+
+def is_private_host(host: str) -> bool:
+    """True for a host that is not on the public Internet.
+
+    That is an address of a private network or of this machine, a name without a dot, and a name in a private domain.
+    A name of digits alone is a public address in an old notation.
+    """
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        name = host.lower().removesuffix(".")
+        return ("." not in name and not name.isdigit()) or name.endswith(_PRIVATE_DOMAINS)

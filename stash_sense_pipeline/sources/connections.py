@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.settings.environment import Environment
-from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
+from stash_sense_pipeline.settings.schema import (
+    ReferenceSiteSettings,
+    Settings,
+    SourceSettings,
+    StashBoxSettings,
+)
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.sources.http.retry_policy import RetryPolicy
@@ -16,15 +21,31 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.sources.stash_boxes.connectors import Connector
 
 
+_NO_CONTACT = "no contact address; set global.user_agent_contact in sources.yaml"
+
+
 def unusable(settings: Settings, environment: Environment, name: str) -> str | None:
     """The reason why a source cannot be used, in one line; None when it can. ConfigurationError for an unknown name."""
     source = settings.source(name)
     if not source.enabled:
         return f"{name} is not enabled in sources.yaml"
+    if lacks_contact(settings, source):
+        return f"{name}: {_NO_CONTACT}"
+    return lacking_access(environment, source)
+
+
+def lacks_contact(settings: Settings, source: SourceSettings) -> bool:
+    """True for a source that is not asked, because requests to it must carry a contact address and there is none."""
+    return source.needs_contact and not settings.has_contact
+
+
+def lacking_access(environment: Environment, source: SourceSettings) -> str | None:
+    """The key or page solver that a source lacks, in one line; None when it lacks nothing."""
     if isinstance(source, ReferenceSiteSettings):
         return _unusable_site(environment, source)
-    if environment.api_key(name) is None:
-        return f"{name}: no key; set {name.upper()}_API_KEY or {name.upper()}_API_KEY_FILE"
+    if environment.api_key(source.name) is None:
+        key = f"{source.name.upper()}_API_KEY"
+        return f"{source.name}: no key; set {key} or {key}_FILE"
     return None
 
 
@@ -70,7 +91,10 @@ async def open_connector(
 
 @asynccontextmanager
 async def open_site_connector(
-    settings: Settings, environment: Environment, site: ReferenceSiteSettings
+    settings: Settings,
+    environment: Environment,
+    site: ReferenceSiteSettings,
+    retry_policy: RetryPolicy | None = None,
 ) -> AsyncIterator[SiteConnector]:
     """Opens the connector of a reference site, with a client that obeys robots.txt, for the block.
 
@@ -84,6 +108,8 @@ async def open_site_connector(
     from stash_sense_pipeline.sources.reference_sites.site_connector import SiteConnector
 
     off = None if settings.source(site.name).enabled else f"{site.name} is not enabled in sources.yaml"
+    if off is None and lacks_contact(settings, site):
+        off = f"{site.name}: {_NO_CONTACT}"
     problem = off or _unusable_site(environment, site)
     if problem is not None:
         raise ConfigurationError(problem)
@@ -92,7 +118,7 @@ async def open_site_connector(
         site.url,
         rate=site.rate_limit,
         contact=settings.global_.user_agent_contact,
-        retry_policy=SITE_RETRY_POLICY,
+        retry_policy=retry_policy or SITE_RETRY_POLICY,
         gate=Robots(site.name),
         one_at_a_time=True,
     ) as client:

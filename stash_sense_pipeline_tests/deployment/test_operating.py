@@ -72,7 +72,7 @@ def taken_port() -> Iterator[int]:
 def test_prepare_creates_everything_and_a_second_run_changes_nothing(tmp_path: Path) -> None:
     first = runs(tmp_path, "prepare", STASH_SENSE_GPUS="2")
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[-1] == "run history: ready; pool gpu: 2 at a time"
+    assert "\nrun history: ready; pool gpu: 2 at a time\nproblem  contact: " in first.stdout
     assert "sources.yaml: written; look through it" in first.stdout
     mine = (tmp_path / "sources.yaml").read_text() + "\n# mine\n"
     (tmp_path / "sources.yaml").write_text(mine)
@@ -161,11 +161,18 @@ def test_cuda_without_a_gpu_prints_one_line(tmp_path: Path, command: list[str]) 
 
 
 def test_a_build_without_any_key_prints_one_line(tmp_path: Path) -> None:
+    shipped = shipped_file("sources.yaml").read_text()
+    filled = shipped.replace('user_agent_contact: ""', 'user_agent_contact: "a@b.invalid"')
+    (tmp_path / "sources.yaml").write_text(filled)
+    said = one_line(runs(tmp_path, "build"), 2)
+    assert "stashdb: no key; set STASHDB_API_KEY or STASHDB_API_KEY_FILE" in said
+
+
+def test_a_build_without_a_contact_address_prints_one_line_and_makes_no_catalog(tmp_path: Path) -> None:
     shutil.copyfile(shipped_file("sources.yaml"), tmp_path / "sources.yaml")
-    result = runs(tmp_path, "build")
-    assert result.returncode == 2, result.stderr
-    last = result.stderr.splitlines()[-1]
-    assert "stashdb: no key; set STASHDB_API_KEY or STASHDB_API_KEY_FILE" in last
+    said = one_line(runs(tmp_path, "build", STASHDB_API_KEY="key"), 2)
+    assert f"set global.user_agent_contact in {tmp_path / 'sources.yaml'}" in said
+    assert not (tmp_path / "data").exists()
 
 
 def test_serve_with_an_unreachable_database_server_prints_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ import pytest
 
 from stash_sense_pipeline.definitions import build_defs
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.settings.environment import Environment, read_environment
+from stash_sense_pipeline.settings.known_sources import KNOWN_STASH_BOXES
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
 
@@ -54,6 +56,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def environment_at(directory: Path, **variables: str) -> Environment:
     """An environment whose data directory is `directory`."""
     return read_environment({"DATA_DIR": str(directory), **variables}, directory)
+
+
+def ready_environment_at(directory: Path, **variables: str) -> Environment:
+    """An environment in which runs can succeed: a model pack, and a key of each known stash-box."""
+    ready = {f"{name.upper()}_API_KEY": "key" for name in KNOWN_STASH_BOXES}
+    ready["STASH_SENSE_MODEL_PACK"] = str(DEMO_PACK)
+    return environment_at(directory, **{**ready, **variables})
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.orchestration.automation import sensors
 from stash_sense_pipeline.orchestration.automation.alerts import alert_on_stale_sources
 from stash_sense_pipeline.orchestration.automation.schedules import nightly_enrichment, weekly_sweep
@@ -46,7 +47,24 @@ from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline.sources.connections import unusable
 from stash_sense_pipeline.sources.source_polling import Poll
-from stash_sense_pipeline_tests.orchestration.conftest import environment_at, materialize_runless
+from stash_sense_pipeline_tests.orchestration.conftest import (
+    environment_at,
+    materialize_runless,
+    ready_environment_at,
+)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """The shipped sources.yaml with a contact address, as an operator fills it in."""
+    contact = settings.global_.model_copy(update={"user_agent_contact": "operator@mail.example"})
+    return settings.model_copy(update={"global_": contact})
+
+
+@pytest.fixture
+def ready(tmp_path: Path) -> Environment:
+    """An environment in which runs can succeed."""
+    return ready_environment_at(tmp_path)
 
 
 def _tick(
@@ -58,15 +76,13 @@ def _tick(
 
 
 def test_the_nightly_schedule_refreshes_every_enabled_source_once(
-    definitions: dg.Definitions, settings: Settings, tmp_path: Path
+    definitions: dg.Definitions, settings: Settings, ready: Environment
 ) -> None:
     at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
     context = dg.build_schedule_context(
         scheduled_execution_time=at, repository_def=definitions.get_repository_def()
     )
-    requests = (
-        nightly_enrichment(settings, environment_at(tmp_path)).evaluate_tick(context).run_requests or []
-    )
+    requests = nightly_enrichment(settings, ready).evaluate_tick(context).run_requests or []
     enabled = [source.name for source in settings.enabled]
     assert [request.partition_key for request in requests] == enabled
     assert [request.tags["source"] for request in requests] == enabled
@@ -76,8 +92,8 @@ def test_the_nightly_schedule_refreshes_every_enabled_source_once(
     assert priorities == sorted(priorities, reverse=True)
 
 
-def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions) -> None:
-    sensor = embed_when_refreshed()
+def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions, ready: Environment) -> None:
+    sensor = embed_when_refreshed(ready)
     with dg.DagsterInstance.ephemeral() as instance:
         assert _tick(sensor, instance, definitions, None) == ([], None)
         materialize_runless(instance, "aligned_faces", "stashdb")
@@ -93,7 +109,7 @@ def test_new_aligned_faces_are_embedded_once(definitions: dg.Definitions) -> Non
 
 
 def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not_delay_publishing(
-    definitions: dg.Definitions,
+    definitions: dg.Definitions, ready: Environment
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for source, waiting in (("stashdb", 0), ("fansdb", 3)):
@@ -103,16 +119,18 @@ def test_a_refresh_that_leaves_no_face_to_embed_starts_no_embedding_and_does_not
                 )
             )
         materialize_runless(instance, "performer_table", "stashdb")
-        requests, cursor = _tick(embed_when_refreshed(), instance, definitions, None)
+        requests, cursor = _tick(embed_when_refreshed(ready), instance, definitions, None)
         assert [request.partition_key for request in requests] == ["fansdb"]
         assert set(json.loads(cursor or "")) == {"fansdb", "stashdb"}
-        assert _tick(publish_when_changed(), instance, definitions, None)[0] == []
+        assert _tick(publish_when_changed(ready), instance, definitions, None)[0] == []
         materialize_runless(instance, "face_embeddings", "fansdb")
-        assert len(_tick(publish_when_changed(), instance, definitions, None)[0]) == 1
+        assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
 
 
-def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definitions: dg.Definitions) -> None:
-    sensor = publish_when_changed()
+def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
+    sensor = publish_when_changed(ready)
     with dg.DagsterInstance.ephemeral() as instance:
         assert _tick(sensor, instance, definitions, None)[0] == []
         materialize_runless(instance, "performer_table", "stashdb")
@@ -127,8 +145,10 @@ def test_a_change_is_published_once_no_refresh_or_embedding_is_in_flight(definit
         assert _tick(sensor, instance, definitions, cursor)[0] == []
 
 
-def test_publishing_waits_for_new_faces_that_have_no_embedding(definitions: dg.Definitions) -> None:
-    sensor = publish_when_changed()
+def test_publishing_waits_for_new_faces_that_have_no_embedding(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
+    sensor = publish_when_changed(ready)
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "performer_table", "stashdb")
         materialize_runless(instance, "aligned_faces", "stashdb")
@@ -144,7 +164,7 @@ def test_a_changed_stash_box_is_refreshed_once_and_a_broken_one_does_not_stop_th
     with SandboxServers(make_demo_world(seed=3, people=12)) as servers:
         file = tmp_path / "sources.yaml"
         file.write_text(yaml.safe_dump(sources_settings(servers)))
-        environment = environment_at(tmp_path, **servers.environment())
+        environment = ready_environment_at(tmp_path, **servers.environment())
         settings = load_settings(file)
         definitions = build_defs(settings=settings, environment=environment)
         sensor = stash_box_updates(settings, environment)
@@ -166,21 +186,23 @@ def test_a_changed_stash_box_is_refreshed_once_and_a_broken_one_does_not_stop_th
 
 
 def test_the_weekly_schedule_sweeps_every_stash_box(
-    definitions: dg.Definitions, settings: Settings, tmp_path: Path
+    definitions: dg.Definitions, settings: Settings, ready: Environment
 ) -> None:
     at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
     context = dg.build_schedule_context(
         scheduled_execution_time=at, repository_def=definitions.get_repository_def()
     )
-    requests = weekly_sweep(settings).evaluate_tick(context).run_requests or []
+    requests = weekly_sweep(settings, ready).evaluate_tick(context).run_requests or []
     assert [request.partition_key for request in requests] == [source.name for source in settings.enabled]
     for request in requests:
         assert request.run_config["ops"]["performer_table"]["config"]["sync"] == "FULL_SWEEP"
 
 
-def test_no_update_is_lost_and_none_is_published_twice(definitions: dg.Definitions) -> None:
+def test_no_update_is_lost_and_none_is_published_twice(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     """Events that land between the look and the publish are seen by the next look."""
-    sensor = publish_when_changed()
+    sensor = publish_when_changed(ready)
     published: list[str | None] = []
     cursor: str | None = None
     with dg.DagsterInstance.ephemeral() as instance:
@@ -204,12 +226,14 @@ def test_the_nightly_schedule_leaves_out_a_site_without_its_page_solver(tmp_path
     }
     boxes = {"stashdb": {"url": "http://127.0.0.1:9/graphql"}}
     path = tmp_path / "sources.yaml"
-    path.write_text(yaml.safe_dump({"stash_boxes": boxes, "reference_sites": sites}, sort_keys=False))
+    told = {"user_agent_contact": "operator@mail.example"}
+    given = {"global": told, "stash_boxes": boxes, "reference_sites": sites}
+    path.write_text(yaml.safe_dump(given, sort_keys=False))
     settings = load_settings(path)
     at = datetime(2026, 3, 4, 2, 30, tzinfo=UTC)
 
     def asked(**variables: str) -> list[str]:
-        environment = environment_at(tmp_path, **variables)
+        environment = ready_environment_at(tmp_path, **variables)
         repository = build_defs(settings=settings, environment=environment).get_repository_def()
         context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
         schedule = nightly_enrichment(settings, environment)
@@ -261,7 +285,7 @@ def test_no_old_event_run_or_cursor_stops_a_sensor(
 ) -> None:
     """Sources were renamed, taken out or switched off since, and an older program wrote the cursor."""
     with tempfile.TemporaryDirectory() as directory, dg.DagsterInstance.ephemeral() as instance:
-        environment = environment_at(Path(directory), STASH_SENSE_ALERT_URL="http://127.0.0.1:9/x")
+        environment = ready_environment_at(Path(directory), STASH_SENSE_ALERT_URL="http://127.0.0.1:9/x")
         settings = _two_boxes(Path(directory))
         definitions = build_defs(settings=settings, environment=environment)
         for key, partition in events:
@@ -279,7 +303,7 @@ def test_no_old_event_run_or_cursor_stops_a_sensor(
                     continue
                 requests, _ = _tick(sensor, instance, definitions, cursor)
                 assert {request.partition_key for request in requests} <= {"stashdb", "fansdb", None}
-        requests, _ = _tick(embed_when_refreshed(), instance, definitions, cursor)
+        requests, _ = _tick(embed_when_refreshed(environment), instance, definitions, cursor)
         aligned = {partition for key, partition in events if key == "aligned_faces"}
         # A cursor that is a number can only stand for a state that was seen, and these ids are small.
         if cursor is None:
@@ -298,19 +322,21 @@ def _two_boxes(directory: Path) -> Settings:
 
 
 @contextmanager
-def monkeypatched_polls() -> Iterator[None]:
-    """Every stash-box has news, and no request is sent."""
+def monkeypatched_polls() -> Iterator[list[str]]:
+    """Every stash-box has news, and no request is sent. Yields the names of those that were polled."""
+    polled: list[str] = []
 
     async def news(_settings: Settings, _environment: Environment, asked: Sequence[str]) -> list[Poll]:
+        polled.extend(asked)
         return [Poll(name, "2026-01-01T00:00:00Z", None) for name in asked]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sensors, "poll_sources", news)
-        yield
+        yield polled
 
 
 def test_schedules_request_only_sources_that_have_a_partition(tmp_path: Path) -> None:
-    settings, environment = _two_boxes(tmp_path), environment_at(tmp_path, STASHDB_API_KEY="k")
+    settings, environment = _two_boxes(tmp_path), ready_environment_at(tmp_path)
     definitions = build_defs(settings=settings, environment=environment)
     at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -326,23 +352,25 @@ def test_schedules_request_only_sources_that_have_a_partition(tmp_path: Path) ->
 
 
 def test_faces_of_a_removed_source_do_not_delay_publishing(
-    definitions: dg.Definitions,
+    definitions: dg.Definitions, ready: Environment
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "aligned_faces", "removed_box")
         materialize_runless(instance, "performer_table", "stashdb")
-        assert len(_tick(publish_when_changed(), instance, definitions, None)[0]) == 1
+        assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
 
 
-def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(definitions: dg.Definitions) -> None:
+def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     """The ids of events begin at 1 in a new history; the cursor has the larger ones of the old."""
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_runless(instance, "performer_table", "stashdb")
         materialize_runless(instance, "aligned_faces", "stashdb")
         materialize_runless(instance, "face_embeddings", "stashdb")
-        assert len(_tick(publish_when_changed(), instance, definitions, "500000")[0]) == 1
+        assert len(_tick(publish_when_changed(ready), instance, definitions, "500000")[0]) == 1
         old = json.dumps({"stashdb": 500000})
-        assert len(_tick(embed_when_refreshed(), instance, definitions, old)[0]) == 1
+        assert len(_tick(embed_when_refreshed(ready), instance, definitions, old)[0]) == 1
 
 
 def test_what_a_build_has_embedded_and_published_is_not_requested_again(definitions: dg.Definitions) -> None:
@@ -462,12 +490,17 @@ def _aged_run(
     ],
 )
 def test_a_run_that_a_crash_left_between_two_states_does_not_delay_publishing(
-    definitions: dg.Definitions, job: str, status: dg.DagsterRunStatus, minutes: int, holds: bool
+    definitions: dg.Definitions,
+    ready: Environment,
+    job: str,
+    status: dg.DagsterRunStatus,
+    minutes: int,
+    holds: bool,
 ) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         _aged_run(instance, status, timedelta(minutes=minutes), job)
         materialize_runless(instance, "performer_table", "stashdb")
-        requests, _ = _tick(publish_when_changed(), instance, definitions, None)
+        requests, _ = _tick(publish_when_changed(ready), instance, definitions, None)
     assert bool(requests) is not holds
 
 
@@ -475,11 +508,162 @@ def test_a_run_that_a_crash_left_between_two_states_does_not_delay_publishing(
     ("other", "minutes"), [(STATES.STARTED, 600), (STATES.SUCCESS, 1), (STATES.STARTING, 1)]
 )
 def test_publishing_waits_for_an_old_queued_run_while_other_runs_are_active(
-    definitions: dg.Definitions, other: dg.DagsterRunStatus, minutes: int
+    definitions: dg.Definitions, ready: Environment, other: dg.DagsterRunStatus, minutes: int
 ) -> None:
     """It waited for its turn: what is in front of it runs, or has just ended."""
     with dg.DagsterInstance.ephemeral() as instance:
         _aged_run(instance, STATES.QUEUED, timedelta(hours=20))
         _aged_run(instance, other, timedelta(minutes=minutes), "publish")
         materialize_runless(instance, "performer_table", "stashdb")
-        assert _tick(publish_when_changed(), instance, definitions, None)[0] == []
+        assert _tick(publish_when_changed(ready), instance, definitions, None)[0] == []
+
+
+# --- automation waits until its runs can succeed ---
+
+
+def _skipped(
+    sensor: dg.SensorDefinition, instance: dg.DagsterInstance, definitions: dg.Definitions, cursor: str | None
+) -> str:
+    """The reason of a tick that requests nothing and leaves its cursor."""
+    context = dg.build_sensor_context(instance=instance, definitions=definitions, cursor=cursor)
+    data = sensor.evaluate_tick(context)
+    assert not data.run_requests
+    assert data.cursor == cursor
+    return data.skip_message or ""
+
+
+# What is missing: settings of the environment, and a word of the reason.
+UNREADY = [
+    ({"STASH_SENSE_MODEL_PACK": "stash-sense-v1"}, "models pull stash-sense-v1"),
+    (
+        {"STASH_SENSE_CATALOG_URL": "postgresql://stash:hunter2@127.0.0.1:9/catalog"},
+        "cannot open the catalog",
+    ),
+]
+
+
+@pytest.mark.parametrize(("variables", "reason"), UNREADY)
+def test_faces_that_came_while_runs_could_not_succeed_are_embedded_and_published_later(
+    definitions: dg.Definitions, tmp_path: Path, ready: Environment, variables: dict[str, str], reason: str
+) -> None:
+    unready = ready_environment_at(tmp_path, **variables)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_runless(instance, "performer_table", "stashdb")
+        materialize_runless(instance, "aligned_faces", "stashdb")
+        said = _skipped(embed_when_refreshed(unready), instance, definitions, None)
+        assert reason in said
+        assert "hunter2" not in said
+        requests, cursor = _tick(embed_when_refreshed(ready), instance, definitions, None)
+        assert [request.partition_key for request in requests] == ["stashdb"]
+        assert _tick(embed_when_refreshed(unready), instance, definitions, cursor)[0] == []
+        materialize_runless(instance, "face_embeddings", "stashdb")
+        assert reason in _skipped(publish_when_changed(unready), instance, definitions, None)
+        assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "contact", "reason"),
+    [
+        *((variables, True, reason) for variables, reason in UNREADY),
+        ({}, False, "stashdb: no contact address; set global.user_agent_contact"),
+        ({"STASHDB_API_KEY": ""}, True, "no key; set STASHDB_API_KEY"),
+        (
+            {"STASHDB_API_KEY": "", "STASHDB_API_KEY_FILE": "/none"},
+            True,
+            "STASHDB_API_KEY_FILE: /none cannot be read",
+        ),
+    ],
+)
+def test_news_that_were_there_while_runs_could_not_succeed_are_read_later(
+    tmp_path: Path, ready: Environment, variables: dict[str, str], contact: bool, reason: str
+) -> None:
+    """Before that no source is polled: a request without a contact address would be one too many."""
+    file = tmp_path / "sources.yaml"
+
+    def written(address: str) -> Settings:
+        told = {"user_agent_contact": address}
+        box = {"url": "https://stash-box.example.org/graphql"}
+        file.write_text(yaml.safe_dump({"global": told, "stash_boxes": {"stashdb": box}}))
+        return load_settings(file)
+
+    settings = written("operator@mail.example")
+    unready = ready_environment_at(tmp_path, **variables)
+    definitions = build_defs(settings=settings, environment=ready)
+    with dg.DagsterInstance.ephemeral() as instance, monkeypatched_polls() as polled:
+        sensor = stash_box_updates(settings if contact else written(""), unready)
+        assert reason in _skipped(sensor, instance, definitions, None)
+        old = json.dumps({"stashdb": "2020-01-01T00:00:00Z"})
+        assert reason in _skipped(sensor, instance, definitions, old)
+        assert polled == []
+        requests, cursor = _tick(stash_box_updates(settings, ready), instance, definitions, None)
+        assert [request.partition_key for request in requests] == ["stashdb"]
+        assert polled == ["stashdb"]
+        assert cursor is not None
+
+
+def test_a_stash_box_without_its_key_does_not_stop_the_others(
+    tmp_path: Path, settings: Settings, definitions: dg.Definitions
+) -> None:
+    environment = ready_environment_at(tmp_path, STASHDB_API_KEY="", FANSDB_API_KEY="")
+    others = {"theporndb", "pmvstash", "javstash"}
+    with dg.DagsterInstance.ephemeral() as instance, monkeypatched_polls():
+        requests, cursor = _tick(stash_box_updates(settings, environment), instance, definitions, None)
+        assert {request.partition_key for request in requests} == others
+        assert set(json.loads(cursor or "")) == others
+        requests, _ = _tick(
+            stash_box_updates(settings, ready_environment_at(tmp_path)), instance, definitions, cursor
+        )
+        assert {request.partition_key for request in requests} == {"stashdb", "fansdb"}
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(
+        scheduled_execution_time=at, repository_def=definitions.get_repository_def()
+    )
+    for schedule in (nightly_enrichment(settings, environment), weekly_sweep(settings, environment)):
+        found = schedule.evaluate_tick(context).run_requests or []
+        assert {request.partition_key for request in found} == others
+
+
+@pytest.mark.parametrize(("variables", "reason"), UNREADY)
+def test_every_schedule_skips_with_the_reason_while_its_runs_cannot_succeed(
+    tmp_path: Path, settings: Settings, variables: dict[str, str], reason: str
+) -> None:
+    environment = ready_environment_at(tmp_path, **variables)
+    repository = build_defs(settings=settings, environment=environment).get_repository_def()
+    at = datetime(2026, 3, 8, 5, 0, tzinfo=UTC)
+    context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
+    for schedule in repository.schedule_defs:
+        tick = schedule.evaluate_tick(context)
+        if schedule.name == "freshness_check" and "catalog" not in reason:
+            # It reads the catalog only.
+            assert len(tick.run_requests or []) == 1
+            continue
+        assert not tick.run_requests, schedule.name
+        assert reason in (tick.skip_message or ""), schedule.name
+
+
+def test_the_reason_that_all_sources_share_is_told_once(tmp_path: Path, ready: Environment) -> None:
+    shipped = load_settings(shipped_file("sources.yaml"))
+    repository = build_defs(settings=shipped, environment=ready).get_repository_def()
+    at = datetime(2026, 3, 8, 2, 30, tzinfo=UTC)
+    context = dg.build_schedule_context(scheduled_execution_time=at, repository_def=repository)
+    tick = nightly_enrichment(shipped, ready).evaluate_tick(context)
+    assert tick.skip_message == (
+        "stashdb, theporndb, pmvstash, javstash, fansdb: no contact address; "
+        "set global.user_agent_contact in sources.yaml"
+    )
+
+
+def test_stale_sources_are_told_later_when_the_catalog_cannot_be_opened(
+    tmp_path: Path, settings: Settings, definitions: dg.Definitions
+) -> None:
+    posts: list[bytes] = []
+    with alert_server(posts) as url, dg.DagsterInstance.ephemeral() as instance:
+        environment = ready_environment_at(
+            tmp_path,
+            STASH_SENSE_ALERT_URL=url,
+            STASH_SENSE_CATALOG_URL="postgresql://stash:hunter2@127.0.0.1:9/catalog",
+        )
+        told = json.dumps(["stashdb"])
+        sensor = alert_on_stale_sources(settings, environment)
+        assert "cannot open the catalog" in _skipped(sensor, instance, definitions, told)
+    assert posts == []

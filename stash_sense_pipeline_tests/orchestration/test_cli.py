@@ -91,7 +91,8 @@ def test_a_source_without_a_key_is_skipped_and_build_exits_with_1(operator: Oper
     assert error_line(result) == (
         "fansdb: skipped - fansdb: no key; set FANSDB_API_KEY or FANSDB_API_KEY_FILE"
     )
-    assert result.stdout.startswith("pmvstash: ")
+    assert result.stdout.startswith("first build, estimated:\n  pmvstash  ")
+    assert "\npmvstash: " in result.stdout
 
 
 def test_a_build_without_any_source_prints_one_line_and_exits_with_2(operator: Operator) -> None:

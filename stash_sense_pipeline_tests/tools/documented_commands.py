@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK, demo_world
+from stash_sense_pipeline.settings.known_sources import KNOWN_STASH_BOXES
 from stash_sense_pipeline_tests.postgres import free_port
 from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
 from stash_sense_pipeline_tests.tools.generated_docs import DOCS
@@ -52,6 +53,7 @@ class Terminal:
             "DATA_DIR": str(data),
             "STASH_SENSE_SOURCES": str(data / "sources.yaml"),
             "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+            **{f"{name.upper()}_API_KEY": "key" for name in KNOWN_STASH_BOXES},
         }
         return {**kept, **ours, **more}
 
@@ -180,6 +182,7 @@ def _building(terminal: Terminal) -> None:
     before = (terminal.data / "releases" / "latest").resolve().name
     with demo_world(terminal.data) as variables:
         given = {name: variables[name] for name in variables if name != "DATA_DIR"}
+        terminal.run("doctor", "doctor", more=given)
         two = ("--sources", "fansdb,babepedia")
         terminal.run("build", "build", *two, data=terminal.directory / "fresh", more=given)
         terminal.run(None, "build", *two, more=given)

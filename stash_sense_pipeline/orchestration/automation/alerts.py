@@ -14,6 +14,7 @@ import dagster as dg
 
 from stash_sense_pipeline.orchestration.automation.alert_delivery import Alert, send_alert
 from stash_sense_pipeline.orchestration.automation.sensors import sensor_status
+from stash_sense_pipeline.orchestration.automation.waiting import why_catalog_fails
 from stash_sense_pipeline.orchestration.source_checks import source_checks
 from stash_sense_pipeline.orchestration.source_freshness import last_reads
 from stash_sense_pipeline.settings.environment import Environment
@@ -115,6 +116,8 @@ def alert_on_stale_sources(settings: Settings, environment: Environment) -> dg.S
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         if environment.alert_url is None:
             return dg.SkipReason("STASH_SENSE_ALERT_URL is not set")
+        if (problem := why_catalog_fails(environment)) is not None:
+            return dg.SkipReason(problem)
         reported = _reported(context.cursor, {source.name for source in settings.enabled})
         stale = _stale_sources(settings, environment)
         for alert in stale_alerts(reported, stale):

@@ -2,7 +2,8 @@
 
 The cursor of each sensor records what it has requested runs for. It moves when a run is requested, so a sensor does not
 request a failed run again; the nightly runs repair it. An automation condition would lose updates, or repeat a failing run
-without end.
+without end. A sensor whose runs cannot succeed (see `waiting`) skips with the reason and leaves its cursor, so that it
+requests them once they can.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TypeVar
 import dagster as dg
 
 from stash_sense_pipeline.orchestration import names
+from stash_sense_pipeline.orchestration.automation.waiting import ready_sources, why_all_wait
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.source_polling import poll_sources
@@ -50,17 +52,21 @@ def stash_box_updates(settings: Settings, environment: Environment) -> dg.Sensor
         description="Refresh a stash-box when its newest UPDATED_AT has changed.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if (waits := why_all_wait(environment)) is not None:
+            return dg.SkipReason(waits)
         boxes = [source.name for source in settings.enabled if source.name in settings.stash_boxes]
+        ready, reasons = ready_sources(settings, environment, boxes)
         seen = read_cursor(context, str)
-        polls = asyncio.run(poll_sources(settings, environment, boxes))
-        problems = [poll.problem for poll in polls if poll.problem]
+        polls = asyncio.run(poll_sources(settings, environment, ready))
+        problems = [*reasons, *(poll.problem for poll in polls if poll.problem)]
         for problem in problems:
             context.log.warning(problem)
         news = {
             poll.source: poll.token for poll in polls if poll.token and poll.token != seen.get(poll.source)
         }
         if not news:
-            return dg.SkipReason("; ".join(["no stash-box has changes", *problems]))
+            unchanged = ["no stash-box has changes"] if ready else []
+            return dg.SkipReason("; ".join([*unchanged, *problems]) or "no stash-box is enabled")
         requests = []
         for source, token in news.items():
             key = f"{source}@{token} after {seen.get(source, 'nothing')}"
@@ -166,14 +172,14 @@ def _succeeded_since(
     )
 
 
-def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
+def embed_when_refreshed(environment: Environment) -> dg.SensorDefinition:
     """Requests embed_faces for each source with a materialization of aligned_faces since the last evaluation."""
 
     @dg.sensor(
         name="embed_when_refreshed",
         job_name=names.EMBED_FACES_JOB,
         minimum_interval_seconds=60,
-        default_status=sensor_status(automation),
+        default_status=sensor_status(environment.automation),
         description="Embed the faces of a source when new aligned faces have been collected from it.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -195,6 +201,8 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
             if _has_waiting_faces(context.instance, source)
         ]
         cursor = json.dumps({**seen, **news}, sort_keys=True)
+        if requests and (waits := why_all_wait(environment)) is not None:
+            return dg.SkipReason(waits)
         if not requests:
             return dg.SensorResult(skip_reason="no refreshed source has faces to embed", cursor=cursor)
         return dg.SensorResult(run_requests=requests, cursor=cursor)
@@ -202,14 +210,14 @@ def embed_when_refreshed(automation: bool = False) -> dg.SensorDefinition:
     return sensor
 
 
-def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
+def publish_when_changed(environment: Environment) -> dg.SensorDefinition:
     """Requests publish once when performers or embeddings changed and no refresh or embedding is in flight."""
 
     @dg.sensor(
         name="publish_when_changed",
         job_name=names.PUBLISH_JOB,
         minimum_interval_seconds=60,
-        default_status=sensor_status(automation),
+        default_status=sensor_status(environment.automation),
         description="Publish when performers or embeddings changed and every refresh and embedding has ended.",
     )
     def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
@@ -231,6 +239,8 @@ def publish_when_changed(automation: bool = False) -> dg.SensorDefinition:
         waiting = _sources_to_embed(context.instance, known_sources(context))
         if waiting:
             return dg.SkipReason(f"new faces of {', '.join(waiting)} are about to be embedded")
+        if (problem := why_all_wait(environment)) is not None:
+            return dg.SkipReason(problem)
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=f"publish-{newest}")], cursor=str(newest))
 
     return sensor

@@ -84,10 +84,14 @@ class BuildResult:
 
 @dataclass(frozen=True)
 class Listener:
-    """Receives the parts of a build as they end, and the progress of its runs."""
+    """Receives the parts of a build as they end, and the progress of its runs.
+
+    `begin` receives the names of the sources before any of them is asked.
+    """
 
     announce: Callable[[PartResult], None]
     progress: Callable[[ProgressMessage], None]
+    begin: Callable[[Sequence[str]], None] = lambda sources: None
 
 
 def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -> BuildResult:
@@ -126,6 +130,8 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
             listener.announce(part)
         usable = [source for source, problem in problems.items() if not problem]
         runs = Runs(location, listener.progress, signals)
+        listener.begin(usable)
+        runs.check_signals()
         parts = _Refreshes(runs, usable, overrides, pack).run(listener.announce)
         if any(part.status is Status.DONE for part in parts):
             # All publishing runs use the same staging directory.

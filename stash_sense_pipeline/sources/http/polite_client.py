@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -75,7 +76,9 @@ class PoliteClient:
         """
         self.source = source
         self.requests = 0
-        clock = clock or Clock()
+        # How far the clock of the server that answered last is ahead of ours; a Date header has whole seconds.
+        self.server_ahead: timedelta | None = None
+        clock = self._clock = clock or Clock()
         self._policy = retry_policy or RetryPolicy()
         self._limiters = HostLimiters(rate, clock, rates)
         self._hosts = Hosts(source, self._limiters, self._policy, clock, one_at_a_time=one_at_a_time)
@@ -144,6 +147,11 @@ class PoliteClient:
             raise refused_post_redirect(url, response, self._exchange.redact)
         return response
 
+    async def check_allowed(self, url: str) -> None:
+        """Asks the gate whether an address may be fetched, and does not fetch it. Raises SourceError when it may not."""
+        if self._gate is not None:
+            await self._gate(self, url)
+
     def slow_down(self, url: str, seconds: float) -> None:
         """Limits the URL's host to one request every `seconds`, unless its rate is lower already."""
         self._limiters.of(host_of(url)).widen(seconds)
@@ -211,7 +219,10 @@ class PoliteClient:
             if failure is not None and not may_try_again(failure, may_retry):
                 raise failure
             self.requests += 1
-            return await self._exchange.send(request)
+            response = await self._exchange.send(request)
+            if response.date is not None:
+                self.server_ahead = response.date - self._clock.now()
+            return response
 
     @staticmethod
     def _count(host: Host, failure: SourceError, may_retry: MayRetry | None) -> None:

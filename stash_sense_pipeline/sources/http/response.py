@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from stash_sense_pipeline.foundation.errors import Outcome, SourceError
@@ -32,6 +34,15 @@ class Response:
     def content_type(self) -> str:
         """The media type in lower case without parameters, empty when the server names none."""
         return self.headers.get("content-type", "").split(";")[0].strip().lower()
+
+    @property
+    def date(self) -> datetime | None:
+        """The time at which the server answered, by its own clock (RFC 9110 6.6.1); None without a readable one."""
+        try:
+            date = parsedate_to_datetime(self.headers.get("date", ""))
+        except (TypeError, ValueError):
+            return None
+        return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
 
     def json(self) -> Any:
         """The body as JSON. Raises SourceError (parse_error) for anything else, such as the HTML page of a proxy."""

@@ -61,10 +61,6 @@ class PageSite(Site):
         """The images on one of the profile's `galleries` that show this person alone."""
         return ()
 
-    def search(self, name: str) -> str:
-        """The address that searches for a name; empty when the site has no usable search."""
-        return ""
-
     def searches(self, name: str) -> tuple[str, ...]:
         """The addresses to ask for a name, where one list does not hold all people."""
         return (self.search(name),)

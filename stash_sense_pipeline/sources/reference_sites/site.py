@@ -92,10 +92,10 @@ class Site(ABC):
     """One reference site. Addresses are the site's real ones.
 
     `hosts`: its own, images included, with all hosts below them. `page_selector`: a CSS selector that matches on every
-    profile page. `usual_fields`: the fields of Profile that most profile pages have; a run counts how often each was
-    found. `by_name`: the site has a usable search by name; `either_order`: names come in both orders of their words.
-    `batch`: how many profiles one call of `visit` takes. `referer`: requests for images need the profile's address as
-    Referer. `headers` go with every request.
+    profile page. `example`: an address of the form that visits ask for, for the rules of robots.txt. `usual_fields`: the
+    fields of Profile that most profile pages have; a run counts how often each was found. `by_name`: the site has a
+    usable search by name; `either_order`: names come in both orders of their words. `batch`: how many profiles one call of
+    `visit` takes. `referer`: requests for images need the profile's address as Referer. `headers` go with every request.
 
     Most sites have one page per profile: see PageSite.
     """
@@ -103,6 +103,7 @@ class Site(ABC):
     name: ClassVar[str]
     hosts: ClassVar[tuple[str, ...]]
     page_selector: ClassVar[str]
+    example: ClassVar[str]
     usual_fields: ClassVar[tuple[str, ...]] = (
         "aliases",
         "credited",
@@ -121,6 +122,10 @@ class Site(ABC):
     def home(self) -> str:
         """The real address of the site."""
         return f"https://www.{self.hosts[0]}"
+
+    def search(self, name: str) -> str:
+        """The address that searches for a name; empty when the site has no usable search."""
+        return ""
 
     @abstractmethod
     def visit(self, targets: Sequence[Target], pages: Pages) -> AsyncIterator[Visit]:

@@ -47,6 +47,13 @@ class SiteConnector:
         self.referers: Mapping[str, str] = {}
         self.left_out: Counter[str] = Counter()
         self.fields = FieldCounts()
+        self._by_name = settings.reference_mode == "name"
+
+    async def check_allowed(self) -> None:
+        """Reads robots.txt, one request. Raises SourceError when it is unreadable, or forbids profiles or the search."""
+        search = self.site.search("example") if self._by_name else ""
+        for page in filter(None, (self.site.example, search)):
+            await self.client.check_allowed(self.base.fetchable(page))
 
     @property
     def batch(self) -> int:

@@ -35,6 +35,7 @@ from stash_sense_pipeline.sources.stash_boxes.stash_box_queries import (
     RECORD_FIELDS,
     REMOVING_OPERATIONS,
     REQUIRED_FIELDS,
+    SAMPLE,
     Direction,
     ServerDescription,
     described,
@@ -48,6 +49,7 @@ from stash_sense_pipeline.sources.stash_boxes.stash_box_records import (
     Details,
     Edits,
     Listed,
+    ListSample,
     RecordPage,
     Removals,
     asked_record,
@@ -108,6 +110,19 @@ class StashBoxConnector:
         """The performers changed last, newest first. The server reads a page in one statement, so it has no gaps."""
         given = {"page": page, "per_page": rows, "sort": "UPDATED_AT", "direction": "DESC"}
         return await self._read_page(partial(self._graphql.ask, HEAD, {"input": given}), read_listed)
+
+    async def sample(self, rows: int) -> ListSample:
+        """The number of performers, and of the pictures of the first `rows` of them by name, from one request."""
+        given = {"page": 1, "per_page": rows, "sort": "NAME", "direction": "ASC"}
+        data, errors = await self._graphql.exchange(SAMPLE, {"input": given})
+        if errors and not data.get("queryPerformers"):
+            raise self._graphql.failure(errors)
+        with json.reading(self.source):
+            result = json.mapping(data.get("queryPerformers"), "queryPerformers")
+            performers = json.sequence(result, "performers", "queryPerformers")
+            count = json.count(result, "count", "queryPerformers")
+        images = [row.get("images") for row in performers if isinstance(row, dict)]
+        return ListSample(count, tuple(len(each) for each in images if isinstance(each, list)))
 
     async def records(self, direction: Direction) -> AsyncGenerator[RecordPage[PerformerRecord], None]:
         """All live performers, page by page in the order of their names."""

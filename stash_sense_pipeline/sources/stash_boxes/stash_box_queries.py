@@ -48,6 +48,10 @@ REQUIRED_FIELDS = frozenset({"id", "name", "aliases", "urls", "images", "deleted
 LISTED_FIELDS = {"id": "", "updated": "", "merged_ids": "", "images": "{id}"}
 BRIEF_FIELDS = {"id": "", "updated": ""}
 
+SAMPLE = """query Sample($input: PerformerQueryInput!) {
+  queryPerformers(input: $input) { count performers { images { id } } }
+}"""
+
 DESCRIBE = """query Describe {
   performer: __type(name: "Performer") { fields { name } }
   query: __type(name: "Query") { fields { name } }

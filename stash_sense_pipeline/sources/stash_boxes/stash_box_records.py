@@ -56,6 +56,18 @@ class RecordPage(Generic[Row]):
 
 
 @dataclass(frozen=True)
+class ListSample:
+    """The length of a source's list, and the number of pictures of each performer at its beginning.
+
+    `is_capped`: the list ends before the performers do, so `performers` is a lower bound.
+    """
+
+    performers: int
+    pictures: tuple[int, ...]
+    is_capped: bool = False
+
+
+@dataclass(frozen=True)
 class Details:
     """Answers for single performers: records (deleted ones too), ids that do not exist, and unread records."""
 

@@ -28,6 +28,7 @@ from stash_sense_pipeline.sources.stash_boxes.item_failures import (
     may_be_item_failure,
     never,
 )
+from stash_sense_pipeline.sources.stash_boxes.stash_box_records import ListSample
 from stash_sense_pipeline.sources.stash_boxes.theporndb_records import id_in, read_record
 from stash_sense_pipeline.sources.unread import NOT_ANSWERED, read_rows, unread_row
 
@@ -115,6 +116,12 @@ class ThePornDbConnector:
     async def check_answering(self) -> None:
         """Requests one row of the list. Raises SourceError when the server does not answer that either."""
         await self._page(_LIST, {"orderBy": "asc_name"}, 1, 1)
+
+    async def sample(self, rows: int) -> ListSample:
+        """The number of performers, and of the pictures of the first `rows` of them by name, from one request."""
+        page = await self._page(_LIST, {"orderBy": "asc_name"}, 1, rows)
+        records = self._records(page).rows
+        return ListSample(page.total, tuple(len(one.images) for one in records), page.total >= _LIST_CAP)
 
     async def performer(self, identifier: str) -> PerformerRecord | UnreadRecord | None:
         """One performer by uuid, number or slug; None when the server does not know it."""

@@ -34,6 +34,7 @@ class Afdb(PageSite):
     hosts = ("adultfilmdatabase.com",)
     page_selector = "h1.w3-opacity"
     usual_fields = ("aliases", "images")
+    example = "https://www.adultfilmdatabase.com/actor/example-1/"
 
     def parse(self, page: Page, key: str) -> Profile:
         """The name, the names after "AKA:", and the pictures with the number of this page."""

@@ -33,6 +33,7 @@ class Babepedia(PageSite):
     hosts = ("babepedia.com",)
     page_selector = "h1#babename"
     usual_fields = ("aliases", "links", "images")
+    example = "https://www.babepedia.com/babe/Example"
     by_name = True
     referer = True
 

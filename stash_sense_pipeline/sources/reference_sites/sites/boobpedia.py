@@ -58,6 +58,7 @@ class Boobpedia(Site):
     hosts = ("boobpedia.com",)
     page_selector = "table.infobox"
     usual_fields = ("aliases", "links", "images")
+    example = "https://www.boobpedia.com/wiki/api.php?action=query"
     by_name = True
     batch = TITLES_A_REQUEST
     wiki = MediaWiki(name, f"{_HOME}/wiki/api.php")

@@ -29,6 +29,7 @@ class EliteBabes(PageSite):
     hosts = ("elitebabes.com",)
     page_selector = "h2.fn, h1"
     usual_fields = ("aliases", "images", "galleries")
+    example = "https://www.elitebabes.com/model/example/"
     by_name = True
     galleries = 3
 

@@ -53,6 +53,7 @@ class FreeOnes(PageSite):
     # A part of a profile; teasers are on lists too.
     page_selector = "[data-test]:not([data-test=teaser-subject]):not([data-test=subject-name])"
     usual_fields = ("aliases", "gender", "links", "images", "galleries")
+    example = "https://www.freeones.com/example/bio"
     by_name = True
     galleries = 3
 

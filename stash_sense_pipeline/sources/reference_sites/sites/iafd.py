@@ -42,6 +42,7 @@ class Iafd(PageSite):
     hosts = ("iafd.com",)
     page_selector = "h1"
     usual_fields = ("credited", "aliases", "gender", "links", "images")
+    example = "https://www.iafd.com/person.rme/id=1"
     by_name = True
 
     def is_missing(self, page: Page) -> bool:

@@ -25,6 +25,7 @@ class Indexxx(PageSite):
     hosts = ("indexxx.com",)
     page_selector = "h1#model-name"
     usual_fields = ("credited", "links", "images")
+    example = "https://www.indexxx.com/m/example"
     by_name = True
     referer = True
     headers = {"Cookie": "ageVerified=true"}  # noqa: RUF012

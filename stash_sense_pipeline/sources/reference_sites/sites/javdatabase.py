@@ -33,6 +33,7 @@ class JavDatabase(PageSite):
     hosts = ("javdatabase.com",)
     page_selector = "h1.idol-name, h1.h3"
     usual_fields = ("aliases", "links", "images")
+    example = "https://www.javdatabase.com/idols/example/"
     by_name = True
     follows = True
     either_order = True

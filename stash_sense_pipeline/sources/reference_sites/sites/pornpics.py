@@ -31,6 +31,7 @@ class PornPics(PageSite):
     hosts = ("pornpics.com", "pornpics.de")
     page_selector = "h1"
     usual_fields = ("images", "galleries")
+    example = "https://www.pornpics.com/pornstars/example/"
     galleries = 3
 
     def is_missing(self, page: Page) -> bool:

@@ -43,6 +43,7 @@ class TheNude(PageSite):
     hosts = ("thenude.com", "thenude.eu")
     page_selector = "span.model-name"
     usual_fields = ("aliases", "credited", "gender", "links", "images")
+    example = "https://www.thenude.com/_1.htm"
     by_name = True
 
     def parse(self, page: Page, key: str) -> Profile:

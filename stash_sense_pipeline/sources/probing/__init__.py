@@ -1,0 +1,1 @@
+"""One polite look at each source before it is read, and the estimate of a first build."""
