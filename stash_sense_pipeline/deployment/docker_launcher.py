@@ -37,7 +37,7 @@ GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities"
 # The variables that a run needs from its launcher: settings, the keys of sources and of GitHub, Dagster's storage.
 _FORWARDED = re.compile(
     r"DATA_DIR|STASH_SENSE_\w+|\w+_API_KEY(_FILE)?|GITHUB_TOKEN(_FILE)?|FLARESOLVERR_URL|CHROME_CDP_URL"
-    r"|DAGSTER_(HOME|PG_\w+)"
+    r"|DAGSTER_(HOME|PG_\w+)|PGPASS(WORD|FILE)"
 )
 _DATA_DIRECTORY = "/data"
 _STOP_SECONDS = 60
