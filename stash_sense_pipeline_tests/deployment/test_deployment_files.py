@@ -207,6 +207,35 @@ def test_actions_and_uv_are_named_by_their_hashes() -> None:
     assert lock in (PROJECT / "locks/cpu.txt").read_text(), "the same uv as the tools'"
 
 
+def test_a_tag_publishes_both_images_and_files_that_name_them(tmp_path: Path) -> None:
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    # YAML reads the key `on` as a boolean.
+    assert workflow[True]["push"]["tags"] == ["v*"]
+    assert workflow["permissions"] == {"contents": "read"}
+    job = workflow["jobs"]["publish"]
+    assert job["permissions"] == {"contents": "write", "packages": "write"}
+    assert job["if"] == "startsWith(github.ref, 'refs/tags/v')"
+    script = "\n".join(step.get("run", "") for step in job["steps"])
+    assert "secrets." not in str(job)
+    assert set(re.findall(r"--target (\w+) -t (\S+)", script)) == {
+        ("cpu", '"$IMAGE"'),
+        ("gpu", '"$IMAGE-gpu"'),
+    }
+    assert re.findall(r"docker push (\S+)", script) == ['"$IMAGE"', '"$IMAGE-gpu"']
+    image = "ghcr.io/some-owner/stash-sense-pipeline:1.2.3"
+    command = [PROJECT / "deploy" / "name-images.sh", "ghcr.io/Some-Owner", "1.2.3", tmp_path]
+    subprocess.run(command, check=True)
+    named = yaml.safe_load((tmp_path / "docker-compose.yml").read_text())["services"]
+    assert {named[name]["image"] for name in OURS} == {f"${{STASH_SENSE_IMAGE:-{image}}}"}
+    assert not any("build" in service for service in named.values()), "there is no checkout beside the file"
+    template = (tmp_path / "deploy" / "unraid-template.xml").read_text()
+    assert f"<Repository>{image}</Repository>" in template
+    assert f"STASH_SENSE_IMAGE={image}-gpu" in (tmp_path / ".env.example").read_text()
+    mounted = [volume for volume in named["engine"]["volumes"] if volume.startswith("./")]
+    assert mounted
+    assert all((tmp_path / volume.partition(":")[0]).is_file() for volume in mounted)
+
+
 def test_every_variable_of_compose_is_explained() -> None:
     used = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     explained = set(
