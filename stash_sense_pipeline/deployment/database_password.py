@@ -8,9 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
 from stash_sense_pipeline.deployment.dagster_home import check_writable
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import write_atomically
+from stash_sense_pipeline.foundation.visible_text import visible
 
 # The server reads its file as another user, and nothing else has the volume.
 _READABLE = 0o444
@@ -20,8 +23,9 @@ _RANDOM_BYTES = 24
 def main() -> None:
     """Write the password to POSTGRES_PASSWORD_FILE, for the server, and to PGPASSFILE, for its clients."""
     try:
-        pass
+        click.echo(write_password(os.environ))
     except ConfigurationError as error:
+        click.echo(visible(f"stash-sense: {error}"), err=True)
         sys.exit(error.exit_code)
 
 

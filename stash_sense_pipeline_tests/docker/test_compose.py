@@ -44,7 +44,10 @@ def fresh(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """All services after `docker compose up -d` alone in a checkout with nothing filled in, and what `init` printed."""
     made = Deployment(engine, tmp_path_factory.mktemp("compose"))
     try:
-        made.compose("up", "-d", timeout=1200)
+        said = made.compose("up", "-d", timeout=1200, check=False)
+        assert "ERROR" not in said, (
+            f"{said[-2000:]}\n{made.compose('logs', '--no-color', check=False)[-4000:]}"
+        )
         made.await_healthy("postgres", "engine", "code", "webserver", "daemon")
         yield made, made.compose("logs", "--no-color", "init")
     finally:
