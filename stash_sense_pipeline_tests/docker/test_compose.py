@@ -43,6 +43,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
 def fresh(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, str]]:
     """All services after `docker compose up -d` alone in a checkout with nothing filled in, and what `init` printed."""
     made = Deployment(engine, tmp_path_factory.mktemp("compose"))
+    # An engine that was kept from an earlier session has an older one, which `up` would not build again.
+    engine.run("docker", "image", "rm", "--no-prune", IMAGE, check=False)
     try:
         said = made.compose("up", "-d", timeout=1200, check=False)
         assert "ERROR" not in said, (
