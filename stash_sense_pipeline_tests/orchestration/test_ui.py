@@ -279,7 +279,7 @@ def test_a_failed_run_says_what_to_do_in_one_line(page: Page, ui: str, demo: tup
         (failed,) = json.load(answer)["data"]["runsOrError"]["results"]
     go(page, f"/runs/{failed['runId']}")
     shows(page, "Failure")
-    page.get_by_text("FANSDB_API_KEY").first.wait_for()
+    page.get_by_text(re.compile(r"fansdb: .*\bkey\b")).first.wait_for()
     page.get_by_text("performer_table").first.wait_for()
     picture(page, "failed_run")
 
