@@ -1,4 +1,5 @@
 # One image for the code server, the webserver, the daemon and every run, so that they never differ in version.
+# `docker compose up` builds it. By hand:
 #   docker build -t stash-sense-pipeline:0.1.0 --target cpu .
 #   docker build -t stash-sense-pipeline:0.1.0-gpu --target gpu .     with the CUDA runtime that locks/image-gpu.txt pins
 # BASE_IMAGE: any Debian or Ubuntu with python3 3.11 or newer and its venv module. The digest pins the
@@ -14,7 +15,7 @@ ENV PATH=/opt/venv/bin:/opt/code/bin:$PATH \
     STASH_SENSE_SOURCES=/data/sources.yaml
 RUN groupadd --gid 1000 stash \
  && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /data --shell /usr/sbin/nologin stash \
- && install -d -o stash -g stash /data
+ && install -d -o stash -g stash /data /password
 USER stash
 WORKDIR /data
 VOLUME /data
@@ -68,6 +69,9 @@ ENV STASH_SENSE_DEVICE=cuda NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=gpu-dependencies /opt/venv /opt/venv
 COPY --from=code /opt/code /opt/code
 COPY deploy/dagster.yaml deploy/workspace.yaml /opt/dagster/
+
+# The same image under the name of its STASH_SENSE_DEVICE, by which docker-compose.yml chooses.
+FROM gpu AS cuda
 
 # What a build without --target makes.
 FROM cpu

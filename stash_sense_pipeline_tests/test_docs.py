@@ -41,6 +41,25 @@ def test_the_readme_shows_the_same_demo() -> None:
     assert f"```\n{printed}```" in (PROJECT / "README.md").read_text()
 
 
+def test_numbers_of_the_demo_in_the_text_are_those_that_it_printed() -> None:
+    """docs/examples/demo.txt is what a demo prints; test_documented_commands holds it to that."""
+    printed = (DOCS / "examples" / "demo.txt").read_text()
+    faces = sum(int(number) for number in re.findall(r"; (\d+) faces from", printed))
+    (people,) = (int(number) for number in re.findall(r"publish: (\d+) people", printed))
+    assert f"Measured on the demo ({faces:,} faces, SQLite)" in (DOCS / "first-build.md").read_text()
+    readme = (PROJECT / "README.md").read_text()
+    (said,) = (int(number) for number in re.findall(r"about (\d+) invented people", readme))
+    assert abs(people - said) < 0.1 * said
+    servers = ("five", "six", "seven", "eight", "nine", "ten")[
+        len(re.findall(r"^\w+: \d+ performers", printed, re.M)) - 5
+    ]
+    assert f"by {servers} servers" in readme
+    # Elsewhere a number of checks would be that of an older demo.
+    for path in TEXTS:
+        text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+        assert not re.search(r"\b\d+ (of \d+ )?(checks|tests)\b", text), path.name
+
+
 def named_tests() -> list[tuple[str, str, str]]:
     """(page, path, test) of every test that a page names as a proof."""
     proving = [DOCS / "robustness.md", PROJECT / "SECURITY.md", PROJECT / "PRIVACY.md"]

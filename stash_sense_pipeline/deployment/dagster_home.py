@@ -30,6 +30,7 @@ _PRIVATE_NAMES = (
     "catalog.db*",
     ".catalog.db*",
     ".*.lock",
+    ".pgpass",
     ".work",
     "dagster",
     "review",

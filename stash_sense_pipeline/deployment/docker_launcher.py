@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import dagster as dg
@@ -37,7 +38,7 @@ GPU_REQUEST: Mapping[str, Any] = {"driver": "nvidia", "count": 1, "capabilities"
 # The variables that a run needs from its launcher: settings, the keys of sources and of GitHub, Dagster's storage.
 _FORWARDED = re.compile(
     r"DATA_DIR|STASH_SENSE_\w+|\w+_API_KEY(_FILE)?|GITHUB_TOKEN(_FILE)?|FLARESOLVERR_URL|CHROME_CDP_URL"
-    r"|DAGSTER_(HOME|PG_\w+)"
+    r"|DAGSTER_(HOME|PG_\w+)|PGPASS(WORD|FILE)"
 )
 _DATA_DIRECTORY = "/data"
 _STOP_SECONDS = 60
@@ -146,12 +147,18 @@ def engine_problem(error: Exception) -> str:
         )
     if "Permission denied" in reason or "PermissionError" in reason:
         return (
-            "there is no permission to use the socket of the Docker engine; set DOCKER_GID in .env to its group, as "
-            f"`stat -c %g /var/run/docker.sock` prints it ({reason})"
+            "there is no permission to use the socket of the Docker engine; reach it through the service `engine` of "
+            f"docker-compose.yml, by DOCKER_HOST=tcp://engine:2375 ({reason})"
+        )
+    if getattr(error, "status_code", None) == HTTPStatus.SERVICE_UNAVAILABLE:
+        return (
+            "no Docker engine answers behind the filter of its socket; check that the engine runs, and that DOCKER_SOCKET "
+            f"in .env is the path of its socket ({reason})"
         )
     if "Error while fetching server API version" in reason:
         return (
-            f"no Docker engine answers; check that the engine runs and that its socket is mounted ({reason})"
+            "no Docker engine answers; check that the engine and the service `engine`, the filter of its socket, run "
+            f"({reason})"
         )
     return f"the Docker engine did not start the run: {reason}"
 

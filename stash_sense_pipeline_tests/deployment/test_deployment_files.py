@@ -19,7 +19,9 @@ from stash_sense_pipeline.deployment.process_launcher import WatchedRunLauncher
 
 PROJECT = Path(__file__).parent.parent.parent
 COMPOSE = PROJECT / "docker-compose.yml"
-SERVICES = ("postgres", "init", "code", "webserver", "daemon", "flaresolverr")
+OPTIONAL_ENV_FILE = "[{path: .env, required: false}]"
+SERVICES = ("password", "postgres", "init", "code", "engine", "webserver", "daemon", "flaresolverr")
+OURS = ("password", "init", "code", "webserver", "daemon")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """What compose gives the services."""
     given = yaml.safe_load(COMPOSE.read_text())["x-program"]["environment"]
     for name, value in given.items():
-        default = re.sub(r"\$\{\w+(?::-([^}]*)|:\?[^}]*)\}", lambda match: match.group(1) or "x", value)
+        default = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
         monkeypatch.setenv(name, default)
 
 
@@ -81,10 +83,12 @@ def test_dagster_yaml_uses_the_run_launcher_with_a_health_check(tmp_path: Path) 
 def test_services_start_in_order_and_have_health_checks(services: dict[str, Any]) -> None:
     assert set(services) == set(SERVICES)
     waits = {name: service.get("depends_on", {}) for name, service in services.items()}
+    assert waits["postgres"] == {"password": {"condition": "service_completed_successfully"}}
     assert waits["init"] == {"postgres": {"condition": "service_healthy"}}
     assert waits["code"] == {"init": {"condition": "service_completed_successfully"}}
-    assert waits["webserver"] == waits["daemon"] == {"code": {"condition": "service_healthy"}}
-    for name in ("postgres", "code", "webserver", "daemon"):
+    launches = {"code": {"condition": "service_healthy"}, "engine": {"condition": "service_started"}}
+    assert waits["webserver"] == waits["daemon"] == launches
+    for name in ("postgres", "code", "engine", "webserver", "daemon"):
         assert services[name]["healthcheck"]["test"], name
         assert services[name]["restart"] == "unless-stopped"
     for name, service in services.items():
@@ -93,8 +97,13 @@ def test_services_start_in_order_and_have_health_checks(services: dict[str, Any]
 
 
 def test_one_image_for_all_pinned_and_the_port_is_for_this_machine_only(services: dict[str, Any]) -> None:
-    ours = {services[name]["image"] for name in ("init", "code", "webserver", "daemon")}
+    ours = {services[name]["image"] for name in OURS}
     assert len(ours) == 1
+    for name in OURS:
+        assert services[name]["build"] == {"context": ".", "target": "${STASH_SENSE_DEVICE:-cpu}"}, name
+    assert services["engine"]["environment"]["IMAGE"] in ours
+    stages = re.findall(r"^FROM \S+ AS (\S+)", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+    assert {"cpu", "cuda"} <= set(stages), "a stage for each value of STASH_SENSE_DEVICE"
     for name, service in services.items():
         tag = service["image"].rstrip("}").partition("@")[0].rpartition(":")[2]
         assert re.search(r"\d+\.\d+", tag), f"{name}: {service['image']} is not pinned"
@@ -106,13 +115,32 @@ def test_one_image_for_all_pinned_and_the_port_is_for_this_machine_only(services
     assert ports == ["127.0.0.1:${STASH_SENSE_PORT:-3000}:3000"]
 
 
-def test_only_webserver_and_daemon_have_the_docker_socket(services: dict[str, Any]) -> None:
+def test_only_the_filter_has_the_docker_socket_and_only_launchers_reach_it(services: dict[str, Any]) -> None:
     seeing = {
         name
         for name, service in services.items()
         if any("docker.sock" in str(volume) for volume in service.get("volumes", []))
     }
-    assert seeing == {"webserver", "daemon"}
+    assert seeing == {"engine"}
+    reaching = {name for name, service in services.items() if "engine" in service.get("networks", ())}
+    assert reaching == {"engine", "webserver", "daemon"}
+    assert services["engine"]["networks"] == ["engine"]
+    for name in ("webserver", "daemon"):
+        assert services[name]["environment"]["DOCKER_HOST"] == "tcp://engine:2375"
+    assert "DOCKER_HOST" not in services["code"]["environment"]
+
+
+def test_only_server_and_maker_have_the_file_with_the_database_password(services: dict[str, Any]) -> None:
+    having = {
+        name
+        for name, service in services.items()
+        if any(str(volume).startswith("password:") for volume in service.get("volumes", []))
+    }
+    assert having == {"password", "postgres"}
+    text = COMPOSE.read_text()
+    assert ":?" not in text, "no setting must be filled in before the first start"
+    # The server refuses both.
+    assert "POSTGRES_PASSWORD" not in services["postgres"]["environment"]
 
 
 def test_every_service_is_confined(services: dict[str, Any]) -> None:
@@ -132,7 +160,8 @@ def test_the_database_and_flaresolverr_are_only_on_the_networks_that_they_need(
     """Containers of two bridges do not reach each other; the test of the real engine proves it."""
     networks = yaml.safe_load(COMPOSE.read_text())["networks"]
     internal = {name for name, given in networks.items() if given.get("internal")}
-    on = {name: set(service["networks"]) for name, service in services.items()}
+    on = {name: set(service.get("networks", ())) for name, service in services.items()}
+    assert services["password"]["network_mode"] == "none"
     assert on["postgres"] <= internal
     assert on["daemon"] <= internal
     assert on["flaresolverr"] == {"solver"}
@@ -178,12 +207,42 @@ def test_actions_and_uv_are_named_by_their_hashes() -> None:
     assert lock in (PROJECT / "locks/cpu.txt").read_text(), "the same uv as the tools'"
 
 
+def test_a_tag_publishes_both_images_and_files_that_name_them(tmp_path: Path) -> None:
+    workflow = yaml.safe_load((PROJECT / ".github/workflows/ci.yml").read_text())
+    # YAML reads the key `on` as a boolean.
+    assert workflow[True]["push"]["tags"] == ["v*"]
+    assert workflow["permissions"] == {"contents": "read"}
+    job = workflow["jobs"]["publish"]
+    assert job["permissions"] == {"contents": "write", "packages": "write"}
+    assert job["if"] == "startsWith(github.ref, 'refs/tags/v')"
+    script = "\n".join(step.get("run", "") for step in job["steps"])
+    assert "secrets." not in str(job)
+    assert set(re.findall(r"--target (\w+) -t (\S+)", script)) == {
+        ("cpu", '"$IMAGE"'),
+        ("gpu", '"$IMAGE-gpu"'),
+    }
+    assert re.findall(r"docker push (\S+)", script) == ['"$IMAGE"', '"$IMAGE-gpu"']
+    image = "ghcr.io/some-owner/stash-sense-pipeline:1.2.3"
+    command = [PROJECT / "deploy" / "name-images.sh", "ghcr.io/Some-Owner", "1.2.3", tmp_path]
+    subprocess.run(command, check=True)
+    named = yaml.safe_load((tmp_path / "docker-compose.yml").read_text())["services"]
+    assert {named[name]["image"] for name in OURS} == {f"${{STASH_SENSE_IMAGE:-{image}}}"}
+    assert not any("build" in service for service in named.values()), "there is no checkout beside the file"
+    template = (tmp_path / "deploy" / "unraid-template.xml").read_text()
+    assert f"<Repository>{image}</Repository>" in template
+    assert f"STASH_SENSE_IMAGE={image}-gpu" in (tmp_path / ".env.example").read_text()
+    mounted = [volume for volume in named["engine"]["volumes"] if volume.startswith("./")]
+    assert mounted
+    assert all((tmp_path / volume.partition(":")[0]).is_file() for volume in mounted)
+
+
 def test_every_variable_of_compose_is_explained() -> None:
     used = set(re.findall(r"\$\{(\w+)", COMPOSE.read_text()))
     explained = set(
         re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (PROJECT / ".env.example").read_text(), re.MULTILINE)
     )
-    of_images = {"POSTGRES_IMAGE", "FLARESOLVERR_IMAGE", "STASH_SENSE_POSTGRES_VOLUME"}
+    of_images = {"POSTGRES_IMAGE", "FLARESOLVERR_IMAGE", "HAPROXY_IMAGE"}
+    of_images |= {"STASH_SENSE_POSTGRES_VOLUME", "STASH_SENSE_PASSWORD_VOLUME"}
     of_networks = {f"STASH_SENSE_{name}NETWORK" for name in ("", "DATABASE_", "SOLVER_")}
     assert used <= explained | of_images | of_networks
 
@@ -193,15 +252,22 @@ def test_docker_compose_accepts_the_file(tmp_path: Path) -> None:
     command = [program] if program else ["docker", "compose"]
     if not program and subprocess.run([*command, "version"], capture_output=True, check=False).returncode:
         pytest.skip("neither docker-compose nor docker compose on this machine")
-    shutil.copyfile(COMPOSE, tmp_path / "docker-compose.yml")
-    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=x\nDOCKER_GID=1\n")
-    subprocess.run([*command, "config", "-q"], cwd=tmp_path, check=True, capture_output=True)
-    (tmp_path / ".env").write_text("POSTGRES_PASSWORD=\n")
-    result = subprocess.run(
-        [*command, "config", "-q"], cwd=tmp_path, check=False, capture_output=True, text=True
-    )
-    assert result.returncode
-    assert "set POSTGRES_PASSWORD in .env" in result.stderr
+    text = COMPOSE.read_text()
+    if program:
+        # Version 1 has no optional env_file.
+        text = text.replace(OPTIONAL_ENV_FILE, "[.env]")
+    (tmp_path / "docker-compose.yml").write_text(text)
+    # Nothing filled in; an .env file of 0.1.0; a GPU.
+    for variables in ("", "POSTGRES_PASSWORD=x\nDOCKER_GID=1\n", "STASH_SENSE_DEVICE=cuda\n"):
+        (tmp_path / ".env").write_text(variables)
+        result = subprocess.run(
+            [*command, "config"], cwd=tmp_path, check=True, capture_output=True, text=True
+        )
+        # Version 1 writes warnings for variables without a value, and there is none.
+        assert "variable is not set" not in result.stderr
+        services = yaml.safe_load(result.stdout)["services"]
+        assert services["init"]["build"]["target"] == ("cuda" if "cuda" in variables else "cpu")
+        assert services["init"]["environment"]["PGPASSWORD"] == ("x" if "PASSWORD" in variables else "")
 
 
 def test_the_image_is_pinned_runs_as_a_user_and_has_a_health_check() -> None:

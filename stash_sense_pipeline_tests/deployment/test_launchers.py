@@ -14,6 +14,7 @@ from typing import Any, cast
 import dagster as dg
 import docker
 import pytest
+import requests
 from dagster._core.events import EngineEventData
 from dagster._core.instance import DagsterInstance
 from dagster._core.launcher import WorkerStatus
@@ -91,11 +92,12 @@ def test_the_container_of_a_run_gets_only_the_variables_that_it_needs(
 ) -> None:
     monkeypatch.setenv("MY_OWN_BOX_API_KEY", "k")
     monkeypatch.setenv("STASH_SENSE_CATALOG_URL", "postgresql://x")
-    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "p")
+    monkeypatch.setenv("PGPASSWORD", "p")
+    monkeypatch.setenv("PGPASSFILE", "/data/.pgpass")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no")
     with dg.DagsterInstance.ephemeral() as instance:
         names = launcher().get_container_context(run_of(definitions, instance, "publish")).env_vars
-    assert {"MY_OWN_BOX_API_KEY", "STASH_SENSE_CATALOG_URL", "DAGSTER_PG_PASSWORD"} <= set(names)
+    assert {"MY_OWN_BOX_API_KEY", "STASH_SENSE_CATALOG_URL", "PGPASSWORD", "PGPASSFILE"} <= set(names)
     assert "AWS_SECRET_ACCESS_KEY" not in names
     assert "PATH" not in names
     assert all("=" not in name for name in names), "values stay out of what is stored"
@@ -111,7 +113,7 @@ def test_the_container_of_a_run_gets_only_the_variables_that_it_needs(
     ("said", "advice"),
     [
         ('could not select device driver "nvidia" with capabilities: [[gpu]]', "NVIDIA container toolkit"),
-        ("('Connection aborted.', PermissionError(13, 'Permission denied'))", "DOCKER_GID"),
+        ("('Connection aborted.', PermissionError(13, 'Permission denied'))", "tcp://engine:2375"),
         ("Error while fetching server API version: ('Connection aborted.', ...)", "no Docker engine"),
         ("network stash-sense not found", "network stash-sense not found"),
     ],
@@ -119,6 +121,14 @@ def test_the_container_of_a_run_gets_only_the_variables_that_it_needs(
 def test_each_error_of_the_engine_becomes_one_line_with_advice(said: str, advice: str) -> None:
     text = engine_problem(docker.errors.DockerException(said + "\n"))
     assert advice in text
+    assert "\n" not in text
+
+
+def test_an_engine_that_is_down_behind_its_filter_is_told_with_the_setting_of_its_socket() -> None:
+    response = requests.Response()
+    response.status_code = 503
+    text = engine_problem(docker.errors.APIError("503 Server Error", response=response))
+    assert "DOCKER_SOCKET" in text
     assert "\n" not in text
 
 

@@ -1,4 +1,4 @@
-"""One engine for the tests of this room, with the CPU image built."""
+"""One engine for the tests of this room, with stand-ins for the images that cannot be pulled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from stash_sense_pipeline_tests.docker.engine import (
     Engine,
     NoEngineError,
-    build_images,
+    build_stand_ins,
     make_base,
     missing,
     running_engine,
@@ -21,7 +21,7 @@ from stash_sense_pipeline_tests.docker.engine import (
 
 @pytest.fixture(scope="package")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A separate engine with the images built."""
+    """A separate engine with the stand-ins built."""
     problem = missing()
     if problem:
         pytest.skip(problem)
@@ -35,5 +35,5 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             make_base(running, directory)
         except NoEngineError as error:
             pytest.skip(str(error))
-        build_images(running)
+        build_stand_ins(running)
         yield running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import time
 import urllib.error
@@ -14,8 +15,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from stash_sense_pipeline.sandbox.servers import SandboxServers
+from stash_sense_pipeline_tests.deployment.test_deployment_files import OPTIONAL_ENV_FILE
 from stash_sense_pipeline_tests.docker.engine import (
+    BASE,
+    HAPROXY,
     IMAGE,
     POSTGRES,
     PROJECT,
@@ -43,37 +49,67 @@ for place in sys.argv[1:]:
 _T = TypeVar("_T")
 
 
+def copy_checkout(directory: Path) -> None:
+    """Copies what `docker compose up` needs of a checkout, for the old client of this tier and its engine."""
+    for name in [
+        line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
+    ]:
+        for path in sorted(PROJECT.glob(name)):
+            copy = shutil.copytree if path.is_dir() else shutil.copyfile
+            (directory / path.relative_to(PROJECT)).parent.mkdir(parents=True, exist_ok=True)
+            copy(path, directory / path.relative_to(PROJECT))
+    for name in ("Dockerfile", ".dockerignore", "deploy/engine-proxy.cfg"):
+        shutil.copyfile(PROJECT / name, directory / name)
+    text = (PROJECT / "docker-compose.yml").read_text()
+    # Without this the first health check of a service comes after a minute.
+    text = re.sub(r"interval: [36]0s", "interval: 15s", text)
+    # The client of this tier is of version 1, which has no optional env_file.
+    (directory / "docker-compose.yml").write_text(text.replace(OPTIONAL_ENV_FILE, "[.env]"))
+    # Builds as the other images of this tier: from the base that was made here.
+    build = {"build": {"network": "host", "args": {"BASE_IMAGE": BASE}}}
+    services = dict.fromkeys(("password", "init", "code", "webserver", "daemon"), build)
+    (directory / "docker-compose.override.yml").write_text(json.dumps({"services": services}))
+
+
 class Deployment:
     """A checkout with a .env file, started by docker-compose."""
 
-    def __init__(self, engine: Engine, directory: Path, servers: SandboxServers) -> None:
+    def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self.directory = engine, directory
-        # Without this the first health check of a service comes after a minute.
-        text = re.sub(r"interval: [36]0s", "interval: 15s", (PROJECT / "docker-compose.yml").read_text())
-        (directory / "docker-compose.yml").write_text(text)
+        copy_checkout(directory)
+        # Only what this machine needs: nothing that an operator has to fill in.
         self.variables = {
-            "POSTGRES_PASSWORD": "justatestword",
             "POSTGRES_IMAGE": POSTGRES,
+            "HAPROXY_IMAGE": HAPROXY,
             "STASH_SENSE_IMAGE": IMAGE,
             "DOCKER_SOCKET": str(engine.socket),
-            "DOCKER_GID": str(engine.socket.stat().st_gid),
             "STASH_SENSE_PORT": str(PORT),
-            "STASH_SENSE_MODEL_PACK": PACK,
-            "STASH_SENSE_RUN_MEMORY": "1500m",
-            # Sensors run once a minute. A test with a daemon alone checks that they lead to a release.
-            "STASH_SENSE_AUTOMATION": "off",
-            **servers.environment(),
         }
         self.write_variables()
+
+    def use_sandbox(self, sources: dict[str, Any], servers: SandboxServers) -> None:
+        """Gives the running deployment its sources, keys and model pack, as docs/install.md says."""
+        text = yaml.safe_dump(sources)
+        self.compose("exec", "-T", "code", "sh", "-c", "cat > /data/sources.yaml", given=text)
+        self.write_variables(
+            STASH_SENSE_MODEL_PACK=PACK,
+            STASH_SENSE_RUN_MEMORY="1500m",
+            # Sensors run once a minute. A test with a daemon alone checks that they lead to a release.
+            STASH_SENSE_AUTOMATION="off",
+            **servers.environment(),
+        )
+        self.compose("up", "-d")
 
     def write_variables(self, **changes: str) -> None:
         self.variables.update(changes)
         lines = [f"{name}={value}\n" for name, value in self.variables.items()]
         (self.directory / ".env").write_text("".join(lines))
 
-    def compose(self, *arguments: str, timeout: float = 600, check: bool = True) -> str:
+    def compose(
+        self, *arguments: str, timeout: float = 600, check: bool = True, given: str | None = None
+    ) -> str:
         command = ["docker-compose", "-p", "stashtest", *arguments]
-        result = self.engine.run(*command, cwd=self.directory, timeout=timeout, check=check)
+        result = self.engine.run(*command, cwd=self.directory, timeout=timeout, check=check, given=given)
         return result.stdout + result.stderr
 
     def inside(self, service: str, *command: str, check: bool = True) -> str:

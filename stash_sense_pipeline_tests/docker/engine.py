@@ -17,9 +17,10 @@ BASE = "stash-sense-test-base:local"
 IMAGE = "stash-sense-pipeline:test"
 GPU_IMAGE = "stash-sense-pipeline:test-gpu"
 POSTGRES = "stash-sense-test-postgres:local"
+HAPROXY = "stash-sense-test-haproxy:local"
 # The address of this machine in the containers of all networks.
 BRIDGE = "172.30.77.1"
-_PACKAGES = "python3,python3-venv,ca-certificates,postgresql"
+_PACKAGES = "python3,python3-venv,ca-certificates,postgresql,haproxy,wget"
 
 
 def missing() -> str | None:
@@ -163,11 +164,16 @@ def make_base(engine: Engine, directory: Path) -> None:
 _FROM_BASE = ("--network", "host", "--build-arg", f"BASE_IMAGE={BASE}")
 
 
-def build_images(engine: Engine) -> None:
-    """The image of the Dockerfile, and a stand-in for that of PostgreSQL."""
-    engine.docker("build", *_FROM_BASE, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
+def build_stand_ins(engine: Engine) -> None:
+    """Stand-ins for the images of PostgreSQL and HAProxy, with the same programs. Compose builds ours."""
     here = Path(__file__).parent
-    engine.docker("build", *_FROM_BASE, "-t", POSTGRES, "-f", str(here / "postgres.Dockerfile"), str(here))
+    for image, name in ((POSTGRES, "postgres"), (HAPROXY, "haproxy")):
+        engine.docker("build", *_FROM_BASE, "-t", image, "-f", str(here / f"{name}.Dockerfile"), str(here))
+
+
+def build_cpu_image(engine: Engine) -> None:
+    """The image of the Dockerfile, as docker-compose.yml builds it too."""
+    engine.docker("build", *_FROM_BASE, "--target", "cpu", "-t", IMAGE, ".", timeout=1800)
 
 
 def build_gpu_image(engine: Engine) -> None:

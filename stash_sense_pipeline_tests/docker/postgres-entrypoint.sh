@@ -2,7 +2,7 @@
 set -e
 export PGDATA=/var/lib/postgresql/data/cluster
 if [ ! -f "$PGDATA/PG_VERSION" ]; then
-  initdb -U "$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth-host=scram-sha-256 --encoding=UTF8 --no-locale >/dev/null
+  initdb -U "$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" --auth-host=scram-sha-256 --encoding=UTF8 --no-locale >/dev/null
   echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
   echo "listen_addresses = '*'" >> "$PGDATA/postgresql.conf"
   echo "unix_socket_directories = '/tmp'" >> "$PGDATA/postgresql.conf"

@@ -9,10 +9,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
@@ -31,30 +31,60 @@ from stash_sense_pipeline_tests.docker.engine import (
     BASE,
     BRIDGE,
     IMAGE,
+    PROJECT,
     Engine,
 )
 
+INSTALL = PROJECT / "docs" / "install.md"
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
-def deployment(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """All services of docker-compose.yml, running, with two stash-boxes of the sandbox on the engine's bridge."""
+def fresh(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, str]]:
+    """All services after `docker compose up -d` alone in a checkout with nothing filled in, and what `init` printed."""
+    made = Deployment(engine, tmp_path_factory.mktemp("compose"))
+    # An engine that was kept from an earlier session has an older one, which `up` would not build again.
+    engine.run("docker", "image", "rm", "--no-prune", IMAGE, check=False)
+    try:
+        said = made.compose("up", "-d", timeout=1200, check=False)
+        assert "ERROR" not in said, (
+            f"{said[-2000:]}\n{made.compose('logs', '--no-color', check=False)[-4000:]}"
+        )
+        made.await_healthy("postgres", "engine", "code", "webserver", "daemon")
+        yield made, made.compose("logs", "--no-color", "init")
+    finally:
+        engine.remove_containers()
+        made.compose("down", "-v")
+
+
+@pytest.fixture(scope="module")
+def deployment(fresh: tuple[Deployment, str]) -> Iterator[Deployment]:
+    """The same services with two stash-boxes of the sandbox on the engine's bridge."""
+    made, _ = fresh
     with SandboxServers(make_demo_world(seed=6, people=30), host=BRIDGE) as servers:
-        made = Deployment(engine, tmp_path_factory.mktemp("compose"), servers)
         kept = sources_settings(servers)
         kept["stash_boxes"] = {name: kept["stash_boxes"][name] for name in SOURCES}
-        into = ["docker", "run", "--rm", "-i", "-v", "stash-sense-data:/data", IMAGE]
-        engine.run(*into, "bash", "-c", "cat > /data/sources.yaml", given=yaml.safe_dump(kept))
-        try:
-            made.compose("up", "-d")
-            made.await_healthy("postgres", "code", "webserver", "daemon")
-            yield made
-        finally:
-            engine.remove_containers()
-            made.compose("down", "-v")
+        made.use_sandbox(kept, servers)
+        made.await_healthy("postgres", "engine", "code", "webserver", "daemon")
+        yield made
 
 
+def test_compose_up_alone_starts_everything_and_says_what_is_missing(fresh: tuple[Deployment, str]) -> None:
+    made, said = fresh
+    assert made.state("init")["ExitCode"] == 0
+    assert "/data/sources.yaml: written" in said
+    assert "catalog postgresql+psycopg2://stash@postgres:5432/catalog: ready" in said
+    assert "password of PostgreSQL: made" in made.compose("logs", "--no-color", "password")
+    assert graphql("{version}")["version"]
+    query = (
+        '{instigationStatesOrError: schedulesOrError(repositorySelector: {repositoryName: "__repository__", '
+    )
+    query += 'repositoryLocationName: "stash_sense"}) {... on Schedules {results {scheduleState {status}}}}}'
+    states = graphql(query)["instigationStatesOrError"]["results"]
+    assert {state["scheduleState"]["status"] for state in states} == {"RUNNING"}, "automation is on"
+
+
+@pytest.mark.usefixtures("fresh")
 def test_the_image_is_small_runs_without_root_and_installs_nothing(engine: Engine) -> None:
     ours = engine.size_mb(IMAGE) - engine.size_mb(BASE)
     assert ours < 1000, f"{ours:.0f} MB beyond the base image"
@@ -71,14 +101,13 @@ def test_init_prepares_the_volume_and_exits(deployment: Deployment) -> None:
     assert deployment.state("init")["ExitCode"] == 0
     said = deployment.compose("logs", "--no-color", "init")
     assert "2 of 2 sources are enabled" in said
-    assert "catalog postgresql+psycopg2://stash:***@postgres:5432/catalog: ready" in said
     assert "pool gpu: 1 at a time" in said
 
 
 def test_the_containers_have_no_capability_and_a_root_that_cannot_be_written(deployment: Deployment) -> None:
-    for service in ("postgres", "init", "code", "webserver", "daemon"):
+    for service in ("password", "postgres", "init", "code", "engine", "webserver", "daemon"):
         assert_confined(deployment.described(service), read_only=True)
-    for service in ("postgres", "code", "webserver", "daemon"):
+    for service in ("postgres", "code", "engine", "webserver", "daemon"):
         status = deployment.inside(service, "cat", "/proc/1/status")
         assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), service
         assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE), service
@@ -105,10 +134,10 @@ def knock(deployment: Deployment, networks: list[str], *places: str) -> list[str
 
 def test_flaresolverr_reaches_no_service_and_runs_reach_it(deployment: Deployment) -> None:
     """A stand-in in the solver's network shows which services a browser there could reach, and which reach it."""
-    ports = {"webserver": 3000, "code": 4266, "postgres": 5432, "daemon": 3000}
+    ports = {"webserver": 3000, "code": 4266, "postgres": 5432, "daemon": 3000, "engine": 2375}
     places = [f"{address}:{port}" for name, port in ports.items() for address in deployment.addresses(name)]
     names = [f"{name}:{port}" for name, port in ports.items()]
-    assert len(places) >= 7
+    assert len(places) >= 10
     assert knock(deployment, ["stash-sense-solver"], *places, *names, "code-inside:4266") == []
     reached = set(knock(deployment, sorted(RUN_NETWORKS), *places, *names, "code-inside:4266"))
     assert reached, "runs reach PostgreSQL"
@@ -185,6 +214,34 @@ def test_runs_launched_in_the_ui_publish_a_release_in_the_volume(deployment: Dep
             assert not any("docker.sock" in bind for bind in host["Binds"])
 
 
+def test_the_release_is_copied_out_by_the_documented_command(deployment: Deployment, tmp_path: Path) -> None:
+    """The client of this tier has no `compose cp`, so its parts are used."""
+    assert "docker compose cp --follow-link code:/data/releases/latest ./release" in INSTALL.read_text()
+    code = deployment.compose("ps", "-q", "code").strip()
+    deployment.engine.docker(
+        "cp", "--follow-link", f"{code}:/data/releases/latest", str(tmp_path / "release")
+    )
+    assert (tmp_path / "release" / "manifest.json").stat().st_size
+
+
+def test_launchers_reach_the_engine_by_its_filter_only(deployment: Deployment) -> None:
+    """The rules are tested one by one in test_engine_proxy.py; here they are in front of a real engine."""
+    script = "import docker; client = docker.from_env(); print(client.version()['ApiVersion']); "
+    refused = ("client.containers.list()", "client.images.list()", "client.volumes.list()")
+    refused += (f"client.containers.create({IMAGE!r}, privileged=True)", "client.containers.get('postgres')")
+    for service in ("webserver", "daemon"):
+        for call in refused:
+            said = deployment.inside(service, "python", "-c", script + call, check=False)
+            assert re.match(r"1\.\d+", said), said
+            assert "the filter of the Docker socket" in said, said
+        assert "docker.sock" not in deployment.inside(service, "cat", "/proc/mounts")
+    places = [f"{address}:2375" for address in deployment.addresses("engine")]
+    for service in ("code", "postgres"):
+        reaching = deployment.described(service)["NetworkSettings"]["Networks"]
+        assert not any(name.endswith("_engine") for name in reaching)
+    assert deployment.inside("code", "python", "-c", KNOCK, *places, "engine:2375").strip() == ""
+
+
 def test_another_machine_can_embed_beside_the_first(deployment: Deployment) -> None:
     """The other machine has no daemon and no socket, as the second host of docs/install.md."""
     command = ["dagster", "asset", "materialize", "-m", "stash_sense_pipeline.definitions"]
@@ -257,7 +314,7 @@ def test_a_run_whose_container_is_killed_is_found_dead_and_retried(deployment: D
 
 def test_killed_services_are_restarted_and_runs_continue(deployment: Deployment) -> None:
     """PostgreSQL is killed without notice: its clients connect again, or end and are restarted."""
-    for service in ("code", "webserver", "daemon", "postgres"):
+    for service in ("code", "engine", "webserver", "daemon", "postgres"):
         before = deployment.state(service)["StartedAt"]
         deployment.kill(deployment.compose("ps", "-q", service).strip())
         wait_until(lambda name=service, time=before: deployment.state(name)["StartedAt"] != time, 60, service)
@@ -278,7 +335,7 @@ def test_all_services_stop_within_their_time_and_lose_nothing(deployment: Deploy
     begun = time.monotonic()
     deployment.compose("stop", timeout=120)
     assert time.monotonic() - begun < 60, "something did not stop by itself"
-    for service in ("code", "webserver", "daemon", "postgres"):
+    for service in ("code", "engine", "webserver", "daemon", "postgres"):
         assert deployment.state(service)["ExitCode"] in (0, 130, 143), service
     deployment.compose("up", "-d", timeout=600)
     deployment.await_healthy("code", "webserver", "daemon")

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from stash_sense_pipeline_tests.docker.engine import BASE, GPU_IMAGE, IMAGE, Engine, build_gpu_image
+from stash_sense_pipeline_tests.docker.engine import (
+    BASE,
+    GPU_IMAGE,
+    IMAGE,
+    Engine,
+    build_cpu_image,
+    build_gpu_image,
+)
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -98,7 +105,8 @@ def test_the_gpu_image_works_on_the_cpu(image: str, engine: Engine, tmp_path: Pa
     assert "all run" in result.stdout
 
 
-def test_the_cpu_image_refuses_the_device_cuda(engine: Engine) -> None:
+def test_the_cpu_image_refuses_the_device_cuda(image: str, engine: Engine) -> None:
+    build_cpu_image(engine)
     result = engine.run(
         "docker", "run", "--rm", "-v", "/data", "--env=STASH_SENSE_DEVICE=cuda", IMAGE, "stash-sense", "prepare",
         check=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from stash_sense_pipeline.orchestration.asset_checks import RELEASE_CHECKS
 from stash_sense_pipeline.orchestration.names import Group
-from stash_sense_pipeline.sandbox.demo import SITES
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK, SITES
 from stash_sense_pipeline_tests.orchestration.conftest import PROGRAM, run_demo
 from stash_sense_pipeline_tests.postgres import free_port
 
@@ -220,6 +221,18 @@ def test_the_quality_report_can_be_read(page: Page) -> None:
     picture(page, "quality")
 
 
+def test_the_cases_to_review_are_counted_beside_their_file(page: Page) -> None:
+    go(page, "/assets/identity_graph?view=events")
+    page.get_by_text("[Show Markdown]").first.wait_for()
+    page.get_by_text("review", exact=True).first.scroll_into_view_if_needed()
+    row = page.locator("tr", has=page.get_by_text("review", exact=True)).last
+    row.get_by_text("[Show Markdown]").click()
+    dialog = page.get_by_role("dialog").first
+    dialog.get_by_text("review/identity.md").wait_for()
+    assert dialog.locator("table tr").count() >= 4
+    picture(page, "review", height=620)
+
+
 def test_schedules_and_sensors_have_descriptions(page: Page, definitions: dg.Definitions) -> None:
     go(page, "/automation")
     kinds = {"schedules": definitions.schedules or [], "sensors": definitions.sensors or []}
@@ -298,3 +311,38 @@ def test_one_job_refreshes_and_publishes_through_the_queue(page: Page, ui: str) 
         ("refresh_source", "babepedia", "SUCCESS"),
         ("refresh_source", "fansdb", "SUCCESS"),
     ]
+
+
+def test_a_failed_run_says_what_to_do_in_one_line(page: Page, ui: str, demo: tuple[Path, str]) -> None:
+    """The key of a source expires: the run on its page, as an operator finds it in the morning."""
+    made = servers_of(demo[0])
+    command = [PROGRAM, "build", "--sources", "fansdb"]
+    result = subprocess.run(
+        command,
+        env={**os.environ, **made, "FANSDB_API_KEY": "expired"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    query = "{runsOrError(limit: 1, filter: {statuses: [FAILURE]}) {... on Runs {results {runId}}}}"
+    request = urllib.request.Request(
+        f"{ui}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        (failed,) = json.load(answer)["data"]["runsOrError"]["results"]
+    go(page, f"/runs/{failed['runId']}")
+    shows(page, "Failure")
+    page.get_by_text(re.compile(r"fansdb: .*\bkey\b")).first.wait_for()
+    page.get_by_text("performer_table").first.wait_for()
+    picture(page, "failed_run")
+
+
+def servers_of(directory: Path) -> dict[str, str]:
+    """The variables of a command on the demo's data, while the UI serves its sources."""
+    return {
+        "DATA_DIR": str(directory),
+        "DAGSTER_HOME": str(directory / "dagster"),
+        "STASH_SENSE_SOURCES": str(directory / "sources.yaml"),
+        "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+    }
