@@ -38,7 +38,8 @@ def find_misplaced_pictures(
     A trusted face agrees with its own performer and is not compared again. Of the others, only those that are far from
     all templates of their own person are searched for among all templates. That search is exact: it costs the number of
     such faces times the number of records. A face of two records that may be one person shows that identity split the
-    person: that is no mistake of the source. A picture with a verdict is decided and not listed. Without calibrated thresholds faces say nothing, and nothing is found.
+    person: that is no mistake of the source. A picture with a verdict is decided and not listed. Without calibrated
+    thresholds faces say nothing, and nothing is found.
     """
     if not state.calibration.thresholds:
         return []
