@@ -44,3 +44,23 @@ def test_conflicts_and_hubs_are_in_files_for_the_operator_alone(
     # An erasure reaches them.
     erase_traces(tmp_path, ("fansdb:b",), staged=False)
     assert "fansdb:b" not in "".join(path.read_text() for path in directory.iterdir())
+
+
+def test_a_pair_just_below_a_link_is_listed_and_a_weak_one_is_not(
+    any_catalog: sa.Engine, tmp_path: Path
+) -> None:
+    store(
+        any_catalog,
+        Record("stashdb", "a", "Mira Sample", country="US"),
+        Record("fansdb", "b", "Mira Sample"),
+        Record("stashdb", "c", "Vera Else", aliases=("Vera Other",), birth_date="1990-05-05"),
+        Record("fansdb", "d", "Nora Third", aliases=("Vera Other",), birth_date="1990-05-05"),
+    )
+    report = rebuild_identities(any_catalog, HOSTS, Overrides(), NOW)
+    assert report.evidence["attributes"] == 2
+    directory = tmp_path / "review"
+    counts = write_review(any_catalog, directory, NOW)
+    assert {section: count for section, count in counts.items() if count} == {"near": 1}
+    (row,) = csv.DictReader((directory / "identity.csv").read_text().splitlines())
+    assert (row["about"], row["reason"]) == ("fansdb:b - stashdb:a", "too weak: 2.0 of 2.5")
+    assert "name equal (mira sample)" in row["evidence"]
