@@ -26,6 +26,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import make_directory, replacing
 from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible
+from stash_sense_pipeline.identity.alias_names import names_in_aliases
 from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
 from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind
@@ -44,7 +45,7 @@ _LISTED = (Reason.HUB, Reason.COPY, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
 _SECTIONS = {
     "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
     "face": "faces that agree or nearly so, where nothing else joins the records",
-    "near": "pairs that a little more evidence would link, and that nothing contradicts; perhaps one person: must_link",
+    "near": "pairs that a little more evidence would link; perhaps one person: must_link",
     "collision": "faces nearer to another performer than to their own; kept out of releases",
     "hub_face": "faces near many people; kept out of releases",
     "copy": "pictures that two people show in different sources, taken from one of them; perhaps one person: must_link",
@@ -79,7 +80,7 @@ def write_review(
     with texts_locked(directory.parent):
         with reading(engine) as connection:
             findings = [
-                *_refused(connection),
+                *_pairs(connection, overrides),
                 *_collisions(connection),
                 *_exclusions(connection),
                 *(Finding("verdict", "", problem, "no effect", 0.0) for problem in verdicts.problems),
@@ -92,8 +93,21 @@ def write_review(
     return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
 
 
-def _refused(connection: sa.Connection) -> list[Finding]:
-    """Refused pairs with evidence for a link, and those just below one: one finding a pair, highest weight first."""
+def _pairs(connection: sa.Connection, overrides: Overrides) -> list[Finding]:
+    """Refused pairs, and pairs that were not compared because they share an alias only."""
+    refused = _refused_pairs(connection)
+    decided = {frozenset((pair.a, pair.b)) for pair in overrides.cannot_link}
+    found = _refused(refused)
+    for row in names_in_aliases(connection):
+        about = f"{':'.join(row.a)} - {':'.join(row.b)}"
+        if about not in refused and frozenset((row.a, row.b)) not in decided:
+            evidence = "; ".join((f"name in aliases ({row.name})", *row.agreeing))
+            found.append(Finding("near", about, evidence, "an alias in common only", row.weight))
+    return found
+
+
+def _refused_pairs(connection: sa.Connection) -> dict[str, list[Any]]:
+    """The rows of evidence of each refused pair, by the keys of its records."""
     table = identity_evidence.c
     sides = (table.source_a, table.source_id_a, table.source_b, table.source_id_b)
     query = sa.select(*sides, table.kind, table.key, table.weight, table.reason).where(
@@ -103,6 +117,11 @@ def _refused(connection: sa.Connection) -> list[Finding]:
     for row in connection.execute(query):
         about = f"{row.source_a}:{row.source_id_a} - {row.source_b}:{row.source_id_b}"
         pairs.setdefault(about, []).append(row)
+    return pairs
+
+
+def _refused(pairs: Mapping[str, Sequence[Any]]) -> list[Finding]:
+    """Refused pairs with evidence for a link, and those just below one: one finding a pair, highest weight first."""
     found: list[Finding] = []
     for about, rows in pairs.items():
         reason = rows[0].reason or ""
