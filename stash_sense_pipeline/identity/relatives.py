@@ -25,7 +25,7 @@ from stash_sense_pipeline.identity.linkage.overrides import (
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.run_steps import read_population
 from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
-from stash_sense_pipeline.records.record_key import RecordKey
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
@@ -73,6 +73,14 @@ class IdentityRelatives:
         return (self._region(connection, records, seeds, overrides) & live) - {
             told.record for told in unstored
         }
+
+    def disowned(self, records: Collection[RecordKey]) -> set[ImageKey]:
+        """The images with a `not_a_face` verdict, and with a `not_this_person` verdict that names one of `records`.
+
+        Raises ConfigurationError for an overrides file that cannot be read.
+        """
+        verdicts = () if self.overrides_file is None else load_overrides(self.overrides_file).face_verdicts
+        return {verdict.image for verdict in verdicts if verdict.record is None or verdict.record in records}
 
     def _overrides(self, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
         """The overrides with both records among `records`. An identity run reports problems with the others."""

@@ -44,7 +44,11 @@ from stash_sense_pipeline.privacy.intake.parsed_record import ParsedRecord
 from stash_sense_pipeline.privacy.intake.record_evidence import Relatives, read_evidence
 from stash_sense_pipeline.privacy.linked_records import LinkedPerson, own_and_shared_images
 from stash_sense_pipeline.privacy.namesakes import Namesake, namesakes_of
-from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates, load_templates
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import (
+    BlockedPerson,
+    keep_templates,
+    load_templates,
+)
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, mark_applied, mark_shown
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
@@ -241,7 +245,8 @@ def _erase(
     person, in_doubt = person_of(connection, suppressions, covered, scope.relatives)
     if suppressions.face_blocks & sought.pending:
         blocked = face_blocked_people(connection, suppressions, covered)
-        keep_templates(connection, suppressions.key, [*blocked, *awaited.face_blocks], now)
+        people = [_blocked(records, scope.relatives) for records in (*blocked, *awaited.face_blocks)]
+        keep_templates(connection, suppressions.key, people, now)
     images = covered_images(connection, sought) | images_to_erase(connection, suppressions, person)
     images |= awaited.images
     refused = images_of_refused_faces(connection, load_templates(connection, suppressions.key))
@@ -254,6 +259,10 @@ def _erase(
     mark_applied(connection, now)
     mark_shown(connection, awaited.digests, now)
     return report
+
+
+def _blocked(records: Collection[RecordKey], relatives: Relatives | None) -> BlockedPerson:
+    return BlockedPerson(records, () if relatives is None else relatives.disowned(records))
 
 
 def _with_held(

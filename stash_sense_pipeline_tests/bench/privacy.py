@@ -31,7 +31,7 @@ from stash_sense_pipeline.catalog.schema import (
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.privacy.erasure import ErasureScope, erase_suppressed
-from stash_sense_pipeline.privacy.suppression.suppressed_faces import keep_templates
+from stash_sense_pipeline.privacy.suppression.suppressed_faces import BlockedPerson, keep_templates
 from stash_sense_pipeline.privacy.suppression.suppression_file import SuppressionEntry
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import (
     IMAGE,
@@ -238,7 +238,7 @@ def _templates(engine: sa.Engine) -> list[dict[str, Any]]:
         people: dict[int, set[tuple[str, str]]] = defaultdict(set)
         for number, *record in connection.execute(query):
             people[number].add((record[0], record[1]))
-        keep_templates(connection, KEY, list(people.values()), NOW)
+        keep_templates(connection, KEY, map(BlockedPerson, people.values()), NOW)
         kept = connection.execute(sa.select(suppressed_faces)).mappings()
         return [{name: row[name] for name in row if name != "template_id"} for row in kept]
 

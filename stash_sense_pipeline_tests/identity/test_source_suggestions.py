@@ -28,6 +28,7 @@ from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.comparisons import Record
+from stash_sense_pipeline.identity.linkage.face_verdicts import FaceVerdict
 from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides, resolve_overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
@@ -237,6 +238,19 @@ def test_an_unknown_face_on_a_record_is_no_picture_of_another(world: World) -> N
     one = world.add(world.make.person(), "stashdb", "Mira Sample", faces=4)
     add_photos(world.engine, [(one, world.make.photo(world.make.person()), None)])
     assert found_in(world).suggestions == ()
+
+
+@pytest.mark.parametrize("verdict", ["not_a_face", "not_this_person"])
+@pytest.mark.parametrize("faces", [1, 4], ids=["found by its collision", "found by templates"])
+def test_a_picture_with_a_verdict_is_not_suggested(world: World, verdict: str, faces: int) -> None:
+    mira, vera = world.make.person(), world.make.person()
+    one = world.add(mira, "stashdb", "Mira Sample", faces=faces)
+    world.add(vera, "fansdb", "Vera Else", faces=4)
+    (planted,) = add_photos(world.engine, [(one, world.make.photo(vera), None)])
+    assert [row.picture for row in found_in(world).suggestions] == [f"i{planted}"]
+    named = one.key if verdict == "not_this_person" else None
+    decided = Overrides(face_verdicts=(FaceVerdict(("stashdb", f"i{planted}"), named, 2),))
+    assert found_in(world, decided).suggestions == ()
 
 
 def test_a_link_to_the_page_of_another_record_is_found(any_catalog: sa.Engine) -> None:

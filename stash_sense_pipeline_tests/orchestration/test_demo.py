@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -115,6 +116,37 @@ def test_no_identity_joins_two_people(demo: tuple[Path, str], world: World) -> N
         for one, other in combinations(ids, 2):
             found, missed = found + (one == other), missed + (one != other)
     assert found / (found + missed) > 0.85
+
+
+def test_at_most_one_person_is_twice_in_the_release_and_every_split_person_is_in_the_review(
+    demo: tuple[Path, str], world: World
+) -> None:
+    directory, _ = demo
+    with closing(sqlite3.connect(directory / "catalog.db")) as connection:
+        members = connection.execute(
+            "SELECT performer_id, source, source_id FROM identity_members"
+        ).fetchall()
+        with_face = {row[0] for row in connection.execute("SELECT performer_id FROM trusted_faces")}
+    records_of: dict[int, dict[int, list[str]]] = {}
+    for performer_id, source, source_id in members:
+        person = world.person_of(source, source_id)
+        if person is not None:
+            mine = records_of.setdefault(person, {})
+            mine.setdefault(performer_id, []).append(f"{source}:{source_id}")
+    assert len(records_of) > 200
+    split = {person: parts for person, parts in records_of.items() if len(parts) > 1}
+    twice = {person for person, parts in split.items() if len(with_face & parts.keys()) > 1}
+    assert len(twice) <= 1, {person: split[person] for person in twice}
+    with (directory / "review" / "identity.csv").open(newline="") as stream:
+        listed = {row["about"] for row in csv.DictReader(stream)}
+    for person, parts in split.items():
+        pairs = {
+            " - ".join(sorted((a, b)))
+            for one, other in combinations(parts.values(), 2)
+            for a in one
+            for b in other
+        }
+        assert pairs & listed, (person, parts)
 
 
 def test_a_second_demo_prints_that_nothing_changed(demo: tuple[Path, str]) -> None:

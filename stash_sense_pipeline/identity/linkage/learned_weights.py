@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, digest
+from stash_sense_pipeline.identity.linkage.blocking import StashBoxes, digest, singular_sites
 from stash_sense_pipeline.identity.linkage.candidates import Candidates
 from stash_sense_pipeline.identity.linkage.comparisons import (
     birth_agreement,
@@ -42,11 +42,11 @@ LEVELS: Final[Mapping[str, Mapping[str, Level]]] = {
     "height": {"height_equal": Level(0.75, 0.24), "height_differs": Level(0.02, 0.32)},
     "birth_date": {"birth_date_differs": Level(0.02, 0.90)},
 }
-# The same for pages: m from records of which one links to the other; strangers share none.
+# The same for pages: m from records of which one links to the other; u is strangers with pages of different sites only.
 PAGES: Final[Mapping[str, Level]] = {
-    "no_shared_page_of_1": Level(0.8, 1.0),
-    "no_shared_page_of_2": Level(0.2, 1.0),
-    "no_shared_page_of_3": Level(0.08, 1.0),
+    "no_shared_page_of_1": Level(0.67, 0.84),
+    "no_shared_page_of_2": Level(0.13, 0.67),
+    "no_shared_page_of_3": Level(0.035, 0.44),
 }
 # A learned weight stays this near to its default: entries depend on each other, which the sum does not know.
 _MOST_AWAY = 0.6
@@ -59,12 +59,17 @@ _SAMPLED_PAIRS = 20_000
 _RARE = 1 / 5000
 # Of the records of the smaller of two sources, the share that has a partner in the other one.
 _OVERLAP = 0.3
-# The score of a pair with even odds, for an equal name and for the bound on name and birth date: the estimates err towards
-# too low odds, because a pair that is wrong joins only when neither person has a record in the other one's source.
+# The score of a pair with even odds, for an equal name and for the bound on name and birth date. The estimates err towards
+# too low odds: a wrong pair joins only when neither person has a record in the other one's source. With the shares 0.66
+# and 0.42 of the two largest stash-boxes that is log10(1 / (0.34 * 0.58)) = 0.7 for both. The rest (1.0 and 0.3) was chosen
+# on generated populations: most strangers of one name also differ in a field that is weighed separately. The sensitivity
+# is in docs/identities.md.
 _EVEN_NAME, _EVEN_BOTH = 1.7, 1.0
 # A name alone proves less than a name and a birth date can, by this much.
 ALONE: Final = 0.3
 _COUNTRY_MOST = 1.2
+# People with the name and the birth date of another one, and the pairs seen that this default counts as.
+_NAMESAKES, _PRIOR_NAMESAKES = 0.001, 3
 _NAME_LEAST, _NAME_MOST = 1.0, 3.0
 _BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
@@ -139,7 +144,7 @@ def learn(candidates: Candidates, boxes: Collection[str], base: Weights = WEIGHT
         return LearnedWeights(base, len(candidates.records), len(positives), len(negatives))
     m, u = (_count_levels(candidates, pairs) for pairs in (_every_nth(positives), negatives))
     table = [row for name, levels in LEVELS.items() for row in _learned(base, levels, m[name], u[name])]
-    table += _learned_pages(candidates, base)
+    table += _learned_pages(candidates, base, negatives)
     homonyms = _share_of_homonyms(candidates, boxes)
     names = _name_frequencies(candidates, boxes, positives, homonyms)
     names = replace(names, countries=_country_weights(candidates, boxes, table))
@@ -164,7 +169,23 @@ def name_weight(names: NameFrequencies, name: str, a: str, b: str) -> float:
 
 
 def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
-    """The level of two records without a page in common: how many pages both list at least, those of boxes left out."""
+    """The level of two records without a page in common: how many pages both list at least, those of boxes left out.
+
+    None when they share a page, when one lists none, and when they differ on a site where a person has one page: that
+    is an observation of its own.
+    """
+    if not a.isdisjoint(b) or sites_with_other_pages(a, b):
+        return None
+    return _page_count(a, b, boxes)
+
+
+def sites_with_other_pages(a: frozenset[str], b: frozenset[str]) -> list[str]:
+    """Sites where a person has one page, and the records with the pages `a` and `b` list different ones; sorted."""
+    mine, theirs = singular_sites(a - b), singular_sites(b - a)
+    return sorted((mine & theirs) - singular_sites(a & b)) if mine and theirs else []
+
+
+def _page_count(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
     listed = min(_of_sites(a, boxes), _of_sites(b, boxes))
     return f"no_shared_page_of_{min(listed, 3)}" if listed else None
 
@@ -174,29 +195,42 @@ def _of_sites(pages: frozenset[str], boxes: StashBoxes) -> int:
     return sum(page.partition(":")[0] not in boxes.sources for page in pages)
 
 
-def _learned_pages(candidates: Candidates, base: Weights) -> list[Observed]:
-    """From pairs of which one links to the other: whether they also share a page does not depend on that link."""
+def _learned_pages(candidates: Candidates, base: Weights, strangers: Sequence[Pair]) -> list[Observed]:
+    """m from pairs of which one links to the other, as whether they share a page does not depend on that link; u from
+    strangers: two records that list pages of different sites only."""
     linked = sorted(
         pair
         for pair, rows in candidates.shared.items()
         if any(row.kind == Kind.CROSS_LINK for row in rows) and pair[0][0] != pair[1][0]
     )
-    some = _every_nth(linked)
-    pages = candidates.compared_pages({key for pair in some for key in pair})
-    known: Counter[str] = Counter()
-    apart: Counter[str] = Counter()
-    for a, b in some:
-        level = no_page_level(pages[a], pages[b], candidates.boxes)
-        if level is not None:
-            known[level] += 1
-            apart[level] += not _of_sites(pages[a] & pages[b], candidates.boxes)
+    m, u = (_share_without_page(candidates, pairs) for pairs in (_every_nth(linked), strangers))
     rows: list[Observed] = []
     for name, default in PAGES.items():
-        chance = (apart[name] + _PRIOR_PAIRS * default.m) / (known[name] + _PRIOR_PAIRS)
+        chance_m, chance_u = (
+            (apart[name] + _PRIOR_PAIRS * prior) / (known[name] + _PRIOR_PAIRS)
+            for (known, apart), prior in ((m, default.m), (u, default.u))
+        )
         middle = float(getattr(base, name))
-        weight = min(max(log10(chance), middle - _MOST_AWAY), middle + _MOST_AWAY, 0.0)
-        rows.append(Observed(name, round(chance, 4), default.u, round(weight, 3)))
+        weight = min(max(log10(chance_m / chance_u), middle - _MOST_AWAY), middle + _MOST_AWAY, 0.0)
+        rows.append(Observed(name, round(chance_m, 4), round(chance_u, 4), round(weight, 3)))
     return rows
+
+
+def _share_without_page(candidates: Candidates, pairs: Sequence[Pair]) -> tuple[Counter[str], Counter[str]]:
+    """By the number of pages that both list at least: how many of the pairs there are, and how many at the level."""
+    boxes = candidates.boxes
+    pages = {
+        key: frozenset(page for page in held if page.partition(":")[0] not in boxes.sources)
+        for key, held in candidates.compared_pages({key for pair in pairs for key in pair}).items()
+    }
+    known: Counter[str] = Counter()
+    apart: Counter[str] = Counter()
+    for a, b in pairs:
+        count = _page_count(pages[a], pages[b], boxes)
+        if count is not None:
+            known[count] += 1
+            apart[count] += no_page_level(pages[a], pages[b], boxes) is not None
+    return known, apart
 
 
 def _linked_twice(candidates: Candidates) -> list[Pair]:
@@ -319,9 +353,14 @@ def _most_of_both(homonyms: float, names: NameFrequencies) -> float:
 
 
 def _share_of_homonyms(candidates: Candidates, boxes: Collection[str]) -> float:
-    """The share of the pairs of one stash-box with equal name and birth date, of those with both; one pair is added."""
+    """The share of the pairs of one stash-box with equal name and birth date, of those with both.
+
+    A small catalog shows few of them, so that chance would decide. The default of one namesake in 1000 people counts as
+    much as three pairs seen.
+    """
     pairs = seen = 0.0
-    for keys in _live_of(candidates, boxes).values():
+    live = _live_of(candidates, boxes)
+    for keys in live.values():
         both = [
             (candidates.folded.main(key), born)
             for key in keys
@@ -329,4 +368,6 @@ def _share_of_homonyms(candidates: Candidates, boxes: Collection[str]) -> float:
         ]
         pairs += len(both) * (len(both) - 1) / 2
         seen += sum(number * (number - 1) / 2 for number in Counter(both).values())
-    return (seen + 1) / max(1.0, pairs)
+    # Of P people, P * _NAMESAKES pairs among P^2 / 2. The largest stash-box stands for the people.
+    default = 2 * _NAMESAKES / max(len(keys) for keys in live.values())
+    return default * (seen + _PRIOR_NAMESAKES) / (default * pairs + _PRIOR_NAMESAKES)

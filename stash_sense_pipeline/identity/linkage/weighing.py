@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from stash_sense_pipeline.identity.linkage.blocking import (
     StashBoxes,
-    singular_sites,
     survivor,
 )
 from stash_sense_pipeline.identity.linkage.candidates import Candidates, Hub, find_candidates
@@ -29,7 +28,13 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Pair,
     Weights,
 )
-from stash_sense_pipeline.identity.linkage.learned_weights import ALONE, learn, name_weight, no_page_level
+from stash_sense_pipeline.identity.linkage.learned_weights import (
+    ALONE,
+    learn,
+    name_weight,
+    no_page_level,
+    sites_with_other_pages,
+)
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -133,13 +138,11 @@ class _PairComparison:
             if not support.paged:
                 parts = [(text, min(weight, weights.birth_date_alone_most)) for text, weight in parts]
         parts += fields
-        if (
-            held_a.isdisjoint(held_b)
-            and not support.paged
-            and (level := no_page_level(held_a, held_b, self.candidates.boxes)) is not None
-        ):
+        level = None if support.paged else no_page_level(held_a, held_b, self.candidates.boxes)
+        if level is not None:
             parts.append(("no page in common", float(getattr(weights, level))))
-        parts += _other_pages(held_a, held_b, weights)
+        different = sites_with_other_pages(held_a, held_b)[:2]
+        parts += [(f"different pages on {form}", weights.other_page) for form in different]
         if (name is None or name[1] < 0) and _unshared(a, b, held_a, held_b, support.linked):
             parts.append(("other pages listed", weights.unshared_pages))
         if parts:
@@ -201,12 +204,3 @@ def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) ->
             name_weight(weights.names, name, a.source, b.source), weights.name_and_birth_date_most - ALONE
         )
     return float(getattr(weights, how)) + (weights.single_word if one_word else 0.0)
-
-
-def _other_pages(a: frozenset[str], b: frozenset[str], weights: Weights) -> list[tuple[str, float]]:
-    """Sites where a person has one page and the records list different ones; at most two count."""
-    mine, theirs = singular_sites(a - b), singular_sites(b - a)
-    if not mine or not theirs:
-        return []
-    different = sorted((mine & theirs) - singular_sites(a & b))
-    return [(f"different pages on {form}", weights.other_page) for form in different[:2]]

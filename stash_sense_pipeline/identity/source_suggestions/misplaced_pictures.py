@@ -38,12 +38,16 @@ def find_misplaced_pictures(
     A trusted face agrees with its own performer and is not compared again. Of the others, only those that are far from
     all templates of their own person are searched for among all templates. That search is exact: it costs the number of
     such faces times the number of records. A face of two records that may be one person shows that identity split the
-    person: that is no mistake of the source. Without calibrated thresholds faces say nothing, and nothing is found.
+    person: that is no mistake of the source. A picture with a verdict is decided and not listed. Without calibrated
+    thresholds faces say nothing, and nothing is found.
     """
     if not state.calibration.thresholds:
         return []
     rows, trusted, collisions = reads(_read)
-    asked = [row for row in rows if row.source in state.boxes.sources]
+    decided = {verdict.image for verdict in state.overrides.face_verdicts}
+    asked = [
+        row for row in rows if row.source in state.boxes.sources and (row.source, row.image_id) not in decided
+    ]
     found: dict[tuple[int, str], Suggestion] = {}
     for row in asked:
         collision = collisions.get(row.face_id)

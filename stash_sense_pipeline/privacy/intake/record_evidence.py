@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.key_filters import record_key, rows_of
 from stash_sense_pipeline.catalog.schema import performer_aliases, performer_urls, source_performers
-from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
+from stash_sense_pipeline.records.record_key import OTHER_IDS, ImageKey, RecordKey
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class Relatives(Protocol):
 
         `is_other` is true for a record that the operator has declared another person: it is linked to none.
         """
+        ...
+
+    def disowned(self, records: Collection[RecordKey]) -> set[ImageKey]:
+        """The images that show no face of the person with these records, by the verdicts of the operator."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -21,7 +21,7 @@ from stash_sense_pipeline.catalog.key_filters import image_key, rows_of
 from stash_sense_pipeline.catalog.schema import embeddings, faces, suppressed_faces
 from stash_sense_pipeline.foundation.errors import CatalogError
 from stash_sense_pipeline.privacy.linked_records import own_and_shared_images
-from stash_sense_pipeline.records.record_key import RecordKey
+from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
 Floats = NDArray[np.float32]
 
@@ -98,16 +98,25 @@ class SuppressedFaces:
         }
 
 
+@dataclass(frozen=True)
+class BlockedPerson:
+    """The records of a person with a face to refuse, and the `disowned` images, which show no face of the person."""
+
+    records: Collection[RecordKey]
+    disowned: Collection[ImageKey] = ()
+
+
 def keep_templates(
-    connection: sa.Connection, key: bytes, people: Sequence[Collection[RecordKey]], now: datetime
+    connection: sa.Connection, key: bytes, people: Iterable[BlockedPerson], now: datetime
 ) -> int:
     """Stores a sealed template of each person, made of the faces on images that only that person has.
 
-    Returns the number of people with a template; a person without such a face gets none.
+    A disowned image is left out: its face would refuse another person. Returns the number of people with a template; a
+    person without such a face gets none.
     """
     kept = 0
-    for records in people:
-        rows = _faces_of(connection, records)
+    for each in people:
+        rows = _faces_of(connection, each)
         person = secrets.token_hex(8)
         for (model, digest), vectors in rows.items():
             unit = _unit(np.stack(vectors))
@@ -184,15 +193,15 @@ def _stack(blobs: Iterable[bytes]) -> Floats:
     return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), -1)
 
 
-def _faces_of(
-    connection: sa.Connection, records: Collection[RecordKey]
-) -> dict[tuple[str, str], list[Floats]]:
-    """The embeddings of faces on images that only these records have, by (model, digest)."""
-    theirs, shared = own_and_shared_images(connection, records)
+def _faces_of(connection: sa.Connection, person: BlockedPerson) -> dict[tuple[str, str], list[Floats]]:
+    """The embeddings of faces on images that only this person has, by (model, digest)."""
+    theirs, shared = own_and_shared_images(connection, person.records)
     joined = faces.join(embeddings, embeddings.c.face_id == faces.c.face_id)
     query = sa.select(embeddings.c.model, embeddings.c.model_digest, embeddings.c.vector).select_from(joined)
     found: dict[tuple[str, str], list[Floats]] = defaultdict(list)
-    for model, digest, vector in rows_of(connection, query, image_key(faces), theirs - shared):
+    for model, digest, vector in rows_of(
+        connection, query, image_key(faces), theirs - shared - set(person.disowned)
+    ):
         found[model, digest].append(np.frombuffer(vector, dtype="<f4"))
     return found
 
