@@ -21,7 +21,7 @@ def settings() -> None:
 def settings_show(part: str | None, as_json: bool) -> None:
     """Show every setting with its value, where the value comes from, and what it means. Secrets are masked.
 
-    PART shows only the settings whose name contains it, as in `settings show stashdb`.
+    PART shows only the settings with it in their name, as in `settings show stashdb`.
     """
     from stash_sense_pipeline.settings.effective import effective_settings
     from stash_sense_pipeline.settings.sources_file import load_settings

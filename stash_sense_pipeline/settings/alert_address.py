@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     import apprise
 
-# Hosts whose addresses need no prefix.
+# Hosts with addresses that need no prefix.
 _KNOWN_HOSTS = {"ntfy.sh": "ntfy", "discord.com": "discord", "discordapp.com": "discord"}
 
 

@@ -17,7 +17,7 @@ from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.settings.variables import VARIABLES
 
 _MASKED = "(set)"
-# Variables whose value is a secret or holds one.
+# Variables with a value that is a secret or holds one.
 _SECRET = ("_API_KEY", "GITHUB_TOKEN", "_ALERT_URL", "_CATALOG_URL", "FLARESOLVERR_URL", "CHROME_CDP_URL")
 
 

@@ -133,7 +133,7 @@ def completeness(engine: sa.Engine, threshold: int) -> tuple[int, int]:
 
 
 def _complete_by_source(connection: sa.Connection, threshold: int) -> dict[str, int]:
-    """The number of records by source whose performer has at least `threshold` faces from all sources."""
+    """The number of records by source of performers with at least `threshold` faces from all sources."""
     of_performer = _faces_of_performers()
     query = (
         sa.select(identity_members.c.source, sa.func.count())

@@ -1,7 +1,7 @@
 """The schedules: nightly refresh, weekly sweep, nightly publish.
 
-A fourth one runs the check of source freshness every six hours. A schedule whose runs cannot succeed (see `waiting`) skips
-with the reason.
+A fourth one runs the check of source freshness every six hours. While its runs cannot succeed (see `waiting`), a
+schedule skips with the reason.
 """
 
 from __future__ import annotations

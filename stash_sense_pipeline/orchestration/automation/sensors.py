@@ -2,8 +2,8 @@
 
 The cursor of each sensor records what it has requested runs for. It moves when a run is requested, so a sensor does not
 request a failed run again; the nightly runs repair it. An automation condition would lose updates, or repeat a failing run
-without end. A sensor whose runs cannot succeed (see `waiting`) skips with the reason and leaves its cursor, so that it
-requests them once they can.
+without end. While its runs cannot succeed (see `waiting`), a sensor skips with the reason and leaves its cursor, so that
+it requests them once they can.
 """
 
 from __future__ import annotations
