@@ -368,7 +368,7 @@ def spoilt(
         ("id", None, "its id is nothing, not a text"),
         ("id", 7, "its id is a number, not a text"),
         ("id", "a/b", "its id holds a slash"),
-        ("id", "a\ud800", "its id holds characters that are not shown"),
+        ("id", "a\ud800", "its id holds invisible characters"),
         ("deleted", None, "deleted of it is nothing, not true or false"),
     ],
 )
