@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
+from stash_sense_pipeline.foundation.errors import TrialEndedError
 from stash_sense_pipeline.privacy.intake.withholding import WithheldIds, Withholding
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces, texts_locked
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
@@ -107,6 +108,7 @@ class CatalogWriter:
         self.tally = Tally()
         # Records that the database refused, each with the type of the error.
         self.unread: list[UnreadRecord] = []
+        self._taken = 0
         self._engine = context.engine
         self._clock = context.clock
         self._data_dir = context.data_dir
@@ -133,8 +135,13 @@ class CatalogWriter:
         `also` writes further rows in the same transaction. A batch that the database refuses is split in halves, down to
         single records: those that it refuses are added to `unread`, and the others are stored.
         """
-        if records or also is not None:
-            await asyncio.to_thread(self._store, records, also)
+        most = self.context.max_records
+        wanted = records if most is None else records[: max(0, most - self._taken)]
+        self._taken += len(wanted)
+        if wanted or also is not None:
+            await asyncio.to_thread(self._store, wanted, also)
+        if most is not None and self._taken >= most:
+            raise TrialEndedError(self.source, most)
 
     def _store(
         self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None

@@ -19,7 +19,8 @@ class IngestContext:
     """The surroundings of a run that stores records.
 
     `data_dir` is the folder of reports and logs, which are redacted before an erasure is committed; None without such
-    files. `relatives` as in Withholding.
+    files. `relatives` as in Withholding. `max_records`: a stash-box is read until so many records are stored; None: to
+    its end.
     """
 
     engine: sa.Engine
@@ -29,3 +30,4 @@ class IngestContext:
     clock: Clock = field(default_factory=Clock)
     data_dir: Path | None = None
     relatives: Relatives | None = None
+    max_records: int | None = None

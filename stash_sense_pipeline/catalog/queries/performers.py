@@ -137,7 +137,7 @@ def store_records(
     known = [record.source_id for record in changed if record.source_id in stored]
     store_links(connection, source, performer_aliases.c.alias, known, links_of(changed, aliases_of))
     store_links(connection, source, performer_urls.c.url, known, links_of(changed, urls_of))
-    images_added = store_images(connection, source, list(latest.values()))
+    images_added = store_images(connection, source, list(latest.values()), now)
     complete = [record for record in changed if not record.keeps_images]
     store_links(
         connection,

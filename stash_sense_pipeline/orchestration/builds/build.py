@@ -203,11 +203,13 @@ class _Refreshes:
 
     def _refresh_task(self, source: str) -> RunTask:
         ops: dict[str, Any] = {
-            names.PERFORMER_TABLE.to_user_string(): IngestConfig(sync=SyncMode(self._overrides.sync))
+            names.PERFORMER_TABLE.to_user_string(): IngestConfig(
+                sync=SyncMode(self._overrides.sync), max_performers=self._overrides.max_performers
+            )
         }
         selection = [names.PERFORMER_TABLE]
         if self._overrides.faces:
-            ops[names.ALIGNED_FACES.to_user_string()] = FacesConfig()
+            ops[names.ALIGNED_FACES.to_user_string()] = FacesConfig(max_images=self._overrides.max_images)
             selection.append(names.ALIGNED_FACES)
         return RunTask(names.REFRESH_SOURCE_JOB, selection, ops, source, {names.SOURCE_TAG: source})
 
