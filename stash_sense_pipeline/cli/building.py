@@ -104,7 +104,7 @@ def ui(data_dir: Path, port: int) -> None:
     from stash_sense_pipeline.deployment.supervisor import UiServer, serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
 
-    if not (data_dir / "catalog.db").exists():
+    if not (data_dir / "catalog.db").is_file():
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
     check_port("127.0.0.1", port)
     of_the_ui = ui_variables(os.environ, "127.0.0.1")

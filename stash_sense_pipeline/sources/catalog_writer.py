@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class Tally:
-    """Counts of a run. `suppressed`, `not_adult` and `held` are the ids of records that were not stored."""
+    """Counts of a run. `suppressed`, `not_adult`, `held` and `other_gender` are the ids of records that were not stored."""
 
     added: int = 0
     updated: int = 0
@@ -45,6 +45,7 @@ class Tally:
     suppressed: set[str] = field(default_factory=set)
     not_adult: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    other_gender: set[str] = field(default_factory=set)
 
 
 class WriteBehindBuffer:
@@ -112,8 +113,16 @@ class CatalogWriter:
         self._engine = context.engine
         self._clock = context.clock
         self._data_dir = context.data_dir
-        ids = WithheldIds(self.tally.suppressed, self.tally.not_adult, self.tally.held)
-        self._withholding = Withholding(source, context.suppressions, context.clock, ids, context.relatives)
+        tally = self.tally
+        ids = WithheldIds(tally.suppressed, tally.not_adult, tally.held, tally.other_gender)
+        self._withholding = Withholding(
+            source,
+            context.suppressions,
+            context.clock,
+            ids,
+            context.relatives,
+            genders=context.genders,
+        )
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
@@ -211,6 +220,10 @@ class CatalogWriter:
             counts = await asyncio.to_thread(run)
             self.tally.removed += counts.removed
             self.tally.merged += counts.merged
+
+    async def leave_out_genders(self) -> None:
+        """Deletes stored records that the gender filter of the source does not let through."""
+        await asyncio.to_thread(self._erase, self._withholding.leave_out_genders)
 
     async def erase_linked(self) -> None:
         """Erases the people of stored records that link to records which this run refused, by the rules of identity.

@@ -116,7 +116,10 @@ def list_performers(
     source: str = "boxed",
     seen: datetime = LONG_AGO,
 ) -> None:
-    """Writes performers and their pending images, first seen at `seen`, as a sync does. Ids of images are unique in the source."""
+    """Writes performers and their pending images, first seen at `seen`, as a sync does.
+
+    Ids of images are unique in the source.
+    """
     images = sorted({image_id for images in listed.values() for image_id in images})
     with writing(engine) as connection:
         upsert(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -220,3 +220,19 @@ def store_images(
 
 def _without_query(url: str) -> str:
     return url.partition("#")[0].partition("?")[0]
+
+
+class OtherGender(NamedTuple):
+    """A stored record that the gender filter of its source does not let through."""
+
+    source_id: str
+    gender: str
+    updated_at: datetime | None
+
+
+def of_other_genders(connection: sa.Connection, source: str, wanted: Collection[str]) -> list[OtherGender]:
+    """The live records of `source` of a known gender that is not in `wanted`."""
+    table = source_performers.c
+    there = (table.source == source) & table.deleted_at.is_(None) & table.gender.not_in(list(wanted))
+    query = sa.select(table.source_id, table.gender, table.updated_at).where(there)
+    return [OtherGender(*row) for row in connection.execute(query)]

@@ -203,9 +203,13 @@ def withhold_records(
 
 
 def withheld_versions(
-    connection: sa.Connection, source: str, hashes: Mapping[str, str], since: datetime
+    connection: sa.Connection,
+    source: str,
+    hashes: Mapping[str, str],
+    since: datetime,
+    besides: Collection[str] = (),
 ) -> dict[str, datetime | None]:
-    """The versions of these records that were withheld at `since` or later, by id.
+    """The versions of these records that were withheld at `since` or later, by id, besides those with these reasons.
 
     `hashes` maps the keyed hash of an id to the id.
     """
@@ -215,7 +219,10 @@ def withheld_versions(
         for batch in batched(list(hashes), IN_LIST)
         for id_hash, updated in connection.execute(
             sa.select(table.c.id_hash, table.c.updated_at).where(
-                table.c.source == source, table.c.id_hash.in_(batch), table.c.checked_at >= since
+                table.c.source == source,
+                table.c.id_hash.in_(batch),
+                table.c.checked_at >= since,
+                table.c.reason.not_in(list(besides)),
             )
         )
     }
