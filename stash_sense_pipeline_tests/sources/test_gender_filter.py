@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.schema import source_performers
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import Outcome
+from stash_sense_pipeline.sandbox.demo_population import make_demo_world
+from stash_sense_pipeline.sandbox.servers import SandboxServers
+
+from .conftest import refresh_from
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[SandboxServers]:
+    """A small world with people of several genders, served."""
+    with SandboxServers(make_demo_world(people=60)) as running:
+        yield running
+
+
+@pytest.fixture
+def refresh(servers: SandboxServers, catalog: sa.Engine) -> Callable[..., Any]:
+    def run(mode: str = "auto", source: str = "stashdb", **options: Any) -> Any:
+        return refresh_from(servers, catalog, source, mode, **options)
+
+    return run
 
 
 def genders(engine: sa.Engine, source: str) -> set[str | None]:
@@ -17,7 +40,7 @@ def genders(engine: sa.Engine, source: str) -> set[str | None]:
         return set(connection.scalars(query))
 
 
-def test_records_of_other_genders_are_left_out_and_counted(refresh, catalog, box):
+def test_records_of_other_genders_are_left_out_and_counted(refresh, catalog):
     everyone = refresh().live
     found = genders(catalog, "stashdb") - {None}
     assert len(found) > 1
@@ -33,7 +56,7 @@ def test_records_of_other_genders_are_left_out_and_counted(refresh, catalog, box
     assert refresh("full_sweep").live == everyone
 
 
-def test_a_list_of_genders_lets_each_of_them_through(refresh, catalog, box):
+def test_a_list_of_genders_lets_each_of_them_through(refresh, catalog):
     wanted = ("FEMALE", "NON_BINARY")
     report = refresh(genders=wanted)
     assert report.other_gender > 0
@@ -47,8 +70,8 @@ def test_theporndb_leaves_out_the_same_genders(refresh, catalog):
     assert refresh(source="theporndb", genders=("FEMALE",)).updated == 0
 
 
-def test_a_trial_stores_so_many_records_and_the_next_run_goes_on(refresh, catalog, box):
-    everyone = box.count()
+def test_a_trial_stores_so_many_records_and_the_next_run_goes_on(refresh, servers):
+    everyone = servers.world.boxes["stashdb"].count()
     report = refresh(max_records=7)
     assert (report.live, report.outcome, report.mode) == (7, Outcome.FOUND, "backfill")
     again = refresh(max_records=5)
