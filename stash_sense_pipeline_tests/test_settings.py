@@ -83,7 +83,7 @@ def test_the_shipped_file_has_all_sources_and_only_stash_boxes_on():
 def test_the_shipped_values_are_those_of_the_predecessor(name, rate, faces, trust, gender, url):
     source = load_settings(SHIPPED).source(name)
     assert (source.rate_limit, source.max_faces, source.trust_level, source.gender_filter, source.url) == (
-        rate, faces, trust, gender, url
+        rate, faces, trust, gender and (gender,), url
     )  # fmt: skip
 
 

@@ -185,8 +185,8 @@ def _with_new_images(
     return found
 
 
-def _is_left(image: sa.Row[Any], since: Mapping[str, datetime]) -> bool:
-    """True for an image that a complete performer does not need: never tried, and not listed after it was complete.
+def _is_left(image: Any, since: Mapping[str, datetime]) -> bool:
+    """True for a row of an image that a complete performer does not need: never tried, and not listed after it was complete.
 
     An image that was tried before goes on: a verdict was due, or another model pack or looser rules want it again.
     """
