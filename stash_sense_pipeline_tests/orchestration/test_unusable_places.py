@@ -85,7 +85,7 @@ FAULTS = {
 }
 # Runs each command in a child of its own, after the program was imported once.
 _CHILD = """
-import json, os, sys
+import json, os, sys, traceback
 from stash_sense_pipeline.cli import main
 import stash_sense_pipeline.definitions, stash_sense_pipeline.orchestration.builds.build
 commands, found = json.loads(sys.argv[1]), {}
@@ -95,7 +95,17 @@ for name, line in commands.items():
         if child == 0:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
-            main(args=[os.path.expandvars(word) for word in line.split()], prog_name="stash-sense")
+            try:
+                main(args=[os.path.expandvars(word) for word in line.split()], prog_name="stash-sense")
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+                code = 99
+            # The libraries of the parent have threads that a fork does not have, and would wait for them.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code or 0)
         _, status = os.waitpid(child, 0)
         errors.seek(0)
         found[name] = [os.waitstatus_to_exitcode(status), errors.read()]
