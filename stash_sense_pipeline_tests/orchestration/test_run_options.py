@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -114,9 +113,6 @@ class Operator:
     def state(self) -> Any:
         return self.rows(sa.select(schema.sync_state))[0]
 
-    def manifest(self) -> Any:
-        return json.loads((self.home / "data" / "releases" / "latest" / "manifest.json").read_text())
-
 
 def sources(operator: Operator) -> None:
     said = operator.builds("--no-faces", "--sources", "javstash")
@@ -166,7 +162,7 @@ def trial(operator: Operator) -> None:
     assert len(operator.rows(sa.select(schema.source_performers))) == 3
     assert operator.tried() == 4
     assert operator.state().backfilled_at is None
-    assert operator.manifest()["counts"] if "counts" in operator.manifest() else operator.manifest()
+    assert (operator.home / "data" / "releases" / "latest" / "manifest.json").exists()
     operator.builds()
     assert operator.state().backfilled_at is not None
     assert len(operator.rows(sa.select(schema.source_performers))) > 3
@@ -177,20 +173,6 @@ def faces(operator: Operator) -> None:
     operator.builds("--no-faces")
     assert not operator.rows(sa.select(schema.faces))
     assert not (operator.home / "data" / "releases" / "latest").exists()
-
-
-def fast_index(operator: Operator) -> None:
-    operator.builds()
-    plain = operator.manifest()
-    operator.builds("--fast-index", "--max-faces-total", "2")
-    assert operator.manifest() != plain
-
-
-def accept_shrink(operator: Operator) -> None:
-    operator.builds()
-    operator.sources["stash_boxes"]["pmvstash"]["gender_filter"] = "male"
-    operator.builds(code=1)
-    operator.builds("--accept-shrink")
 
 
 PROOFS: dict[str, Callable[[Operator], None]] = {
