@@ -115,14 +115,8 @@ class CatalogWriter:
         self._data_dir = context.data_dir
         tally = self.tally
         ids = WithheldIds(tally.suppressed, tally.not_adult, tally.held, tally.other_gender)
-        self._withholding = Withholding(
-            source,
-            context.suppressions,
-            context.clock,
-            ids,
-            context.relatives,
-            genders=context.genders,
-        )
+        self._withholding = Withholding(source, context.suppressions, context.clock, ids, context.relatives)
+        self._withholding.genders = context.genders
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs

@@ -132,7 +132,7 @@ def waiting_performers(
 def completed_performers(
     connection: sa.Connection, source: str, source_ids: Sequence[str], complete_at: int
 ) -> dict[str, datetime]:
-    """Those of the records whose performer has `complete_at` faces in all sources, `source` included, and since when.
+    """Of these records, those of a performer with `complete_at` faces in all sources, `source` included, and since when.
 
     Copies of one picture count once. The time is that of the face that reached the number; it does not move when more
     faces follow, so that a run that ends early leaves the same images to the next one.

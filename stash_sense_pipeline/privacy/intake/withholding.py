@@ -117,11 +117,9 @@ class Withholding:
         clock: Clock,
         ids: WithheldIds,
         relatives: Relatives | None = None,
-        *,
-        genders: Collection[str] | None = None,
     ) -> None:
+        self.genders: Collection[str] | None = None
         self._source = source
-        self._genders = genders
         self._suppressions = suppressions
         self._clock = clock
         self._ids = ids
@@ -151,7 +149,7 @@ class Withholding:
         hashes = {self._hash(source_id): source_id for source_id in source_ids}
         since = self._clock.now() - _WITHHELD_FOR
         # What the filter left out before and lets through now is read again.
-        wanted = GENDERS if self._genders is None else self._genders
+        wanted = GENDERS if self.genders is None else self.genders
         readmitted = [_gender_reason(gender) for gender in wanted]
         return performers.withheld_versions(connection, self._source, hashes, since, besides=readmitted)
 
@@ -160,9 +158,9 @@ class Withholding:
 
         Returns traces as in Admitted. Other records of the same people stay.
         """
-        if self._genders is None:
+        if self.genders is None:
             return ()
-        found = of_other_genders(connection, self._source, self._genders)
+        found = of_other_genders(connection, self._source, self.genders)
         self._ids.other_gender.update(row.source_id for row in found)
         traces = erase_alone(connection, set(self._keys([row.source_id for row in found])), self._clock.now())
         rows = [self._row(row.source_id, row.updated_at, _gender_reason(row.gender)) for row in found]
@@ -244,7 +242,7 @@ class Withholding:
         if found.is_held:
             self._ids.held.add(record.source_id)
             return _Refusal(reason_of(found), is_chained=True)
-        if self._genders is not None and record.gender is not None and record.gender not in self._genders:
+        if self.genders is not None and record.gender is not None and record.gender not in self.genders:
             self._ids.other_gender.add(record.source_id)
             return _Refusal(_gender_reason(record.gender))
         return None
