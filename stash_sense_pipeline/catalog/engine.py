@@ -29,6 +29,8 @@ _BUSY_TIMEOUT_MS = 30_000
 _LOOK_SECONDS = 5
 # Holds the pages that a batch of a large source touches. With a smaller cache they are written more than once.
 _CACHE_KIB = 49_152
+# A server that takes a connection and says nothing would be waited for forever. The URL may set another limit.
+_CONNECT_SECONDS = 10
 # The page size of a new file. Ids are random, so a batch of records touches nearly every page at any page size. Fewer,
 # larger pages save a fifth of a backfill's work (`make bench`, sync). A crop or vector fits into one page.
 _PAGE_BYTES = 16_384
@@ -113,7 +115,7 @@ def create_database(url: str) -> None:
     if parsed.get_backend_name() != "postgresql":
         return
     server = sa.create_engine(
-        parsed.set(database="postgres"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
+        _with_time_limit(parsed.set(database="postgres")), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool
     )
     name = str(parsed.database)
     try:
@@ -157,11 +159,19 @@ def _migrated_engine(url: sa.URL, shown: str) -> sa.Engine:
 def _engine(url: sa.URL) -> sa.Engine:
     # Without hide_parameters, database errors would put the values of statements, names and URLs, into logs and run
     # history.
-    engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite", hide_parameters=True)
+    engine = sa.create_engine(
+        _with_time_limit(url), pool_pre_ping=url.get_backend_name() != "sqlite", hide_parameters=True
+    )
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _configure_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _with_time_limit(url: sa.URL) -> sa.URL:
+    if url.get_backend_name() != "postgresql" or "connect_timeout" in url.query:
+        return url
+    return url.update_query_dict({"connect_timeout": str(_CONNECT_SECONDS)})
 
 
 def _configure_sqlite(connection: Any, record: Any) -> None:

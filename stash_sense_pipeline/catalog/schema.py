@@ -143,6 +143,11 @@ source_images = sa.Table(
     ),
     sa.Column("judged_by", sa.Text, comment="acceptance criteria that the image was judged by, as text"),
     sa.Column("processed_at", UtcTime),
+    sa.Column(
+        "first_seen_at",
+        UtcTime,
+        comment="when the source first listed the image; null: before this was recorded",
+    ),
     sa.Index("ix_source_images_source_state", "source", "state"),
     _sparse_index("ix_source_images_sha256", "sha256"),
     sa.Index(

@@ -17,12 +17,16 @@ from stash_sense_pipeline.cli import (
     suppress,
 )
 from stash_sense_pipeline.cli.common import echo
+from stash_sense_pipeline.cli.failures import explained
 from stash_sense_pipeline.foundation.errors import StashSenseError
 from stash_sense_pipeline.foundation.files import keep_files_private
 
 
 class _Commands(click.Group):
-    """Prints a StashSenseError as one line and exits with its code. With --debug it is raised, with its traceback."""
+    """Prints an error that an operator can mend as one line. With --debug it is raised, with its traceback.
+
+    Such are each StashSenseError, with its own exit code, and errors of the disk and of databases, with exit code 1.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -35,6 +39,17 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             echo("stash-sense: stopped", err=True)
             ctx.exit(130)
+        except Exception as error:
+            # Click itself ends a command that writes to a closed pipe, and its own errors tell the usage.
+            text = (
+                explained(error)
+                if not isinstance(error, click.ClickException | click.exceptions.Exit)
+                else None
+            )
+            if text is None or ctx.params.get("debug"):
+                raise
+            echo(f"stash-sense: {text}", err=True)
+            ctx.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import click
 
 from stash_sense_pipeline.cli.common import check_port, echo, environment_of, ui_variables
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.settings.run_options import command_options
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.orchestration.builds.build import BuildResult, PartResult
@@ -21,44 +22,39 @@ if TYPE_CHECKING:
     from stash_sense_pipeline.settings.schema import Settings
 
 
+def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of a run that the command line has. A switch is named by its spelling."""
+    for option in reversed(command_options()):
+        for flag in reversed(option.flags):
+            command = click.option(flag.spelling, is_flag=True, help=flag.help)(command)
+        if option.spelling:
+            kind = click.Choice(option.choices) if option.choices else int if option.least else str
+            command = click.option(
+                option.spelling, option.name, type=kind, multiple=option.repeats, help=option.help
+            )(command)
+    return command
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the command line gave. Raises ConfigurationError for two switches of one option."""
+    given: dict[str, Any] = {}
+    for option in command_options():
+        if values.get(option.name) not in (None, ()):
+            given[option.name] = values[option.name]
+        chosen = [
+            flag for flag in option.flags if values.get(flag.spelling.lstrip("-").replace("-", "_")) is True
+        ]
+        if len(chosen) > 1:
+            spellings = " and ".join(flag.spelling for flag in chosen)
+            raise ConfigurationError(f"{spellings} contradict each other; give one")
+        if chosen:
+            given[option.name] = chosen[0].value
+    return given
+
+
 @click.command()
-@click.option("--sources", help="Names of sources, as in a,b: only these are refreshed.")
-@click.option("--disable-source", "disabled_sources", multiple=True, help="Name of a source to leave out.")
-@click.option(
-    "--source-max-faces",
-    multiple=True,
-    help="Limit of faces of a performer from one source, as in stashdb=10.",
-)
-@click.option("--max-faces-total", type=int, help="Limit of faces of a performer from all sources.")
-@click.option(
-    "--reference-mode",
-    type=click.Choice(["url", "name"]),
-    help="How reference sites find a performer.",
-)
-@click.option("--sync-updates-only", is_flag=True, help="Read only what changed since the last time.")
-@click.option("--full-sweep", is_flag=True, help="Compare every record with its source.")
-@click.option(
-    "--completeness-threshold",
-    type=int,
-    help="A performer with this many faces is complete.",
-)
-@click.option(
-    "--jobs",
-    type=int,
-    help="Most sources at once; by default all that have different hosts. Needs about 300 MB each.",
-)
-@click.option("--no-faces", is_flag=True, help="Records and identities only: no images, no release.")
-@click.option(
-    "--fast-index",
-    is_flag=True,
-    help="Use all cores for each index: faster, but two builds do not give the same bytes.",
-)
-@click.option(
-    "--accept-shrink",
-    is_flag=True,
-    help="Publish although performers or faces are missing without an explanation.",
-)
-def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: Any) -> None:
+@_with_run_options
+def build(**options: Any) -> None:
     """Refresh each enabled source, then publish a release. Runs the same jobs as the UI, without the daemon.
 
     Sources are refreshed side by side; no host is asked faster than its rate limit. Ctrl-C stores what is in flight and
@@ -66,13 +62,10 @@ def build(sync_updates_only: bool, full_sweep: bool, no_faces: bool, **options: 
     """
     from stash_sense_pipeline.settings.run_overrides import make_overrides
 
-    if sync_updates_only and full_sweep:
-        raise ConfigurationError("--sync-updates-only and --full-sweep contradict each other; give one")
-    sync = "updates_only" if sync_updates_only else "full_sweep" if full_sweep else "auto"
-    given = {name: value for name, value in options.items() if value not in (None, ())}
+    overrides = make_overrides(_given(options))
     environment = environment_of(os.environ)
     home = Path(os.environ.get("DAGSTER_HOME") or environment.data_dir / "dagster")
-    result = _build(environment, make_overrides({**given, "sync": sync, "faces": not no_faces}), home)
+    result = _build(environment, overrides, home)
     sys.exit(0 if result.complete else 1)
 
 
@@ -111,7 +104,7 @@ def ui(data_dir: Path, port: int) -> None:
     from stash_sense_pipeline.deployment.supervisor import UiServer, serve_ui
     from stash_sense_pipeline.sandbox.demo import demo_world
 
-    if not (data_dir / "catalog.db").exists():
+    if not (data_dir / "catalog.db").is_file():
         raise ConfigurationError(f"there is no demo data in {data_dir}; run `make demo` first")
     check_port("127.0.0.1", port)
     of_the_ui = ui_variables(os.environ, "127.0.0.1")
@@ -160,7 +153,7 @@ def _build(
                 _announce_estimate(environment, settings, sources, faces=overrides.faces)
 
         result = run_build(location, overrides, Listener(_announce, show, begin))
-    for line in closing_lines(result, _completeness(environment, settings)):
+    for line in closing_lines(result, _completeness(environment, settings) if overrides.faces else None):
         echo(line)
     return result
 

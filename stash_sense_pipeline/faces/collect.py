@@ -100,7 +100,8 @@ async def collect_faces(
 
     Performers with the fewest faces come first. A performer gets images until `source.max_faces` images of this source
     have a face, or `settings.max_faces_per_performer` faces exist in all sources. A performer with
-    `settings.completeness_threshold` faces from other sources gets none from this source.
+    `settings.completeness_threshold` faces in all sources, this one included, is complete: of its images only those are
+    fetched that its source listed after it was complete, and those that were tried before.
 
     Verdicts are committed in batches, one transaction each. A run that is killed loses at most the verdicts of one
     batch, and the next run continues there. When `stop` is set or the task is cancelled, fetched images are still
@@ -139,10 +140,14 @@ async def collect_faces(
 
 @dataclass(frozen=True)
 class _Plan:
-    """The work of a run: performers as (source_id, cap), and the URLs that several images have."""
+    """The work of a run: performers as (source_id, cap), and the URLs that several images have.
+
+    `complete_since`: when those of them that are complete became so.
+    """
 
     requeued: Requeued
     performers: Sequence[tuple[str, int]]
+    complete_since: Mapping[str, datetime]
     shared_urls: frozenset[str]
 
 
@@ -164,13 +169,12 @@ def _plan(context: RunContext, suppressions: CurrentSuppressions) -> _Plan:
         for source_id, cap in wanted
         if cap > 0 and not suppressions.covers_record(source.name, source_id)
     ]
-    return _Plan(requeued, performers, shared)
+    since = {each.source_id: each.complete_since for each in waiting if each.complete_since is not None}
+    return _Plan(requeued, performers, since, shared)
 
 
 def _cap(performer: WaitingPerformer, source: SourceSettings, settings: GlobalSettings) -> int:
     """How many images of this source may give the performer a face."""
-    if performer.elsewhere >= settings.completeness_threshold:
-        return 0
     return min(source.max_faces, max(0, settings.max_faces_per_performer - performer.elsewhere))
 
 
@@ -190,7 +194,8 @@ class _Run:
         self._suppressions = suppressions
         self._counts = RunCounts()
         self._refusals = RunRefusals(context)
-        self._schedule = Schedule(plan.performers, self._load, context.limits.performers_in_memory)
+        limits = context.limits
+        self._schedule = Schedule(plan.performers, self._load, limits.performers_in_memory, limits.max_images)
         shared = {url: SharedAddress() for url in plan.shared_urls}
         self._hosts = ImageHosts(context.source.name)
         self._fetcher = ImageFetcher(
@@ -257,7 +262,9 @@ class _Run:
     async def _load(self, source_ids: Sequence[str]) -> Mapping[str, Sequence[LedgerImage]]:
         context = self._context
         return await context.read(
-            lambda connection: images_of(connection, context.source.name, source_ids, context.clock())
+            lambda connection: images_of(
+                connection, context.source.name, source_ids, context.clock(), self._plan.complete_since
+            )
         )
 
     async def _watch(self, stop: asyncio.Event) -> None:

@@ -107,8 +107,12 @@ Loader = Callable[[Sequence[str]], Awaitable[Mapping[str, Sequence[LedgerImage]]
 class Schedule:
     """Hands out the images of a list of performers, loaded a page at a time. For one event loop."""
 
-    def __init__(self, performers: Sequence[tuple[str, int]], load: Loader, page: int) -> None:
+    def __init__(
+        self, performers: Sequence[tuple[str, int]], load: Loader, page: int, most: int | None = None
+    ) -> None:
         """`performers` are (source_id, cap) in order of urgency; `load` returns the images of some of them.
+
+        At most `most` images are handed out in order; None: as many as the caps allow.
 
         `copies` counts the images of finished performers that show a picture which the performer already had.
         """
@@ -116,6 +120,7 @@ class Schedule:
         self.total = len(self._waiting)
         self._load = load
         self._page = page
+        self._left = most
         self._loaded = 0
         self.copies = 0
         self._images: WeakValueDictionary[str, ScheduledImage] = WeakValueDictionary()
@@ -143,9 +148,11 @@ class Schedule:
 
     async def take(self) -> ScheduledImage | None:
         """The next image to fetch; waits while that depends on images in flight. None when no image is left."""
-        while not self._closed:
+        while not self._closed and self._left != 0:
             image = self._issue()
             if image is not None:
+                if self._left is not None:
+                    self._left -= 1
                 return image
             if self._loaded < self.total:
                 await self._load_page()

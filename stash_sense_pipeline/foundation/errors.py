@@ -137,6 +137,13 @@ class UnreadRecordError(SourceError):
         self.reason = reason
 
 
+class TrialEndedError(SourceError):
+    """A trial has stored the records that it was to read. It ends the reading, and is no failure of the source."""
+
+    def __init__(self, source: str, records: int) -> None:
+        super().__init__(source, Outcome.FOUND, f"a trial of {records} records; a later build goes on")
+
+
 class RobotsRefusalError(SourceError):
     """The host's robots.txt does not allow an address; the request was not sent."""
 

@@ -1,13 +1,16 @@
-"""Run configuration: what one run may set differently."""
+"""Run configuration: which of the run options a step of Dagster takes."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
 from pydantic import Field
+
+from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.build.voyager_index import IndexParams
@@ -30,52 +33,44 @@ class ReferenceMode(Enum):
     NAME = "name"
 
 
+def _option(name: str) -> Any:
+    """The field of an option, with the default, the limit and the description that `run_options.py` declares."""
+    option = RUN_OPTIONS[name]
+    default = dict(option.default) if isinstance(option.default, Mapping) else option.default
+    return Field(default=default, ge=option.least, description=option.help)
+
+
 class IngestConfig(dg.Config):
     """One run of performer_table."""
 
-    sync: SyncMode = Field(
-        default=SyncMode.AUTO,
-        description="auto: a first full read, later only changes, and a sweep when one is due; "
-        "updates_only: only changes; full_sweep: compare every record with the source.",
-    )
+    sync: SyncMode = Field(default=SyncMode.AUTO, description=RUN_OPTIONS["sync"].help)
     reference_mode: ReferenceMode = Field(
-        default=ReferenceMode.AS_CONFIGURED,
-        description="Reference sites only: find profiles by the link a stash-box lists, or by name.",
+        default=ReferenceMode.AS_CONFIGURED, description=RUN_OPTIONS["reference_mode"].help
     )
+    max_performers: int | None = _option("max_performers")
 
 
 class FacesConfig(dg.Config):
     """One run of aligned_faces. Unset values come from sources.yaml."""
 
-    max_faces: int | None = Field(
-        default=None, ge=1, description="Limit of faces of one performer from this source."
-    )
-    completeness_threshold: int | None = Field(
-        default=None,
-        ge=1,
-        description="A performer with this many faces is complete: only new images are processed.",
-    )
+    max_faces: int | None = _option("max_faces")
+    max_faces_total: int | None = _option("max_faces_total")
+    completeness_threshold: int | None = _option("completeness_threshold")
+    max_images: int | None = _option("max_images")
 
 
 class EmbeddingConfig(dg.Config):
     """One run of face_embeddings."""
 
-    device: str | None = Field(
-        default=None,
-        description="cpu or cuda; unset: STASH_SENSE_DEVICE, else cpu. cuda without a GPU fails, without fallback.",
-    )
-    batch_size: int = Field(default=64, ge=1, description="Faces in one batch. A batch is one transaction.")
+    device: str | None = _option("device")
+    batch_size: int = _option("batch_size")
 
 
 class TrustConfig(dg.Config):
     """One run of trusted_faces. Unset values come from sources.yaml."""
 
-    max_faces_total: int | None = Field(
-        default=None, ge=1, description="Limit of faces of one performer, from all sources."
-    )
-    source_max_faces: dict[str, int] = Field(
-        default={}, description="Limit of faces of one performer, by source."
-    )
+    max_faces_total: int | None = _option("max_faces_total")
+    source_max_faces: dict[str, int] = _option("source_max_faces")
 
 
 class IndexConfig(dg.Config):
@@ -84,14 +79,9 @@ class IndexConfig(dg.Config):
     The release step must get the same values as the index step.
     """
 
-    m: int | None = Field(default=None, ge=4, le=512, description="HNSW M: links of a node.")
-    ef_construction: int | None = Field(
-        default=None, ge=10, description="HNSW ef_construction: size of the candidate list while building."
-    )
-    fast: bool = Field(
-        default=False,
-        description="Use all cores for each index: faster, but two builds do not give the same bytes; the manifest says so.",
-    )
+    m: Annotated[int, Field(le=512)] | None = _option("m")
+    ef_construction: int | None = _option("ef_construction")
+    fast: bool = _option("fast_index")
 
     def params(self, defaults: IndexSettings) -> IndexParams:
         """The parameters with the values of sources.yaml, `defaults`, where none is set."""
@@ -108,7 +98,4 @@ class IndexConfig(dg.Config):
 class ReleaseConfig(IndexConfig):
     """One run of release."""
 
-    accept_shrink: bool = Field(
-        default=False,
-        description="Publish although more performers or faces are missing without an explanation than sources.yaml allows.",
-    )
+    accept_shrink: bool = _option("accept_shrink")

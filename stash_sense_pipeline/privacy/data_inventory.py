@@ -115,6 +115,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "detector_digest": _own("whether it must be processed again with another detector"),
         "judged_by": _own("whether it must be processed again under other limits"),
         "processed_at": _own("which identities must be computed again"),
+        "first_seen_at": _own("which images of a complete performer are new"),
     },
     "performer_images": {"source": _SOURCE, "source_id": _RECORD, "image_id": _OF_IMAGE},
     "faces": {

@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 from stash_sense_pipeline.settings.schema import (
     ReferenceMode,
     Settings,
     SourceSettings,
 )
 from stash_sense_pipeline.settings.validation import (
-    A_FLAG,
-    COUNT,
     SettingsModel,
     complaints,
     unknown_source,
@@ -24,22 +23,30 @@ from stash_sense_pipeline.settings.validation import (
 SyncMode = Literal["auto", "updates_only", "full_sweep"]
 
 
-class RunOverrides(SettingsModel):
-    """Deviations of one run from sources.yaml. The defaults change nothing."""
+def _option(name: str) -> Any:
+    """The field of an option, with its default and limits."""
+    option = RUN_OPTIONS[name]
+    if isinstance(option.default, Mapping):
+        return Field(default_factory=dict, description=option.rule)
+    return Field(default=option.default, ge=option.least, description=option.rule)
 
-    sources: tuple[str, ...] = Field(default=(), description="names of sources; exactly these are enabled")
-    disabled_sources: tuple[str, ...] = Field(default=(), description="names of sources")
-    source_max_faces: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
-        default_factory=dict, description=f"{COUNT} for each name of a source, as in stashdb=10"
-    )
-    max_faces_total: int | None = Field(default=None, ge=1, description=COUNT)
-    reference_mode: ReferenceMode | None = Field(default=None, description="one of url, name")
-    sync: SyncMode = Field(default="auto", description="one of auto, updates_only, full_sweep")
-    completeness_threshold: int | None = Field(default=None, ge=1, description=COUNT)
-    faces: bool = Field(default=True, description=A_FLAG)
-    jobs: int | None = Field(default=None, ge=1, description=COUNT)
-    fast_index: bool = Field(default=False, description=A_FLAG)
-    accept_shrink: bool = Field(default=False, description=A_FLAG)
+
+class RunOverrides(SettingsModel):
+    """Deviations of one run from sources.yaml. The defaults change nothing. `run_options.py` declares each."""
+
+    sources: tuple[str, ...] = _option("sources")
+    disabled_sources: tuple[str, ...] = _option("disabled_sources")
+    source_max_faces: Mapping[str, Annotated[int, Field(ge=1)]] = _option("source_max_faces")
+    max_faces_total: int | None = _option("max_faces_total")
+    reference_mode: ReferenceMode | None = _option("reference_mode")
+    sync: SyncMode = _option("sync")
+    completeness_threshold: int | None = _option("completeness_threshold")
+    max_performers: int | None = _option("max_performers")
+    max_images: int | None = _option("max_images")
+    faces: bool = _option("faces")
+    jobs: int | None = _option("jobs")
+    fast_index: bool = _option("fast_index")
+    accept_shrink: bool = _option("accept_shrink")
 
 
 def parse_names(text: str) -> tuple[str, ...]:

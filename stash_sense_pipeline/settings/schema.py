@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.settings.validation import (
@@ -67,10 +67,13 @@ def _safe_for_a_token(text: str) -> str:
     return text.rstrip("/")
 
 
-def _gender(text: str) -> str:
-    if text.upper() not in GENDERS:
+def _genders(value: object) -> tuple[str, ...]:
+    """One gender or a list of them, in capitals. Raises ValueError for any other value, and for an empty list."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    genders = tuple(dict.fromkeys(each.upper() for each in listed if isinstance(each, str)))
+    if not genders or len(genders) < len(listed) or not set(genders) <= set(GENDERS):
         raise ValueError
-    return text.upper()
+    return genders
 
 
 def _matching(pattern: re.Pattern[str]) -> AfterValidator:
@@ -179,8 +182,8 @@ class SourceSettings(SettingsModel):
     max_faces: int = Field(default=5, ge=1, description=COUNT)
     priority: int = Field(default=100, ge=0, description="a whole number of at least 0; small goes first")
     trust_level: Annotated[TrustLevel, Field(strict=False)] = Field(description="one of high, medium, low")
-    gender_filter: Annotated[str, AfterValidator(_gender)] | None = Field(
-        default=None, description=f"one of {', '.join(GENDERS).lower()}"
+    gender_filter: Annotated[tuple[str, ...], BeforeValidator(_genders)] | None = Field(
+        default=None, description=f"one of {', '.join(GENDERS).lower()}, or a list of them"
     )
 
     @property

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.data_errors import is_about_data
 from stash_sense_pipeline.catalog.queries import performers
 from stash_sense_pipeline.catalog.transactions import reading, writing
+from stash_sense_pipeline.foundation.errors import TrialEndedError
 from stash_sense_pipeline.privacy.intake.withholding import WithheldIds, Withholding
 from stash_sense_pipeline.privacy.redaction.report_redaction import erase_traces, texts_locked
 from stash_sense_pipeline.records.performer_record import PerformerRecord, UnreadRecord
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass
 class Tally:
-    """Counts of a run. `suppressed`, `not_adult` and `held` are the ids of records that were not stored."""
+    """Counts of a run. `suppressed`, `not_adult`, `held` and `other_gender` are the ids of records that were not stored."""
 
     added: int = 0
     updated: int = 0
@@ -44,6 +45,7 @@ class Tally:
     suppressed: set[str] = field(default_factory=set)
     not_adult: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
+    other_gender: set[str] = field(default_factory=set)
 
 
 class WriteBehindBuffer:
@@ -107,11 +109,14 @@ class CatalogWriter:
         self.tally = Tally()
         # Records that the database refused, each with the type of the error.
         self.unread: list[UnreadRecord] = []
+        self._taken = 0
         self._engine = context.engine
         self._clock = context.clock
         self._data_dir = context.data_dir
-        ids = WithheldIds(self.tally.suppressed, self.tally.not_adult, self.tally.held)
+        tally = self.tally
+        ids = WithheldIds(tally.suppressed, tally.not_adult, tally.held, tally.other_gender)
         self._withholding = Withholding(source, context.suppressions, context.clock, ids, context.relatives)
+        self._withholding.genders = context.genders
 
     async def read(
         self, query: Callable[Concatenate[sa.Connection, str, P], T], *args: P.args, **named: P.kwargs
@@ -133,8 +138,13 @@ class CatalogWriter:
         `also` writes further rows in the same transaction. A batch that the database refuses is split in halves, down to
         single records: those that it refuses are added to `unread`, and the others are stored.
         """
-        if records or also is not None:
-            await asyncio.to_thread(self._store, records, also)
+        most = self.context.max_records
+        wanted = records if most is None else records[: max(0, most - self._taken)]
+        self._taken += len(wanted)
+        if wanted or also is not None:
+            await asyncio.to_thread(self._store, wanted, also)
+        if most is not None and self._taken >= most:
+            raise TrialEndedError(self.source, most)
 
     def _store(
         self, records: Sequence[PerformerRecord], also: Callable[[sa.Connection], None] | None
@@ -204,6 +214,10 @@ class CatalogWriter:
             counts = await asyncio.to_thread(run)
             self.tally.removed += counts.removed
             self.tally.merged += counts.merged
+
+    async def leave_out_genders(self) -> None:
+        """Deletes stored records that the gender filter of the source does not let through."""
+        await asyncio.to_thread(self._erase, self._withholding.leave_out_genders)
 
     async def erase_linked(self) -> None:
         """Erases the people of stored records that link to records which this run refused, by the rules of identity.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class IngestContext:
     """The surroundings of a run that stores records.
 
     `data_dir` is the folder of reports and logs, which are redacted before an erasure is committed; None without such
-    files. `relatives` as in Withholding.
+    files. `relatives` as in Withholding. `max_records`: a stash-box is read until so many records are stored; None: to
+    its end. `genders` as in Withholding.
     """
 
     engine: sa.Engine
@@ -29,3 +31,5 @@ class IngestContext:
     clock: Clock = field(default_factory=Clock)
     data_dir: Path | None = None
     relatives: Relatives | None = None
+    max_records: int | None = None
+    genders: Collection[str] | None = None

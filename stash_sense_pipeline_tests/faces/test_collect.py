@@ -77,8 +77,10 @@ class World:
     def serve(self, **bodies: bytes) -> None:
         self.server.bodies.update({name.replace("_", "-"): body for name, body in bodies.items()})
 
-    def list(self, listed: Mapping[str, Sequence[str]], source: str = "boxed") -> None:
-        list_performers(self.catalog, self.server, listed, source)
+    def list(
+        self, listed: Mapping[str, Sequence[str]], source: str = "boxed", seen: datetime = LONG_AGO
+    ) -> None:
+        list_performers(self.catalog, self.server, listed, source, seen)
 
     def collect(self, **kwargs: Any) -> CollectReport:
         return asyncio.run(self.collecting(**kwargs))
@@ -245,19 +247,82 @@ def test_a_performer_gets_no_more_faces_than_its_caps_and_none_when_complete(lit
         connection.execute(
             sa.update(source_images).where(source_images.c.source == "other").values(state="done")
         )
+    one_person(lite, {"boxed": "p", "other": "other-p"})
+    lite.source = box(lite.server, max_faces=9)
+    lite.settings = GlobalSettings(completeness_threshold=6)
+    assert lite.collect().faces == 0, "p is complete with 6 + 3 faces, q with its own 6"
+    lite.settings = GlobalSettings(completeness_threshold=10, max_faces_per_performer=10)
+    assert lite.collect().faces == 4, "p may have 10 in all and has 6 + 3; q may have 9 from this source"
+    lite.settings = GlobalSettings(completeness_threshold=11, max_faces_per_performer=20)
+    assert lite.collect().faces == 2
+
+
+def one_person(world: World, records: Mapping[str, str]) -> None:
+    """Makes one identity of a record of each source."""
+    with writing(world.catalog) as connection:
         connection.execute(sa.insert(identities).values(performer_id=1, created_at=LONG_AGO))
-        rows = [("boxed", "p"), ("other", "other-p")]
         connection.execute(
             sa.insert(identity_members),
-            [{"source": source, "source_id": one, "performer_id": 1} for source, one in rows],
+            [
+                {"source": source, "source_id": source_id, "performer_id": 1}
+                for source, source_id in records.items()
+            ],
         )
-    lite.source = box(lite.server, max_faces=9)
-    lite.settings = GlobalSettings(completeness_threshold=3)
-    assert lite.collect().faces == 3, "p is complete, q gets the rest"
-    lite.settings = GlobalSettings(completeness_threshold=4, max_faces_per_performer=10)
-    assert lite.collect().faces == 1, "p may have 10 in all and has 3 elsewhere"
-    lite.settings = GlobalSettings(completeness_threshold=4, max_faces_per_performer=20)
+
+
+def shown(world: World, source: str) -> set[str]:
+    return {image_id for image_id, row in world.images(source).items() if row.state == "done"}
+
+
+@pytest.mark.parametrize("order", [("boxed", "second"), ("second", "boxed")])
+def test_faces_of_all_sources_make_a_performer_complete_in_any_order(
+    lite: World, order: tuple[str, str]
+) -> None:
+    lite.settings = GlobalSettings(completeness_threshold=4)
+    names = {source: [f"{source[0]}{number}" for number in range(3)] for source in order}
+    for seed, source in enumerate(order):
+        lite.list({source: names[source]}, source=source)
+        lite.server.bodies.update(
+            {name: portrait(10 * seed + place) for place, name in enumerate(names[source])}
+        )
+    one_person(lite, {source: source for source in order})
+    for source, most in zip(order, (2, 3), strict=True):
+        lite.source = box(lite.server, name=source, max_faces=most)
+        lite.collect()
+    assert {source: len(shown(lite, source)) for source in order} == {order[0]: 2, order[1]: 3}
+    # Two and three faces are enough; the image that waits in the first source was listed before.
+    lite.source = box(lite.server, name=order[0], max_faces=5)
+    assert lite.collect().processed == 0
+    lite.settings = GlobalSettings(completeness_threshold=6)
+    assert lite.collect().faces == 1, "with more faces wanted, the performer is not complete"
+
+
+def test_a_complete_performer_gets_only_images_that_appear_afterwards(lite: World) -> None:
+    lite.settings = GlobalSettings(completeness_threshold=2)
+    portraits(lite, {"p": ["a", "b", "c"]})
+    lite.source = box(lite.server, max_faces=2)
     assert lite.collect().faces == 2
+    lite.source = box(lite.server, max_faces=9)
+    assert lite.collect().processed == 0
+    lite.list({"p": ["d", "e"]}, seen=lite.now + timedelta(days=1))
+    lite.serve(d=portrait(80), e=portrait(81))
+    one_each = replace(QUICK, fetches=1, max_images=1)
+    assert [lite.collect(limits=one_each).faces for _ in range(3)] == [1, 1, 0], "a run that ends early"
+    assert {name for name, row in lite.images().items() if row.state == "pending"} == {"c"}
+    assert len(shown(lite, "boxed")) == 4
+
+
+def test_a_complete_performer_gets_back_the_faces_that_another_detector_needs(lite: World) -> None:
+    portraits(lite, {"p": ["a", "b", "c", "d"]})
+    lite.source = box(lite.server, max_faces=3)
+    lite.collect()
+    lite.settings = GlobalSettings(completeness_threshold=1)
+    lite.source = box(lite.server, max_faces=9)
+    with writing(lite.catalog) as connection:
+        other = sa.update(source_images).where(source_images.c.state == "done")
+        connection.execute(other.values(detector_digest="0" * 64))
+    one = replace(QUICK, fetches=1, max_images=1)
+    assert [lite.collect(limits=one).faces for _ in range(4)] == [1, 1, 1, 0]
 
 
 def copy_of(body: bytes) -> bytes:

@@ -110,9 +110,16 @@ def image_request(url: str) -> tuple[str, Mapping[str, str]]:
 
 
 def list_performers(
-    engine: sa.Engine, server: ImageServer, listed: Mapping[str, Sequence[str]], source: str = "boxed"
+    engine: sa.Engine,
+    server: ImageServer,
+    listed: Mapping[str, Sequence[str]],
+    source: str = "boxed",
+    seen: datetime = LONG_AGO,
 ) -> None:
-    """Writes performers and their pending images as a sync does. Ids of images are unique in the source."""
+    """Writes performers and their pending images, first seen at `seen`, as a sync does.
+
+    Ids of images are unique in the source.
+    """
     images = sorted({image_id for images in listed.values() for image_id in images})
     with writing(engine) as connection:
         upsert(
@@ -133,10 +140,17 @@ def list_performers(
             connection,
             source_images,
             [
-                {"source": source, "image_id": one, "url": server.url(one), "state": "pending", "attempts": 0}
+                {
+                    "source": source,
+                    "image_id": one,
+                    "url": server.url(one),
+                    "state": "pending",
+                    "attempts": 0,
+                    "first_seen_at": seen,
+                }
                 for one in images
             ],
-            keep=frozenset({"state", "attempts"}),
+            keep=frozenset({"state", "attempts", "first_seen_at"}),
         )
         upsert(
             connection,

@@ -112,6 +112,8 @@ def refresh_from(
     progress: Progress = lambda stage, done, total: None,
     now: Callable[[], datetime] | None = None,
     retry_policy: RetryPolicy = QUICK,
+    genders: tuple[str, ...] | None = None,
+    max_records: int | None = None,
 ) -> SyncReport:
     """Refreshes one source of the sandbox. The wall clock is that of its server unless `now` is given."""
     server = servers.world.sources[source]
@@ -121,6 +123,7 @@ def refresh_from(
         host=f"{source}.test",
         rate_limit=600_000.0,
         connector="theporndb" if source == "theporndb" else "stash_box",
+        gender_filter=genders,
     )
     key = servers.api_key(source) if api_key is None else api_key
     clock = Clock(now=now or (lambda: from_micros(server.clock.now())))
@@ -131,7 +134,9 @@ def refresh_from(
         ) as client:
             connector = make_connector(settings, key, client)
             adjust(connector)
-            context = IngestContext(engine, suppressions, rules or SyncRules(), progress, clock)
+            context = IngestContext(
+                engine, suppressions, rules or SyncRules(), progress, clock, max_records=max_records
+            )
             return await refresh_source(context, settings, connector, mode)
 
     return asyncio.run(run())

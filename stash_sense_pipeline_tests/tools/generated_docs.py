@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.settings import schema
+from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 from stash_sense_pipeline.settings.variables import VARIABLES
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -66,6 +67,20 @@ def _settings() -> Iterator[str]:
     for title, model in sections.items():
         yield f"\n### {title}\n\n| key | default | allowed |\n|---|---|---|\n"
         yield from _rows(model, "")
+    yield from _run_options()
+
+
+def _run_options() -> Iterator[str]:
+    yield "\n## Options of one run\n\nOptions of `stash-sense build`, and fields of the run configuration "
+    yield "(step.field) in the Launchpad.\n\n"
+    yield "| option | build | Launchpad | default | allowed | meaning |\n|---|---|---|---|---|---|\n"
+    for option in RUN_OPTIONS.values():
+        spellings = [option.spelling] if option.spelling else [flag.spelling for flag in option.flags]
+        places = (
+            ", ".join(f"`{place}`" for place in listed) or "-" for listed in (spellings, option.launchpad)
+        )
+        default = _value(option.default or (False if option.default is False else None))
+        yield f"| `{option.name}` | {' | '.join(places)} | {default} | {option.rule} | {option.help} |\n"
 
 
 def _rows(model: Any, prefix: str) -> Iterator[str]:

@@ -1,10 +1,11 @@
-"""Requeueing of images: rejected, given up, by another detector, or without crop."""
+"""Outcomes of images, and their requeueing: rejected, given up, by another detector, or without crop."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -15,6 +16,8 @@ from stash_sense_pipeline.catalog.schema import (
     faces,
     source_images,
 )
+
+_OF_REFUSAL = ("refusals", "next_attempt_at", "sha256", "picture_hash")
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,49 @@ def _reopen(connection: sa.Connection, source: str, which: sa.ColumnElement[bool
         .values(state=ImageState.PENDING, reason=None, attempts=0, refusals=0, next_attempt_at=None)
     )
     return result.rowcount
+
+
+def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stores the outcomes of images. Each row has image_id and the changed columns, the same columns in all rows.
+
+    An image that was removed from the ledger is ignored.
+    """
+    if not rows:
+        return
+    columns = [name for name in rows[0] if name != "image_id"]
+    statement = (
+        sa.update(source_images)
+        .where(source_images.c.source == source, source_images.c.image_id == sa.bindparam("of_image"))
+        .values({name: sa.bindparam(f"new_{name}") for name in columns})
+    )
+    connection.execute(
+        statement,
+        [{"of_image": row["image_id"]} | {f"new_{name}": row[name] for name in columns} for row in rows],
+    )
+
+
+def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Stores refusals. Each row has image_id, the reason of the refusal, and the new values of refusals,
+    next_attempt_at, sha256 and picture_hash.
+
+    An image with another reason by now, or that was removed from the ledger, is not changed.
+    """
+    if not rows:
+        return
+    statement = (
+        sa.update(source_images)
+        .where(
+            source_images.c.source == source,
+            source_images.c.image_id == sa.bindparam("of_image"),
+            source_images.c.reason == sa.bindparam("for_reason"),
+        )
+        .values({name: sa.bindparam(f"new_{name}") for name in _OF_REFUSAL})
+    )
+    connection.execute(
+        statement,
+        [
+            {"of_image": row["image_id"], "for_reason": row["reason"]}
+            | {f"new_{name}": row[name] for name in _OF_REFUSAL}
+            for row in rows
+        ],
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -19,7 +19,7 @@ from stash_sense_pipeline.catalog.schema import (
 )
 from stash_sense_pipeline.catalog.upsert import batched
 
-_OF_REFUSAL = ("refusals", "next_attempt_at", "sha256", "picture_hash")
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 class ImageState(StrEnum):
@@ -37,12 +37,14 @@ class WaitingPerformer:
     """A live record of one source with images to fetch.
 
     `faces`: its images with a face. `elsewhere`: images with a face of records of the same identity in other sources,
-    where copies of one picture count once.
+    where copies of one picture count once. `complete_since`: when the performer got the face that made it complete, or
+    None for a performer with too few faces.
     """
 
     source_id: str
     faces: int
     elsewhere: int
+    complete_since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,9 @@ def waiting_performers(
 ) -> list[WaitingPerformer]:
     """Live records of `source` with an image to fetch, sorted by number of faces, the fewest first.
 
+    A performer with `complete_at` faces in all sources is complete; it waits only for its new images, see
+    `completed_performers`.
+
     Records without an image that was never tried come last, so that retries do not delay first attempts. Records with
     equal numbers are sorted by their rank in a predecessor's database (see `_legacy_rank`; `complete_at` faces are
     enough), then by id.
@@ -108,16 +113,87 @@ def waiting_performers(
         .having(due > 0)
     ).all()
     elsewhere = _faces_elsewhere(connection, source)
+    enough = [row[0] for row in rows if row[1] + elsewhere.get(row[0], 0) >= complete_at]
+    since = completed_performers(connection, source, enough, complete_at)
+    with_news = _with_new_images(connection, source, since, now)
     waiting = [
         (
             not never,
             _legacy_rank(images, legacy_faces, legacy_images, complete_at),
-            WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0)),
+            WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0), since.get(source_id)),
         )
         for source_id, faces, images, never, legacy_faces, legacy_images in rows
+        if source_id not in since or source_id in with_news
     ]
     waiting.sort(key=lambda each: (each[0], each[2].faces + each[2].elsewhere, each[1], each[2].source_id))
     return [performer for _, _, performer in waiting]
+
+
+def completed_performers(
+    connection: sa.Connection, source: str, source_ids: Sequence[str], complete_at: int
+) -> dict[str, datetime]:
+    """Of these records, those of a performer with `complete_at` faces in all sources, `source` included, and since when.
+
+    Copies of one picture count once. The time is that of the face that reached the number; it does not move when more
+    faces follow, so that a run that ends early leaves the same images to the next one.
+    """
+    times: dict[str, dict[str, datetime]] = {source_id: {} for source_id in source_ids}
+    picture = sa.func.coalesce(
+        source_images.c.picture_hash, source_images.c.source + "/" + source_images.c.image_id
+    )
+    for ids in batched(source_ids, IN_LIST):
+        own = (
+            sa.select(performer_images.c.source_id, picture, source_images.c.processed_at)
+            .join(source_images, _of_image())
+            .where(
+                performer_images.c.source == source,
+                performer_images.c.source_id.in_(ids),
+                source_images.c.state == ImageState.DONE,
+            )
+        )
+        elsewhere = _done_elsewhere(source, picture, source_images.c.processed_at).where(
+            identity_members.c.source_id.in_(ids)
+        )
+        for query in (own, elsewhere):
+            for source_id, shown, processed_at in connection.execute(query):
+                of_performer = times[source_id]
+                of_performer[shown] = min(of_performer.get(shown, _LAST), processed_at or _FIRST)
+    return {
+        source_id: sorted(pictures.values())[complete_at - 1]
+        for source_id, pictures in times.items()
+        if len(pictures) >= complete_at
+    }
+
+
+def _with_new_images(
+    connection: sa.Connection, source: str, since: Mapping[str, datetime], now: datetime
+) -> set[str]:
+    """Those of the complete records that have an image to fetch now. `since` is as in `completed_performers`."""
+    found: set[str] = set()
+    for ids in batched(list(since), IN_LIST):
+        due = (
+            sa.select(
+                performer_images.c.source_id,
+                source_images.c.state,
+                source_images.c.processed_at,
+                source_images.c.first_seen_at,
+            )
+            .join(source_images, _of_image())
+            .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids), _due(now))
+        )
+        found.update(row.source_id for row in connection.execute(due) if not _is_left(row, since))
+    return found
+
+
+def _is_left(image: Any, since: Mapping[str, datetime]) -> bool:
+    """True for a row of an image that a complete performer does not need: never tried, and not listed after it was complete.
+
+    An image that was tried before goes on: a verdict was due, or another model pack or looser rules want it again.
+    """
+    complete_since = since.get(image.source_id)
+    if complete_since is None or image.state != ImageState.PENDING or image.processed_at is not None:
+        return False
+    return image.first_seen_at is None or image.first_seen_at <= complete_since
 
 
 def _legacy_rank(images: int, legacy_faces: int | None, legacy_images: int | None, complete_at: int) -> int:
@@ -145,11 +221,11 @@ def _faces_elsewhere(connection: sa.Connection, source: str) -> dict[str, int]:
     return {row[0]: row[1] for row in connection.execute(elsewhere)}
 
 
-def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
-    """Query for (source_id, `what`) of images with a face that records of the same identity have in other sources."""
+def _done_elsewhere(source: str, *what: sa.ColumnElement[Any]) -> sa.Select[Any]:
+    """Query for (source_id, *`what`) of images with a face that records of the same identity have in other sources."""
     other = identity_members.alias()
     return (
-        sa.select(identity_members.c.source_id, what)
+        sa.select(identity_members.c.source_id, *what)
         .join(other, other.c.performer_id == identity_members.c.performer_id)
         .join(
             performer_images,
@@ -167,9 +243,17 @@ def _done_elsewhere(source: str, what: sa.ColumnElement[Any]) -> sa.Select[Any]:
 
 
 def images_of(
-    connection: sa.Connection, source: str, source_ids: Sequence[str], now: datetime
+    connection: sa.Connection,
+    source: str,
+    source_ids: Sequence[str],
+    now: datetime,
+    complete_since: Mapping[str, datetime] | None = None,
 ) -> dict[str, list[LedgerImage]]:
-    """All images of the given records, by record: the largest first, images of unknown or equal size by id."""
+    """All images of the given records, by record: the largest first, images of unknown or equal size by id.
+
+    Of a record in `complete_since` the images are left out that a complete performer does not need.
+    """
+    since = complete_since or {}
     owners = _owners(connection, source, source_ids)
     listed: dict[str, list[LedgerImage]] = {source_id: [] for source_id in source_ids}
     known: dict[str, LedgerImage] = {}
@@ -186,12 +270,16 @@ def images_of(
                 source_images.c.picture_hash,
                 source_images.c.sha256,
                 source_images.c.refusals,
+                source_images.c.processed_at,
+                source_images.c.first_seen_at,
                 _due(now).label("due"),
             )
             .join(source_images, _of_image())
             .where(performer_images.c.source == source, performer_images.c.source_id.in_(ids))
         )
         for row in rows:
+            if _is_left(row, since):
+                continue
             if row.image_id not in known:
                 known[row.image_id] = LedgerImage(
                     image_id=row.image_id,
@@ -290,52 +378,6 @@ def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -
         for image_id, source_id in rows:
             owners.setdefault(image_id, []).append(source_id)
     return {image_id: tuple(sorted(set(ids))) for image_id, ids in owners.items()}
-
-
-def record_outcomes(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores the outcomes of images. Each row has image_id and the changed columns, the same columns in all rows.
-
-    An image that was removed from the ledger is ignored.
-    """
-    if not rows:
-        return
-    columns = [name for name in rows[0] if name != "image_id"]
-    statement = (
-        sa.update(source_images)
-        .where(source_images.c.source == source, source_images.c.image_id == sa.bindparam("of_image"))
-        .values({name: sa.bindparam(f"new_{name}") for name in columns})
-    )
-    connection.execute(
-        statement,
-        [{"of_image": row["image_id"]} | {f"new_{name}": row[name] for name in columns} for row in rows],
-    )
-
-
-def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Stores refusals. Each row has image_id, the reason of the refusal, and the new values of refusals,
-    next_attempt_at, sha256 and picture_hash.
-
-    An image with another reason by now, or that was removed from the ledger, is not changed.
-    """
-    if not rows:
-        return
-    statement = (
-        sa.update(source_images)
-        .where(
-            source_images.c.source == source,
-            source_images.c.image_id == sa.bindparam("of_image"),
-            source_images.c.reason == sa.bindparam("for_reason"),
-        )
-        .values({name: sa.bindparam(f"new_{name}") for name in _OF_REFUSAL})
-    )
-    connection.execute(
-        statement,
-        [
-            {"of_image": row["image_id"], "for_reason": row["reason"]}
-            | {f"new_{name}": row[name] for name in _OF_REFUSAL}
-            for row in rows
-        ],
-    )
 
 
 def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:

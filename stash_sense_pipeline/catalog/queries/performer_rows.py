@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -176,8 +176,10 @@ def add_images(connection: sa.Connection, source: str, records: Sequence[Perform
     upsert_values(connection, performer_images, ("source", "source_id", "image_id"), rows)
 
 
-def store_images(connection: sa.Connection, source: str, records: Sequence[PerformerRecord]) -> int:
-    """Adds new images as pending and updates stored ones. Returns the number of new images.
+def store_images(
+    connection: sa.Connection, source: str, records: Sequence[PerformerRecord], now: datetime
+) -> int:
+    """Adds new images as pending, first seen `now`, and updates stored ones. Returns the number of new images.
 
     A stored image with a new URL becomes pending, unless its bytes were judged: an equal id means the same picture. A
     failed image keeps its attempts when only the query of the URL differs: a signature in it changes at every sync.
@@ -194,12 +196,12 @@ def store_images(connection: sa.Connection, source: str, records: Sequence[Perfo
         )
     }
     rows = [
-        (source, image_id, image.url, image.width, image.height, _PENDING, 0)
+        (source, image_id, image.url, image.width, image.height, _PENDING, 0, now)
         for image_id, image in sorted(wanted.items())
         if image_id not in stored or stored[image_id][1:4] != (image.url, image.width, image.height)
     ]
-    names = ("source", "image_id", "url", "width", "height", "state", "attempts")
-    upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts"}))
+    names = ("source", "image_id", "url", "width", "height", "state", "attempts", "first_seen_at")
+    upsert_values(connection, table, names, rows, keep=frozenset({"state", "attempts", "first_seen_at"}))
     moved = [
         {"of": image_id}
         for image_id, row in stored.items()
@@ -218,3 +220,19 @@ def store_images(connection: sa.Connection, source: str, records: Sequence[Perfo
 
 def _without_query(url: str) -> str:
     return url.partition("#")[0].partition("?")[0]
+
+
+class OtherGender(NamedTuple):
+    """A stored record that the gender filter of its source does not let through."""
+
+    source_id: str
+    gender: str
+    updated_at: datetime | None
+
+
+def of_other_genders(connection: sa.Connection, source: str, wanted: Collection[str]) -> list[OtherGender]:
+    """The live records of `source` of a known gender that is not in `wanted`."""
+    table = source_performers.c
+    there = (table.source == source) & table.deleted_at.is_(None) & table.gender.not_in(list(wanted))
+    query = sa.select(table.source_id, table.gender, table.updated_at).where(there)
+    return [OtherGender(*row) for row in connection.execute(query)]

@@ -137,7 +137,7 @@ def store_records(
     known = [record.source_id for record in changed if record.source_id in stored]
     store_links(connection, source, performer_aliases.c.alias, known, links_of(changed, aliases_of))
     store_links(connection, source, performer_urls.c.url, known, links_of(changed, urls_of))
-    images_added = store_images(connection, source, list(latest.values()))
+    images_added = store_images(connection, source, list(latest.values()), now)
     complete = [record for record in changed if not record.keeps_images]
     store_links(
         connection,
@@ -203,9 +203,13 @@ def withhold_records(
 
 
 def withheld_versions(
-    connection: sa.Connection, source: str, hashes: Mapping[str, str], since: datetime
+    connection: sa.Connection,
+    source: str,
+    hashes: Mapping[str, str],
+    since: datetime,
+    besides: Collection[str] = (),
 ) -> dict[str, datetime | None]:
-    """The versions of these records that were withheld at `since` or later, by id.
+    """The versions of these records that were withheld at `since` or later, by id, besides those with these reasons.
 
     `hashes` maps the keyed hash of an id to the id.
     """
@@ -215,7 +219,10 @@ def withheld_versions(
         for batch in batched(list(hashes), IN_LIST)
         for id_hash, updated in connection.execute(
             sa.select(table.c.id_hash, table.c.updated_at).where(
-                table.c.source == source, table.c.id_hash.in_(batch), table.c.checked_at >= since
+                table.c.source == source,
+                table.c.id_hash.in_(batch),
+                table.c.checked_at >= since,
+                table.c.reason.not_in(list(besides)),
             )
         )
     }

@@ -24,7 +24,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CollectLimits:
-    """Sizes and limits of a run. Each of the `fetches` workers holds at most one image, which bounds the memory."""
+    """Sizes and limits of a run. Each of the `fetches` workers holds at most one image, which bounds the memory.
+
+    After `max_images` images the run ends; the others wait for the next run.
+    """
 
     decode: DecodeLimits = field(default_factory=DecodeLimits)
     fetches: int = 16
@@ -34,6 +37,7 @@ class CollectLimits:
     max_attempts: int = 5
     performers_in_memory: int = 500
     refusals: RefusalRules = field(default_factory=RefusalRules)
+    max_images: int | None = None
 
 
 class RunThreads:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from stash_sense_pipeline.catalog.queries.faces import forget_faces
-from stash_sense_pipeline.catalog.queries.images import record_refusals
+from stash_sense_pipeline.catalog.queries.image_requeueing import record_refusals
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, load_state, save_state
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.catalog.upsert import batched

@@ -71,6 +71,7 @@ def aligned_faces(
     source = context.partition_key
     overrides = RunOverrides(
         source_max_faces={source: config.max_faces} if config.max_faces else {},
+        max_faces_total=config.max_faces_total,
         completeness_threshold=config.completeness_threshold,
     )
     chosen = apply_overrides(settings, overrides)
@@ -78,7 +79,7 @@ def aligned_faces(
     with one_line_failures():
         pack = load_pack(environment.model_pack, environment.models_dir)
         with source_lock(catalog.engine, source, context.log.info):
-            report = asyncio.run(_collect(run, pack))
+            report = asyncio.run(_collect(run, pack, config.max_images))
     _log_requeued(context, source, report.reopened)
     for host, images in report.hosts_down.items():
         context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
@@ -180,9 +181,10 @@ def _log_requeued(context: dg.AssetExecutionContext, source: str, requeued: "Req
             context.log.warning(f"{source}: {images} images will be fetched again: {reason}")
 
 
-async def _collect(run: SourceRun, pack: "ModelPack") -> "CollectReport":
-    """Collects the faces of one source until none is pending or a signal arrives."""
+async def _collect(run: SourceRun, pack: "ModelPack", max_images: int | None) -> "CollectReport":
+    """Collects the faces of one source until none is pending, `max_images` were fetched, or a signal arrives."""
     from stash_sense_pipeline.faces.collect import collect_faces
+    from stash_sense_pipeline.faces.collection.run_context import CollectLimits
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
 
     settings, engine = run.settings, run.catalog.engine
@@ -190,7 +192,7 @@ async def _collect(run: SourceRun, pack: "ModelPack") -> "CollectReport":
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     with on_interrupt(lambda: loop.call_soon_threadsafe(stop.set)):
         if isinstance(source, ReferenceSiteSettings):
-            return await _collect_from_site(run, source, pack, stop)
+            return await _collect_from_site(run, source, pack, stop, max_images)
         async with open_connector(settings, run.environment, run.source) as connector:
             return await collect_faces(
                 engine,
@@ -200,19 +202,25 @@ async def _collect(run: SourceRun, pack: "ModelPack") -> "CollectReport":
                 connector.image_request,
                 settings.global_,
                 current_suppressions(engine, run.environment, settings.names),
+                limits=CollectLimits(max_images=max_images),
                 progress=run.progress,
                 stop=stop,
             )
 
 
 async def _collect_from_site(
-    run: SourceRun, site: ReferenceSiteSettings, pack: "ModelPack", stop: asyncio.Event
+    run: SourceRun,
+    site: ReferenceSiteSettings,
+    pack: "ModelPack",
+    stop: asyncio.Event,
+    max_images: int | None,
 ) -> "CollectReport":
     """Like `_collect`, for a reference site. A site that refuses requests gets a cooldown of hours.
 
     No message holds an image address: on a reference site it names a person.
     """
     from stash_sense_pipeline.faces.collect import collect_faces
+    from stash_sense_pipeline.faces.collection.run_context import CollectLimits
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.sources.cooldown import check_cooldown, is_refusal, start_cooldown
     from stash_sense_pipeline.sources.reference_sites.site_connector import read_referers
@@ -232,6 +240,7 @@ async def _collect_from_site(
             connector.image_request,
             run.settings.global_,
             current_suppressions(engine, run.environment, run.settings.names),
+            limits=CollectLimits(max_images=max_images),
             progress=run.progress,
             stop=stop,
         )

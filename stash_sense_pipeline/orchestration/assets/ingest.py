@@ -1,5 +1,6 @@
 """Group ingest: the performers of each source."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -16,7 +17,7 @@ from stash_sense_pipeline.orchestration.metadata import (
     source_failure,
 )
 from stash_sense_pipeline.orchestration.resources import Catalog, SourceRun
-from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode, SyncMode
+from stash_sense_pipeline.orchestration.run_config import IngestConfig, ReferenceMode
 from stash_sense_pipeline.orchestration.step_progress import ProgressFactory
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings
@@ -102,18 +103,21 @@ async def _refresh(run: SourceRun, config: IngestConfig) -> "SyncReport | Enrich
             source = source.model_copy(update={"reference_mode": config.reference_mode.value})
         report: SyncReport | EnrichReport = await _enrich(run, source)
     else:
-        report = await _sync(run, config.sync)
+        report = await _sync(run, config)
     if not report.outcome.is_answer:
         raise source_failure(run.source, report.outcome, report.message)
     return report
 
 
-async def _sync(run: SourceRun, mode: SyncMode) -> "SyncReport":
+async def _sync(run: SourceRun, config: IngestConfig) -> "SyncReport":
     from stash_sense_pipeline.sources.stash_boxes.refresh import refresh_source
 
     async with open_connector(run.settings, run.environment, run.source) as connector:
         return await refresh_source(
-            _ingest_context(run), run.settings.source(run.source), connector, mode.value
+            replace(_ingest_context(run), max_records=config.max_performers),
+            run.settings.source(run.source),
+            connector,
+            config.sync.value,
         )
 
 

@@ -21,6 +21,7 @@ from stash_sense_pipeline.orchestration.metadata import one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
 from stash_sense_pipeline.orchestration.run_config import IndexConfig, IngestConfig, ReleaseConfig, SyncMode
 from stash_sense_pipeline.settings.environment import Environment
+from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 from stash_sense_pipeline.settings.run_overrides import RunOverrides, apply_overrides
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.connections import unusable
@@ -41,22 +42,17 @@ class BuildConfig(dg.Config):
     )
     sync: SyncMode = Field(
         default=SyncMode.AUTO,
-        description="auto: a first full read, later only changes; updates_only: only changes; full_sweep: compare "
-        "every record with its source.",
+        description=RUN_OPTIONS["sync"].help,
     )
-    faces: bool = Field(
-        default=True, description="false: records and identities only; no images, no embeddings, no release."
-    )
+    faces: bool = Field(default=True, description=RUN_OPTIONS["faces"].help)
     publish: bool = Field(
         default=True, description="Publish a release at the end, if anything changed since the last one."
     )
     fast_index: bool = Field(
         default=False,
-        description="Use all cores for each index: faster, but two builds do not give the same bytes.",
+        description=RUN_OPTIONS["fast_index"].help,
     )
-    accept_shrink: bool = Field(
-        default=False, description="Publish although performers or faces are missing without an explanation."
-    )
+    accept_shrink: bool = Field(default=False, description=RUN_OPTIONS["accept_shrink"].help)
 
 
 @dg.op(

@@ -105,8 +105,8 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
     SIGINT or SIGTERM ends the build after it has stored what is in flight; a second signal ends it at once.
 
     Raises InterruptedBuildError after a signal. Raises ConfigurationError when every source is skipped. Raises
-    ModelPackError or DeviceError when faces are wanted and the pack or the GPU is missing. In the last three cases no
-    request was made and nothing was written.
+    ModelPackError or DeviceError when faces are wanted and the pack or the GPU is missing. In these three cases no request
+    was made and nothing was written. Raises CatalogError, before any request, when the catalog cannot be opened.
     """
     environment = location.environment
     problems = {
@@ -121,6 +121,7 @@ def build(location: CodeLocation, overrides: RunOverrides, listener: Listener) -
         # Both would fail after hours of fetching otherwise.
         pack = load_pack(environment.model_pack, environment.models_dir)
         require_device(Device(environment.device))
+    open_catalog(environment.catalog_url).dispose()
     with noting_signals() as signals:
         prepare_processes(location)
         skipped = [
@@ -209,11 +210,13 @@ class _Refreshes:
 
     def _refresh_task(self, source: str) -> RunTask:
         ops: dict[str, Any] = {
-            names.PERFORMER_TABLE.to_user_string(): IngestConfig(sync=SyncMode(self._overrides.sync))
+            names.PERFORMER_TABLE.to_user_string(): IngestConfig(
+                sync=SyncMode(self._overrides.sync), max_performers=self._overrides.max_performers
+            )
         }
         selection = [names.PERFORMER_TABLE]
         if self._overrides.faces:
-            ops[names.ALIGNED_FACES.to_user_string()] = FacesConfig()
+            ops[names.ALIGNED_FACES.to_user_string()] = FacesConfig(max_images=self._overrides.max_images)
             selection.append(names.ALIGNED_FACES)
         return RunTask(names.REFRESH_SOURCE_JOB, selection, ops, source, {names.SOURCE_TAG: source})
 

@@ -57,7 +57,12 @@ def _times(result: BuildResult) -> dict[str, float]:
 def _records(of: Mapping[str, Any]) -> str:
     changes = ", ".join(f"{of[key]} {key}" for key in ("added", "updated", "merged", "removed") if of[key])
     left_out = of["suppressed"] + of["not_adult"]
-    note = f", {left_out} left out" if left_out else ""
+    other_gender = of.get("other_gender", 0)
+    notes = (
+        f"{left_out} left out" if left_out else "",
+        f"{other_gender} of other genders" if other_gender else "",
+    )
+    note = "".join(f", {text}" for text in notes if text)
     return f"{of['live']} performers ({changes or 'nothing new'}{note})"
 
 

@@ -89,7 +89,10 @@ class RunStatus(StrEnum):
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `metadata` holds numbers and texts of its assets by asset; `checks` names the failed checks."""
+    """How a run ended.
+
+    `metadata` holds numbers and texts of its assets by asset; `failed_checks` names the checks that failed as errors.
+    """
 
     status: RunStatus
     reasons: Sequence[str] = ()
@@ -265,7 +268,8 @@ def _result(run: dg.ExecuteInProcessResult) -> RunResult:
     checks = [
         f"{evaluation.asset_key.to_user_string()}/{evaluation.check_name}"
         for evaluation in run.get_asset_check_evaluations()
-        if not evaluation.passed
+        # A warning, such as too few faces for a recommended distance, is no failure.
+        if not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
     ]
     stopped = any(event.event_type is dg.DagsterEventType.PIPELINE_CANCELED for event in events)
     status = RunStatus.STOPPED if stopped else RunStatus.DONE if run.success else RunStatus.FAILED

@@ -7,13 +7,14 @@ the operator's review. The methods run inside a transaction of the caller's, whi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries import performers
+from stash_sense_pipeline.catalog.queries.performer_rows import of_other_genders
 from stash_sense_pipeline.foundation.clock import Clock
 from stash_sense_pipeline.privacy.erasure import erase_alone, erase_awaited, erase_records
 from stash_sense_pipeline.privacy.intake.adults import why_no_adult
@@ -38,7 +39,10 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 from stash_sense_pipeline.privacy.url_forms import record_page
 from stash_sense_pipeline.records.performer_record import PerformerRecord
 from stash_sense_pipeline.records.record_key import OTHER_IDS, RecordKey
+from stash_sense_pipeline.settings.schema import GENDERS
 
+# Reasons of records that a source's gender_filter leaves out begin with it; the gender follows.
+_GENDER = "gender_"
 # A record that does not show an adult now may show one later.
 _WITHHELD_FOR = timedelta(days=30)
 _EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,6 +55,7 @@ class WithheldIds:
     suppressed: set[str]
     not_adult: set[str]
     held: set[str]
+    other_gender: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -93,10 +98,15 @@ class _Withheld(NamedTuple):
     why: _Refusal
 
 
+def _gender_reason(gender: str) -> str:
+    return f"{_GENDER}{gender.lower()}"
+
+
 class Withholding:
     """The intake check of one source during one run.
 
-    `ids` collects the ids of withheld records. `relatives` finds stored records of a suppressed person before
+    `genders`: only records of these genders, or of unknown gender, are stored; None: all. `ids` collects the ids of
+    withheld records. `relatives` finds stored records of a suppressed person before
     identities link them; with None they are not looked for.
     """
 
@@ -108,6 +118,7 @@ class Withholding:
         ids: WithheldIds,
         relatives: Relatives | None = None,
     ) -> None:
+        self.genders: Collection[str] | None = None
         self._source = source
         self._suppressions = suppressions
         self._clock = clock
@@ -137,7 +148,24 @@ class Withholding:
         """The source's time of last change of those of these records that were withheld in the last 30 days."""
         hashes = {self._hash(source_id): source_id for source_id in source_ids}
         since = self._clock.now() - _WITHHELD_FOR
-        return performers.withheld_versions(connection, self._source, hashes, since)
+        # What the filter left out before and lets through now is read again.
+        wanted = GENDERS if self.genders is None else self.genders
+        readmitted = [_gender_reason(gender) for gender in wanted]
+        return performers.withheld_versions(connection, self._source, hashes, since, besides=readmitted)
+
+    def leave_out_genders(self, connection: sa.Connection) -> tuple[str, ...]:
+        """Deletes the stored records that the gender filter does not let through, and notes that they are withheld.
+
+        Returns traces as in Admitted. Other records of the same people stay.
+        """
+        if self.genders is None:
+            return ()
+        found = of_other_genders(connection, self._source, self.genders)
+        self._ids.other_gender.update(row.source_id for row in found)
+        traces = erase_alone(connection, set(self._keys([row.source_id for row in found])), self._clock.now())
+        rows = [self._row(row.source_id, row.updated_at, _gender_reason(row.gender)) for row in found]
+        performers.withhold_records(connection, self._source, rows, self._clock.now())
+        return traces
 
     def admit(self, connection: sa.Connection, records: Sequence[PerformerRecord]) -> Admitted:
         """Decides which of these records may be stored. What the catalog has of the others is deleted.
@@ -214,6 +242,9 @@ class Withholding:
         if found.is_held:
             self._ids.held.add(record.source_id)
             return _Refusal(reason_of(found), is_chained=True)
+        if self.genders is not None and record.gender is not None and record.gender not in self.genders:
+            self._ids.other_gender.add(record.source_id)
+            return _Refusal(_gender_reason(record.gender))
         return None
 
     def _evidence(self, record: PerformerRecord) -> RecordEvidence:
@@ -325,8 +356,8 @@ class Withholding:
         return erase_records(connection, self._suppressions, records, now, self._relatives).traces
 
     def _row(self, source_id: str, version: datetime | None, reason: str) -> performers.WithheldRecord:
-        """The note of a withheld record. A suppressed one is known by its hash alone."""
-        shown = None if reason == SUPPRESSED else source_id
+        """The note of a withheld record. One that the operator has nothing to review of is known by its hash alone."""
+        shown = None if reason == SUPPRESSED or reason.startswith(_GENDER) else source_id
         return performers.WithheldRecord(self._hash(source_id), version, reason, shown)
 
     def _hash(self, source_id: str) -> str:

@@ -32,7 +32,8 @@ class SyncReport:
 
     `mode` is backfill, increment or sweep. `listed` is the number of records in the source's lists, `live` the number in
     the catalog after the run, `unchanged` the part of it that the run did not change. `held` records wait for the
-    operator's review, see `suppress review`. `refused` records are missing at the source, and too many to be believed
+    operator's review, see `suppress review`. `other_gender` records are left out by the gender_filter of the source.
+    `refused` records are missing at the source, and too many to be believed
     missing in one run; `missing` has the numbers. `unread` records could not be read or stored, or the server failed to
     answer for them; `unread_reasons` counts them by reason. `left_out` counts by field the unusable values that were
     left out of records. An `outcome` other than found has a `message` of one line; then the watermark was not moved,
@@ -61,6 +62,7 @@ class SyncReport:
     server_version: str | None = None
     missing: Mapping[str, int] = field(default_factory=dict)
     unread_reasons: Mapping[str, int] = field(default_factory=dict)
+    other_gender: int = 0
     left_out: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -76,7 +78,8 @@ async def refresh_source(
     started, asked_before = context.clock.monotonic(), connector.client.requests
     with reading(context.engine) as connection:
         state = load_state(connection, source.name)
-    writer = CatalogWriter(context, source.name)
+    writer = CatalogWriter(replace(context, genders=source.gender_filter), source.name)
+    await writer.leave_out_genders()
     chosen = "backfill" if state.backfilled_at is None else "sweep" if mode == "full_sweep" else "increment"
     sync = _sync_of(connector, writer, state)
     outcome, message, changes = await _run(sync, chosen, writer)
@@ -140,6 +143,7 @@ def _counts(tally: Tally, live: int) -> dict[str, int]:
         "suppressed": len(tally.suppressed),
         "not_adult": len(tally.not_adult),
         "held": len(tally.held),
+        "other_gender": len(tally.other_gender),
     }
 
 

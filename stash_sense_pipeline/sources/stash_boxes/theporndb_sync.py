@@ -99,9 +99,13 @@ class ThePornDbSync:
         self.listed.update(record.source_id for record in fresh)
         self.unread.read(record.source_id for record in fresh)
         before = self._writer.tally.added + self._writer.tally.updated
+        withheld = await self._writer.withheld([record.source_id for record in fresh])
         await self._writer.store(fresh)
         self._progress("records", len(self.listed), None)
-        return self._writer.tally.added + self._writer.tally.updated > before
+        left_out = self._writer.tally.other_gender.intersection(record.source_id for record in fresh)
+        changed = self._writer.tally.added + self._writer.tally.updated > before
+        # A record that the gender filter leaves out has no version here; it is new when no run has left it out.
+        return changed or not left_out <= withheld.keys()
 
     async def _look_up(self, source_ids: Sequence[str]) -> None:
         """Requests performers by id, and writes a tombstone for each that the server does not find twice.

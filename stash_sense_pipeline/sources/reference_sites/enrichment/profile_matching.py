@@ -50,9 +50,9 @@ def genders_agree(one: str | None, other: str | None) -> bool:
     return first is None or second is None or first == second
 
 
-def passes_filter(gender: str | None, wanted: str | None) -> bool:
-    """True when the gender is the wanted one, or unknown, or no gender is wanted in particular."""
-    return gender is None or wanted is None or gender == wanted
+def passes_filter(gender: str | None, wanted: Collection[str] | None) -> bool:
+    """True when the gender is a wanted one, or unknown, or no gender is wanted in particular."""
+    return gender is None or wanted is None or gender in wanted
 
 
 def claimants_of(
