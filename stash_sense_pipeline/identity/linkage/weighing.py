@@ -122,6 +122,9 @@ class _PairComparison:
         held_a, held_b = self.pages[a.key], self.pages[b.key]
         name = _name_part(a, b, self.candidates.folded, weights)
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
+        if name and birth and name[1] <= weights.name_differs and 0 < birth[1] < weights.birth_month_equal:
+            # A page that is one record's by mistake meets such dates too often: they must not decide against the names.
+            birth = birth[0], 0.0
         rows: list[Evidence] = []
         little = name is None or name[1] <= max(weights.alias_in_common, weights.name_alike)
         if name and birth and not little and birth[1] > 0:
