@@ -373,22 +373,26 @@ def test_a_cursor_of_a_lost_run_history_does_not_silence_a_sensor(
         assert len(_tick(embed_when_refreshed(ready), instance, definitions, old)[0]) == 1
 
 
-def test_what_a_build_has_embedded_and_published_is_not_requested_again(definitions: dg.Definitions) -> None:
+def test_what_a_build_has_embedded_and_published_is_not_requested_again(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     """The runs of a build, from the UI or the command line, are no runs of the sensors."""
     with dg.DagsterInstance.ephemeral() as instance:
         for key in ("performer_table", "aligned_faces"):
             materialize_runless(instance, key, "stashdb")
-        assert len(_tick(embed_when_refreshed(), instance, definitions, None)[0]) == 1
-        assert len(_tick(publish_when_changed(), instance, definitions, None)[0]) == 0, "faces wait"
+        assert len(_tick(embed_when_refreshed(ready), instance, definitions, None)[0]) == 1
+        assert len(_tick(publish_when_changed(ready), instance, definitions, None)[0]) == 0, "faces wait"
         for job, tags in (("embed_faces", {"dagster/partition": "stashdb"}), ("publish", {})):
             _successful_run(instance, job, tags, time.time() + 1)
-        assert _tick(embed_when_refreshed(), instance, definitions, None)[0] == []
-        requests, cursor = _tick(publish_when_changed(), instance, definitions, None)
+        assert _tick(embed_when_refreshed(ready), instance, definitions, None)[0] == []
+        requests, cursor = _tick(publish_when_changed(ready), instance, definitions, None)
         assert requests == []
         assert cursor is not None, "what was published is not looked at again"
         materialize_runless(instance, "performer_table", "stashdb")
         _successful_run(instance, "publish", {}, time.time() - 60)
-        assert len(_tick(publish_when_changed(), instance, definitions, cursor)[0]) == 1, "it began before"
+        assert len(_tick(publish_when_changed(ready), instance, definitions, cursor)[0]) == 1, (
+            "it began before"
+        )
 
 
 def _successful_run(instance: dg.DagsterInstance, job: str, tags: dict[str, str], started: float) -> None:
@@ -402,13 +406,15 @@ def _successful_run(instance: dg.DagsterInstance, job: str, tags: dict[str, str]
         )
 
 
-def test_no_sensor_starts_runs_while_a_build_is_in_progress(definitions: dg.Definitions) -> None:
+def test_no_sensor_starts_runs_while_a_build_is_in_progress(
+    definitions: dg.Definitions, ready: Environment
+) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for key in ("performer_table", "aligned_faces"):
             materialize_runless(instance, key, "stashdb")
         create_run_for_test(instance, job_name="build_everything", status=dg.DagsterRunStatus.STARTED)
-        assert _tick(embed_when_refreshed(), instance, definitions, None)[0] == []
-        assert _tick(publish_when_changed(), instance, definitions, None)[0] == []
+        assert _tick(embed_when_refreshed(ready), instance, definitions, None)[0] == []
+        assert _tick(publish_when_changed(ready), instance, definitions, None)[0] == []
 
 
 def test_a_stale_source_that_was_removed_gives_no_alert_that_it_is_fresh_again(tmp_path: Path) -> None:
