@@ -195,12 +195,19 @@ def _building(terminal: Terminal) -> None:
 
 
 # A version has one part more on the day of another one, and the day may end between two commands.
-_VARIES = re.compile(r"(?:\d+ (?:s|min|h|days) ?)+(?=ago)|\d+(?:[.,]\d+)*")
+_VARIES = re.compile(r"\d+ (?:s|min|h|days)\b(?: \d+ (?:min|h))?|\d+(?:[.,]\d+)*")
+# A build prints a line a source when it has ended.
+_SOURCE = re.compile(r"\w+: # performers \(")
 
 
 def comparable(text: str) -> list[str]:
-    """The words of a transcript, without what differs from run to run: numbers, times, and the widths of columns."""
-    return [" ".join(_VARIES.sub("#", line).split()) for line in text.splitlines()]
+    """The words of a transcript, without what differs from run to run.
+
+    These are numbers, times, widths of columns, and the order in which the sources of a build end.
+    """
+    lines = [" ".join(_VARIES.sub("#", line).split()) for line in text.splitlines()]
+    ended = sorted(line for line in lines if _SOURCE.match(line))
+    return [ended.pop(0) if _SOURCE.match(line) else line for line in lines]
 
 
 class _Accepting(BaseHTTPRequestHandler):
