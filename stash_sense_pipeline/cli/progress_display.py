@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from stash_sense_pipeline.cli.common import echo
 from stash_sense_pipeline.foundation.progress import Progress, Rate, progress_text
 
 _BETWEEN_LINES_SECONDS = 60.0
@@ -104,4 +105,4 @@ class _Lines:
         if now - self._printed[subject] < _BETWEEN_LINES_SECONDS:
             return
         self._printed[subject] = now
-        print(f"{subject}: {self._stages[subject].text(done, total, counts)}", file=sys.stderr, flush=True)
+        echo(f"{subject}: {self._stages[subject].text(done, total, counts)}", err=True)

@@ -23,7 +23,7 @@ _RANDOM_BYTES = 24
 def main() -> None:
     """Write the password to POSTGRES_PASSWORD_FILE, for the server, and to PGPASSFILE, for its clients."""
     try:
-        click.echo(write_password(os.environ))
+        click.echo(visible(write_password(os.environ)))
     except ConfigurationError as error:
         click.echo(visible(f"stash-sense: {error}"), err=True)
         sys.exit(error.exit_code)

@@ -880,6 +880,6 @@ def test_a_locked_catalog_gives_one_clear_line(lite: World, tmp_path: Path) -> N
 
 def test_progress_reports_images_and_performers(lite: World) -> None:
     portraits(lite, {f"p{i}": [f"i{i}"] for i in range(5)})
-    told: list[tuple[str, int, int | None]] = []
-    lite.collect(progress=lambda *what: told.append(what))
-    assert told[-2:] == [("images", 5, None), ("performers", 5, 5)]
+    told: list[tuple[str, int, int | None, dict[str, int]]] = []
+    lite.collect(progress=lambda stage, done, total, /, **counts: told.append((stage, done, total, counts)))
+    assert told[-1] == ("performers", 5, 5, {"images": 5, "faces": 5, "failed": 0})

@@ -77,6 +77,8 @@ def run_build(settings: Settings, data: Path, config: BuildConfig, **variables: 
         instance=None, run_id="build-run", log=logging.getLogger("build"), job_name="build_everything"
     )
     environment = environment_at(data, **(variables or KEYS))
+    told = {"user_agent_contact": "operator@mail.example"}
+    settings = settings.model_copy(update={"global_": settings.global_.model_copy(update=told)})
     chosen = apply_overrides(settings, RunOverrides(sources=tuple(config.sources)))
     catalog: Any = None
     return build_job._QueuedBuild(context, config, chosen, environment, catalog).run()

@@ -221,18 +221,6 @@ def test_the_quality_report_can_be_read(page: Page) -> None:
     picture(page, "quality")
 
 
-def test_the_cases_to_review_are_counted_beside_their_file(page: Page) -> None:
-    go(page, "/assets/identity_graph?view=events")
-    page.get_by_text("[Show Markdown]").first.wait_for()
-    page.get_by_text("review", exact=True).first.scroll_into_view_if_needed()
-    row = page.locator("tr", has=page.get_by_text("review", exact=True)).last
-    row.get_by_text("[Show Markdown]").click()
-    dialog = page.get_by_role("dialog").first
-    dialog.get_by_text("review/identity.md").wait_for()
-    assert dialog.locator("table tr").count() >= 4
-    picture(page, "review", height=620)
-
-
 def test_schedules_and_sensors_have_descriptions(page: Page, definitions: dg.Definitions) -> None:
     go(page, "/automation")
     kinds = {"schedules": definitions.schedules or [], "sensors": definitions.sensors or []}
