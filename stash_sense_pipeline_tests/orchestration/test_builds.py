@@ -113,7 +113,8 @@ class Site:
             return history.execute("SELECT pipeline_name, status FROM runs ORDER BY id").fetchall()
 
     def releases(self) -> list[str]:
-        return sorted(path.name for path in (self.data / "releases").glob("20*") if path.is_dir())
+        found = (self.data / "releases").glob("20*")
+        return sorted(path.name for path in found if path.is_dir() and path.suffix != ".report")
 
     def leftovers(self) -> list[list[str]]:
         """Command lines of processes that still work in the data directory."""
