@@ -80,7 +80,9 @@ FAULTS = {
     "a directory in place of sources.yaml": Fault(
         variables=(("STASH_SENSE_SOURCES", "/tmp"),),
         spares=NO_CATALOG
-        | {"demo", "ui", "backup", "identity suggestions", "identity explain", "releases revoke"},
+        | {"demo", "ui", "backup", "identity suggestions", "identity explain", "releases revoke"}
+        # They read the catalog alone.
+        | {"suppress list", "suppress review"},
     ),
 }
 # Runs each command in a child of its own, after the program was imported once.
