@@ -46,7 +46,7 @@ def run(data: Path, *words: str, answer: str | None = None, **variables: str) ->
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory whose three sources were read a moment ago, and found well."""
+    """A data directory with three sources; each was read a moment ago without a failure."""
     directory = tmp_path / "data"
     directory.mkdir()
     with_states(directory, *({"source": name} for name in ("stashdb", "fansdb", "babepedia")))

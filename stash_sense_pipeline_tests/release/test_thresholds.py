@@ -46,7 +46,7 @@ MODELS = ("facenet", "arcface")
 
 
 def without(sidecar: Sidecar, unit: dict[str, np.ndarray], left_out: list[int]) -> Sidecar:
-    """The sidecar with a release whose indices lack the faces at the positions `left_out`."""
+    """The sidecar with a release; its indices lack the faces at the positions `left_out`."""
     rest = np.setdiff1d(np.arange(len(sidecar.faces)), left_out)
     reduced = copy.copy(sidecar)
     reduced.indices = {}

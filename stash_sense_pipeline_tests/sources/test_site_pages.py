@@ -5,7 +5,7 @@
     page: profile            # or gallery, search; a wiki also has article and titles
     url: https://...         # the page's address, after redirects
     asked: the-key           # profile and article: the key that was asked for
-    of: {key: ..., name: ..} # gallery: whose it is
+    of: {key: ..., name: ..} # gallery: the person that it belongs to
     fields: {name: ..}       # every field that the page gives; a field that is not here must be empty
     hits: {Some Name: [..]}  # search: the keys of the hits for a name
     outcome: not_found       # instead of fields: how the page is refused

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import dagster as dg
+import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.faces.embed_waiting import embedding_backlog
@@ -187,11 +188,10 @@ class _Refreshes:
         try:
             while not all(source.announced for source in self._sources):
                 self._start_refreshes()
-                if self._pack is not None:
-                    self._start_embedding(lambda name: self._backlog(engine, name))
+                self._start_embedding(engine)
                 for process, message in self._runs.messages():
                     self._take(process, message)
-                self._announce(announce)
+                self._announce(engine, announce)
         finally:
             engine.dispose()
         return [source.announced for source in self._sources if source.announced]
@@ -220,13 +220,13 @@ class _Refreshes:
             selection.append(names.ALIGNED_FACES)
         return RunTask(names.REFRESH_SOURCE_JOB, selection, ops, source, {names.SOURCE_TAG: source})
 
-    def _start_embedding(self, backlog: Callable[[str], int]) -> None:
+    def _start_embedding(self, engine: sa.Engine) -> None:
         """Starts one embedding run: of a source that is refreshed, else of one with many crops."""
-        if any(source.embedding for source in self._sources):
+        if self._pack is None or any(source.embedding for source in self._sources):
             return
         ended = [source for source in self._sources if source.refreshed is not None and not source.announced]
         for source in ended:
-            if not source.embedded_last and backlog(source.name):
+            if not source.embedded_last and self._backlog(engine, source.name):
                 source.embedded_last = True
                 self._embed(source)
                 return
@@ -234,7 +234,7 @@ class _Refreshes:
             return
         self._looked = time.monotonic()
         for source in self._sources:
-            if source.refresh is not None and backlog(source.name) >= _CROPS_WORTH_A_RUN:
+            if source.refresh is not None and self._backlog(engine, source.name) >= _CROPS_WORTH_A_RUN:
                 self._embed(source)
                 return
 
@@ -245,9 +245,8 @@ class _Refreshes:
             RunTask(names.EMBED_FACES_JOB, [names.FACE_EMBEDDINGS], ops, source.name, tags)
         )
 
-    def _backlog(self, engine: Any, source: str) -> int:
-        assert self._pack is not None
-        return embedding_backlog(engine, source, self._pack)
+    def _backlog(self, engine: sa.Engine, source: str) -> int:
+        return 0 if self._pack is None else embedding_backlog(engine, source, self._pack)
 
     def _take(self, process: RunProcess, message: ProgressMessage | RunResult) -> None:
         for source in self._sources:
@@ -260,22 +259,15 @@ class _Refreshes:
                 source.embedding = None
                 source.embedded.append(message)
 
-    def _announce(self, announce: Callable[[PartResult], None]) -> None:
+    def _announce(self, engine: sa.Engine, announce: Callable[[PartResult], None]) -> None:
         """Announces sources that are refreshed and have nothing left to embed."""
         for source in self._sources:
             if source.announced or source.refreshed is None or source.embedding is not None:
                 continue
-            if self._pack is not None and not source.embedded_last and self._waits_to_embed(source):
+            if not source.embedded_last and self._backlog(engine, source.name):
                 continue
             source.announced = _part(source.name, [source.refreshed, *source.embedded])
             announce(source.announced)
-
-    def _waits_to_embed(self, source: _Source) -> bool:
-        engine = open_catalog(self._runs.location.environment.catalog_url)
-        try:
-            return self._backlog(engine, source.name) > 0
-        finally:
-            engine.dispose()
 
 
 def _host(settings: Settings, name: str) -> str:
