@@ -39,6 +39,7 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.connections import unusable
     from stash_sense_pipeline.sources.health.source_health import advice
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
@@ -48,13 +49,14 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
             print_rows(notes, "every record can be read", as_json=as_json)
             return
         rows = source_status(engine, settings.names, settings.global_.completeness_threshold)
+        drifts = stored_drifts(engine, settings.names)
     now = datetime.now(UTC)
     enabled = {source.name for source in settings.enabled}
     to_do = [
         found
         for row in rows
         if row.source in enabled
-        for found in advice(row, unusable(settings, environment, row.source), now)
+        for found in advice(row, unusable(settings, environment, row.source), now, drifts.get(row.source, ()))
     ]
     if as_json:
         print_json(

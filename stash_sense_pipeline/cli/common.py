@@ -105,23 +105,22 @@ def _json_value(value: Any) -> str:
 
 @contextmanager
 def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
-    """The catalog of the environment, for a command that only reads. Raises ConfigurationError when there is none.
+    """The catalog of the environment, for a command that must not create or migrate one.
 
-    Nothing is created.
+    Raises ConfigurationError when there is none, and when its schema is that of an older program.
     """
-    from stash_sense_pipeline.catalog.engine import is_there, open_catalog
+    from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, current_engine
 
-    try:
-        found = is_there(environment.catalog_url)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the catalog in {environment.data_dir} cannot be read ({error.strerror})"
-        ) from error
-    if not found:
+    state = catalog_state(environment.catalog_url)
+    if state is CatalogState.MISSING:
         raise ConfigurationError(
             f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
         )
-    engine = open_catalog(environment.catalog_url)
+    if state is CatalogState.OLDER:
+        raise ConfigurationError(
+            f"the catalog in {environment.data_dir} has the schema of an older program; stash-sense prepare migrates it"
+        )
+    engine = current_engine(environment.catalog_url)
     try:
         yield engine
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from stash_sense_pipeline.cli.common import (
     echo,
     environment_of,
     json_option,
+    print_json,
     print_rows,
     release_directory,
 )
@@ -25,13 +27,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-def verify(path: Path) -> None:
+@json_option
+def verify(path: Path, as_json: bool) -> None:
     """Check a release directory or zip against the sidecar's contract. One line for each check; exit 1 on a failure."""
     from stash_sense_pipeline.release.checks.verify import verify_release
 
     checks = verify_release(path)
-    for check in checks:
-        echo(visible_line(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}"))
+    if as_json:
+        shown = ("name", "passed", "severity", "detail")
+        print_json([{name: getattr(check, name) for name in shown} for check in checks])
+    else:
+        for check in checks:
+            echo(visible_line(f"{_mark(check.passed, check.severity)}  {check.name}: {check.detail}"))
     sys.exit(0 if all(check.passed or check.severity == "warning" for check in checks) else 1)
 
 
@@ -53,12 +60,16 @@ def releases_list(as_json: bool) -> None:
 @releases.command("diff")
 @click.argument("old")
 @click.argument("new")
-def releases_diff(old: str, new: str) -> None:
+@json_option
+def releases_diff(old: str, new: str, as_json: bool) -> None:
     """Show which performers and faces were added, removed, changed, merged and split between two versions."""
     from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
 
     diff = diff_releases(release_directory(old), release_directory(new))
-    echo(describe_diff(diff, names=None))
+    if as_json:
+        print_json(asdict(diff))
+    else:
+        echo(describe_diff(diff, names=None))
 
 
 @releases.command("prune")
