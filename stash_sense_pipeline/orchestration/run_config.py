@@ -73,17 +73,16 @@ class TrustConfig(dg.Config):
     source_max_faces: dict[str, int] = _option("source_max_faces")
 
 
-class IndexConfig(dg.Config):
-    """How Voyager indices are built; unset values come from sources.yaml.
+class IndexShape(dg.Config):
+    """What decides the content of Voyager indices; unset values come from sources.yaml.
 
     The release step must get the same values as the index step.
     """
 
     m: Annotated[int, Field(le=512)] | None = _option("m")
     ef_construction: int | None = _option("ef_construction")
-    fast: bool = _option("fast_index")
 
-    def params(self, defaults: IndexSettings) -> IndexParams:
+    def params(self, defaults: IndexSettings, *, threads: int = 1) -> IndexParams:
         """The parameters with the values of sources.yaml, `defaults`, where none is set."""
         from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
 
@@ -91,11 +90,22 @@ class IndexConfig(dg.Config):
             m=self.m or defaults.m,
             ef_construction=self.ef_construction or defaults.ef_construction,
             storage=Storage(defaults.storage),
-            threads=(os.cpu_count() or 1) if self.fast else 1,
+            threads=threads,
         )
 
 
-class ReleaseConfig(IndexConfig):
+class IndexConfig(IndexShape):
+    """How Voyager indices are built."""
+
+    fast: bool = _option("fast_index")
+
+    @property
+    def threads(self) -> int:
+        """The number of threads that build one index."""
+        return (os.cpu_count() or 1) if self.fast else 1
+
+
+class ReleaseConfig(IndexShape):
     """One run of release."""
 
     accept_shrink: bool = _option("accept_shrink")

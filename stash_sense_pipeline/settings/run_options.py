@@ -143,7 +143,7 @@ _ALL = (
                 "Use all cores for each index: faster, but two builds do not give the same bytes.",
             ),
         ),
-        launchpad=("indices.fast", "release.fast"),
+        launchpad=("indices.fast",),
     ),
     RunOption(
         "accept_shrink",

@@ -50,7 +50,8 @@ def indices(
         pack = load_pack(environment.model_pack, environment.models_dir)
         available = [model for model in wanted if model in index_models(settings, pack)]
         staging = open_staging(environment.data_dir, STAGING)
-        params, reuse = config.params(settings.export.index), latest_release(environment.releases_dir)
+        params = config.params(settings.export.index, threads=config.threads)
+        reuse = latest_release(environment.releases_dir)
         reports = stage_indices(
             catalog.engine,
             [IndexTask(model, params, reuse) for model in available],
