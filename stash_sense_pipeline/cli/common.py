@@ -109,16 +109,21 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
 
     Raises ConfigurationError when there is none, and when its schema is that of an older program.
     """
+    import sqlalchemy as sa
+
     from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, current_engine
+    from stash_sense_pipeline.catalog.transactions import shown_url
+    from stash_sense_pipeline.foundation.files import sqlite_url
 
     state = catalog_state(environment.catalog_url)
+    by_default = environment.catalog_url == sqlite_url(environment.data_dir / "catalog.db")
+    place = environment.data_dir if by_default else shown_url(sa.make_url(environment.catalog_url))
     if state is CatalogState.MISSING:
-        raise ConfigurationError(
-            f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
-        )
+        variable = "DATA_DIR" if by_default else "STASH_SENSE_CATALOG_URL"
+        raise ConfigurationError(f"there is no catalog in {place}; run stash-sense build, or set {variable}")
     if state is CatalogState.OLDER:
         raise ConfigurationError(
-            f"the catalog in {environment.data_dir} has the schema of an older program; stash-sense prepare migrates it"
+            f"the catalog in {place} has the schema of an older program; stash-sense prepare migrates it"
         )
     engine = current_engine(environment.catalog_url)
     try:

@@ -279,6 +279,14 @@ def test_a_command_that_reads_creates_no_catalog_and_no_directory(
     assert [path.name for path in tmp_path.iterdir()] == ["sources.yaml"]
 
 
+def test_a_catalog_in_another_place_is_named_with_its_variable(data: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    result = run(data, "status", STASH_SENSE_CATALOG_URL=url)
+    assert result.exit_code == 2
+    assert f"no catalog in {url}; run stash-sense build, or set STASH_SENSE_CATALOG_URL" in result.output
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_lists_without_a_data_directory_create_none(tmp_path: Path) -> None:
     for words in READS_FILES:
         assert run(tmp_path / "none", *words).exit_code in (0, 1, 2)
