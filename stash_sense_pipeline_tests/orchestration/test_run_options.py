@@ -454,6 +454,7 @@ def servers() -> Iterator[SandboxServers]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("proof", list(dict.fromkeys(PROOFS.values())), ids=lambda proof: proof.__name__)
 def test_an_option_of_the_command_line_changes_what_it_says(
     tmp_path: Path, servers: SandboxServers, proof: Callable[[Operator], None]
@@ -462,6 +463,7 @@ def test_an_option_of_the_command_line_changes_what_it_says(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("proof", list(LAUNCHPAD_PROOFS), ids=lambda proof: proof.__name__)
 def test_an_option_of_the_launchpad_changes_what_it_says(
     tmp_path: Path, servers: SandboxServers, proof: Callable[[Launchpad], None]
