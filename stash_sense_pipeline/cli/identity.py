@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stash_sense_pipeline.cli.common import echo, environment_of, existing_catalog
+from stash_sense_pipeline.cli.common import echo, environment_of, existing_catalog, json_option, print_json
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.visible_text import visible_line
 
@@ -22,7 +22,8 @@ def identity() -> None:
 
 @identity.command("explain")
 @click.argument("record", metavar="SOURCE:ID")
-def identity_explain(record: str) -> None:
+@json_option
+def identity_explain(record: str, as_json: bool) -> None:
     """Show the members of the identity of a record, the evidence that links them, refused links, and faces left out."""
     from stash_sense_pipeline.identity.explain import explain
     from stash_sense_pipeline.identity.linkage.overrides import load_overrides
@@ -33,8 +34,12 @@ def identity_explain(record: str) -> None:
     environment = environment_of(os.environ)
     overrides = load_overrides(environment.overrides_file)
     with existing_catalog(environment) as engine:
-        for line in explain(engine, source, source_id, overrides):
-            echo(visible_line(line))
+        found = explain(engine, source, source_id, overrides)
+    if as_json:
+        print_json(found.as_data())
+        return
+    for line in found.lines():
+        echo(visible_line(line))
 
 
 @identity.command("suggestions")

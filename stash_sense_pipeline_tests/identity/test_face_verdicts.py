@@ -290,7 +290,7 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
     world.identities(said)
     report = world.choose(said)
     assert (report.faceless, report.dropped["not this person"]) == (1, 1)
-    lines = explain(world.engine, "stashdb", "berta", said)
+    lines = explain(world.engine, "stashdb", "berta", said).lines()
     begin = lines.index("faces left out:")
     assert lines[begin : begin + 5] == [
         "faces left out:",
@@ -299,7 +299,7 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
         "your verdicts:",
         f"  line 2: not_this_person stashdb:{image}, stashdb:berta",
     ]
-    of_anna = explain(world.engine, "stashdb", "anna", said)
+    of_anna = explain(world.engine, "stashdb", "anna", said).lines()
     assert "faces left out:" not in of_anna
     begin = of_anna.index("faces in releases:")
     assert {line.strip() for line in of_anna[begin + 1 : begin + 6]} == {
@@ -317,8 +317,9 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
     # The picture is the operator's word: it is shown before a run has read it.
     with writing(world.engine) as connection:
         connection.execute(schema.face_exclusions.delete())
-    assert f"  line 2: not_this_person stashdb:{image}, stashdb:berta" in explain(
-        world.engine, "stashdb", "berta", said
+    assert (
+        f"  line 2: not_this_person stashdb:{image}, stashdb:berta"
+        in explain(world.engine, "stashdb", "berta", said).lines()
     )
 
 

@@ -154,13 +154,12 @@ LISTS = (
     ("settings", "show"),
     ("identity", "suggestions"),
 )
-# They print what they did, one fact, or an account in sentences.
+# They print what they did, or one fact.
 WITHOUT_JSON = {
     "alerts test",
     "backup",
     "build",
     "demo",
-    "identity explain",
     "import-legacy",
     "models check",
     "models pull",
