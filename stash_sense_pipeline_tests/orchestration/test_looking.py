@@ -223,7 +223,7 @@ def test_every_list_can_be_json(data: Path, words: tuple[str, ...]) -> None:
     assert isinstance(json.loads(result.output), list)
 
 
-def test_the_checks_and_the_difference_of_releases_can_be_json(data: Path, tmp_path: Path) -> None:
+def test_the_checks_of_a_release_can_be_json(data: Path, tmp_path: Path) -> None:
     result = run(data, "verify", str(tmp_path / "none"), "--json")
     assert result.exit_code == 1
     assert [check["passed"] for check in json.loads(result.output)] == [False]

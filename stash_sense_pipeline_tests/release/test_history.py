@@ -107,6 +107,9 @@ def test_the_diff_command_lists_all_performers_and_the_report_20_a_section(
     monkeypatch.setenv("DATA_DIR", str(data))
     said = CliRunner().invoke(main, ["releases", "diff", "2026.02.18", report.version])
     assert said.output.count(": gender") == 40
+    given = CliRunner().invoke(main, ["releases", "diff", "2026.02.18", report.version, "--json"])
+    changes = json.loads(given.output)["changed"]
+    assert [change["detail"] for change in changes] == [["gender"]] * 40
 
 
 def test_a_merge_by_a_stash_box_is_a_merge_and_in_swapped_order_a_split(data: Path) -> None:
