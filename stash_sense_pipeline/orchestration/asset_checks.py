@@ -67,6 +67,11 @@ _PROOF_CHECKS = (
         "Position i of each index holds the vector of face i of the catalog.",
         _ending("_content"),
     ),
+    ReleaseCheck(
+        "answer_fidelity",
+        "The sidecar's answers through the indices are those of exact search.",
+        _named("answer_fidelity"),
+    ),
     ReleaseCheck("recall_at_1", "Each index finds the true nearest face.", _ending("_recall_at_1")),
     ReleaseCheck(
         "recall_in_reach",

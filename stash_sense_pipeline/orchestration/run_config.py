@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
@@ -13,8 +14,8 @@ from pydantic import Field
 from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.release.build.voyager_index import IndexParams
-    from stash_sense_pipeline.settings.schema import IndexSettings
+    from stash_sense_pipeline.release.index_choice import IndexPlan
+    from stash_sense_pipeline.settings.schema import ExportSettings
 
 
 class SyncMode(Enum):
@@ -83,16 +84,22 @@ class IndexConfig(dg.Config):
     ef_construction: int | None = _option("ef_construction")
     fast: bool = _option("fast_index")
 
-    def params(self, defaults: IndexSettings) -> IndexParams:
-        """The parameters with the values of sources.yaml, `defaults`, where none is set."""
-        from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
+    def plan(self, models: Sequence[str], export: ExportSettings, latest: Path | None) -> IndexPlan:
+        """The plan for these embedders, with the values of sources.yaml, `export`, where none is set.
 
-        return IndexParams(
-            m=self.m or defaults.m,
-            ef_construction=self.ef_construction or defaults.ef_construction,
-            storage=Storage(defaults.storage),
-            threads=(os.cpu_count() or 1) if self.fast else 1,
+        Without any value the parameters are those that the newest release found to be enough, or the cheapest ones.
+        """
+        from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
+        from stash_sense_pipeline.release.index_choice import Corner, plan_indices
+
+        wanted = IndexParams(
+            storage=Storage(export.index.storage), threads=(os.cpu_count() or 1) if self.fast else 1
         )
+        m = self.m or export.index.m
+        ef_construction = self.ef_construction or export.index.ef_construction
+        pinned = m is not None or ef_construction is not None
+        corner = Corner(m or wanted.m, ef_construction or wanted.ef_construction) if pinned else None
+        return plan_indices(models, wanted, corner, export.min_answer_fidelity, latest)
 
 
 class ReleaseConfig(IndexConfig):

@@ -22,6 +22,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import (
     PERFORMERS_DB,
 )
+from stash_sense_pipeline.release.index_choice import INDEX_CHOICE
 from stash_sense_pipeline.release.release_input import (
     ReleaseInput,
     check_pack,
@@ -70,6 +71,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         input_digest=now.digest,
         pack=spec.pack,
         indices={index.model: _provenance(index) for index in indices},
+        index_choice=staging.read_part(INDEX_CHOICE) if staging.has_part(INDEX_CHOICE) else None,
     )
     known = {index.file: index.sha256 for index in indices} | {PERFORMERS_DB: database.sha256}
     manifest = write_manifest(staging.release, facts, known)

@@ -40,6 +40,8 @@ SIDECAR_K = 100
 SIDECAR_WEIGHT = 0.5
 SIDECAR_MISSING_DISTANCE = 0.5
 SIDECAR_MAX_DISTANCE = 0.5
+# Faces that the sidecar answers with, nearest first.
+SIDECAR_RESULTS = 3
 
 # The columns of performers.db that hold a person's metadata, as a source's record gives it.
 PERSONAL_FIELDS = (

@@ -25,9 +25,10 @@ class Limits:
     `accept_shrink`: unexplained losses of people and faces do not forbid publication.
     """
 
-    recall_at_1: float = 0.99
-    recall_at_100: float = 0.99
-    recall_at_100_blocks: bool = True
+    answer_fidelity: float = 0.999
+    recall_at_1: float = 0.999
+    recall_at_100: float = 0.9
+    recall_at_100_blocks: bool = False
     self_retrieval: float = 0.99
     shrink: float = 0.02
     accept_shrink: bool = False
@@ -77,6 +78,7 @@ def release_spec(
         models=index_models(settings, pack),
         suppressions=suppressions,
         limits=Limits(
+            answer_fidelity=settings.export.min_answer_fidelity,
             recall_at_1=settings.export.min_recall_at_1,
             recall_at_100=settings.export.min_recall_at_100,
             recall_at_100_blocks=settings.export.recall_at_100_blocks,

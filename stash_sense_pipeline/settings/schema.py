@@ -134,8 +134,12 @@ class GlobalSettings(SettingsModel):
 class IndexSettings(SettingsModel):
     """Parameters of the Voyager indices of a release. docs/release.md has the measurements behind the defaults."""
 
-    m: int = Field(default=96, ge=4, le=512, description="a whole number of links from 4 to 512")
-    ef_construction: int = Field(default=600, ge=10, le=5000, description="a whole number from 10 to 5000")
+    m: Annotated[int, Field(ge=4, le=512)] | None = Field(
+        default=None, description="a whole number of links from 4 to 512; unset: the cheapest that passes"
+    )
+    ef_construction: Annotated[int, Field(ge=10, le=5000)] | None = Field(
+        default=None, description="a whole number from 10 to 5000; unset: the cheapest that passes"
+    )
     storage: Literal["float32", "e4m3", "float8"] = Field(
         default="float32", description="one of float32, e4m3, float8"
     )
@@ -161,11 +165,12 @@ class ExportSettings(SettingsModel):
     adaface: bool = Field(
         default=False, description=f"{A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
     )
-    min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
-    min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    min_answer_fidelity: float = Field(default=0.999, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_1: float = Field(default=0.999, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_100: float = Field(default=0.9, gt=0, le=1, description="a number above 0 and up to 1")
     recall_at_100_blocks: bool = Field(
-        default=True,
-        description=f"{A_FLAG}; false only warns about neighbours beyond the sidecar's distance",
+        default=False,
+        description=f"{A_FLAG}; true forbids a release for neighbours beyond the sidecar's distance too",
     )
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")

@@ -41,7 +41,7 @@ def indices(
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.orchestration.assets.release import STAGING
     from stash_sense_pipeline.release.build.staging import open_staging
-    from stash_sense_pipeline.release.build.voyager_index import IndexTask, stage_indices
+    from stash_sense_pipeline.release.index_choice import stage_chosen_indices
     from stash_sense_pipeline.release.spec import index_models
     from stash_sense_pipeline.release.versions import latest_release
 
@@ -50,11 +50,12 @@ def indices(
         pack = load_pack(environment.model_pack, environment.models_dir)
         available = [model for model in wanted if model in index_models(settings, pack)]
         staging = open_staging(environment.data_dir, STAGING)
-        params, reuse = config.params(settings.export.index), latest_release(environment.releases_dir)
-        reports = stage_indices(
+        latest = latest_release(environment.releases_dir)
+        reports = stage_chosen_indices(
             catalog.engine,
-            [IndexTask(model, params, reuse) for model in available],
+            config.plan(available, settings.export, latest),
             staging,
+            reuse=latest,
             progress=lambda model: progress(context, model),
         )
     for model in wanted:

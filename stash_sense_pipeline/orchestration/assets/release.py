@@ -175,18 +175,22 @@ def _publish(
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.build.staging import open_staging
+    from stash_sense_pipeline.release.index_choice import staged_params
     from stash_sense_pipeline.release.publish import publish_staged
-    from stash_sense_pipeline.release.spec import release_spec
+    from stash_sense_pipeline.release.spec import index_models, release_spec
+    from stash_sense_pipeline.release.versions import latest_release
 
     pack = load_pack(environment.model_pack, environment.models_dir)
+    staging = open_staging(environment.data_dir, STAGING)
+    latest = latest_release(environment.releases_dir)
+    plan = config.plan(index_models(settings, pack), settings.export, latest)
     spec = release_spec(
         settings,
         pack,
-        config.params(settings.export.index),
+        staged_params(plan, staging),
         current_suppressions(catalog.engine, environment, settings.names),
         accept_shrink=config.accept_shrink,
     )
-    staging = open_staging(environment.data_dir, STAGING)
     return publish_staged(catalog.engine, environment.data_dir, staging, spec, datetime.now(UTC).date())
 
 

@@ -35,6 +35,8 @@ class ManifestFacts:
     input_digest: str
     pack: ModelPack
     indices: Mapping[str, Mapping[str, Any]]
+    # How the parameters of the indices were chosen, when that is known.
+    index_choice: Mapping[str, Any] | None = None
 
 
 def write_manifest(
@@ -60,6 +62,7 @@ def write_manifest(
             },
             "models": _models(facts.pack),
             "indices": {name: dict(made) for name, made in facts.indices.items()},
+            **({"index_choice": dict(facts.index_choice)} if facts.index_choice else {}),
             "reproducible": all(made["reproducible"] for made in facts.indices.values()),
             "input_digest": facts.input_digest,
         }

@@ -56,8 +56,8 @@ class IndexParams:
     Only `threads=1` gives the same bytes in every run.
     """
 
-    m: int = 96
-    ef_construction: int = 600
+    m: int = 32
+    ef_construction: int = 200
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1

@@ -7,17 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
+    AnswerFidelity,
+    Neighbours,
+    answer_fidelity,
+)
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
+    ConfusablePeople,
     SimilarityDistribution,
+    find_confusable,
     similarity_distribution,
 )
+from stash_sense_pipeline.release.checks.accuracy.left_out import PHOTOGRAPHS, choose_photographs
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import read_released_people
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
@@ -27,17 +37,20 @@ from stash_sense_pipeline.release.checks.retrieval import (
     HeldOutBucket,
     RecallReport,
     ask_index,
+    fidelity_check,
     held_out_check,
     held_out_retrieval,
     index_content_check,
     index_recall,
     load_index,
+    propose_neighbours,
     recall_checks,
+    rounding_of,
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.checks.threshold_check import threshold_check
-from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
+from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES, REQUIRED_MODELS
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
 
@@ -51,6 +64,8 @@ class Figures:
     held_out: tuple[HeldOutBucket, ...]
     similarities: Mapping[str, SimilarityDistribution]
     accuracy: Accuracy
+    confusable: ConfusablePeople
+    fidelity: AnswerFidelity
 
 
 @dataclass(frozen=True)
@@ -83,23 +98,37 @@ def prove_release(
     checks.append(one_pack_check(vectors, spec.pack))
     accuracy = measure_accuracy(vectors, read_released_people(release))
     sample = accuracy.left_out.sample
+    photographs = choose_photographs(vectors.order.performer_ids, PHOTOGRAPHS)
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
+    proposed: dict[str, NDArray[np.int32]] = {}
     for model, unit in vectors.unit.items():
         index = load_index(release / INDEX_FILES[model])
         checks.append(index_content_check(model, index, unit, spec.index.storage))
         if not checks[-1].passed:
             return Proof(tuple(checks), None)
         answers[model] = ask_index(index, unit, sample.positions)
+        if model in REQUIRED_MODELS:
+            proposed[model] = propose_neighbours(index, unit, photographs)
         # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
-        recall.append(index_recall(model, answers[model], unit, sample.similarities.get(model)))
+        known = sample.neighbours.get(model)
+        similarities = None if known is None else np.asarray(1 - known.distances)
+        recall.append(index_recall(model, answers[model], unit, similarities))
         checks += recall_checks(
             recall[-1],
             limits.recall_at_1,
             limits.recall_at_100,
             far_blocks=limits.recall_at_100_blocks,
         )
+    fidelity = answer_fidelity(
+        vectors.order.performer_ids,
+        sample.positions,
+        sample.neighbours,
+        {model: Neighbours(answers[model].ids, answers[model].distances) for model in REQUIRED_MODELS},
+        rounding_of(spec.index.storage),
+    )
+    checks.append(fidelity_check(fidelity, limits.answer_fidelity))
     owners = read_json(release / FACES_JSON, LARGE)
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
     held_out = held_out_retrieval(vectors.order, accuracy.left_out)
@@ -115,6 +144,8 @@ def prove_release(
                 model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
             },
             accuracy=accuracy,
+            confusable=find_confusable(vectors, photographs, proposed),
+            fidelity=fidelity,
         ),
     )
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import AnswerFidelity
 from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     Floats,
     Positions,
@@ -28,8 +31,17 @@ _TIE = 1e-5
 # Largest cosine distance between a unit vector and its stored form, by storage type.
 _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
 
+# The share of the neighbours within the sidecar's distance that each index must return.
+_IN_REACH = 0.999
+_ADVICE = "; raise m and ef_construction under export.index, or lower the limit under export"
+
 # Share of held-out faces that find their performer. Good models reach more than 0.9.
 _HELD_OUT_FLOOR = 0.5
+
+
+def rounding_of(storage: str) -> float:
+    """How far the storage of an index can move a distance: not noticeably with float32."""
+    return 0.0 if storage == "float32" else _ROUNDING[storage]
 
 
 @dataclass(frozen=True)
@@ -95,6 +107,16 @@ def ask_index(
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
 
 
+def propose_neighbours(index: Any, unit: Floats, positions: Positions) -> NDArray[np.int32]:
+    """The neighbours (q, k) that an index returns for stored faces, by all cores. -1 is none."""
+    threads = os.cpu_count() or 1
+    blocks = [
+        ask_index(index, unit, positions[start : start + _ROWS_A_BLOCK], threads=threads).ids.astype(np.int32)
+        for start in range(0, len(positions), _ROWS_A_BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
 def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | None = None) -> RecallReport:
     """Compares an index's answers with exact search over `unit` (n, dim) in release order.
 
@@ -155,16 +177,32 @@ def _scores(queries: Floats, unit: Floats, returned: Positions) -> Floats:
     return scores
 
 
+def fidelity_check(fidelity: AnswerFidelity, limit: float) -> CheckResult:
+    """The share of probes that get the answer of exact search through the indices. It forbids publishing below `limit`."""
+    parts = ", ".join(
+        f"{share:.4f} of {fidelity.probes} as {probe}" for probe, share in fidelity.shares.items()
+    )
+    passed = fidelity.share >= limit
+    return CheckResult(
+        "answer_fidelity",
+        passed,
+        f"{fidelity.share:.4f} of the sidecar's answers are those of exact search: {parts} (limit {limit})"
+        f"{'' if passed else _ADVICE}",
+        numbers={"share": fidelity.share}
+        | {probe.name.lower(): share for probe, share in fidelity.shares.items()},
+    )
+
+
 def recall_checks(
-    report: RecallReport, at_1: float, at_k: float, *, far_blocks: bool = True
+    report: RecallReport, at_1: float, at_k: float, *, far_blocks: bool = False
 ) -> tuple[CheckResult, ...]:
     """Three checks: recall at 1, recall at k within the sidecar's distance, and recall at k.
 
-    Each forbids publishing below its limit. Without `far_blocks` the last is a warning, for a catalog with vectors that
-    no graph serves well enough: the sidecar does not answer with neighbours beyond its distance.
+    The first two forbid publishing below their limits. The last does so with `far_blocks`, else it is a warning: the
+    sidecar does not answer with neighbours beyond its distance.
     """
     queried = f"over {report.queries} faces"
-    advice = "; raise m and ef_construction under export.index, or lower the limit under export"
+    advice = _ADVICE
 
     def line(name: str, share: float, limit: float, text: str, severity: Severity) -> CheckResult:
         detail = f"{share:.4f} {text} {queried} (limit {limit}){'' if share >= limit else advice}"
@@ -177,7 +215,7 @@ def recall_checks(
         line(
             "recall_in_reach",
             report.in_reach,
-            at_k,
+            _IN_REACH,
             f"of the {report.k} nearest within the sidecar's distance",
             Severity.ERROR,
         ),

@@ -21,7 +21,6 @@ from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import BINS
-from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
@@ -124,6 +123,18 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
         ),
         ((r.model, f"{r.at_1:.4f}", f"{r.at_k:.4f}", f"{r.in_reach:.4f}", r.queries) for r in figures.recall),
     )
+    lines += [
+        "",
+        f"The sidecar answers as by exact search to {figures.fidelity.share:.2%} of the probes:",
+        "",
+    ]
+    lines += markdown_table(
+        ("probe", "probes", "equal answers"),
+        (
+            (probe, figures.fidelity.probes, f"{share:.4f}")
+            for probe, share in figures.fidelity.shares.items()
+        ),
+    )
     lines += ["", "## Held-out retrieval, by number of faces of the performer", ""]
     lines += markdown_table(
         ("faces", "queries", "rank 1", "and within the sidecar's distance"),
@@ -142,14 +153,14 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     )
     if plots:
         lines += ["", f"![Similarities of genuine and impostor pairs]({SIMILARITY_PLOT})"]
-    return lines + _confusable_lines(figures.accuracy, names)
+    return lines + _confusable_lines(figures, names)
 
 
-def _confusable_lines(accuracy: Accuracy, names: Mapping[int, str]) -> list[str]:
+def _confusable_lines(figures: Figures, names: Mapping[int, str]) -> list[str]:
     def person(performer_id: int) -> str:
         return f"{names[performer_id]} ({performer_id})" if performer_id in names else str(performer_id)
 
-    confusable, suspected = accuracy.left_out.confusable, accuracy.wrong
+    confusable, suspected = figures.confusable, figures.accuracy.wrong
     lines = [
         "",
         "## Most confusable people",
