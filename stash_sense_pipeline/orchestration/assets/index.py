@@ -41,8 +41,9 @@ def indices(
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.orchestration.assets.release import STAGING
     from stash_sense_pipeline.release.build.staging import open_staging
-    from stash_sense_pipeline.release.build.voyager_index import IndexTask, stage_indices
-    from stash_sense_pipeline.release.spec import index_models
+    from stash_sense_pipeline.release.build.voyager_index import stage_indices
+    from stash_sense_pipeline.release.contract import Flavour
+    from stash_sense_pipeline.release.spec import index_models, index_tasks
     from stash_sense_pipeline.release.versions import latest_release
 
     wanted = [model for model in _EMBEDDERS if names.index_key(model) in context.selected_asset_keys]
@@ -51,12 +52,8 @@ def indices(
         available = [model for model in wanted if model in index_models(settings, pack)]
         staging = open_staging(environment.data_dir, STAGING)
         params, reuse = config.params(settings.export.index), latest_release(environment.releases_dir)
-        reports = stage_indices(
-            catalog.engine,
-            [IndexTask(model, params, reuse) for model in available],
-            staging,
-            progress=lambda model: progress(context, model),
-        )
+        tasks = index_tasks(available, params, [Flavour(name) for name in settings.export.flavours], reuse)
+        reports = stage_indices(catalog.engine, tasks, staging, progress=lambda name: progress(context, name))
     for model in wanted:
         if model not in reports:
             context.log.warning("model pack %s has no %s, so no index of it is built", pack.name, model)
@@ -76,6 +73,11 @@ def indices(
                 "path": dg.MetadataValue.path(str(staging.release / report.file)),
                 "sha256": report.sha256,
                 "pack": report.pack,
+                **{
+                    f"{task.flavour}_size_bytes": reports[task.name].size_bytes
+                    for task in tasks
+                    if task.model == model and task.name != model
+                },
             },
         )
 

@@ -79,7 +79,9 @@ def performers_db(
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     with one_line_failures():
         staging = open_staging(environment.data_dir, STAGING)
-        report = stage_performers_db(catalog.engine, staging, hosts)
+        report = stage_performers_db(
+            catalog.engine, staging, hosts, priority=settings.export.endpoint_priority
+        )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.content_digest),
         metadata={

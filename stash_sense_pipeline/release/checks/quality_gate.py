@@ -82,18 +82,56 @@ def prove_release(
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
     checks.append(one_pack_check(vectors, spec.pack))
     accuracy = measure_accuracy(vectors, read_released_people(release))
-    sample = accuracy.left_out.sample
+    indices = prove_indices(release, vectors, spec, accuracy)
+    checks += indices.checks
+    if indices.recall is None:
+        return Proof(tuple(checks), None)
+    held_out = held_out_retrieval(vectors.order, accuracy.left_out)
+    checks += [held_out_check(held_out), threshold_check(accuracy.thresholds)]
+    return Proof(
+        tuple(checks),
+        Figures(
+            people_by_faces=people_by_faces(vectors.order),
+            faces_by_source=_faces_by_source(engine),
+            recall=indices.recall,
+            held_out=held_out,
+            similarities={
+                model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
+            },
+            accuracy=accuracy,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class IndexProof:
+    """The results of the checks of the indices. `recall` is None when an index does not hold the catalog's vectors."""
+
+    checks: tuple[CheckResult, ...]
+    recall: tuple[RecallReport, ...] | None
+
+
+def prove_indices(
+    release: Path, vectors: ReleaseVectors, spec: ReleaseSpec, accuracy: Accuracy
+) -> IndexProof:
+    """Checks the indices of one flavour: that they hold the catalog's vectors, and how well they answer.
+
+    `spec`: that of the flavour. One index at a time is held in memory beside the vectors.
+    """
+    limits, sample = spec.limits, accuracy.left_out.sample
+    checks: list[CheckResult] = []
     recall: list[RecallReport] = []
     answers: dict[str, Answers] = {}
     for model, unit in vectors.unit.items():
         index = load_index(release / INDEX_FILES[model])
         checks.append(index_content_check(model, index, unit, spec.index.storage))
         if not checks[-1].passed:
-            return Proof(tuple(checks), None)
+            return IndexProof(tuple(checks), None)
         answers[model] = ask_index(index, unit, sample.positions)
         # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
-        recall.append(index_recall(model, answers[model], unit, sample.similarities.get(model)))
+        exact = sample.similarities.get(model)
+        recall.append(index_recall(model, answers[model], unit, exact, limits.tie))
         checks += recall_checks(
             recall[-1],
             limits.recall_at_1,
@@ -102,21 +140,7 @@ def prove_release(
         )
     owners = read_json(release / FACES_JSON, LARGE)
     checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
-    held_out = held_out_retrieval(vectors.order, accuracy.left_out)
-    checks += [held_out_check(held_out), threshold_check(accuracy.thresholds)]
-    return Proof(
-        tuple(checks),
-        Figures(
-            people_by_faces=people_by_faces(vectors.order),
-            faces_by_source=_faces_by_source(engine),
-            recall=tuple(recall),
-            held_out=held_out,
-            similarities={
-                model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
-            },
-            accuracy=accuracy,
-        ),
-    )
+    return IndexProof(tuple(checks), tuple(recall))
 
 
 def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:

@@ -98,7 +98,7 @@ def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
 
 def _check_lines(checks: Sequence[CheckResult]) -> list[str]:
     marks = {True: "ok", False: "failed"}
-    rows = [(check.name, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
+    rows = [(check.label, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
     return ["## Checks", "", *markdown_table(("check", "result", "finding"), rows), ""]
 
 
