@@ -38,7 +38,10 @@ _HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
 _HOST_AND_PORT = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]):[0-9]{1,5}")
 
 
-_REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
+REPOSITORY_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+
+
+_NO_OR_A_REPOSITORY = re.compile(rf"({REPOSITORY_FORM.pattern})?")
 
 
 class TrustLevel(StrEnum):
@@ -167,10 +170,10 @@ class IndexSettings(SettingsModel):
 class GithubSettings(SettingsModel):
     """The GitHub repository for `releases upload`. The token is in the environment variable GITHUB_TOKEN."""
 
-    repository: Annotated[str, _matching(_REPOSITORY)] = Field(
+    repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
         default="", description="owner/name of a repository, or empty"
     )
-    small_repository: Annotated[str, _matching(_REPOSITORY)] = Field(
+    small_repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
         default="", description="owner/name of another repository, for the flavour small, or empty"
     )
     upload: bool = Field(
