@@ -38,6 +38,7 @@ from stash_sense_pipeline.release.checks.retrieval import (
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.checks.threshold_check import threshold_check
 from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
+from stash_sense_pipeline.release.shown_people import ShownPeople, count_shown_people
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
 
@@ -51,6 +52,7 @@ class Figures:
     held_out: tuple[HeldOutBucket, ...]
     similarities: Mapping[str, SimilarityDistribution]
     accuracy: Accuracy
+    shown: ShownPeople
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def prove_release(
                 model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
             },
             accuracy=accuracy,
+            shown=count_shown_people(release),
         ),
     )
 

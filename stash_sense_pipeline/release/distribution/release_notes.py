@@ -16,7 +16,7 @@ from stash_sense_pipeline.release.checks.threshold_check import RECOMMENDED_DIST
 from stash_sense_pipeline.release.contract import SCHEMA_VERSION, SIDECAR_MAX_DISTANCE, Flavour
 from stash_sense_pipeline.release.reports.quality_report import read_checks
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, diff_releases
-from stash_sense_pipeline.release.versions import release_path, report_directory
+from stash_sense_pipeline.release.versions import published_versions, release_path, report_directory
 
 # The distances of the four lines of the table.
 _SHOWN_DISTANCES = (0.30, 0.40, SIDECAR_MAX_DISTANCE, 0.60)
@@ -33,12 +33,14 @@ _REMOVAL = (
 def release_notes(
     releases: Path, version: str, flavour: Flavour = Flavour.FULL, before: str | None = None
 ) -> str:
-    """The notes of a flavour of a version. `before`: the version that its users have, if it is here.
+    """The notes of a flavour of a version. `before`: the version that its users have, by default the one before it here.
 
     The lines about distances come from the quality report; without the report they are left out.
     """
     release = release_path(releases, version, flavour)
     manifest = read_manifest(release)
+    if before is None:
+        before = max((other for other in published_versions(releases) if other < version), default=None)
     diff = diff_releases(releases / before, releases / version) if before is not None else None
     lines = [
         f"{manifest['performer_count']} performers, {manifest['face_count']} faces, "

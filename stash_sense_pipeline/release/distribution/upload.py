@@ -88,18 +88,16 @@ def upload_release(
 
 
 def _uploaded_before(releases: Path, version: str, destination: Destination) -> str | None:
-    """The version that users have when they get this one, if it is here: the last uploaded one, else the one before."""
-    here = [other for other in published_versions(releases) if other < version]
+    """The version that users of the repository have, if it is here and older than this one."""
     upload = read_uploads(releases).get(destination.repository.casefold())
-    if upload is not None and upload.version in here:
-        return upload.version
-    return here[-1] if here else None
+    known = upload is not None and upload.version in published_versions(releases)
+    return upload.version if upload is not None and known and upload.version < version else None
 
 
 def _put_data_card(github: GithubReleases, draft: Mapping[str, Any], release: Path) -> None:
     card = data_card_path(release)
     if not card.is_file():
-        # A release that another program made, or whose card was removed.
+        # A release of another program, or one without its card.
         return
     with private_work(release.parent.parent) as work:
         named = work.directory / f"stash-sense-data-card-v{release.name}.md"
