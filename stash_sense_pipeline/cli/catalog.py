@@ -33,9 +33,11 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     """Show each source: its records, what waits, what failed, when it was read, and what to do next.
 
     live: records in the catalog. complete: those of performers with enough faces (completeness_threshold). waiting:
-    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts.
+    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts. With automatic
+    uploads it says when the next one is due, and why.
     """
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
+    from stash_sense_pipeline.release.distribution.cadence import upload_status
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.connections import unusable
     from stash_sense_pipeline.sources.health.source_health import advice
@@ -56,11 +58,13 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
         if row.source in enabled
         for found in advice(row, unusable(settings, environment, row.source), now)
     ]
+    uploads = upload_status(environment.releases_dir, settings, now)
     if as_json:
         print_json(
             {
                 "sources": [{**vars(row), "enabled": row.source in enabled} for row in rows],
                 "to_do": [vars(found) for found in to_do],
+                "uploads": [vars(upload) for upload in uploads],
             }
         )
     else:
@@ -68,6 +72,8 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
         print_table([_status_row(row, row.source in enabled, now) for row in shown], "no source is enabled")
         for found in to_do:
             echo(f"{found.source}: {found.text}")
+        for upload in uploads:
+            echo(f"upload to {upload.repository} ({upload.flavour}): {upload.next}")
     if check and any(found.failed for found in to_do):
         sys.exit(1)
 

@@ -58,8 +58,15 @@ def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
 
 
 def release_directory(version: str) -> Path:
-    """The directory of a version, or of `latest`. Raises ConfigurationError when there is none."""
-    path = environment_of(os.environ).releases_dir / version
+    """The directory of a version, of a flavour of it (`2026.11.21.small`), or of `latest` or `latest.small`.
+
+    Raises ConfigurationError when there is none.
+    """
+    releases = environment_of(os.environ).releases_dir
+    name, dot, flavour = version.partition(".")
+    path = releases / version
+    if name == "latest" and dot and (releases / name).is_dir():
+        path = releases / f"{(releases / name).resolve().name}.{flavour}"
     if not path.is_dir():
         raise ConfigurationError(
             f"there is no release {version} in {path.parent}; see stash-sense releases list"

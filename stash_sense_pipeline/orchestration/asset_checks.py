@@ -132,7 +132,11 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
         errors = any(not result.passed and result.severity == "error" for result in own)
         # Some lines of the contract only warn, and the contract passes with them. A warning fails any other check.
         passed = not errors if check is _CONTRACT else all(result.passed for result in own)
-        numbers = {key: rounded(float(value)) for result in own for key, value in result.numbers.items()}
+        numbers = {
+            (key if result.label == result.name else f"{result.flavour}_{key}"): rounded(float(value))
+            for result in own
+            for key, value in result.numbers.items()
+        }
         yield dg.AssetCheckResult(
             asset_key=names.RELEASE,
             check_name=check.name,
@@ -148,7 +152,7 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
 def _table(results: Sequence[CheckResult]) -> str:
     lines = ["| check | result | finding |", "|---|---|---|"]
     lines += [
-        f"| {result.name} | {'ok' if result.passed else result.severity} | {result.detail} |"
+        f"| {result.label} | {'ok' if result.passed else result.severity} | {result.detail} |"
         for result in results
     ]
     return "\n".join(lines)

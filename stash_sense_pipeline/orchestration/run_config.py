@@ -90,7 +90,8 @@ class IndexConfig(dg.Config):
         Without any value the parameters are those that the newest release found to be enough, or the cheapest ones.
         """
         from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
-        from stash_sense_pipeline.release.index_choice import Corner, plan_indices
+        from stash_sense_pipeline.release.contract import Flavour
+        from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, plan_indices
 
         wanted = IndexParams(
             storage=Storage(export.index.storage), threads=(os.cpu_count() or 1) if self.fast else 1
@@ -99,7 +100,9 @@ class IndexConfig(dg.Config):
         ef_construction = self.ef_construction or export.index.ef_construction
         pinned = m is not None or ef_construction is not None
         corner = Corner(m or wanted.m, ef_construction or wanted.ef_construction) if pinned else None
-        return plan_indices(models, wanted, corner, export.min_answer_fidelity, latest)
+        flavours = tuple(Flavour(name) for name in export.flavours)
+        plan = IndexPlan(tuple(models), flavours, wanted, not pinned, export.min_answer_fidelity)
+        return plan_indices(plan, corner, latest)
 
 
 class ReleaseConfig(IndexConfig):

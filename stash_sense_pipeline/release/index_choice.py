@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +19,9 @@ from stash_sense_pipeline.release.build.staging import Staging
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
     IndexReport,
-    IndexTask,
+    flavour_params,
     stage_indices,
+    tie_of,
 )
 from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
     AnswerFidelity,
@@ -29,8 +30,9 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
 from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
-from stash_sense_pipeline.release.checks.retrieval import ask_index, load_index, rounding_of
-from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, SIDECAR_K
+from stash_sense_pipeline.release.checks.retrieval import ask_index, load_index
+from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, SIDECAR_K, Flavour
+from stash_sense_pipeline.release.spec import index_tasks
 
 
 class Corner(NamedTuple):
@@ -57,27 +59,23 @@ _LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
 
 @dataclass(frozen=True)
 class IndexPlan:
-    """The indices to build: the embedders, the first parameters, and the answer fidelity that is required.
+    """The indices to build: embedders, flavours, the first parameters of the flavour full, and the required answer fidelity.
 
     With `climbs`, the next corner of the ladder follows while the fidelity is below `limit`.
     """
 
     models: tuple[str, ...]
+    flavours: tuple[Flavour, ...]
     params: IndexParams
     climbs: bool
     limit: float
 
 
-def plan_indices(
-    models: Sequence[str], wanted: IndexParams, pinned: Corner | None, limit: float, latest: Path | None
-) -> IndexPlan:
-    """The plan with `pinned` parameters, or with those of the `latest` release that a ladder chose, or of the lowest corner.
-
-    `wanted`: storage, seed and threads.
-    """
+def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None) -> IndexPlan:
+    """The plan with `pinned` parameters, or those that a ladder chose for the `latest` release, or the lowest corner."""
     corner = pinned or _last_corner(latest) or LADDER[0]
-    params = replace(wanted, m=corner.m, ef_construction=corner.ef_construction)
-    return IndexPlan(tuple(models), params, climbs=pinned is None, limit=limit)
+    params = replace(plan.params, m=corner.m, ef_construction=corner.ef_construction)
+    return replace(plan, params=params, climbs=pinned is None)
 
 
 def staged_params(plan: IndexPlan, staging: Staging) -> IndexParams:
@@ -94,22 +92,29 @@ def stage_chosen_indices(
     plan: IndexPlan,
     staging: Staging,
     *,
-    reuse: Path | None = None,
+    latest: Path | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> dict[str, IndexReport]:
     """Stages the indices of the plan, and notes in the staging directory how their parameters were chosen.
 
-    The fidelity is measured when both required indices are staged with the same parameters. At the end of the ladder
-    the last indices stay: the checks of the release refuse them.
+    The fidelity of a flavour is measured when both required indices are staged with the same parameters; the ladder ends
+    where all flavours reach the limit. At its last corner the indices stay: the checks of the release refuse them.
+    `latest`: the newest release, of which equal indices are used again. The results are by the names of the tasks.
     """
     params = plan.params
     while True:
-        tasks = [IndexTask(model, params, reuse) for model in plan.models]
+        tasks = index_tasks(plan.models, params, plan.flavours, latest)
         reports = stage_indices(engine, tasks, staging, progress=progress)
-        fidelity = _measure(engine, staging, params) if plan.climbs else None
+        measured = {
+            flavour: _measure(engine, staging.of(flavour), flavour_params(params, flavour))
+            for flavour in plan.flavours
+            if plan.climbs
+        }
+        poor = [each for each in measured.values() if each is not None and each.share < plan.limit]
         higher = _next_corner(params)
-        if fidelity is None or fidelity.share >= plan.limit or higher is None:
-            staging.write_part(INDEX_CHOICE, _note(plan, params, fidelity))
+        if not poor or higher is None:
+            for flavour in plan.flavours:
+                staging.of(flavour).write_part(INDEX_CHOICE, _note(plan, params, measured.get(flavour)))
             return reports
         params = replace(params, m=higher.m, ef_construction=higher.ef_construction)
 
@@ -167,4 +172,4 @@ def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> Answer
         # The vectors of one embedder take up to a gigabyte.
         del unit, answers
         trim_heap()
-    return answer_fidelity(order.performer_ids, probes, exact, indexed, rounding_of(params.storage))
+    return answer_fidelity(order.performer_ids, probes, exact, indexed, tie_of(params.storage) or 0.0)

@@ -46,8 +46,13 @@ from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neig
 from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson
 from stash_sense_pipeline.release.checks.retrieval import load_index, propose_neighbours
-from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS
-from stash_sense_pipeline.release.index_choice import INDEX_CHOICE, plan_indices, stage_chosen_indices
+from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, Flavour
+from stash_sense_pipeline.release.index_choice import (
+    INDEX_CHOICE,
+    IndexPlan,
+    plan_indices,
+    stage_chosen_indices,
+)
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
@@ -201,7 +206,8 @@ def _ladder_rows() -> Iterator[Row]:
         fixed, chosen = open_staging(data, "fixed"), open_staging(data, "chosen")
         tasks = [IndexTask(model, _EARLIER_INDEX) for model in REQUIRED_MODELS]
         earlier = _timed(lambda: stage_indices(engine, tasks, fixed))
-        plan = plan_indices(REQUIRED_MODELS, IndexParams(), None, 0.999, None)
+        begun = IndexPlan(REQUIRED_MODELS, (Flavour.FULL,), IndexParams(), True, 0.999)
+        plan = plan_indices(begun, None, None)
         ours = _timed(lambda: stage_chosen_indices(engine, plan, chosen))
         with reading(engine) as connection:
             vectors = read_unit_vectors(connection, read_face_order(connection), REQUIRED_MODELS)

@@ -13,19 +13,26 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 REPOSITORY = "example/data"
+SMALL_REPOSITORY = "example/data-small"
 TOKEN = "t0ken"
 
 
 class GithubWorld:
     """Releases with their assets, the received requests, and the faults: (method, path part) → answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, repository: str) -> None:
+        self.repository = repository
         self.url = ""
         self.releases: list[dict[str, Any]] = []
         self.content: dict[int, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[tuple[str, str, int, dict[str, str]]] = []
         self.cut_uploads = 0
+        self.cut_downloads = 0
+        # Asset and token of each download. `storage`: the server that has the files, when it is another one.
+        self.downloads: list[tuple[int, str | None]] = []
+        self.storage = ""
+        self.private = False
         self.latest: int | None = None
         self._ids = 0
 
@@ -46,6 +53,7 @@ class GithubWorld:
             "size": len(data),
             "state": state,
             "digest": f"sha256:{hashlib.sha256(data).hexdigest()}" if state == "uploaded" else None,
+            "url": f"{self.url}/repos/{self.repository}/releases/assets/{number}",
             "browser_download_url": f"{self.url}/download/{number}",
         }
 
@@ -59,7 +67,7 @@ class GithubWorld:
             "name": tag,
             "body": "",
             "draft": draft,
-            "html_url": f"{self.url}/{REPOSITORY}/releases/{tag}",
+            "html_url": f"{self.url}/{self.repository}/releases/{tag}",
             "upload_url": f"{self.url}/upload/{number}/assets{{?name,label}}",
             "assets": assets or [],
         }
@@ -70,9 +78,9 @@ class GithubWorld:
 
 
 @contextmanager
-def github() -> Iterator[GithubWorld]:
-    """Serves the stand-in until the end of the block."""
-    world = GithubWorld()
+def github(repository: str = REPOSITORY) -> Iterator[GithubWorld]:
+    """Serves the stand-in, with this one repository, until the end of the block."""
+    world = GithubWorld(repository)
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": world}))
     world.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -113,17 +121,35 @@ class _Handler(BaseHTTPRequestHandler):
             self._discard()
             self._answer(fault[2], {"message": "ordered"}, fault[3])
         elif path.startswith("/download/"):
-            self._send(200, self.world.content[int(path.rsplit("/", 1)[1])], {})
-        elif path.endswith("/releases/latest"):
+            self._download(self.world.content[int(path.rsplit("/", 1)[1])])
+        elif path.endswith("/releases/latest") and self._may_read():
             found = next((r for r in self.world.releases if r["id"] == self.world.latest), None)
             self._answer(200 if found else 404, found or {"message": "Not Found"}, {})
+        elif method == "GET" and "/releases/assets/" in path and self._may_read():
+            number = path.rsplit("/", 1)[1]
+            self.world.downloads.append((int(number), self.headers.get("Authorization")))
+            self._send(302, b"", {"Location": f"{self.world.storage or self.world.url}/download/{number}"})
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._discard()
             self._answer(401, {"message": "Bad credentials"}, {})
         elif path.startswith("/upload/"):
             self._upload(int(path.split("/")[2]))
         else:
-            self._releases(method, path.removeprefix(f"/repos/{REPOSITORY}/releases"))
+            self._releases(method, path.removeprefix(f"/repos/{self.world.repository}/releases"))
+
+    def _may_read(self) -> bool:
+        return not self.world.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def _download(self, data: bytes) -> None:
+        if not self.world.cut_downloads:
+            self._send(200, data, {})
+            return
+        self.world.cut_downloads -= 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 3])
+        self.close_connection = True
 
     def _releases(self, method: str, rest: str) -> None:
         world = self.world

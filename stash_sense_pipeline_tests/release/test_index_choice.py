@@ -23,21 +23,33 @@ from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
 )
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.accuracy.fusion import fused_distances
-from stash_sense_pipeline.release.contract import REQUIRED_MODELS
+from stash_sense_pipeline.release.contract import REQUIRED_MODELS, Flavour
 from stash_sense_pipeline.release.index_choice import (
     LADDER,
     Corner,
+    IndexPlan,
     plan_indices,
     stage_chosen_indices,
     staged_params,
 )
 from stash_sense_pipeline.release.publish import publish_staged
+from stash_sense_pipeline.release.versions import latest_release
 from stash_sense_pipeline_tests.release.changes import opened, rename_a_performer
 
 from .conftest import DAY
 from .worlds import HOSTS, SPEC, make_catalog
 
 WANTED = IndexParams()
+
+
+def planned(
+    pinned: Corner | None = None,
+    *,
+    latest: Path | None = None,
+    limit: float = 0.999,
+    flavours: tuple[Flavour, ...] = (Flavour.FULL,),
+) -> IndexPlan:
+    return plan_indices(IndexPlan(SPEC.models, flavours, WANTED, True, limit), pinned, latest)
 
 
 def faces(seed: int, people: int, each: int, dim: int = 16) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -158,12 +170,12 @@ def hard(tmp_path: Path) -> Path:
 def staged(data: Path, plan, run: str = "next"):
     engine = opened(data)
     staging = open_staging(data, run)
-    reports = stage_chosen_indices(engine, plan, staging, reuse=data / "releases" / "latest")
+    reports = stage_chosen_indices(engine, plan, staging, latest=latest_release(data / "releases"))
     return engine, staging, reports
 
 
 def test_the_ladder_begins_at_its_lowest_corner_and_ends_at_the_first_that_passes(data: Path) -> None:
-    plan = plan_indices(SPEC.models, WANTED, None, 0.999, None)
+    plan = planned()
     engine, staging, reports = staged(data, plan)
     assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[0]}
     choice = staging.read_part("index-choice")
@@ -177,7 +189,7 @@ def test_a_corner_below_the_required_fidelity_is_followed_by_the_next(
 ) -> None:
     poor = Corner(4, 10)
     monkeypatch.setattr("stash_sense_pipeline.release.index_choice.LADDER", (poor, LADDER[1]))
-    plan = plan_indices(SPEC.models, WANTED, None, 1.1, None)
+    plan = planned(limit=1.1)
     engine, staging, reports = staged(data, plan)
     # No fidelity is above 1: the ladder ends at its last corner, and the checks of the release decide.
     assert {(report.m, report.ef_construction) for report in reports.values()} == {LADDER[1]}
@@ -189,7 +201,7 @@ def test_hard_vectors_climb(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         "stash_sense_pipeline.release.index_choice.LADDER", (Corner(4, 10), Corner(6, 20), LADDER[1])
     )
-    engine, staging, reports = staged(hard, plan_indices(SPEC.models, WANTED, None, 0.999, None))
+    engine, staging, reports = staged(hard, planned())
     chosen = {Corner(report.m, report.ef_construction) for report in reports.values()}
     assert len(chosen) == 1
     assert chosen != {Corner(4, 10)}
@@ -197,8 +209,18 @@ def test_hard_vectors_climb(hard: Path, monkeypatch: pytest.MonkeyPatch) -> None
     engine.dispose()
 
 
+def test_each_flavour_says_its_own_fidelity(data: Path) -> None:
+    engine, staging, reports = staged(data, planned(flavours=tuple(Flavour)))
+    assert set(reports) == {"facenet", "arcface", "facenet (small)", "arcface (small)"}
+    for flavour in Flavour:
+        choice = staging.of(flavour).read_part("index-choice")
+        assert (choice["m"], choice["ef_construction"]) == LADDER[0]
+        assert choice["answer_fidelity"] >= 0.999
+    engine.dispose()
+
+
 def test_parameters_of_the_settings_are_not_changed(data: Path) -> None:
-    engine, staging, reports = staged(data, plan_indices(SPEC.models, WANTED, Corner(5, 12), 1.1, None))
+    engine, staging, reports = staged(data, planned(Corner(5, 12), limit=1.1))
     assert {(report.m, report.ef_construction) for report in reports.values()} == {(5, 12)}
     assert staging.read_part("index-choice")["by"] == "settings"
     engine.dispose()
@@ -217,7 +239,7 @@ def test_the_corner_of_the_newest_release_is_the_first_of_the_next(data: Path) -
 
     higher = LADDER[2]
     begun = replace(
-        plan_indices(SPEC.models, WANTED, None, 0.999, None),
+        planned(),
         params=replace(WANTED, m=higher.m, ef_construction=higher.ef_construction),
     )
     first = publish(begun, "one")
@@ -226,17 +248,17 @@ def test_the_corner_of_the_newest_release_is_the_first_of_the_next(data: Path) -
     assert manifest["index_choice"]["m"] == higher.m
     assert manifest["index_choice"]["by"] == "ladder"
     # A release that did not choose by the ladder says nothing about it.
-    assert plan_indices(SPEC.models, WANTED, None, 0.999, None).params.m == LADDER[0].m
+    assert planned().params.m == LADDER[0].m
     engine = opened(data)
     rename_a_performer(engine)
     engine.dispose()
-    plan = plan_indices(SPEC.models, WANTED, None, 0.999, releases / "latest")
+    plan = planned(latest=releases / "latest")
     assert (plan.params.m, plan.params.ef_construction) == higher
     second = publish(plan, "two")
     assert second.changed
     assert sha256_file(second.path / "face_facenet.voy") == sha256_file(first.path / "face_facenet.voy")
     # Nothing changed since: the same plan finds the same release.
-    again = plan_indices(SPEC.models, WANTED, None, 0.999, releases / "latest")
+    again = planned(latest=releases / "latest")
     assert not publish(again, "three").changed
 
 
@@ -250,4 +272,4 @@ def test_a_manifest_without_a_usable_choice_begins_at_the_lowest_corner(
     tmp_path: Path, manifest: str
 ) -> None:
     (tmp_path / "manifest.json").write_text(manifest)
-    assert plan_indices(SPEC.models, WANTED, None, 0.999, tmp_path).params.m == LADDER[0].m
+    assert planned(latest=tmp_path).params.m == LADDER[0].m

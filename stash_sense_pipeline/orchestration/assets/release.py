@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,8 +22,11 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
     from stash_sense_pipeline.release.build.face_order import ReleaseVectors
     from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
+    from stash_sense_pipeline.release.distribution.cadence import Decision
+    from stash_sense_pipeline.release.distribution.upload import UploadReport
     from stash_sense_pipeline.release.promotion import ReleaseReport
 
 _PERFORMERS_JSON = {
@@ -79,7 +81,9 @@ def performers_db(
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     with one_line_failures():
         staging = open_staging(environment.data_dir, STAGING)
-        report = stage_performers_db(catalog.engine, staging, hosts)
+        report = stage_performers_db(
+            catalog.engine, staging, hosts, priority=settings.export.endpoint_priority
+        )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.content_digest),
         metadata={
@@ -209,33 +213,52 @@ def github_release(
     catalog: dg.ResourceParam[Catalog],
     progress: dg.ResourceParam[ProgressFactory],
 ) -> dg.MaterializeResult:
-    """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is uploaded completely."""
+    """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is uploaded completely.
+
+    Each flavour with a repository goes there when export.cadence allows it. A suppression does not wait.
+    """
     from stash_sense_pipeline.foundation.errors import ReleaseError
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
-    from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
+    from stash_sense_pipeline.release.checks.suppression_check import held_keys, refuse_suppressed
+    from stash_sense_pipeline.release.distribution.cadence import AutomaticUpload
+    from stash_sense_pipeline.release.distribution.upload import upload_destinations
+    from stash_sense_pipeline.release.distribution.uploads import read_uploads
     from stash_sense_pipeline.release.versions import latest_release
 
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
 
-    def check(directory: Path) -> None:
-        refuse_suppressed(directory, current_suppressions(catalog.engine, environment, settings.names), hosts)
+    def listed() -> "Suppressions":
+        return current_suppressions(catalog.engine, environment, settings.names)
 
+    uploads = AutomaticUpload(
+        environment.releases_dir,
+        settings.export.cadence,
+        refuse=lambda directory: refuse_suppressed(directory, listed(), hosts),
+        holds_suppressed=lambda directory: held_keys(directory, listed(), hosts).any,
+    )
+    metadata: dict[str, Any] = {}
     with one_line_failures():
         latest = latest_release(environment.releases_dir)
         if latest is None:
             raise ReleaseError(f"there is no release in {environment.releases_dir} yet; publish one first")
-        report = upload_release(
-            environment.releases_dir,
-            latest.name,
-            upload_destination(settings, environment),
-            check=check,
-            progress=progress(context, names.GITHUB_RELEASE.to_user_string()),
-        )
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(report.version),
-        metadata={**numbers(report), "version": report.version, "url": dg.MetadataValue.url(report.url)},
-    )
+        for flavour, destination in upload_destinations(settings, environment).items():
+            shown = progress(context, names.GITHUB_RELEASE.to_user_string())
+            decision, report = uploads.run(latest.name, destination, shown)
+            context.log.info("%s (%s): %s", destination.repository, flavour, decision.reason)
+            metadata |= _upload_metadata(flavour, decision, report)
+        sent = sorted(upload.version for upload in read_uploads(environment.releases_dir).values())
+    return dg.MaterializeResult(data_version=dg.DataVersion(", ".join(sent)), metadata=metadata)
+
+
+def _upload_metadata(flavour: str, decision: "Decision", report: "UploadReport | None") -> dict[str, Any]:
+    """The result of one upload; the names of values of another flavour than full begin with it."""
+    own: dict[str, Any] = {"due": decision.due, "reason": decision.reason}
+    if decision.on is not None:
+        own["due_on"] = str(decision.on)
+    if report is not None:
+        url = dg.MetadataValue.url(report.url)
+        own |= {**numbers(report), "version": report.version, "url": url}
+    return {name if flavour == "full" else f"{flavour}_{name}": value for name, value in own.items()}
 
 
 def release_assets(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:

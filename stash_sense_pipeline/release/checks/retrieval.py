@@ -39,11 +39,6 @@ _ADVICE = "; raise m and ef_construction under export.index, or lower the limit 
 _HELD_OUT_FLOOR = 0.5
 
 
-def rounding_of(storage: str) -> float:
-    """How far the storage of an index can move a distance: not noticeably with float32."""
-    return 0.0 if storage == "float32" else _ROUNDING[storage]
-
-
 @dataclass(frozen=True)
 class RecallReport:
     """Recall of an index against exact search, at the sidecar's k, with sampled stored faces as queries.
@@ -117,11 +112,15 @@ def propose_neighbours(index: Any, unit: Floats, positions: Positions) -> NDArra
     return np.concatenate(blocks)
 
 
-def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | None = None) -> RecallReport:
+def index_recall(
+    model: str, answers: Answers, unit: Floats, exact: Floats | None = None, tie: float | None = None
+) -> RecallReport:
     """Compares an index's answers with exact search over `unit` (n, dim) in release order.
 
-    `exact`: the similarities (q, k) of the exact neighbours of the same faces, best first, where they are known.
+    `exact`: the similarities (q, k) of the exact neighbours of the same faces, best first, where they are known. `tie`:
+    similarities this close are equal; None: those that float32 cannot tell apart.
     """
+    tie = _TIE if tie is None else tie
     positions, returned = answers.positions, answers.ids
     queries = np.ascontiguousarray(unit[positions])
     k = returned.shape[1]
@@ -129,7 +128,7 @@ def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | Non
         _, exact = exact_neighbours(queries, unit, k)
     # Scored with the unrounded vectors: an 8-bit index ranks by rounded ones.
     scores = _scores(queries, unit, returned)
-    found = scores >= exact[:, -1:] - _TIE
+    found = scores >= exact[:, -1:] - tie
     near = np.float32(1 - SIDECAR_MAX_DISTANCE)
     reachable = np.count_nonzero(exact >= near, axis=1) - 1
     reached = np.count_nonzero((scores >= near) & (returned != positions[:, None]), axis=1)
@@ -140,12 +139,12 @@ def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | Non
     nearest_other = exact[:, 1] if k > 1 else exact[:, 0]
     return RecallReport(
         model=model,
-        at_1=float(np.mean(scores[rows, first_other] >= nearest_other - _TIE)),
+        at_1=float(np.mean(scores[rows, first_other] >= nearest_other - tie)),
         at_k=float(np.mean(found)),
         in_reach=float(np.minimum(reached, reachable).sum() / max(1, reachable.sum()))
         if reachable.any()
         else 1.0,
-        itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - _TIE))),
+        itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - tie))),
         k=k,
         queries=len(queries),
     )

@@ -123,7 +123,7 @@ def _lines(
     yield "\n## Checks before publication\n"
     yield from markdown_table(
         ("check", "passed", "finding"),
-        [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
+        [(check.label, "yes" if check.passed else "no", check.detail) for check in checks],
     )
     yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
 

@@ -28,6 +28,7 @@ from stash_sense_pipeline.release.reports.accuracy_tables import threshold_lines
 from stash_sense_pipeline.release.reports.markdown import markdown_table
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, describe_diff
+from stash_sense_pipeline.release.reports.shown_people import shown_people_lines
 
 # The report with names, the report without names for the UI, and the results of the checks.
 REPORT, QUALITY, CHECKS = "report.md", "quality.md", "checks.json"
@@ -97,7 +98,7 @@ def nameless_report(figures: Figures | None, diff: ReleaseDiff | None) -> str:
 
 def _check_lines(checks: Sequence[CheckResult]) -> list[str]:
     marks = {True: "ok", False: "failed"}
-    rows = [(check.name, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
+    rows = [(check.label, marks[check.passed], check.detail.replace("|", "/")) for check in checks]
     return ["## Checks", "", *markdown_table(("check", "result", "finding"), rows), ""]
 
 
@@ -153,6 +154,7 @@ def _figure_lines(figures: Figures, names: Mapping[int, str], *, plots: bool) ->
     )
     if plots:
         lines += ["", f"![Similarities of genuine and impostor pairs]({SIMILARITY_PLOT})"]
+    lines += shown_people_lines(figures.shown)
     return lines + _confusable_lines(figures, names)
 
 
