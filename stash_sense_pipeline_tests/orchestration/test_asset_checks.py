@@ -150,7 +150,8 @@ def test_the_release_reaches_a_sidecar_through_github(
         archive = latest.parent / f"stash-sense-data-v{latest.name}.zip"
         (published,) = hub.releases
         assert (published["tag_name"], published["draft"]) == (f"v{latest.name}", False)
-        assert [asset["name"] for asset in published["assets"]] == [archive.name]
+        card = f"stash-sense-data-card-v{latest.name}.md"
+        assert [asset["name"] for asset in published["assets"]] == [archive.name, card]
         assert hub.content[published["assets"][0]["id"]] == archive.read_bytes()
         (event,) = result.asset_materializations_for_node("github_release")
         assert event.metadata["version"].value == latest.name
