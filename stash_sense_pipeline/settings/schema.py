@@ -221,7 +221,7 @@ class ExportSettings(SettingsModel):
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
     flavours: Annotated[tuple[str, ...], _choices(FLAVOURS, needs=FLAVOURS[0])] = Field(
         default=FLAVOURS[:1],
-        description=f"a list of {' and '.join(FLAVOURS)}, with {FLAVOURS[0]} in it; small: a quarter of the bytes",
+        description=f"a list of {' and '.join(FLAVOURS)}, with {FLAVOURS[0]} in it; small: less than half of the bytes",
     )
     namesakes: Annotated[tuple[str, ...], _choices(NAMESAKE_FIELDS)] = Field(
         default=NAMESAKE_FIELDS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -20,8 +21,11 @@ TOKEN = "t0ken"
 class GithubWorld:
     """Releases with their assets, the received requests, and the faults: (method, path part) → answers."""
 
-    def __init__(self, repository: str) -> None:
+    def __init__(self, repository: str, ids: Iterator[int]) -> None:
         self.repository = repository
+        # Other repositories on the same server, by name.
+        self.others: dict[str, GithubWorld] = {}
+        self._ids = ids
         self.url = ""
         self.releases: list[dict[str, Any]] = []
         self.content: dict[int, bytes] = {}
@@ -34,15 +38,13 @@ class GithubWorld:
         self.storage = ""
         self.private = False
         self.latest: int | None = None
-        self._ids = 0
 
     def fail(self, method: str, part: str, status: int, times: int = 1, **headers: str) -> None:
         """Answers the next `times` matching requests with this status."""
         self.faults += [(method, part, status, headers)] * times
 
     def next_id(self) -> int:
-        self._ids += 1
-        return self._ids
+        return next(self._ids)
 
     def asset(self, name: str, data: bytes, state: str = "uploaded") -> dict[str, Any]:
         number = self.next_id()
@@ -78,11 +80,14 @@ class GithubWorld:
 
 
 @contextmanager
-def github(repository: str = REPOSITORY) -> Iterator[GithubWorld]:
-    """Serves the stand-in, with this one repository, until the end of the block."""
-    world = GithubWorld(repository)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": world}))
-    world.url = f"http://127.0.0.1:{server.server_address[1]}"
+def github(repository: str = REPOSITORY, *others: str) -> Iterator[GithubWorld]:
+    """Serves the stand-in, with these repositories, until the end of the block. The world is that of the first one."""
+    ids = itertools.count(1)
+    world = GithubWorld(repository, ids)
+    world.others = {name: GithubWorld(name, ids) for name in others}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"first": world}))
+    for each in (world, *world.others.values()):
+        each.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -95,6 +100,7 @@ def github(repository: str = REPOSITORY) -> Iterator[GithubWorld]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    first: GithubWorld
     world: GithubWorld
 
     def log_message(self, *_: object) -> None:
@@ -114,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self, method: str) -> None:
         path = urlsplit(self.path).path
+        self.world = self._world_of(path)
         self.world.requests.append(f"{method} {path}")
         fault = next((f for f in self.world.faults if f[0] == method and f[1] in path), None)
         if fault is not None:
@@ -136,6 +143,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._upload(int(path.split("/")[2]))
         else:
             self._releases(method, path.removeprefix(f"/repos/{self.world.repository}/releases"))
+
+    def _world_of(self, path: str) -> GithubWorld:
+        """The repository that a path names, or that has the release of an upload or the file of a download."""
+        kind, number = path.split("/")[1:3]
+        for world in self.first.others.values():
+            held = (*world.content, *(release["id"] for release in world.releases))
+            numbered = kind in ("upload", "download") and number.isdigit() and int(number) in held
+            if numbered or path.startswith(f"/repos/{world.repository}/"):
+                return world
+        return self.first
 
     def _may_read(self) -> bool:
         return not self.world.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"

@@ -164,6 +164,7 @@ def _releases(terminal: Terminal) -> None:
         terminal.seen["releases-upload"] = terminal.seen["releases-upload"].replace(
             world.url, "https://github.com"
         )
+        terminal.run("releases-fetch", "releases", "fetch", "--to", "./other-sidecar", more=more)
 
 
 def _leaving(terminal: Terminal) -> None:

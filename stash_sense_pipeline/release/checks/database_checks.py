@@ -13,6 +13,7 @@ from datetime import date
 from stash_sense_pipeline.foundation.files import open_regular
 from stash_sense_pipeline.foundation.sqlite_file import MAGIC as SQLITE_MAGIC
 from stash_sense_pipeline.release.checks.opened_release import (
+    DAMAGE,
     MAX_EXAMPLES,
     OpenedRelease,
     refuse_examples,
@@ -171,7 +172,11 @@ def owners(release: OpenedRelease) -> str:
 
 def _priority(release: OpenedRelease) -> tuple[str, ...]:
     """The order of endpoints that the manifest states, by default that of the sidecar's own trainer."""
-    stated = release.manifest.get("endpoint_priority", ENDPOINT_PRIORITY)
+    try:
+        stated = release.manifest.get("endpoint_priority", ENDPOINT_PRIORITY)
+    except DAMAGE:
+        # The check "manifest" reports it.
+        return ENDPOINT_PRIORITY
     listed = isinstance(stated, list | tuple) and len(stated) <= _MOST_ENDPOINTS
     if not listed or not all(isinstance(name, str) for name in stated):
         raise ValueError(f"endpoint_priority in {MANIFEST} is not a list of endpoints: {stated!r:.80}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.checks.accuracy.thresholds import ALL_PEOPLE
 from stash_sense_pipeline.release.checks.check_result import CheckResult
@@ -41,7 +42,7 @@ def release_notes(
     manifest = read_manifest(release)
     if before is None:
         before = max((other for other in published_versions(releases) if other < version), default=None)
-    diff = diff_releases(releases / before, releases / version) if before is not None else None
+    diff = _changes(releases, before, version) if before is not None else None
     lines = [
         f"{manifest['performer_count']} performers, {manifest['face_count']} faces, "
         f"from {', '.join(manifest['sources'])}.",
@@ -58,6 +59,14 @@ def release_notes(
     lines += ["", *_contract_lines(manifest, old, before)]
     lines += ["", _REMOVAL.format(removed=_removed(diff))]
     return "\n".join(lines) + "\n"
+
+
+def _changes(releases: Path, before: str, version: str) -> ReleaseDiff | None:
+    """The difference to the earlier release; None when its files cannot be read, which is no reason not to upload."""
+    try:
+        return diff_releases(releases / before, releases / version)
+    except ReleaseError:
+        return None
 
 
 def _removed(diff: ReleaseDiff | None) -> str:
@@ -87,8 +96,10 @@ def _shares(row: Mapping[str, Any]) -> str:
 
 
 def _manifest_before(releases: Path, before: str, flavour: Flavour) -> dict[str, Any] | None:
-    path = release_path(releases, before, flavour)
-    return read_manifest(path) if path.is_dir() else None
+    try:
+        return read_manifest(release_path(releases, before, flavour))
+    except ReleaseError:
+        return None
 
 
 def _contract_lines(
