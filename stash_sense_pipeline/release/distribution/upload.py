@@ -20,7 +20,9 @@ from stash_sense_pipeline.privacy.redaction.log_redaction import redacted
 from stash_sense_pipeline.release.build.archive import check_zip
 from stash_sense_pipeline.release.build.manifest import read_manifest
 from stash_sense_pipeline.release.contract import ASSET_LIMIT_BYTES, zip_name
-from stash_sense_pipeline.release.reports.release_diff import counted_diff, diff_releases
+from stash_sense_pipeline.release.reports.document import Block, Text, markdown_document
+from stash_sense_pipeline.release.reports.release_diff import diff_releases
+from stash_sense_pipeline.release.reports.release_diff_tables import count_blocks
 from stash_sense_pipeline.release.versions import is_version, published_versions
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
@@ -116,17 +118,18 @@ def release_notes(releases: Path, version: str) -> str:
     They hold no names, because published notes cannot be erased everywhere.
     """
     manifest = read_manifest(releases / version)
-    lines = [
+    counts = (
         f"{manifest['performer_count']} performers, {manifest['face_count']} faces, "
-        f"from {', '.join(manifest['sources'])}.",
-    ]
+        f"from {', '.join(manifest['sources'])}."
+    )
+    blocks: list[Block] = [Text(counts)]
     statement = manifest.get("models", {}).get("statement")
     if statement:
-        lines += ["", str(statement)]
+        blocks.append(Text(str(statement)))
     before = [other for other in published_versions(releases) if other < version]
     if before:
-        lines += ["", counted_diff(diff_releases(releases / before[-1], releases / version))]
-    return "\n".join(lines) + "\n"
+        blocks += count_blocks(diff_releases(releases / before[-1], releases / version))
+    return markdown_document(blocks)
 
 
 def _check_only_asset(release: Mapping[str, Any], archive: Path) -> None:
