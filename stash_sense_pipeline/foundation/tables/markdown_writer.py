@@ -21,5 +21,5 @@ def markdown_lines(table: Table) -> list[str]:
 
 
 def markdown_text(text: str) -> str:
-    """The text as one line of Markdown that is shown as it is."""
+    """The text as one line of Markdown in which no character has a meaning of Markdown or HTML."""
     return _SPECIAL.sub(lambda found: f"&#{ord(found[0])};", one_line(text))
