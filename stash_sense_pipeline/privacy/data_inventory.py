@@ -327,8 +327,7 @@ ANALYSED: Mapping[str, frozenset[str]] = {
     ),
     "source_images": frozenset(
         {
-            *("source", "image_id", "url", "width", "height", "state", "reason", "attempts"),
-            *("processed_at", "first_seen_at"),
+            *("url", "width", "height", "state", "reason", "attempts", "processed_at", "first_seen_at"),
         }
     ),
     "performer_images": frozenset({"source", "source_id", "image_id"}),
@@ -338,8 +337,8 @@ ANALYSED: Mapping[str, frozenset[str]] = {
             *("yaw", "roll", "blur", "quality", "pack", "detector_digest", "created_at"),
         }
     ),
-    "embeddings": frozenset({"face_id", "model", "vector", "pack", "model_digest", "created_at"}),
-    "identities": frozenset({"performer_id", "created_at"}),
+    "embeddings": frozenset({"face_id", "model", "vector", "pack", "model_digest"}),
+    "identities": frozenset({"created_at"}),
     "identity_members": frozenset({"source", "source_id", "performer_id"}),
     "identity_evidence": frozenset(
         {
@@ -347,7 +346,7 @@ ANALYSED: Mapping[str, frozenset[str]] = {
             "first_seen_at",
         }
     ),
-    "trusted_faces": frozenset({"face_id", "performer_id", "source", "source_id", "rank"}),
+    "trusted_faces": frozenset({"performer_id", "rank"}),
 }
 
 

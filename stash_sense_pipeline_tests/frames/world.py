@@ -29,7 +29,6 @@ def fill(engine: sa.Engine) -> None:
         add_rows(rows, _person(number, rng))
     common = {"first_seen_at": NOW, "changed_at": NOW}
     gone = {"source": "boxa", "source_id": "gone", "name": "Zqgone", "deleted_at": NOW, **common}
-    add_rows(rows, {"source_performers": [gone]})
     pictures = [
         {
             "source": "boxa",
@@ -56,6 +55,7 @@ def fill(engine: sa.Engine) -> None:
     links.append({"source": "boxa", "source_id": "gone", "image_id": "image-2"})
     for picture in pictures:
         insert_rows(engine, {"source_images": [picture]})
+    insert_rows(engine, {"source_performers": [gone]})
     insert_rows(engine, rows)
     insert_rows(engine, {"performer_images": links})
 

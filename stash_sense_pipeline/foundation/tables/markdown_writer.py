@@ -8,7 +8,7 @@ from stash_sense_pipeline.foundation.tables.table import Table, one_line
 
 # An underscore inside a word means nothing in Markdown. References are understood by every reader of Markdown, and by the
 # search of an erasure.
-_SPECIAL = re.compile(r"[\\`*\[<&|~]|(?<!\w)_|_(?!\w)")
+_SPECIAL = re.compile(r"[\\`*\[<&|~]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def markdown_lines(table: Table) -> list[str]:

@@ -50,7 +50,7 @@ class Table:
 def table_of(
     columns: Sequence[str], rows: Iterable[Sequence[object]], formats: Mapping[str, str] | None = None
 ) -> Table:
-    """The table of these rows. A column that holds only whole numbers, or only numbers, gets that type."""
+    """The table of these rows. A column of only whole numbers, or only floats, gets that type."""
     # pandas takes half a second to import.
     import pandas as pd
 
@@ -91,4 +91,5 @@ def _dtype(values: Sequence[object]) -> str:
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return "int64"
-    return "float64" if kinds and kinds <= {int, float} else "object"
+    # Large whole numbers among others would lose digits.
+    return "float64" if kinds == {float} else "object"
