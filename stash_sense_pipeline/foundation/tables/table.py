@@ -36,9 +36,9 @@ class Table:
         return replace(self, frame=self.frame.head(rows))
 
     def cells(self) -> Iterator[tuple[Any, ...]]:
-        """The values of each row; None for a missing one."""
+        """The values of each row as Python values; None for a missing one."""
         for row in self.frame.itertuples(index=False, name=None):
-            yield tuple(None if is_missing(value) else value for value in row)
+            yield tuple(None if is_missing(value) else _plain(value) for value in row)
 
     def shown(self) -> Iterator[tuple[str, ...]]:
         """The cells of each row as text of one line without control characters."""
@@ -85,6 +85,11 @@ def one_line(text: str) -> str:
     An erasure blanks lines, so that a cell must not reach beyond its line.
     """
     return visible_line(" ".join(text.split()))
+
+
+def _plain(value: Any) -> Any:
+    """The Python value of a number of numpy. Columns that may lack values give such numbers."""
+    return value.item() if type(value).__module__ == "numpy" else value
 
 
 def _dtype(values: Sequence[object]) -> str:

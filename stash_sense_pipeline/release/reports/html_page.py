@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from stash_sense_pipeline.foundation.tables.html_writer import html_lines, html_text
 from stash_sense_pipeline.release.reports.document import Block, Heading, Picture, TableBlock, Text
@@ -13,9 +14,11 @@ _STYLE = """\
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
 img { max-width: 100%; height: auto; background: #fff; }
-.table { overflow-x: auto; margin: 1rem 0; }
+nav ul { columns: 18rem; }
+.table { overflow-x: auto; margin: 1rem 0; position: relative; }
 table { border-collapse: collapse; }
-caption { text-align: left; font-weight: 600; padding: .25rem 0; }
+/* The heading above says the same; a screen reader needs it at the table. */
+caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { border: 1px solid #8888; padding: .25rem .6rem; text-align: left; vertical-align: top; }
 td[data-value] { text-align: right; font-variant-numeric: tabular-nums; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; }
@@ -61,6 +64,7 @@ def html_page(title: str, blocks: Iterable[Block], pictures: Mapping[str, bytes]
 
     The policy in the page lets the browser load nothing, and run only the script of this module.
     """
+    found = list(blocks)
     script = base64.b64encode(hashlib.sha256(f"\n{_SCRIPT}".encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script}'"
     lines = [
@@ -76,7 +80,8 @@ def html_page(title: str, blocks: Iterable[Block], pictures: Mapping[str, bytes]
         "</head>",
         "<body>",
         "<main>",
-        *(line for block in blocks for line in _lines(block, pictures)),
+        *_opening(found),
+        *(line for block in found for line in _lines(block, pictures)),
         "</main>",
         f"<script>\n{_SCRIPT}</script>",
         "</body>",
@@ -85,10 +90,24 @@ def html_page(title: str, blocks: Iterable[Block], pictures: Mapping[str, bytes]
     return "\n".join(lines) + "\n"
 
 
+def _opening(blocks: Sequence[Block]) -> Iterator[str]:
+    """Links to the sections."""
+    yield '<nav aria-label="Sections"><ul>'
+    for block in blocks:
+        if isinstance(block, Heading) and block.level == 2:
+            yield f'<li><a href="#{_anchor(block)}">{html_text(block.text)}</a></li>'
+    yield "</ul></nav>"
+
+
+def _anchor(heading: Heading) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", heading.text.lower()).strip("-")
+
+
 def _lines(block: Block, pictures: Mapping[str, bytes]) -> Iterator[str]:
     match block:
         case Heading():
-            yield f"<h{block.level}>{html_text(block.text)}</h{block.level}>"
+            anchor = f' id="{_anchor(block)}"' if block.level == 2 else ""
+            yield f"<h{block.level}{anchor}>{html_text(block.text)}</h{block.level}>"
         case Text():
             text = html_text(block.text)
             yield f"<p><strong>{text}</strong></p>" if block.strong else f"<p>{text}</p>"
