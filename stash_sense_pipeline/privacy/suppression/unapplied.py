@@ -1,4 +1,4 @@
-"""Suppressions that are not applied yet: people on the list whom the catalog still holds are not read for analysis."""
+"""Suppressions that are not applied yet: as long as the catalog may hold people on the list, it is not read for analysis."""
 
 from __future__ import annotations
 
