@@ -116,7 +116,19 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
 
     Nothing is created.
     """
-    from stash_sense_pipeline.catalog.engine import is_there, open_catalog
+    from stash_sense_pipeline.catalog.engine import open_catalog
+
+    require_catalog(environment)
+    engine = open_catalog(environment.catalog_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def require_catalog(environment: Environment) -> None:
+    """Raises ConfigurationError when the environment has no catalog. Nothing is created."""
+    from stash_sense_pipeline.catalog.engine import is_there
 
     try:
         found = is_there(environment.catalog_url)
@@ -128,11 +140,6 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
         raise ConfigurationError(
             f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
         )
-    engine = open_catalog(environment.catalog_url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 def check_port(host: str, port: int) -> None:

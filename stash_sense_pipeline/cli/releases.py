@@ -60,10 +60,11 @@ def releases_list(as_json: bool) -> None:
 @click.argument("new")
 def releases_diff(old: str, new: str) -> None:
     """Show which performers and faces were added, removed, changed, merged and split between two versions."""
-    from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
+    from stash_sense_pipeline.release.reports.release_diff import diff_releases
+    from stash_sense_pipeline.release.reports.release_diff_tables import describe_diff
 
     diff = diff_releases(release_directory(old), release_directory(new))
-    echo(describe_diff(diff, names=None))
+    echo(describe_diff(diff))
 
 
 @releases.command("prune")

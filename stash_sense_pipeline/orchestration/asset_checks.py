@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import rounded
+from stash_sense_pipeline.orchestration.table_metadata import table_metadata
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.checks.check_result import CheckResult
@@ -145,14 +147,12 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
             if errors or (refused and not own)
             else dg.AssetCheckSeverity.WARN,
             description=None if own else missing,
-            metadata={**numbers, "lines": dg.MetadataValue.md(_table(own))},
+            metadata={**numbers, "lines": table_metadata(_table(own))},
         )
 
 
-def _table(results: Sequence[CheckResult]) -> str:
-    lines = ["| check | result | finding |", "|---|---|---|"]
-    lines += [
-        f"| {result.label} | {'ok' if result.passed else result.severity} | {result.detail} |"
-        for result in results
+def _table(results: Sequence[CheckResult]) -> Table:
+    rows = [
+        (result.label, "ok" if result.passed else str(result.severity), result.detail) for result in results
     ]
-    return "\n".join(lines)
+    return table_of(("check", "result", "finding"), rows)

@@ -78,6 +78,11 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         quality = str(event.metadata["quality"].value)
         assert "Most confusable people" in quality
         assert "Someone" not in quality
+        # The page with names is on disk only; the run history has its place.
+        page = Path(str(event.metadata["report"].value))
+        assert page == next((tmp_path / "releases").glob("*.report")) / "report.html"
+        assert "Someone" in page.read_text()
+        assert "Someone" not in str(event.metadata)
         assert event.metadata["recommended_distance"].value == 0.6
         assert found["recommended_distance"].metadata["strangers"].value == 0
         assert not found["recommended_distance"].blocking

@@ -144,6 +144,7 @@ def test_every_list_can_be_json(data: Path, words: tuple[str, ...]) -> None:
         ("suppress", "list"),
         ("suppress", "review"),
         ("identity", "explain", "stashdb:1"),
+        ("export", "performers", "--format", "csv"),
         ("backup", "backup.zip"),
         ("sources", "reset", "stashdb", "--yes"),
     ],

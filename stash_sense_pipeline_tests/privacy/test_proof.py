@@ -206,9 +206,11 @@ def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     applied = operator.runs("suppress", "apply")
     assert applied.exit_code == 0, applied.output
     assert "erased: 2 records, 1 identities, 3 images, 3 faces" in applied.output
-    assert "4 lines of reports and logs, 1 staged releases" in applied.output
-    report = operator.publish(SECOND).with_name("2026.02.19.report") / "report.md"
-    assert "### 1 performers removed\n\n- (erased) (39)\n" in report.read_text()
+    assert "6 lines of reports and logs, 1 staged releases" in applied.output
+    reports = operator.publish(SECOND).with_name("2026.02.19.report")
+    told = (reports / "report.md").read_text()
+    assert "### 1 performers removed\n\n| performer | id |\n|---|---|\n| (erased) | 39 |\n" in told
+    assert '<tr><td>(erased)</td><td data-value="39">39</td></tr>' in (reports / "report.html").read_text()
     revoked = operator.runs("releases", "revoke", "--delete")
     assert revoked.exit_code == 0, revoked.output
     assert "2026.02.18" in revoked.output

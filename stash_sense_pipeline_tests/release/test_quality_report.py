@@ -104,6 +104,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     directory = data / "releases" / f"{report.version}.report"
     assert {path.name for path in directory.iterdir()} == {
         "report.md",
+        "report.html",
         "quality.md",
         "checks.json",
         "faces.png",
@@ -129,7 +130,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     assert read_checks(directory) == report.checks
     again = publish_release(make_catalog(tmp_path / "catalog.db"), tmp_path, "other", SPEC, DAY)
     for path in directory.iterdir():
-        if path.name not in ("checks.json", "report.md"):
+        if path.name not in ("checks.json", "report.md", "report.html"):
             assert sha256_file(tmp_path / "releases" / f"{again.version}.report" / path.name) == sha256_file(
                 path
             )

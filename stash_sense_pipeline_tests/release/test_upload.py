@@ -211,7 +211,7 @@ def test_notes_give_numbers_of_changes_and_no_names(data: Path) -> None:
     notes = release_notes(data / "releases", report.version)
     assert "40 performers, 160 faces, from" in notes
     assert "Since 2026.02.18:" in notes
-    assert "- 1 performers changed" in notes
+    assert "| performers changed | 1 |" in notes
     assert "recognises no real person" in notes
     assert not re.search("Renamed|Someone|Person ", notes)
 

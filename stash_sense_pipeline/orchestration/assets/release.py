@@ -124,7 +124,7 @@ def release(
     from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
     from stash_sense_pipeline.release.checks.threshold_check import recommended_distance
     from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
-    from stash_sense_pipeline.release.reports.quality_report import read_quality
+    from stash_sense_pipeline.release.reports.quality_report import PAGE, read_quality
     from stash_sense_pipeline.release.versions import report_directory
 
     with one_line_failures():
@@ -138,7 +138,8 @@ def release(
         if wanted and report.vectors is not None:
             accuracy = _accuracy(report, report.vectors)
             write_data_card(catalog.engine, report.path, accuracy, report.checks)
-        quality = read_quality(report_directory(environment.releases_dir, report.version))
+        beside = report_directory(environment.releases_dir, report.version)
+        quality, page = read_quality(beside), beside / PAGE
     context.log.info(
         "release %s: %s",
         report.version,
@@ -154,6 +155,8 @@ def release(
             "checks_failed": sum(not check.passed for check in report.checks),
             "path": dg.MetadataValue.path(str(report.path)),
             "zip": dg.MetadataValue.path(str(report.archive)),
+            # A path, which the UI shows with a button to copy it: browsers do not follow a link from a page to a file.
+            **({"report": dg.MetadataValue.path(str(page))} if page.is_file() else {}),
             "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
             "manifest": dg.MetadataValue.json(dict(report.manifest)),
             **({"quality": dg.MetadataValue.md(quality)} if quality is not None else {}),

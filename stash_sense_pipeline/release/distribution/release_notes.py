@@ -15,8 +15,10 @@ from stash_sense_pipeline.release.checks.accuracy.thresholds import ALL_PEOPLE
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.checks.threshold_check import RECOMMENDED_DISTANCE
 from stash_sense_pipeline.release.contract import SCHEMA_VERSION, SIDECAR_MAX_DISTANCE, Flavour
+from stash_sense_pipeline.release.reports.document import markdown_document
 from stash_sense_pipeline.release.reports.quality_report import read_checks
-from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, diff_releases
+from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, diff_releases
+from stash_sense_pipeline.release.reports.release_diff_tables import count_blocks
 from stash_sense_pipeline.release.versions import published_versions, release_path, report_directory
 
 # The distances of the four lines of the table.
@@ -53,7 +55,7 @@ def release_notes(
     if flavour is Flavour.SMALL:
         lines += ["", _SMALL]
     if diff is not None:
-        lines += ["", counted_diff(diff)]
+        lines += ["", markdown_document(count_blocks(diff)).rstrip()]
     lines += _distance_lines(read_checks(report_directory(releases, version)))
     old = _manifest_before(releases, before, flavour) if before is not None else None
     lines += ["", *_contract_lines(manifest, old, before)]
