@@ -56,6 +56,7 @@ bench: setup
 # The pages that are made from the code, and the site into site/.
 docs: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.tools.generated_docs
+	$(BIN)/python -m stash_sense_pipeline_tests.tools.frames_page
 	$(BIN)/mkdocs build -q
 
 # docs/examples, which the page of commands shows: every command is run on the data of a demo. `make docs` after it.

@@ -11,7 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stash_sense_pipeline"
 # From the ground up.
 FLOORS = (
-    *("foundation", "records", "settings", "catalog", "privacy", "sources", "faces", "identity", "release"),
+    *("foundation", "records", "settings", "catalog", "privacy", "frames", "sources", "faces", "identity"),
+    "release",
     *("orchestration", "deployment", "definitions", "cli"),
 )
 WITH_DAGSTER = {"orchestration", "deployment", "definitions", "cli"}

@@ -68,6 +68,7 @@ for _command in (
     building.demo,
     building.ui,
     catalog.sources,
+    catalog.export,
     catalog.status,
     catalog.import_legacy_command,
     identity.identity,

@@ -58,8 +58,15 @@ def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
 
 
 def release_directory(version: str) -> Path:
-    """The directory of a version, or of `latest`. Raises ConfigurationError when there is none."""
-    path = environment_of(os.environ).releases_dir / version
+    """The directory of a version, of a flavour of it (`2026.11.21.small`), or of `latest` or `latest.small`.
+
+    Raises ConfigurationError when there is none.
+    """
+    releases = environment_of(os.environ).releases_dir
+    name, dot, flavour = version.partition(".")
+    path = releases / version
+    if name == "latest" and dot and (releases / name).is_dir():
+        path = releases / f"{(releases / name).resolve().name}.{flavour}"
     if not path.is_dir():
         raise ConfigurationError(
             f"there is no release {version} in {path.parent}; see stash-sense releases list"
@@ -109,9 +116,21 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
 
     Raises ConfigurationError when there is none, and when its schema is that of an older program.
     """
+    from stash_sense_pipeline.catalog.engine import current_engine
+
+    require_catalog(environment)
+    engine = current_engine(environment.catalog_url)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
+def require_catalog(environment: Environment) -> None:
+    """Raises ConfigurationError when there is no catalog, or one with the schema of an older program. It creates none."""
     import sqlalchemy as sa
 
-    from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, current_engine
+    from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state
     from stash_sense_pipeline.catalog.transactions import shown_url
     from stash_sense_pipeline.foundation.files import sqlite_url
 
@@ -125,11 +144,6 @@ def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
         raise ConfigurationError(
             f"the catalog in {place} has the schema of an older program; stash-sense prepare migrates it"
         )
-    engine = current_engine(environment.catalog_url)
-    try:
-        yield engine
-    finally:
-        engine.dispose()
 
 
 def check_port(host: str, port: int) -> None:

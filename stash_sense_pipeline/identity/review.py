@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +21,10 @@ from stash_sense_pipeline.catalog.queries.identity.trusted_faces import (
 )
 from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.foundation.files import make_directory, replacing
-from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
-from stash_sense_pipeline.foundation.visible_text import visible
+from stash_sense_pipeline.foundation.files import make_directory, write_atomically
+from stash_sense_pipeline.foundation.tables.csv_writer import csv_text
+from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.identity.alias_names import names_in_aliases
 from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
 from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
@@ -37,6 +36,7 @@ from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 # Written beside them, from what identity never joins: see source_suggestions.
 SUGGESTIONS = "suggestions.csv"
+_COLUMNS = ("section", "about", "evidence", "reason", "weight")
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
 # Pairs that lack at most this much for a link are listed: no page in common, or one field that differs, costs as much.
@@ -88,8 +88,9 @@ def write_review(
                 *_hubs(connection),
             ]
         make_directory(directory)
-        _write(directory / TABLE, _as_csv(findings))
-        _write(directory / MARKDOWN, _as_markdown(findings, now))
+        table = findings_table(findings)
+        write_atomically(directory / TABLE, csv_text(table))
+        write_atomically(directory / MARKDOWN, _as_markdown(table, now))
     return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
 
 
@@ -193,17 +194,13 @@ def _hubs(connection: sa.Connection) -> list[Finding]:
     return found
 
 
-def _as_csv(findings: Sequence[Finding]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("section", "about", "evidence", "reason", "weight"))
-    for row in findings:
-        cells = (row.section, row.about, row.evidence, row.reason)
-        writer.writerow((*map(spreadsheet_cell, cells), f"{row.weight:.2f}"))
-    return text.getvalue()
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """The findings as a table, in their order."""
+    rows = [(row.section, row.about, row.evidence, row.reason, round(row.weight, 2)) for row in findings]
+    return table_of(_COLUMNS, rows)
 
 
-def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
+def _as_markdown(table: Table, now: datetime) -> str:
     lines = [
         f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC",
         "",
@@ -211,21 +208,9 @@ def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
         "",
     ]
     for section, meaning in _SECTIONS.items():
-        rows = [row for row in findings if row.section == section]
-        lines += [f"## {section}: {len(rows)}", "", meaning, ""]
-        if rows:
-            lines += ["| about | evidence | reason |", "|---|---|---|"]
-        for row in rows[:_SHOWN]:
-            cells = (
-                " ".join(cell.split()).replace("|", "\\|") for cell in (row.about, row.evidence, row.reason)
-            )
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = Table(table.frame.loc[table.frame["section"] == section, ["about", "evidence", "reason"]])
+        lines += [f"## {section}: {len(rows)}", "", meaning, "", *markdown_lines(rows.head(_SHOWN))]
         if len(rows) > _SHOWN:
             lines += ["", f"and {len(rows) - _SHOWN} more in {TABLE}"]
         lines.append("")
     return "\n".join(lines)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(visible(text))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
 from stash_sense_pipeline.identity.linkage.blocking import StashBoxes
 from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
@@ -128,4 +129,4 @@ def test_ten_thousand_strangers_with_shared_aliases_are_not_joined_by_alias(seed
 
 
 def test_the_documentation_shows_the_chart_of_the_default_weights() -> None:
-    assert "\n".join(weight_chart(default_table())) in (_DOCS / "identities.md").read_text()
+    assert "\n".join(markdown_lines(weight_chart(default_table()))) in (_DOCS / "identities.md").read_text()

@@ -24,7 +24,7 @@ from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
+from stash_sense_pipeline.foundation.tables.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.comparisons import Record

@@ -184,7 +184,12 @@ LOOKS = (
     ("releases", "revoke"),
 )
 # Each reads the catalog, and must neither create nor migrate one.
-READS_THE_CATALOG = (*LOOKS, ("backup", "backup.zip"), ("sources", "reset", "stashdb", "--yes"))
+READS_THE_CATALOG = (
+    *LOOKS,
+    ("export", "performers", "--format", "csv"),
+    ("backup", "backup.zip"),
+    ("sources", "reset", "stashdb", "--yes"),
+)
 READS_FILES = (
     ("releases", "list"),
     ("releases", "diff", "latest", "latest"),

@@ -124,6 +124,7 @@ def transcripts(demo: Path, demo_said: str, directory: Path) -> dict[str, str]:
 def _looking(terminal: Terminal) -> None:
     terminal.run("prepare", "prepare")
     terminal.run("status", "status")
+    terminal.run("export", "export", "identities", "--format", "csv", "--to", "./identities.csv")
     terminal.run("settings-show", "settings", "show", "global")
     with _listening() as address:
         terminal.run("alerts-test", "alerts", "test", more={"STASH_SENSE_ALERT_URL": address})
@@ -164,6 +165,7 @@ def _releases(terminal: Terminal) -> None:
         terminal.seen["releases-upload"] = terminal.seen["releases-upload"].replace(
             world.url, "https://github.com"
         )
+        terminal.run("releases-fetch", "releases", "fetch", "--to", "./other-sidecar", more=more)
 
 
 def _leaving(terminal: Terminal) -> None:

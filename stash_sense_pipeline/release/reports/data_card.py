@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
 from stash_sense_pipeline.release.build.manifest import read_manifest
@@ -21,8 +22,8 @@ from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
-from stash_sense_pipeline.release.reports.accuracy_tables import group_lines, threshold_lines
-from stash_sense_pipeline.release.reports.markdown import markdown_table
+from stash_sense_pipeline.release.reports.accuracy_tables import group_blocks, threshold_blocks
+from stash_sense_pipeline.release.reports.document import Block, Heading, TableBlock, Text, markdown_document
 
 _LIMITS = """\
 - The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
@@ -32,13 +33,11 @@ _LIMITS = """\
 - Look-alikes, siblings and twins are confused with each other. Profile views and small or blurred faces fail.
 - Gender, ethnicity and dates are those of the sources. They are often missing and sometimes wrong.
 - The embedders were trained by others on faces that are not balanced over age, gender and skin colour. The errors above
-  are measured on this release only, not on images of other kinds.
-"""
+  are measured on this release only, not on images of other kinds."""
 _PROHIBITED_USE = """\
 To identify people other than the adult performers in the user's own media library: not on the street, not in private
 images, not at work, not by a person with power over them. The program that made this release has no endpoint for it.
-A person who asks for it is removed; see PRIVACY.md.
-"""
+A person who asks for it is removed; see PRIVACY.md."""
 
 
 def data_card_path(release: Path) -> Path:
@@ -55,8 +54,8 @@ def write_data_card(
     the release measured it.
     """
     path = data_card_path(release)
-    lines = _lines(read_manifest(release), _people(release), accuracy, _withheld_counts(engine), checks)
-    write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
+    blocks = _blocks(read_manifest(release), _people(release), accuracy, _withheld_counts(engine), checks)
+    write_atomically(path, visible(markdown_document(blocks)), mode=PUBLIC_FILE)
     return path
 
 
@@ -83,49 +82,57 @@ def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
     return {**found, "suppressed keys": max(keys - 1, 0)}
 
 
-def _lines(
+def _blocks(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     accuracy: Accuracy,
     withheld: Mapping[str, int],
     checks: Sequence[CheckResult],
-) -> Iterator[str]:
+) -> list[Block]:
     faces = Counter[str]()
     for person in people.values():
         faces.update(person["sources"])
-    yield f"# Data card of release {manifest['version']}\n"
-    yield f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
-    yield f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`.\n"
-    yield "## Sources\n"
-    yield from markdown_table(
-        ("source", "faces", "performers with a face from it"),
-        [
-            (source, count, sum(source in person["sources"] for person in people.values()))
-            for source, count in sorted(faces.items())
-        ],
-    )
-    yield "\n## Completeness\n"
-    yield from markdown_table(("faces", "performers"), list(_people_by_face_count(people)))
-    yield ""
-    yield from markdown_table(
-        ("field", "performers with a value"),
-        [
-            (field, f"{sum(person[field] is not None for person in people.values()) / len(people):.0%}")
-            for field in ("gender", "ethnicity", "country", "birth_date")
-        ],
-    )
-    yield "\n## What a threshold means\n"
-    yield from threshold_lines(accuracy.thresholds)
-    yield "\n## Errors by group\n"
-    yield from group_lines(accuracy.groups)
-    yield "\n## Withheld and suppressed\n"
-    yield from markdown_table(("reason", "records or keys"), list(withheld.items()))
-    yield "\n## Checks before publication\n"
-    yield from markdown_table(
-        ("check", "passed", "finding"),
-        [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
-    )
-    yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
+    results = [(check.label, check.passed, check.detail) for check in checks]
+    return [
+        Heading(1, f"Data card of release {manifest['version']}"),
+        Text(
+            f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
+        ),
+        Text(f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`."),
+        *_section("Sources", _source_table(people, faces)),
+        *_section("Completeness", table_of(("faces", "performers"), _people_by_face_count(people))),
+        TableBlock("Fields", _field_table(people)),
+        Heading(2, "What a threshold means"),
+        *threshold_blocks(accuracy.thresholds),
+        Heading(2, "Errors by group"),
+        *group_blocks(accuracy.groups),
+        *_section("Withheld and suppressed", table_of(("reason", "records or keys"), withheld.items())),
+        *_section("Checks before publication", table_of(("check", "passed", "finding"), results)),
+        Heading(2, "Known limits"),
+        Text(_LIMITS),
+        Heading(2, "Prohibited use"),
+        Text(_PROHIBITED_USE),
+    ]
+
+
+def _section(title: str, table: Table) -> list[Block]:
+    return [Heading(2, title), TableBlock(title, table)]
+
+
+def _source_table(people: Mapping[int, Mapping[str, Any]], faces: Mapping[str, int]) -> Table:
+    rows = [
+        (source, count, sum(source in person["sources"] for person in people.values()))
+        for source, count in sorted(faces.items())
+    ]
+    return table_of(("source", "faces", "performers with a face from it"), rows)
+
+
+def _field_table(people: Mapping[int, Mapping[str, Any]]) -> Table:
+    rows = [
+        (field, sum(person[field] is not None for person in people.values()) / len(people))
+        for field in ("gender", "ethnicity", "country", "birth_date")
+    ]
+    return table_of(("field", "performers with a value"), rows, {"performers with a value": ".0%"})
 
 
 def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:
