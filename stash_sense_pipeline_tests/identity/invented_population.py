@@ -64,10 +64,11 @@ class Rates:
 
 @dataclass(frozen=True)
 class Population:
-    """Records, and the number of the person behind each live one."""
+    """Records, the number of the person behind each live one, and the pairs of twins."""
 
     records: Mapping[RecordKey, Record]
     truth: Mapping[RecordKey, int]
+    twins: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def make_population(
     first = _words(rng, 900, 2)
     last = _words(rng, 2500, 3)
     crowd = [_person(rng, number, first, last, rates) for number in range(people)]
-    _make_special(rng, crowd, rates)
+    twins = _make_special(rng, crowd, rates)
     studios = [f"https://twitter.com/studio{number}" for number in range(max(1, people // 400))]
     records: dict[RecordKey, Record] = {}
     truth: dict[RecordKey, int] = {}
@@ -180,7 +181,7 @@ def make_population(
                     box, person.former_identifiers[box], person.name, live=False, merged_into=record.source_id
                 )
                 records[old.key] = old
-    return Population(_swap_urls(rng, records, rates.swapped + poisoned), truth)
+    return Population(_swap_urls(rng, records, rates.swapped + poisoned), truth, twins)
 
 
 def score(truth: Mapping[RecordKey, int], groups: Iterable[Sequence[RecordKey]]) -> Score:
@@ -204,19 +205,23 @@ def _uuid(rng: random.Random) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _make_special(rng: random.Random, crowd: Sequence[_Person], rates: Rates) -> None:
-    """Twins, people with another's name and birth date, and people who changed their gender."""
+def _make_special(rng: random.Random, crowd: Sequence[_Person], rates: Rates) -> tuple[tuple[int, int], ...]:
+    """Twins, people with another's name and birth date, and people who changed their gender. Returns the twins."""
+    twins: dict[int, int] = {}
     for person in crowd:
         if rng.random() < rates.twins:
             twin = rng.choice(crowd)
             twin.birth_date, twin.country = person.birth_date, person.country
             twin.name = f"{twin.name.split()[0]} {person.name.split()[-1]}"
+            if twin is not person:
+                twins[twin.number] = person.number
         if rng.random() < rates.equal_homonyms:
             other = rng.choice(crowd)
             other.name, other.birth_date = person.name, person.birth_date
         if rng.random() < rates.transitions:
             now, before = rng.choice((("TRANSGENDER_FEMALE", "MALE"), ("TRANSGENDER_MALE", "FEMALE")))
             person.gender, person.former_gender = now, before
+    return tuple((person, twin) for twin, person in sorted(twins.items()))
 
 
 def _words(rng: random.Random, count: int, syllables: int) -> list[str]:
