@@ -29,7 +29,8 @@ class Rates:
     studio about them, which is of no known site. `equal_homonyms`: people with name and birth date of somebody else.
     `transitions`: people whose older records have another gender. `merged_records`: records with a second one that
     their source has merged into them, and which others still link to. `shared_images`: chance that a record shows its
-    person's widest known picture, byte by byte.
+    person's widest known picture, byte by byte. `first_names`, `last_names`: sizes of the pools. `aliases`: numbers of
+    aliases of people, one of which a person has.
     """
 
     presence: Mapping[str, float] = field(
@@ -60,6 +61,9 @@ class Rates:
     shared_images: float = 0.15
     wrong_images: float = 0.002
     placeholder_images: float = 0.01
+    first_names: int = 900
+    last_names: int = 2500
+    aliases: tuple[int, ...] = (0, 0, 1, 1, 2, 3)
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,8 @@ def make_population(
     """
     rates = rates or Rates()
     rng = random.Random(seed)
-    first = _words(rng, 900, 2)
-    last = _words(rng, 2500, 3)
+    first = _words(rng, rates.first_names, 2)
+    last = _words(rng, rates.last_names, 3)
     crowd = [_person(rng, number, first, last, rates) for number in range(people)]
     twins = _make_special(rng, crowd, rates)
     studios = [f"https://twitter.com/studio{number}" for number in range(max(1, people // 400))]
@@ -257,7 +261,7 @@ def _person(
         ("US", "CZ", "GB", "JP", "RU", "BR", "HU", "DE", "FR", "CO"), (40, 10, 9, 12, 8, 6, 5, 4, 4, 2)
     )[0]
     return _Person(
-        number, main, [name() for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))], gender, birth, country, pages
+        number, main, [name() for _ in range(rng.choice(rates.aliases))], gender, birth, country, pages
     )
 
 
