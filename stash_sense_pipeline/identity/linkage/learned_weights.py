@@ -21,9 +21,9 @@ from stash_sense_pipeline.identity.linkage.candidates import Candidates
 from stash_sense_pipeline.identity.linkage.comparisons import (
     birth_agreement,
     field_agreements,
-    name_agreement,
 )
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind, NameFrequencies, Pair, Weights
+from stash_sense_pipeline.identity.linkage.name_weights import PRIOR_PAIRS, most_of_both, people_of_both
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -56,24 +56,12 @@ OTHER_NAMES: Final[Mapping[str, Level]] = {"no_other_name": Level(0.30, 0.99)}
 _MOST_AWAY = 0.6
 # A field counts as known from so many pairs of one person on; with fewer in all, nothing is learned.
 _LEAST_PAIRS = 200
-# The defaults count as so many pairs.
-_PRIOR_PAIRS = 50
 _SAMPLED_PAIRS = 20_000
 # A word in a smaller share of names is rare: its share is taken as this, which errs upwards.
 _RARE = 1 / 5000
-# Of the records of the smaller of two sources, the share that has a partner in the other one, where few links tell.
-_OVERLAP = 0.3
-# A wrong pair joins only when neither person has a record in the other one's source: this share of the people at least.
-_LEAST_ALONE = 0.2
-# The score of a pair with even odds, for an equal name and for the bound on name and birth date.
-_EVEN_NAME, _EVEN_BOTH = 1.2, 0.7
-# A name alone proves less than a name and a birth date can, by this much.
-ALONE: Final = 0.3
 _COUNTRY_MOST = 1.2
 # People with the name and the birth date of another one, and the pairs seen that this default counts as.
 _NAMESAKES, _PRIOR_NAMESAKES = 0.001, 3
-_NAME_LEAST, _NAME_MOST = 1.0, 3.0
-_BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
 
 class Observed(NamedTuple):
@@ -164,40 +152,6 @@ def learn(candidates: Candidates, boxes: Collection[str], base: Weights = WEIGHT
     return LearnedWeights(weights, len(candidates.records), len(positives), len(negatives), tuple(table))
 
 
-def name_weight(names: NameFrequencies, name: str, a: str, b: str) -> float:
-    """The weight of an equal main name (folded) of records of sources `a` and `b`: the odds that they are one person."""
-    odds = _prior_odds(names, a, b) * names.agreeing / names.probability(_digests(name))
-    weight = min(max(log10(odds) + _EVEN_NAME, _NAME_LEAST), _NAME_MOST)
-    return round(min(weight, most_of_both(names, a, b) - ALONE), 3)
-
-
-def most_of_both(names: NameFrequencies, a: str, b: str) -> float:
-    """The most that name and birth date prove together for records of sources `a` and `b`.
-
-    It rests on the share of strangers that have both in common.
-    """
-    odds = _prior_odds(names, a, b) * names.agreeing / names.homonyms
-    return round(min(max(log10(odds) + _EVEN_BOTH, _BOTH_LEAST), _BOTH_MOST), 3)
-
-
-def _prior_odds(names: NameFrequencies, a: str, b: str) -> float:
-    """The odds that a random pair of records of two sources is one person, against a stranger that could be taken for one.
-
-    Of n and N records, K people have a record in both, and n N pairs are compared. A record of which the person has a
-    record in the other source joins that one, not a stranger's.
-    """
-    first, second = max(names.sizes.get(a, 0), 1), max(names.sizes.get(b, 0), 1)
-    known = names.people_of_both.get(_both(a, b), 0)
-    smaller = min(first, second)
-    both = smaller * (known + _OVERLAP * _PRIOR_PAIRS) / (smaller + _PRIOR_PAIRS)
-    alone = max(1 - both / first, _LEAST_ALONE) * max(1 - both / second, _LEAST_ALONE)
-    return both / (first * second * alone)
-
-
-def _both(a: str, b: str) -> str:
-    return " ".join(sorted((a, b)))
-
-
 def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
     """The level of two records without a page in common: how many pages both list at least, those of boxes left out.
 
@@ -237,7 +191,7 @@ def _learned_pages(candidates: Candidates, base: Weights, strangers: Sequence[Pa
     rows: list[Observed] = []
     for name, default in PAGES.items():
         chance_m, chance_u = (
-            (apart[name] + _PRIOR_PAIRS * prior) / (known[name] + _PRIOR_PAIRS)
+            (apart[name] + PRIOR_PAIRS * prior) / (known[name] + PRIOR_PAIRS)
             for (known, apart), prior in ((m, default.m), (u, default.u))
         )
         middle = float(getattr(base, name))
@@ -341,17 +295,13 @@ def _learned(
     """The levels of a field; the defaults count as 50 pairs, and bound the weight."""
     known_m, known_u = m.total(), u.total()
     for name, default in levels.items():
-        chance_m = (m[name] + _PRIOR_PAIRS * default.m) / (known_m + _PRIOR_PAIRS)
-        chance_u = (u[name] + _PRIOR_PAIRS * default.u) / (known_u + _PRIOR_PAIRS)
+        chance_m = (m[name] + PRIOR_PAIRS * default.m) / (known_m + PRIOR_PAIRS)
+        chance_u = (u[name] + PRIOR_PAIRS * default.u) / (known_u + PRIOR_PAIRS)
         middle = float(getattr(base, name))
         weight = min(max(log10(chance_m / chance_u), middle - _MOST_AWAY), middle + _MOST_AWAY)
         if known_m < _LEAST_PAIRS:
             weight = middle
         yield Observed(name, round(chance_m, 4), round(chance_u, 4), round(weight, 3))
-
-
-def _digests(name: str) -> list[str]:
-    return [f"{digest(word):x}" for word in name.split()]
 
 
 def _name_frequencies(
@@ -370,23 +320,10 @@ def _name_frequencies(
     sizes = dict(sorted(Counter(source for source, _ in candidates.keys).items()))
     named = [(a, b) for a, b in _every_nth(positives) if folded.main(a) and folded.main(b)]
     equal = sum(folded.main(a) == folded.main(b) for a, b in named)
-    agreeing = round((equal + 0.85 * _PRIOR_PAIRS) / (len(named) + _PRIOR_PAIRS), 4)
+    agreeing = round((equal + 0.85 * PRIOR_PAIRS) / (len(named) + PRIOR_PAIRS), 4)
     return NameFrequencies(
-        common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing, people_of_both=_people_of_both(candidates)
+        common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing, people_of_both=people_of_both(candidates)
     )
-
-
-def _people_of_both(candidates: Candidates) -> dict[str, int]:
-    """For two sources, the pairs of records that share a link and a name: nearly all of the people with both."""
-    links = (Kind.CROSS_LINK, Kind.PROFILE)
-    found = Counter(
-        _both(a[0], b[0])
-        for (a, b), rows in candidates.shared.items()
-        if a[0] != b[0]
-        and any(row.kind in links for row in rows)
-        and name_agreement(a, b, candidates.folded) is not None
-    )
-    return dict(sorted(found.items()))
 
 
 def _country_weights(

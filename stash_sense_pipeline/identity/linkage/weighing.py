@@ -30,11 +30,10 @@ from stash_sense_pipeline.identity.linkage.evidence import (
 )
 from stash_sense_pipeline.identity.linkage.learned_weights import (
     learn,
-    most_of_both,
-    name_weight,
     no_page_level,
     sites_with_other_pages,
 )
+from stash_sense_pipeline.identity.linkage.name_weights import most_of_both, name_weight
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
