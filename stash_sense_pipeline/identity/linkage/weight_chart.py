@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Weights
-from stash_sense_pipeline.identity.linkage.learned_weights import LEVELS, PAGES, Observed
+from stash_sense_pipeline.identity.linkage.learned_weights import LEVELS, OTHER_NAMES, PAGES, Observed
 
 _BARS_A_UNIT = 5
 _FORMATS = {"m": ".4g", "u": ".4g", "weight": "+.2f"}
@@ -14,7 +14,11 @@ _FORMATS = {"m": ".4g", "u": ".4g", "weight": "+.2f"}
 
 def default_table(weights: Weights = WEIGHTS) -> tuple[Observed, ...]:
     """The levels as they are before anything is learned."""
-    levels = {name: level for rows in LEVELS.values() for name, level in rows.items()} | dict(PAGES)
+    levels = (
+        {name: level for rows in LEVELS.values() for name, level in rows.items()}
+        | dict(PAGES)
+        | dict(OTHER_NAMES)
+    )
     return tuple(
         Observed(name, level.m, level.u, float(getattr(weights, name))) for name, level in levels.items()
     )
