@@ -30,7 +30,7 @@ from stash_sense_pipeline.identity.alias_names import names_in_aliases
 from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
 from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind
-from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
+from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
@@ -49,7 +49,7 @@ _SECTIONS = {
     "collision": "faces nearer to another performer than to their own; kept out of releases",
     "hub_face": "faces near many people; kept out of releases",
     "copy": "pictures that two people show in different sources, taken from one of them; perhaps one person: must_link",
-    "verdict": "faces that verdicts of the overrides leave out, and verdicts without effect",
+    "verdict": "faces that verdicts of the overrides leave out, and overrides without effect",
     "no_face": "people with every face kept out of releases",
     "hub": "pages on too many records to prove anything",
 }
@@ -71,19 +71,19 @@ def write_review(
 ) -> Mapping[str, int]:
     """Writes identity.md (the first findings of each section) and identity.csv (all). Returns counts by section.
 
-    Verdicts of the `overrides` without effect are listed with their lines.
+    Lines of the `overrides` without effect are listed with their reasons.
 
     The files are for the operator alone: they contain record keys, pages and names. An erasure blanks the lines about
     the erased records. `directory` is in DATA_DIR; its lock for texts is held while the files are written.
     """
-    verdicts = resolve_verdicts(ShortReads(engine), overrides.path, overrides.face_verdicts)
+    refused = refused_overrides(ShortReads(engine), overrides)
     with texts_locked(directory.parent):
         with reading(engine) as connection:
             findings = [
                 *_pairs(connection, overrides),
                 *_collisions(connection),
                 *_exclusions(connection),
-                *(Finding("verdict", "", problem, "no effect", 0.0) for problem in verdicts.problems),
+                *(Finding("verdict", "", problem, "no effect", 0.0) for problem in refused),
                 *_people_without_a_face(connection),
                 *_hubs(connection),
             ]
