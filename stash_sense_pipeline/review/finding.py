@@ -60,10 +60,11 @@ def find_decisions(
     """All decisions, also those that the overrides settle, the most valuable first. Suppressed people are left out."""
     reads = ShortReads(engine)
     state = reads(_State.read)
+    pairs = reads(_pairs, state, found)
     decisions = [
-        *reads(_pairs, state, found),
+        *pairs,
         *reads(_faces, state, found),
-        *reads(_pages, state, found),
+        *reads(_pages, state, found, {frozenset(row.people) for row in pairs}),
         *_withheld(reads),
     ]
     shown = _without_suppressed(reads, decisions, state, listed)
@@ -246,8 +247,13 @@ def _faces(connection: sa.Connection, state: _State, found: Findings) -> list[De
     return list(decisions.values())
 
 
-def _pages(connection: sa.Connection, state: _State, found: Findings) -> list[Decision]:
-    """One decision for a page that many people, or one person too many, list."""
+def _pages(
+    connection: sa.Connection, state: _State, found: Findings, asked: Collection[frozenset[Person]]
+) -> list[Decision]:
+    """One decision for a page that many people, or one person too many, list.
+
+    A link between two people that are `asked` about already is left out: their decision settles it.
+    """
     decisions: dict[str, Decision] = {}
     hubs = runs.read_hubs(connection)
     holders = runs.KeyIndex.of(runs.read_keys(connection)).holders(digest for digest, _, _ in hubs)
@@ -259,7 +265,7 @@ def _pages(connection: sa.Connection, state: _State, found: Findings) -> list[De
             decisions[page] = Decision(Kind.PAGE, people, records, page=page, reasons=reasons, value=count)
     for row in found.suggestions.suggestions:
         profile = canonical_profile(row.subject) if row.kind == SuggestionKind.LINK else None
-        if profile is None:
+        if profile is None or people_of((row.record, row.other), state.members) in asked:
             continue
         page = f"{profile.site}:{profile.key}"
         facts = tuple(Fact(row.record, row.other, text, 0.0) for text in row.facts)
