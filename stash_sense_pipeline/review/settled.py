@@ -27,7 +27,9 @@ from stash_sense_pipeline.identity.linkage.overrides import (
 from stash_sense_pipeline.identity.review_pairs import record_of
 from stash_sense_pipeline.identity.run_steps import RunRules
 from stash_sense_pipeline.privacy.redaction.overrides_text import Entry
+from stash_sense_pipeline.privacy.suppression.suppression_hashes import profile_hash
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
+from stash_sense_pipeline.records.profile_urls import ProfileKey
 from stash_sense_pipeline.records.record_key import RecordKey
 from stash_sense_pipeline.review.overrides_file import comments, entries
 
@@ -148,6 +150,8 @@ def _is_suppressed(names: Sequence[str], listed: Suppressions) -> bool:
     if not len(listed):
         return False
     return any(
-        listed.covers_record(*record_of(name)) or listed.covers_picture(*record_of(name), url="")
+        listed.covers_record(*record_of(name))
+        or listed.covers_picture(*record_of(name), url="")
+        or profile_hash(listed.key, ProfileKey(*record_of(name))) in listed.urls
         for name in names
     )

@@ -63,8 +63,9 @@ def picture_server() -> Iterator[Pictures]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            pictures.asked.append(self.path)
-            content = pictures.files.get(self.path)
+            path = self.path.partition("?")[0]
+            pictures.asked.append(path)
+            content = pictures.files.get(path)
             self.send_response(404 if content is None else 200)
             self.send_header("Content-Length", str(len(content or b"")))
             self.end_headers()

@@ -24,7 +24,7 @@ from stash_sense_pipeline.review.page.guard import PageAccess, PageGuard
 from stash_sense_pipeline.review.page.views import Filters, Place, bars_of, choices, listed, render, title_of
 from stash_sense_pipeline.review.settling import Signature
 
-_FILES = {"review.css": "text/css", "review.js": "text/javascript"}
+_FILES = {"review.css": "text/css", "review.js": "text/javascript", "icon.svg": "image/svg+xml"}
 _LINE_OF_A_NOTE = 16
 
 
@@ -196,7 +196,10 @@ class ReviewPage:
             return await run_in_threadpool(view)
         except StashSenseError as error:
             text = render(
-                "problem.html", token=self._access.token, title="Nothing was written", problem=str(error)
+                "problem.html",
+                token=self._access.token,
+                title="Nothing was written",
+                problem=str(error).splitlines(),
             )
             return HTMLResponse(text, 409)
 
