@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK
 from stash_sense_pipeline.identity.linkage.evidence import Kind
 from stash_sense_pipeline.privacy.intake.adults import STARTED_UNDER_18, UNDER_18, UNREADABLE_DATE
 from stash_sense_pipeline.privacy.intake.holding import HELD, HELD_LINKED
@@ -18,6 +19,8 @@ _KINDS: Mapping[str, str] = {
     Kind.FACE: "faces",
     Kind.ATTRIBUTES: "details",
 }
+# The beginning of the reason of a link between people with records of one source; see identity/linkage/clustering.py.
+_TWO_RECORDS = "two live records of "
 _WITHHELD: Mapping[str, str] = {
     HELD: "it has the name and birth date of a person on the suppression list, or a refused face",
     HELD_LINKED: "it is linked to a record that is held",
@@ -35,6 +38,16 @@ def fact_in_words(kind: str, key: str) -> str:
     if not key or kind == Kind.IMAGE:
         return said
     return f"{said}: {key}"
+
+
+def reason_in_words(reason: str) -> str:
+    """Why the program does not link two records."""
+    if reason.startswith(f"{TOO_WEAK}: "):
+        weight, _, link = reason.removeprefix(f"{TOO_WEAK}: ").partition(" of ")
+        return f"the evidence weighs {weight}; it links at {link}"
+    if reason.startswith(_TWO_RECORDS):
+        return f"one person would have {reason}"
+    return reason
 
 
 def withheld_in_words(reason: str) -> str:

@@ -34,7 +34,7 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRES
 from stash_sense_pipeline.records.profile_urls import ProfileKey, canonical_profile
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 from stash_sense_pipeline.review.decision import Decision, Fact, Kind
-from stash_sense_pipeline.review.evidence_words import fact_in_words, withheld_in_words
+from stash_sense_pipeline.review.evidence_words import fact_in_words, reason_in_words, withheld_in_words
 
 # A page on more records is described by its first holders.
 _HOLDERS_SHOWN = 6
@@ -159,7 +159,7 @@ def _pairs(connection: sa.Connection, state: _State, found: Findings) -> list[De
         facts[people] += [
             Fact(pair.a, pair.b, fact_in_words(kind, key), weight) for kind, key, weight in pair.rows
         ]
-        reasons[people].append(pair.reason)
+        reasons[people].append(reason_in_words(pair.reason))
         kinds[people] = Kind.PAIR
     for row in found.suggestions.suggestions:
         if row.kind == SuggestionKind.DUPLICATE:
