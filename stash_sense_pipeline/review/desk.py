@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -94,9 +94,9 @@ class ReviewDesk:
         found = self._decisions(overrides)
         return open_decisions(found.decisions, overrides, found.members)
 
-    def decision(self, decision_id: str) -> Decision:
-        """The open decision with this id. Raises ConfigurationError when there is none."""
-        for row in self.open():
+    def decision(self, decision_id: str, among: Sequence[Decision] | None = None) -> Decision:
+        """The open decision with this id, `among` those given. Raises ConfigurationError when there is none."""
+        for row in self.open() if among is None else among:
             if row.decision_id == decision_id:
                 return row
         raise ConfigurationError(

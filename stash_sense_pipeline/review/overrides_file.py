@@ -11,7 +11,7 @@ import yaml
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.files import PRIVATE_FILE, write_atomically
-from stash_sense_pipeline.foundation.yaml_file import read_yaml
+from stash_sense_pipeline.foundation.yaml_file import FAST_LOADER, read_yaml
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.privacy.redaction.overrides_text import (
     Entry,
@@ -29,8 +29,8 @@ _ATTEMPTS = 5
 _COMMENT = re.compile(r"(?:^|\s)#\s*(.*)")
 
 
-def add_entry(path: Path, new: NewEntry, check: Callable[[Overrides], None]) -> int:
-    """Adds an entry to the file and returns its line. Comments, layout and the entries of others stay.
+def add_entry(path: Path, new: NewEntry, check: Callable[[Overrides], None]) -> None:
+    """Adds an entry to the file. Comments, layout and the entries of others stay.
 
     `check` sees the overrides of the moment, under the lock, and raises an error to refuse the entry. Raises
     ConfigurationError with file and line when the file cannot be parsed, extended or written; nothing is changed then.
@@ -48,14 +48,6 @@ def add_entry(path: Path, new: NewEntry, check: Callable[[Overrides], None]) -> 
         return after
 
     _change(path, change)
-    return max(
-        (
-            line
-            for section, entry, line in entries(path)
-            if (section, entry) == (new.section, _plain(new.entry))
-        ),
-        default=1,
-    )
 
 
 def remove_entry(path: Path, section: str, entry: Entry) -> bool:
@@ -134,14 +126,14 @@ def _change(path: Path, change: Callable[[str, Overrides], str]) -> None:
 
 def _is_blank(path: Path, content: bytes) -> bool:
     try:
-        return yaml.compose(content.decode("utf-8-sig"), Loader=yaml.SafeLoader) is None
+        return yaml.compose(content.decode("utf-8-sig"), Loader=FAST_LOADER) is None
     except (yaml.YAMLError, UnicodeDecodeError):
         # load_overrides says what is wrong, with the line.
         return False
 
 
 def _content(text: str) -> Mapping[str, Any]:
-    return yaml.safe_load(text) or {}
+    return yaml.load(text.removeprefix("\ufeff"), Loader=FAST_LOADER) or {}
 
 
 def _with_entry(content: Mapping[str, Any], section: str, entry: Entry) -> dict[str, Any]:

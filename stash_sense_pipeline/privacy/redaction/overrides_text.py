@@ -17,9 +17,12 @@ from typing import Any
 import yaml
 
 from stash_sense_pipeline.foundation.files import holding_lock, make_directory
+from stash_sense_pipeline.foundation.yaml_file import FAST_LOADER
 
 # Entries look like [source:id, source:id]. Other texts are quoted.
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*(?::[A-Za-z0-9_.-]+)?", re.ASCII)
+# A byte order mark. The parser in C does not count it.
+_MARK = "\ufeff"
 _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 # An entry: the text of an image or a page, or a list of texts.
@@ -49,7 +52,9 @@ def added(text: str, new: NewEntry) -> str:
 
     The result must be compared with the wanted content: in rare forms of YAML it is not valid.
     """
-    root = yaml.compose(text, Loader=yaml.SafeLoader) if text.strip() else None
+    if text.startswith(_MARK):
+        return _MARK + added(text.removeprefix(_MARK), new)
+    root = yaml.compose(text, Loader=FAST_LOADER) if text.strip() else None
     line_break = "\r\n" if "\r\n" in text else "\n"
     shown = entry_text(new.entry) + (f"  # {new.comment}" if new.comment else "")
     pairs = root.value if isinstance(root, yaml.MappingNode) else ()
@@ -65,7 +70,7 @@ def added(text: str, new: NewEntry) -> str:
     if section.flow_style:
         end = items[-1].end_mark.index
         return f"{text[:end]},{line_break}  {shown}{line_break}  {text[end:].lstrip(' ')}"
-    dashes = [token.start_mark.index for token in yaml.scan(text) if isinstance(token, yaml.BlockEntryToken)]
+    dashes = _dashes(text)
     dash = dashes[bisect_left(dashes, items[-1].start_mark.index) - 1]
     indent = text[text.rfind("\n", 0, dash) + 1 : dash]
     return _after_line(text, last, f"{indent}- {shown}", line_break)
@@ -73,6 +78,8 @@ def added(text: str, new: NewEntry) -> str:
 
 def removed(text: str, sections: Collection[str], is_chosen: Callable[[list[str]], bool]) -> str:
     """The text without the entries of these sections of which `is_chosen` holds, including their dash or comma."""
+    if text.startswith(_MARK):
+        return _MARK + removed(text.removeprefix(_MARK), sections, is_chosen)
     return _cut(text, _spans(text, sections, is_chosen))
 
 
@@ -86,7 +93,7 @@ def entry_text(entry: Entry) -> str:
 def has_content(text: str, content: Any) -> bool:
     """True when the text has this content. An empty section equals a missing one."""
     try:
-        return bool(_normal(yaml.safe_load(text)) == _normal(content))
+        return bool(_normal(yaml.load(text.removeprefix(_MARK), Loader=FAST_LOADER)) == _normal(content))
     except yaml.YAMLError:
         return False
 
@@ -117,8 +124,8 @@ def _normal(data: Any) -> Any:
 def _spans(
     text: str, sections: Collection[str], is_chosen: Callable[[list[str]], bool]
 ) -> Iterator[tuple[int, int]]:
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    dashes = [token.start_mark.index for token in yaml.scan(text) if isinstance(token, yaml.BlockEntryToken)]
+    root = yaml.compose(text, Loader=FAST_LOADER)
+    dashes = _dashes(text)
     for key, section in root.value if isinstance(root, yaml.MappingNode) else ():
         if key.value not in sections or not isinstance(section, yaml.SequenceNode):
             continue
@@ -130,6 +137,15 @@ def _spans(
                     yield _with_comma(text, begin, item.end_mark.index)
                 else:
                     yield whole_lines(text, dashes[bisect_left(dashes, begin) - 1], end)
+
+
+def _dashes(text: str) -> list[int]:
+    """The places of the dashes of block lists, ascending."""
+    return [
+        token.start_mark.index
+        for token in yaml.scan(text, Loader=FAST_LOADER)
+        if isinstance(token, yaml.BlockEntryToken)
+    ]
 
 
 def _leaves(node: yaml.Node) -> Iterator[yaml.ScalarNode]:

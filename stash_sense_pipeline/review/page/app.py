@@ -100,8 +100,9 @@ class ReviewPage:
 
     def _settle(self, form: dict[str, list[str]]) -> Response:
         filters = Filters(_value(form, "kind"), _value(form, "source"))
-        decision = self._desk.decision(_value(form, "id"))
-        following = Place.of(filters.chosen(self._desk.open()), decision.decision_id).after
+        decisions = self._desk.open()
+        decision = self._desk.decision(_value(form, "id"), decisions)
+        following = Place.of(filters.chosen(decisions), decision.decision_id).after
         answer = _answer(_value(form, "answer"))
         done = self._desk.settle(decision, answer, Signature.now(_value(form, "reason")))
         self._crops.forget(self._faces.pop(decision.decision_id, set()))
