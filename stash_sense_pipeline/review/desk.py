@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,6 +34,10 @@ from stash_sense_pipeline.review.settled import RunInputs, Settled, settled_deci
 from stash_sense_pipeline.review.settling import Signature, settle
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+
+
+# A card and its crops are several requests: they share one reading of the suppression list.
+_SECONDS_OF_A_LIST = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class ReviewDesk:
         self._rules = CardRules(hosts, models, pictures)
         self._reads = ShortReads(engine)
         self._found: _Found | None = None
-        self._finding = threading.Lock()
+        self._finding, self._listing = threading.Lock(), threading.Lock()
+        self._listed: tuple[float, Suppressions] | None = None
         self.done: list[Done] = []
 
     @property
@@ -81,8 +87,13 @@ class ReviewDesk:
         return self._rules.pictures
 
     def suppressions(self) -> Suppressions:
-        """The suppression list of the moment."""
-        return current_suppressions(self.engine, self.environment, self.settings.names)
+        """The suppression list of the moment, at most a second old."""
+        with self._listing:
+            now = time.monotonic()
+            if self._listed is None or now - self._listed[0] > _SECONDS_OF_A_LIST:
+                listed = current_suppressions(self.engine, self.environment, self.settings.names)
+                self._listed = (now, listed)
+            return self._listed[1]
 
     def overrides(self) -> Overrides:
         """The overrides of the moment. Raises ConfigurationError with file and line for a file that cannot be parsed."""
@@ -146,7 +157,7 @@ class ReviewDesk:
         with writing(self.engine) as connection:
             now = datetime.now(UTC)
             settle_held(connection, load_list(connection, listed.key), decision.records[0], now, same=same)
-        self._found = None
+        self._found = self._listed = None
 
     def _decisions(self, overrides: Overrides) -> _Found:
         with self._finding:

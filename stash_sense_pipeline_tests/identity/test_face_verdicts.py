@@ -251,7 +251,9 @@ def test_a_verdict_on_an_unknown_record_is_refused_by_itself(world: World) -> No
         f"not_a_face:\n- stashdb:{image}\nnot_this_person:\n- [stashdb:{image}x, stashdb:nobody]\n"
     )
     world.run(said)
-    assert snapshot(world.engine) == without
+    # Only the note of the rules of the run differs.
+    found = snapshot(world.engine)
+    assert {**found, "identity_runs": []} == {**without, "identity_runs": []}
     (refused,) = refused_overrides(ShortReads(world.engine), said)
     assert (
         "overrides.yaml:4: not_this_person names stashdb:nobody, which the catalog does not hold" in refused

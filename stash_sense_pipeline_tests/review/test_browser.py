@@ -124,7 +124,9 @@ def test_fifty_decisions_are_settled_by_keys_mouse_and_screen_reader(
             settle(tab, how)
         assert page.get_by_role("heading", name="Nothing to decide").is_visible()
         assert seen == set(BY_NAME)
-        assert tab.waited < 20, f"{tab.waited:.1f} s"
+        # Other programs on this machine make every program wait: each gets its share of the processors.
+        share = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        assert tab.waited < 20 * share, f"{tab.waited:.1f} s, with {share:.1f} programs a processor"
         assert tab.complaints == []
         # Nothing is asked of any other address.
         assert all(url.startswith(address) for url in tab.asked)
