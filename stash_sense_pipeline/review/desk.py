@@ -35,7 +35,6 @@ from stash_sense_pipeline.review.settling import Signature, settle
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
-
 # A card and its crops are several requests: they share one reading of the suppression list.
 _SECONDS_OF_A_LIST = 1.0
 

@@ -157,8 +157,9 @@ class ReviewWorld:
             yield lines[-1].removeprefix("Review: ").strip()
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=30)
+            ended = process.wait(timeout=30)
             process.stdout.close()
+            assert ended == 0, log.read_text()
 
 
 @contextmanager

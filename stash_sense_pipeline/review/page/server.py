@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import secrets
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import uvicorn
 
@@ -15,6 +17,24 @@ from stash_sense_pipeline.review.page.guard import PageAccess
 
 # No setting changes it: the page shows people and faces.
 HOST = "127.0.0.1"
+
+
+class _Server(uvicorn.Server):
+    """A server that ends at SIGINT and SIGTERM without raising them again: the command has done its work then."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ends the server at a signal, and restores the handlers of before."""
+
+        def end(*_: object) -> None:
+            self.should_exit = True
+
+        before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
 
 
 def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> None:
@@ -42,4 +62,4 @@ def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> 
             timeout_graceful_shutdown=5,
         )
         report(f"http://{HOST}:{access.port}/{access.token}/")
-        uvicorn.Server(config).run(sockets=[listener])
+        _Server(config).run(sockets=[listener])
