@@ -20,21 +20,27 @@ HOST = "127.0.0.1"
 
 
 class _Server(uvicorn.Server):
-    """A server that ends at SIGINT and SIGTERM without raising them again: the command has done its work then."""
+    """A server that leaves the signals to `_ended_by_signals`: uvicorn raises them again when it has ended."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Ends the server at a signal, and restores the handlers of before."""
+        """Captures none."""
+        yield
 
-        def end(*_: object) -> None:
-            self.should_exit = True
 
-        before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+@contextmanager
+def _ended_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """SIGINT and SIGTERM end the server, also before it has begun. Afterwards the handlers of before are back."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+
+    before = {each: signal.signal(each, end) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> None:
@@ -61,5 +67,7 @@ def serve_review(desk: ReviewDesk, port: int, report: Callable[[str], None]) -> 
             ws="none",
             timeout_graceful_shutdown=5,
         )
-        report(f"http://{HOST}:{access.port}/{access.token}/")
-        _Server(config).run(sockets=[listener])
+        server = _Server(config)
+        with _ended_by_signals(server):
+            report(f"http://{HOST}:{access.port}/{access.token}/")
+            server.run(sockets=[listener])
