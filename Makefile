@@ -6,6 +6,7 @@ EXTRA ?= cpu
 UV_LOCK := locks/uv.txt
 UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: demo ui setup test test-fast lint bench docs examples screenshots clean
@@ -42,11 +43,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, each with whole files: the fixtures of a file are made once. The order is that of conftest.py.
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(PARALLEL)
 
 test-fast: lint
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -q $(PARALLEL) -m "not slow"
 
 bench: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.bench
