@@ -24,7 +24,7 @@ from stash_sense_pipeline.privacy.intake.holding import settle as settle_held
 from stash_sense_pipeline.privacy.redaction.overrides_text import Entry
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions, load_list
 from stash_sense_pipeline.records.record_key import RecordKey
-from stash_sense_pipeline.release.reports.quality_report import read_confusable
+from stash_sense_pipeline.release.reports.confusable_file import read_confusable
 from stash_sense_pipeline.release.versions import report_directory
 from stash_sense_pipeline.review.cards import CardRules, PersonCard, names_of, person_cards
 from stash_sense_pipeline.review.decision import Answer, Decision, Kind

@@ -24,16 +24,15 @@ from stash_sense_pipeline.release.checks.accuracy.confusable_people import BINS
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.quality_gate import Figures
-from stash_sense_pipeline.release.contract import PERFORMERS_DB, SIDECAR_MAX_DISTANCE
+from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.accuracy_tables import threshold_lines
+from stash_sense_pipeline.release.reports.confusable_file import write_confusable
 from stash_sense_pipeline.release.reports.markdown import markdown_table
 from stash_sense_pipeline.release.reports.plots import FACES_PLOT, SIMILARITY_PLOT, draw_plots
 from stash_sense_pipeline.release.reports.release_diff import ReleaseDiff, counted_diff, describe_diff
 
 # The report with names, the report without names for the UI, and the results of the checks.
 REPORT, QUALITY, CHECKS = "report.md", "quality.md", "checks.json"
-# Pairs of people that the sidecar may take for each other, by performer id and without names, for the review.
-CONFUSABLE = "confusable.json"
 
 
 # Rows of suspects in the run history.
@@ -61,7 +60,7 @@ def write_report(directory: Path, release: Path, content: ReportContent) -> None
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
         if figures is not None:
             draw_plots(figures, directory)
-            write_atomically(directory / CONFUSABLE, json.dumps(_confusable_rows(figures.accuracy)))
+            write_confusable(directory, figures.accuracy)
         names = _names(release)
         lines = [f"# Release {content.version}", "", *_check_lines(checks)]
         if figures is not None:
@@ -84,23 +83,6 @@ def _check_result(row: dict[str, Any]) -> CheckResult:
     # Reports of earlier versions have no tables.
     table = tuple(row.get("table", ()))
     return CheckResult(**{**row, "severity": Severity(row["severity"]), "table": table})
-
-
-def read_confusable(directory: Path) -> dict[tuple[int, int], float]:
-    """Pairs of performer ids that write_report wrote, with the sidecar's distance. Empty without a readable file."""
-    try:
-        rows = read_json(directory / CONFUSABLE, SMALL)
-        return {(int(first), int(second)): float(distance) for first, second, distance in rows}
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _confusable_rows(accuracy: Accuracy) -> list[tuple[int, int, float]]:
-    return [
-        (pair.first, pair.second, pair.distance)
-        for pair in accuracy.left_out.confusable.pairs
-        if pair.distance <= SIDECAR_MAX_DISTANCE
-    ]
 
 
 def read_quality(directory: Path) -> str | None:
