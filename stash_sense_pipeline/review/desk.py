@@ -16,6 +16,7 @@ from stash_sense_pipeline.catalog.queries.identity.identity_runs import last_num
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.faces.models.model_packs import embedder_digests
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
 from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
@@ -150,6 +151,10 @@ class ReviewDesk:
         """The entries of the overrides with what came of them."""
         inputs = RunInputs(self._rules.hosts, self._rules.models)
         return settled_decisions(self.engine, self.environment.overrides_file, inputs, self.suppressions())
+
+    def refused(self) -> int:
+        """The number of lines of the overrides without effect."""
+        return len(refused_overrides(self._reads, self.overrides()))
 
     def _settle_held(self, decision: Decision, *, same: bool) -> None:
         listed = self.suppressions()

@@ -184,6 +184,24 @@ def test_a_writer_waits_for_the_lock(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_a_lock_that_another_process_keeps_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "identity_overrides.yaml"
+    said: list[str] = []
+
+    def wait() -> None:
+        try:
+            with overrides_locked(path, seconds=0.3):
+                pass
+        except OSError as error:
+            said.append(str(error.strerror))
+
+    with overrides_locked(path):
+        writer = threading.Thread(target=wait)
+        writer.start()
+        writer.join(10)
+    assert said == ["another process has held its lock for 0 s"]
+
+
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30).filter(
     lambda text: text.strip() and "\0" not in text and ":" not in text
 )

@@ -5,8 +5,10 @@ One process at a time changes the file: it holds the lock from before it reads t
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from stash_sense_pipeline.foundation.yaml_file import FAST_LOADER
 
 # Entries look like [source:id, source:id]. Other texts are quoted.
 _PLAIN = re.compile(r"[a-z_][a-z0-9_]*(?::[A-Za-z0-9_.-]+)?", re.ASCII)
+# A holder writes one file.
+_LONGEST_WAIT = 20.0
 # A byte order mark. The parser in C does not count it.
 _MARK = "\ufeff"
 _RESERVED = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
@@ -39,11 +43,20 @@ class NewEntry:
 
 
 @contextmanager
-def overrides_locked(path: Path) -> Iterator[Path]:
-    """Holds the lock of the file, and yields the file itself where `path` is a link. It waits for other holders."""
+def overrides_locked(path: Path, seconds: float = _LONGEST_WAIT) -> Iterator[Path]:
+    """Holds the lock of the file, and yields the file itself where `path` is a link.
+
+    Waits for other holders, at most for `seconds`, and raises OSError then.
+    """
     target = path.resolve()
     make_directory(target.parent)
-    with holding_lock(target.with_name(f".{target.name}.lock")):
+    give_up = time.monotonic() + seconds
+
+    def check() -> None:
+        if time.monotonic() > give_up:
+            raise OSError(errno.EAGAIN, f"another process has held its lock for {seconds:.0f} s", str(target))
+
+    with holding_lock(target.with_name(f".{target.name}.lock"), check):
         yield target
 
 

@@ -89,8 +89,8 @@ class ReviewPage:
             (row, row.page or " and ".join(names.get(key, ":".join(key)) for key in row.records))
             for row in rows
         ]
-        count = len(filters.chosen(decisions))
-        return self._page("list.html", decisions, filters, title="Open decisions", rows=shown, count=count)
+        values = {"rows": shown, "count": len(filters.chosen(decisions)), "refused": self._desk.refused()}
+        return self._page("list.html", decisions, filters, title="Open decisions", **values)
 
     def _settled(self, request: Request) -> Response:
         rows = self._desk.settled()[::-1]

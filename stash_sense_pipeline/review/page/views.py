@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from typing import Any
 from urllib.parse import urlencode
 
@@ -64,18 +65,26 @@ class Place:
 
 @dataclass(frozen=True)
 class Bar:
-    """One piece of evidence, and the width of its bar in steps of 0 to 10."""
+    """One piece of evidence, the width of its bar in steps of 0 to 10, and the sum of the weights up to it."""
 
     fact: Fact
     width: int
+    total: float
 
 
 def bars_of(decision: Decision) -> tuple[list[Bar], list[Bar]]:
     """The evidence on the two records of the answer, and that on their other records."""
     pair = set(decision.records)
-    bars = [Bar(fact, min(10, round(abs(fact.weight) / _LARGEST_WEIGHT * 10))) for fact in decision.facts]
-    own = [bar for bar in bars if {bar.fact.a, bar.fact.b} == pair]
-    return own, [bar for bar in bars if bar not in own]
+    own = [fact for fact in decision.facts if {fact.a, fact.b} == pair]
+    return _waterfall(own), _waterfall([fact for fact in decision.facts if fact not in own])
+
+
+def _waterfall(facts: Sequence[Fact]) -> list[Bar]:
+    totals = accumulate(fact.weight for fact in facts)
+    return [
+        Bar(fact, min(10, round(abs(fact.weight) / _LARGEST_WEIGHT * 10)), round(total, 2))
+        for fact, total in zip(facts, totals, strict=True)
+    ]
 
 
 def choices(decisions: Sequence[Decision], filters: Filters) -> dict[str, list[tuple[str, str, int, bool]]]:
