@@ -68,4 +68,4 @@ clean:
 
 # The pictures of the README and the documentation, from the same browser test that checks the UI.
 screenshots: setup
-	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_ui.py
+	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_ui.py stash_sense_pipeline_tests/review/test_browser.py

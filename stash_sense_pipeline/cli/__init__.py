@@ -13,6 +13,7 @@ from stash_sense_pipeline.cli import (
     models,
     operating,
     releases,
+    review,
     settings,
     suppress,
 )
@@ -80,6 +81,7 @@ for _command in (
     operating.serve,
     releases.releases,
     releases.verify,
+    review.review,
     settings.alerts,
     settings.settings,
     suppress.suppress,

@@ -228,7 +228,7 @@ def test_the_counts_of_the_review_are_a_table(page: Page) -> None:
     cell.scroll_into_view_if_needed()
     assert cell.evaluate("cell => cell.closest('table').querySelectorAll('tr').length") > 5
     page.get_by_text("review/identity.md").first.wait_for()
-    picture(page, "review")
+    picture(page, "review_cases")
 
 
 def test_schedules_and_sensors_have_descriptions(page: Page, definitions: dg.Definitions) -> None:

@@ -107,6 +107,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
         "report.html",
         "quality.md",
         "checks.json",
+        "confusable.json",
         "faces.png",
         "similarity.png",
     }

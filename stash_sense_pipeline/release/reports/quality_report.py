@@ -22,6 +22,7 @@ from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.checks.check_result import CheckResult, Severity
 from stash_sense_pipeline.release.checks.quality_gate import Figures
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
+from stash_sense_pipeline.release.reports.confusable_file import write_confusable
 from stash_sense_pipeline.release.reports.document import Block, Heading, Picture, Text, markdown_document
 from stash_sense_pipeline.release.reports.html_page import html_page
 from stash_sense_pipeline.release.reports.plots import draw_plots
@@ -56,6 +57,7 @@ def write_report(directory: Path, release: Path, content: ReportContent) -> None
         write_atomically(directory / CHECKS, json.dumps([asdict(check) for check in checks], indent=1))
         if figures is not None:
             draw_plots(figures, directory)
+            write_confusable(directory, figures)
         blocks = _named_blocks(content, _names(release))
         write_atomically(directory / REPORT, visible(markdown_document(blocks)))
         pictures = {
