@@ -58,6 +58,7 @@ BELONGS = {
     ("source", "source_id"): "records",
     ("source_a", "source_id_a"): "records",
     ("source_b", "source_id_b"): "records",
+    ("box", "box_id"): "records",
     ("source", "image_id"): "images",
     ("performer_id",): "performers",
     ("nearer_to",): "performers",
