@@ -614,21 +614,27 @@ claimed_releases = sa.Table(
 claimed_records = sa.Table(
     "claimed_records",
     metadata,
-    sa.Column("release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column(
+        "release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), primary_key=True
+    ),
     sa.Column("source", sa.Text, primary_key=True),
     sa.Column("source_id", sa.Text, primary_key=True),
     _of_performer(),
+    sa.Column(
+        "added",
+        sa.Boolean,
+        nullable=False,
+        comment="true: the release added the record; false: the catalog had it, and got face counts only",
+    ),
     sa.Index("ix_claimed_records_source_source_id", "source", "source_id"),
-    comment="records and tombstones that a release added; an undo removes those that no source has confirmed",
+    comment="records and tombstones of a release; an undo removes the added ones that no source has confirmed",
 )
 
 claimed_faces = sa.Table(
     "claimed_faces",
     metadata,
     sa.Column("claim_id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column(
-        "release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), nullable=False
-    ),
+    sa.Column("release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), nullable=False),
     sa.Column("position", sa.Integer, nullable=False, comment="id of the face in the release's indices"),
     sa.Column("source", sa.Text, nullable=False, comment="the source that shows the picture"),
     sa.Column("url", sa.Text, nullable=False, comment="address of the picture, as the release states it"),

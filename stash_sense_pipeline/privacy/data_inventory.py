@@ -306,6 +306,7 @@ PURPOSES: Mapping[str, Mapping[str, Purpose]] = {
         "release_id": _own("what an undo of the release removes"),
         "source": _SOURCE,
         "source_id": _RECORD,
+        "added": _own("what an undo of the release removes"),
     },
     "claimed_faces": {
         "claim_id": _own("names the claimed face"),

@@ -20,9 +20,7 @@ def upgrade() -> None:
         "claimed_vectors",
         sa.Column("claim_id", sa.Integer(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False, comment="embedder name"),
-        sa.Column(
-            "vector", sa.LargeBinary(), nullable=False, comment="little-endian float32 of length 1"
-        ),
+        sa.Column("vector", sa.LargeBinary(), nullable=False, comment="little-endian float32 of length 1"),
         sa.PrimaryKeyConstraint("claim_id", "model", name="pk_claimed_vectors"),
         sa.ForeignKeyConstraint(
             ["claim_id"],
@@ -87,6 +85,12 @@ def _records() -> None:
         sa.Column("release_id", sa.Integer(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("source_id", sa.Text(), nullable=False),
+        sa.Column(
+            "added",
+            sa.Boolean(),
+            nullable=False,
+            comment="true: the release added the record; false: the catalog had it, and got face counts only",
+        ),
         sa.PrimaryKeyConstraint("release_id", "source", "source_id", name="pk_claimed_records"),
         sa.ForeignKeyConstraint(
             ["release_id"],
@@ -100,7 +104,7 @@ def _records() -> None:
             name="fk_claimed_records_source_source_id_source_performers",
             ondelete="CASCADE",
         ),
-        comment="records and tombstones that a release added; an undo removes those that no source has confirmed",
+        comment="records and tombstones of a release; an undo removes the added ones that no source has confirmed",
     )
     op.create_index("ix_claimed_records_source_source_id", "claimed_records", ["source", "source_id"])
 
@@ -122,9 +126,7 @@ def _faces() -> None:
         ),
         sa.Column("box_id", sa.Text(), nullable=False),
         sa.Column("quality", sa.Float(), nullable=False, comment="0..1"),
-        sa.Column(
-            "yaw", sa.Float(), nullable=False, comment="degrees; 0 where the release states none"
-        ),
+        sa.Column("yaw", sa.Float(), nullable=False, comment="degrees; 0 where the release states none"),
         sa.Column(
             "rounded",
             sa.Boolean(),
