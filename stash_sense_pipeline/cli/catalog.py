@@ -33,7 +33,8 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     """Show each source: its records, what waits, what failed, when it was read, and what to do next.
 
     live: records in the catalog. complete: those of performers with enough faces (completeness_threshold). waiting:
-    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts.
+    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts. After bootstrap a
+    line for each source tells how many faces are claimed, proven and seen.
     """
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.settings.sources_file import load_settings
@@ -66,6 +67,9 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     else:
         shown = [row for row in rows if row.source in enabled or row.live]
         print_table([_status_row(row, row.source in enabled, now) for row in shown], "no source is enabled")
+        for row in shown:
+            if row.faces_claimed or row.faces_proven:
+                echo(_origins(row))
         for found in to_do:
             echo(f"{found.source}: {found.text}")
     if check and any(found.failed for found in to_do):
@@ -85,6 +89,13 @@ def _status_row(row: SourceStatus, enabled: bool, now: datetime) -> dict[str, st
         **{name: f"{count:,}" for name, count in counts.items()},
         "last read": read if enabled else f"{read}, off",
     }
+
+
+def _origins(row: SourceStatus) -> str:
+    return (
+        f"{row.source}: {row.faces_seen:,} faces seen, {row.faces_proven:,} taken over from a release and proven, "
+        f"{row.faces_claimed:,} claimed and not in use"
+    )
 
 
 @click.group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,21 @@ def opened_release_files(path: Path) -> Iterator[Path]:
         if isinstance(error, ReleaseError):
             raise
         raise ReleaseError(f"{path} is not taken over: {one_line(error)}") from error
+
+
+def manifest_digest_of(path: Path) -> str:
+    """The SHA-256 of the manifest of a release directory or zip. ReleaseError when it cannot be read."""
+    try:
+        if path.is_dir():
+            return sha256_file(path / MANIFEST)
+        with (
+            opened_archive(path) as archive,
+            tempfile.TemporaryDirectory(prefix=".stash-sense-manifest-") as directory,
+        ):
+            archive.extract(MANIFEST, Path(directory) / MANIFEST)
+            return sha256_file(Path(directory) / MANIFEST)
+    except DAMAGE as error:
+        raise ReleaseError(f"cannot read the manifest of {path}: {one_line(error)}") from error
 
 
 def read_claim(directory: Path, pack: ModelPack) -> Claim:

@@ -168,8 +168,9 @@ class _Proof:
                 await asyncio.gather(*workers)
         except ConfigurationError as error:
             self.unasked[source] = str(error)
-        except SourceError as error:
-            self.unasked[source] = str(error)
+        if turn.refusal is not None:
+            # No message holds the address of a picture: on a reference site it names a person.
+            self.unasked[source] = f"{source}: its pictures cannot be fetched now ({turn.refusal.value})"
 
     async def _work(
         self, turn: _Turn, client: ImageClient, image_request: ImageRequest, comparison: FaceComparison
@@ -180,8 +181,7 @@ class _Proof:
                 compared = await self._compare_one(claim_id, client, image_request, comparison)
             except SourceError as error:
                 if isinstance(error, CircuitOpenError) or error.outcome in _LEAVE_ALONE:
-                    turn.end()
-                    raise
+                    turn.end(error.outcome)
             finally:
                 turn.finished(compared)
 
@@ -216,6 +216,7 @@ class _Turn:
     """Hands out the pictures of one source until enough were compared."""
 
     def __init__(self, order: Sequence[int], count: int) -> None:
+        self.refusal: Outcome | None = None
         self._order = list(reversed(order))
         self._left = count
 
@@ -230,8 +231,9 @@ class _Turn:
         """Ends a picture; one that was not compared is replaced by another."""
         self._left += not compared
 
-    def end(self) -> None:
-        """Hands out no more pictures."""
+    def end(self, refusal: Outcome) -> None:
+        """Hands out no more pictures, because of an answer of the source."""
+        self.refusal = refusal
         self._order.clear()
 
 

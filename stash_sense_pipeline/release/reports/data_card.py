@@ -6,11 +6,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.queries.claims import faces as claimed_faces
+from stash_sense_pipeline.catalog.queries.claims.faces import FaceCounts
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
@@ -23,6 +26,7 @@ from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.accuracy_tables import group_lines, threshold_lines
 from stash_sense_pipeline.release.reports.markdown import markdown_table
+from stash_sense_pipeline.release.snapshot import read_face_sources
 
 _LIMITS = """\
 - The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
@@ -55,7 +59,8 @@ def write_data_card(
     the release measured it.
     """
     path = data_card_path(release)
-    lines = _lines(read_manifest(release), _people(release), accuracy, _withheld_counts(engine), checks)
+    counts = _Counts(_withheld_counts(engine), _face_origins(engine, release))
+    lines = _lines(read_manifest(release), _people(release), accuracy, counts, checks)
     write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
     return path
 
@@ -70,6 +75,28 @@ def _people(release: Path) -> dict[int, dict[str, Any]]:
         for row in connection.execute("SELECT performer_id, source_endpoint FROM faces"):
             people[row["performer_id"]]["sources"][row["source_endpoint"]] += 1
     return people
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of the catalog: withheld records by reason, and where the faces of each source come from."""
+
+    withheld: Mapping[str, int]
+    origins: Mapping[str, FaceCounts]
+
+
+def _face_origins(engine: sa.Engine, release: Path) -> dict[str, FaceCounts]:
+    """By source: the faces of the release that were seen or proven, and the claimed ones of the catalog."""
+    released = read_face_sources(release)
+    with reading(engine) as connection:
+        proven, stored = claimed_faces.proven_faces(connection), claimed_faces.face_counts(connection)
+    every = Counter(released.values())
+    of_claims = Counter(source for face_id, source in released.items() if face_id in proven)
+    waiting = {source: counts.claimed for source, counts in stored.items() if counts.claimed}
+    return {
+        source: FaceCounts(waiting.get(source, 0), of_claims[source], every[source] - of_claims[source])
+        for source in sorted(every.keys() | waiting.keys())
+    }
 
 
 def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
@@ -87,7 +114,7 @@ def _lines(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     accuracy: Accuracy,
-    withheld: Mapping[str, int],
+    counts: _Counts,
     checks: Sequence[CheckResult],
 ) -> Iterator[str]:
     faces = Counter[str]()
@@ -104,6 +131,13 @@ def _lines(
             for source, count in sorted(faces.items())
         ],
     )
+    yield "\n## Where the vectors come from\n"
+    yield "seen: made by this program from the picture. proven: taken over from a release whose sample agreed, the picture"
+    yield "not seen yet. claimed: in the catalog, and in no release.\n"
+    yield from markdown_table(
+        ("source", "seen", "proven", "claimed"),
+        [(source, each.seen, each.proven, each.claimed) for source, each in counts.origins.items()],
+    )
     yield "\n## Completeness\n"
     yield from markdown_table(("faces", "performers"), list(_people_by_face_count(people)))
     yield ""
@@ -119,7 +153,7 @@ def _lines(
     yield "\n## Errors by group\n"
     yield from group_lines(accuracy.groups)
     yield "\n## Withheld and suppressed\n"
-    yield from markdown_table(("reason", "records or keys"), list(withheld.items()))
+    yield from markdown_table(("reason", "records or keys"), list(counts.withheld.items()))
     yield "\n## Checks before publication\n"
     yield from markdown_table(
         ("check", "passed", "finding"),

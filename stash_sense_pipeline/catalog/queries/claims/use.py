@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -284,8 +284,3 @@ def take_out_of_use(connection: sa.Connection, release_id: int) -> int:
         for ids in batched([row.face_id for row in batch], IN_LIST):
             connection.execute(sa.delete(faces).where(faces.c.face_id.in_(ids)))
     return len(rows)
-
-
-def suppressed_claims(claims: Sequence[Listed], covers_url: Callable[[str], bool]) -> list[int]:
-    """The claims whose picture is suppressed by its address."""
-    return [claim.claim_id for claim in claims if covers_url(claim.url)]
