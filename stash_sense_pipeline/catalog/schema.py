@@ -661,7 +661,7 @@ claimed_faces = sa.Table(
     sa.Index("ix_claimed_faces_box_box_id", "box", "box_id"),
     _sparse_index("ix_claimed_faces_face_id", "face_id"),
     sqlite_autoincrement=True,
-    comment="faces of a release whose pictures this program has not seen; the row goes when its picture is seen",
+    comment="faces of a release, from pictures that this program has not seen; the row goes when its picture is seen",
 )
 
 claimed_vectors = sa.Table(

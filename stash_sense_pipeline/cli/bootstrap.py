@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,22 +98,15 @@ def _size(sample: int | None, confidence: float | None) -> int:
     return sample_size(confidence) if confidence is not None else sample or SAMPLE
 
 
+@dataclass(frozen=True)
 class _Proving:
     """What a proof needs besides the catalog and the release."""
 
-    def __init__(
-        self,
-        environment: Environment,
-        settings: Settings,
-        pack: ModelPack,
-        suppressions: Suppressions,
-        size: int,
-    ) -> None:
-        self.environment = environment
-        self.settings = settings
-        self.pack = pack
-        self.suppressions = suppressions
-        self.size = size
+    environment: Environment
+    settings: Settings
+    pack: ModelPack
+    suppressions: Suppressions
+    size: int
 
 
 def _prove(engine: sa.Engine, release: ClaimedRelease, proving: _Proving) -> bool:

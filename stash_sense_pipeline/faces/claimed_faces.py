@@ -37,7 +37,7 @@ class ClaimRules:
 
 
 def use_proven_claims(engine: sa.Engine, source: str, rules: ClaimRules, now: datetime) -> ClaimsUsed:
-    """Makes faces of the proven claims whose pictures the source lists. Running it again changes nothing.
+    """Makes faces of the proven claims with pictures that the source lists. Running it again changes nothing.
 
     A picture with such a face is not fetched, except the few of each night: see `queue_looks`.
     """

@@ -82,8 +82,7 @@ def take_over(
     verdicts = {id(person): _verdict(person, suppressions, now.date()) for person in legacy.people}
     people = [person for person in legacy.people if verdicts[id(person)] is None]
     left_out = Counter(verdicts.values())
-    added: list[RecordKey] = []
-    sources = _store(connection, people, legacy.faces_and_images, suppressions, now, added)
+    sources, added = _store(connection, people, legacy.faces_and_images, suppressions, now)
     numbered = {
         person.performer_id: list(person.records) for person in people if person.performer_id is not None
     }
@@ -107,8 +106,8 @@ def _store(
     known: Mapping[tuple[str, str], tuple[int, int | None]],
     suppressions: Suppressions,
     now: datetime,
-    new_records: list[RecordKey],
-) -> tuple[ImportedSource, ...]:
+) -> tuple[tuple[ImportedSource, ...], list[RecordKey]]:
+    """Stores the records and tombstones that the catalog does not know. Returns their numbers by source, and their keys."""
     records: dict[str, list[PerformerRecord]] = defaultdict(list)
     gone: dict[str, dict[str, str | None]] = defaultdict(dict)
     for person in people:
@@ -116,7 +115,8 @@ def _store(
             records[source].append(record)
         for (source, source_id), survivor in person.merged.items():
             gone[source][source_id] = survivor
-    report = []
+    report: list[ImportedSource] = []
+    new: list[RecordKey] = []
     for source in sorted({*records, *gone}):
         hashed = partial(suppressions.withheld_hash, source)
         added = performer_import.seed_records(connection, source, records[source], now, hashed)
@@ -128,5 +128,5 @@ def _store(
         }
         noted = performer_import.note_predecessor(connection, source, faces)
         report.append(ImportedSource(source, len(added), len(tombstones), noted))
-        new_records += [(source, source_id) for source_id in (*added, *tombstones)]
-    return tuple(report)
+        new += [(source, source_id) for source_id in (*added, *tombstones)]
+    return tuple(report), new

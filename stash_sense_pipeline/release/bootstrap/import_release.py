@@ -78,7 +78,7 @@ def import_release(
     release, report = _import_records(engine, claim, legacy, rules, known)
     if release.state is ClaimState.RECORDS:
         return ImportReport(release, report, legacy.unusable)
-    read = _import_faces(engine, directory, release, claim, legacy, rules)
+    read = _import_faces(engine, release, _ReleaseFiles(directory, claim, legacy), rules)
     for model in sorted(claim.storage):
         _import_vectors(engine, directory, release, model, progress)
     with writing(engine) as connection:
@@ -119,41 +119,45 @@ def _import_records(
     return release, taken.report
 
 
+@dataclass(frozen=True)
+class _ReleaseFiles:
+    """The directory of a verified release, its claim, and its records."""
+
+    directory: Path
+    claim: Claim
+    legacy: Legacy
+
+
 def _import_faces(
-    engine: sa.Engine,
-    directory: Path,
-    release: ClaimedRelease,
-    claim: Claim,
-    legacy: Legacy,
-    rules: ImportRules,
+    engine: sa.Engine, release: ClaimedRelease, files: _ReleaseFiles, rules: ImportRules
 ) -> tuple[int, Mapping[str, int]]:
     """Stores the claims that are not stored yet. Returns their number, and the skipped faces by reason."""
     with reading(engine) as connection:
         suppressions = rules.suppressions.refreshed(connection)
         known = claimed.known_pictures(connection, release.release_id)
         stored = claimed.known_positions(connection, release.release_id)
-        people = _people(connection, legacy, suppressions)
+        people = _people(connection, files.legacy, suppressions)
         templates = load_templates(connection, suppressions.key)
     refused: Collection[int] = ()
     if templates:
-        refused = refused_positions(directory, rules.pack.digests, templates)
+        refused = refused_positions(files.directory, rules.pack.digests, templates)
     places = Places(rules.settings.stash_boxes.values())
     sites = rules.settings.reference_sites
     read = read_faces(
-        directory,
+        files.directory,
         FaceRules(
             source=lambda name: name if name in sites else places.source(name),
             person=people,
             covers_url=suppressions.covers_url,
             known=known,
             refused=refused,
-            own=claim.own,
+            own=files.claim.own,
         ),
     )
     new = [row for row in read.rows if row.position not in stored]
     for batch in batched(new, _FACES_A_BATCH):
         with writing(engine) as connection:
-            claimed.add_claims(connection, release.release_id, claim.rounded, batch)
+            claimed.add_claims(connection, release.release_id, files.claim.rounded, batch)
     return len(new), dict(sorted(read.skipped.items()))
 
 

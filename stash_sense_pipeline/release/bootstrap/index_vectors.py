@@ -45,7 +45,7 @@ def rounded_as(storage: str, vectors: Vectors) -> Vectors:
 
 
 def refused_positions(directory: Path, digests: Mapping[str, str], templates: SuppressedFaces) -> set[int]:
-    """The positions of a release whose face is refused by the suppression list."""
+    """The positions of a release with a face that the suppression list refuses."""
     candidates: set[int] = set()
     for model, digest in sorted(digests.items()):
         read, count = vectors_at(directory, model), _count(directory, model)

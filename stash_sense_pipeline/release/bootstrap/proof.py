@@ -58,7 +58,7 @@ OpenSource = Callable[[str], AbstractAsyncContextManager[tuple[ImageClient, Imag
 class ProofRules:
     """The pack, the size of the sample, how sources are opened, the suppression list, and the time.
 
-    `seed` makes the choice of pictures repeatable; None for a choice that nobody can foresee.
+    `seed` makes the choice of pictures repeatable; None for one that cannot be foreseen.
     """
 
     pack: ModelPack
@@ -122,7 +122,7 @@ async def prove(
         available[source] = available.get(source, 0) + 1
     wanted = spread(available, rules.size)
     total = sum(wanted.values())
-    proof = _Proof(engine, release, rules, total, [cosines for _, cosines in done], progress)
+    proof = _Proof(engine, rules, total, [cosines for _, cosines in done], progress)
     storage = {name: str(entry["storage"]) for name, entry in release.models.items()}
     with FaceComparison(rules.pack, storage, rules.limits) as comparison:
         for source, count in wanted.items():
@@ -132,38 +132,31 @@ async def prove(
     return _judge(engine, release, rules, total, proof.unasked)
 
 
+@dataclass
 class _Proof:
-    def __init__(
-        self,
-        engine: sa.Engine,
-        release: ClaimedRelease,
-        rules: ProofRules,
-        wanted: int,
-        known: Sequence[Mapping[str, float]],
-        progress: Progress | None,
-    ) -> None:
-        self.unasked: dict[str, str] = {}
-        self._engine = engine
-        self._release = release
-        self._rules = rules
-        self._wanted = wanted
-        self._known = list(known)
-        self._progress = progress
-        self._random = random.SystemRandom() if rules.seed is None else random.Random(rules.seed)
+    """The comparisons of one proof: `wanted` in all, `known` so far. `unasked` is as in ProofReport."""
+
+    engine: sa.Engine
+    rules: ProofRules
+    wanted: int
+    known: list[Mapping[str, float]]
+    progress: Progress | None
+    unasked: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_refuted(self) -> bool:
         """True when further comparisons cannot save the claim."""
-        return is_refuted(findings(self._known), self._wanted)
+        return is_refuted(findings(self.known), self.wanted)
 
     async def compare(
         self, source: str, claim_ids: Sequence[int], count: int, comparison: FaceComparison
     ) -> None:
         """Compares `count` pictures of one source, chosen at random; fewer when they cannot be fetched."""
-        order = self._random.sample(list(claim_ids), len(claim_ids))
+        chance = random.SystemRandom() if self.rules.seed is None else random.Random(self.rules.seed)
+        order = chance.sample(list(claim_ids), len(claim_ids))
         turn = _Turn(order[: _REQUESTS_FOR_ONE * count + _SPARE_REQUESTS], count)
         try:
-            async with self._rules.open_source(source) as (client, image_request):
+            async with self.rules.open_source(source) as (client, image_request):
                 workers = [self._work(turn, client, image_request, comparison) for _ in range(_FETCHES)]
                 await asyncio.gather(*workers)
         except ConfigurationError as error:
@@ -188,26 +181,26 @@ class _Proof:
     async def _compare_one(
         self, claim_id: int, client: ImageClient, image_request: ImageRequest, comparison: FaceComparison
     ) -> bool:
-        with reading(self._engine) as connection:
+        with reading(self.engine) as connection:
             face = claimed.sample_face(connection, claim_id)
             vectors = claimed.read_vectors(connection, [claim_id]).get(claim_id, {})
-        if face is None or not vectors or self._rules.covers_url(face.url):
+        if face is None or not vectors or self.rules.covers_url(face.url):
             return False
         data = await self._fetch(face, client, image_request)
         cosines = await asyncio.to_thread(comparison.cosines, data, vectors)
         if cosines is None:
             return False
-        with writing(self._engine) as connection:
+        with writing(self.engine) as connection:
             claimed.note_cosines(connection, claim_id, {name: round(cosines[name], 6) for name in cosines})
-        self._known.append(cosines)
-        if self._progress is not None:
-            self._progress("proof", len(self._known), self._wanted)
+        self.known.append(cosines)
+        if self.progress is not None:
+            self.progress("proof", len(self.known), self.wanted)
         return True
 
     async def _fetch(self, face: SampleFace, client: ImageClient, image_request: ImageRequest) -> bytes:
         address, headers = image_request(face.url)
         answer = await client.get(
-            address, headers=headers, max_bytes=self._rules.limits.max_bytes, may_retry=lambda: True
+            address, headers=headers, max_bytes=self.rules.limits.max_bytes, may_retry=lambda: True
         )
         return answer.content
 

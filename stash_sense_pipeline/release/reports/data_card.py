@@ -132,8 +132,8 @@ def _lines(
         ],
     )
     yield "\n## Where the vectors come from\n"
-    yield "seen: made by this program from the picture. proven: taken over from a release whose sample agreed, the picture"
-    yield "not seen yet. claimed: in the catalog, and in no release.\n"
+    yield "seen: made by this program from the picture. proven: taken over from a release after its sample agreed, with the"
+    yield "picture not seen yet. claimed: in the catalog, and in no release.\n"
     yield from markdown_table(
         ("source", "seen", "proven", "claimed"),
         [(source, each.seen, each.proven, each.claimed) for source, each in counts.origins.items()],

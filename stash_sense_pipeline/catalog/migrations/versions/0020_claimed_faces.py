@@ -171,7 +171,7 @@ def _faces() -> None:
             ondelete="CASCADE",
         ),
         sqlite_autoincrement=True,
-        comment="faces of a release whose pictures this program has not seen; the row goes when its picture is seen",
+        comment="faces of a release, from pictures that this program has not seen; the row goes when its picture is seen",
     )
     op.create_index("ix_claimed_faces_box_box_id", "claimed_faces", ["box", "box_id"])
     op.create_index(

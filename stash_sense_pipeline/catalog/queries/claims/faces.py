@@ -39,7 +39,7 @@ class ClaimRow(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleFace:
-    """A claimed face whose picture may be fetched for the proof."""
+    """A claimed face with a picture that may be fetched for the proof."""
 
     claim_id: int
     source: str
@@ -117,7 +117,7 @@ def read_vectors(
 
 
 def unsampled(connection: sa.Connection, release_id: int) -> dict[str, list[int]]:
-    """The claimed faces of a release whose picture was not compared, by source."""
+    """The claimed faces of a release that were not compared with their picture, by source."""
     this = claimed_faces.c
     query = (
         sa.select(this.source, this.claim_id)
@@ -149,7 +149,7 @@ def note_cosines(connection: sa.Connection, claim_id: int, cosines: Mapping[str,
 
 
 def compared(connection: sa.Connection, release_id: int) -> list[tuple[str, dict[str, float]]]:
-    """(source, cosine by embedder) of the claimed faces whose picture was compared."""
+    """(source, cosine by embedder) of the claimed faces that were compared with their picture."""
     this = claimed_faces.c
     query = sa.select(this.source, this.cosines).where(
         this.release_id == release_id, sa.type_coerce(this.cosines, sa.Text).is_not(None)
@@ -224,7 +224,7 @@ def face_counts(connection: sa.Connection) -> dict[str, FaceCounts]:
 
 
 def proven_faces(connection: sa.Connection) -> set[int]:
-    """The ids of the faces in use whose picture this program has not seen."""
+    """The ids of the faces in use from pictures that this program has not seen."""
     return set(
         connection.scalars(sa.select(claimed_faces.c.face_id).where(claimed_faces.c.face_id.is_not(None)))
     )

@@ -76,7 +76,7 @@ def usable_releases(connection: sa.Connection, source: str, pack: PackKey) -> li
 def listed_claims(
     connection: sa.Connection, source: str, releases: Collection[int], limit: int
 ) -> list[Listed]:
-    """The next proven claims whose picture a live record of the source lists and no run has judged."""
+    """The next proven claims with a picture that a live record of the source lists and no run has judged."""
     this, image, shown, record = (
         claimed_faces.c,
         source_images.c,
