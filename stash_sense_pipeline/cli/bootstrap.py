@@ -117,7 +117,7 @@ def _prove(engine: sa.Engine, release: ClaimedRelease, proving: _Proving) -> boo
     rules = ProofRules(
         pack=proving.pack,
         open_source=polite_sources(proving.settings, proving.environment, engine, datetime.now(UTC)),
-        covers_url=proving.suppressions.covers_url,
+        forbids=proving.suppressions.forbids_picture,
         now=lambda: datetime.now(UTC),
         size=proving.size,
     )

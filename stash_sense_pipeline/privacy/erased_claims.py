@@ -22,8 +22,8 @@ def erase_claims(connection: sa.Connection, sought: Suppressions, templates: Sup
     The claims of an erased record go with it.
     """
     covered: set[int] = set()
-    if sought.urls:
-        covered = {claim_id for claim_id, url in claimed.addresses(connection) if sought.covers_url(url)}
+    if sought.urls or sought.awaited:
+        covered = {claim_id for claim_id, url in claimed.addresses(connection) if sought.forbids_picture(url)}
     return claimed.drop_claims(connection, covered | _refused(connection, templates))
 
 

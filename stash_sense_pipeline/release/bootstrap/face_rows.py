@@ -37,13 +37,13 @@ class FaceRules:
     """What decides whether a face is claimed.
 
     `source` maps a name of a source in the release to a configured one. `person` maps a performer id of the release to
-    a live record of the catalog. `covers_url`: the suppression list. `known`: pictures (source, url) that need no claim.
+    a live record of the catalog. `forbids`: the suppression list, for the address of a picture. `known`: pictures (source, url) that need no claim.
     `refused`: positions with a face that is refused. `own`: this program made the release.
     """
 
     source: Callable[[str], str | None]
     person: Mapping[int, RecordKey]
-    covers_url: Callable[[str], bool]
+    forbids: Callable[[str], bool]
     known: Collection[tuple[str, str]]
     refused: Collection[int] = ()
     own: bool = True
@@ -98,7 +98,7 @@ def _claim(row: Mapping[str, Any], rules: FaceRules) -> tuple[ClaimRow | None, s
         reason = Skipped.PERSON
     elif url is None:
         reason = Skipped.ADDRESS
-    elif position in rules.refused or rules.covers_url(url):
+    elif position in rules.refused or rules.forbids(url):
         reason = Skipped.SUPPRESSED
     elif (source, url) in rules.known:
         reason = Skipped.KNOWN

@@ -148,7 +148,7 @@ def _import_faces(
         FaceRules(
             source=lambda name: name if name in sites else places.source(name),
             person=people,
-            covers_url=suppressions.covers_url,
+            forbids=suppressions.forbids_picture,
             known=known,
             refused=refused,
             own=files.claim.own,

@@ -63,7 +63,7 @@ class ProofRules:
 
     pack: ModelPack
     open_source: OpenSource
-    covers_url: Callable[[str], bool]
+    forbids: Callable[[str], bool]
     now: Callable[[], datetime]
     size: int = SAMPLE
     seed: int | None = None
@@ -184,7 +184,7 @@ class _Proof:
         with reading(self.engine) as connection:
             face = claimed.sample_face(connection, claim_id)
             vectors = claimed.read_vectors(connection, [claim_id]).get(claim_id, {})
-        if face is None or not vectors or self.rules.covers_url(face.url):
+        if face is None or not vectors or self.rules.forbids(face.url):
             return False
         data = await self._fetch(face, client, image_request)
         cosines = await asyncio.to_thread(comparison.cosines, data, vectors)
