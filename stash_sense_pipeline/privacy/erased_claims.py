@@ -16,14 +16,17 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressio
 _ROWS_A_BLOCK = 2_048
 
 
-def erase_claims(connection: sa.Connection, sought: Suppressions, templates: SuppressedFaces) -> int:
+def erase_claims(connection: sa.Connection, suppressions: Suppressions, templates: SuppressedFaces) -> int:
     """Removes claimed faces of suppressed pictures, and those that are refused faces. Returns their number.
 
-    The claims of an erased record go with it.
+    The claims of an erased record go with it. The whole list is searched for: an address is marked as searched for when it
+    is added, since no image of a source had it.
     """
     covered: set[int] = set()
-    if sought.urls or sought.awaited:
-        covered = {claim_id for claim_id, url in claimed.addresses(connection) if sought.forbids_picture(url)}
+    if suppressions.urls or suppressions.awaited:
+        covered = {
+            claim_id for claim_id, url in claimed.addresses(connection) if suppressions.forbids_picture(url)
+        }
     return claimed.drop_claims(connection, covered | _refused(connection, templates))
 
 

@@ -254,7 +254,7 @@ def _erase(
     images |= awaited.images
     templates = load_templates(connection, suppressions.key)
     refused = images_of_refused_faces(connection, templates)
-    claims = erase_claims(connection, sought, templates)
+    claims = erase_claims(connection, suppressions, templates)
     shown_by = sole_owners(connection, suppressions, refused) - person.records
     # Only here: no operator reads the output of a sync that erases, and its transaction should be short.
     namesakes = namesakes_of(connection, person.records)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -48,6 +46,7 @@ from .bootstrap_world import (
     vectors_in_use,
 )
 from .damages import DAMAGES
+from .worlds import PACK
 
 
 @pytest.fixture(scope="session")
@@ -321,20 +320,18 @@ def test_a_zip_is_taken_over_as_a_directory_is(home: Home, release: Path) -> Non
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_release_is_refused_in_one_line_and_leaves_nothing(
-    home: Home, release: Path, tmp_path: Path, name: str
+    tmp_path: Path, people_server: ImageServer, copy: Path, name: str
 ) -> None:
+    """`copy` is a release of random vectors, for which the damages are made."""
+    home = Home(tmp_path / "home", people_server, PACK)
     damage, _ = DAMAGES[name]
-    target = tmp_path / release.name
-    shutil.copytree(release, target)
-    try:
-        damage(target)
-    except (sqlite3.Error, KeyError, IndexError, ValueError):
-        pytest.skip("the damage is made for another release")
-    failed = {result.name for result in failures(verify_release(target))}
-    if not failed:
-        pytest.skip("only a warning")
+    damage(copy)
+    if not failures(verify_release(copy)):
+        # Some are checks of severity warning only.
+        assert home.take_over(copy).release.state == "claimed"
+        return
     with pytest.raises(ReleaseError, match="is not taken over, it fails") as refusal:
-        home.take_over(target)
+        home.take_over(copy)
     assert "\n" not in str(refusal.value)
     assert home.count(schema.claimed_releases) == home.count(schema.source_performers) == 0
 

@@ -37,8 +37,9 @@ class FaceRules:
     """What decides whether a face is claimed.
 
     `source` maps a name of a source in the release to a configured one. `person` maps a performer id of the release to
-    a live record of the catalog. `forbids`: the suppression list, for the address of a picture. `known`: pictures (source, url) that need no claim.
-    `refused`: positions with a face that is refused. `own`: this program made the release.
+    a live record of the catalog. `forbids`: the suppression list, for the address of a picture. `known`: pictures
+    (source, url) that need no claim. `refused`: positions with a face that is refused. `own`: this program made the
+    release.
     """
 
     source: Callable[[str], str | None]
