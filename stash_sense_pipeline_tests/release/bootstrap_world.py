@@ -110,10 +110,11 @@ class Home:
         default_factory=lambda: GlobalSettings(completeness_threshold=12, claimed_faces_a_night=0)
     )
     gone: set[str] = field(default_factory=set)
+    url: str = ""
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.engine = open_catalog(f"sqlite:///{self.directory / 'catalog.db'}")
+        self.engine = open_catalog(self.url or f"sqlite:///{self.directory / 'catalog.db'}")
 
     @property
     def settings(self) -> Settings:
@@ -277,6 +278,15 @@ def as_the_sidecars_exporter(release: Path) -> None:
         connection.execute("UPDATE faces SET quality_score = 1.0, yaw = NULL")
         connection.execute("CREATE TABLE scrape_progress (source TEXT PRIMARY KEY)")
         connection.commit()
+
+
+def list_three_checksums(release: Path) -> None:
+    """The manifest has checksums of the database and the indices only, as the predecessor's had."""
+    path = release / "manifest.json"
+    manifest = json.loads(path.read_text())
+    listed = ("performers.db", "face_facenet.voy", "face_arcface.voy")
+    manifest["checksums"] = {name: manifest["checksums"][name] for name in listed}
+    path.write_text(json.dumps(manifest))
 
 
 def of_vectors(
