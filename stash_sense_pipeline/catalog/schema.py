@@ -582,3 +582,93 @@ site_rejections = sa.Table(
     comment="records of reference sites that are left out, as their faces do not match the performer's",
     sqlite_with_rowid=False,
 )
+
+# --- faces taken over from a release ----------------------------------------------------------------------------------
+
+claimed_releases = sa.Table(
+    "claimed_releases",
+    metadata,
+    sa.Column("release_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column(
+        "manifest_digest",
+        sa.Text,
+        nullable=False,
+        unique=True,
+        comment="SHA-256 of manifest.json, which has the digests of all files: the source of the claim",
+    ),
+    sa.Column("state", sa.Text, nullable=False, comment="importing, records, claimed, proven or refused"),
+    sa.Column("reason", sa.Text, comment="why its faces are not used: records or refused"),
+    sa.Column("pack", sa.Text, comment="the installed model pack that the claim is compared with"),
+    sa.Column("detector_digest", sa.Text),
+    sa.Column(
+        "models", sa.JSON, nullable=False, comment="embedder to digest of the network, storage, and `rounded`"
+    ),
+    sa.Column("proof", sa.JSON, comment="result of the sample by embedder, with the histogram of cosines"),
+    sa.Column("taken_at", UtcTime, nullable=False),
+    sa.Column("judged_at", UtcTime, comment="when the sample proved or refuted the claim"),
+    sqlite_autoincrement=True,
+    comment="releases that records and faces were taken over from",
+)
+
+claimed_records = sa.Table(
+    "claimed_records",
+    metadata,
+    sa.Column(
+        "release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), primary_key=True
+    ),
+    sa.Column("source", sa.Text, primary_key=True),
+    sa.Column("source_id", sa.Text, primary_key=True),
+    _of_performer(),
+    sa.Column(
+        "added",
+        sa.Boolean,
+        nullable=False,
+        comment="true: the release added the record; false: the catalog had it, and got face counts only",
+    ),
+    sa.Index("ix_claimed_records_source_source_id", "source", "source_id"),
+    comment="records and tombstones of a release; an undo removes the added ones that no source has confirmed",
+)
+
+claimed_faces = sa.Table(
+    "claimed_faces",
+    metadata,
+    sa.Column("claim_id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("release_id", sa.ForeignKey("claimed_releases.release_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("position", sa.Integer, nullable=False, comment="id of the face in the release's indices"),
+    sa.Column("source", sa.Text, nullable=False, comment="the source that shows the picture"),
+    sa.Column("url", sa.Text, nullable=False, comment="address of the picture, as the release states it"),
+    sa.Column("box", sa.Text, nullable=False, comment="with box_id: a record of the person in the release"),
+    sa.Column("box_id", sa.Text, nullable=False),
+    sa.Column("quality", sa.Float, nullable=False, comment="0..1"),
+    sa.Column("yaw", sa.Float, nullable=False, comment="degrees; 0 where the release states none"),
+    sa.Column("rounded", sa.Boolean, nullable=False, comment="an index stored its vector in 8 bits a number"),
+    sa.Column(
+        "cosines", sa.JSON, comment="of the sample: embedder to the cosine with the face of the picture"
+    ),
+    sa.Column(
+        "face_id",
+        sa.ForeignKey("faces.face_id", ondelete="CASCADE"),
+        comment="the face that it became, once proven and listed by its source; null before",
+    ),
+    sa.Column("used_at", UtcTime, comment="when it became a face"),
+    sa.Column("asked_at", UtcTime, comment="when its picture was last queued to be looked at again"),
+    sa.UniqueConstraint("source", "url"),
+    sa.UniqueConstraint("release_id", "position"),
+    sa.ForeignKeyConstraint(
+        ["box", "box_id"], ["source_performers.source", "source_performers.source_id"], ondelete="CASCADE"
+    ),
+    sa.Index("ix_claimed_faces_box_box_id", "box", "box_id"),
+    _sparse_index("ix_claimed_faces_face_id", "face_id"),
+    sqlite_autoincrement=True,
+    comment="faces of a release, from pictures that this program has not seen; the row goes when its picture is seen",
+)
+
+claimed_vectors = sa.Table(
+    "claimed_vectors",
+    metadata,
+    sa.Column("claim_id", sa.ForeignKey("claimed_faces.claim_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model", sa.Text, primary_key=True, comment="embedder name"),
+    sa.Column("vector", sa.LargeBinary, nullable=False, comment="little-endian float32 of length 1"),
+    comment="vectors of claimed faces that are no faces yet; no release reads this table",
+)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from stash_sense_pipeline.cli import (
+    bootstrap,
     building,
     catalog,
     identity,
@@ -65,6 +66,7 @@ def main(debug: bool) -> None:
 
 
 for _command in (
+    bootstrap.bootstrap,
     building.build,
     building.demo,
     building.ui,

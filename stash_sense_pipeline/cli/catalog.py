@@ -37,7 +37,8 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
 
     live: records in the catalog. complete: those of performers with enough faces (completeness_threshold). waiting:
     images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts. With automatic
-    uploads it says when the next one is due, and why.
+    uploads it says when the next one is due, and why. After bootstrap a line for each source tells how many faces are
+    claimed, proven and seen.
     """
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
     from stash_sense_pipeline.release.distribution.cadence import upload_status
@@ -75,6 +76,9 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     else:
         shown = [row for row in rows if row.source in enabled or row.live]
         print_table([_status_row(row, row.source in enabled, now) for row in shown], "no source is enabled")
+        for row in shown:
+            if row.faces_claimed or row.faces_proven:
+                echo(_origins(row))
         for found in to_do:
             echo(f"{found.source}: {found.text}")
         for upload in uploads:
@@ -96,6 +100,13 @@ def _status_row(row: SourceStatus, enabled: bool, now: datetime) -> dict[str, st
         **{name: f"{count:,}" for name, count in counts.items()},
         "last read": read if enabled else f"{read}, off",
     }
+
+
+def _origins(row: SourceStatus) -> str:
+    return (
+        f"{row.source}: {row.faces_seen:,} faces seen, {row.faces_proven:,} taken over from a release and proven, "
+        f"{row.faces_claimed:,} claimed and not in use"
+    )
 
 
 _EXPORTED = ("performers", "images", "faces", "identities", "evidence", "embeddings")

@@ -18,6 +18,7 @@ from stash_sense_pipeline.catalog.queries.images import (
     waiting_performers,
 )
 from stash_sense_pipeline.catalog.transactions import reading, writing
+from stash_sense_pipeline.faces.claimed_faces import ClaimRules, ClaimsUsed, use_proven_claims
 from stash_sense_pipeline.faces.collection.current_suppressions import CurrentSuppressions, ImageSuppressions
 from stash_sense_pipeline.faces.collection.host_evidence import HostEvidence
 from stash_sense_pipeline.faces.collection.image_fetcher import (
@@ -48,7 +49,8 @@ class CollectReport:
     """The results of one run. `outcome` and `message` say why it ended early; they are None when it ran through.
 
     `reused` images had the bytes of an image that was judged before. `rejected` and `failed` count by reason.
-    `copies` are images that show a picture which the performer already has from this source; they add no face.
+    `copies` are images that show a picture which the performer already has from this source; they add no face. `claims`:
+    proven faces of a release that came into use.
     `hosts_down` counts, by host, the images that wait for the next day because their host was found down. `evidence`
     counts requests that only tested a host. `mass_refusal` has the numbers when too many images were refused for the
     first time; then none of these refusals was counted.
@@ -65,6 +67,7 @@ class CollectReport:
     copies: int
     performers: int
     reopened: Requeued
+    claims: ClaimsUsed
     hosts_down: Mapping[str, int]
     evidence: int
     mass_refusal: Mapping[str, int]
@@ -97,6 +100,8 @@ async def collect_faces(
     now: Callable[[], datetime] | None = None,
 ) -> CollectReport:
     """Processes the waiting images of `source`: stores aligned faces, and a verdict for each image.
+
+    Proven faces of a release come into use first, so that their pictures are not fetched.
 
     Performers with the fewest faces come first. A performer gets images until `source.max_faces` images of this source
     have a face, or `settings.max_faces_per_performer` faces exist in all sources. A performer with
@@ -146,6 +151,7 @@ class _Plan:
     """
 
     requeued: Requeued
+    claims: ClaimsUsed
     performers: Sequence[tuple[str, int]]
     complete_since: Mapping[str, datetime]
     shared_urls: frozenset[str]
@@ -154,6 +160,8 @@ class _Plan:
 def _plan(context: RunContext, suppressions: CurrentSuppressions) -> _Plan:
     """Requeues images, and selects the performers that may get faces."""
     source, settings = context.source, context.settings
+    rules = ClaimRules(context.pack, settings.claimed_faces_a_night, suppressions.covers_url)
+    claims = use_proven_claims(context.engine, source.name, rules, context.clock())
     with writing(context.engine) as connection:
         policy = RequeuePolicy(context.pack, context.criteria, context.limits.max_attempts)
         requeued = requeue_images(connection, source.name, policy, context.clock())
@@ -163,14 +171,14 @@ def _plan(context: RunContext, suppressions: CurrentSuppressions) -> _Plan:
         waiting = waiting_performers(connection, source.name, context.clock(), complete_at)
         if waiting:
             shared = frozenset(shared_urls(connection, source.name, context.clock()))
-    wanted = [(performer.source_id, _cap(performer, source, settings)) for performer in waiting]
-    performers = [
-        (source_id, cap)
-        for source_id, cap in wanted
-        if cap > 0 and not suppressions.covers_record(source.name, source_id)
+    wanted = [
+        (performer.source_id, cap)
+        for performer in waiting
+        if (cap := _cap(performer, source, settings)) > 0 or performer.looks
     ]
+    performers = [each for each in wanted if not suppressions.covers_record(source.name, each[0])]
     since = {each.source_id: each.complete_since for each in waiting if each.complete_since is not None}
-    return _Plan(requeued, performers, since, shared)
+    return _Plan(requeued, claims, performers, since, shared)
 
 
 def _cap(performer: WaitingPerformer, source: SourceSettings, settings: GlobalSettings) -> int:
@@ -286,6 +294,7 @@ class _Run:
             copies=self._schedule.copies,
             performers=len(self._plan.performers),
             reopened=self._plan.requeued,
+            claims=self._plan.claims,
             hosts_down=self._hosts.postponed,
             evidence=counts.evidence,
             mass_refusal=self._refusals.mass_refusal,

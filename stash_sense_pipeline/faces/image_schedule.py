@@ -39,6 +39,11 @@ class ScheduledImage:
         """The id of the image in its source."""
         return self.ledger.image_id
 
+    @property
+    def has_claimed_face(self) -> bool:
+        """True when the image counts as done although this program has not seen it."""
+        return self.ledger.state is ImageState.DONE
+
 
 @dataclass(eq=False)
 class _Performer:
@@ -53,15 +58,18 @@ class _Performer:
 
         Images are taken in order. An image is taken only when fewer than `cap` images before it have a face or may
         still get one, so that the choice of images does not depend on the order in which requests complete. A copy
-        of a copy therefore counts as a copy too: knowledge about an earlier image can only remove faces.
+        of a copy therefore counts as a copy too: knowledge about an earlier image can only remove faces. An image with
+        a claimed face adds no face, so that the cap does not keep it from being looked at.
         """
-        faces, flying = 0, False
+        faces, flying, full = 0, False, False
         seen: set[str] = set()
         for image in self.images:
             if image.status is _Status.WAITING:
-                if faces < self.cap:
+                if faces < self.cap or image.has_claimed_face:
                     return image, faces, flying
-                return None, faces, flying
+                full = True
+            if full:
+                continue
             flying = flying or image.status is _Status.IN_FLIGHT
             faces += image.status is _Status.IN_FLIGHT or (
                 image.status is _Status.FACE and not _is_copy(image.picture, seen)
@@ -116,7 +124,7 @@ class Schedule:
 
         `copies` counts the images of finished performers that show a picture which the performer already had.
         """
-        self._waiting = [(source_id, cap) for source_id, cap in performers if cap > 0]
+        self._waiting = list(performers)
         self.total = len(self._waiting)
         self._load = load
         self._page = page
@@ -253,8 +261,10 @@ class Schedule:
         # An image that another performer shares may be in flight already; then its status is newer than the catalog.
         known = self._images.get(ledger.image_id)
         if known is None:
-            status = _Status.WAITING if ledger.due else _Status.NO_FACE
-            if ledger.state is ImageState.DONE:
+            status = _Status.NO_FACE
+            if ledger.due:
+                status = _Status.WAITING
+            elif ledger.state is ImageState.DONE:
                 status = _Status.FACE
             known = self._images[ledger.image_id] = ScheduledImage(ledger, status, ledger.picture_hash)
         return known

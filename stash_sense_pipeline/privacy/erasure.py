@@ -16,6 +16,7 @@ from stash_sense_pipeline.catalog.queries.identity.identities import lock_identi
 from stash_sense_pipeline.catalog.queries.performers import WithheldRecord, withhold_records
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
+    claimed_faces,
     embeddings,
     faces,
     identities,
@@ -27,6 +28,7 @@ from stash_sense_pipeline.catalog.schema import (
     source_performers,
 )
 from stash_sense_pipeline.catalog.transactions import writing
+from stash_sense_pipeline.privacy.erased_claims import erase_claims
 from stash_sense_pipeline.privacy.erased_hashes import remember_erased
 from stash_sense_pipeline.privacy.erased_mentions import delete_rows, forget_links, forget_mentions
 from stash_sense_pipeline.privacy.erasure_plan import (
@@ -58,6 +60,7 @@ BELONGS = {
     ("source", "source_id"): "records",
     ("source_a", "source_id_a"): "records",
     ("source_b", "source_id_b"): "records",
+    ("box", "box_id"): "records",
     ("source", "image_id"): "images",
     ("performer_id",): "performers",
     ("nearer_to",): "performers",
@@ -249,16 +252,28 @@ def _erase(
         keep_templates(connection, suppressions.key, people, now)
     images = covered_images(connection, sought) | images_to_erase(connection, suppressions, person)
     images |= awaited.images
-    refused = images_of_refused_faces(connection, load_templates(connection, suppressions.key))
+    templates = load_templates(connection, suppressions.key)
+    refused = images_of_refused_faces(connection, templates)
+    claims = erase_claims(connection, suppressions, templates)
     shown_by = sole_owners(connection, suppressions, refused) - person.records
     # Only here: no operator reads the output of a sync that erases, and its transaction should be short.
     namesakes = namesakes_of(connection, person.records)
     report = _take_out(connection, suppressions, person, images | refused, now)
-    report = replace(report, namesakes=namesakes)
+    report = replace(report, namesakes=namesakes, rows=_with_claims(connection, report.rows, claims, now))
     report = _with_held(connection, suppressions, report, shown_by | in_doubt, now)
     mark_applied(connection, now)
     mark_shown(connection, awaited.digests, now)
     return report
+
+
+def _with_claims(
+    connection: sa.Connection, rows: Mapping[str, int], claims: int, now: datetime
+) -> Mapping[str, int]:
+    """`rows` with the claimed faces that were removed by their picture or their face."""
+    if not claims:
+        return rows
+    request_purge(connection, now)
+    return {**rows, claimed_faces.name: rows.get(claimed_faces.name, 0) + claims}
 
 
 def _blocked(records: Collection[RecordKey], relatives: Relatives | None) -> BlockedPerson:

@@ -153,6 +153,9 @@ class GlobalSettings(SettingsModel):
         default="", description="an address or mail box in plain ASCII of at most 200 characters"
     )
     keep_aligned_crops: bool = Field(default=False, description=A_FLAG)
+    claimed_faces_a_night: int = Field(
+        default=1000, ge=0, description="a whole number of images of each source of at least 0"
+    )
     quality_filters: QualityFilters = Field(default=QualityFilters(), description="a mapping")
     mass_disappearance: MassDisappearance = Field(default=MassDisappearance(), description="a mapping")
 

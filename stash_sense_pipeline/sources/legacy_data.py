@@ -81,9 +81,13 @@ class Places:
         self._sources = {**known, **by_host, **{name: name for name in self._boxes}}
         self.elsewhere: Counter[str] = Counter()
 
+    def source(self, place: str) -> str | None:
+        """The configured stash-box with this short name or host; None when there is none."""
+        return self._sources.get(place)
+
     def record(self, place: str, source_id: Any) -> RecordKey | None:
         """The key of a record; None for a stash-box that is not configured, and for an invalid id."""
-        source = self._sources.get(place)
+        source = self.source(place)
         if source is None:
             self.elsewhere[label(place) or "an unreadable place"] += 1
             return None

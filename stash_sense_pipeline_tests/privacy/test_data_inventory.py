@@ -18,6 +18,7 @@ WITHOUT_PEOPLE = {
     "identity_runs",
     "identity_hubs",
     "pending_purges",
+    "claimed_releases",
     "site_visits",
 }
 TABLES = sorted(metadata.tables)

@@ -207,6 +207,13 @@ def _building(terminal: Terminal) -> None:
         terminal.run("doctor", "doctor", more=given)
         two = ("--sources", "fansdb,babepedia")
         terminal.run("build", "build", *two, data=terminal.directory / "fresh", more=given)
+        release = str((terminal.data / "releases" / "latest").resolve())
+        new = {"data": terminal.directory / "bootstrapped", "more": given}
+        terminal.run(
+            "bootstrap", "bootstrap", release, shown=f"bootstrap {SHOWN_DATA}/releases/latest", **new
+        )
+        terminal.run("bootstrap-undo", "bootstrap", "--undo", release,
+                     shown=f"bootstrap --undo {SHOWN_DATA}/releases/latest", **new)  # fmt: skip
         terminal.run(None, "build", *two, more=given)
     after = (terminal.data / "releases" / "latest").resolve().name
     assert after != before

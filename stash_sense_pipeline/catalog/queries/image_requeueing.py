@@ -9,6 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.queries.images import ImageState
 from stash_sense_pipeline.catalog.schema import (
     aligned_crops,
@@ -16,6 +17,7 @@ from stash_sense_pipeline.catalog.schema import (
     faces,
     source_images,
 )
+from stash_sense_pipeline.catalog.upsert import batched
 
 _OF_REFUSAL = ("refusals", "next_attempt_at", "sha256", "picture_hash")
 
@@ -177,3 +179,17 @@ def record_refusals(connection: sa.Connection, source: str, rows: Sequence[Mappi
             for row in rows
         ],
     )
+
+
+def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:
+    """Those of the images that are in the ledger."""
+    found: set[str] = set()
+    for ids in batched(image_ids, IN_LIST):
+        found.update(
+            connection.scalars(
+                sa.select(source_images.c.image_id).where(
+                    source_images.c.source == source, source_images.c.image_id.in_(ids)
+                )
+            )
+        )
+    return found

@@ -38,13 +38,14 @@ class WaitingPerformer:
 
     `faces`: its images with a face. `elsewhere`: images with a face of records of the same identity in other sources,
     where copies of one picture count once. `complete_since`: when the performer got the face that made it complete, or
-    None for a performer with too few faces.
+    None for a performer with too few faces. `looks`: a picture of a claimed face is due.
     """
 
     source_id: str
     faces: int
     elsewhere: int
     complete_since: datetime | None = None
+    looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class LedgerImage:
 
 
 def _due(now: datetime) -> sa.ColumnElement[bool]:
-    later = sa.and_(source_images.c.state != ImageState.DONE, source_images.c.next_attempt_at <= now)
-    return sa.or_(source_images.c.state == ImageState.PENDING, later)
+    """Condition: the image may be fetched now. An image that is done has a next attempt only when its face is claimed."""
+    return sa.or_(source_images.c.state == ImageState.PENDING, source_images.c.next_attempt_at <= now)
 
 
 def _of_image() -> sa.ColumnElement[bool]:
@@ -103,9 +104,17 @@ def waiting_performers(
     done = sa.func.sum(sa.case((source_images.c.state == ImageState.DONE, 1), else_=0))
     due = sa.func.sum(sa.case((_due(now), 1), else_=0))
     never_asked = sa.func.max(sa.case((source_images.c.state == ImageState.PENDING, 1), else_=0))
+    looks = sa.func.max(sa.case((sa.and_(source_images.c.state == ImageState.DONE, _due(now)), 1), else_=0))
     legacy = source_performers.c.legacy_faces, source_performers.c.legacy_images
     rows = connection.execute(
-        sa.select(performer_images.c.source_id, done, sa.func.count(), never_asked, *map(sa.func.max, legacy))
+        sa.select(
+            performer_images.c.source_id,
+            done,
+            sa.func.count(),
+            never_asked,
+            looks,
+            *map(sa.func.max, legacy),
+        )
         .join(source_images, _of_image())
         .join(source_performers, _of_performer())
         .where(performer_images.c.source == source, source_performers.c.deleted_at.is_(None))
@@ -120,9 +129,11 @@ def waiting_performers(
         (
             not never,
             _legacy_rank(images, legacy_faces, legacy_images, complete_at),
-            WaitingPerformer(source_id, faces, elsewhere.get(source_id, 0), since.get(source_id)),
+            WaitingPerformer(
+                source_id, faces, elsewhere.get(source_id, 0), since.get(source_id), bool(due_looks)
+            ),
         )
-        for source_id, faces, images, never, legacy_faces, legacy_images in rows
+        for source_id, faces, images, never, due_looks, legacy_faces, legacy_images in rows
         if source_id not in since or source_id in with_news
     ]
     waiting.sort(key=lambda each: (each[0], each[2].faces + each[2].elsewhere, each[1], each[2].source_id))
@@ -331,6 +342,7 @@ def urls_fetched_before(
             .where(
                 source_images.c.source == source,
                 source_images.c.state == ImageState.DONE,
+                source_images.c.sha256.is_not(None),
                 sa.not_(_at(origins)) if elsewhere else _at(origins),
             )
             .order_by(source_images.c.processed_at.desc(), source_images.c.image_id)
@@ -378,17 +390,3 @@ def _owners(connection: sa.Connection, source: str, source_ids: Sequence[str]) -
         for image_id, source_id in rows:
             owners.setdefault(image_id, []).append(source_id)
     return {image_id: tuple(sorted(set(ids))) for image_id, ids in owners.items()}
-
-
-def still_listed(connection: sa.Connection, source: str, image_ids: Sequence[str]) -> set[str]:
-    """Those of the images that are in the ledger."""
-    found: set[str] = set()
-    for ids in batched(image_ids, IN_LIST):
-        found.update(
-            connection.scalars(
-                sa.select(source_images.c.image_id).where(
-                    source_images.c.source == source, source_images.c.image_id.in_(ids)
-                )
-            )
-        )
-    return found

@@ -38,11 +38,11 @@ def seed_records(
     records: Sequence[PerformerRecord],
     now: datetime,
     hashed: Callable[[str], str],
-) -> int:
+) -> list[str]:
     """Adds live records of an unverified import, except records that are stored, tombstoned or withheld.
 
     They have no content hash and no time of change, so that a sync reads each of them. `hashed` returns the keyed hash
-    of an id, which identifies withheld records. Returns the number of added records.
+    of an id, which identifies withheld records. Returns the ids of the added records.
     """
     latest = {record.source_id: record for record in records}
     unknown = _unknown(connection, source, latest, hashed)
@@ -52,7 +52,7 @@ def seed_records(
     upsert(connection, source_performers, rows)
     store_links(connection, source, performer_aliases.c.alias, [], links_of(fresh, aliases_of))
     store_links(connection, source, performer_urls.c.url, [], links_of(fresh, urls_of))
-    return len(fresh)
+    return [record.source_id for record in fresh]
 
 
 def seed_tombstones(
@@ -61,15 +61,15 @@ def seed_tombstones(
     gone: Mapping[str, str | None],
     now: datetime,
     hashed: Callable[[str], str],
-) -> int:
+) -> list[str]:
     """Adds tombstones of an unverified import, as `tombstone_records` does, except for records that are stored or
     withheld.
 
-    `hashed` as for seed_records. Returns the number of added tombstones.
+    `hashed` as for seed_records. Returns the ids of the added tombstones.
     """
     unknown = _unknown(connection, source, gone, hashed)
     tombstone_records(connection, source, {key: gone[key] for key in gone if key in unknown}, now)
-    return len(unknown)
+    return sorted(unknown)
 
 
 def note_predecessor(

@@ -10,6 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.queries.claims.faces import FaceCounts
+from stash_sense_pipeline.catalog.queries.claims.faces import face_counts as face_origins
 from stash_sense_pipeline.catalog.queries.performers import count_records
 from stash_sense_pipeline.catalog.queries.sync_state import MASS_REFUSAL, SyncState, load_states
 from stash_sense_pipeline.catalog.schema import (
@@ -28,7 +30,8 @@ class SourceStatus:
 
     `complete`: live records of people with enough faces. `unread`: records that could not be read or stored.
     `refused_images`: of a last run that refused too many at once, else 0. `left_alone_until`: the source refused
-    requests and gets no more before that time.
+    requests and gets no more before that time. `faces_claimed`: faces of a release that are not in use; `faces_proven`:
+    those in use, their picture not seen; `faces_seen`: faces of fetched pictures.
     """
 
     source: str
@@ -50,6 +53,9 @@ class SourceStatus:
     last_message: str | None
     refused_images: int
     left_alone_until: datetime | None
+    faces_claimed: int
+    faces_proven: int
+    faces_seen: int
 
     @property
     def backlog(self) -> int:
@@ -78,8 +84,10 @@ def source_status(engine: sa.Engine, sources: Sequence[str], threshold: int) -> 
                 embeddings, embeddings.c.face_id == faces.c.face_id
             ),
         )
+        claims = face_origins(connection)
         rows = []
         for source in sources:
+            origins = claims.get(source, FaceCounts())
             records, state = count_records(connection, source), states.get(source)
             rows.append(
                 SourceStatus(
@@ -102,6 +110,9 @@ def source_status(engine: sa.Engine, sources: Sequence[str], threshold: int) -> 
                     last_message=state.last_message if state else None,
                     refused_images=int(state.detail.get(MASS_REFUSAL, {}).get("refused", 0)) if state else 0,
                     left_alone_until=_left_alone_until(state),
+                    faces_claimed=origins.claimed,
+                    faces_proven=origins.proven,
+                    faces_seen=origins.seen,
                 )
             )
     return rows

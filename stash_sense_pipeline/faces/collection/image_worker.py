@@ -153,7 +153,7 @@ class ImageWorker:
 
     def _after_error(self, image: ScheduledImage, error: SourceError) -> ImageVerdict:
         verdict = self.failures.after_error(image, error)
-        self.counts.unreached += verdict.state is ImageState.FAILED and isinstance(error, UnreachableError)
+        self.counts.unreached += not verdict.refused and isinstance(error, UnreachableError)
         return verdict
 
     def _postponed(self, image: ScheduledImage, host: ImageHost) -> ImageVerdict | None:

@@ -35,13 +35,13 @@ class RunCounts:
     def add(self, verdict: ImageVerdict) -> None:
         """Counts a committed verdict. A postponed image counts nowhere."""
         self.reused += verdict.reused
-        if verdict.state is ImageState.DONE:
+        if verdict.face is not None:
             self.done += 1
         elif verdict.state is ImageState.GONE:
             self.gone += 1
         elif verdict.state is ImageState.REJECTED:
             self.rejected[str(verdict.reason)] += 1
-        elif verdict.state is ImageState.FAILED and not verdict.postponed:
+        elif not verdict.postponed:
             self.failed[str(verdict.reason)] += 1
 
     @property

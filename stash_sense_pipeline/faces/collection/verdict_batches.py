@@ -10,8 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from stash_sense_pipeline.catalog.queries.faces import forget_faces, store_faces
-from stash_sense_pipeline.catalog.queries.image_requeueing import record_outcomes
-from stash_sense_pipeline.catalog.queries.images import still_listed
+from stash_sense_pipeline.catalog.queries.image_requeueing import record_outcomes, still_listed
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.faces.collection.current_suppressions import CurrentSuppressions
 from stash_sense_pipeline.faces.collection.run_context import RunContext

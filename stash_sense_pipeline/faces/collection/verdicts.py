@@ -61,6 +61,11 @@ def is_first_request(image: ScheduledImage) -> bool:
     return ledger.refusals == 0 and ledger.state in (ImageState.PENDING, ImageState.FAILED)
 
 
+def _after_failure(image: ScheduledImage) -> ImageState:
+    """The state of an image that could not be fetched. A claimed face stays in use: no answer is no evidence against it."""
+    return ImageState.DONE if image.has_claimed_face else ImageState.FAILED
+
+
 class FailureVerdicts:
     """Verdicts on images that gave no picture, with the time of the next attempt."""
 
@@ -88,7 +93,7 @@ class FailureVerdicts:
             later = next_look(refusals, self._clock())
         return ImageVerdict(
             image,
-            ImageState.FAILED,
+            _after_failure(image),
             reason,
             sha256=sha256,
             attempts=attempts,
@@ -107,7 +112,7 @@ class FailureVerdicts:
         ledger = image.ledger
         return ImageVerdict(
             image,
-            ImageState.FAILED,
+            _after_failure(image),
             Reason.HOST_DOWN,
             attempts=ledger.attempts,
             next_attempt_at=next_night(self._clock()),

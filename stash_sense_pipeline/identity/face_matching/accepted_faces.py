@@ -33,7 +33,7 @@ def accept(
     """
     policy = rules.policy
     levels = {
-        row.face_id: "unproven" if (row.source, row.source_id) in unproven else rules.trust[row.source]
+        row.face_id: "unproven" if (row.source, row.source_id) in unproven else rules.trust_of(row)
         for row in performer.rows
     }
     performer = performer.without(_outliers(performer, levels, policy), Reason.OUTLIER, left_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow
 from stash_sense_pipeline.identity.linkage.face_verdicts import NO_VERDICTS, FaceVerdicts
 
 
@@ -69,3 +70,8 @@ class ChoiceRules:
     policy: TrustPolicy
     sites: Collection[str] = ()
     verdicts: FaceVerdicts = NO_VERDICTS
+
+    def trust_of(self, row: CandidateRow) -> str:
+        """The trust in a face: that of its source, and at most medium until the picture of a claimed face was seen."""
+        trust = self.trust[row.source]
+        return "medium" if row.claimed and trust == "high" else trust

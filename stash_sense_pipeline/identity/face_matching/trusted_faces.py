@@ -230,7 +230,7 @@ def _best_and_different(
         return []
     distance = np.mean(performer.distances(), axis=0)
     penalty = {"high": 0.0, "medium": policy.trust_penalty, "low": 2 * policy.trust_penalty}
-    worth = np.array([row.quality - penalty[rules.trust[row.source]] for row in rows])
+    worth = np.array([row.quality - penalty[rules.trust_of(row)] for row in rows])
     nearest = np.ones(len(rows))
     yaw = np.array([row.yaw for row in rows])
     turned = np.full(len(rows), policy.pose_degrees)

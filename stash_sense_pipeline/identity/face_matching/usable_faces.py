@@ -57,7 +57,7 @@ def usable_faces(
             left_out.add(row, Reason.NOT_THIS_PERSON)
         elif image in shared or (row.sha256 and len(owners_of_bytes[row.sha256]) > 1):
             left_out.add(row, Reason.SEVERAL_PEOPLE)
-        elif several and rules.trust[row.source] == "high":
+        elif several and rules.trust_of(row) == "high":
             left_out.add(row, Reason.SEVERAL_FACES)
         elif row.face_id not in embedded:
             left_out.add(row, "no embedding")

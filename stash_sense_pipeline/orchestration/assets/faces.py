@@ -81,6 +81,8 @@ def aligned_faces(
         with source_lock(catalog.engine, source, context.log.info):
             report = asyncio.run(_collect(run, pack, config.max_images))
     _log_requeued(context, source, report.reopened)
+    if report.claims.used:
+        context.log.info(f"{source}: {report.claims.used} proven faces of a release came into use")
     for host, images in report.hosts_down.items():
         context.log.warning(f"{source}: {host} is down; {images} images wait for the next day")
     if report.interrupted:
@@ -91,6 +93,7 @@ def aligned_faces(
         metadata={
             **numbers(report),
             "reopened": asdict(report.reopened),
+            "claims": asdict(report.claims),
             names.WAITING_FACES: embedding_backlog(catalog.engine, source, pack),
             "dagster/row_count": face_counts(catalog.engine, source)[0],
             "dagster/column_schema": column_schema(schema.faces),

@@ -123,6 +123,10 @@ class Suppressions:
         waiting = self.awaited & self.pending
         return bool(waiting) and plain_url_hash(self.key, url) in waiting
 
+    def forbids_picture(self, url: str) -> bool:
+        """True when no face of the image at `url` may be stored before its source has shown the image."""
+        return self.covers_url(url) or self.awaits_image(url)
+
     def covers_likeness(self, picture_hash: str) -> bool:
         """True when an image with this perceptual hash (16 hex digits) is a copy of a suppressed one."""
         if not self.likenesses:

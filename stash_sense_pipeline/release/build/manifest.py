@@ -18,6 +18,8 @@ from stash_sense_pipeline.release.build.staging import disk_errors
 from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT, Flavour
 from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
+# How faces are aligned before they are embedded; the predecessor's manifests since 2026-02 say the same.
+ALIGNMENT = "insightface_norm_crop_5point"
 DEMO_STATEMENT = (
     "Made with a demonstration model pack that recognises only cartoon faces rendered by this program; "
     "it has no biometric value and recognises no real person."
@@ -109,7 +111,7 @@ def _models(pack: ModelPack) -> dict[str, Any]:
         "embedders": {
             name: {"sha256": spec.digest, "dim": spec.dim} for name, spec in pack.embedders.items()
         },
-        "alignment": "insightface_norm_crop_5point",
+        "alignment": ALIGNMENT,
         "flip_averaging": pack.flip_averaging,
     }
     models |= {f"{name}_dim": spec.dim for name, spec in pack.embedders.items()}

@@ -41,6 +41,8 @@ from stash_sense_pipeline.release.contract import (
 )
 from stash_sense_pipeline.release.versions import is_version, named_release
 
+# The beginning of the finding that a manifest lacks checksums, when those that it has are right.
+NO_CHECKSUM = "no checksum for"
 # The warning comes before the limit, because the next release is usually larger.
 _NEAR_THE_LIMIT = 0.9
 
@@ -243,13 +245,13 @@ def _checksums(release: OpenedRelease) -> str:
     checksums = release.manifest["checksums"]
     known = {*REQUIRED_FILES, *OPTIONAL_FILES} - {MANIFEST}
     present = {path.name for path in _files(release.directory)} & known
-    refuse_examples(sorted(present - set(checksums)), "no checksum for")
     refuse_examples(sorted(set(checksums) - present), "checksum of a file that is not there")
     for name, stated in sorted(checksums.items()):
         if not isinstance(stated, str) or CHECKSUM_FORM.fullmatch(stated) is None:
             raise ValueError(f"{name}: {stated!r:.80} is not sha256:<64 lower-case hex digits>")
         if stated.removeprefix("sha256:") != sha256_file(release.directory / name):
             raise ValueError(f"{name} does not have the checksum of the manifest")
+    refuse_examples(sorted(present - set(checksums)), NO_CHECKSUM)
     return f"{len(checksums)} files"
 
 

@@ -6,11 +6,14 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.queries.claims import faces as claimed_faces
+from stash_sense_pipeline.catalog.queries.claims.faces import FaceCounts
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
@@ -24,6 +27,7 @@ from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
 from stash_sense_pipeline.release.reports.accuracy_tables import group_blocks, threshold_blocks
 from stash_sense_pipeline.release.reports.document import Block, Heading, TableBlock, Text, markdown_document
+from stash_sense_pipeline.release.snapshot import read_face_sources
 
 _LIMITS = """\
 - The release holds only people that a stash-box lists, with the images that the sources chose: mostly posed, well lit
@@ -54,7 +58,8 @@ def write_data_card(
     the release measured it.
     """
     path = data_card_path(release)
-    blocks = _blocks(read_manifest(release), _people(release), accuracy, _withheld_counts(engine), checks)
+    counts = _Counts(_withheld_counts(engine), _face_origins(engine, release))
+    blocks = _blocks(read_manifest(release), _people(release), accuracy, counts, checks)
     write_atomically(path, visible(markdown_document(blocks)), mode=PUBLIC_FILE)
     return path
 
@@ -69,6 +74,28 @@ def _people(release: Path) -> dict[int, dict[str, Any]]:
         for row in connection.execute("SELECT performer_id, source_endpoint FROM faces"):
             people[row["performer_id"]]["sources"][row["source_endpoint"]] += 1
     return people
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of the catalog: withheld records by reason, and where the faces of each source come from."""
+
+    withheld: Mapping[str, int]
+    origins: Mapping[str, FaceCounts]
+
+
+def _face_origins(engine: sa.Engine, release: Path) -> dict[str, FaceCounts]:
+    """By source: the faces of the release that were seen or proven, and the claimed ones of the catalog."""
+    released = read_face_sources(release)
+    with reading(engine) as connection:
+        proven, stored = claimed_faces.proven_faces(connection), claimed_faces.face_counts(connection)
+    every = Counter(released.values())
+    of_claims = Counter(source for face_id, source in released.items() if face_id in proven)
+    waiting = {source: counts.claimed for source, counts in stored.items() if counts.claimed}
+    return {
+        source: FaceCounts(waiting.get(source, 0), of_claims[source], every[source] - of_claims[source])
+        for source in sorted(every.keys() | waiting.keys())
+    }
 
 
 def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
@@ -86,7 +113,7 @@ def _blocks(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     accuracy: Accuracy,
-    withheld: Mapping[str, int],
+    counts: _Counts,
     checks: Sequence[CheckResult],
 ) -> list[Block]:
     faces = Counter[str]()
@@ -100,13 +127,21 @@ def _blocks(
         ),
         Text(f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`."),
         *_section("Sources", _source_table(people, faces)),
+        Heading(2, "Where the vectors come from"),
+        Text(
+            "seen: made by this program from the picture. proven: taken over from a release after its sample agreed, with"
+            " the picture not seen yet. claimed: in the catalog, and in no release."
+        ),
+        TableBlock("Where the vectors come from", _origin_table(counts)),
         *_section("Completeness", table_of(("faces", "performers"), _people_by_face_count(people))),
         TableBlock("Fields", _field_table(people)),
         Heading(2, "What a threshold means"),
         *threshold_blocks(accuracy.thresholds),
         Heading(2, "Errors by group"),
         *group_blocks(accuracy.groups),
-        *_section("Withheld and suppressed", table_of(("reason", "records or keys"), withheld.items())),
+        *_section(
+            "Withheld and suppressed", table_of(("reason", "records or keys"), counts.withheld.items())
+        ),
         *_section("Checks before publication", table_of(("check", "passed", "finding"), results)),
         Heading(2, "Known limits"),
         Text(_LIMITS),
@@ -125,6 +160,11 @@ def _source_table(people: Mapping[int, Mapping[str, Any]], faces: Mapping[str, i
         for source, count in sorted(faces.items())
     ]
     return table_of(("source", "faces", "performers with a face from it"), rows)
+
+
+def _origin_table(counts: _Counts) -> Table:
+    rows = [(source, each.seen, each.proven, each.claimed) for source, each in counts.origins.items()]
+    return table_of(("source", "seen", "proven", "claimed"), rows)
 
 
 def _field_table(people: Mapping[int, Mapping[str, Any]]) -> Table:

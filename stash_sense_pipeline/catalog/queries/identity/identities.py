@@ -240,14 +240,19 @@ def add_ids(connection: sa.Connection, performer_ids: Sequence[int], now: dateti
 
 
 def import_performer_ids(
-    connection: sa.Connection, members: Mapping[int, Sequence[RecordKey]], used_up_to: int, now: datetime
+    connection: sa.Connection,
+    members: Mapping[int, Sequence[RecordKey]],
+    used_up_to: int,
+    now: datetime,
+    because: str,
 ) -> int:
-    """Imports performer ids of a predecessor with their members into a catalog without performer ids.
+    """Imports performer ids of a predecessor with their members into a catalog that never allocated any.
 
     Ids up to `used_up_to` are never allocated afterwards. Members without a live record in the catalog are left out, as
-    are ids without members. Returns the number of imported ids: 0 when the catalog has performer ids already.
+    are ids without members. `because` is the reason in the log. Returns the number of imported ids, 0 for a catalog that
+    has allocated ids.
     """
-    if connection.execute(sa.select(identities.c.performer_id).limit(1)).first() is not None:
+    if last_id(connection) > 0:
         return 0
     table = source_performers.c
     query = sa.select(table.source, table.source_id).where(table.deleted_at.is_(None))
@@ -261,7 +266,7 @@ def import_performer_ids(
     wanted = {key: performer_id for performer_id, keys in kept.items() for key in keys}
     write_members(connection, member_changes({}, wanted))
     entries = [
-        LogEntry(performer_id, "created", {"members": keys, "because": ["import-legacy"]})
+        LogEntry(performer_id, "created", {"members": keys, "because": [because]})
         for performer_id, keys in kept.items()
     ]
     write_log(connection, entries, now)
@@ -301,6 +306,13 @@ def set_retirement(
         .values(retired_at=sa.bindparam("retired"), redirect_to=sa.bindparam("redirect")),
         [{"which": which, "retired": retired, "redirect": redirect} for which, retired, redirect in states],
     )
+
+
+def retire_empty(connection: sa.Connection, now: datetime) -> None:
+    """Retires the identities without a member. Their performer ids are not used again."""
+    member = sa.exists().where(identity_members.c.performer_id == identities.c.performer_id)
+    empty = sa.update(identities).where(identities.c.retired_at.is_(None), ~member)
+    connection.execute(empty.values(retired_at=now))
 
 
 def member_changes(stored: Mapping[RecordKey, int], wanted: Mapping[RecordKey, int]) -> MemberChanges:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stash_sense_pipeline.catalog.bounded_reads import streamed
 from stash_sense_pipeline.catalog.key_filters import IN_LIST
 from stash_sense_pipeline.catalog.schema import (
+    claimed_faces,
     embeddings,
     face_collisions,
     face_exclusions,
@@ -28,7 +29,10 @@ _ROWS_PER_STATEMENT = 5_000
 
 
 class CandidateRow(NamedTuple):
-    """One face of an image of a record in an identity. `sha256` is of the image's bytes."""
+    """One face of an image of a record in an identity. `sha256` is of the image's bytes.
+
+    `claimed`: the face came from a release, and this program has not seen its picture.
+    """
 
     face_id: int
     performer_id: int
@@ -39,6 +43,7 @@ class CandidateRow(NamedTuple):
     sha256: str | None
     yaw: float = 0.0
     picture_hash: str | None = None
+    claimed: bool = False
 
 
 class CollisionRow(NamedTuple):
@@ -87,7 +92,9 @@ def read_candidates(connection: sa.Connection) -> list[CandidateRow]:
             source_images.c.sha256,
             faces.c.yaw,
             source_images.c.picture_hash,
+            claimed_faces.c.face_id.is_not(None),
         )
+        .outerjoin(claimed_faces, claimed_faces.c.face_id == faces.c.face_id)
         .join(
             source_images,
             (source_images.c.source == faces.c.source) & (source_images.c.image_id == faces.c.image_id),
