@@ -14,7 +14,6 @@ from stash_sense_pipeline.cli import (
     models,
     operating,
     releases,
-    review,
     settings,
     suppress,
 )
@@ -83,7 +82,7 @@ for _command in (
     operating.serve,
     releases.releases,
     releases.verify,
-    review.review,
+    identity.review,
     settings.alerts,
     settings.settings,
     suppress.suppress,

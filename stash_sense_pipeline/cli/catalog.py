@@ -21,6 +21,7 @@ from stash_sense_pipeline.cli.common import (
     require_catalog,
 )
 from stash_sense_pipeline.foundation.progress import duration_text
+from stash_sense_pipeline.foundation.visible_text import visible
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -148,7 +149,7 @@ def export(table: str, form: str, path: Path | None) -> None:
     frames = frame_chunks(environment.catalog_url, chosen, CHUNK_ROWS, gate)
     if path is None:
         for text in export_text(frames, ExportFormat(form)):
-            click.echo(text, nl=False)
+            click.echo(visible(text), nl=False)
     else:
         rows = write_export(chosen, frames, ExportFormat(form), path)
         echo(f"wrote {rows:,} rows of {table} to {path}")

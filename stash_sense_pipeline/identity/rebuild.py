@@ -33,9 +33,9 @@ from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Faces, Weights
 from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights, learn
-from stash_sense_pipeline.identity.linkage.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
+from stash_sense_pipeline.identity.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Clustered,

@@ -16,9 +16,9 @@ from stash_sense_pipeline.identity.linkage.candidates import find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Evidence, Kind, Weights
-from stash_sense_pipeline.identity.linkage.override_resolution import ResolvedOverrides, resolve_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
+from stash_sense_pipeline.identity.override_resolution import ResolvedOverrides, resolve_overrides
 from stash_sense_pipeline.identity.run_steps import read_population
 from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey

@@ -24,8 +24,8 @@ from stash_sense_pipeline.foundation.tables.csv_writer import csv_text
 from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
 from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.review_pairs import pairs_to_review
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 

@@ -16,8 +16,8 @@ from stash_sense_pipeline.catalog.queries.identity.identity_runs import last_num
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.faces.models.model_packs import embedder_digests
 from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
 from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
 from stash_sense_pipeline.privacy.enforcement import current_suppressions

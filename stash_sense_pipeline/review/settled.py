@@ -15,7 +15,6 @@ from stash_sense_pipeline.catalog.queries.identity import review_details
 from stash_sense_pipeline.catalog.queries.identity.identities import read_members
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS
 from stash_sense_pipeline.identity.linkage.face_verdicts import NOT_A_FACE, NOT_THIS_PERSON
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import (
     CANNOT_LINK,
     DUPLICATES,
@@ -24,6 +23,7 @@ from stash_sense_pipeline.identity.linkage.overrides import (
     PROVES_NOTHING,
     load_overrides,
 )
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.review_pairs import record_of
 from stash_sense_pipeline.identity.run_steps import RunRules
 from stash_sense_pipeline.privacy.redaction.overrides_text import Entry

@@ -15,7 +15,6 @@ from stash_sense_pipeline.catalog.queries.identity.identities import read_member
 from stash_sense_pipeline.foundation.errors import ConfigurationError, StashSenseError
 from stash_sense_pipeline.foundation.visible_text import visible_line
 from stash_sense_pipeline.identity.linkage import face_verdicts
-from stash_sense_pipeline.identity.linkage.override_resolution import resolve_pairs
 from stash_sense_pipeline.identity.linkage.overrides import (
     CANNOT_LINK,
     DUPLICATES,
@@ -27,6 +26,7 @@ from stash_sense_pipeline.identity.linkage.overrides import (
     Override,
     Overrides,
 )
+from stash_sense_pipeline.identity.override_resolution import resolve_pairs
 from stash_sense_pipeline.identity.review_pairs import record_of
 from stash_sense_pipeline.privacy.redaction.overrides_text import Entry, NewEntry
 from stash_sense_pipeline.records.record_key import RecordKey

@@ -22,12 +22,12 @@ from stash_sense_pipeline.identity.face_matching.trusted_faces import TrustRepor
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS
 from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import (
     Overrides,
     load_overrides,
     without_suppressed,
 )
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.review import write_review
 from stash_sense_pipeline.identity.run_steps import RunRules

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.identity.linkage.comparisons import Record
-from stash_sense_pipeline.identity.linkage.override_resolution import (
+from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides, load_overrides
+from stash_sense_pipeline.identity.override_resolution import (
     ResolvedOverrides,
     refused_overrides,
     resolve_pairs,
 )
-from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides, load_overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.relatives import IdentityRelatives
 from stash_sense_pipeline.records.record_key import RecordKey

@@ -13,8 +13,8 @@ from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_candidates
 from stash_sense_pipeline.identity.linkage.comparisons import Record
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash

@@ -28,8 +28,8 @@ from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.face_verdicts import FaceVerdict
-from stash_sense_pipeline.identity.linkage.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides
+from stash_sense_pipeline.identity.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
 from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules

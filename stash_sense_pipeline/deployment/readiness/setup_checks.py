@@ -9,8 +9,8 @@ from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, unc
 from stash_sense_pipeline.deployment.readiness.check import Check, State, check_of_error
 from stash_sense_pipeline.faces.models.model_packs import load_pack
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError, ModelPackError
-from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.linkage.overrides import load_overrides
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 

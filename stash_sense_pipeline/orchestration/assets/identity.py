@@ -52,7 +52,7 @@ def identity_graph(
     from stash_sense_pipeline.catalog.bounded_reads import ShortReads
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.faces.models.model_packs import embedder_digests
-    from stash_sense_pipeline.identity.linkage.override_resolution import refused_overrides
+    from stash_sense_pipeline.identity.override_resolution import refused_overrides
     from stash_sense_pipeline.identity.rebuild import rebuild_identities
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.identity.review import write_review
