@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -41,15 +42,18 @@ class ShortReads:
 
 
 def streamed(connection: sa.Connection, query: sa.Select[Any]) -> Iterator[Any]:
-    """Executes a query with many rows. PostgreSQL sends them in batches.
+    """Executes a query with many rows, and fetches them in batches. PostgreSQL sends them in batches, too.
 
-    The transaction is idle only while the caller handles one batch, and the driver holds one batch in memory.
+    The transaction is idle only while the caller handles one batch, and the driver holds one batch in memory. To fetch
+    row by row would take SQLAlchemy several times as long.
     """
-    if connection.dialect.name != "postgresql":
-        return iter(connection.execute(query))
-    # By default PostgreSQL plans a cursor for fetching a tenth of its rows.
-    connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
-    return iter(connection.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}))
+    options: dict[str, Any] = {}
+    if connection.dialect.name == "postgresql":
+        # By default PostgreSQL plans a cursor for fetching a tenth of its rows.
+        connection.exec_driver_sql("SET LOCAL cursor_tuple_fraction = 1")
+        options["yield_per"] = _ROWS_PER_FETCH
+    result = connection.execute(query, execution_options=options)
+    return chain.from_iterable(result.partitions(_ROWS_PER_FETCH))
 
 
 def rows_of_records(
@@ -72,4 +76,4 @@ def result_rows(
     connection: sa.Connection, query: sa.Select[Any], wanted: Collection[RecordKey] | None
 ) -> Iterable[Any]:
     """The rows of the query, streamed when they are of all records."""
-    return streamed(connection, query) if wanted is None else connection.execute(query)
+    return streamed(connection, query) if wanted is None else connection.execute(query).all()

@@ -27,7 +27,7 @@ from stash_sense_pipeline.identity.face_matching.face_agreement import find_matc
 from stash_sense_pipeline.identity.face_matching.face_templates import build_templates, models_digest
 from stash_sense_pipeline.identity.face_matching.template_set import TemplateSet
 from stash_sense_pipeline.identity.incremental import update_identities
-from stash_sense_pipeline.identity.linkage.blocking import KeyKind, digest
+from stash_sense_pipeline.identity.linkage.blocking import Digests, KeyKind, digest
 from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
@@ -213,7 +213,8 @@ def _full_plan(reads: ShortReads, rules: RunRules, now: datetime) -> Plan:
     previous = reads(store.read_members)
     clustered = Clustered(candidates.records, groups, findings.evidence)
     identities = plan_identities(reads, basis, clustered, previous, now)
-    keys = {key: map(digest, held) for key, held in candidates.keys.items()}
+    digests = Digests()
+    keys = {key: [digests[text] for text in held] for key, held in candidates.keys.items()}
     hubs = {digest(KeyKind.PAGE + hub.key): (hub.key, len(hub.holders)) for hub in findings.hubs}
     run = Run(rules.digest(), len(states), run_detail(calibration, learned, len(templates), len(templates)))
     events = Counter(entry.event for entry in identities.log)

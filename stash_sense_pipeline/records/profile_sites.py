@@ -310,6 +310,8 @@ SITES: tuple[ProfileSite, ...] = (
 )
 
 _BY_NAME = {site.name: site for site in SITES}
+# The sites where a person has one page.
+SINGULAR = frozenset(site.name for site in SITES if site.singular)
 
 
 BY_HOST = {host.removeprefix("www."): site for site in SITES for host in site.hosts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from contextlib import suppress
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -36,10 +37,13 @@ class Profile(NamedTuple):
 
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+# A URL of printable ASCII with a plain host, and neither port nor fragment: host, path, query.
+_PLAIN = re.compile(r"https?://([A-Za-z0-9.\-]+)/([ -\"$->@-~]*)(?:\?([ -\"$-~]*))?")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _HOST_LABELS = ("www.", "m.", "mobile.")
 _DEFAULT_PORTS = ("", "80", "443")
+_HOSTS_REMEMBERED = 4096
 _SAFE_IN_PATH = "/=():@,!$*;+"
 # ISO 639-1 languages, and the countries that sites use in their place: a label before the host, as in de.example.com.
 _LOCALES = words(
@@ -132,7 +136,12 @@ def _recognise(url: str) -> _Match | None:
 
 def _locate(url: str) -> _Location | None:
     text = url.strip()
-    if not text or len(text) > MAX_URL_LENGTH or _CONTROL.search(text):
+    if not text or len(text) > MAX_URL_LENGTH:
+        return None
+    plain = _PLAIN.fullmatch(text)
+    if plain is not None:
+        return _Location(_plain_host(plain[1]), "", plain[2], plain[3] or "")
+    if _CONTROL.search(text):
         return None
     scheme = _SCHEME.match(text)
     if scheme:
@@ -160,6 +169,7 @@ def _plain_host(host: str) -> str:
     return host.lower().removesuffix(".")
 
 
+@lru_cache(maxsize=_HOSTS_REMEMBERED)
 def _site_of(host: str) -> tuple[ProfileSite, str] | None:
     """The site of a host, and the label before it that is a language or an account; `www`, `m` and `mobile` are none."""
     exact = BY_HOST.get(host)
@@ -236,7 +246,7 @@ def _match(site: ProfileSite, path: str) -> _Match | None:
         match = form.pattern.fullmatch(exact if form.exact else folded)
         if match is None:
             continue
-        groups = {name: value or "" for name, value in match.groupdict().items()}
+        groups = match.groupdict("")
         _normalise(site, groups)
         # Dots alone are not a name, and in a path they lead to another page.
         if groups["id"] in ("", ".", "..") or groups["id"].casefold() in site.reserved:

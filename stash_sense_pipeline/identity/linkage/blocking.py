@@ -10,7 +10,7 @@ from typing import Final
 
 from stash_sense_pipeline.identity.linkage.comparisons import Record, birth_interval
 from stash_sense_pipeline.records.name_folding import fold_name
-from stash_sense_pipeline.records.profile_sites import SITES, site
+from stash_sense_pipeline.records.profile_sites import SINGULAR, SITES, site
 from stash_sense_pipeline.records.profile_urls import MAX_PAGE_HOLDERS, canonical_profile, stash_box_performer
 from stash_sense_pipeline.records.record_key import RecordKey
 
@@ -56,11 +56,10 @@ def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> t
 
     The keys depend on this record alone, so that the pairs of a changed record can be found by its old and new keys.
     """
-    found = {KeyKind.PAGE + page for page in _own_pages(record, merged, boxes)}
+    pages = [*_own_pages(record, merged, boxes)]
     for url in record.urls:
-        found.update(KeyKind.PAGE + page for page in _pages_named(url, boxes))
-    if boxes.without_proof:
-        found -= {KeyKind.PAGE + page for page in boxes.without_proof}
+        pages += _pages_named(url, boxes)
+    found = {KeyKind.PAGE + page for page in pages if page not in boxes.without_proof}
     name = fold_name(record.name or "")
     if " " in name:
         found.add(KeyKind.NAME + name)
@@ -74,6 +73,14 @@ def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> t
 def digest(key: str) -> int:
     """64 bits of BLAKE2b as a signed integer: the form of a key in the catalog."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+class Digests(dict[str, int]):
+    """Key to its digest, computed at the first use: most keys are on several records."""
+
+    def __missing__(self, key: str) -> int:
+        self[key] = found = digest(key)
+        return found
 
 
 def is_hub(holders: Collection[RecordKey], boxes: StashBoxes) -> bool:
@@ -122,8 +129,7 @@ def singular_sites(pages: Iterable[str]) -> set[str]:
     found: set[str] = set()
     for page in pages:
         name, _, key = page.partition(":")
-        row = site(name)
-        if row is not None and row.singular and not key.startswith("legacy:"):
+        if name in SINGULAR and not key.startswith("legacy:"):
             found.add(f"{name}:{key.partition(':')[0]}" if ":" in key else name)
     return found
 

@@ -83,7 +83,10 @@ def cluster(
     ambiguous = _ambiguous(scores, weights.link)
     weak: list[tuple[RecordKey, RecordKey]] = []
     unsupported: list[tuple[RecordKey, RecordKey]] = []
-    for pair, score in sorted(scores.items(), key=lambda item: (-item[1], item[0])):
+    # Two stable sorts compare less than one by a tuple for each pair.
+    ordered = sorted(sorted(scores), key=scores.__getitem__, reverse=True)
+    for pair in ordered:
+        score = scores[pair]
         if pair in overridden:
             decisions[pair] = forest.join(pair, settled=True)
         elif score < weights.link or pair in ambiguous:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 from stash_sense_pipeline.records.name_folding import fold_name, folded_words
 from stash_sense_pipeline.records.record_key import RecordKey
@@ -14,6 +15,8 @@ from stash_sense_pipeline.records.record_key import RecordKey
 MAX_BIRTH_DATE_GAP = 2
 # Days are counted as 31 a month and 372 a year, so that whole years and months compare exactly.
 DAYS_A_YEAR = 372
+# The days of a century.
+_DATES_REMEMBERED = 40_000
 _DATE = re.compile(r"(\d{4})(?:-(\d{2}))?(?:-(\d{2}))?", re.ASCII)
 # difflib's ratio from which two names are one name with a typing error.
 SIMILAR_NAMES = 0.85
@@ -48,6 +51,7 @@ class Record:
         return self.source, self.source_id
 
 
+@lru_cache(maxsize=_DATES_REMEMBERED)
 def birth_interval(date: str | None) -> tuple[int, int] | None:
     """First and last possible day (DAYS_A_YEAR) of YYYY, YYYY-MM or YYYY-MM-DD; None for any other text.
 

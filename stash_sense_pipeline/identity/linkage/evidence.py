@@ -33,7 +33,8 @@ class NameFrequencies:
     `homonyms`: the share of pairs of strangers that have one name for other reasons than chance. `sizes`: live records of
     each source. `agreeing`: share of the pairs of one person with equal main names. `countries`: weight of an equal country
     by its code in lower case; equal rare countries prove more. `people_of_both`: how many people have a record in both of
-    two sources, by the names of the sources in order, with a space between.
+    two sources, by the names of the sources in order, with a space between. `prior_odds`: what name_weights computed from
+    these for two sources, so that it is computed once.
     """
 
     common: Mapping[str, float]
@@ -43,6 +44,9 @@ class NameFrequencies:
     agreeing: float
     countries: Mapping[str, float] = field(default_factory=dict)
     people_of_both: Mapping[str, int] = field(default_factory=dict)
+    prior_odds: dict[tuple[str, str], float] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def probability(self, words: Iterable[str]) -> float:
         """The probability that a stranger has the name with these digests of words."""

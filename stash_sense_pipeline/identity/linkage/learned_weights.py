@@ -165,8 +165,11 @@ def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> st
 
 def sites_with_other_pages(a: frozenset[str], b: frozenset[str]) -> list[str]:
     """Sites where a person has one page, and the records with the pages `a` and `b` list different ones; sorted."""
-    mine, theirs = singular_sites(a - b), singular_sites(b - a)
-    return sorted((mine & theirs) - singular_sites(a & b)) if mine and theirs else []
+    only_a, only_b = a - b, b - a
+    if not only_a or not only_b:
+        return []
+    different = singular_sites(only_a) & singular_sites(only_b)
+    return sorted(different - singular_sites(a & b)) if different else []
 
 
 def _page_count(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import lru_cache
 from math import log10
 from typing import Final
 
@@ -22,6 +23,7 @@ _LEAST_ALONE = 0.2
 _EVEN_NAME, _EVEN_BOTH = 1.2, 0.7
 # A name alone proves less than a name and a birth date can, by this much.
 _ALONE = 0.3
+_WORDS_REMEMBERED = 50_000
 _NAME_LEAST, _NAME_MOST = 1.0, 3.0
 _BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
@@ -48,12 +50,16 @@ def _prior_odds(names: NameFrequencies, a: str, b: str) -> float:
     Of n and N records, K people have a record in both, and n N pairs are compared. A record of which the person has a
     record in the other source joins that one, not a stranger's.
     """
+    computed = names.prior_odds.get((a, b))
+    if computed is not None:
+        return computed
     first, second = max(names.sizes.get(a, 0), 1), max(names.sizes.get(b, 0), 1)
     known = names.people_of_both.get(_both(a, b), 0)
     smaller = min(first, second)
     both = smaller * (known + _OVERLAP * PRIOR_PAIRS) / (smaller + PRIOR_PAIRS)
     alone = max(1 - both / first, _LEAST_ALONE) * max(1 - both / second, _LEAST_ALONE)
-    return both / (first * second * alone)
+    names.prior_odds[a, b] = odds = both / (first * second * alone)
+    return odds
 
 
 def _both(a: str, b: str) -> str:
@@ -74,4 +80,9 @@ def people_of_both(candidates: Candidates) -> dict[str, int]:
 
 
 def _digests(name: str) -> list[str]:
-    return [f"{digest(word):x}" for word in name.split()]
+    return [_digest(word) for word in name.split()]
+
+
+@lru_cache(maxsize=_WORDS_REMEMBERED)
+def _digest(word: str) -> str:
+    return f"{digest(word):x}"
