@@ -102,21 +102,27 @@ def _load(
 ) -> Iterator[PerformerFaces]:
     ids = sorted(row.face_id for rows in batch for row in rows)
     found = [reads(store.read_vectors, model, digest, ids) for model, digest in sorted(models.items())]
+    embedded = set(ids).intersection(*found)
+    if len(embedded) < len(ids):
+        left_out.counts["no embedding"] += len(ids) - len(embedded)
+    kept = [row.face_id for rows in batch for row in rows if row.face_id in embedded]
+    if not kept:
+        return
+    # One matrix of each model: numpy takes as long for the few faces of a performer as for thousands.
+    stacks = [np.stack([vectors[face_id] for face_id in kept]) for vectors in found]
+    del found
+    norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
+    good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)
+    if not good.all():
+        left_out.counts["unusable vector"] += int((~good).sum())
+        stacks, norms = ([part[good] for part in parts] for parts in (stacks, norms))
+    for stack, norm in zip(stacks, norms, strict=True):
+        stack /= norm[:, None]
+    usable = {face_id for face_id, fine in zip(kept, good.tolist(), strict=True) if fine}
+    begin = 0
     for listed in batch:
-        rows = [row for row in listed if all(row.face_id in vectors for vectors in found)]
-        if len(rows) < len(listed):
-            left_out.counts["no embedding"] += len(listed) - len(rows)
-        if not rows:
-            continue
-        stacks = [np.stack([vectors[row.face_id] for row in rows]) for vectors in found]
-        norms = [np.linalg.norm(stack, axis=1) for stack in stacks]
-        good = np.all([np.isfinite(norm) & (norm > 0) for norm in norms], axis=0)
-        if not good.all():
-            left_out.counts["unusable vector"] += int((~good).sum())
-        yield PerformerFaces(
-            [row for row, fine in zip(rows, good, strict=True) if fine],
-            [
-                np.asarray(stack[good] / norm[good, None], dtype=np.float32)
-                for stack, norm in zip(stacks, norms, strict=True)
-            ],
-        )
+        rows = [row for row in listed if row.face_id in usable]
+        if rows:
+            end = begin + len(rows)
+            yield PerformerFaces(rows, [stack[begin:end] for stack in stacks])
+            begin = end

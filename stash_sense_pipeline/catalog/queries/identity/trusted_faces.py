@@ -160,7 +160,7 @@ def read_vectors(
             embeddings.c.model == model,
             embeddings.c.model_digest == digest,
         )
-        for face_id, vector in connection.execute(query):
+        for face_id, vector in connection.execute(query).all():
             found[face_id] = np.frombuffer(vector, dtype="<f4")
     return found
 
