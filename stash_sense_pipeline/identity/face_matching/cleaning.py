@@ -52,7 +52,7 @@ class _Round:
     def compare(self, batch: Sequence[PerformerFaces], near: Counter[int], policy: TrustPolicy) -> Neighbours:
         """Compares a batch, and brings `near`, the number of people near each face, up to date for its faces."""
         if self.changed is None:
-            found = self.sums.compare(batch, policy)
+            found = self.sums.compare(self.sums.compared(batch, policy), policy)
             near.update(found.near)
             return found
         fresh = [each for each in batch if each.rows[0].performer_id in self.changed]
@@ -60,9 +60,11 @@ class _Round:
         for each in fresh:
             for row in each.rows:
                 near.pop(row.face_id, None)
-        near.subtract(self.before.compare(known, policy, self.changed).near)
-        found = self.sums.compare(known, policy, self.changed)
-        found.update(self.sums.compare(fresh, policy))
+        # The sums of performers without a change are those of the round before.
+        faces = self.sums.compared(known, policy)
+        near.subtract(self.before.compare(faces, policy, self.changed).near)
+        found = self.sums.compare(faces, policy, self.changed)
+        found.update(self.sums.compare(self.sums.compared(fresh, policy), policy))
         near.update(found.near)
         return found
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.queries.identity.trusted_faces import CandidateRow, CollisionRow
 from stash_sense_pipeline.identity.face_matching.performer_faces import PerformerFaces, Vectors
@@ -56,6 +57,22 @@ class Neighbours:
 
 
 @dataclass(frozen=True)
+class ComparedFaces:
+    """Faces to compare with templates: their rows, unit vectors (faces, dims of all models) and performers.
+
+    `own` (faces, models): the cosines to the other faces of their performers, with the margin of a collision. Products
+    up to `limit` show neither a collision nor a near performer.
+    """
+
+    rows: Sequence[CandidateRow]
+    vectors: Vectors
+    performers: NDArray[np.int64]
+    widths: Sequence[int]
+    own: Vectors
+    limit: Vectors
+
+
+@dataclass(frozen=True)
 class FaceSums:
     """The face sums of all performers: `totals` (performers, dims of all models)."""
 
@@ -74,41 +91,49 @@ class FaceSums:
         faces = tuple(found[performer].faces for performer in performers)
         return cls(performers, {p: i for i, p in enumerate(performers)}, totals.astype(np.float32), faces)
 
-    def compare(
-        self, batch: Sequence[PerformerFaces], policy: TrustPolicy, among: Collection[int] | None = None
-    ) -> Neighbours:
-        """Compares the faces of a batch with the templates of other performers, all or those `among` them.
-
-        A face collides when it is nearer to another performer by the margin in every model; a performer's only face
-        cannot be compared. The search is exact: every product is computed, in blocks.
-        """
-        columns = np.array(sorted(self.place_of[p] for p in among or () if p in self.place_of), np.int64)
-        if not batch or (among is not None and not len(columns)):
-            return Neighbours()
+    def compared(self, batch: Sequence[PerformerFaces], policy: TrustPolicy) -> ComparedFaces | None:
+        """The faces of a batch, for `compare`; None for an empty batch. A performer's only face cannot collide."""
+        if not batch:
+            return None
         rows = [row for performer in batch for row in performer.rows]
         widths = [model.shape[1] for model in batch[0].vectors]
-        faces = np.concatenate([np.concatenate(performer.vectors, axis=1) for performer in batch])
+        models = zip(*(performer.vectors for performer in batch), strict=True)
+        vectors = np.concatenate([np.concatenate(model) for model in models], axis=1)
         mine = np.array([self.place_of[row.performer_id] for row in rows])
-        others = _unit_parts(self.totals[mine] - faces, widths)
-        own = _by_model(faces, others, widths) + policy.collision_margin
-        own[[self.faces[place] < 2 for place in mine]] = np.inf
-        if among is None:
-            columns = np.arange(len(self.performers))
-        templates = _unit_parts(self.totals if among is None else self.totals[columns], widths)
-        near_limit = 1 - policy.hub_distance
+        others = _unit_parts(self.totals[mine] - vectors, widths)
+        own = _by_model(vectors, others, widths) + policy.collision_margin
+        own[np.array(self.faces)[mine] < 2] = np.inf
         # Slightly lowered, because products of blocks are not exact to the last bit.
-        limit = (np.minimum(own.sum(axis=1), near_limit * len(widths)) - 1e-4).astype(np.float32)
+        near = (1 - policy.hub_distance) * len(widths)
+        limit = (np.minimum(own.sum(axis=1), near) - 1e-4).astype(np.float32)
+        performers = np.array([row.performer_id for row in rows], np.int64)
+        return ComparedFaces(rows, vectors, performers, widths, own, limit)
+
+    def compare(
+        self, faces: ComparedFaces | None, policy: TrustPolicy, among: Collection[int] | None = None
+    ) -> Neighbours:
+        """Compares faces with the templates of other performers, all or those `among` them.
+
+        A face collides when it is nearer to another performer by the margin in every model. The search is exact: every
+        product is computed, in blocks.
+        """
+        known = self.performers if among is None else sorted(p for p in among if p in self.place_of)
         found = Neighbours()
-        for a, place, _ in above(templates, range(len(rows)), range(len(templates)), limit, faces):
-            foreign = mine[a] != columns[place]
+        if faces is None or not known:
+            return found
+        performers = np.array(known, np.int64)
+        totals = self.totals if among is None else self.totals[[self.place_of[p] for p in known]]
+        templates = _unit_parts(totals, faces.widths)
+        rows, vectors = faces.rows, faces.vectors
+        for a, place, _ in above(templates, range(len(rows)), range(len(templates)), faces.limit, vectors):
+            foreign = faces.performers[a] != performers[place]
             a, place = a[foreign], place[foreign]
-            nearer = _by_model(faces[a], templates[place], widths)
+            nearer = _by_model(vectors[a], templates[place], faces.widths)
             means = nearer.mean(axis=1)
-            found.near.update(rows[int(i)].face_id for i in a[means >= near_limit])
-            for i in np.flatnonzero(np.all(nearer >= own[a], axis=1)):
-                other = self.performers[int(columns[place[i]])]
-                own_mean = float(own[a[i]].mean()) - policy.collision_margin
-                found.add(rows[int(a[i])], other, own_mean, float(means[i]))
+            found.near.update(rows[i].face_id for i in a[means >= 1 - policy.hub_distance].tolist())
+            for i in np.flatnonzero(np.all(nearer >= faces.own[a], axis=1)).tolist():
+                own = float(faces.own[a[i]].mean()) - policy.collision_margin
+                found.add(rows[int(a[i])], int(performers[place[i]]), own, float(means[i]))
         return found
 
 
