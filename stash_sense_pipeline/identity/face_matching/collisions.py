@@ -125,15 +125,17 @@ class FaceSums:
         totals = self.totals if among is None else self.totals[[self.place_of[p] for p in known]]
         templates = _unit_parts(totals, faces.widths)
         rows, vectors = faces.rows, faces.vectors
+        near = np.zeros(len(rows), np.int64)
         for a, place, _ in above(templates, range(len(rows)), range(len(templates)), faces.limit, vectors):
             foreign = faces.performers[a] != performers[place]
             a, place = a[foreign], place[foreign]
             nearer = _by_model(vectors[a], templates[place], faces.widths)
             means = nearer.mean(axis=1)
-            found.near.update(rows[i].face_id for i in a[means >= 1 - policy.hub_distance].tolist())
+            near += np.bincount(a[means >= 1 - policy.hub_distance], minlength=len(rows))
             for i in np.flatnonzero(np.all(nearer >= faces.own[a], axis=1)).tolist():
                 own = float(faces.own[a[i]].mean()) - policy.collision_margin
                 found.add(rows[int(a[i])], int(performers[place[i]]), own, float(means[i]))
+        found.near.update({rows[i].face_id: int(near[i]) for i in np.flatnonzero(near).tolist()})
         return found
 
 

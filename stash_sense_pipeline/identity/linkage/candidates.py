@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -50,12 +50,9 @@ class Candidates:
 
     def compared_pages(self, wanted: Collection[RecordKey]) -> dict[RecordKey, frozenset[str]]:
         """The pages of each wanted record; pages of stash-boxes are replaced by those of their current records."""
-        return {
-            key: frozenset(
-                self.resolved.get(text[1:], text[1:]) for text in self.keys[key] if text[0] == KeyKind.PAGE
-            )
-            for key in wanted
-        }
+        current, kind = self.resolved.get, KeyKind.PAGE
+        pages = {key: [text[1:] for text in self.keys[key] if text[0] == kind] for key in wanted}
+        return {key: frozenset(map(current, held, held)) for key, held in pages.items()}
 
     def certain_pairs(self, weights: Weights = WEIGHTS) -> list[Pair]:
         """Pairs that are certainly one person, for calibrating faces: they share links, and their names agree."""
@@ -146,14 +143,14 @@ class _PairSearch:
     def share_page(self, page: str, all_holders: Sequence[RecordKey], known: Collection[RecordKey]) -> None:
         """Adds the pairs of `known` holders of a page. The other holders decide only about its weight."""
         weights = self.weights
-        per_source = Counter(source for source, _ in all_holders)
+        sources = [source for source, _ in all_holders]
         of_box = page.partition(":")[0] in self.boxes.sources
         page_owner = owner(page, all_holders) if of_box else None
         if page_owner is not None:
             self.resolved[page] = f"{page_owner[0]}:{page_owner[1].casefold()}"
         for a, b in combinations(all_holders, 2):
             if a in known and b in known:
-                alone = per_source[a[0]] == per_source[b[0]] == 1
+                alone = sources.count(a[0]) == sources.count(b[0]) == 1
                 owned = page_owner in (a, b)
                 kind = Kind.CROSS_LINK if owned else Kind.PROFILE
                 weight = (
