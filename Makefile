@@ -6,6 +6,7 @@ EXTRA ?= cpu
 UV_LOCK := locks/uv.txt
 UV := $(BIN)/uv
 DEMO_DIR ?= data/demo
+PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed-$(EXTRA)
 
 .PHONY: demo ui setup test test-fast lint bench docs examples screenshots clean
@@ -42,11 +43,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Two processes, each with whole files: the fixtures of a file are made once. The order is that of conftest.py.
 test: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q $(PARALLEL)
 
 test-fast: lint
-	$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest -q $(PARALLEL) -m "not slow"
 
 bench: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.bench
@@ -54,6 +56,7 @@ bench: setup
 # The pages that are made from the code, and the site into site/.
 docs: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.tools.generated_docs
+	$(BIN)/python -m stash_sense_pipeline_tests.tools.frames_page
 	$(BIN)/mkdocs build -q
 
 # docs/examples, which the page of commands shows: every command is run on the data of a demo. `make docs` after it.
@@ -65,4 +68,4 @@ clean:
 
 # The pictures of the README and the documentation, from the same browser test that checks the UI.
 screenshots: setup
-	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_ui.py
+	STASH_SENSE_SCREENSHOTS=docs $(BIN)/pytest -q stash_sense_pipeline_tests/orchestration/test_ui.py stash_sense_pipeline_tests/review/test_browser.py

@@ -17,10 +17,10 @@ from stash_sense_pipeline.orchestration.assets.index import indices_asset
 from stash_sense_pipeline.orchestration.assets.ingest import performer_table
 from stash_sense_pipeline.orchestration.assets.release import release_assets
 from stash_sense_pipeline.orchestration.automation import alerts, build_job, jobs, schedules, sensors
-from stash_sense_pipeline.orchestration.metadata import with_settings
 from stash_sense_pipeline.orchestration.partitions import partitioned, source_partitions
 from stash_sense_pipeline.orchestration.resources import build_resources
 from stash_sense_pipeline.orchestration.source_freshness import sources_fresh
+from stash_sense_pipeline.orchestration.table_metadata import with_settings
 from stash_sense_pipeline.privacy.redaction.log_redaction import keep_secrets_out_of_logs
 from stash_sense_pipeline.release.contract import ADAFACE, REQUIRED_MODELS
 from stash_sense_pipeline.settings.effective import effective_settings

@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stash_sense_pipeline"
 # From the ground up.
 FLOORS = (
-    *("foundation", "records", "settings", "catalog", "privacy", "sources", "faces", "identity", "release"),
-    *("orchestration", "deployment", "definitions", "cli"),
+    *("foundation", "records", "settings", "catalog", "privacy", "frames", "sources", "faces", "identity"),
+    *("release", "review", "orchestration", "deployment", "definitions", "cli"),
 )
 WITH_DAGSTER = {"orchestration", "deployment", "definitions", "cli"}
 MOST_MODULES_OF_A_FOLDER = 12

@@ -202,6 +202,7 @@ BOX = "stash_boxes:\n  mine:\n    url: http://a.example/graphql\n    "
 RATE = "is not a number of requests a minute above 0"
 COUNT = "is not a whole number of at least 1"
 BOX_KEYS = "enabled, url, rate_limit, max_faces, priority, trust_level, gender_filter, connector, host, picture_hosts"
+FLAVOURS = "a list of full and small, with full in it; small: less than half of the bytes"
 FILTERS = "min_face_size, min_image_size, min_detection_confidence, max_face_angle, prefer_single_face"
 SITES = "babepedia, iafd, freeones, boobpedia, thenude, afdb, pornpics, elitebabes, javdatabase, indexxx"
 GENDERS = "male, female, transgender_male, transgender_female, intersex, non_binary"
@@ -278,6 +279,76 @@ def test_one_wrong_key_of_a_source_is_one_line(refused, line, complaint):
         (
             "export: {github: {repository: nobody}}",
             "1: export.github.repository: 'nobody' is not owner/name of a repository, or empty",
+        ),
+        (
+            "export:\n  flavours: [full, tiny]",
+            f"2: export.flavours: ['full', 'tiny'] is not {FLAVOURS}",
+        ),
+        ("export: {flavours: [small]}", f"1: export.flavours: ['small'] is not {FLAVOURS}"),
+        ("export: {flavours: small}", f"1: export.flavours: 'small' is not {FLAVOURS}"),
+        ("export: {flavours: [full, full]}", f"1: export.flavours: ['full', 'full'] is not {FLAVOURS}"),
+        (
+            "export:\n  flavours: [full, small]\n  index: {storage: e4m3}",
+            "2: export.flavours: small is stored as e4m3, and by export.index.storage full is too; leave small out, or "
+            "store float32",
+        ),
+        ("export: {cadence: weekly}", "1: export.cadence: 'weekly' is not a mapping"),
+        (
+            "export:\n  cadence:\n    days: 0",
+            "3: export.cadence.days: 0 is not a whole number of days from 1 to 366",
+        ),
+        (
+            "export: {cadence: {days: -7}}",
+            "1: export.cadence.days: -7 is not a whole number of days from 1 to 366",
+        ),
+        (
+            "export: {cadence: {days: 1000}}",
+            "1: export.cadence.days: 1000 is not a whole number of days from 1 to 366",
+        ),
+        (
+            "export: {cadence: {days: 1.5}}",
+            "1: export.cadence.days: 1.5 is not a whole number of days from 1 to 366",
+        ),
+        (
+            "export: {cadence: {days: true}}",
+            "1: export.cadence.days: True is not a whole number of days from 1 to 366",
+        ),
+        (
+            "export: {cadence: {people: 0}}",
+            "1: export.cadence.people: 0 is not a whole number of at least 1: people who were added, removed or changed",
+        ),
+        (
+            "export: {cadence: {faces: many}}",
+            "1: export.cadence.faces: 'many' is not a whole number of at least 1: faces that were added, removed or moved",
+        ),
+        (
+            "export: {cadence: {weeks: 1}}",
+            "1: export.cadence.weeks: is not a known key; allowed: days, people, faces",
+        ),
+        (
+            "export:\n  flavours: [full, small]\n  github:\n    repository: Owner/data\n    small_repository: owner/Data",
+            "5: export.github.small_repository: owner/Data is the repository of the flavour full too, in line 4; "
+            "a repository has one zip",
+        ),
+        (
+            "export: {github: {small_repository: owner/small}}",
+            "1: export.github.small_repository: is set, but export.flavours has no small; add it there, or remove the "
+            "repository",
+        ),
+        (
+            "export: {namesakes: [country, age]}",
+            "1: export.namesakes: ['country', 'age'] is not a list of disambiguation, country, years, the first choice "
+            "first; empty: plain names",
+        ),
+        (
+            "export:\n  endpoint_priority:\n    - fansdb\n    - stashbd",
+            "4: export.endpoint_priority.1: 'stashbd' is not a stash-box; did you mean stashdb? "
+            "allowed: stashdb, theporndb, pmvstash, javstash, fansdb",
+        ),
+        (
+            "export: {endpoint_priority: [fansdb, fansdb]}",
+            "1: export.endpoint_priority: ['fansdb', 'fansdb'] is not a list of stash-boxes, each once; a person of "
+            "several has the id and the name of the first",
         ),
         (
             'global: {user_agent_contact: "a\\nHost: b"}',

@@ -92,6 +92,11 @@ def catalog_state(url: str) -> CatalogState:
     return CatalogState.CURRENT if noted == tuple(script.get_heads()) else CatalogState.OLDER
 
 
+def current_engine(url: str) -> sa.Engine:
+    """The engine of a catalog that catalog_state found CURRENT. Nothing is checked again, created or migrated."""
+    return _engine(_parse(url))
+
+
 def unchanging_engine(url: str) -> sa.Engine:
     """An engine for reading a catalog that catalog_state has looked at. It sets nothing in the database."""
     parsed = _parse(url)

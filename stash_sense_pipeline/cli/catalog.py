@@ -1,4 +1,4 @@
-"""Commands on the catalog: status, reset of a source, import of predecessor data."""
+"""Commands on the catalog: status, tables for analysis, reset of a source, import of predecessor data."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ from stash_sense_pipeline.cli.common import (
     print_json,
     print_rows,
     print_table,
+    require_catalog,
 )
 from stash_sense_pipeline.foundation.progress import duration_text
+from stash_sense_pipeline.foundation.visible_text import visible
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from stash_sense_pipeline.catalog.queries.status import SourceStatus
 
 
@@ -33,13 +37,16 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
     """Show each source: its records, what waits, what failed, when it was read, and what to do next.
 
     live: records in the catalog. complete: those of performers with enough faces (completeness_threshold). waiting:
-    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts. After bootstrap a
-    line for each source tells how many faces are claimed, proven and seen.
+    images to fetch and faces to embed. failed: images that could not be fetched. --json has all counts. With automatic
+    uploads it says when the next one is due, and why. After bootstrap a line for each source tells how many faces are
+    claimed, proven and seen.
     """
     from stash_sense_pipeline.catalog.queries.status import source_status, unread_status
+    from stash_sense_pipeline.release.distribution.cadence import upload_status
     from stash_sense_pipeline.settings.sources_file import load_settings
     from stash_sense_pipeline.sources.connections import unusable
     from stash_sense_pipeline.sources.health.source_health import advice
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import stored_drifts
 
     environment = environment_of(os.environ)
     settings = load_settings(environment.sources_file)
@@ -49,19 +56,22 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
             print_rows(notes, "every record can be read", as_json=as_json)
             return
         rows = source_status(engine, settings.names, settings.global_.completeness_threshold)
+        drifts = stored_drifts(engine, settings.names)
     now = datetime.now(UTC)
     enabled = {source.name for source in settings.enabled}
     to_do = [
         found
         for row in rows
         if row.source in enabled
-        for found in advice(row, unusable(settings, environment, row.source), now)
+        for found in advice(row, unusable(settings, environment, row.source), now, drifts.get(row.source, ()))
     ]
+    uploads = upload_status(environment.releases_dir, settings, now)
     if as_json:
         print_json(
             {
                 "sources": [{**vars(row), "enabled": row.source in enabled} for row in rows],
                 "to_do": [vars(found) for found in to_do],
+                "uploads": [vars(upload) for upload in uploads],
             }
         )
     else:
@@ -72,6 +82,8 @@ def status(unread: bool, check: bool, as_json: bool) -> None:
                 echo(_origins(row))
         for found in to_do:
             echo(f"{found.source}: {found.text}")
+        for upload in uploads:
+            echo(f"upload to {upload.repository} ({upload.flavour}): {upload.next}")
     if check and any(found.failed for found in to_do):
         sys.exit(1)
 
@@ -96,6 +108,51 @@ def _origins(row: SourceStatus) -> str:
         f"{row.source}: {row.faces_seen:,} faces seen, {row.faces_proven:,} taken over from a release and proven, "
         f"{row.faces_claimed:,} claimed and not in use"
     )
+
+
+_EXPORTED = ("performers", "images", "faces", "identities", "evidence", "embeddings")
+
+
+@click.command("export")
+@click.argument("table", type=click.Choice(_EXPORTED))
+@click.option("--format", "form", type=click.Choice(["csv", "parquet", "jsonl"]), required=True)
+@click.option(
+    "--to",
+    "path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write; without it, CSV and JSON lines are printed.",
+)
+def export(table: str, form: str, path: Path | None) -> None:
+    """Write a table of the catalog for analysis: live records, their images, faces, identities, evidence, embeddings.
+
+    Nothing is changed. Links, personal accounts and hashes are in no table, and suppressed people are in none: while
+    entries of the suppression list are not applied, the command refuses. Parquet needs the extra `parquet`.
+    """
+    from stash_sense_pipeline.frames import CHUNK_ROWS
+    from stash_sense_pipeline.frames.export_files import ExportFormat, export_text, write_export
+    from stash_sense_pipeline.frames.reading import frame_chunks
+    from stash_sense_pipeline.frames.tables import frame_table
+    from stash_sense_pipeline.privacy.suppression.unapplied import refuse_unapplied, refuse_unimported
+    from stash_sense_pipeline.settings.sources_file import load_settings
+
+    environment = environment_of(os.environ)
+    sources = load_settings(environment.sources_file).names
+    require_catalog(environment)
+
+    def gate(connection: sa.Connection) -> None:
+        refuse_unapplied(connection)
+        refuse_unimported(
+            connection, environment.suppressions_file, environment.suppression_key_file, sources
+        )
+
+    chosen = frame_table(table)
+    frames = frame_chunks(environment.catalog_url, chosen, CHUNK_ROWS, gate)
+    if path is None:
+        for text in export_text(frames, ExportFormat(form)):
+            click.echo(visible(text), nl=False)
+    else:
+        rows = write_export(chosen, frames, ExportFormat(form), path)
+        echo(f"wrote {rows:,} rows of {table} to {path}")
 
 
 @click.group()

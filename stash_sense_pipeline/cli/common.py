@@ -58,8 +58,15 @@ def ui_variables(variables: Mapping[str, str], bound_to: str) -> dict[str, str]:
 
 
 def release_directory(version: str) -> Path:
-    """The directory of a version, or of `latest`. Raises ConfigurationError when there is none."""
-    path = environment_of(os.environ).releases_dir / version
+    """The directory of a version, of a flavour of it (`2026.11.21.small`), or of `latest` or `latest.small`.
+
+    Raises ConfigurationError when there is none.
+    """
+    releases = environment_of(os.environ).releases_dir
+    name, dot, flavour = version.partition(".")
+    path = releases / version
+    if name == "latest" and dot and (releases / name).is_dir():
+        path = releases / f"{(releases / name).resolve().name}.{flavour}"
     if not path.is_dir():
         raise ConfigurationError(
             f"there is no release {version} in {path.parent}; see stash-sense releases list"
@@ -105,27 +112,38 @@ def _json_value(value: Any) -> str:
 
 @contextmanager
 def existing_catalog(environment: Environment) -> Iterator[sa.Engine]:
-    """The catalog of the environment, for a command that only reads. Raises ConfigurationError when there is none.
+    """The catalog of the environment, for a command that must not create or migrate one.
 
-    Nothing is created.
+    Raises ConfigurationError when there is none, and when its schema is that of an older program.
     """
-    from stash_sense_pipeline.catalog.engine import is_there, open_catalog
+    from stash_sense_pipeline.catalog.engine import current_engine
 
-    try:
-        found = is_there(environment.catalog_url)
-    except OSError as error:
-        raise ConfigurationError(
-            f"the catalog in {environment.data_dir} cannot be read ({error.strerror})"
-        ) from error
-    if not found:
-        raise ConfigurationError(
-            f"there is no catalog in {environment.data_dir}; run stash-sense build, or set DATA_DIR"
-        )
-    engine = open_catalog(environment.catalog_url)
+    require_catalog(environment)
+    engine = current_engine(environment.catalog_url)
     try:
         yield engine
     finally:
         engine.dispose()
+
+
+def require_catalog(environment: Environment) -> None:
+    """Raises ConfigurationError when there is no catalog, or one with the schema of an older program. It creates none."""
+    import sqlalchemy as sa
+
+    from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state
+    from stash_sense_pipeline.catalog.transactions import shown_url
+    from stash_sense_pipeline.foundation.files import sqlite_url
+
+    state = catalog_state(environment.catalog_url)
+    by_default = environment.catalog_url == sqlite_url(environment.data_dir / "catalog.db")
+    place = environment.data_dir if by_default else shown_url(sa.make_url(environment.catalog_url))
+    if state is CatalogState.MISSING:
+        variable = "DATA_DIR" if by_default else "STASH_SENSE_CATALOG_URL"
+        raise ConfigurationError(f"there is no catalog in {place}; run stash-sense build, or set {variable}")
+    if state is CatalogState.OLDER:
+        raise ConfigurationError(
+            f"the catalog in {place} has the schema of an older program; stash-sense prepare migrates it"
+        )
 
 
 def check_port(host: str, port: int) -> None:

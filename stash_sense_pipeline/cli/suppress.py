@@ -309,8 +309,11 @@ def revoke(delete: bool, as_json: bool) -> None:
     """List the releases that still hold suppressed people, by number of their ids and URLs."""
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.distribution.revocation import revoked_releases
+    from stash_sense_pipeline.settings.sources_file import load_settings
 
-    with _opened() as (engine, environment, settings):
+    environment = environment_of(os.environ)
+    settings = load_settings(environment.sources_file)
+    with existing_catalog(environment) as engine:
         suppressions = current_suppressions(engine, environment, settings.names)
         hosts = {name: box.host for name, box in settings.stash_boxes.items()}
         found = revoked_releases(environment.releases_dir, suppressions, hosts, delete=delete)

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -154,6 +155,17 @@ def replacing(path: Path, mode: int = PRIVATE_FILE) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     fsync_directory(path.parent)
+
+
+def link_or_copy(source: Path, path: Path, mode: int) -> None:
+    """Makes `path` a file with the content of `source`, which has `mode`: a hard link where the file system has them."""
+    # A hard link shares its mode with the source.
+    with replacing(path, mode) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
 
 
 def write_atomically(path: Path, content: bytes | str, *, mode: int = PRIVATE_FILE) -> None:

@@ -36,7 +36,7 @@ _KNOWN_TAGS = (f"{_STANDARD}map", f"{_STANDARD}seq", f"{_STANDARD}str")
 # A line that begins with % is a directive. These are the line breaks of YAML 1.1.
 _DIRECTIVE = re.compile("(?:\\A|[\n\r\x85\u2028\u2029])%")
 # The parser in C is ten times faster, but PyYAML can be built without it.
-_Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+FAST_LOADER: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass
@@ -105,7 +105,7 @@ def parse_yaml(content: bytes | str, path: Path) -> YamlFile:
     loader = None
     try:
         _check_events(text)
-        loader = _Loader(text)
+        loader = FAST_LOADER(text)
         node = loader.get_single_node()
         if node is None:
             raise ConfigurationError(f"{path}: the file is empty")
@@ -130,7 +130,7 @@ def _decoded(content: bytes, path: Path) -> str:
 def _check_events(text: str) -> None:
     """Checks depth, number of values and tags in the event stream, which is parsed without recursion."""
     depth = nodes = 0
-    for event in yaml.parse(text, Loader=_Loader):
+    for event in yaml.parse(text, Loader=FAST_LOADER):
         if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.NodeEvent):

@@ -1,14 +1,17 @@
-"""Explains an identity as text: members, evidence, refused links, faces left out."""
+"""Explains an identity, as text or as data: members, evidence, refused links, faces left out."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.queries.identity import explanation
 from stash_sense_pipeline.catalog.queries.identity import identities as store
-from stash_sense_pipeline.catalog.queries.identity.explanation import EvidenceRow
+from stash_sense_pipeline.catalog.queries.identity.explanation import EvidenceRow, LeftOutFace
 from stash_sense_pipeline.catalog.queries.identity.face_verdicts import (
     read_owners_of_images,
     read_survivors,
@@ -22,45 +25,90 @@ from stash_sense_pipeline.records.record_key import RecordKey
 _EVENTS_SHOWN = 20
 
 
-def explain(engine: sa.Engine, source: str, source_id: str, overrides: Overrides = NO_OVERRIDES) -> list[str]:
-    """Lines on the identity of one record: members, evidence, refused links, faces left out, verdicts, history.
+@dataclass(frozen=True)
+class Explanation:
+    """What the catalog holds about the identity of one record.
+
+    `performer_id` is None, and all but the evidence is empty, for a record that is in no identity. `in_releases`: images
+    with trusted faces. `verdicts`: the operator's, one line each. `merged`: ids of identities that were merged into it.
+    """
+
+    record: str
+    performer_id: int | None
+    evidence: Sequence[EvidenceRow]
+    members: Sequence[sa.Row[Any]] = ()
+    in_releases: Sequence[str] = ()
+    left_out: Sequence[LeftOutFace] = ()
+    verdicts: Sequence[str] = ()
+    merged: Sequence[int] = ()
+    history: Sequence[tuple[datetime, str, Mapping[str, Any]]] = ()
+
+    def as_data(self) -> dict[str, Any]:
+        """All of it as JSON values; times and dates stay as they are."""
+        rows = {
+            name: [row._asdict() for row in getattr(self, name)]
+            for name in ("evidence", "members", "left_out")
+        }
+        events = [{"at": at, "event": event, "detail": detail} for at, event, detail in self.history]
+        return {**vars(self), **rows, "history": events}
+
+    def lines(self) -> list[str]:
+        """All of it as text for a terminal."""
+        if self.performer_id is None:
+            first = (
+                f"{self.record} is in no identity: it is gone at its source, or identity has not run since"
+            )
+            return [first, *_evidence_lines(self.evidence)]
+        count = len(self.members)
+        lines = [f"performer {self.performer_id}, {count} {'record' if count == 1 else 'records'}:"]
+        for member in self.members:
+            facts = [fact for fact in (member.name, member.gender, member.birth_date, member.country) if fact]
+            lines.append(f"  {member.source}:{member.source_id}  {', '.join(facts)}".rstrip())
+        lines += [*_evidence_lines(self.evidence), *_face_lines(self.in_releases, self.left_out)]
+        lines += ["your verdicts:", *(f"  {line}" for line in self.verdicts)] if self.verdicts else []
+        if self.merged:
+            lines.append(f"merged into it: {', '.join(map(str, self.merged))}")
+        lines.append("history:")
+        for at, event, detail in self.history:
+            facts = [f"{key} {_plain(value)}" for key, value in sorted(detail.items()) if value]
+            lines.append(f"  {at:%Y-%m-%d %H:%M} {event}: {'; '.join(facts)}")
+        return lines
+
+
+def explain(
+    engine: sa.Engine, source: str, source_id: str, overrides: Overrides = NO_OVERRIDES
+) -> Explanation:
+    """The identity of one record: members, evidence, refused links, faces left out, verdicts, history.
 
     The faces are those that the last choice of trusted faces left out. `overrides`: its verdicts on the members and on
     their images are shown with their lines, also those that no run has read yet.
 
     Raises StashSenseError when the catalog does not hold the record.
     """
+    record = f"{source}:{source_id}"
     with reading(engine) as connection:
         if not explanation.has_record(connection, source, source_id):
-            raise StashSenseError(f"the catalog holds no record {source}:{source_id}; see stash-sense status")
+            raise StashSenseError(f"the catalog holds no record {record}; see stash-sense status")
         performer_id = explanation.identity_of(connection, source, source_id)
         if performer_id is None:
-            lines = [
-                f"{source}:{source_id} is in no identity: it is gone at its source, or identity has not run since"
-            ]
-            return lines + _evidence_lines(explanation.evidence_about(connection, [(source, source_id)]))
+            about = explanation.evidence_about(connection, [(source, source_id)])
+            return Explanation(record, None, about)
         members = explanation.members_of(connection, performer_id)
-        lines = [f"performer {performer_id}, {len(members)} {'record' if len(members) == 1 else 'records'}:"]
-        for member in members:
-            facts = [fact for fact in (member.name, member.gender, member.birth_date, member.country) if fact]
-            lines.append(f"  {member.source}:{member.source_id}  {', '.join(facts)}".rstrip())
-        lines += _evidence_lines(
-            explanation.evidence_about(connection, [(member.source, member.source_id) for member in members])
+        records = [(member.source, member.source_id) for member in members]
+        return Explanation(
+            record,
+            performer_id,
+            explanation.evidence_about(connection, records),
+            members,
+            explanation.faces_in_releases(connection, performer_id),
+            explanation.faces_left_out(connection, performer_id),
+            _verdict_lines(connection, frozenset(records), overrides),
+            [row.performer_id for row in store.redirected_to(connection, [performer_id])],
+            explanation.history(connection, performer_id, _EVENTS_SHOWN),
         )
-        lines += _face_lines(connection, performer_id)
-        records = {(member.source, member.source_id) for member in members}
-        lines += _verdict_lines(connection, records, overrides)
-        redirected = store.redirected_to(connection, [performer_id])
-        if redirected:
-            lines.append(f"merged into it: {', '.join(str(row.performer_id) for row in redirected)}")
-        lines.append("history:")
-        for at, event, detail in explanation.history(connection, performer_id, _EVENTS_SHOWN):
-            facts = [f"{key} {_plain(value)}" for key, value in sorted(detail.items()) if value]
-            lines.append(f"  {at:%Y-%m-%d %H:%M} {event}: {'; '.join(facts)}")
-    return lines
 
 
-def _evidence_lines(rows: list[EvidenceRow]) -> list[str]:
+def _evidence_lines(rows: Sequence[EvidenceRow]) -> list[str]:
     lines: list[str] = []
     for title, verdicts in (("evidence:", ("linked", "redundant")), ("refused:", ("refused",))):
         chosen = [row for row in rows if row.verdict in verdicts]
@@ -74,10 +122,8 @@ def _evidence_lines(rows: list[EvidenceRow]) -> list[str]:
     return lines
 
 
-def _face_lines(connection: sa.Connection, performer_id: int) -> list[str]:
+def _face_lines(trusted: Sequence[str], left_out: Sequence[LeftOutFace]) -> list[str]:
     """The images with trusted faces of the identity, and those with faces that are left out, each with the reason."""
-    trusted = explanation.faces_in_releases(connection, performer_id)
-    left_out = explanation.faces_left_out(connection, performer_id)
     lines = ["faces in releases:", *(f"  {image}" for image in trusted)] if trusted else []
     if left_out:
         lines.append("faces left out:")
@@ -108,11 +154,8 @@ def _verdict_lines(
             else not owners.get(row.image, set()).isdisjoint(records)
         )
     ]
-    lines = ["your verdicts:"] if found else []
-    for row in found:
-        gone = "" if row.image in owners else "  (the catalog does not hold the image: no effect)"
-        lines.append(f"  line {row.line}: {row}{gone}")
-    return lines
+    gone = "  (the catalog does not hold the image: no effect)"
+    return [f"line {row.line}: {row}{'' if row.image in owners else gone}" for row in found]
 
 
 def _plain(value: object) -> str:

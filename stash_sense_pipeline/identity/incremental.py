@@ -38,9 +38,9 @@ from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import FoldedNames, name_agreement
 from stash_sense_pipeline.identity.linkage.evidence import Evidence, FaceComparison, Faces, Kind, Pair
 from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
-from stash_sense_pipeline.identity.linkage.overrides import resolve_overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
 from stash_sense_pipeline.identity.loaded_records import LoadedRecords
+from stash_sense_pipeline.identity.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Clustered,

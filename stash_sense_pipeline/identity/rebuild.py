@@ -33,8 +33,9 @@ from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Faces, Weights
 from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights, learn
-from stash_sense_pipeline.identity.linkage.overrides import Overrides, resolve_overrides
+from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
+from stash_sense_pipeline.identity.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.run_steps import (
     Basis,
     Clustered,
@@ -123,8 +124,8 @@ def rebuild_identities(
     `hosts`: universal-id host of each stash-box by source name. Records of other sources join identities, but do not
     create them. `models`: the embedders with vectors that count; without models faces are no evidence. When few records
     changed since the last run, only the records that they affect are computed, with the same result as with `full`. A
-    run without changes writes nothing. Raises ConfigurationError for overrides that contradict each other or the
-    catalog.
+    run without changes writes nothing. An override that contradicts another one or the catalog has no effect:
+    `refused_overrides` names it.
     """
     begin = time.monotonic()
     rules = RunRules(hosts, overrides, weights, models or {})

@@ -16,18 +16,24 @@ from stash_sense_pipeline.identity.linkage.candidates import find_candidates
 from stash_sense_pipeline.identity.linkage.clustering import cluster
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Evidence, Kind, Weights
-from stash_sense_pipeline.identity.linkage.overrides import (
-    Overrides,
-    ResolvedOverrides,
-    load_overrides,
-    resolve_overrides,
-)
+from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides
 from stash_sense_pipeline.identity.linkage.weighing import weigh
+from stash_sense_pipeline.identity.override_resolution import ResolvedOverrides, resolve_overrides
 from stash_sense_pipeline.identity.run_steps import read_population
 from stash_sense_pipeline.privacy.intake.record_evidence import RecordEvidence
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
+
+
+@dataclass(frozen=True)
+class _Linked:
+    """The records to search from `seeds`, and the rules of the search."""
+
+    records: Mapping[RecordKey, Record]
+    seeds: set[RecordKey]
+    overrides: ResolvedOverrides
+    boxes: StashBoxes
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,11 @@ class IdentityRelatives:
         live = {key for key, record in population.items() if record.live}
         records = population | identity_records(unstored)
         seeds = {key for key in (*stored, *(told.record for told in unstored)) if key in records}
-        overrides = self._overrides(records)
-        return (self._region(connection, records, seeds, overrides) & live) - {
+        given = Overrides() if self.overrides_file is None else load_overrides(self.overrides_file)
+        # Lines on other records are not refused: an identity run reports them.
+        overrides = resolve_overrides(given.among(records.keys()), records)
+        boxes = StashBoxes.of(self.hosts, given.pages_without_proof)
+        return (self._region(connection, _Linked(records, seeds, overrides, boxes)) & live) - {
             told.record for told in unstored
         }
 
@@ -82,19 +91,8 @@ class IdentityRelatives:
         verdicts = () if self.overrides_file is None else load_overrides(self.overrides_file).face_verdicts
         return {verdict.image for verdict in verdicts if verdict.record is None or verdict.record in records}
 
-    def _overrides(self, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
-        """The overrides with both records among `records`. An identity run reports problems with the others."""
-        overrides = Overrides() if self.overrides_file is None else load_overrides(self.overrides_file)
-        return resolve_overrides(overrides.among(records.keys()), records)
-
-    def _region(
-        self,
-        connection: sa.Connection,
-        records: Mapping[RecordKey, Record],
-        seeds: set[RecordKey],
-        overrides: ResolvedOverrides,
-    ) -> set[RecordKey]:
-        boxes = StashBoxes.of(self.hosts)
+    def _region(self, connection: sa.Connection, linked: _Linked) -> set[RecordKey]:
+        records, overrides, boxes = linked.records, linked.overrides, linked.boxes
         merged = merged_into(records)
         keys = {
             key: blocking_keys(each, merged.get(key, ()), boxes) for key, each in records.items() if each.live
@@ -107,7 +105,7 @@ class IdentityRelatives:
         for a, b in overrides.must_link:
             pairs[a].add(b)
             pairs[b].add(a)
-        region = {key for key in seeds if key in keys}
+        region = {key for key in linked.seeds if key in keys}
         while True:
             near = region | {other for key in region for text in keys[key] for other in holders[text]}
             near |= {other for key in near for other in pairs[key]}
@@ -121,10 +119,10 @@ class IdentityRelatives:
             candidates = find_candidates(some, boxes, must, self.weights, elsewhere)
             evidence = [*weigh(candidates, weights=self.weights).evidence, *_faces(connection, region, near)]
             groups = cluster(some, evidence, cannot, self.weights).groups
-            linked = {key for group in groups if not region.isdisjoint(group) for key in group}
-            if linked <= region:
+            joined = {key for group in groups if not region.isdisjoint(group) for key in group}
+            if joined <= region:
                 return region
-            region |= linked
+            region |= joined
 
 
 def identity_records(unstored: Collection[RecordEvidence]) -> dict[RecordKey, Record]:

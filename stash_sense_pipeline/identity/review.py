@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,26 +18,23 @@ from stash_sense_pipeline.catalog.queries.identity.trusted_faces import (
     read_collisions,
     read_exclusions,
 )
-from stash_sense_pipeline.catalog.schema import identity_evidence
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.foundation.files import make_directory, replacing
-from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
-from stash_sense_pipeline.foundation.visible_text import visible
-from stash_sense_pipeline.identity.alias_names import names_in_aliases
+from stash_sense_pipeline.foundation.files import make_directory, write_atomically
+from stash_sense_pipeline.foundation.tables.csv_writer import csv_text
+from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.identity.face_matching.performer_faces import Reason
-from stash_sense_pipeline.identity.linkage.clustering import TOO_WEAK, LinkVerdict
-from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind
-from stash_sense_pipeline.identity.linkage.face_verdicts import resolve_verdicts
 from stash_sense_pipeline.identity.linkage.overrides import NO_OVERRIDES, Overrides
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
+from stash_sense_pipeline.identity.review_pairs import pairs_to_review
 from stash_sense_pipeline.privacy.redaction.report_redaction import texts_locked
 
 MARKDOWN, TABLE = "identity.md", "identity.csv"
 # Written beside them, from what identity never joins: see source_suggestions.
 SUGGESTIONS = "suggestions.csv"
+_COLUMNS = ("section", "about", "evidence", "reason", "weight")
 _SHOWN = 100
 _HOLDERS_SHOWN = 5
-# Pairs that lack at most this much for a link are listed: no page in common, or one field that differs, costs as much.
-_NEAR = 1.0
 _LISTED = (Reason.HUB, Reason.COPY, Reason.NOT_A_FACE, Reason.NOT_THIS_PERSON)
 _SECTIONS = {
     "conflict": "links that something contradicts; settle one with must_link or cannot_link in the overrides",
@@ -49,7 +43,7 @@ _SECTIONS = {
     "collision": "faces nearer to another performer than to their own; kept out of releases",
     "hub_face": "faces near many people; kept out of releases",
     "copy": "pictures that two people show in different sources, taken from one of them; perhaps one person: must_link",
-    "verdict": "faces that verdicts of the overrides leave out, and verdicts without effect",
+    "verdict": "faces that verdicts of the overrides leave out, and overrides without effect",
     "no_face": "people with every face kept out of releases",
     "hub": "pages on too many records to prove anything",
 }
@@ -71,69 +65,43 @@ def write_review(
 ) -> Mapping[str, int]:
     """Writes identity.md (the first findings of each section) and identity.csv (all). Returns counts by section.
 
-    Verdicts of the `overrides` without effect are listed with their lines.
+    Lines of the `overrides` without effect are listed with their reasons.
 
     The files are for the operator alone: they contain record keys, pages and names. An erasure blanks the lines about
     the erased records. `directory` is in DATA_DIR; its lock for texts is held while the files are written.
     """
-    verdicts = resolve_verdicts(ShortReads(engine), overrides.path, overrides.face_verdicts)
+    refused = refused_overrides(ShortReads(engine), overrides)
     with texts_locked(directory.parent):
         with reading(engine) as connection:
             findings = [
                 *_pairs(connection, overrides),
                 *_collisions(connection),
                 *_exclusions(connection),
-                *(Finding("verdict", "", problem, "no effect", 0.0) for problem in verdicts.problems),
+                *(Finding("verdict", "", problem, "no effect", 0.0) for problem in refused),
                 *_people_without_a_face(connection),
                 *_hubs(connection),
             ]
         make_directory(directory)
-        _write(directory / TABLE, _as_csv(findings))
-        _write(directory / MARKDOWN, _as_markdown(findings, now))
+        table = findings_table(findings)
+        write_atomically(directory / TABLE, csv_text(table))
+        write_atomically(directory / MARKDOWN, _as_markdown(table, now))
     return {section: sum(row.section == section for row in findings) for section in _SECTIONS}
 
 
 def _pairs(connection: sa.Connection, overrides: Overrides) -> list[Finding]:
     """Refused pairs, and pairs that were not compared because they share an alias only."""
-    refused = _refused_pairs(connection)
-    decided = {frozenset((pair.a, pair.b)) for pair in overrides.cannot_link}
-    found = _refused(refused)
-    for row in names_in_aliases(connection):
-        about = f"{':'.join(row.a)} - {':'.join(row.b)}"
-        if about not in refused and frozenset((row.a, row.b)) not in decided:
-            evidence = "; ".join((f"name in aliases ({row.name})", *row.agreeing))
-            found.append(Finding("near", about, evidence, "an alias in common only", row.weight))
-    return found
-
-
-def _refused_pairs(connection: sa.Connection) -> dict[str, list[Any]]:
-    """The rows of evidence of each refused pair, by the keys of its records."""
-    table = identity_evidence.c
-    sides = (table.source_a, table.source_id_a, table.source_b, table.source_id_b)
-    query = sa.select(*sides, table.kind, table.key, table.weight, table.reason).where(
-        table.verdict == LinkVerdict.REFUSED
-    )
-    pairs: dict[str, list[Any]] = {}
-    for row in connection.execute(query):
-        about = f"{row.source_a}:{row.source_id_a} - {row.source_b}:{row.source_id_b}"
-        pairs.setdefault(about, []).append(row)
-    return pairs
-
-
-def _refused(pairs: Mapping[str, Sequence[Any]]) -> list[Finding]:
-    """Refused pairs with evidence for a link, and those just below one: one finding a pair, highest weight first."""
-    found: list[Finding] = []
-    for about, rows in pairs.items():
-        reason = rows[0].reason or ""
-        weak = reason.startswith(TOO_WEAK)
-        face = any(row.kind == Kind.FACE and row.weight >= 0 for row in rows)
-        weight = sum(row.weight for row in rows)
-        section = "conflict" if not weak else "face" if face else "near"
-        if section == "near" and round(weight, 3) < WEIGHTS.link - _NEAR:
-            continue
-        evidence = "; ".join(sorted(f"{row.weight:+.1f} {row.kind} {row.key}".strip() for row in rows))
-        found.append(Finding(section, about, evidence, reason, weight))
-    return sorted(found, key=lambda row: (-row.weight, row.about))
+    return [
+        Finding(
+            pair.section,
+            f"{':'.join(pair.a)} - {':'.join(pair.b)}",
+            "; ".join(sorted(f"{weight:+.1f} {kind} {key}".strip() for kind, key, weight in pair.rows))
+            if pair.rows[0][0]
+            else pair.rows[0][1],
+            pair.reason,
+            pair.weight,
+        )
+        for pair in pairs_to_review(connection, overrides)
+    ]
 
 
 def _collisions(connection: sa.Connection) -> list[Finding]:
@@ -193,17 +161,13 @@ def _hubs(connection: sa.Connection) -> list[Finding]:
     return found
 
 
-def _as_csv(findings: Sequence[Finding]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("section", "about", "evidence", "reason", "weight"))
-    for row in findings:
-        cells = (row.section, row.about, row.evidence, row.reason)
-        writer.writerow((*map(spreadsheet_cell, cells), f"{row.weight:.2f}"))
-    return text.getvalue()
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """The findings as a table, in their order."""
+    rows = [(row.section, row.about, row.evidence, row.reason, round(row.weight, 2)) for row in findings]
+    return table_of(_COLUMNS, rows)
 
 
-def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
+def _as_markdown(table: Table, now: datetime) -> str:
     lines = [
         f"# Identities to look at, {now:%Y-%m-%d %H:%M} UTC",
         "",
@@ -211,21 +175,9 @@ def _as_markdown(findings: Sequence[Finding], now: datetime) -> str:
         "",
     ]
     for section, meaning in _SECTIONS.items():
-        rows = [row for row in findings if row.section == section]
-        lines += [f"## {section}: {len(rows)}", "", meaning, ""]
-        if rows:
-            lines += ["| about | evidence | reason |", "|---|---|---|"]
-        for row in rows[:_SHOWN]:
-            cells = (
-                " ".join(cell.split()).replace("|", "\\|") for cell in (row.about, row.evidence, row.reason)
-            )
-            lines.append(f"| {' | '.join(cells)} |")
+        rows = Table(table.frame.loc[table.frame["section"] == section, ["about", "evidence", "reason"]])
+        lines += [f"## {section}: {len(rows)}", "", meaning, "", *markdown_lines(rows.head(_SHOWN))]
         if len(rows) > _SHOWN:
             lines += ["", f"and {len(rows) - _SHOWN} more in {TABLE}"]
         lines.append("")
     return "\n".join(lines)
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(visible(text))

@@ -60,7 +60,7 @@ class RunRules:
     @property
     def boxes(self) -> StashBoxes:
         """The stash-boxes."""
-        return StashBoxes.of(self.hosts)
+        return StashBoxes.of(self.hosts, self.overrides.pages_without_proof)
 
     def digest(self) -> str:
         """A digest of all rules; it differs for different rules."""
@@ -76,7 +76,16 @@ class RunRules:
             for row in SITES
         ]
         verdicts = sorted((row.image, row.record or ()) for row in self.overrides.face_verdicts)
-        parts = (sorted(self.hosts.items()), pairs, verdicts, self.weights, models_digest(self.models), sites)
+        pages = sorted(self.overrides.pages_without_proof)
+        parts = (
+            sorted(self.hosts.items()),
+            pairs,
+            verdicts,
+            pages,
+            self.weights,
+            models_digest(self.models),
+            sites,
+        )
         return sha256(repr(parts).encode()).hexdigest()
 
 
@@ -136,10 +145,7 @@ class SharedPictures:
 
     @classmethod
     def find(cls, reads: ShortReads, overrides: Overrides) -> SharedPictures:
-        """The shared pictures among all pictures of the catalog with a face, and those that verdicts leave out.
-
-        Raises ConfigurationError for a verdict on a record that the catalog does not hold.
-        """
+        """The shared pictures among all pictures of the catalog with a face, and those that verdicts leave out."""
         verdicts = resolve_verdicts(reads, overrides.path, overrides.face_verdicts)
         shown = [
             ShownPicture(source, image_id, source_id, digest, look)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import rounded
+from stash_sense_pipeline.orchestration.table_metadata import table_metadata
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.release.checks.check_result import CheckResult
@@ -66,6 +68,11 @@ _PROOF_CHECKS = (
         "index_content",
         "Position i of each index holds the vector of face i of the catalog.",
         _ending("_content"),
+    ),
+    ReleaseCheck(
+        "answer_fidelity",
+        "The sidecar's answers through the indices are those of exact search.",
+        _named("answer_fidelity"),
     ),
     ReleaseCheck("recall_at_1", "Each index finds the true nearest face.", _ending("_recall_at_1")),
     ReleaseCheck(
@@ -127,7 +134,11 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
         errors = any(not result.passed and result.severity == "error" for result in own)
         # Some lines of the contract only warn, and the contract passes with them. A warning fails any other check.
         passed = not errors if check is _CONTRACT else all(result.passed for result in own)
-        numbers = {key: rounded(float(value)) for result in own for key, value in result.numbers.items()}
+        numbers = {
+            (key if result.label == result.name else f"{result.flavour}_{key}"): rounded(float(value))
+            for result in own
+            for key, value in result.numbers.items()
+        }
         yield dg.AssetCheckResult(
             asset_key=names.RELEASE,
             check_name=check.name,
@@ -136,14 +147,12 @@ def release_check_results(results: Sequence[CheckResult]) -> Iterator[dg.AssetCh
             if errors or (refused and not own)
             else dg.AssetCheckSeverity.WARN,
             description=None if own else missing,
-            metadata={**numbers, "lines": dg.MetadataValue.md(_table(own))},
+            metadata={**numbers, "lines": table_metadata(_table(own))},
         )
 
 
-def _table(results: Sequence[CheckResult]) -> str:
-    lines = ["| check | result | finding |", "|---|---|---|"]
-    lines += [
-        f"| {result.name} | {'ok' if result.passed else result.severity} | {result.detail} |"
-        for result in results
+def _table(results: Sequence[CheckResult]) -> Table:
+    rows = [
+        (result.label, "ok" if result.passed else str(result.severity), result.detail) for result in results
     ]
-    return "\n".join(lines)
+    return table_of(("check", "result", "finding"), rows)

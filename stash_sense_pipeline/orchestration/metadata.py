@@ -17,6 +17,9 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import CIRCUIT_OPEN, Outcome, SourceError, StashSenseError
 from stash_sense_pipeline.foundation.files import read_only_sqlite
+from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
+from stash_sense_pipeline.foundation.tables.table import table_of
+from stash_sense_pipeline.orchestration.table_metadata import table_metadata
 from stash_sense_pipeline.sources.health.next_step import next_step
 
 if TYPE_CHECKING:
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
 
     from stash_sense_pipeline.identity.face_matching.calibration import Calibration
     from stash_sense_pipeline.identity.linkage.learned_weights import LearnedWeights
-    from stash_sense_pipeline.settings.effective import EffectiveSetting
     from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldDrift
 
 
@@ -74,31 +76,17 @@ def file_columns(database: Path, table: str, descriptions: Mapping[str, str]) ->
     )
 
 
-def preview(rows: Sequence[Mapping[str, Any]]) -> dg.MarkdownMetadataValue:
-    """A few rows as a Markdown table. The caller chooses columns that identify no person."""
-    if not rows:
-        return dg.MetadataValue.md("(empty)")
-    header = list(rows[0])
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += [
-        "| " + " | ".join("" if row[name] is None else str(row[name]) for name in header) + " |"
-        for row in rows
-    ]
-    return dg.MetadataValue.md("\n".join(lines))
-
-
-def with_settings(asset: dg.AssetsDefinition, settings: Sequence[EffectiveSetting]) -> dg.AssetsDefinition:
-    """The asset with the effective settings in its metadata, which the UI shows on its page."""
-    table = preview([vars(setting) for setting in settings])
-    (found,) = dg.map_asset_specs(lambda spec: spec.merge_attributes(metadata={"settings": table}), [asset])
-    return found
+def preview(rows: Sequence[Mapping[str, Any]]) -> dg.TableMetadataValue:
+    """A few rows as a table. The caller chooses columns that identify no person."""
+    columns = list(rows[0]) if rows else []
+    return table_metadata(table_of(columns, (tuple(row.values()) for row in rows)))
 
 
 def review_preview(
     counts: Mapping[str, int], title: str = "to review", file: str = "review/identity.md"
 ) -> dg.MarkdownMetadataValue:
     """The number of cases of each kind, and the file that lists them. The records themselves are only in that file."""
-    lines = [f"| {title} | |", "|---|---|", *(f"| {name} | {count} |" for name, count in counts.items())]
+    lines = markdown_lines(table_of((title, "number"), counts.items()))
     return dg.MetadataValue.md("\n".join([*lines, "", f"Details: `{file}` in the data directory."]))
 
 
@@ -110,11 +98,12 @@ def thresholds(calibration: Calibration) -> dg.MarkdownMetadataValue:
     lines = [
         f"calibrated on {calibration.positives} pairs of one person and {calibration.negatives} of two people",
         "",
-        "| model | match threshold | recall |",
-        "|---|---|---|",
-        *(
-            f"| {row.model} | {row.match_threshold:.3f} | {row.recall:.1%} |"
-            for row in calibration.thresholds
+        *markdown_lines(
+            table_of(
+                ("model", "match threshold", "recall"),
+                [(row.model, row.match_threshold, row.recall) for row in calibration.thresholds],
+                {"match threshold": ".3f", "recall": ".1%"},
+            )
         ),
     ]
     if grounds is not None:
@@ -141,7 +130,7 @@ def match_weights(learned: LearnedWeights) -> dg.MarkdownMetadataValue:
         f"learned from {learned.positives} pairs that share two links or more and {learned.negatives} random pairs within"
         " one stash-box",
         "",
-        *weight_chart(learned.table),
+        *markdown_lines(weight_chart(learned.table)),
         "",
         f"name and birth date together prove at most {learned.weights.name_and_birth_date_most:.2f}",
     ]
@@ -205,17 +194,21 @@ def numbers(report: Any) -> dict[str, Any]:
 
 def field_drift_check(source: str, drifts: Sequence[FieldDrift]) -> dg.AssetCheckResult:
     """Fails while the pages of a site have a field far less often than usual; `drifts` holds these fields."""
-    lines = ["| page | field | found | usually |", "|---|---|---|---|"]
-    lines += [
-        f"| {drift.page_type} | {drift.field} | {drift.found} of {drift.pages}"
-        f" | {drift.was_found} of {drift.was_pages} |"
+    rows = [
+        (
+            drift.page_type,
+            drift.field,
+            f"{drift.found} of {drift.pages}",
+            f"{drift.was_found} of {drift.was_pages}",
+        )
         for drift in drifts
     ]
+    table = table_metadata(table_of(("page", "field", "found", "usually"), rows))
     return dg.AssetCheckResult(
         check_name="no_field_drift",
         passed=not drifts,
         description="; ".join(f"{source}: {drift}" for drift in drifts) or None,
-        metadata={"source": source, "fields": len(drifts), "numbers": dg.MetadataValue.md("\n".join(lines))},
+        metadata={"source": source, "fields": len(drifts), "numbers": table},
     )
 
 

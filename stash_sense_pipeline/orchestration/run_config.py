@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import dagster as dg
@@ -13,8 +14,8 @@ from pydantic import Field
 from stash_sense_pipeline.settings.run_options import RUN_OPTIONS
 
 if TYPE_CHECKING:
-    from stash_sense_pipeline.release.build.voyager_index import IndexParams
-    from stash_sense_pipeline.settings.schema import IndexSettings
+    from stash_sense_pipeline.release.index_choice import IndexPlan
+    from stash_sense_pipeline.settings.schema import ExportSettings
 
 
 class SyncMode(Enum):
@@ -73,29 +74,48 @@ class TrustConfig(dg.Config):
     source_max_faces: dict[str, int] = _option("source_max_faces")
 
 
-class IndexConfig(dg.Config):
-    """How Voyager indices are built; unset values come from sources.yaml.
+class IndexShape(dg.Config):
+    """What decides the content of Voyager indices; unset values come from sources.yaml.
 
     The release step must get the same values as the index step.
     """
 
     m: Annotated[int, Field(le=512)] | None = _option("m")
     ef_construction: int | None = _option("ef_construction")
+
+    def plan(
+        self, models: Sequence[str], export: ExportSettings, latest: Path | None, *, threads: int = 1
+    ) -> IndexPlan:
+        """The plan for these embedders, with the values of sources.yaml, `export`, where none is set.
+
+        Without any value the parameters are those that the newest release found to be enough, or the cheapest ones.
+        """
+        from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
+        from stash_sense_pipeline.release.contract import Flavour
+        from stash_sense_pipeline.release.index_choice import Corner, IndexPlan, plan_indices
+
+        wanted = IndexParams(storage=Storage(export.index.storage), threads=threads)
+        m = self.m or export.index.m
+        ef_construction = self.ef_construction or export.index.ef_construction
+        pinned = m is not None or ef_construction is not None
+        corner = Corner(m or wanted.m, ef_construction or wanted.ef_construction) if pinned else None
+        flavours = tuple(Flavour(name) for name in export.flavours)
+        plan = IndexPlan(tuple(models), flavours, wanted, not pinned, export.min_answer_fidelity)
+        return plan_indices(plan, corner, latest)
+
+
+class IndexConfig(IndexShape):
+    """How Voyager indices are built."""
+
     fast: bool = _option("fast_index")
 
-    def params(self, defaults: IndexSettings) -> IndexParams:
-        """The parameters with the values of sources.yaml, `defaults`, where none is set."""
-        from stash_sense_pipeline.release.build.voyager_index import IndexParams, Storage
-
-        return IndexParams(
-            m=self.m or defaults.m,
-            ef_construction=self.ef_construction or defaults.ef_construction,
-            storage=Storage(defaults.storage),
-            threads=(os.cpu_count() or 1) if self.fast else 1,
-        )
+    @property
+    def threads(self) -> int:
+        """The number of threads that build one index."""
+        return (os.cpu_count() or 1) if self.fast else 1
 
 
-class ReleaseConfig(IndexConfig):
+class ReleaseConfig(IndexShape):
     """One run of release."""
 
     accept_shrink: bool = _option("accept_shrink")

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from stash_sense_pipeline.foundation.tables.table import table_of
 from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.orchestration.metadata import one_line_failures
 from stash_sense_pipeline.orchestration.resources import Catalog
+from stash_sense_pipeline.orchestration.table_metadata import table_metadata
 from stash_sense_pipeline.settings.schema import Settings
 from stash_sense_pipeline.sources.health.source_health import STALE_AFTER
 
@@ -50,16 +52,20 @@ def freshness_result(
     """A warning when a source was read longer than `limit` ago, or never."""
     ages = {source: None if at is None else now - at for source, at in last_read.items()}
     stale = [source for source, age in ages.items() if age is None or age > limit]
-    lines = ["| source | hours since last read | |", "|---|---|---|"]
-    for source, age in ages.items():
-        hours = "never" if age is None else f"{age.total_seconds() / 3600:.1f}"
-        lines.append(f"| {source} | {hours} | {'stale' if source in stale else ''} |")
+    rows = [
+        (
+            source,
+            "never" if age is None else f"{age.total_seconds() / 3600:.1f}",
+            "stale" if source in stale else "",
+        )
+        for source, age in ages.items()
+    ]
     return dg.AssetCheckResult(
         passed=not stale,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "stale": len(stale),
             "limit_hours": limit.total_seconds() / 3600,
-            "sources": dg.MetadataValue.md("\n".join(lines)),
+            "sources": table_metadata(table_of(("source", "hours since last read", "state"), rows)),
         },
     )

@@ -22,6 +22,7 @@ from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.release.contract import (
     PERFORMERS_DB,
 )
+from stash_sense_pipeline.release.index_choice import INDEX_CHOICE
 from stash_sense_pipeline.release.release_input import (
     ReleaseInput,
     check_pack,
@@ -37,6 +38,8 @@ class Assembled:
     version: str
     manifest: Mapping[str, Any]
     checks: tuple[CheckResult, ...]
+    # The other flavours of this release. `checks` has the results of theirs too.
+    others: tuple[Assembled, ...] = ()
 
     @property
     def errors(self) -> tuple[CheckResult, ...]:
@@ -60,7 +63,7 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
     if stale:
         raise ReleaseError(f"{stale[0]} was staged from another state of the catalog; run publish again")
     _keep_only(staging, {PERFORMERS_DB, *(index.file for index in indices)})
-    counts = write_json_files(staging.release, spec.hosts)
+    counts = write_json_files(staging.release, spec.hosts, spec.priority, spec.namesakes)
     facts = ManifestFacts(
         version=version,
         created_at=database.newest_change,
@@ -70,6 +73,9 @@ def assemble_release(staging: Staging, version: str, spec: ReleaseSpec, now: Rel
         input_digest=now.digest,
         pack=spec.pack,
         indices={index.model: _provenance(index) for index in indices},
+        index_choice=staging.read_part(INDEX_CHOICE) if staging.has_part(INDEX_CHOICE) else None,
+        flavour=staging.flavour,
+        priority=spec.priority,
     )
     known = {index.file: index.sha256 for index in indices} | {PERFORMERS_DB: database.sha256}
     manifest = write_manifest(staging.release, facts, known)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
 PERFORMERS_DB = "performers.db"
 FACES_JSON = "faces.json"
@@ -40,6 +43,8 @@ SIDECAR_K = 100
 SIDECAR_WEIGHT = 0.5
 SIDECAR_MISSING_DISTANCE = 0.5
 SIDECAR_MAX_DISTANCE = 0.5
+# Faces that the sidecar answers with, nearest first.
+SIDECAR_RESULTS = 3
 
 # The columns of performers.db that hold a person's metadata, as a source's record gives it.
 PERSONAL_FIELDS = (
@@ -127,9 +132,6 @@ RELEASE_FORMAT = 1
 # GitHub refuses release assets of this size or more.
 ASSET_LIMIT_BYTES = 2 * 1024**3
 
-# A performer takes its name and universal id from its record at the first of these endpoints. Other endpoints follow
-# in order of name.
-ENDPOINT_PRIORITY = ("stashdb", "theporndb", "fansdb", "pmvstash", "javstash")
 KNOWN_HOSTS: Mapping[str, str] = {
     "stashdb": "stashdb.org",
     "theporndb": "theporndb.net",
@@ -144,12 +146,25 @@ DATE_FORM = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?")
 CHECKSUM_FORM = re.compile(r"(sha256:)?[0-9a-f]{64}")
 
 
-def zip_name(version: str) -> str:
+class Flavour(StrEnum):
+    """How the vectors of a release are stored: `full` as export.index says, `small` in one byte a number (E4M3).
+
+    All flavours of a version hold the same people and faces under the same ids.
+    """
+
+    FULL = "full"
+    SMALL = "small"
+
+
+def zip_name(version: str, flavour: Flavour = Flavour.FULL) -> str:
     """File name of a version's archive. The sidecar's updater downloads the first .zip of a GitHub release."""
-    return f"stash-sense-data-v{version}.zip"
+    kind = "" if flavour is Flavour.FULL else f"{flavour}-"
+    return f"stash-sense-data-{kind}v{version}.zip"
 
 
-def endpoint_rank(source: str, hosts: Mapping[str, str]) -> tuple[int, bool, str]:
-    """Sort key of a source: the contract's endpoints, then other stash-boxes (those in `hosts`), then the rest by name."""
-    known = ENDPOINT_PRIORITY.index(source) if source in ENDPOINT_PRIORITY else len(ENDPOINT_PRIORITY)
+def endpoint_rank(
+    source: str, hosts: Mapping[str, str], priority: Sequence[str] = ENDPOINT_PRIORITY
+) -> tuple[int, bool, str]:
+    """Sort key of a source: those of `priority`, then other stash-boxes (those in `hosts`), then the rest by name."""
+    known = priority.index(source) if source in priority else len(priority)
     return known, source not in hosts, source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -13,7 +13,7 @@ from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
-from stash_sense_pipeline.release.build.content import read_content
+from stash_sense_pipeline.release.build.content import ReleaseContent, read_content
 from stash_sense_pipeline.release.build.face_order import (
     FaceOrder,
     ReleaseVectors,
@@ -22,11 +22,13 @@ from stash_sense_pipeline.release.build.face_order import (
     read_facts,
     read_unit_vectors,
 )
+from stash_sense_pipeline.release.build.shown_names import NamedPerson, shown_names
 from stash_sense_pipeline.release.build.voyager_index import (
     index_digest,
 )
 from stash_sense_pipeline.release.contract import (
     RELEASE_FORMAT,
+    Flavour,
 )
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
@@ -41,29 +43,47 @@ class ReleaseInput:
     indices: Mapping[str, str]
 
 
-def read_input(engine: sa.Engine, spec: ReleaseSpec) -> ReleaseInput:
-    """Digests over faces, people, vectors, models, hosts and parameters. Times and the number of threads are left out.
+def read_input(engine: sa.Engine, spec: ReleaseSpec) -> dict[Flavour, ReleaseInput]:
+    """Digests over faces, people, vectors, models, hosts, rules and parameters, of each flavour of the spec.
 
-    Raises the ReleaseErrors of a build, so that a catalog that cannot be released fails before anything is built.
+    Times and the number of threads are left out. Raises the ReleaseErrors of a build, so that a catalog that cannot be
+    released fails before anything is built.
     """
-    content = read_content(engine, spec.hosts, spec.profile_key)
+    content = _digested(read_content(engine, spec.hosts, spec.profile_key, spec.priority), spec)
     with reading(engine) as connection:
         _check_order(connection, content.order)
         facts = {model: read_facts(connection, content.order, model) for model in spec.models}
-    return _input(spec, content.order, content.digest, content.sources, facts)
+    return {flavour: _input(spec.of(flavour), content, facts) for flavour in spec.flavours}
 
 
-def read_input_and_vectors(engine: sa.Engine, spec: ReleaseSpec) -> tuple[ReleaseInput, ReleaseVectors]:
+def read_input_and_vectors(
+    engine: sa.Engine, spec: ReleaseSpec
+) -> tuple[dict[Flavour, ReleaseInput], ReleaseVectors]:
     """read_input, and the unit vectors: they are read once, for the digest and for the checks."""
-    content = read_content(engine, spec.hosts, spec.profile_key)
-    order, digest, sources = content.order, content.digest, content.sources
+    content = _digested(read_content(engine, spec.hosts, spec.profile_key, spec.priority), spec)
     # The vectors take up to two gigabytes.
-    del content
     trim_heap()
     with reading(engine) as connection:
-        _check_order(connection, order)
-        vectors = read_unit_vectors(connection, order, spec.models)
-    return _input(spec, order, digest, sources, vectors.facts), vectors
+        _check_order(connection, content.order)
+        vectors = read_unit_vectors(connection, content.order, spec.models)
+    return {flavour: _input(spec.of(flavour), content, vectors.facts) for flavour in spec.flavours}, vectors
+
+
+@dataclass(frozen=True)
+class _Digested:
+    """What the digests need of the content. `shown`: digest of the names that differ from the plain ones, if any."""
+
+    order: FaceOrder
+    content: str
+    sources: tuple[str, ...]
+    shown: str | None
+
+
+def _digested(content: ReleaseContent, spec: ReleaseSpec) -> _Digested:
+    people = (NamedPerson(each.performer_id, each.name, each.fields) for each in content.performers)
+    shown = sorted(shown_names(people, spec.namesakes).items())
+    digest = hashlib.sha256(json.dumps(shown).encode()).hexdigest() if shown else None
+    return _Digested(content.order, content.digest, content.sources, digest)
 
 
 def _check_order(connection: sa.Connection, order: FaceOrder) -> None:
@@ -72,27 +92,23 @@ def _check_order(connection: sa.Connection, order: FaceOrder) -> None:
         raise ReleaseError("the trusted faces changed while the release was read; run publish again")
 
 
-def _input(
-    spec: ReleaseSpec,
-    order: FaceOrder,
-    content: str,
-    sources: Sequence[str],
-    facts: Mapping[str, VectorFacts],
-) -> ReleaseInput:
+def _input(spec: ReleaseSpec, content: _Digested, facts: Mapping[str, VectorFacts]) -> ReleaseInput:
     for model, of_model in facts.items():
         check_pack(spec.pack, model, of_model.pack, of_model.model_digest)
     indices = {model: index_digest(of_model.digest, spec.index) for model, of_model in facts.items()}
     state = {
         "format": RELEASE_FORMAT,
-        "order": order.digest,
-        "content": content,
+        "order": content.order.digest,
+        "content": content.content,
         "indices": indices,
         # A stash-box without records or faces in the release changes nothing for users.
-        "hosts": {source: spec.hosts[source] for source in sources if source in spec.hosts},
+        "hosts": {source: spec.hosts[source] for source in content.sources if source in spec.hosts},
         "detector": spec.pack.detector.digest,
+        # A rule that changes no shown name changes nothing for users.
+        **({"shown_names": content.shown} if content.shown is not None else {}),
     }
     digest = hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-    return ReleaseInput(f"sha256:{digest}", order.digest, content, indices)
+    return ReleaseInput(f"sha256:{digest}", content.order.digest, content.content, indices)
 
 
 def check_pack(pack: ModelPack, model: str, made_by: str, model_digest: str) -> None:

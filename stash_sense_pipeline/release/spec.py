@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.privacy.suppression.suppression_list import NO_SUPPRESSIONS, Suppressions
 from stash_sense_pipeline.release.build.content import ProfileKey
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
+    IndexTask,
+    Storage,
+    flavour_params,
+    tie_of,
 )
 from stash_sense_pipeline.release.contract import (
     ADAFACE,
     REQUIRED_MODELS,
+    Flavour,
 )
+from stash_sense_pipeline.release.versions import release_path
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 from stash_sense_pipeline.settings.schema import Settings
 
 
@@ -22,15 +30,26 @@ from stash_sense_pipeline.settings.schema import Settings
 class Limits:
     """The quality that a release needs for publication, as shares from 0 to 1.
 
-    `accept_shrink`: unexplained losses of people and faces do not forbid publication.
+    `accept_shrink`: unexplained losses of people and faces do not forbid publication. `tie`: similarities this close are
+    equal; None: those that float32 cannot tell apart.
     """
 
-    recall_at_1: float = 0.99
-    recall_at_100: float = 0.99
-    recall_at_100_blocks: bool = True
+    answer_fidelity: float = 0.999
+    recall_at_1: float = 0.999
+    recall_at_100: float = 0.9
+    recall_at_100_blocks: bool = False
     self_retrieval: float = 0.99
     shrink: float = 0.02
     accept_shrink: bool = False
+    tie: float | None = None
+
+
+def small_limits(full: Limits) -> Limits:
+    """The limits of the flavour small: those of the flavour full, for distances that are rounded.
+
+    The last of the 100 neighbours change places most. The sidecar does not answer with them, so they do not block.
+    """
+    return replace(full, tie=tie_of(Storage.E4M3), recall_at_100_blocks=False)
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,9 @@ class ReleaseSpec:
     `hosts`: universal-id host of each stash-box by its short name. `models`: embedders that get an index; each must
     be in the pack. `profile_key` finds the site and id of an external URL; with None the release has no external URLs.
     `suppressions`: the list that the finished files are checked against; suppressed records are kept out of the catalog
-    before. `limits`: the quality that is required for publication.
+    before. `limits`: the quality that is required for publication. `small`: that of the flavour small; None: it is not
+    made. `priority`: stash-boxes, the first that a person has gives the universal id and the name. `namesakes`: the
+    fields that tell people of one name apart, see shown_names.
     """
 
     hosts: Mapping[str, str]
@@ -50,6 +71,35 @@ class ReleaseSpec:
     profile_key: ProfileKey | None = None
     suppressions: Suppressions = NO_SUPPRESSIONS
     limits: Limits = field(default_factory=Limits)
+    small: Limits | None = None
+    priority: tuple[str, ...] = ENDPOINT_PRIORITY
+    namesakes: tuple[str, ...] = ()
+
+    @property
+    def flavours(self) -> tuple[Flavour, ...]:
+        """The flavours that are made, full first."""
+        return tuple(Flavour) if self.small is not None else (Flavour.FULL,)
+
+    def of(self, flavour: Flavour) -> ReleaseSpec:
+        """The spec of one flavour: its index parameters and its limits."""
+        own = {Flavour.FULL: self.limits, Flavour.SMALL: self.small}[flavour] or Limits()
+        return replace(self, index=flavour_params(self.index, flavour), limits=own)
+
+
+def index_tasks(
+    models: Sequence[str], params: IndexParams, flavours: Sequence[Flavour], latest: Path | None
+) -> list[IndexTask]:
+    """The indices of all flavours. `latest`: the newest release, of which equal indices are used again."""
+    return [
+        IndexTask(
+            model,
+            flavour_params(params, flavour),
+            None if latest is None else release_path(latest.parent, latest.name, flavour),
+            flavour,
+        )
+        for flavour in flavours
+        for model in models
+    ]
 
 
 def index_models(settings: Settings, pack: ModelPack) -> tuple[str, ...]:
@@ -70,17 +120,23 @@ def release_spec(
 
     Profile URLs are left out: the sidecar does not read them, and some are personal accounts.
     """
+    limits = Limits(
+        answer_fidelity=settings.export.min_answer_fidelity,
+        recall_at_1=settings.export.min_recall_at_1,
+        recall_at_100=settings.export.min_recall_at_100,
+        recall_at_100_blocks=settings.export.recall_at_100_blocks,
+        shrink=settings.export.max_shrink,
+        accept_shrink=accept_shrink,
+        tie=tie_of(index.storage),
+    )
     return ReleaseSpec(
         hosts={name: box.host for name, box in settings.stash_boxes.items()},
         pack=pack,
         index=index,
         models=index_models(settings, pack),
         suppressions=suppressions,
-        limits=Limits(
-            recall_at_1=settings.export.min_recall_at_1,
-            recall_at_100=settings.export.min_recall_at_100,
-            recall_at_100_blocks=settings.export.recall_at_100_blocks,
-            shrink=settings.export.max_shrink,
-            accept_shrink=accept_shrink,
-        ),
+        limits=limits,
+        small=small_limits(limits) if Flavour.SMALL in settings.export.flavours else None,
+        priority=settings.export.endpoint_priority,
+        namesakes=settings.export.namesakes,
     )

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.release.contract import MANIFEST, VERSION_FORM, zip_name
+from stash_sense_pipeline.release.contract import MANIFEST, VERSION_FORM, Flavour, zip_name
 
 LATEST = "latest"
 
@@ -23,21 +23,56 @@ def is_version(text: str) -> bool:
     return True
 
 
+def release_name(version: str, flavour: Flavour) -> str:
+    """The name of a flavour of a version, as commands take it and as its directory has it: `2026.11.21.small`."""
+    return version if flavour is Flavour.FULL else f"{version}.{flavour}"
+
+
+def named_release(name: str) -> tuple[str, Flavour] | None:
+    """The version and the flavour that release_name or zip_name made `name` of; None for another name."""
+    for flavour in Flavour:
+        before, _, after = zip_name("*", flavour).partition("*")
+        in_zip = name.removeprefix(before).removesuffix(after)
+        if is_version(in_zip) and name == zip_name(in_zip, flavour):
+            return in_zip, flavour
+        version = name if flavour is Flavour.FULL else name.removesuffix(f".{flavour}")
+        if is_version(version) and name == release_name(version, flavour):
+            return version, flavour
+    return None
+
+
+def release_path(releases: Path, version: str, flavour: Flavour = Flavour.FULL) -> Path:
+    """The directory of a flavour of a version."""
+    return releases / release_name(version, flavour)
+
+
+def flavours_of(releases: Path, version: str) -> tuple[Flavour, ...]:
+    """The flavours of a published version: those with a directory and a zip."""
+    return tuple(
+        flavour
+        for flavour in Flavour
+        if (release_path(releases, version, flavour) / MANIFEST).is_file()
+        and (releases / zip_name(version, flavour)).is_file()
+    )
+
+
 def report_directory(releases: Path, version: str) -> Path:
     """The directory of a version's quality report: `<version>.report` beside the release."""
     return releases / f"{version}.report"
 
 
 def remove_release(releases: Path, version: str) -> None:
-    """Removes a release and the files beside it: zip, quality report, data card."""
-    # The zip first: without it the directory no longer counts as a release, and the next publish clears it.
-    (releases / zip_name(version)).unlink(missing_ok=True)
+    """Removes a release in all flavours and the files beside it: zips, quality report, data card."""
+    # The zips first: without its zip the directory no longer counts as a release, and the next publish clears it.
+    for flavour in Flavour:
+        (releases / zip_name(version, flavour)).unlink(missing_ok=True)
     for path in releases.glob(f"{version}.*"):
         # 2026.01.02.1.datacard.md belongs to the second release of that day.
         of_another = path.name.removeprefix(f"{version}.").partition(".")[0].isdigit()
         if path.is_file() and not path.is_symlink() and not of_another:
             path.unlink()
-    for directory in (report_directory(releases, version), releases / version):
+    others = [release_path(releases, version, flavour) for flavour in Flavour if flavour is not Flavour.FULL]
+    for directory in (report_directory(releases, version), *others, releases / version):
         if directory.is_dir():
             shutil.rmtree(directory)
 
@@ -73,9 +108,8 @@ def next_version(releases: Path, on: date) -> str:
     """
     taken: list[str] = []
     if releases.is_dir():
-        names = {path.name for path in releases.iterdir()}
-        names |= {name.removeprefix(zip_name("")[: -len(".zip")]).removesuffix(".zip") for name in names}
-        taken = sorted(name for name in names if is_version(name))
+        named = (named_release(path.name) for path in releases.iterdir())
+        taken = sorted({found[0] for found in named if found is not None})
     today = on.strftime("%Y.%m.%d")
     if not taken or taken[-1] < today:
         return today

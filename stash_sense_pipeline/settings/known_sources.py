@@ -23,6 +23,10 @@ KNOWN_STASH_BOXES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
+# A performer of several stash-boxes takes its name and universal id from its record at the first of these. Others follow
+# in order of name. The sidecar's own trainer chose this order.
+ENDPOINT_PRIORITY = ("stashdb", "theporndb", "fansdb", "pmvstash", "javstash")
+
 KNOWN_REFERENCE_SITES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "babepedia": {"url": "https://www.babepedia.com"},

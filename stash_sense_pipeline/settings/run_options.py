@@ -143,7 +143,7 @@ _ALL = (
                 "Use all cores for each index: faster, but two builds do not give the same bytes.",
             ),
         ),
-        launchpad=("indices.fast", "release.fast"),
+        launchpad=("indices.fast",),
     ),
     RunOption(
         "accept_shrink",
@@ -175,14 +175,14 @@ _ALL = (
     ),
     RunOption(
         "m",
-        "HNSW M: links of a node; unset: index.m of sources.yaml.",
+        "HNSW M: links of a node; unset: index.m of sources.yaml, else the cheapest that passes.",
         "a whole number of links from 4 to 512",
         least=4,
         launchpad=("indices.m", "release.m"),
     ),
     RunOption(
         "ef_construction",
-        "HNSW ef_construction: size of the candidate list while building; unset: that of sources.yaml.",
+        "HNSW ef_construction: candidates for a link; unset: that of sources.yaml, else the cheapest that passes.",
         "a whole number from 10 to 5000",
         least=10,
         launchpad=("indices.ef_construction", "release.ef_construction"),

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 from stash_sense_pipeline.settings.validation import (
     A_FLAG,
     COUNT,
@@ -37,7 +38,10 @@ _HEADER_TEXT = re.compile(r"[\x20-\x7e]{0,200}")
 _HOST_AND_PORT = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?|\[[0-9a-f:.]+\]):[0-9]{1,5}")
 
 
-_REPOSITORY = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+)?")
+REPOSITORY_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+
+
+_NO_OR_A_REPOSITORY = re.compile(rf"({REPOSITORY_FORM.pattern})?")
 
 
 class TrustLevel(StrEnum):
@@ -74,6 +78,28 @@ def _genders(value: object) -> tuple[str, ...]:
     if not genders or len(genders) < len(listed) or not set(genders) <= set(GENDERS):
         raise ValueError
     return genders
+
+
+def _choices(allowed: tuple[str, ...], *, needs: str | None = None) -> BeforeValidator:
+    """A list of some of `allowed`, each once. Raises ValueError for any other value, and for one without `needs`."""
+
+    def check(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            raise ValueError
+        if not set(value) <= set(allowed) or len(set(value)) < len(value) or (needs and needs not in value):
+            raise ValueError
+        return tuple(sorted(value, key=allowed.index)) if needs else tuple(value)
+
+    return BeforeValidator(check)
+
+
+def _names_once(value: object) -> tuple[str, ...]:
+    """A list of names of sources, each once. Raises ValueError for any other value."""
+    if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+        raise ValueError
+    if len(set(value)) < len(value) or not all(NAME_FORM.fullmatch(each) for each in value):
+        raise ValueError
+    return tuple(value)
 
 
 def _matching(pattern: re.Pattern[str]) -> AfterValidator:
@@ -137,8 +163,12 @@ class GlobalSettings(SettingsModel):
 class IndexSettings(SettingsModel):
     """Parameters of the Voyager indices of a release. docs/release.md has the measurements behind the defaults."""
 
-    m: int = Field(default=96, ge=4, le=512, description="a whole number of links from 4 to 512")
-    ef_construction: int = Field(default=600, ge=10, le=5000, description="a whole number from 10 to 5000")
+    m: Annotated[int, Field(ge=4, le=512)] | None = Field(
+        default=None, description="a whole number of links from 4 to 512; unset: the cheapest that passes"
+    )
+    ef_construction: Annotated[int, Field(ge=10, le=5000)] | None = Field(
+        default=None, description="a whole number from 10 to 5000; unset: the cheapest that passes"
+    )
     storage: Literal["float32", "e4m3", "float8"] = Field(
         default="float32", description="one of float32, e4m3, float8"
     )
@@ -147,30 +177,64 @@ class IndexSettings(SettingsModel):
 class GithubSettings(SettingsModel):
     """The GitHub repository for `releases upload`. The token is in the environment variable GITHUB_TOKEN."""
 
-    repository: Annotated[str, _matching(_REPOSITORY)] = Field(
+    repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
         default="", description="owner/name of a repository, or empty"
     )
+    small_repository: Annotated[str, _matching(_NO_OR_A_REPOSITORY)] = Field(
+        default="", description="owner/name of another repository, for the flavour small, or empty"
+    )
     upload: bool = Field(
-        default=False, description=f"{A_FLAG}; true uploads every new release after it is published"
+        default=False,
+        description=f"{A_FLAG}; true uploads a new release after it is published, when export.cadence allows it",
     )
     api: Annotated[WebAddress, AfterValidator(_safe_for_a_token)] = Field(
         default="https://api.github.com", description="an https address (http on this machine only)"
     )
 
 
+class CadenceSettings(SettingsModel):
+    """The least time and the least change between two automatic uploads. A suppression does not wait for either.
+
+    `people` and `faces`: one of the two numbers must be reached.
+    """
+
+    days: int = Field(default=7, ge=1, le=366, description="a whole number of days from 1 to 366")
+    people: int = Field(default=1, ge=1, description=f"{COUNT}: people who were added, removed or changed")
+    faces: int = Field(default=1, ge=1, description=f"{COUNT}: faces that were added, removed or moved")
+
+
+FLAVOURS = ("full", "small")
+# What can tell two people of one shown name apart.
+NAMESAKE_FIELDS = ("disambiguation", "country", "years")
+
+
 class ExportSettings(SettingsModel):
-    """Content of a release, its publication gates, and its destination."""
+    """Content of a release, its flavours, its publication gates, and its destinations."""
 
     adaface: bool = Field(
         default=False, description=f"{A_FLAG}; true adds face_adaface.voy when the model pack has AdaFace"
     )
-    min_recall_at_1: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
-    min_recall_at_100: float = Field(default=0.99, gt=0, le=1, description="a number above 0 and up to 1")
+    min_answer_fidelity: float = Field(default=0.999, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_1: float = Field(default=0.999, gt=0, le=1, description="a number above 0 and up to 1")
+    min_recall_at_100: float = Field(default=0.9, gt=0, le=1, description="a number above 0 and up to 1")
     recall_at_100_blocks: bool = Field(
-        default=True,
-        description=f"{A_FLAG}; false only warns about neighbours beyond the sidecar's distance",
+        default=False,
+        description=f"{A_FLAG}; true forbids a release for neighbours beyond the sidecar's distance too",
     )
     max_shrink: float = Field(default=0.02, ge=0, le=1, description="a number from 0 to 1")
+    flavours: Annotated[tuple[str, ...], _choices(FLAVOURS, needs=FLAVOURS[0])] = Field(
+        default=FLAVOURS[:1],
+        description=f"a list of {' and '.join(FLAVOURS)}, with {FLAVOURS[0]} in it; small: less than half of the bytes",
+    )
+    namesakes: Annotated[tuple[str, ...], _choices(NAMESAKE_FIELDS)] = Field(
+        default=NAMESAKE_FIELDS,
+        description=f"a list of {', '.join(NAMESAKE_FIELDS)}, the first choice first; empty: plain names",
+    )
+    endpoint_priority: Annotated[tuple[str, ...], BeforeValidator(_names_once)] = Field(
+        default=ENDPOINT_PRIORITY,
+        description="a list of stash-boxes, each once; a person of several has the id and the name of the first",
+    )
+    cadence: CadenceSettings = Field(default=CadenceSettings(), description="a mapping")
     index: IndexSettings = Field(default=IndexSettings(), description="a mapping")
     github: GithubSettings = Field(default=GithubSettings(), description="a mapping")
 

@@ -60,6 +60,8 @@ def load_settings(path: Path) -> Settings:
         if (site := _reference_site(file, name, body, default_rate, boxes)) is not None
     }
     _check_hosts(file, stash_boxes.values())
+    if export is not None:
+        _check_export(file, export, boxes)
     file.raise_problems()
     return Settings(
         global_=global_ or GlobalSettings(),
@@ -137,6 +139,31 @@ def _check_hosts(file: YamlFile, boxes: Iterable[StashBoxSettings]) -> None:
         if other != box.name and not is_loopback_host(box.host):
             text = f"has the host {box.host} like stash_boxes.{other}; give each its own `host`"
             file.complain(("stash_boxes", box.name), text)
+
+
+def _check_export(file: YamlFile, export: ExportSettings, stash_boxes: Collection[str]) -> None:
+    """Complains about settings of a release that contradict each other or the sources of the file."""
+    known = [*stash_boxes, *(name for name in KNOWN_STASH_BOXES if name not in stash_boxes)]
+    for place, name in enumerate(export.endpoint_priority):
+        if name not in known:
+            text = f"{shown(name)} is not a stash-box{hint(name, known)}"
+            file.complain(("export", "endpoint_priority", place), text)
+    small = "small" in export.flavours
+    if small and export.index.storage == "e4m3":
+        file.complain(
+            ("export", "flavours"),
+            "small is stored as e4m3, and by export.index.storage full is too; leave small out, or store float32",
+        )
+    repository, other = export.github.repository, export.github.small_repository
+    path = ("export", "github", "small_repository")
+    if other and other.casefold() == repository.casefold():
+        line = file.line(("export", "github", "repository"))
+        text = f"{other} is the repository of the flavour full too, in line {line}; a repository has one zip"
+        file.complain(path, text)
+    elif other and not small:
+        file.complain(
+            path, "is set, but export.flavours has no small; add it there, or remove the repository"
+        )
 
 
 def _host_of(url: Any) -> str | None:

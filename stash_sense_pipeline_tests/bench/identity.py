@@ -96,14 +96,17 @@ def _score(crowd: Population, templates: Mapping[RecordKey, Template] | None) ->
 
 
 def _templates(crowd: Population, dim: int = 128) -> dict[RecordKey, Template]:
-    """A template for two of three records. Twins have nearly the same face, and one person in 100 looks like another."""
+    """A template for two of three records. Twins have nearly the same face, and one person in 100 looks like another.
+
+    Namesakes with one birth date are strangers: their faces differ.
+    """
     rng = np.random.default_rng(5)
     people = sorted(set(crowd.truth.values()))
     faces = {person: [_unit(rng.standard_normal(dim)) for _ in _MODELS] for person in people}
     for person in people[::100]:
         other = faces[people[int(rng.integers(len(people)))]]
         faces[person] = _mixed(faces[person], other, float(rng.uniform(0.2, 0.45)))
-    for person, twin in _twins(crowd):
+    for person, twin in crowd.twins:
         faces[twin] = _mixed(faces[twin], faces[person], 0.9)
     found: dict[RecordKey, Template] = {}
     for key in sorted(crowd.truth):
@@ -117,19 +120,6 @@ def _templates(crowd: Population, dim: int = 128) -> dict[RecordKey, Template]:
 
 def _mixed(mine: list[np.ndarray], theirs: list[np.ndarray], share: float) -> list[np.ndarray]:
     return [_unit((1 - share) * a + share * b) for a, b in zip(mine, theirs, strict=True)]
-
-
-def _twins(crowd: Population) -> list[tuple[int, int]]:
-    """People born on one day with one last name, as the population makes twins."""
-    first: dict[tuple[str, str], int] = {}
-    found: set[tuple[int, int]] = set()
-    for key, record in sorted(crowd.records.items()):
-        if record.birth_date and record.name and len(record.birth_date) == 10:
-            person = crowd.truth[key]
-            other = first.setdefault((record.birth_date, record.name.split()[-1]), person)
-            if other != person:
-                found.add((other, person))
-    return sorted(found)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

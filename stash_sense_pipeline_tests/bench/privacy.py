@@ -66,7 +66,7 @@ _PICTURES, _NEW = 3, 10
 KEY = bytes(range(32))
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
 # The vectors are random, so the recall limits of a release must not apply.
-_LIMITS = Limits(recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
+_LIMITS = Limits(answer_fidelity=0.0, recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
 
 
 def rows() -> Iterator[Row]:

@@ -25,9 +25,15 @@ from unittest.mock import patch
 import numpy as np
 
 from stash_sense_pipeline.catalog.engine import open_catalog
-from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors
+from stash_sense_pipeline.catalog.transactions import reading
+from stash_sense_pipeline.release.build.face_order import (
+    FaceOrder,
+    ReleaseVectors,
+    read_face_order,
+    read_unit_vectors,
+)
 from stash_sense_pipeline.release.build.performers_db import stage_performers_db
-from stash_sense_pipeline.release.build.staging import open_staging
+from stash_sense_pipeline.release.build.staging import Staging, open_staging
 from stash_sense_pipeline.release.build.voyager_index import (
     IndexParams,
     IndexTask,
@@ -35,10 +41,18 @@ from stash_sense_pipeline.release.build.voyager_index import (
     stage_indices,
 )
 from stash_sense_pipeline.release.checks.accuracy import exact_search, left_out
+from stash_sense_pipeline.release.checks.accuracy.confusable_people import find_confusable
 from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.checks.accuracy.measurement import measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import ReleasedPerson
-from stash_sense_pipeline.release.contract import REQUIRED_MODELS
+from stash_sense_pipeline.release.checks.retrieval import load_index, propose_neighbours
+from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, Flavour
+from stash_sense_pipeline.release.index_choice import (
+    INDEX_CHOICE,
+    IndexPlan,
+    plan_indices,
+    stage_chosen_indices,
+)
 from stash_sense_pipeline.release.publish import publish_release, publish_staged
 from stash_sense_pipeline.release.spec import Limits
 from stash_sense_pipeline_tests.bench.index_corner import PHOTOS_EACH, manifold
@@ -56,8 +70,12 @@ _DAY = date(2026, 2, 18)
 _QUICK_INDEX = IndexParams(m=24, ef_construction=10)
 # These graphs miss neighbours.
 _QUICK_SPEC = replace(
-    SPEC, index=_QUICK_INDEX, limits=Limits(recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
+    SPEC,
+    index=_QUICK_INDEX,
+    limits=Limits(answer_fidelity=0.0, recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0),
 )
+# What releases before the ladder were built with.
+_EARLIER_INDEX = IndexParams(m=96, ef_construction=600)
 # Memory depends on the number of links and not on ef_construction.
 _LARGE_INDEX = IndexParams(ef_construction=40)
 _LARGE = 400_000
@@ -76,6 +94,8 @@ _EXACT = (
     ("checks.quality_gate", "ask_index"),
     ("checks.quality_gate", "index_recall"),
     ("checks.quality_gate", "measure_accuracy"),
+    ("checks.quality_gate", "propose_neighbours"),
+    ("checks.quality_gate", "find_confusable"),
 )
 _STEPS = (
     ("assembly", "write_json_files"),
@@ -178,6 +198,42 @@ def _accuracy_row() -> Row:
     return Row(f"release: accuracy of {_MEASURED:,} faces over bare BLAS", min(ours) / min(theirs), "x", 2.0)
 
 
+def _ladder_rows() -> Iterator[Row]:
+    """The indices that the ladder chooses, against the parameters of earlier releases, and the confusable people."""
+    with tempfile.TemporaryDirectory() as directory:
+        data = Path(directory)
+        engine = fill(data / "catalog.db", _MEASURED)
+        fixed, chosen = open_staging(data, "fixed"), open_staging(data, "chosen")
+        tasks = [IndexTask(model, _EARLIER_INDEX) for model in REQUIRED_MODELS]
+        earlier = _timed(lambda: stage_indices(engine, tasks, fixed))
+        begun = IndexPlan(REQUIRED_MODELS, (Flavour.FULL,), IndexParams(), True, 0.999)
+        plan = plan_indices(begun, None, None)
+        ours = _timed(lambda: stage_chosen_indices(engine, plan, chosen))
+        with reading(engine) as connection:
+            vectors = read_unit_vectors(connection, read_face_order(connection), REQUIRED_MODELS)
+        engine.dispose()
+        fidelity = chosen.read_part(INDEX_CHOICE)["answer_fidelity"]
+        yield Row(f"release: answer fidelity of {_MEASURED:,} faces", fidelity, "", 0.999, True)
+        yield Row("release: chosen indices over m 96, ef_construction 600", ours / earlier, "x", 0.45)
+        yield _confusable_row(vectors, chosen)
+
+
+def _confusable_row(vectors: ReleaseVectors, staging: Staging) -> Row:
+    photographs = left_out.choose_photographs(vectors.order.performer_ids, left_out.PHOTOGRAPHS)
+    through, exact = {}, {}
+    for model, unit in vectors.unit.items():
+        index = load_index(staging.release / INDEX_FILES[model])
+        through[model] = propose_neighbours(index, unit, photographs)
+        exact[model] = exact_neighbours(unit[photographs], unit, 100)[0].astype(np.int32)
+    found, wanted = (
+        {(pair.first, pair.second) for pair in find_confusable(vectors, photographs, each, pairs=2_000).pairs}
+        for each in (through, exact)
+    )
+    return Row(
+        "release: confusable pairs of exact search found", len(found & wanted) / len(wanted), "", 0.999, True
+    )
+
+
 def _rest_rows() -> Iterator[Row]:
     """Everything but the graphs and the exact search: input, database, JSON, hashes, verification, report, zip."""
     with tempfile.TemporaryDirectory() as directory:
@@ -272,6 +328,7 @@ def _say_peak(how: str, data: Path) -> None:
 PARTS = {
     "index": _index_rows,
     "exact": _exact_rows,
+    "ladder": _ladder_rows,
     "rest": _rest_rows,
     "memory": _memory_rows,
     "large": _large_rows,

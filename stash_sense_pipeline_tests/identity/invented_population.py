@@ -29,7 +29,8 @@ class Rates:
     studio about them, which is of no known site. `equal_homonyms`: people with name and birth date of somebody else.
     `transitions`: people whose older records have another gender. `merged_records`: records with a second one that
     their source has merged into them, and which others still link to. `shared_images`: chance that a record shows its
-    person's widest known picture, byte by byte.
+    person's widest known picture, byte by byte. `first_names`, `last_names`: sizes of the pools. `aliases`: numbers of
+    aliases of people, one of which a person has.
     """
 
     presence: Mapping[str, float] = field(
@@ -60,14 +61,18 @@ class Rates:
     shared_images: float = 0.15
     wrong_images: float = 0.002
     placeholder_images: float = 0.01
+    first_names: int = 900
+    last_names: int = 2500
+    aliases: tuple[int, ...] = (0, 0, 1, 1, 2, 3)
 
 
 @dataclass(frozen=True)
 class Population:
-    """Records, and the number of the person behind each live one."""
+    """Records, the number of the person behind each live one, and the pairs of twins."""
 
     records: Mapping[RecordKey, Record]
     truth: Mapping[RecordKey, int]
+    twins: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,10 +165,10 @@ def make_population(
     """
     rates = rates or Rates()
     rng = random.Random(seed)
-    first = _words(rng, 900, 2)
-    last = _words(rng, 2500, 3)
+    first = _words(rng, rates.first_names, 2)
+    last = _words(rng, rates.last_names, 3)
     crowd = [_person(rng, number, first, last, rates) for number in range(people)]
-    _make_special(rng, crowd, rates)
+    twins = _make_special(rng, crowd, rates)
     studios = [f"https://twitter.com/studio{number}" for number in range(max(1, people // 400))]
     records: dict[RecordKey, Record] = {}
     truth: dict[RecordKey, int] = {}
@@ -180,7 +185,7 @@ def make_population(
                     box, person.former_identifiers[box], person.name, live=False, merged_into=record.source_id
                 )
                 records[old.key] = old
-    return Population(_swap_urls(rng, records, rates.swapped + poisoned), truth)
+    return Population(_swap_urls(rng, records, rates.swapped + poisoned), truth, twins)
 
 
 def score(truth: Mapping[RecordKey, int], groups: Iterable[Sequence[RecordKey]]) -> Score:
@@ -204,19 +209,23 @@ def _uuid(rng: random.Random) -> str:
     return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
 
-def _make_special(rng: random.Random, crowd: Sequence[_Person], rates: Rates) -> None:
-    """Twins, people with another's name and birth date, and people who changed their gender."""
+def _make_special(rng: random.Random, crowd: Sequence[_Person], rates: Rates) -> tuple[tuple[int, int], ...]:
+    """Twins, people with another's name and birth date, and people who changed their gender. Returns the twins."""
+    twins: dict[int, int] = {}
     for person in crowd:
         if rng.random() < rates.twins:
             twin = rng.choice(crowd)
             twin.birth_date, twin.country = person.birth_date, person.country
             twin.name = f"{twin.name.split()[0]} {person.name.split()[-1]}"
+            if twin is not person:
+                twins[twin.number] = person.number
         if rng.random() < rates.equal_homonyms:
             other = rng.choice(crowd)
             other.name, other.birth_date = person.name, person.birth_date
         if rng.random() < rates.transitions:
             now, before = rng.choice((("TRANSGENDER_FEMALE", "MALE"), ("TRANSGENDER_MALE", "FEMALE")))
             person.gender, person.former_gender = now, before
+    return tuple((person, twin) for twin, person in sorted(twins.items()))
 
 
 def _words(rng: random.Random, count: int, syllables: int) -> list[str]:
@@ -252,7 +261,7 @@ def _person(
         ("US", "CZ", "GB", "JP", "RU", "BR", "HU", "DE", "FR", "CO"), (40, 10, 9, 12, 8, 6, 5, 4, 4, 2)
     )[0]
     return _Person(
-        number, main, [name() for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))], gender, birth, country, pages
+        number, main, [name() for _ in range(rng.choice(rates.aliases))], gender, birth, country, pages
     )
 
 

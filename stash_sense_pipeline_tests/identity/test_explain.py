@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import sqlalchemy as sa
 
@@ -22,7 +24,8 @@ def test_explains_members_evidence_and_refusals(any_catalog: sa.Engine) -> None:
         Record("stashdb", "d", live=False),
     )
     rebuild_identities(any_catalog, HOSTS, Overrides(), NOW)
-    lines = explain(any_catalog, "fansdb", "b")
+    found = explain(any_catalog, "fansdb", "b")
+    lines = found.lines()
     text = "\n".join(lines)
     assert lines[0].endswith("2 records:")
     assert "  stashdb:a  Sample Person, FEMALE, 1990-05-05" in lines
@@ -30,6 +33,12 @@ def test_explains_members_evidence_and_refusals(any_catalog: sa.Engine) -> None:
     assert "[one is male, the other female]" in text
     assert "created: because profile twitter:sample_person" in text
     assert "members fansdb:b, stashdb:a" in text
-    assert "in no identity" in explain(any_catalog, "stashdb", "d")[0]
+    assert "in no identity" in explain(any_catalog, "stashdb", "d").lines()[0]
     with pytest.raises(StashSenseError, match="no record stashdb:nobody"):
         explain(any_catalog, "stashdb", "nobody")
+    data = json.loads(json.dumps(found.as_data(), default=str))
+    assert [(member["source"], member["birth_date"]) for member in data["members"]] == [
+        ("fansdb", None), ("stashdb", "1990-05-05"),
+    ]  # fmt: skip
+    assert {row["verdict"] for row in data["evidence"]} >= {"linked", "refused"}
+    assert (data["record"], data["history"][0]["event"]) == ("fansdb:b", "created")

@@ -27,6 +27,7 @@ from stash_sense_pipeline.identity.linkage.overrides import (
     load_overrides,
     without_suppressed,
 )
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.identity.review import write_review
 from stash_sense_pipeline.identity.run_steps import RunRules
@@ -221,8 +222,8 @@ def test_a_verdict_on_an_image_that_its_source_removed_is_reported_and_counts_wh
             "not_a_face:\n- stashdb:i1\nnot_this_person:\n- [stashdb:i1, stashdb:a]",
             ":2: not_a_face.0: contradicts not_this_person of line 4",
         ),
-        ("not_the_face: []", "not_the_face: is not known; allowed are must_link, cannot_link, not_this_person and"),
-        ("- x", "must be a mapping with must_link, cannot_link, not_this_person and not_a_face"),
+        ("not_the_face: []", "not_the_face: is not known; allowed are must_link, cannot_link, duplicates,"),
+        ("- x", "must be a mapping with must_link, cannot_link, duplicates, not_this_person, not_a_face,"),
     ],
 )  # fmt: skip
 def test_malformed_repeated_and_contradicting_verdicts_are_refused_with_their_line(
@@ -242,17 +243,21 @@ def test_two_people_may_both_not_be_in_one_picture(tmp_path: Path) -> None:
     assert len(load_overrides(path).face_verdicts) == 2
 
 
-def test_a_verdict_on_an_unknown_record_is_refused_and_nothing_changes(world: World) -> None:
-    world.run(Overrides())
-    before = snapshot(world.engine)
+def test_a_verdict_on_an_unknown_record_is_refused_by_itself(world: World) -> None:
     image = world.images["anna"][0]
-    said = world.say(f"must_link: []\nnot_this_person:\n- [stashdb:{image}, stashdb:nobody]\n")
-    message = r"overrides.yaml:3: not_this_person names stashdb:nobody, which the catalog does not hold"
-    with pytest.raises(ConfigurationError, match=message):
-        world.identities(said)
-    with pytest.raises(ConfigurationError, match=message):
-        world.choose(said)
-    assert snapshot(world.engine) == before
+    world.run(world.say(f"not_a_face:\n- stashdb:{image}\n"))
+    without = snapshot(world.engine)
+    said = world.say(
+        f"not_a_face:\n- stashdb:{image}\nnot_this_person:\n- [stashdb:{image}x, stashdb:nobody]\n"
+    )
+    world.run(said)
+    # Only the note of the rules of the run differs.
+    found = snapshot(world.engine)
+    assert {**found, "identity_runs": []} == {**without, "identity_runs": []}
+    (refused,) = refused_overrides(ShortReads(world.engine), said)
+    assert (
+        "overrides.yaml:4: not_this_person names stashdb:nobody, which the catalog does not hold" in refused
+    )
 
 
 def test_verdicts_on_suppressed_people_do_not_stop_a_run(tmp_path: Path) -> None:
@@ -290,7 +295,7 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
     world.identities(said)
     report = world.choose(said)
     assert (report.faceless, report.dropped["not this person"]) == (1, 1)
-    lines = explain(world.engine, "stashdb", "berta", said)
+    lines = explain(world.engine, "stashdb", "berta", said).lines()
     begin = lines.index("faces left out:")
     assert lines[begin : begin + 5] == [
         "faces left out:",
@@ -299,7 +304,7 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
         "your verdicts:",
         f"  line 2: not_this_person stashdb:{image}, stashdb:berta",
     ]
-    of_anna = explain(world.engine, "stashdb", "anna", said)
+    of_anna = explain(world.engine, "stashdb", "anna", said).lines()
     assert "faces left out:" not in of_anna
     begin = of_anna.index("faces in releases:")
     assert {line.strip() for line in of_anna[begin + 1 : begin + 6]} == {
@@ -317,8 +322,9 @@ def test_explain_and_the_review_show_the_verdict_and_a_person_left_without_a_fac
     # The picture is the operator's word: it is shown before a run has read it.
     with writing(world.engine) as connection:
         connection.execute(schema.face_exclusions.delete())
-    assert f"  line 2: not_this_person stashdb:{image}, stashdb:berta" in explain(
-        world.engine, "stashdb", "berta", said
+    assert (
+        f"  line 2: not_this_person stashdb:{image}, stashdb:berta"
+        in explain(world.engine, "stashdb", "berta", said).lines()
     )
 
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.schema import metadata
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError
 from stash_sense_pipeline.identity.linkage.candidates import Candidates, find_candidates
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.overrides import Overrides, load_overrides, without_suppressed
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
 from stash_sense_pipeline.identity.rebuild import IdentityReport, rebuild_identities
 from stash_sense_pipeline.privacy.erasure import erase_alone
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import record_hash
@@ -357,15 +359,23 @@ def test_must_link_joins_and_cannot_link_separates_records(catalog: sa.Engine, t
         ),
     ],
 )
-def test_impossible_overrides_change_nothing(
+def test_an_impossible_override_is_refused_by_itself_with_its_line(
     catalog: sa.Engine, tmp_path: Path, text: str, complaint: str
 ) -> None:
     store(catalog, A, B, C, ALONE)
-    rebuild(catalog)
-    before = (members(catalog), log(catalog), evidence(catalog))
-    with pytest.raises(ConfigurationError, match=complaint):
-        rebuild(catalog, overrides(tmp_path, text))
-    assert before == (members(catalog), log(catalog), evidence(catalog))
+    given = overrides(tmp_path, text)
+    (refused,) = refused_overrides(ShortReads(catalog), given)
+    assert complaint in refused
+    rebuild(catalog, given)
+    # The other lines have their effect: the result is that of a file without the refused line.
+    found = evidence(catalog)
+    line = int(complaint.split(":")[1]) - 1
+    lines = text.splitlines()
+    lines[line] = ""
+    rest = overrides(tmp_path, "\n".join(lines))
+    assert refused_overrides(ShortReads(catalog), rest) == ()
+    rebuild(catalog, rest)
+    assert evidence(catalog) == found
 
 
 @pytest.mark.parametrize(
@@ -403,8 +413,8 @@ def test_overrides_of_suppressed_records_do_not_stop_a_run(catalog: sa.Engine, t
     kept = without_suppressed(given, listed)
     assert [(pair.a, pair.b) for pair in kept.cannot_link] == [(("fansdb", "b"), ("stashdb", "z"))]
     rebuild(catalog, kept)
-    with pytest.raises(ConfigurationError, match="which the catalog does not hold"):
-        rebuild(catalog, without_suppressed(given, NO_SUPPRESSIONS))
+    assert refused_overrides(ShortReads(catalog), kept) == ()
+    assert len(refused_overrides(ShortReads(catalog), without_suppressed(given, NO_SUPPRESSIONS))) == 2
 
 
 def test_overrides_of_removed_records_have_no_effect(catalog: sa.Engine, tmp_path: Path) -> None:

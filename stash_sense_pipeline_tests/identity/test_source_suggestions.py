@@ -23,13 +23,13 @@ from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.catalog.transactions import writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.deployment.shipped_files import shipped_file
-from stash_sense_pipeline.foundation.errors import ConfigurationError
-from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
+from stash_sense_pipeline.foundation.tables.spreadsheet_cells import spreadsheet_cell
 from stash_sense_pipeline.foundation.visible_text import visible, visible_line
 from stash_sense_pipeline.identity.face_matching.trusted_faces import choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.face_verdicts import FaceVerdict
-from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides, resolve_overrides
+from stash_sense_pipeline.identity.linkage.overrides import Override, Overrides
+from stash_sense_pipeline.identity.override_resolution import resolve_overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
 from stash_sense_pipeline.identity.source_suggestions.finding import find_suggestions
 from stash_sense_pipeline.identity.source_suggestions.identity_state import SuggestionRules
@@ -175,8 +175,8 @@ def test_a_cannot_link_pair_is_no_duplicate_and_a_refused_must_link_names_the_co
     other = another_record(world, one, "zz-second", who)
     pair = (Override(other.key, one.key, 2),)
     assert found_in(world, Overrides(cannot_link=pair)).suggestions == ()
-    with pytest.raises(ConfigurationError, match="stash-sense identity suggestions"):
-        resolve_overrides(Overrides(Path("o.yaml"), must_link=pair), population(one, other))
+    (refused,) = resolve_overrides(Overrides(must_link=pair), population(one, other)).refused
+    assert "stash-sense identity suggestions" in refused.text
 
 
 def test_a_shared_page_and_an_equal_name_are_a_duplicate_without_pictures(any_catalog: sa.Engine) -> None:

@@ -22,8 +22,8 @@ from stash_sense_pipeline.orchestration import names
 from stash_sense_pipeline.release.checks.check_result import failures
 from stash_sense_pipeline.release.checks.verify import verify_release
 from stash_sense_pipeline.settings.schema import GithubSettings, Settings
-from stash_sense_pipeline_tests.release.github import REPOSITORY, TOKEN, github
-from stash_sense_pipeline_tests.release.sidecar import Updater
+from stash_sense_pipeline_tests.release.github import REPOSITORY, SMALL_REPOSITORY, TOKEN, github
+from stash_sense_pipeline_tests.release.sidecar import Sidecar, Updater
 from stash_sense_pipeline_tests.release.worlds import BEGIN, PACK, make_catalog
 
 from .conftest import environment_at
@@ -78,6 +78,11 @@ def test_every_check_has_numbers_and_blocks_where_it_matters(
         quality = str(event.metadata["quality"].value)
         assert "Most confusable people" in quality
         assert "Someone" not in quality
+        # The page with names is on disk only; the run history has its place.
+        page = Path(str(event.metadata["report"].value))
+        assert page == next((tmp_path / "releases").glob("*.report")) / "report.html"
+        assert "Someone" in page.read_text()
+        assert "Someone" not in str(event.metadata)
         assert event.metadata["recommended_distance"].value == 0.6
         assert found["recommended_distance"].metadata["strangers"].value == 0
         assert not found["recommended_distance"].blocking
@@ -150,7 +155,8 @@ def test_the_release_reaches_a_sidecar_through_github(
         archive = latest.parent / f"stash-sense-data-v{latest.name}.zip"
         (published,) = hub.releases
         assert (published["tag_name"], published["draft"]) == (f"v{latest.name}", False)
-        assert [asset["name"] for asset in published["assets"]] == [archive.name]
+        card = f"stash-sense-data-card-v{latest.name}.md"
+        assert [asset["name"] for asset in published["assets"]] == [archive.name, card]
         assert hub.content[published["assets"][0]["id"]] == archive.read_bytes()
         (event,) = result.asset_materializations_for_node("github_release")
         assert event.metadata["version"].value == latest.name
@@ -161,6 +167,63 @@ def test_the_release_reaches_a_sidecar_through_github(
         assert updater.update() == latest.name
         assert updater.update() is None
         assert failures(verify_release(sidecar)) == ()
+
+
+def test_both_flavours_reach_their_repositories_with_the_data_card_and_wait_for_the_cadence(
+    settings: Settings, pack: ModelPack, tmp_path: Path
+) -> None:
+    """Through the job publish, with an order of endpoints and a rule for names of sources.yaml."""
+    engine = make_catalog(tmp_path / "catalog.db")
+    people = schema.source_performers
+    with writing(engine) as connection:
+        for record, country in (("st-00001", "NZ"), ("st-00003", "FR")):
+            row = sa.update(people).where(people.c.source_id == record)
+            connection.execute(row.values(name="Ann Sample", country=country))
+    with github(REPOSITORY, SMALL_REPOSITORY) as hub, dg.DagsterInstance.ephemeral() as instance:
+        to = GithubSettings(
+            repository=REPOSITORY, small_repository=SMALL_REPOSITORY, upload=True, api=hub.url
+        )
+        wanted = {"github": to, "flavours": ("full", "small"), "endpoint_priority": ("fansdb", "stashdb")}
+        definitions = build_defs(
+            settings=settings.model_copy(update={"export": settings.export.model_copy(update=wanted)}),
+            environment=environment_at(tmp_path, GITHUB_TOKEN=TOKEN),
+        )
+        keys = [names.index_key("facenet"), names.index_key("arcface"), names.PERFORMERS_DB, names.RELEASE]
+        job = definitions.resolve_job_def(names.PUBLISH_JOB)
+
+        def run() -> dg.ExecuteInProcessResult:
+            return job.execute_in_process(instance=instance, asset_selection=[*keys, names.GITHUB_RELEASE])
+
+        first = run()
+        found = checks(first)
+        assert found["recall_at_1"].metadata["small_facenet_recall_at_1"].value == 1.0
+        assert "small: same_people" in str(found["contract"].metadata["lines"].value)
+        built = first.asset_materializations_for_node("indices")
+        assert all(event.metadata["small_size_bytes"].value for event in built)
+        version = (tmp_path / "releases" / "latest").resolve().name
+        small = hub.others[SMALL_REPOSITORY]
+        for world, kind in ((hub, ""), (small, "small-")):
+            (published,) = world.releases
+            assert [asset["name"] for asset in published["assets"]] == [
+                f"stash-sense-data-{kind}v{version}.zip",
+                f"stash-sense-data-card-v{version}.md",
+            ]
+            home = tmp_path / f"sidecar-{kind}"
+            home.mkdir()
+            assert Updater(home, f"{hub.url}/repos/{world.repository}/releases").update() == version
+            shown = {person["name"] for person in Sidecar(home).performers.values()}
+            assert {"Ann Sample (NZ)", "Ann Sample (FR)"} <= shown
+            assert sum(uid.startswith("fansdb.cc:") for uid in Sidecar(home).performers) == 20
+        with writing(engine) as connection:
+            connection.execute(sa.update(people).values(country="IS"))
+        second = run()
+        newest = (tmp_path / "releases" / "latest").resolve().name
+        assert newest > version
+        (event,) = second.asset_materializations_for_node("github_release")
+        assert (event.metadata["due"].value, event.metadata["small_due"].value) == (False, False)
+        assert "7 days after" in event.metadata["reason"].value
+        assert [len(hub.releases), len(small.releases)] == [1, 1]
+    engine.dispose()
 
 
 def test_adaface_is_in_the_release_when_the_settings_and_the_model_pack_have_it(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import dagster as dg
 import pytest
-from dagster._core.test_utils import create_run_for_test
+from dagster._core.run_coordinator import DefaultRunCoordinator
+from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration import names
@@ -201,6 +203,51 @@ def test_canceling_a_build_cancels_its_runs_that_have_not_started_and_no_others(
         found = queued_runs.statuses(instance, list(runs.values()))
     ended = {name: found[run_id] for name, run_id in runs.items()}
     assert ended == {**states, "own": Status.CANCELED}
+
+
+class NotingCoordinator(DefaultRunCoordinator):
+    """A run coordinator that notes each run to cancel, with the status that it has then."""
+
+    noted: ClassVar[list[tuple[str, Status]]] = []
+
+    def cancel_run(self, run_id: str) -> bool:
+        run = self._instance.get_run_by_id(run_id)
+        assert run is not None
+        self.noted.append((run.tags["name"], run.status))
+        return True
+
+
+def test_a_run_that_is_starting_is_canceled_when_it_has_started() -> None:
+    """Dagster forgets a request at the start of the run, and would record the run as failed."""
+    NotingCoordinator.noted.clear()
+    coordinator = {"module": NotingCoordinator.__module__, "class": "NotingCoordinator"}
+    with instance_for_test(overrides={"run_coordinator": coordinator}) as instance:
+        context: Any = SimpleNamespace(instance=instance, run_id="b", log=logging.getLogger("build"))
+        runs = {
+            status: create_run_for_test(
+                instance, status=status, tags={names.BUILD_TAG: "b", "name": status.value.lower()}
+            )
+            for status in (Status.STARTING, Status.STARTED)
+        }
+        starting = runs[Status.STARTING]
+        start = dg.DagsterEvent("PIPELINE_START", job_name=starting.job_name, message="")
+        timer = threading.Timer(1.0, instance.report_dagster_event, (start, starting.run_id))
+        timer.start()
+        queued_runs.cancel(context, names.BUILD_TAG)
+        timer.join()
+    assert NotingCoordinator.noted == [("started", Status.STARTED), ("starting", Status.STARTED)]
+
+
+def test_each_option_of_a_build_reaches_its_runs(queue: Queue, settings: Settings, tmp_path: Path) -> None:
+    config = BuildConfig(sources=["stashdb"], sync=SyncMode.FULL_SWEEP, fast_index=True, accept_shrink=True)
+    assert run_build(settings, tmp_path, config) == []
+    given = {step: field for task in queue.tasks for step, field in task.ops.items()}
+    assert vars(given["performer_table"])["sync"] is SyncMode.FULL_SWEEP
+    assert vars(given["indices"])["fast"] is True
+    assert vars(given["release"])["accept_shrink"] is True
+    queue.tasks.clear()
+    assert run_build(settings, tmp_path, BuildConfig(sources=["stashdb"], publish=False)) == []
+    assert queue.order == ["refresh_source stashdb", "embed_faces stashdb"]
 
 
 def test_a_run_of_the_command_line_is_recorded_as_a_run_of_the_code_location() -> None:

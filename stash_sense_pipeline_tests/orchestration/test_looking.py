@@ -1,12 +1,16 @@
-"""Commands that look: status, settings show, sources reset, and the JSON of every list."""
+"""Commands that look: status, settings show, sources reset, the JSON of every list, and what no look may change."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner, Result
@@ -17,6 +21,12 @@ from stash_sense_pipeline.catalog.schema import site_visits, source_images, sync
 from stash_sense_pipeline.catalog.transactions import reading, writing
 from stash_sense_pipeline.cli import main
 from stash_sense_pipeline.foundation.errors import KEY_REFUSED
+from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import (
+    FIELDS,
+    FieldHistory,
+    PageCounts,
+)
 
 SOURCES = """
 global:
@@ -49,6 +59,7 @@ def data(tmp_path: Path) -> Path:
     """A data directory with three sources; each was read a moment ago without a failure."""
     directory = tmp_path / "data"
     directory.mkdir()
+    (tmp_path / "sources.yaml").write_text(SOURCES)
     with_states(directory, *({"source": name} for name in ("stashdb", "fansdb", "babepedia")))
     return directory
 
@@ -119,35 +130,150 @@ def test_the_json_of_status_has_the_counts_and_what_to_do(data: Path) -> None:
     assert [(row["source"], row["failed"]) for row in said["to_do"]] == [("stashdb", True)]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("status", "--unread"),
-        ("releases", "list"),
-        ("models", "list"),
-        ("suppress", "list"),
-        ("suppress", "review"),
-        ("settings", "show"),
-    ],
+def test_a_field_that_a_site_lacks_now_is_told_by_the_status_and_its_check(data: Path) -> None:
+    usual, found = PageCounts(40, {"aliases": 38}), PageCounts(40, {"aliases": 0})
+    history = FieldHistory({"profile": usual}).after({"profile": found}, datetime.now(UTC))
+    with_states(data, {"source": "babepedia", "detail": {FIELDS: history.detail()}})
+    result = run(data, "status", "--check")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.output.splitlines() if line.startswith("babepedia:")]
+    assert "no_field_drift" in line
+    assert "aliases of profile pages: on 0 of 40, usually on 38 of 40" in line
+    again = history.after({"profile": usual}, datetime.now(UTC))
+    with_states(data, {"source": "babepedia", "detail": {FIELDS: again.detail()}})
+    assert run(data, "status", "--check").exit_code == 0
+
+
+LISTS = (
+    ("status", "--unread"),
+    ("releases", "list"),
+    ("releases", "revoke"),
+    ("models", "list"),
+    ("suppress", "list"),
+    ("suppress", "review"),
+    ("settings", "show"),
+    ("identity", "suggestions"),
 )
+# They print what they did, or one fact.
+WITHOUT_JSON = {
+    "alerts test",
+    "backup",
+    "build",
+    "demo",
+    "import-legacy",
+    "models check",
+    "export",
+    "models pull",
+    "prepare",
+    "releases fetch",
+    "releases install",
+    "releases prune",
+    "releases upload",
+    "restore",
+    "serve",
+    "sources reset",
+    "suppress review settle",
+    "ui",
+}
+LOOKS = (
+    ("status",),
+    ("status", "--check"),
+    ("status", "--unread"),
+    ("suppress", "list"),
+    ("suppress", "review"),
+    ("identity", "explain", "stashdb:1"),
+    ("identity", "suggestions"),
+    ("releases", "revoke"),
+)
+# Each reads the catalog, and must neither create nor migrate one.
+READS_THE_CATALOG = (
+    *LOOKS,
+    ("export", "performers", "--format", "csv"),
+    ("backup", "backup.zip"),
+    ("sources", "reset", "stashdb", "--yes"),
+)
+READS_FILES = (
+    ("releases", "list"),
+    ("releases", "diff", "latest", "latest"),
+    ("verify", "latest"),
+    ("models", "list"),
+    ("models", "check", "demo-synth-v1"),
+    ("settings", "show"),
+    ("doctor", "--offline"),
+)
+
+
+def commands(
+    group: click.Group = main, words: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command with its words. A group that works without a subcommand counts as one."""
+    for name, command in group.commands.items():
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield (*words, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+
+
+def test_every_command_that_lists_has_json() -> None:
+    without = {
+        " ".join(words)
+        for words, command in commands()
+        if not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == WITHOUT_JSON
+
+
+@pytest.mark.parametrize("words", LISTS, ids=" ".join)
 def test_every_list_can_be_json(data: Path, words: tuple[str, ...]) -> None:
-    result = run(data, *words, "--json")
+    result = run(data, *words, "--json", STASH_SENSE_MODEL_PACK=str(DEMO_PACK))
     assert result.exit_code == 0, result.output
     assert isinstance(json.loads(result.output), list)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("status",),
-        ("status", "--check"),
-        ("suppress", "list"),
-        ("suppress", "review"),
-        ("identity", "explain", "stashdb:1"),
-        ("backup", "backup.zip"),
-        ("sources", "reset", "stashdb", "--yes"),
-    ],
-)
+def test_the_checks_of_a_release_can_be_json(data: Path, tmp_path: Path) -> None:
+    result = run(data, "verify", str(tmp_path / "none"), "--json")
+    assert result.exit_code == 1
+    assert [check["passed"] for check in json.loads(result.output)] == [False]
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """The content of every file under a directory."""
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("words", [*READS_THE_CATALOG, *READS_FILES], ids=" ".join)
+def test_a_look_at_the_catalog_of_an_older_program_leaves_it_as_it_is(
+    data: Path, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(data.parent)
+    with closing(sqlite3.connect(data / "catalog.db")) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+    before = files_of(data.parent)
+    result = run(data, *words)
+    assert files_of(data.parent) == before
+    if words in READS_THE_CATALOG:
+        assert result.exit_code == 2
+        assert result.output.splitlines() == [
+            f"stash-sense: the catalog in {data} has the schema of an older program; stash-sense prepare migrates it"
+        ]
+
+
+@pytest.mark.parametrize("words", LOOKS, ids=" ".join)
+def test_a_look_at_a_catalog_changes_no_file(data: Path, words: tuple[str, ...]) -> None:
+    before = files_of(data)
+    result = run(data, *words, STASH_SENSE_MODEL_PACK=str(DEMO_PACK))
+    assert "older program" not in result.output
+    after = files_of(data)
+    # The key of the suppression list is made where the list is first asked.
+    after.pop("suppression.key", None)
+    assert after == before
+
+
+@pytest.mark.parametrize("words", READS_THE_CATALOG, ids=" ".join)
 def test_a_command_that_reads_creates_no_catalog_and_no_directory(
     tmp_path: Path, words: tuple[str, ...]
 ) -> None:
@@ -159,9 +285,17 @@ def test_a_command_that_reads_creates_no_catalog_and_no_directory(
     assert [path.name for path in tmp_path.iterdir()] == ["sources.yaml"]
 
 
+def test_a_catalog_in_another_place_is_named_with_its_variable(data: Path, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    result = run(data, "status", STASH_SENSE_CATALOG_URL=url)
+    assert result.exit_code == 2
+    assert f"no catalog in {url}; run stash-sense build, or set STASH_SENSE_CATALOG_URL" in result.output
+    assert not (tmp_path / "none.db").exists()
+
+
 def test_lists_without_a_data_directory_create_none(tmp_path: Path) -> None:
-    for words in (("releases", "list"), ("models", "list"), ("settings", "show")):
-        assert run(tmp_path / "none", *words).exit_code == 0
+    for words in READS_FILES:
+        assert run(tmp_path / "none", *words).exit_code in (0, 1, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["sources.yaml"]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -16,13 +20,18 @@ import yaml
 from stash_sense_pipeline.catalog import schema
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.cli.building import build
-from stash_sense_pipeline.orchestration import run_config
+from stash_sense_pipeline.definitions import build_defs
+from stash_sense_pipeline.deployment.dagster_instance import open_instance
+from stash_sense_pipeline.orchestration import names, run_config
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
 from stash_sense_pipeline.sandbox.demo_population import make_demo_world
 from stash_sense_pipeline.sandbox.servers import SandboxServers, sources_settings
+from stash_sense_pipeline.settings.environment import read_environment
 from stash_sense_pipeline.settings.run_options import RUN_OPTIONS, command_options
 from stash_sense_pipeline.settings.run_overrides import RunOverrides
+from stash_sense_pipeline.settings.sources_file import load_settings
 
+SITE = "elitebabes"
 PROGRAM = Path(sys.executable).with_name("stash-sense")
 STEPS: dict[str, type] = {
     "performer_table": run_config.IngestConfig,
@@ -56,15 +65,15 @@ def test_the_run_configuration_has_exactly_the_declared_fields_with_their_texts(
 
 
 class Operator:
-    """Runs builds in a directory of its own on a small world."""
+    """Runs builds in a directory of its own on a small world, of which pmvstash alone is enabled."""
 
     def __init__(self, home: Path, servers: SandboxServers) -> None:
         self.home = home
-        self.sources: dict[str, Any] = sources_settings(servers)
+        self.sources: dict[str, Any] = sources_settings(servers, sites=(SITE,))
         boxes = self.sources["stash_boxes"]
         self.sources["stash_boxes"] = {name: boxes[name] for name in ("pmvstash", "javstash")}
-        self.sources["reference_sites"] = {}
         boxes["javstash"]["enabled"] = False
+        self.sources["reference_sites"][SITE]["enabled"] = False
         self.variables = {
             **{name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")},
             "DATA_DIR": str(home / "data"),
@@ -73,8 +82,12 @@ class Operator:
             **servers.environment(),
         }
 
-    def builds(self, *options: str, code: int = 0) -> str:
+    def write_sources(self) -> None:
         (self.home / "sources.yaml").write_text(yaml.safe_dump(self.sources))
+
+    def builds(self, *options: str, code: int = 0) -> str:
+        """Runs a build that must exit with `code`. What it said, and for a failure also its errors."""
+        self.write_sources()
         result = subprocess.run(
             [PROGRAM, "build", *options],
             env=self.variables,
@@ -84,8 +97,8 @@ class Operator:
             check=False,
             timeout=600,
         )
-        assert result.returncode == code, result.stderr
-        return result.stdout
+        assert result.returncode == code, result.stdout + result.stderr
+        return result.stdout + (result.stderr if code else "")
 
     def rows(self, query: sa.Select[Any]) -> list[Any]:
         engine = open_catalog(f"sqlite:///{self.home / 'data' / 'catalog.db'}")
@@ -111,7 +124,34 @@ class Operator:
         return int(self.rows(sa.select(sa.func.count()).where(images.processed_at.is_not(None)))[0][0])
 
     def state(self) -> Any:
-        return self.rows(sa.select(schema.sync_state))[0]
+        return self.rows(sa.select(schema.sync_state).where(schema.sync_state.c.source == "pmvstash"))[0]
+
+    def searched(self) -> bool:
+        """Whether the reference site was searched by name."""
+        return "name" in {row[0] for row in self.rows(sa.select(schema.site_visits.c.mode))}
+
+    def trusted(self) -> tuple[int, int]:
+        """The largest number of trusted faces of one performer, and of all."""
+        faces = schema.trusted_faces.c
+        counts = [
+            row[0] for row in self.rows(sa.select(sa.func.count(faces.face_id)).group_by(faces.performer_id))
+        ]
+        return max(counts), sum(counts)
+
+    def embedded(self) -> int:
+        """The number of faces with an embedding."""
+        return len(self.rows(sa.select(schema.embeddings.c.face_id).distinct()))
+
+    def indices(self) -> list[dict[str, Any]]:
+        """What the manifest of the latest release says about each index."""
+        manifest = json.loads((self.home / "data" / "releases" / "latest" / "manifest.json").read_text())
+        return list(manifest["indices"].values())
+
+    def refresh_times(self) -> list[tuple[float, float]]:
+        """Start and end of each run of refresh_source, the first one first."""
+        with open_instance(self.home / "data" / "dagster") as instance:
+            records = instance.get_run_records(dg.RunsFilter(job_name=names.REFRESH_SOURCE_JOB))
+        return sorted((record.start_time or 0, record.end_time or 0) for record in records)
 
 
 def sources(operator: Operator) -> None:
@@ -175,17 +215,235 @@ def faces(operator: Operator) -> None:
     assert not (operator.home / "data" / "releases" / "latest").exists()
 
 
+def reference_mode(operator: Operator) -> None:
+    operator.sources["reference_sites"][SITE]["enabled"] = True
+    assert operator.sources["reference_sites"][SITE]["reference_mode"] == "name"
+    operator.builds("--no-faces", "--reference-mode", "url")
+    assert not operator.searched()
+    operator.sources["reference_sites"][SITE]["reference_mode"] = "url"
+    operator.builds("--no-faces", "--reference-mode", "name")
+    assert operator.searched()
+
+
+def jobs(operator: Operator) -> None:
+    operator.sources["stash_boxes"]["javstash"]["enabled"] = True
+    operator.builds("--no-faces")
+    operator.builds("--no-faces", "--full-sweep", "--jobs", "1")
+    (_, first_ends), (second_starts, _), (_, third_ends), (fourth_starts, _) = operator.refresh_times()
+    assert second_starts < first_ends, "side by side"
+    assert fourth_starts > third_ends, "one after the other"
+
+
+def fast_index(operator: Operator) -> None:
+    operator.builds("--max-faces-total", "2", "--fast-index")
+    assert {index["threads"] for index in operator.indices()} == {os.cpu_count()}
+    operator.builds()
+    assert {index["threads"] for index in operator.indices()} == {1}
+
+
+def accept_shrink(operator: Operator) -> None:
+    operator.builds()
+    latest = operator.home / "data" / "releases" / "latest"
+    before = latest.resolve()
+    said = operator.builds("--max-faces-total", "1", code=1)
+    assert "accept the loss with build --accept-shrink" in said
+    assert latest.resolve() == before
+    operator.builds("--max-faces-total", "1", "--accept-shrink")
+    assert latest.resolve() != before
+
+
 PROOFS: dict[str, Callable[[Operator], None]] = {
     "sources": sources,
     "disabled_sources": disabled_sources,
     "source_max_faces": source_max_faces,
     "max_faces_total": max_faces_total,
-    "completeness_threshold": completeness_threshold,
+    "reference_mode": reference_mode,
     "sync": sync,
+    "completeness_threshold": completeness_threshold,
     "max_performers": trial,
     "max_images": trial,
+    "jobs": jobs,
     "faces": faces,
+    "fast_index": fast_index,
+    "accept_shrink": accept_shrink,
 }
+
+
+class Launchpad(Operator):
+    """Runs jobs with the run configuration that the Launchpad of the Dagster UI would send."""
+
+    def __init__(self, home: Path, servers: SandboxServers, instance: dg.DagsterInstance) -> None:
+        super().__init__(home, servers)
+        self._instance = instance
+
+    def runs(
+        self,
+        job: str,
+        config: Mapping[str, Mapping[str, Any]],
+        source: str | None = None,
+        only: tuple[dg.AssetKey, ...] = (),
+    ) -> dg.ExecuteInProcessResult:
+        """Runs a job with the `config` of its steps, of one source or of none, of the assets `only` or of all."""
+        self.write_sources()
+        environment = read_environment(self.variables, self.home)
+        definitions = build_defs(settings=load_settings(environment.sources_file), environment=environment)
+        return definitions.resolve_job_def(job).execute_in_process(
+            run_config={"ops": {step: {"config": dict(fields)} for step, fields in config.items()}},
+            instance=self._instance,
+            partition_key=source,
+            asset_selection=list(only) or None,
+            raise_on_error=False,
+        )
+
+    def refreshes(self, source: str = "pmvstash", **config: Mapping[str, Any]) -> None:
+        assert self.runs(names.REFRESH_SOURCE_JOB, config, source).success
+
+    def embeds(self, **fields: Any) -> dg.ExecuteInProcessResult:
+        return self.runs(names.EMBED_FACES_JOB, {"face_embeddings": fields}, "pmvstash")
+
+    def publishes(self, **config: Mapping[str, Any]) -> dg.ExecuteInProcessResult:
+        return self.runs(names.PUBLISH_JOB, config)
+
+    def trusts(self, **fields: Any) -> tuple[int, int]:
+        """Chooses the trusted faces, and counts them."""
+        only = (names.IDENTITY_GRAPH, names.TRUSTED_FACES)
+        assert self.runs(names.PUBLISH_JOB, {"trusted_faces": fields}, None, only).success
+        return self.trusted()
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    """The text of the failed step of a run."""
+    (event,) = (event for event in result.all_events if event.is_step_failure)
+    failed = event.step_failure_data
+    assert failed.user_failure_data is not None
+    return str(failed.user_failure_data.description)
+
+
+def sync_of_a_run(launchpad: Launchpad) -> None:
+    only = (names.PERFORMER_TABLE,)
+    swept = []
+    for mode in ("AUTO", "UPDATES_ONLY", "FULL_SWEEP"):
+        config = {"performer_table": {"sync": mode}}
+        assert launchpad.runs(names.REFRESH_SOURCE_JOB, config, "pmvstash", only).success
+        swept.append(launchpad.state().last_sweep_at)
+    assert swept[0] == swept[1] < swept[2]
+
+
+def reference_mode_of_a_run(launchpad: Launchpad) -> None:
+    launchpad.sources["reference_sites"][SITE]["enabled"] = True
+    only = (names.PERFORMER_TABLE,)
+    assert launchpad.runs(names.REFRESH_SOURCE_JOB, {}, "pmvstash", only).success
+    for mode, searched in (("URL", False), ("NAME", True)):
+        config = {"performer_table": {"reference_mode": mode}}
+        assert launchpad.runs(names.REFRESH_SOURCE_JOB, config, SITE, only).success
+        assert launchpad.searched() is searched
+
+
+def trial_of_a_run(launchpad: Launchpad) -> None:
+    launchpad.refreshes(performer_table={"max_performers": 3}, aligned_faces={"max_images": 4})
+    assert len(launchpad.rows(sa.select(schema.source_performers))) == 3
+    assert launchpad.tried() == 4
+    launchpad.refreshes()
+    assert len(launchpad.rows(sa.select(schema.source_performers))) > 3
+    assert launchpad.tried() > 4
+
+
+def limits_of_collected_faces(launchpad: Launchpad) -> None:
+    launchpad.refreshes(aligned_faces={"max_faces": 1})
+    assert launchpad.most_faces() == 1
+    launchpad.refreshes(aligned_faces={"completeness_threshold": 1})
+    assert launchpad.most_faces() == 1
+    launchpad.refreshes(aligned_faces={"max_faces_total": 2})
+    assert launchpad.most_faces() == 2
+    launchpad.refreshes()
+    assert launchpad.most_faces() > 2
+
+
+@contextmanager
+def counted_commits() -> Iterator[list[str]]:
+    """The commits of the catalog in the block."""
+    commits: list[str] = []
+
+    def note(connection: sa.Connection) -> None:
+        if str(connection.engine.url.database).endswith("catalog.db"):
+            commits.append("commit")
+
+    sa.event.listen(sa.Engine, "commit", note)
+    try:
+        yield commits
+    finally:
+        sa.event.remove(sa.Engine, "commit", note)
+
+
+def embedding(launchpad: Launchpad) -> None:
+    launchpad.refreshes(aligned_faces={"max_images": 12})
+    if find_library("cuda") is None:
+        assert "CUDA was asked for and is not there" in failure(launchpad.embeds(device="cuda"))
+    with counted_commits() as small:
+        assert launchpad.embeds(device="cpu", batch_size=1).success
+    few = launchpad.embedded()
+    launchpad.refreshes()
+    with counted_commits() as large:
+        assert launchpad.embeds(batch_size=1000).success
+    assert launchpad.embedded() - few >= few >= 6
+    assert len(large) < len(small)
+
+
+def limits_of_trusted_faces(launchpad: Launchpad) -> None:
+    launchpad.refreshes()
+    assert launchpad.embeds().success
+    most, total = launchpad.trusts()
+    assert most > 2
+    assert launchpad.trusts(max_faces_total=2)[0] == 2
+    assert launchpad.trusts(source_max_faces={"pmvstash": 1})[0] == 1
+    assert launchpad.trusts() == (most, total)
+
+
+def publication(launchpad: Launchpad) -> None:
+    launchpad.refreshes()
+    assert launchpad.embeds().success
+    given = {"m": 7, "ef_construction": 60, "fast": True}
+    shape = {"m": 7, "ef_construction": 60}
+    for name in shape:
+        other = {key: value for key, value in shape.items() if key != name}
+        assert not launchpad.publishes(indices=given, release=other).success, name
+    assert launchpad.publishes(indices=given, release=shape).success
+    made = launchpad.indices()
+    assert {(index["m"], index["ef_construction"]) for index in made} == {(7, 60)}
+    assert {index["threads"] for index in made} == {os.cpu_count()}
+    assert launchpad.publishes().success
+    assert all(index["m"] != 7 and index["threads"] == 1 for index in launchpad.indices())
+    few = {"max_faces_total": 1}
+    assert not launchpad.publishes(trusted_faces=few).success
+    assert launchpad.publishes(trusted_faces=few, release={"accept_shrink": True}).success
+
+
+LAUNCHPAD_PROOFS: dict[Callable[[Launchpad], None], tuple[str, ...]] = {
+    sync_of_a_run: ("performer_table.sync",),
+    reference_mode_of_a_run: ("performer_table.reference_mode",),
+    trial_of_a_run: ("performer_table.max_performers", "aligned_faces.max_images"),
+    limits_of_collected_faces: (
+        "aligned_faces.max_faces",
+        "aligned_faces.max_faces_total",
+        "aligned_faces.completeness_threshold",
+    ),
+    embedding: ("face_embeddings.device", "face_embeddings.batch_size"),
+    limits_of_trusted_faces: ("trusted_faces.max_faces_total", "trusted_faces.source_max_faces"),
+    publication: (
+        "indices.m",
+        "indices.ef_construction",
+        "indices.fast",
+        "release.m",
+        "release.ef_construction",
+        "release.accept_shrink",
+    ),
+}
+
+
+def test_every_option_has_a_proof() -> None:
+    assert set(PROOFS) == {option.name for option in command_options()}
+    proven = {place for places in LAUNCHPAD_PROOFS.values() for place in places}
+    assert proven == {place for option in RUN_OPTIONS.values() for place in option.launchpad}
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +454,19 @@ def servers() -> Iterator[SandboxServers]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("proof", list(dict.fromkeys(PROOFS.values())), ids=lambda proof: proof.__name__)
 def test_an_option_of_the_command_line_changes_what_it_says(
     tmp_path: Path, servers: SandboxServers, proof: Callable[[Operator], None]
 ) -> None:
     proof(Operator(tmp_path, servers))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("proof", list(LAUNCHPAD_PROOFS), ids=lambda proof: proof.__name__)
+def test_an_option_of_the_launchpad_changes_what_it_says(
+    tmp_path: Path, servers: SandboxServers, proof: Callable[[Launchpad], None]
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        proof(Launchpad(tmp_path, servers, instance))

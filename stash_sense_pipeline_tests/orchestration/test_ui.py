@@ -221,6 +221,16 @@ def test_the_quality_report_can_be_read(page: Page) -> None:
     picture(page, "quality")
 
 
+def test_the_counts_of_the_review_are_a_table(page: Page) -> None:
+    go(page, "/assets/identity_graph?view=events")
+    shows(page, "to review", "collision")
+    cell = page.get_by_role("cell", name="to review").first
+    cell.scroll_into_view_if_needed()
+    assert cell.evaluate("cell => cell.closest('table').querySelectorAll('tr').length") > 5
+    page.get_by_text("review/identity.md").first.wait_for()
+    picture(page, "review_cases")
+
+
 def test_schedules_and_sensors_have_descriptions(page: Page, definitions: dg.Definitions) -> None:
     go(page, "/automation")
     kinds = {"schedules": definitions.schedules or [], "sensors": definitions.sensors or []}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, date, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -85,6 +86,9 @@ class Population:
             "reports/a.jsonl": lambda text: json.dumps({"id": text}),
             "logs/lower.log": lambda text: f"kept name-of-{text}".casefold(),
             "releases/2026.11.19.report/report.md": lambda text: f"- Name-of-{text} (7)",
+            "releases/2026.11.19.report/report.html": lambda text: (
+                f"<tr><td>{escape(f'Name-of-{text}')}</td><td>7</td></tr>"
+            ),
         }.items():
             path = data_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)

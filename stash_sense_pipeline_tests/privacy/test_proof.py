@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -42,7 +43,9 @@ from stash_sense_pipeline.privacy.suppression.suppression_list import (
 )
 from stash_sense_pipeline.release import promotion, publish, suppression_gate
 from stash_sense_pipeline.release.checks.quality_gate import Proof, prove_release
+from stash_sense_pipeline.release.contract import Flavour
 from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.spec import ReleaseSpec, small_limits
 from stash_sense_pipeline_tests.release.worlds import BEGIN, DIGESTS, SPEC, make_catalog
 
 FIRST, SECOND = date(2026, 2, 18), date(2026, 2, 19)
@@ -55,8 +58,8 @@ STRINGS = ["st-00001", "Alias 1 of stashdb", "person.1/", "Person & 1 (", "Perso
 class Operator:
     """An operator with a catalog of forty people and one release of it."""
 
-    def __init__(self, data: Path) -> None:
-        self.data = data
+    def __init__(self, data: Path, spec: ReleaseSpec = SPEC) -> None:
+        self.data, self.spec = data, spec
         self.engine = make_catalog(data / "catalog.db", performers=40, faces_each=3)
         with writing(self.engine) as connection:
             for source in ("stashdb", "fansdb", "pmvstash"):
@@ -66,7 +69,7 @@ class Operator:
 
     def publish(self, day: date) -> Path:
         key = load_or_create_key(self.data / "suppression.key")
-        spec = replace(SPEC, suppressions=load_suppressions(self.engine, key))
+        spec = replace(self.spec, suppressions=load_suppressions(self.engine, key))
         return publish_release(self.engine, self.data, "next", spec, day).path
 
     def runs(self, *arguments: str, data: Path | None = None, sources: Path | None = None) -> Result:
@@ -92,6 +95,8 @@ class Operator:
         with reading(self.engine) as connection:
             raw = [np.frombuffer(blob, "<f4") for blob in connection.scalars(query)]
         found = [vector.tobytes()[:256] for vector in raw]
+        if Flavour.SMALL in self.spec.flavours:
+            found += [in_one_byte_a_number(vector) for vector in raw]
         for model in DIGESTS:
             with (self.data / "releases/latest" / f"face_{model}.voy").open("rb") as stream:
                 index = voyager.Index.load(stream)
@@ -102,6 +107,22 @@ class Operator:
                 if stored[best] @ unit > 0.9999:
                     found.append(stored[best].astype("<f4").tobytes()[:256])
         return found
+
+
+def in_one_byte_a_number(vector: np.ndarray) -> bytes:
+    """The first half of a vector as an index of the flavour small stores it.
+
+    The files of an index of this vector and of one of its opposite differ in the numbers alone, in each of them.
+    """
+    files = []
+    for each in (vector, -vector):
+        index = voyager.Index(
+            voyager.Space.Cosine, num_dimensions=len(each), storage_data_type=voyager.StorageDataType.E4M3
+        )
+        index.add_item(each)
+        files.append(index.as_bytes())
+    begin = next(place for place, pair in enumerate(zip(*files, strict=True)) if pair[0] != pair[1])
+    return files[0][begin : begin + 256]
 
 
 @pytest.fixture
@@ -126,6 +147,46 @@ def where_found(directory: Path, needles: list[bytes]) -> set[str]:
     return {name for name, data in contents(directory) if any(needle in data for needle in needles)}
 
 
+@pytest.mark.slow
+def test_no_byte_of_an_erased_person_is_in_any_file_of_any_flavour(tmp_path: Path) -> None:
+    both = Operator(tmp_path / "data", replace(SPEC, small=small_limits(SPEC.limits)))
+    needles = [*(text.encode() for text in STRINGS), *both.vectors_of_person()]
+    assert len(needles) == len(STRINGS) + 18
+    before = where_found(both.data, needles[-12:])
+    for name in ("2026.02.18.small/face_arcface.voy", "2026.02.18.small/face_facenet.voy"):
+        assert f"releases/{name}" in before
+    assert "stash-sense-data-small-v2026.02.18.zip/face_facenet.voy" in before
+    assert both.runs("suppress", "add", PERSON, "--reason", "asked by mail").exit_code == 0
+    assert both.runs("suppress", "apply").exit_code == 0
+    assert both.publish(SECOND).with_name("2026.02.19.small").is_dir()
+    revoked = both.runs("releases", "revoke", "--delete")
+    assert revoked.exit_code == 0, revoked.output
+    assert where_found(both.data, needles) == set()
+    assert not list((both.data / "releases").glob("*2026.02.18*"))
+    both.engine.dispose()
+
+
+@pytest.mark.parametrize("left", ["directory", "zip"])
+def test_a_flavour_alone_that_holds_a_suppressed_person_is_revoked(tmp_path: Path, left: str) -> None:
+    """Of the first release only one part of the flavour small is left, which no other command shows."""
+    both = Operator(tmp_path / "data", replace(SPEC, small=small_limits(SPEC.limits)))
+    assert both.runs("suppress", "add", PERSON, "--reason", "asked by mail").exit_code == 0
+    assert both.runs("suppress", "apply").exit_code == 0
+    both.publish(SECOND)
+    releases = both.data / "releases"
+    kept = releases / (
+        "2026.02.18.small" if left == "directory" else "stash-sense-data-small-v2026.02.18.zip"
+    )
+    for path in releases.glob("*2026.02.18*"):
+        if path != kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    listed = both.runs("releases", "revoke")
+    assert "2026.02.18" in listed.output
+    assert both.runs("releases", "revoke", "--delete").exit_code == 0
+    assert not kept.exists()
+    both.engine.dispose()
+
+
 def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     needles = [*(text.encode() for text in STRINGS), *operator.vectors_of_person()]
     assert len(needles) == len(STRINGS) + 12
@@ -145,9 +206,11 @@ def test_no_byte_of_an_erased_person_is_in_any_file(operator: Operator) -> None:
     applied = operator.runs("suppress", "apply")
     assert applied.exit_code == 0, applied.output
     assert "erased: 2 records, 1 identities, 3 images, 3 faces" in applied.output
-    assert "4 lines of reports and logs, 1 staged releases" in applied.output
-    report = operator.publish(SECOND).with_name("2026.02.19.report") / "report.md"
-    assert "### 1 performers removed\n\n- (erased) (39)\n" in report.read_text()
+    assert "6 lines of reports and logs, 1 staged releases" in applied.output
+    reports = operator.publish(SECOND).with_name("2026.02.19.report")
+    told = (reports / "report.md").read_text()
+    assert "### 1 performers removed\n\n| performer | id |\n|---|---|\n| (erased) | 39 |\n" in told
+    assert '<tr><td>(erased)</td><td data-value="39">39</td></tr>' in (reports / "report.html").read_text()
     revoked = operator.runs("releases", "revoke", "--delete")
     assert revoked.exit_code == 0, revoked.output
     assert "2026.02.18" in revoked.output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import threading
 import time
@@ -13,29 +14,37 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 REPOSITORY = "example/data"
+SMALL_REPOSITORY = "example/data-small"
 TOKEN = "t0ken"
 
 
 class GithubWorld:
     """Releases with their assets, the received requests, and the faults: (method, path part) → answers."""
 
-    def __init__(self) -> None:
+    def __init__(self, repository: str, ids: Iterator[int]) -> None:
+        self.repository = repository
+        # Other repositories on the same server, by name.
+        self.others: dict[str, GithubWorld] = {}
+        self._ids = ids
         self.url = ""
         self.releases: list[dict[str, Any]] = []
         self.content: dict[int, bytes] = {}
         self.requests: list[str] = []
         self.faults: list[tuple[str, str, int, dict[str, str]]] = []
         self.cut_uploads = 0
+        self.cut_downloads = 0
+        # Asset and token of each download. `storage`: the server that has the files, when it is another one.
+        self.downloads: list[tuple[int, str | None]] = []
+        self.storage = ""
+        self.private = False
         self.latest: int | None = None
-        self._ids = 0
 
     def fail(self, method: str, part: str, status: int, times: int = 1, **headers: str) -> None:
         """Answers the next `times` matching requests with this status."""
         self.faults += [(method, part, status, headers)] * times
 
     def next_id(self) -> int:
-        self._ids += 1
-        return self._ids
+        return next(self._ids)
 
     def asset(self, name: str, data: bytes, state: str = "uploaded") -> dict[str, Any]:
         number = self.next_id()
@@ -46,6 +55,7 @@ class GithubWorld:
             "size": len(data),
             "state": state,
             "digest": f"sha256:{hashlib.sha256(data).hexdigest()}" if state == "uploaded" else None,
+            "url": f"{self.url}/repos/{self.repository}/releases/assets/{number}",
             "browser_download_url": f"{self.url}/download/{number}",
         }
 
@@ -59,7 +69,7 @@ class GithubWorld:
             "name": tag,
             "body": "",
             "draft": draft,
-            "html_url": f"{self.url}/{REPOSITORY}/releases/{tag}",
+            "html_url": f"{self.url}/{self.repository}/releases/{tag}",
             "upload_url": f"{self.url}/upload/{number}/assets{{?name,label}}",
             "assets": assets or [],
         }
@@ -70,11 +80,14 @@ class GithubWorld:
 
 
 @contextmanager
-def github() -> Iterator[GithubWorld]:
-    """Serves the stand-in until the end of the block."""
-    world = GithubWorld()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"world": world}))
-    world.url = f"http://127.0.0.1:{server.server_address[1]}"
+def github(repository: str = REPOSITORY, *others: str) -> Iterator[GithubWorld]:
+    """Serves the stand-in, with these repositories, until the end of the block. The world is that of the first one."""
+    ids = itertools.count(1)
+    world = GithubWorld(repository, ids)
+    world.others = {name: GithubWorld(name, ids) for name in others}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"first": world}))
+    for each in (world, *world.others.values()):
+        each.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:
@@ -87,6 +100,7 @@ def github() -> Iterator[GithubWorld]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    first: GithubWorld
     world: GithubWorld
 
     def log_message(self, *_: object) -> None:
@@ -106,6 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self, method: str) -> None:
         path = urlsplit(self.path).path
+        self.world = self._world_of(path)
         self.world.requests.append(f"{method} {path}")
         fault = next((f for f in self.world.faults if f[0] == method and f[1] in path), None)
         if fault is not None:
@@ -113,17 +128,45 @@ class _Handler(BaseHTTPRequestHandler):
             self._discard()
             self._answer(fault[2], {"message": "ordered"}, fault[3])
         elif path.startswith("/download/"):
-            self._send(200, self.world.content[int(path.rsplit("/", 1)[1])], {})
-        elif path.endswith("/releases/latest"):
+            self._download(self.world.content[int(path.rsplit("/", 1)[1])])
+        elif path.endswith("/releases/latest") and self._may_read():
             found = next((r for r in self.world.releases if r["id"] == self.world.latest), None)
             self._answer(200 if found else 404, found or {"message": "Not Found"}, {})
+        elif method == "GET" and "/releases/assets/" in path and self._may_read():
+            number = path.rsplit("/", 1)[1]
+            self.world.downloads.append((int(number), self.headers.get("Authorization")))
+            self._send(302, b"", {"Location": f"{self.world.storage or self.world.url}/download/{number}"})
         elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
             self._discard()
             self._answer(401, {"message": "Bad credentials"}, {})
         elif path.startswith("/upload/"):
             self._upload(int(path.split("/")[2]))
         else:
-            self._releases(method, path.removeprefix(f"/repos/{REPOSITORY}/releases"))
+            self._releases(method, path.removeprefix(f"/repos/{self.world.repository}/releases"))
+
+    def _world_of(self, path: str) -> GithubWorld:
+        """The repository that a path names, or that has the release of an upload or the file of a download."""
+        kind, number = path.split("/")[1:3]
+        for world in self.first.others.values():
+            held = (*world.content, *(release["id"] for release in world.releases))
+            numbered = kind in ("upload", "download") and number.isdigit() and int(number) in held
+            if numbered or path.startswith(f"/repos/{world.repository}/"):
+                return world
+        return self.first
+
+    def _may_read(self) -> bool:
+        return not self.world.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"
+
+    def _download(self, data: bytes) -> None:
+        if not self.world.cut_downloads:
+            self._send(200, data, {})
+            return
+        self.world.cut_downloads -= 1
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 3])
+        self.close_connection = True
 
     def _releases(self, method: str, rest: str) -> None:
         world = self.world

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.tables.markdown_writer import markdown_lines
 from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors, normalised
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import (
@@ -17,7 +18,7 @@ from stash_sense_pipeline.release.checks.accuracy.released_people import (
     read_released_people,
 )
 from stash_sense_pipeline.release.promotion import ReleaseReport
-from stash_sense_pipeline.release.reports.accuracy_tables import group_lines
+from stash_sense_pipeline.release.reports.accuracy_tables import group_table
 
 MODELS = ("facenet", "arcface")
 FACES = 4
@@ -131,7 +132,7 @@ def test_a_group_of_fewer_than_20_people_says_that_it_is_small() -> None:
     assert (groups["ethnicity: ASIAN"].people, groups["ethnicity: ASIAN"].strangers) == (5, None)
     assert (groups["gender: FEMALE"].people, groups["gender: FEMALE"].small) == (60, False)
     assert groups["country: unknown"].people == 60
-    rows = list(group_lines(tuple(groups.values())))
+    rows = markdown_lines(group_table(tuple(groups.values())))
     assert "| ethnicity: ASIAN | 5 | small (fewer than 20), no rate | - | - | - | - |" in rows
     (large,) = (row for row in rows if row.startswith("| gender: FEMALE | 60 |"))
     assert large == "| gender: FEMALE | 60 | 0.0 % (0.0-6.0) | 0.0 % (0.0-6.0) | 0.0 % (0.0-6.0) | 0 | 0 |"

@@ -19,7 +19,8 @@ from stash_sense_pipeline.release.build.archive import check_zip
 from stash_sense_pipeline.release.contract import zip_name
 from stash_sense_pipeline.release.distribution.history import list_releases, prune_releases
 from stash_sense_pipeline.release.publish import publish_release
-from stash_sense_pipeline.release.reports.release_diff import describe_diff, diff_releases
+from stash_sense_pipeline.release.reports.release_diff import diff_releases
+from stash_sense_pipeline.release.reports.release_diff_tables import describe_diff
 from stash_sense_pipeline.release.spec import Limits
 
 from .conftest import DAY
@@ -82,7 +83,7 @@ def test_the_diff_names_removed_changed_merged_and_split_performers(changed: tup
     assert (diff.faces_added, diff.faces_removed, diff.faces_moved) == (0, 4, 5)
     text = describe_diff(diff)
     assert "1 performers removed" in text
-    assert "- Renamed (39): canonical_name, gender" in text
+    assert "| Renamed | 39 | canonical_name, gender |" in text
 
 
 def test_the_diff_of_swapped_releases_swaps_added_and_removed_merged_and_split(
@@ -103,10 +104,13 @@ def test_the_diff_command_lists_all_performers_and_the_report_20_a_section(
     with writing(engine) as connection:
         connection.execute(sa.update(schema.source_performers).values(gender="MALE"))
     report = publish_release(engine, data, "again", SPEC, DAY + timedelta(days=1))
-    assert "- and 20 more" in (data / "releases" / f"{report.version}.report" / "report.md").read_text()
+    assert "And 20 more." in (data / "releases" / f"{report.version}.report" / "report.md").read_text()
     monkeypatch.setenv("DATA_DIR", str(data))
     said = CliRunner().invoke(main, ["releases", "diff", "2026.02.18", report.version])
-    assert said.output.count(": gender") == 40
+    assert said.output.count("| gender |") == 40
+    given = CliRunner().invoke(main, ["releases", "diff", "2026.02.18", report.version, "--json"])
+    changes = json.loads(given.output)["changed"]
+    assert [change["detail"] for change in changes] == [["gender"]] * 40
 
 
 def test_a_merge_by_a_stash_box_is_a_merge_and_in_swapped_order_a_split(data: Path) -> None:

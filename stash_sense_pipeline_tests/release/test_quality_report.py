@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from stash_sense_pipeline.catalog.engine import open_catalog
 from stash_sense_pipeline.foundation.files import sha256_file
 from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors, normalised
-from stash_sense_pipeline.release.checks.accuracy.confusable_people import BINS, similarity_distribution
-from stash_sense_pipeline.release.checks.accuracy.left_out import leave_out
+from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
+    BINS,
+    find_confusable,
+    similarity_distribution,
+)
+from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours
 from stash_sense_pipeline.release.promotion import ReleaseReport
 from stash_sense_pipeline.release.publish import publish_release
 from stash_sense_pipeline.release.reports.quality_report import (
@@ -51,9 +55,15 @@ def test_confusable_pairs_and_hubs_are_those_of_comparing_all_pairs(
     seed: int, faces_of: list[int], block: int
 ) -> None:
     order, unit = population(seed, faces_of)
+    everything = np.arange(len(order))
+    proposed = {
+        model: exact_neighbours(table, table, 100)[0].astype(np.int32) for model, table in unit.items()
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stash_sense_pipeline.release.checks.accuracy.left_out._QUERIES_A_BLOCK", block)
-        found = leave_out(ReleaseVectors(order, unit), pairs=7, hubs=4).confusable
+        patch.setattr(
+            "stash_sense_pipeline.release.checks.accuracy.confusable_people._PHOTOGRAPHS_A_BLOCK", block
+        )
+        found = find_confusable(ReleaseVectors(order, unit), everything, proposed, pairs=7, hubs=4)
     # An index returns all of so few faces.
     assert len(order) < 100
     distances = 1 - sum(0.5 * table @ table.T for table in unit.values())
@@ -94,8 +104,10 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     directory = data / "releases" / f"{report.version}.report"
     assert {path.name for path in directory.iterdir()} == {
         "report.md",
+        "report.html",
         "quality.md",
         "checks.json",
+        "confusable.json",
         "faces.png",
         "similarity.png",
     }
@@ -119,7 +131,7 @@ def test_a_release_has_a_report_beside_it(world: World, tmp_path: Path) -> None:
     assert read_checks(directory) == report.checks
     again = publish_release(make_catalog(tmp_path / "catalog.db"), tmp_path, "other", SPEC, DAY)
     for path in directory.iterdir():
-        if path.name not in ("checks.json", "report.md"):
+        if path.name not in ("checks.json", "report.md", "report.html"):
             assert sha256_file(tmp_path / "releases" / f"{again.version}.report" / path.name) == sha256_file(
                 path
             )
@@ -138,7 +150,7 @@ def test_the_report_for_the_run_history_has_no_names(world: World) -> None:
     assert "Person" not in text
     assert "http" not in text
     named = (data / "releases" / f"{report.version}.report" / "report.md").read_text()
-    pair = report.figures.accuracy.left_out.confusable.pairs[0]
+    pair = report.figures.confusable.pairs[0]
     assert f"({pair.first}) |" in named
     assert f"| {pair.first} | {pair.second} |" in text
 

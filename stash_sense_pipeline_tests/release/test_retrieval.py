@@ -72,7 +72,7 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
             "facenet", ask_index(load_index(tmp_path / "a.voy"), vectors, sample=200), vectors
         )
     assert reports[4].at_k < 0.7 < reports[32].at_k
-    checks = recall_checks(reports[4], 0.99, 0.99)
+    checks = recall_checks(reports[4], 0.99, 0.99, far_blocks=True)
     assert [check.name.removeprefix("facenet_") for check in checks] == [
         "recall_at_1",
         "recall_in_reach",
@@ -80,7 +80,7 @@ def test_recall_of_a_graph_with_few_links_is_measured_low(tmp_path: Path) -> Non
     ]
     assert (checks[0].passed, checks[2].passed) == (False, False)
     assert [check.severity.value for check in checks] == ["error", "error", "error"]
-    assert recall_checks(reports[4], 0.99, 0.99, far_blocks=False)[2].severity.value == "warning"
+    assert recall_checks(reports[4], 0.99, 0.99)[2].severity.value == "warning"
     assert checks[2].numbers == {"facenet_recall_at_100": reports[4].at_k}
     assert all(check.passed for check in recall_checks(reports[4], 0.01, 0.01))
     assert (reports[32].queries, reports[32].k) == (200, 100)

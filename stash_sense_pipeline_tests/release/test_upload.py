@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date
@@ -32,6 +33,17 @@ from .worlds import SPEC
 
 World = tuple[Path, ReleaseReport]
 ASSET = "stash-sense-data-v2026.02.18.zip"
+
+
+@pytest.fixture
+def world(world: World, tmp_path: Path) -> World:
+    """A copy of the release and its files: an upload is noted beside them."""
+    original, report = world
+    data = tmp_path / "world"
+    shutil.copytree(original, data, symlinks=True)
+    releases = data / "releases"
+    archive = releases / report.archive.name
+    return data, replace(report, path=releases / report.version, archive=archive)
 
 
 @pytest.fixture
@@ -199,7 +211,7 @@ def test_notes_give_numbers_of_changes_and_no_names(data: Path) -> None:
     notes = release_notes(data / "releases", report.version)
     assert "40 performers, 160 faces, from" in notes
     assert "Since 2026.02.18:" in notes
-    assert "- 1 performers changed" in notes
+    assert "| performers changed | 1 |" in notes
     assert "recognises no real person" in notes
     assert not re.search("Renamed|Someone|Person ", notes)
 

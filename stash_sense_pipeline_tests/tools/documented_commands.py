@@ -53,6 +53,8 @@ class Terminal:
             "DATA_DIR": str(data),
             "STASH_SENSE_SOURCES": str(data / "sources.yaml"),
             "STASH_SENSE_MODEL_PACK": str(DEMO_PACK),
+            # The user that signs an answer of the review.
+            "LOGNAME": "operator",
             **{f"{name.upper()}_API_KEY": "key" for name in KNOWN_STASH_BOXES},
         }
         return {**kept, **ours, **more}
@@ -76,8 +78,8 @@ class Terminal:
         if name:
             self.keep(name, shown or " ".join(words), result.stdout.replace(str(data), SHOWN_DATA))
 
-    def serve(self, name: str, *words: str, shown: str, port: int) -> None:
-        """Runs a command until it has printed the address of the UI, and ends it with SIGINT."""
+    def serve(self, name: str, *words: str, shown: str, port: int, begins: str = "Dagster UI:") -> None:
+        """Runs a command until it has printed the line of its address, and ends it with SIGINT."""
         command = [PROGRAM, *words, "--port", str(port)]
         with subprocess.Popen(
             command, env=self.variables(self.data), cwd=self.directory,
@@ -89,14 +91,17 @@ class Terminal:
             lines = []
             for line in process.stdout:
                 lines.append(line)
-                if line.startswith("Dagster UI:"):
+                if line.startswith(begins):
                     break
             process.send_signal(signal.SIGINT)
             ended = process.wait()
             too_long.cancel()
         said = "".join(lines)
         assert ended == 0, said
-        self.keep(name, shown, said.replace(str(self.data), SHOWN_DATA).replace(str(port), SHOWN_PORT))
+        said = _SECRET_PATH.sub(
+            "/…/", said.replace(str(self.data), SHOWN_DATA).replace(str(port), SHOWN_PORT)
+        )
+        self.keep(name, shown, said)
 
     def keep(self, name: str, shown: str, said: str) -> None:
         text = f"$ stash-sense {shown}\n{said}".replace(str(self.directory), "")
@@ -124,11 +129,13 @@ def transcripts(demo: Path, demo_said: str, directory: Path) -> dict[str, str]:
 def _looking(terminal: Terminal) -> None:
     terminal.run("prepare", "prepare")
     terminal.run("status", "status")
+    terminal.run("export", "export", "identities", "--format", "csv", "--to", "./identities.csv")
     terminal.run("settings-show", "settings", "show", "global")
     with _listening() as address:
         terminal.run("alerts-test", "alerts", "test", more={"STASH_SENSE_ALERT_URL": address})
     terminal.run("identity-explain", "identity", "explain", PERSON)
     terminal.run("identity-suggestions", "identity", "suggestions")
+    _reviewing(terminal)
     latest = terminal.data / "releases" / "latest"
     terminal.run("verify", "verify", str(latest), shown=f"verify {SHOWN_DATA}/releases/latest")
     new = terminal.directory / "new"
@@ -136,6 +143,20 @@ def _looking(terminal: Terminal) -> None:
     # A release has the files of a predecessor's data directory.
     shutil.copytree(latest.resolve(), terminal.directory / "predecessor")
     terminal.run("import-legacy", "import-legacy", "./predecessor", data=new)
+
+
+def _reviewing(terminal: Terminal) -> None:
+    """The page, and the first open pair by command."""
+    terminal.serve("review", "review", shown="review", port=free_port(), begins="Review:")
+    terminal.run("review-list", "review", "list")
+    listed = terminal.seen["review-list"].splitlines()
+    decision = next(line.split()[0] for line in listed if line.startswith("pair-"))
+    reason = ("--reason", "other birth dates")
+    terminal.run("review-settle", "review", "settle", decision, "different", *reason,
+                 shown=f'review settle {decision} different --reason "other birth dates"')  # fmt: skip
+    terminal.run("review-settled", "review", "settled")
+    # What follows shows the demo as it was.
+    (terminal.data / "identity_overrides.yaml").unlink()
 
 
 def _backup(terminal: Terminal) -> None:
@@ -164,6 +185,7 @@ def _releases(terminal: Terminal) -> None:
         terminal.seen["releases-upload"] = terminal.seen["releases-upload"].replace(
             world.url, "https://github.com"
         )
+        terminal.run("releases-fetch", "releases", "fetch", "--to", "./other-sidecar", more=more)
 
 
 def _leaving(terminal: Terminal) -> None:
@@ -202,6 +224,8 @@ def _building(terminal: Terminal) -> None:
 
 
 # A version has one part more on the day of another one, and the day may end between two commands.
+# The secret path of the review page, and the date and user of an answer.
+_SECRET_PATH = re.compile(r"(?<=:3000)/[A-Za-z0-9_-]{32}/")
 _VARIES = re.compile(r"\d+ (?:s|min|h|days)\b(?: \d+ (?:min|h))?|\d+(?:[.,]\d+)*")
 # A build prints a line a source when it has ended.
 _SOURCE = re.compile(r"\w+: # performers \(")

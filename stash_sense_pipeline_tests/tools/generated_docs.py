@@ -101,6 +101,8 @@ def _value(default: Any) -> str:
         return "*"
     if default in (None, ""):
         return "-"
+    if isinstance(default, tuple):
+        return f"`[{', '.join(default)}]`"
     return f"`{str(default).lower() if isinstance(default, bool) else getattr(default, 'value', default)}`"
 
 

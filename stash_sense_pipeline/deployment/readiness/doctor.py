@@ -31,6 +31,7 @@ from stash_sense_pipeline.deployment.readiness.machine_checks import (
 from stash_sense_pipeline.deployment.readiness.setup_checks import (
     check_catalog,
     check_contact,
+    check_overrides,
     check_pack,
     check_sources_file,
 )
@@ -117,6 +118,7 @@ def examine(environment: Environment, home: Path, gpus: int, scope: Scope) -> Re
         check_disk(free_bytes(environment.data_dir), estimate.disk_bytes if estimate else None),
         check_clock([probe.server_ahead for probe in asked.probes if probe.server_ahead is not None]),
         catalog,
+        check_overrides(environment, has_catalog=state is CatalogState.CURRENT),
     ]
     if scope.history:
         ready = state in (CatalogState.CURRENT, CatalogState.OLDER)

@@ -1,13 +1,17 @@
-"""Checks of what an operator sets up: sources.yaml, contact address, model pack, catalog."""
+"""Checks of what an operator sets up: sources.yaml, contact address, model pack, catalog, overrides."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state
+from stash_sense_pipeline.catalog.bounded_reads import ShortReads
+from stash_sense_pipeline.catalog.engine import CatalogState, catalog_state, unchanging_engine
 from stash_sense_pipeline.deployment.readiness.check import Check, State, check_of_error
 from stash_sense_pipeline.faces.models.model_packs import load_pack
-from stash_sense_pipeline.foundation.errors import CatalogError, ModelPackError
+from stash_sense_pipeline.foundation.errors import CatalogError, ConfigurationError, ModelPackError
+from stash_sense_pipeline.identity.linkage.overrides import load_overrides
+from stash_sense_pipeline.identity.override_resolution import refused_overrides
+from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
 _PREPARE = "`stash-sense prepare` or a build makes it"
@@ -51,6 +55,25 @@ def check_pack(name_or_path: str, models_dir: Path, *, real_sources: bool) -> Ch
             "set STASH_SENSE_MODEL_PACK to another pack",
         )
     return Check("model pack", State.OK, f"{pack.name}, {1 + len(pack.embedders)} networks verified")
+
+
+def check_overrides(environment: Environment, *, has_catalog: bool) -> Check | None:
+    """A problem when the file of overrides cannot be read; a warning for lines without effect; None without either."""
+    try:
+        overrides = load_overrides(environment.overrides_file)
+    except ConfigurationError as error:
+        return check_of_error("overrides", error, "correct the file: it stops every publish")
+    if not overrides or not has_catalog:
+        return None
+    engine = unchanging_engine(environment.catalog_url)
+    try:
+        refused = refused_overrides(ShortReads(engine), overrides)
+    finally:
+        engine.dispose()
+    if not refused:
+        return None
+    lines = f"{len(refused)} line{'' if len(refused) == 1 else 's'} of {environment.overrides_file}"
+    return Check("overrides", State.WARNING, f"{lines} without effect", "see `stash-sense review settled`")
 
 
 def check_catalog(url: str) -> tuple[Check, CatalogState | None]:

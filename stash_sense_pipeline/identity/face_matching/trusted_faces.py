@@ -77,7 +77,7 @@ def choose_trusted_faces(
     `source_caps`: most faces of one performer from a source. `trust`: high, medium or low, by source. Faces of a source
     that either lacks are not used. `models`: embedder name to the digest of its file, all of one pack; a face counts
     only with a vector of each. `overrides`: the faces that its verdicts name are not chosen. Raises ValueError without
-    models, ConfigurationError for a verdict on a record that the catalog does not hold.
+    models.
     """
     if not models:
         raise ValueError("choosing trusted faces needs at least one model")

@@ -32,19 +32,23 @@ _PROOFS = frozenset(row.name for row in SITES if row.identity_grade)
 
 @dataclass(frozen=True)
 class StashBoxes:
-    """The stash-boxes by source name, with their universal-id hosts; everything else is a reference site."""
+    """The stash-boxes by source name, with their universal-id hosts; everything else is a reference site.
+
+    `without_proof`: pages, as `site:page`, that are no keys, because the operator says that they prove nothing.
+    """
 
     sources_of_host: Mapping[str, tuple[str, ...]]
     sources: frozenset[str]
+    without_proof: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, hosts: Mapping[str, str]) -> StashBoxes:
+    def of(cls, hosts: Mapping[str, str], without_proof: Collection[str] = ()) -> StashBoxes:
         """From a mapping of source name to host."""
         found: dict[str, tuple[str, ...]] = {}
         for source, host in sorted(hosts.items()):
             name = host.lower().removeprefix("www.")
             found[name] = (*found.get(name, ()), source)
-        return cls(found, frozenset(hosts))
+        return cls(found, frozenset(hosts), frozenset(without_proof))
 
 
 def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> tuple[str, ...]:
@@ -55,6 +59,8 @@ def blocking_keys(record: Record, merged: Iterable[str], boxes: StashBoxes) -> t
     found = {KeyKind.PAGE + page for page in _own_pages(record, merged, boxes)}
     for url in record.urls:
         found.update(KeyKind.PAGE + page for page in _pages_named(url, boxes))
+    if boxes.without_proof:
+        found -= {KeyKind.PAGE + page for page in boxes.without_proof}
     name = fold_name(record.name or "")
     if " " in name:
         found.add(KeyKind.NAME + name)

@@ -182,7 +182,7 @@ class _PairSearch:
             elif a[0] != b[0]:
                 born = birth_agreement(self.records[a].birth_date, self.records[b].birth_date)
                 born_apart = born is not None and float(getattr(self.weights, born[0])) < 0
-                if (unique and not born_apart) or self.folded.several_in_common(a, b):
+                if (unique and not born_apart) or len(self.folded.in_common(a, b)) > 1:
                     self.shared.setdefault((a, b), [])
 
     def _namesakes(self, known: Sequence[RecordKey]) -> Iterator[Pair]:

@@ -88,13 +88,18 @@ class FoldedNames:
             self._aliases[key] = known
         return known
 
-    def several_in_common(self, a: RecordKey, b: RecordKey) -> list[str]:
-        """The names of more than one word that both have, as main name or alias; empty when fewer than two."""
+    def in_common(self, a: RecordKey, b: RecordKey) -> list[str]:
+        """The names of more than one word that both have, as main name or alias; empty when one has no alias."""
         if not self.aliases(a) or not self.aliases(b):
             return []
         names_a, names_b = ({self.main(key), *self.aliases(key)} for key in (a, b))
-        names = sorted(name for name in names_a & names_b if " " in name)
-        return names if len(names) > 1 else []
+        return sorted(name for name in names_a & names_b if " " in name)
+
+    def others_differ(self, a: RecordKey, b: RecordKey) -> bool:
+        """True when both have other names than a main name of the two, and none of these is in common."""
+        shown = {self.main(a), self.main(b)}
+        others_a, others_b = self.aliases(a) - shown, self.aliases(b) - shown
+        return bool(others_a and others_b) and others_a.isdisjoint(others_b)
 
     def similar(self, a: RecordKey, b: RecordKey) -> bool:
         """True when the main name of one is a name of the other, except for a typing error."""
@@ -134,11 +139,13 @@ def name_agreement(a: RecordKey, b: RecordKey, folded: FoldedNames) -> tuple[str
         return "name_in_aliases", main_a
     if main_b in aliases_a:
         return "name_in_aliases", main_b
+    # A name with a typing error says more than an alias in common.
+    alike = main_a and main_b and (_similar(main_a, main_b) or folded.similar(a, b))
+    slip = alike and (_one_slip(main_a, main_b) or folded.one_slip(a, b))
     common = aliases_a & aliases_b
-    if common:
+    if common and not slip:
         return "alias_in_common", max(common, key=lambda name: (name.count(" "), name))
-    if main_a and main_b and (_similar(main_a, main_b) or folded.similar(a, b)):
-        slip = _one_slip(main_a, main_b) or folded.one_slip(a, b)
+    if alike:
         return "name_similar" if slip else "name_alike", f"{main_a} ~ {main_b}"
     return None
 

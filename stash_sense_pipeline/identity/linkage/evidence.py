@@ -32,7 +32,8 @@ class NameFrequencies:
     `common`: digest of a word to its share of all words at its place in names; other words have the share `rare`.
     `homonyms`: the share of pairs of strangers that have one name for other reasons than chance. `sizes`: live records of
     each source. `agreeing`: share of the pairs of one person with equal main names. `countries`: weight of an equal country
-    by its code in lower case; equal rare countries prove more.
+    by its code in lower case; equal rare countries prove more. `people_of_both`: how many people have a record in both of
+    two sources, by the names of the sources in order, with a space between.
     """
 
     common: Mapping[str, float]
@@ -41,6 +42,7 @@ class NameFrequencies:
     sizes: Mapping[str, int]
     agreeing: float
     countries: Mapping[str, float] = field(default_factory=dict)
+    people_of_both: Mapping[str, int] = field(default_factory=dict)
 
     def probability(self, words: Iterable[str]) -> float:
         """The probability that a stranger has the name with these digests of words."""
@@ -78,6 +80,8 @@ class Weights:
     name_alike: float = 0.2
     # A further shared name of two words or more: stage names are chosen, so two equal ones are not a coincidence.
     further_name: float = 2.0
+    # Both list other names too, and none of these is in common.
+    no_other_name: float = -0.5
     # A single word is a first name, which many people have.
     single_word: float = -0.8
     name_differs: float = -1.5
@@ -116,6 +120,8 @@ class Weights:
     # Below `link`, so that a name or a page must support them; less when a record has a single face.
     face: float = 2.4
     face_single: float = 1.4
+    # Added when a name agrees: one wrong pair in 1000 is the score 3, and with a name it need not stay below `link`.
+    face_and_name: float = 0.6
     # Each other's nearest, but somewhat below the threshold: enough with an equal full name, else listed for review.
     face_borderline: float = 0.8
     # Two or more faces on both sides that match in no model: true of one in 200 pairs of one person.

@@ -10,7 +10,6 @@ from typing import Any
 
 from stash_sense_pipeline.catalog.bounded_reads import ShortReads
 from stash_sense_pipeline.catalog.queries.identity import face_verdicts as store
-from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile
 from stash_sense_pipeline.records.record_key import ImageKey, RecordKey
 
@@ -129,22 +128,23 @@ def read_key(file: YamlFile, path: KeyPath, text: Any, form: str) -> RecordKey |
 def resolve_verdicts(reads: ShortReads, path: Path | None, verdicts: Collection[FaceVerdict]) -> FaceVerdicts:
     """What the verdicts leave out, with merged records replaced by the live records that they were merged into.
 
-    A record that the catalog does not hold raises ConfigurationError with file and line. An image that it does not
-    hold is no error, because sources remove images: the verdict is one of the `problems` until the image comes back.
-    `path` is for messages.
+    A verdict on a record or an image that the catalog does not hold has no effect and is one of the `problems`, each
+    with file and line: sources remove images, and the verdict counts again when the image comes back. `path` is for
+    messages.
     """
     if not verdicts:
         return NO_VERDICTS
     owners = reads(store.read_owners_of_images, {verdict.image for verdict in verdicts})
     live = reads(store.read_survivors, {row.record for row in verdicts if row.record is not None})
-    errors: list[str] = []
     problems: list[str] = []
     no_faces: set[ImageKey] = set()
     others: dict[ImageKey, set[RecordKey]] = defaultdict(set)
     for verdict in sorted(verdicts, key=lambda verdict: verdict.line):
         where = f"{path}:{verdict.line}: {verdict.section}"
         if verdict.record is not None and verdict.record not in live:
-            errors.append(f"{where} names {':'.join(verdict.record)}, which the catalog does not hold")
+            problems.append(
+                f"{where} names {':'.join(verdict.record)}, which the catalog does not hold: it has no effect"
+            )
         elif verdict.image not in owners:
             problems.append(
                 f"{where} names the image {':'.join(verdict.image)}, which the catalog does not hold: it has no effect"
@@ -153,8 +153,6 @@ def resolve_verdicts(reads: ShortReads, path: Path | None, verdicts: Collection[
             no_faces.add(verdict.image)
         elif (record := live[verdict.record]) is not None:
             others[verdict.image].add(record)
-    if errors:
-        raise ConfigurationError("\n".join(errors))
     own = {image for image, records in others.items() if records & owners[image]}
     return FaceVerdicts(
         frozenset(no_faces),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import log10
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from stash_sense_pipeline.identity.linkage.comparisons import (
     field_agreements,
 )
 from stash_sense_pipeline.identity.linkage.evidence import WEIGHTS, Kind, NameFrequencies, Pair, Weights
+from stash_sense_pipeline.identity.linkage.name_weights import PRIOR_PAIRS, most_of_both, people_of_both
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -48,30 +50,18 @@ PAGES: Final[Mapping[str, Level]] = {
     "no_shared_page_of_2": Level(0.13, 0.67),
     "no_shared_page_of_3": Level(0.035, 0.44),
 }
+# The same for pairs with an equal main name of which both list other names.
+OTHER_NAMES: Final[Mapping[str, Level]] = {"no_other_name": Level(0.30, 0.99)}
 # A learned weight stays this near to its default: entries depend on each other, which the sum does not know.
 _MOST_AWAY = 0.6
 # A field counts as known from so many pairs of one person on; with fewer in all, nothing is learned.
 _LEAST_PAIRS = 200
-# The defaults count as so many pairs.
-_PRIOR_PAIRS = 50
 _SAMPLED_PAIRS = 20_000
 # A word in a smaller share of names is rare: its share is taken as this, which errs upwards.
 _RARE = 1 / 5000
-# Of the records of the smaller of two sources, the share that has a partner in the other one.
-_OVERLAP = 0.3
-# The score of a pair with even odds, for an equal name and for the bound on name and birth date. The estimates err towards
-# too low odds: a wrong pair joins only when neither person has a record in the other one's source. With the shares 0.66
-# and 0.42 of the two largest stash-boxes that is log10(1 / (0.34 * 0.58)) = 0.7 for both. The rest (1.0 and 0.3) was chosen
-# on generated populations: most strangers of one name also differ in a field that is weighed separately. The sensitivity
-# is in docs/identities.md.
-_EVEN_NAME, _EVEN_BOTH = 1.7, 1.0
-# A name alone proves less than a name and a birth date can, by this much.
-ALONE: Final = 0.3
 _COUNTRY_MOST = 1.2
 # People with the name and the birth date of another one, and the pairs seen that this default counts as.
 _NAMESAKES, _PRIOR_NAMESAKES = 0.001, 3
-_NAME_LEAST, _NAME_MOST = 1.0, 3.0
-_BOTH_LEAST, _BOTH_MOST = 2.0, 4.5
 
 
 class Observed(NamedTuple):
@@ -114,6 +104,7 @@ class LearnedWeights:
                 "sizes": dict(names.sizes),
                 "agreeing": names.agreeing,
                 "countries": dict(names.countries),
+                "people_of_both": dict(names.people_of_both),
             },
         }
 
@@ -145,27 +136,20 @@ def learn(candidates: Candidates, boxes: Collection[str], base: Weights = WEIGHT
     m, u = (_count_levels(candidates, pairs) for pairs in (_every_nth(positives), negatives))
     table = [row for name, levels in LEVELS.items() for row in _learned(base, levels, m[name], u[name])]
     table += _learned_pages(candidates, base, negatives)
+    table += _learned_names(candidates, base, positives, negatives)
     homonyms = _share_of_homonyms(candidates, boxes)
     names = _name_frequencies(candidates, boxes, positives, homonyms)
     names = replace(names, countries=_country_weights(candidates, boxes, table))
     weights = replace(
         base,
         names=names,
-        name_and_birth_date_most=_most_of_both(homonyms, names),
+        name_and_birth_date_most=max(
+            (most_of_both(names, a, b) for a, b in combinations(sorted(boxes), 2)),
+            default=base.name_and_birth_date_most,
+        ),
         **{row.level: row.weight for row in table},
     )
     return LearnedWeights(weights, len(candidates.records), len(positives), len(negatives), tuple(table))
-
-
-def name_weight(names: NameFrequencies, name: str, a: str, b: str) -> float:
-    """The weight of an equal main name (folded) of records of sources `a` and `b`: the odds that they are one person.
-
-    Of the pairs of two sources of n and N records (n < N) about 0.3 n are one person, and n N are compared. So the odds
-    are 0.3 m / (N u), with the probability u of this name.
-    """
-    size = max(names.sizes.get(a, 0), names.sizes.get(b, 0), 1)
-    odds = _OVERLAP * names.agreeing / (size * names.probability(_digests(name)))
-    return round(min(max(log10(odds) + _EVEN_NAME, _NAME_LEAST), _NAME_MOST), 3)
 
 
 def no_page_level(a: frozenset[str], b: frozenset[str], boxes: StashBoxes) -> str | None:
@@ -207,13 +191,29 @@ def _learned_pages(candidates: Candidates, base: Weights, strangers: Sequence[Pa
     rows: list[Observed] = []
     for name, default in PAGES.items():
         chance_m, chance_u = (
-            (apart[name] + _PRIOR_PAIRS * prior) / (known[name] + _PRIOR_PAIRS)
+            (apart[name] + PRIOR_PAIRS * prior) / (known[name] + PRIOR_PAIRS)
             for (known, apart), prior in ((m, default.m), (u, default.u))
         )
         middle = float(getattr(base, name))
         weight = min(max(log10(chance_m / chance_u), middle - _MOST_AWAY), middle + _MOST_AWAY, 0.0)
         rows.append(Observed(name, round(chance_m, 4), round(chance_u, 4), round(weight, 3)))
     return rows
+
+
+def _learned_names(
+    candidates: Candidates, base: Weights, positives: Sequence[Pair], strangers: Sequence[Pair]
+) -> Iterable[Observed]:
+    """m from pairs of one person with an equal main name, u from strangers."""
+    folded = candidates.folded
+    counts: list[Counter[str]] = []
+    for pairs, named in ((_every_nth(positives), True), (strangers, False)):
+        found: Counter[str] = Counter()
+        for a, b in pairs:
+            shown = {folded.main(a), folded.main(b)}
+            if (len(shown) == 1 or not named) and folded.aliases(a) - shown and folded.aliases(b) - shown:
+                found["no_other_name" if folded.others_differ(a, b) else ""] += 1
+        counts.append(found)
+    return _learned(base, OTHER_NAMES, *counts)
 
 
 def _share_without_page(candidates: Candidates, pairs: Sequence[Pair]) -> tuple[Counter[str], Counter[str]]:
@@ -295,17 +295,13 @@ def _learned(
     """The levels of a field; the defaults count as 50 pairs, and bound the weight."""
     known_m, known_u = m.total(), u.total()
     for name, default in levels.items():
-        chance_m = (m[name] + _PRIOR_PAIRS * default.m) / (known_m + _PRIOR_PAIRS)
-        chance_u = (u[name] + _PRIOR_PAIRS * default.u) / (known_u + _PRIOR_PAIRS)
+        chance_m = (m[name] + PRIOR_PAIRS * default.m) / (known_m + PRIOR_PAIRS)
+        chance_u = (u[name] + PRIOR_PAIRS * default.u) / (known_u + PRIOR_PAIRS)
         middle = float(getattr(base, name))
         weight = min(max(log10(chance_m / chance_u), middle - _MOST_AWAY), middle + _MOST_AWAY)
         if known_m < _LEAST_PAIRS:
             weight = middle
         yield Observed(name, round(chance_m, 4), round(chance_u, 4), round(weight, 3))
-
-
-def _digests(name: str) -> list[str]:
-    return [f"{digest(word):x}" for word in name.split()]
 
 
 def _name_frequencies(
@@ -324,8 +320,10 @@ def _name_frequencies(
     sizes = dict(sorted(Counter(source for source, _ in candidates.keys).items()))
     named = [(a, b) for a, b in _every_nth(positives) if folded.main(a) and folded.main(b)]
     equal = sum(folded.main(a) == folded.main(b) for a, b in named)
-    agreeing = round((equal + 0.85 * _PRIOR_PAIRS) / (len(named) + _PRIOR_PAIRS), 4)
-    return NameFrequencies(common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing)
+    agreeing = round((equal + 0.85 * PRIOR_PAIRS) / (len(named) + PRIOR_PAIRS), 4)
+    return NameFrequencies(
+        common, _RARE, float(f"{homonyms:.4g}"), sizes, agreeing, people_of_both=people_of_both(candidates)
+    )
 
 
 def _country_weights(
@@ -344,12 +342,6 @@ def _country_weights(
         for country, number in sorted(known.items())
         if number >= 0.01 * total
     }
-
-
-def _most_of_both(homonyms: float, names: NameFrequencies) -> float:
-    """The most that name and birth date prove together, given the share of strangers that have both in common."""
-    odds = _OVERLAP * names.agreeing / (max(names.sizes.values(), default=1) * homonyms)
-    return round(min(max(log10(odds) + _EVEN_BOTH, _BOTH_LEAST), _BOTH_MOST), 3)
 
 
 def _share_of_homonyms(candidates: Candidates, boxes: Collection[str]) -> float:

@@ -1,23 +1,28 @@
-"""identity_overrides.yaml: the operator's must_link and cannot_link pairs, and verdicts on faces."""
+"""identity_overrides.yaml: the operator's pairs, verdicts on faces, pages that prove nothing, and other answers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.foundation.yaml_file import KeyPath, YamlFile, read_yaml
 from stash_sense_pipeline.identity.linkage import face_verdicts
-from stash_sense_pipeline.identity.linkage.blocking import survivor
-from stash_sense_pipeline.identity.linkage.comparisons import Record
 from stash_sense_pipeline.identity.linkage.face_verdicts import FaceVerdict, read_key, read_verdicts
 from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
 from stash_sense_pipeline.records.record_key import RecordKey
 
-_PAIRS = ("must_link", "cannot_link")
-_SECTIONS = (*_PAIRS, *face_verdicts.SECTIONS)
-_ALLOWED = f"{', '.join(_SECTIONS[:-1])} and {_SECTIONS[-1]}"
+MUST_LINK, CANNOT_LINK, DUPLICATES = "must_link", "cannot_link", "duplicates"
+PROVES_NOTHING, REVIEWED = "proves_nothing", "reviewed"
+_PAIRS = (MUST_LINK, CANNOT_LINK, DUPLICATES)
+SECTIONS = (*_PAIRS, *face_verdicts.SECTIONS, PROVES_NOTHING, REVIEWED)
+# Answers that change nothing: the decision only leaves the list.
+FINE, LATER = "fine", "later"
+_ANSWERS = (FINE, LATER)
+# The longest decision names the records of a page, and few of these.
+_MOST_NAMES = 8
+_ALLOWED = f"{', '.join(SECTIONS[:-1])} and {SECTIONS[-1]}"
 
 
 @dataclass(frozen=True)
@@ -30,59 +35,87 @@ class Override:
 
 
 @dataclass(frozen=True)
+class PageVerdict:
+    """A page, as `site:key`, that proves nothing, and its line number."""
+
+    page: str
+    line: int
+
+
+@dataclass(frozen=True)
+class ReviewedDecision:
+    """A decision that the operator has seen, and that changes nothing: `fine` or `later`, its kind and its names."""
+
+    answer: str
+    kind: str
+    about: tuple[str, ...]
+    line: int
+
+
+@dataclass(frozen=True)
 class Overrides:
-    """The pairs that are one person, the pairs that are two, and verdicts on faces. `path` is for messages."""
+    """What the operator says. `path` is for messages.
+
+    `must_link`: pairs that are one person. `cannot_link`: pairs that are two. `duplicates`: pairs of one source that are
+    one person, for the editors of the source. `proves_nothing`: pages that are no evidence. `reviewed`: decisions that
+    leave the review list without an effect.
+    """
 
     path: Path | None = None
     must_link: tuple[Override, ...] = ()
     cannot_link: tuple[Override, ...] = ()
     face_verdicts: tuple[FaceVerdict, ...] = ()
+    duplicates: tuple[Override, ...] = ()
+    proves_nothing: tuple[PageVerdict, ...] = ()
+    reviewed: tuple[ReviewedDecision, ...] = ()
 
     def __bool__(self) -> bool:
         """True when the file says anything."""
-        return bool(self.must_link or self.cannot_link or self.face_verdicts)
+        return self != Overrides(self.path)
+
+    @property
+    def pages_without_proof(self) -> frozenset[str]:
+        """The pages that are no evidence."""
+        return frozenset(row.page for row in self.proves_nothing)
 
     def among(self, records: Collection[RecordKey]) -> Overrides:
         """The pairs of which both records are among `records`."""
-        must, cannot = (
+        must, cannot, duplicates = (
             tuple(pair for pair in pairs if pair.a in records and pair.b in records)
-            for pairs in (self.must_link, self.cannot_link)
+            for pairs in (self.must_link, self.cannot_link, self.duplicates)
         )
-        return replace(self, must_link=must, cannot_link=cannot)
+        return replace(self, must_link=must, cannot_link=cannot, duplicates=duplicates)
 
 
 NO_OVERRIDES = Overrides()
 
 
-@dataclass(frozen=True)
-class ResolvedOverrides:
-    """Pairs of live records, sorted. A pair with a record that its source has removed is left out."""
-
-    must_link: tuple[tuple[RecordKey, RecordKey], ...]
-    cannot_link: tuple[tuple[RecordKey, RecordKey], ...]
-
-
 def load_overrides(path: Path) -> Overrides:
-    """Reads lists `must_link` and `cannot_link` of pairs `[source:id, source:id]`, `not_this_person` of pairs
-    `[source:image, source:id]` and `not_a_face` of `source:image`; no file means no overrides.
+    """Reads lists `must_link`, `cannot_link` and `duplicates` of pairs `[source:id, source:id]`, `not_this_person` of
+    pairs `[source:image, source:id]`, `not_a_face` of `source:image`, `proves_nothing` of `site:page` and `reviewed` of
+    `[answer, kind, name, ...]`. No file means no overrides.
 
     Raises ConfigurationError with file, line and the permitted values.
     """
     if not path.exists():
         return Overrides()
     file = read_yaml(path)
-    pairs: dict[str, tuple[Override, ...]] = {}
-    verdicts: tuple[FaceVerdict, ...] = ()
+    found = Overrides(path)
     if isinstance(file.data, dict):
         for name in file.data:
-            if name not in _SECTIONS:
+            if name not in SECTIONS:
                 file.complain((name,), f"is not known; allowed are {_ALLOWED}")
-        pairs = {name: _pairs(file, name) for name in _PAIRS}
-        verdicts = read_verdicts(file)
+        found = Overrides(
+            path,
+            **{name: _pairs(file, name) for name in _PAIRS},
+            face_verdicts=read_verdicts(file),
+            proves_nothing=_pages(file),
+            reviewed=_reviewed(file),
+        )
     else:
         file.complain((), f"must be a mapping with {_ALLOWED}")
     file.raise_problems()
-    return Overrides(path, **pairs, face_verdicts=verdicts)
+    return found
 
 
 def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Overrides:
@@ -105,100 +138,51 @@ def without_suppressed(overrides: Overrides, suppressions: Suppressions) -> Over
         overrides,
         must_link=kept(overrides.must_link),
         cannot_link=kept(overrides.cannot_link),
+        duplicates=kept(overrides.duplicates),
         face_verdicts=verdicts,
     )
 
 
-def resolve_overrides(overrides: Overrides, records: Mapping[RecordKey, Record]) -> ResolvedOverrides:
-    """Replaces merged records in the pairs by the live records that their sources merged them into.
+def _items(file: YamlFile, section: str, form: str) -> list[Any]:
+    items = file.data.get(section)
+    if items is None:
+        return []
+    if not isinstance(items, list):
+        file.complain((section,), f"must be a list of {form}")
+        return []
+    return items
 
-    Raises ConfigurationError with file and line for a record that the catalog does not hold, for a must_link chain with
-    two live records of one source or with a cycle, and for a cannot_link pair that contradicts a must_link chain.
-    """
-    problems = _cycles(overrides.must_link)
-    must = _resolve("must_link", overrides.must_link, records, problems)
-    cannot = _resolve("cannot_link", overrides.cannot_link, records, problems)
-    leader: dict[RecordKey, RecordKey] = {}
 
-    def find(key: RecordKey) -> RecordKey:
-        while leader.setdefault(key, key) != key:
-            key = leader[key]
-        return key
-
-    held: dict[RecordKey, dict[str, RecordKey]] = {}
-    for a, b, line in must:
-        first, second = find(a), find(b)
-        if first == second:
+def _pages(file: YamlFile) -> tuple[PageVerdict, ...]:
+    found: dict[str, PageVerdict] = {}
+    for index, item in enumerate(_items(file, PROVES_NOTHING, "site:page")):
+        path: KeyPath = (PROVES_NOTHING, index)
+        key = read_key(file, path, item, "site:page")
+        if key is None:
             continue
-        ours = held.pop(first, {first[0]: first})
-        theirs = held.pop(second, {second[0]: second})
-        for source in sorted(ours.keys() & theirs.keys()):
-            problems.append(
-                (line, f"must_link would make {_text(ours[source])} and {_text(theirs[source])} one person, but a "
-                 "source has one live record for a person; `stash-sense identity suggestions` lists what to tell the source")
-            )  # fmt: skip
-        leader[second] = first
-        held[first] = {**theirs, **ours}
-    for a, b, line in cannot:
-        if find(a) == find(b):
-            problems.append(
-                (line, f"cannot_link {_text(a)}, {_text(b)} contradicts the must_link pairs; remove one")
-            )
-    if problems:
-        raise ConfigurationError(
-            "\n".join(f"{overrides.path}:{line}: {text}" for line, text in sorted(problems))
-        )
-    return ResolvedOverrides(
-        tuple(sorted({(a, b) for a, b, _ in must})), tuple(sorted({(a, b) for a, b, _ in cannot}))
-    )
+        page = ":".join(key)
+        if page in found:
+            file.complain(path, f"repeats line {found[page].line}; remove one")
+        found[page] = PageVerdict(page, file.line(path))
+    return tuple(found.values())
 
 
-def _cycles(pairs: tuple[Override, ...]) -> list[tuple[int, str]]:
-    """Problems for must_link lines that repeat what earlier lines imply. Merges of the sources are not considered."""
-    group: dict[RecordKey, set[RecordKey]] = {}
-    problems: list[tuple[int, str]] = []
-    for pair in pairs:
-        ours, theirs = group.get(pair.a, {pair.a}), group.get(pair.b, {pair.b})
-        if pair.b in ours:
-            text = f"must_link {_text(pair.a)}, {_text(pair.b)} closes a cycle: the lines before say so; remove it"
-            problems.append((pair.line, text))
-            continue
-        joined = ours | theirs
-        group.update(dict.fromkeys(joined, joined))
-    return problems
-
-
-def _resolve(
-    section: str,
-    pairs: tuple[Override, ...],
-    records: Mapping[RecordKey, Record],
-    problems: list[tuple[int, str]],
-) -> list[tuple[RecordKey, RecordKey, int]]:
-    found: list[tuple[RecordKey, RecordKey, int]] = []
-    for pair in pairs:
-        unknown = [key for key in (pair.a, pair.b) if key not in records]
-        for key in unknown:
-            problems.append((pair.line, f"{section} names {_text(key)}, which the catalog does not hold"))
-        a, b = survivor(records, pair.a), survivor(records, pair.b)
-        if unknown or a is None or b is None:
-            continue
-        if a == b:
-            if section == "cannot_link":
-                problems.append(
-                    (pair.line, f"cannot_link names two records that {a[0]} has merged; remove it")
-                )
-            continue
-        found.append((min(a, b), max(a, b), pair.line))
-    return found
+def _reviewed(file: YamlFile) -> tuple[ReviewedDecision, ...]:
+    found: list[ReviewedDecision] = []
+    for index, item in enumerate(_items(file, REVIEWED, "[answer, kind, name, ...]")):
+        path: KeyPath = (REVIEWED, index)
+        texts = item if isinstance(item, list) and all(isinstance(each, str) for each in item) else []
+        if not 3 <= len(texts) <= _MOST_NAMES or not all(each.strip() for each in texts):
+            file.complain(path, "must be a list [answer, kind, name, ...] of words")
+        elif texts[0] not in _ANSWERS:
+            file.complain(path, f"the answer {texts[0]!r} is not known; allowed are {' and '.join(_ANSWERS)}")
+        else:
+            found.append(ReviewedDecision(texts[0], texts[1], tuple(texts[2:]), file.line(path)))
+    return tuple(found)
 
 
 def _pairs(file: YamlFile, section: str) -> tuple[Override, ...]:
-    items = file.data.get(section)
-    if items is None:
-        return ()
-    if not isinstance(items, list):
-        file.complain((section,), "must be a list of pairs [source:id, source:id]")
-        return ()
+    items = _items(file, section, "pairs [source:id, source:id]")
     found: list[Override] = []
     for index, item in enumerate(items):
         path: KeyPath = (section, index)
@@ -211,9 +195,8 @@ def _pairs(file: YamlFile, section: str) -> tuple[Override, ...]:
         if keys[0] == keys[1]:
             file.complain(path, f"names {item[0]} twice")
             continue
+        if section == DUPLICATES and keys[0][0] != keys[1][0]:
+            file.complain(path, "names records of two sources; records of one person are a must_link pair")
+            continue
         found.append(Override(keys[0], keys[1], file.line(path)))
     return tuple(found)
-
-
-def _text(key: RecordKey) -> str:
-    return f"{key[0]}:{key[1]}"

@@ -29,12 +29,11 @@ from stash_sense_pipeline.identity.linkage.evidence import (
     Weights,
 )
 from stash_sense_pipeline.identity.linkage.learned_weights import (
-    ALONE,
     learn,
-    name_weight,
     no_page_level,
     sites_with_other_pages,
 )
+from stash_sense_pipeline.identity.linkage.name_weights import most_of_both, name_weight
 from stash_sense_pipeline.records.record_key import RecordKey
 
 
@@ -82,11 +81,11 @@ def weigh(candidates: Candidates, faces: Faces = NO_FACES, weights: Weights = WE
 
 
 class _Support(NamedTuple):
-    """What else ties a pair: a link from one to the other, any shared page, faces that match."""
+    """What else ties a pair: a link from one to the other, any shared page, the weight of faces that match or 0."""
 
     linked: bool
     paged: bool
-    faces_match: bool
+    face: float
 
 
 @dataclass(frozen=True)
@@ -104,37 +103,43 @@ class _PairComparison:
             return rows
         comparison = self.faces.comparison(pair)
         linked = any(row.kind == Kind.CROSS_LINK for row in rows)
-        faces_match = False
+        face = 0.0
         if comparison is not None:
             weight = float(getattr(self.weights, comparison.how))
             # Equal pictures have equal faces: a match adds nothing to them.
             weight = min(weight, 0.0) if any(row.kind == Kind.IMAGE for row in rows) else weight
             rows.append(Evidence(Kind.FACE, a, b, comparison.text, weight))
-            faces_match = weight > 0
+            face = max(weight, 0.0)
         records = self.candidates.records
         paged = linked or any(row.kind in (Kind.PROFILE, Kind.OVERRIDE) for row in rows)
-        return rows + self._agreement(records[a], records[b], _Support(linked, paged, faces_match))
+        return rows + self._agreement(records[a], records[b], _Support(linked, paged, face))
 
     def _agreement(self, a: Record, b: Record, support: _Support) -> list[Evidence]:
         """Rows for the fields of the two records. Name and birth date make one row when both agree."""
         weights = self.weights
         parts: list[tuple[str, float]] = []
         held_a, held_b = self.pages[a.key], self.pages[b.key]
-        name = _name_part(a, b, self.candidates.folded, weights)
+        name, further = _name_part(a, b, self.candidates.folded, weights)
         birth = _weighed(birth_agreement(a.birth_date, b.birth_date), weights)
         if name and birth and name[1] <= weights.name_differs and 0 < birth[1] < weights.birth_month_equal:
             # A page that is one record's by mistake meets such dates too often: they must not decide against the names.
             birth = birth[0], 0.0
         rows: list[Evidence] = []
         little = name is None or name[1] <= max(weights.alias_in_common, weights.name_alike)
+        if support.face >= weights.face_single and not little:
+            parts.append(("faces and a name agree", weights.face_and_name))
         if name and birth and not little and birth[1] > 0:
-            weight = round(min(name[1] + birth[1], weights.name_and_birth_date_most), 3)
+            # What both have in common may be a namesake's. A further name is not.
+            both = min(name[1] - further + birth[1], _most_of_both(a, b, weights))
+            weight = round(both + further, 3)
             rows.append(Evidence(Kind.NAME_AND_BIRTH_DATE, a.key, b.key, f"{name[0]}, {birth[0]}", weight))
         else:
             # Twins share face and birth date: with different names, the date adds nothing to the face.
-            twins = support.faces_match and name is not None and name[1] < 0
+            twins = support.face > 0 and name is not None and name[1] < 0
             parts += [part for part in (name, birth) if part is not None and not (twins and part[1] > 0)]
         fields = [(text, _field_weight(how, a, weights)) for how, text in field_agreements(a, b)]
+        if self.candidates.folded.others_differ(a.key, b.key):
+            fields.append(("no other name in common", weights.no_other_name))
         if little:
             # The names prove little. Many strangers agree in these fields, and twins and siblings in all of them.
             fields = [part for part in fields if part[1] < 0]
@@ -176,19 +181,31 @@ def _weighed(agreement: tuple[str, str] | None, weights: Weights) -> tuple[str, 
     return None if agreement is None else (agreement[1], float(getattr(weights, agreement[0])))
 
 
-def _name_part(a: Record, b: Record, folded: FoldedNames, weights: Weights) -> tuple[str, float] | None:
+def _name_part(
+    a: Record, b: Record, folded: FoldedNames, weights: Weights
+) -> tuple[tuple[str, float] | None, float]:
+    """The part for the names, and what of its weight is that of a further name in common."""
     if not a.name or not b.name:
-        return None
+        return None, 0.0
     agreement = name_agreement(a.key, b.key, folded)
     if agreement is None:
-        return "names differ", weights.name_differs
+        return ("names differ", weights.name_differs), 0.0
     how, name = agreement
     weight = _name_weight(a, b, how, name, weights)
     text = f"{how.replace('_', ' ')} ({name})"
-    further = [other for other in folded.several_in_common(a.key, b.key) if other != name]
-    if not further or how == "alias_in_common":
-        return text, weight
-    return f"{text} and {further[0]}", weight + weights.further_name
+    further = [other for other in folded.in_common(a.key, b.key) if other != name]
+    if how == "name_similar":
+        # Twins and duos have names in common, too.
+        further = [other for other in further if not names_a_group(other)]
+    if not further or how in ("alias_in_common", "name_alike"):
+        return (text, weight), 0.0
+    return (f"{text} and {further[0]}", weight + weights.further_name), weights.further_name
+
+
+def _most_of_both(a: Record, b: Record, weights: Weights) -> float:
+    if weights.names is None:
+        return weights.name_and_birth_date_most
+    return most_of_both(weights.names, a.source, b.source)
 
 
 def _field_weight(how: str, a: Record, weights: Weights) -> float:
@@ -203,7 +220,5 @@ def _name_weight(a: Record, b: Record, how: str, name: str, weights: Weights) ->
     if how in ("name_in_aliases", "alias_in_common") and (one_word or names_a_group(name)):
         return weights.one_word_alias
     if how == "name_equal" and not one_word and weights.names is not None:
-        return min(
-            name_weight(weights.names, name, a.source, b.source), weights.name_and_birth_date_most - ALONE
-        )
+        return name_weight(weights.names, name, a.source, b.source)
     return float(getattr(weights, how)) + (weights.single_word if one_word else 0.0)

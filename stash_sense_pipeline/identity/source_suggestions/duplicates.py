@@ -26,20 +26,39 @@ from stash_sense_pipeline.records.record_key import RecordKey
 
 # A name on more records of one stash-box does not tell people apart. The limit bounds the comparisons of each record.
 _MOST_NAMESAKES = 1_000
+# The decimal logarithm of the odds that the operator is right.
+_DECLARED = 4.0
 
 
 def find_duplicates(state: IdentityState) -> list[Suggestion]:
     """The pairs of one stash-box with enough evidence for one person, and nothing that excludes it.
 
     Faces or a picture in common need a name or a page in common. A page in common with an equal name is enough without
-    faces, if the faces of one record are unknown.
+    faces, if the faces of one record are unknown. Pairs that the operator calls duplicates come with that fact.
     """
     shared = _shared_pages(state)
     for pair, picture in _shared_pictures(state):
         shared[pair].append(picture)
     pairs = {*shared, *_namesakes_alike(state)}
-    found = (_suggestion(state, pair, shared.get(pair, [])) for pair in sorted(pairs))
-    return [suggestion for suggestion in found if suggestion is not None]
+    found = {pair: _suggestion(state, pair, shared.get(pair, [])) for pair in sorted(pairs)}
+    for pair in _declared(state):
+        found[pair] = _confirmed(pair, found.get(pair))
+    return [suggestion for suggestion in found.values() if suggestion is not None]
+
+
+def _declared(state: IdentityState) -> list[Pair]:
+    """The pairs of live records of one stash-box that the operator calls duplicates."""
+    return sorted(
+        (min(row.a, row.b), max(row.a, row.b))
+        for row in state.overrides.duplicates
+        if row.a[0] in state.boxes.sources and row.a in state.records and row.b in state.records
+    )
+
+
+def _confirmed(pair: Pair, found: Suggestion | None) -> Suggestion:
+    facts = ("the operator says that they are one person", *(found.facts if found is not None else ()))
+    score = max(_DECLARED, found.score if found is not None else 0.0)
+    return Suggestion(SuggestionKind.DUPLICATE, *pair, facts, score)
 
 
 def _suggestion(state: IdentityState, pair: Pair, shared: Sequence[Fact]) -> Suggestion | None:

@@ -58,7 +58,7 @@ class IdentityState:
     def read(cls, reads: ShortReads, rules: SuggestionRules) -> IdentityState:
         """The state that the last identity run stored."""
         population, members, calibration, templates = reads(_read, rules)
-        boxes = StashBoxes.of(rules.hosts)
+        boxes = StashBoxes.of(rules.hosts, rules.overrides.pages_without_proof)
         merged = merged_into(population)
         live = {key: record for key, record in sorted(population.items()) if record.live}
         pages: dict[str, list[RecordKey]] = defaultdict(list)

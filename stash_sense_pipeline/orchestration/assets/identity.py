@@ -49,8 +49,10 @@ def identity_graph(
     Performer ids are permanent. Suppressed people are erased from the catalog first.
     """
     from stash_sense_pipeline.catalog import schema
+    from stash_sense_pipeline.catalog.bounded_reads import ShortReads
     from stash_sense_pipeline.catalog.queries import previews
     from stash_sense_pipeline.faces.models.model_packs import embedder_digests
+    from stash_sense_pipeline.identity.override_resolution import refused_overrides
     from stash_sense_pipeline.identity.rebuild import rebuild_identities
     from stash_sense_pipeline.identity.relatives import IdentityRelatives
     from stash_sense_pipeline.identity.review import write_review
@@ -67,6 +69,12 @@ def identity_graph(
         for problem in filter(None, (enforced.overrides.problem, enforced.erased.bytes_left)):
             context.log.warning("suppressed people: %s", problem)
         overrides = _overrides(catalog, settings, environment)
+        refused = refused_overrides(ShortReads(catalog.engine), overrides)
+        if refused:
+            # Without the lines themselves: they name records, and the run history keeps them.
+            context.log.warning(
+                "%d lines of the overrides have no effect; see stash-sense review settled", len(refused)
+            )
         report = rebuild_identities(
             catalog.engine,
             hosts,
@@ -83,6 +91,7 @@ def identity_graph(
             "face_thresholds": thresholds(report.calibration),
             "match_weights": match_weights(report.learned),
             "review": review_preview(to_review),
+            "refused_overrides": len(refused),
             "created": report.created,
             "merged": report.merged,
             "split": report.split,

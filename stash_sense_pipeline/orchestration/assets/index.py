@@ -41,8 +41,8 @@ def indices(
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.orchestration.assets.release import STAGING
     from stash_sense_pipeline.release.build.staging import open_staging
-    from stash_sense_pipeline.release.build.voyager_index import IndexTask, stage_indices
-    from stash_sense_pipeline.release.spec import index_models
+    from stash_sense_pipeline.release.index_choice import stage_chosen_indices
+    from stash_sense_pipeline.release.spec import index_models, index_tasks
     from stash_sense_pipeline.release.versions import latest_release
 
     wanted = [model for model in _EMBEDDERS if names.index_key(model) in context.selected_asset_keys]
@@ -50,12 +50,10 @@ def indices(
         pack = load_pack(environment.model_pack, environment.models_dir)
         available = [model for model in wanted if model in index_models(settings, pack)]
         staging = open_staging(environment.data_dir, STAGING)
-        params, reuse = config.params(settings.export.index), latest_release(environment.releases_dir)
-        reports = stage_indices(
-            catalog.engine,
-            [IndexTask(model, params, reuse) for model in available],
-            staging,
-            progress=lambda model: progress(context, model),
+        latest = latest_release(environment.releases_dir)
+        plan = config.plan(available, settings.export, latest, threads=config.threads)
+        reports = stage_chosen_indices(
+            catalog.engine, plan, staging, latest=latest, progress=lambda name: progress(context, name)
         )
     for model in wanted:
         if model not in reports:
@@ -76,6 +74,11 @@ def indices(
                 "path": dg.MetadataValue.path(str(staging.release / report.file)),
                 "sha256": report.sha256,
                 "pack": report.pack,
+                **{
+                    f"{task.flavour}_size_bytes": reports[task.name].size_bytes
+                    for task in index_tasks(available, plan.params, plan.flavours, None)
+                    if task.model == model and task.name != model
+                },
             },
         )
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -23,8 +22,11 @@ from stash_sense_pipeline.settings.environment import Environment
 from stash_sense_pipeline.settings.schema import Settings
 
 if TYPE_CHECKING:
+    from stash_sense_pipeline.privacy.suppression.suppression_list import Suppressions
     from stash_sense_pipeline.release.build.face_order import ReleaseVectors
     from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
+    from stash_sense_pipeline.release.distribution.cadence import Decision
+    from stash_sense_pipeline.release.distribution.upload import UploadReport
     from stash_sense_pipeline.release.promotion import ReleaseReport
 
 _PERFORMERS_JSON = {
@@ -79,7 +81,9 @@ def performers_db(
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
     with one_line_failures():
         staging = open_staging(environment.data_dir, STAGING)
-        report = stage_performers_db(catalog.engine, staging, hosts)
+        report = stage_performers_db(
+            catalog.engine, staging, hosts, priority=settings.export.endpoint_priority
+        )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(report.content_digest),
         metadata={
@@ -120,7 +124,7 @@ def release(
     from stash_sense_pipeline.release.checks.check_result import ReleaseRefusedError
     from stash_sense_pipeline.release.checks.threshold_check import recommended_distance
     from stash_sense_pipeline.release.reports.data_card import data_card_path, write_data_card
-    from stash_sense_pipeline.release.reports.quality_report import read_quality
+    from stash_sense_pipeline.release.reports.quality_report import PAGE, read_quality
     from stash_sense_pipeline.release.versions import report_directory
 
     with one_line_failures():
@@ -134,7 +138,8 @@ def release(
         if wanted and report.vectors is not None:
             accuracy = _accuracy(report, report.vectors)
             write_data_card(catalog.engine, report.path, accuracy, report.checks)
-        quality = read_quality(report_directory(environment.releases_dir, report.version))
+        beside = report_directory(environment.releases_dir, report.version)
+        quality, page = read_quality(beside), beside / PAGE
     context.log.info(
         "release %s: %s",
         report.version,
@@ -150,6 +155,8 @@ def release(
             "checks_failed": sum(not check.passed for check in report.checks),
             "path": dg.MetadataValue.path(str(report.path)),
             "zip": dg.MetadataValue.path(str(report.archive)),
+            # A path, which the UI shows with a button to copy it: browsers do not follow a link from a page to a file.
+            **({"report": dg.MetadataValue.path(str(page))} if page.is_file() else {}),
             "preview": preview([{"file": name, "bytes": size} for name, size in report.sizes.items()]),
             "manifest": dg.MetadataValue.json(dict(report.manifest)),
             **({"quality": dg.MetadataValue.md(quality)} if quality is not None else {}),
@@ -175,18 +182,22 @@ def _publish(
     from stash_sense_pipeline.faces.models.model_packs import load_pack
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
     from stash_sense_pipeline.release.build.staging import open_staging
+    from stash_sense_pipeline.release.index_choice import staged_params
     from stash_sense_pipeline.release.publish import publish_staged
-    from stash_sense_pipeline.release.spec import release_spec
+    from stash_sense_pipeline.release.spec import index_models, release_spec
+    from stash_sense_pipeline.release.versions import latest_release
 
     pack = load_pack(environment.model_pack, environment.models_dir)
+    staging = open_staging(environment.data_dir, STAGING)
+    latest = latest_release(environment.releases_dir)
+    plan = config.plan(index_models(settings, pack), settings.export, latest)
     spec = release_spec(
         settings,
         pack,
-        config.params(settings.export.index),
+        staged_params(plan, staging),
         current_suppressions(catalog.engine, environment, settings.names),
         accept_shrink=config.accept_shrink,
     )
-    staging = open_staging(environment.data_dir, STAGING)
     return publish_staged(catalog.engine, environment.data_dir, staging, spec, datetime.now(UTC).date())
 
 
@@ -205,33 +216,52 @@ def github_release(
     catalog: dg.ResourceParam[Catalog],
     progress: dg.ResourceParam[ProgressFactory],
 ) -> dg.MaterializeResult:
-    """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is uploaded completely."""
+    """The newest release on GitHub, where the sidecar's updater finds it: a draft until its zip is uploaded completely.
+
+    Each flavour with a repository goes there when export.cadence allows it. A suppression does not wait.
+    """
     from stash_sense_pipeline.foundation.errors import ReleaseError
     from stash_sense_pipeline.privacy.enforcement import current_suppressions
-    from stash_sense_pipeline.release.checks.suppression_check import refuse_suppressed
-    from stash_sense_pipeline.release.distribution.upload import upload_destination, upload_release
+    from stash_sense_pipeline.release.checks.suppression_check import held_keys, refuse_suppressed
+    from stash_sense_pipeline.release.distribution.cadence import AutomaticUpload
+    from stash_sense_pipeline.release.distribution.upload import upload_destinations
+    from stash_sense_pipeline.release.distribution.uploads import read_uploads
     from stash_sense_pipeline.release.versions import latest_release
 
     hosts = {name: box.host for name, box in settings.stash_boxes.items()}
 
-    def check(directory: Path) -> None:
-        refuse_suppressed(directory, current_suppressions(catalog.engine, environment, settings.names), hosts)
+    def listed() -> "Suppressions":
+        return current_suppressions(catalog.engine, environment, settings.names)
 
+    uploads = AutomaticUpload(
+        environment.releases_dir,
+        settings.export.cadence,
+        refuse=lambda directory: refuse_suppressed(directory, listed(), hosts),
+        holds_suppressed=lambda directory: held_keys(directory, listed(), hosts).any,
+    )
+    metadata: dict[str, Any] = {}
     with one_line_failures():
         latest = latest_release(environment.releases_dir)
         if latest is None:
             raise ReleaseError(f"there is no release in {environment.releases_dir} yet; publish one first")
-        report = upload_release(
-            environment.releases_dir,
-            latest.name,
-            upload_destination(settings, environment),
-            check=check,
-            progress=progress(context, names.GITHUB_RELEASE.to_user_string()),
-        )
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(report.version),
-        metadata={**numbers(report), "version": report.version, "url": dg.MetadataValue.url(report.url)},
-    )
+        for flavour, destination in upload_destinations(settings, environment).items():
+            shown = progress(context, names.GITHUB_RELEASE.to_user_string())
+            decision, report = uploads.run(latest.name, destination, shown)
+            context.log.info("%s (%s): %s", destination.repository, flavour, decision.reason)
+            metadata |= _upload_metadata(flavour, decision, report)
+        sent = sorted(upload.version for upload in read_uploads(environment.releases_dir).values())
+    return dg.MaterializeResult(data_version=dg.DataVersion(", ".join(sent)), metadata=metadata)
+
+
+def _upload_metadata(flavour: str, decision: "Decision", report: "UploadReport | None") -> dict[str, Any]:
+    """The result of one upload; the names of values of another flavour than full begin with it."""
+    own: dict[str, Any] = {"due": decision.due, "reason": decision.reason}
+    if decision.on is not None:
+        own["due_on"] = str(decision.on)
+    if report is not None:
+        url = dg.MetadataValue.url(report.url)
+        own |= {**numbers(report), "version": report.version, "url": url}
+    return {name if flavour == "full" else f"{flavour}_{name}": value for name, value in own.items()}
 
 
 def release_assets(index_keys: Sequence[dg.AssetKey], *, upload: bool) -> list[dg.AssetsDefinition]:

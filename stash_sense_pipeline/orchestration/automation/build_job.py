@@ -264,9 +264,7 @@ class _QueuedBuild:
         config = self._config
         ops: dict[str, dg.Config] = {
             names.INDICES_STEP: IndexConfig(fast=config.fast_index),
-            names.RELEASE.to_user_string(): ReleaseConfig(
-                fast=config.fast_index, accept_shrink=config.accept_shrink
-            ),
+            names.RELEASE.to_user_string(): ReleaseConfig(accept_shrink=config.accept_shrink),
         }
         selection = None if config.faces else [names.IDENTITY_GRAPH]
         run_id = self._submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,11 @@ import dagster as dg
 
 from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.orchestration.dagster_private import SubmitRunContext
+
+_STARTING = dg.DagsterRunStatus.STARTING
+# A process of a run imports the program and reports its start in less.
+_START_SECONDS = 20.0
+_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,24 @@ def step_ended(instance: dg.DagsterInstance, run_id: str, step: str) -> bool:
 
 
 def cancel(context: dg.OpExecutionContext, tag: str) -> None:
-    """Cancels the runs with the id of this run in `tag`. A run that cannot be reached from here is named in the log."""
+    """Cancels the runs with the id of this run in `tag`. A run that cannot be reached from here is named in the log.
+
+    A run that is starting comes last, and only when it has started or some seconds have passed: Dagster forgets an
+    earlier request at its start, and would record the run as failed.
+    """
     instance = context.instance
     in_progress = [status for status in dg.DagsterRunStatus if status not in ENDED]
-    for run in instance.get_runs(dg.RunsFilter(tags={tag: context.run_id}, statuses=in_progress)):
+    runs = instance.get_runs(dg.RunsFilter(tags={tag: context.run_id}, statuses=in_progress))
+    deadline = time.monotonic() + _START_SECONDS
+    for run in sorted(runs, key=lambda run: run.status is _STARTING):
         try:
             if run.status is dg.DagsterRunStatus.NOT_STARTED:
                 # The signal came before the run was in the queue.
                 instance.report_run_canceled(run)
-            else:
-                instance.run_coordinator.cancel_run(run.run_id)
+                continue
+            while statuses(instance, [run.run_id])[run.run_id] is _STARTING and time.monotonic() < deadline:
+                time.sleep(_BETWEEN_LOOKS)
+            instance.run_coordinator.cancel_run(run.run_id)
         # The run launcher of containers speaks to an engine that a run may not reach; its errors are of any type.
         except Exception as error:  # noqa: BLE001
             context.log.warning(

@@ -281,9 +281,7 @@ def _publish(runs: Runs, overrides: RunOverrides) -> PartResult:
     ops: dict[str, dg.Config] = {
         names.TRUSTED_FACES.to_user_string(): TrustConfig(),
         names.INDICES_STEP: IndexConfig(fast=overrides.fast_index),
-        names.RELEASE.to_user_string(): ReleaseConfig(
-            fast=overrides.fast_index, accept_shrink=overrides.accept_shrink
-        ),
+        names.RELEASE.to_user_string(): ReleaseConfig(accept_shrink=overrides.accept_shrink),
     }
     return _only_run(runs, names.PUBLISH_JOB, RunTask(names.PUBLISH_JOB, None, ops))
 

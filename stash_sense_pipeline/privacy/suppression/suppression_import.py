@@ -147,6 +147,11 @@ def add_sealed(connection: sa.Connection, key: bytes, entry: SuppressionEntry) -
     return AddedEntry(replace(entry, target=target), added.records, added.picture, added.shared)
 
 
+def has_new_entries(known: Suppressions, entries: Sequence[SuppressionEntry]) -> bool:
+    """True when the list lacks one of the entries."""
+    return bool(_new_entries(known, entries))
+
+
 def _new_entries(known: Suppressions, entries: Sequence[SuppressionEntry]) -> list[SuppressionEntry]:
     return [entry for entry in entries if not _is_known(known, entry)]
 

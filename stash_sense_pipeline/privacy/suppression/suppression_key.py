@@ -27,14 +27,26 @@ def load_or_create_key(path: Path) -> bytes:
         # A copy from a backup may have other permissions.
         if path.stat().st_mode & 0o077:
             path.chmod(0o600)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    return read_key(path)
+
+
+def read_key(path: Path) -> bytes:
+    """The 32 bytes of an existing suppression key. Changes nothing. Raises as load_or_create_key."""
+    try:
         text = path.read_text(encoding="ascii")
     except UnicodeDecodeError:
         text = ""
     except OSError as error:
-        raise ConfigurationError(f"{path}: the suppression key cannot be used: {error.strerror}") from error
+        raise _unusable(path, error) from error
     if _HEX_KEY.fullmatch(text) is None:
         raise ConfigurationError(f"{path}: this is not a suppression key; restore it from a backup")
     return bytes.fromhex(text)
+
+
+def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{path}: the suppression key cannot be used: {error.strerror}")
 
 
 def _create(path: Path) -> None:

@@ -28,6 +28,7 @@ from stash_sense_pipeline.release.build.content_rows import (
 )
 from stash_sense_pipeline.release.build.face_order import FaceOrder
 from stash_sense_pipeline.release.contract import PERSONAL_FIELDS, endpoint_rank
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
 # Maps a profile URL to (site, id on that site), or None when the URL is not a person's profile.
 ProfileKey = Callable[[str], tuple[str, str] | None]
@@ -135,9 +136,14 @@ def _canonical(value: Any) -> bytes:
 
 
 def read_content(
-    engine: sa.Engine, hosts: Mapping[str, str], profile_key: ProfileKey | None = None
+    engine: sa.Engine,
+    hosts: Mapping[str, str],
+    profile_key: ProfileKey | None = None,
+    priority: Sequence[str] = ENDPOINT_PRIORITY,
 ) -> ReleaseContent:
     """Reads the content of a release. `hosts` maps each stash-box's short name to its universal-id host.
+
+    `priority`: stash-boxes; a performer takes its name and its other fields from the first of these that has them.
 
     One transaction reads all rows but the image URLs of performers without a face from a stash-box, which a second one
     reads. No transaction is open while the content is put together. Without `profile_key` there are no external URLs.
@@ -146,7 +152,8 @@ def read_content(
     """
     reads = ShortReads(engine)
     with collector_paused():
-        return _content(reads, reads(read_rows, hosts, with_urls=profile_key is not None), hosts, profile_key)
+        rows = reads(read_rows, hosts, with_urls=profile_key is not None)
+        return _content(reads, rows, hosts, profile_key, priority)
 
 
 @dataclass(frozen=True)
@@ -168,9 +175,13 @@ class _GroupedRows:
 
 
 def _content(
-    reads: ShortReads, rows: Rows, hosts: Mapping[str, str], profile_key: ProfileKey | None
+    reads: ShortReads,
+    rows: Rows,
+    hosts: Mapping[str, str],
+    profile_key: ProfileKey | None,
+    priority: Sequence[str],
 ) -> ReleaseContent:
-    members = _members_by_priority(rows.members, hosts)
+    members = _members_by_priority(rows.members, hosts, priority)
     _check_owners(rows, members, hosts)
     by_performer: dict[int, list[ReleasedFace]] = defaultdict(list)
     for face in rows.faces:
@@ -194,14 +205,16 @@ def _content(
     return ReleaseContent(rows.faces, performers, newest)
 
 
-def _members_by_priority(members: Sequence[Member], hosts: Mapping[str, str]) -> dict[int, list[Member]]:
+def _members_by_priority(
+    members: Sequence[Member], hosts: Mapping[str, str], priority: Sequence[str]
+) -> dict[int, list[Member]]:
     """The records of each performer, by priority of their sources."""
     found: dict[int, list[Member]] = defaultdict(list)
     for member in members:
         found[member.performer_id].append(member)
     for rows in found.values():
         if len(rows) > 1:
-            rows.sort(key=lambda row: (endpoint_rank(row.source, hosts), row.source_id))
+            rows.sort(key=lambda row: (endpoint_rank(row.source, hosts, priority), row.source_id))
     return found
 
 

@@ -15,7 +15,8 @@ from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file, write_atomically
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.release.build.staging import disk_errors
-from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT
+from stash_sense_pipeline.release.contract import MANIFEST, RELEASE_FORMAT, Flavour
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
 # How faces are aligned before they are embedded; the predecessor's manifests since 2026-02 say the same.
 ALIGNMENT = "insightface_norm_crop_5point"
@@ -37,6 +38,10 @@ class ManifestFacts:
     input_digest: str
     pack: ModelPack
     indices: Mapping[str, Mapping[str, Any]]
+    # How the parameters of the indices were chosen, when that is known.
+    index_choice: Mapping[str, Any] | None = None
+    flavour: Flavour = Flavour.FULL
+    priority: Sequence[str] = ENDPOINT_PRIORITY
 
 
 def write_manifest(
@@ -53,15 +58,18 @@ def write_manifest(
         manifest = {
             "format": RELEASE_FORMAT,
             "version": facts.version,
+            "flavour": facts.flavour.value,
             "created_at": facts.created_at,
             "performer_count": facts.performer_count,
             "face_count": facts.face_count,
             "sources": sorted(facts.sources),
+            "endpoint_priority": list(facts.priority),
             "checksums": {
                 path.name: f"sha256:{hashes.get(path.name) or sha256_file(path)}" for path in files
             },
             "models": _models(facts.pack),
             "indices": {name: dict(made) for name, made in facts.indices.items()},
+            **({"index_choice": dict(facts.index_choice)} if facts.index_choice else {}),
             "reproducible": all(made["reproducible"] for made in facts.indices.values()),
             "input_digest": facts.input_digest,
         }

@@ -24,6 +24,7 @@ from stash_sense_pipeline.release.build.content import (
 from stash_sense_pipeline.release.build.content_rows import Instant, ReleasedFace
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
 from stash_sense_pipeline.release.contract import PERFORMERS_DB, PERSONAL_FIELDS, SCHEMA_VERSION
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
 
 _TO_THE_SECOND = len("2026-01-31T04:05:06")
 # The sidecar unpacks `SELECT *` of performers, stashbox_ids, aliases and faces into fixed fields: one column more or less
@@ -170,16 +171,21 @@ class DatabaseReport:
 
 
 def build_performers_db(
-    engine: sa.Engine, path: Path, hosts: Mapping[str, str], *, profile_key: ProfileKey | None = None
+    engine: sa.Engine,
+    path: Path,
+    hosts: Mapping[str, str],
+    *,
+    profile_key: ProfileKey | None = None,
+    priority: Sequence[str] = ENDPOINT_PRIORITY,
 ) -> DatabaseReport:
-    """Writes the performers with trusted faces to `path`. `hosts` maps stash-box short names to universal-id hosts.
+    """Writes the performers with trusted faces to `path`. `hosts`, `profile_key` and `priority` as in read_content.
 
     The same catalog gives the same bytes: all times come from its rows. Tables of the contract without data here
     (tattoos, body proportions) are created empty. Raises ReleaseError as read_content does, or when the file cannot be
     written; `path` is then unchanged. The verification of the release runs SQLite's own checks of the file.
     """
     begun = time.monotonic()
-    content = read_content(engine, hosts, profile_key)
+    content = read_content(engine, hosts, profile_key, priority)
     with disk_errors(f"write {path}"), replacing(path) as temporary, collector_paused():
         _write(content, temporary)
     return DatabaseReport(
@@ -200,10 +206,16 @@ def build_performers_db(
 
 
 def stage_performers_db(
-    engine: sa.Engine, staging: Staging, hosts: Mapping[str, str], *, profile_key: ProfileKey | None = None
+    engine: sa.Engine,
+    staging: Staging,
+    hosts: Mapping[str, str],
+    *,
+    profile_key: ProfileKey | None = None,
+    priority: Sequence[str] = ENDPOINT_PRIORITY,
 ) -> DatabaseReport:
     """Runs build_performers_db in a staging directory and writes its report for assemble_release."""
-    report = build_performers_db(engine, staging.release / PERFORMERS_DB, hosts, profile_key=profile_key)
+    path = staging.release / PERFORMERS_DB
+    report = build_performers_db(engine, path, hosts, profile_key=profile_key, priority=priority)
     staging.write_part("performers_db", asdict(report))
     return report
 

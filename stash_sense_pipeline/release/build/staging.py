@@ -6,29 +6,44 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import make_directory, write_atomically
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
+from stash_sense_pipeline.release.contract import Flavour
 
 
 @dataclass(frozen=True)
 class Staging:
-    """Under `root` are `release/`, with exactly the files to publish, and `parts/`, with the JSON report of each step."""
+    """Under `root` are `release/`, with exactly the files to publish, and `parts/`, with the JSON report of each step.
+
+    Another flavour than full has directories of its own there, `release.small/` and `parts.small/`.
+    """
 
     root: Path
+    flavour: Flavour = Flavour.FULL
+
+    def of(self, flavour: Flavour) -> Staging:
+        """The same staging directory, for the files of another flavour."""
+        return replace(self, flavour=flavour)
 
     @property
     def release(self) -> Path:
         """The directory that becomes the release."""
-        return self.root / "release"
+        return self._own("release")
+
+    def _own(self, name: str) -> Path:
+        return self.root / (name if self.flavour is Flavour.FULL else f"{name}.{self.flavour}")
+
+    def _part(self, name: str) -> Path:
+        return self._own("parts") / f"{name}.json"
 
     def write_part(self, name: str, note: Mapping[str, Any]) -> None:
         """Writes the report of a step, for the steps after it."""
-        write_atomically(self.root / "parts" / f"{name}.json", json.dumps(note, sort_keys=True, indent=2))
+        write_atomically(self._part(name), json.dumps(note, sort_keys=True, indent=2))
 
     @property
     def report(self) -> Path:
@@ -37,11 +52,11 @@ class Staging:
 
     def has_part(self, name: str) -> bool:
         """True when that step has written its report."""
-        return (self.root / "parts" / f"{name}.json").is_file()
+        return self._part(name).is_file()
 
     def read_part(self, name: str) -> dict[str, Any]:
         """The report of a step. ReleaseError when that step has not run in this staging directory."""
-        path = self.root / "parts" / f"{name}.json"
+        path = self._part(name)
         try:
             note = read_json(path, LARGE)
         except FileNotFoundError:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.errors import ReleaseError
-from stash_sense_pipeline.foundation.files import PUBLIC_FILE, replacing, sha256_file
+from stash_sense_pipeline.foundation.files import PUBLIC_FILE, link_or_copy, replacing, sha256_file
 from stash_sense_pipeline.foundation.json_file import SMALL, read_json
 from stash_sense_pipeline.foundation.progress import Progress
 from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
@@ -36,7 +34,7 @@ from stash_sense_pipeline.release.build.face_order import (
     start_digest,
 )
 from stash_sense_pipeline.release.build.staging import Staging, disk_errors
-from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
+from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST, Flavour
 
 _SECONDS_BETWEEN_UPDATES = 0.2
 
@@ -56,8 +54,8 @@ class IndexParams:
     Only `threads=1` gives the same bytes in every run.
     """
 
-    m: int = 96
-    ef_construction: int = 600
+    m: int = 32
+    ef_construction: int = 200
     seed: int = 1
     storage: Storage = Storage.FLOAT32
     threads: int = 1
@@ -72,7 +70,7 @@ class IndexParams:
 
 @dataclass(frozen=True)
 class IndexTask:
-    """The index to build: the embedder and the parameters.
+    """The index to build: the embedder, the parameters, and the flavour of the release.
 
     `reuse`: an earlier release. Its index is used when it was built from the same vectors with the same parameters.
     """
@@ -80,6 +78,12 @@ class IndexTask:
     model: str
     params: IndexParams
     reuse: Path | None = None
+    flavour: Flavour = Flavour.FULL
+
+    @property
+    def name(self) -> str:
+        """`facenet`, and `facenet (small)` in another flavour than full."""
+        return self.model if self.flavour is Flavour.FULL else f"{self.model} ({self.flavour})"
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,20 @@ class IndexReport:
     size_bytes: int
     seconds: float
     reused: bool
+
+
+# 8-bit storage rounds a distance by about 0.01, so that two neighbours within twice that may change places.
+_ROUNDED_TIE = 0.02
+
+
+def tie_of(storage: Storage) -> float | None:
+    """Distances this close are equal in an index of this storage; None: those that float32 cannot tell apart."""
+    return None if storage is Storage.FLOAT32 else _ROUNDED_TIE
+
+
+def flavour_params(params: IndexParams, flavour: Flavour) -> IndexParams:
+    """The parameters of an index of a flavour, from those of the flavour full."""
+    return params if flavour is Flavour.FULL else replace(params, storage=Storage.E4M3)
 
 
 def index_digest(vectors_digest: str, params: IndexParams) -> str:
@@ -179,8 +197,8 @@ def stage_indices(
 ) -> dict[str, IndexReport]:
     """Runs stage_index for each task, two at a time when each takes one thread. The bytes do not depend on this.
 
-    `progress` returns the callback of a model. It is called in this thread. When a build fails, the other one stops at
-    its next batch.
+    The results are by the names of the tasks. `progress` returns the callback of a task by its name. It is called in
+    this thread. When a build fails, the other one stops at its next batch.
     """
     stop = threading.Event()
     updates: SimpleQueue[tuple[str, str, int, int | None]] = SimpleQueue()
@@ -188,15 +206,15 @@ def stage_indices(
     def build(task: IndexTask) -> IndexReport:
         def report_progress(stage: str, done: int, total: int | None, /, **counts: int) -> None:
             if stop.is_set():
-                raise ReleaseError(f"the build of the {task.model} index was stopped")
-            updates.put((task.model, stage, done, total))
+                raise ReleaseError(f"the build of the {task.name} index was stopped")
+            updates.put((task.name, stage, done, total))
 
         return stage_index(engine, task, staging, report_progress)
 
-    callbacks = {task.model: progress(task.model) for task in tasks} if progress is not None else {}
+    callbacks = {task.name: progress(task.name) for task in tasks} if progress is not None else {}
     one_thread_each = all(task.params.threads == 1 for task in tasks)
     with ThreadPoolExecutor(max_workers=2 if one_thread_each else 1) as pool:
-        builds = {task.model: pool.submit(build, task) for task in tasks}
+        builds = {task.name: pool.submit(build, task) for task in tasks}
         try:
             # In this thread: the callbacks need not be thread-safe.
             while not all(built.done() for built in builds.values()):
@@ -209,16 +227,16 @@ def stage_indices(
             stop.set()
             raise
     trim_heap()
-    return {model: built.result() for model, built in builds.items()}
+    return {name: built.result() for name, built in builds.items()}
 
 
 def _forward_progress(
     updates: SimpleQueue[tuple[str, str, int, int | None]], callbacks: Mapping[str, Progress]
 ) -> None:
     while not updates.empty():
-        model, stage, done, total = updates.get()
-        if model in callbacks:
-            callbacks[model](stage, done, total)
+        name, stage, done, total = updates.get()
+        if name in callbacks:
+            callbacks[name](stage, done, total)
 
 
 def stage_index(
@@ -232,6 +250,7 @@ def stage_index(
         raise ReleaseError(
             f"the contract has no index for embedder {task.model}; it knows {', '.join(INDEX_FILES)}"
         )
+    staging = staging.of(task.flavour)
     path = staging.release / INDEX_FILES[task.model]
     report = _staged_index(engine, task, staging) or build_index(engine, task, path, progress)
     staging.write_part(f"index-{task.model}", asdict(report))
@@ -307,11 +326,5 @@ def _reuse_published(release: Path, task: IndexTask, digest: str, path: Path) ->
     except (OSError, ValueError, KeyError, TypeError):
         # No earlier release, or one with another manifest: the index is built.
         return False
-    # A hard link shares its mode with the published file.
-    with replacing(path, PUBLIC_FILE) as temporary:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copyfile(source, temporary)
+    link_or_copy(source, path, PUBLIC_FILE)
     return True

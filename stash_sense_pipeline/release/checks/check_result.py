@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.release.contract import Flavour
 
 
 class Severity(StrEnum):
@@ -20,7 +21,7 @@ class Severity(StrEnum):
 class CheckResult:
     """The result of one check: its name, whether it passed, and the finding in words and numbers.
 
-    `table`: rows of plain values, for a finding that is a table.
+    `table`: rows of plain values, for a finding that is a table. `flavour`: the flavour of the release that was checked.
     """
 
     name: str
@@ -29,6 +30,12 @@ class CheckResult:
     severity: Severity = Severity.ERROR
     numbers: Mapping[str, float] = field(default_factory=dict)
     table: tuple[Mapping[str, str | float | int], ...] = ()
+    flavour: str = Flavour.FULL.value
+
+    @property
+    def label(self) -> str:
+        """The name, and the flavour where it is another than full."""
+        return self.name if self.flavour == Flavour.FULL else f"{self.flavour}: {self.name}"
 
 
 def failures(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
@@ -42,5 +49,5 @@ class ReleaseRefusedError(ReleaseError):
     def __init__(self, checks: Sequence[CheckResult]) -> None:
         first, *rest = failures(checks)
         more = f" (and {len(rest)} more)" if rest else ""
-        super().__init__(f"the release is not published, a check failed: {first.name}: {first.detail}{more}")
+        super().__init__(f"the release is not published, a check failed: {first.label}: {first.detail}{more}")
         self.checks = tuple(checks)

@@ -13,23 +13,28 @@ from datetime import date
 from stash_sense_pipeline.foundation.files import open_regular
 from stash_sense_pipeline.foundation.sqlite_file import MAGIC as SQLITE_MAGIC
 from stash_sense_pipeline.release.checks.opened_release import (
+    DAMAGE,
     MAX_EXAMPLES,
     OpenedRelease,
     refuse_examples,
 )
 from stash_sense_pipeline.release.contract import (
     DATE_FORM,
-    ENDPOINT_PRIORITY,
     EXACT_COLUMNS,
     FACES_JSON,
     KNOWN_HOSTS,
     LEGACY_TABLES,
+    MANIFEST,
     NEEDED_COLUMNS,
     PERFORMERS_DB,
     PERFORMERS_JSON,
     SCHEMA_VERSION,
     endpoint_rank,
 )
+from stash_sense_pipeline.settings.known_sources import ENDPOINT_PRIORITY
+
+# Of a list of endpoints in a manifest.
+_MOST_ENDPOINTS = 100
 
 _TIME_COLUMNS = frozenset({"created_at", "updated_at", "stashdb_updated_at", "merged_at"})
 
@@ -138,7 +143,9 @@ def owners(release: OpenedRelease) -> str:
             "SELECT facenet_index, performer_id FROM faces ORDER BY facenet_index"
         ).fetchall()
         records = _records(connection)
-    rank = {endpoint: endpoint_rank(endpoint, {}) for own in records.values() for endpoint, _ in own}
+    priority = _priority(release)
+    endpoints_here = {endpoint for own in records.values() for endpoint, _ in own}
+    rank = {endpoint: endpoint_rank(endpoint, {}, priority) for endpoint in endpoints_here}
     owner: dict[str, int] = {}
     for position, performer_id in rows:
         uid = release.faces[position]
@@ -156,11 +163,24 @@ def owners(release: OpenedRelease) -> str:
                 f"{FACES_JSON} has a face of {uid}, but performer {performer_id} has no such record"
             )
         best = min((rank[endpoint], endpoint) for endpoint, _ in own)[1]
-        if best in ENDPOINT_PRIORITY and best not in endpoints:
+        if best in priority and best not in endpoints:
             raise ValueError(f"{uid} is not the id of the record at {best}, which has priority")
         if len(endpoints) == 1 and hosts.setdefault(endpoints[0], host) != host:
             raise ValueError(f"endpoint {endpoints[0]} has the hosts {hosts[endpoints[0]]} and {host}")
     return f"{len(owner)} performers own their positions of {FACES_JSON}"
+
+
+def _priority(release: OpenedRelease) -> tuple[str, ...]:
+    """The order of endpoints that the manifest states, by default that of the sidecar's own trainer."""
+    try:
+        stated = release.manifest.get("endpoint_priority", ENDPOINT_PRIORITY)
+    except DAMAGE:
+        # The check "manifest" reports it.
+        return ENDPOINT_PRIORITY
+    listed = isinstance(stated, list | tuple) and len(stated) <= _MOST_ENDPOINTS
+    if not listed or not all(isinstance(name, str) for name in stated):
+        raise ValueError(f"endpoint_priority in {MANIFEST} is not a list of endpoints: {stated!r:.80}")
+    return tuple(stated)
 
 
 def database_face_counts(release: OpenedRelease) -> str:

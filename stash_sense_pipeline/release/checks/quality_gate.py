@@ -7,17 +7,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import sqlalchemy as sa
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.catalog.schema import trusted_faces
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.json_file import LARGE, read_json
 from stash_sense_pipeline.release.build.face_order import ReleaseVectors
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
+    AnswerFidelity,
+    Neighbours,
+    answer_fidelity,
+)
 from stash_sense_pipeline.release.checks.accuracy.confusable_people import (
+    ConfusablePeople,
     SimilarityDistribution,
+    find_confusable,
     similarity_distribution,
 )
+from stash_sense_pipeline.release.checks.accuracy.exact_search import Positions
+from stash_sense_pipeline.release.checks.accuracy.left_out import PHOTOGRAPHS, choose_photographs
 from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy, measure_accuracy
 from stash_sense_pipeline.release.checks.accuracy.released_people import read_released_people
 from stash_sense_pipeline.release.checks.accuracy.thresholds import people_by_faces
@@ -27,17 +38,20 @@ from stash_sense_pipeline.release.checks.retrieval import (
     HeldOutBucket,
     RecallReport,
     ask_index,
+    fidelity_check,
     held_out_check,
     held_out_retrieval,
     index_content_check,
     index_recall,
     load_index,
+    propose_neighbours,
     recall_checks,
     self_retrieval_check,
 )
 from stash_sense_pipeline.release.checks.shrinkage import deleted_check, find_losses, shrink_check
 from stash_sense_pipeline.release.checks.threshold_check import threshold_check
-from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES
+from stash_sense_pipeline.release.contract import FACES_JSON, INDEX_FILES, REQUIRED_MODELS
+from stash_sense_pipeline.release.shown_people import ShownPeople, count_shown_people
 from stash_sense_pipeline.release.spec import ReleaseSpec
 
 
@@ -51,6 +65,9 @@ class Figures:
     held_out: tuple[HeldOutBucket, ...]
     similarities: Mapping[str, SimilarityDistribution]
     accuracy: Accuracy
+    confusable: ConfusablePeople
+    fidelity: AnswerFidelity
+    shown: ShownPeople
 
 
 @dataclass(frozen=True)
@@ -82,26 +99,11 @@ def prove_release(
         checks.append(CheckResult("no_unexplained_shrink", True, "the first release"))
     checks.append(one_pack_check(vectors, spec.pack))
     accuracy = measure_accuracy(vectors, read_released_people(release))
-    sample = accuracy.left_out.sample
-    recall: list[RecallReport] = []
-    answers: dict[str, Answers] = {}
-    for model, unit in vectors.unit.items():
-        index = load_index(release / INDEX_FILES[model])
-        checks.append(index_content_check(model, index, unit, spec.index.storage))
-        if not checks[-1].passed:
-            return Proof(tuple(checks), None)
-        answers[model] = ask_index(index, unit, sample.positions)
-        # An index takes up to a gigabyte: it is freed before the next one is loaded.
-        del index
-        recall.append(index_recall(model, answers[model], unit, sample.similarities.get(model)))
-        checks += recall_checks(
-            recall[-1],
-            limits.recall_at_1,
-            limits.recall_at_100,
-            far_blocks=limits.recall_at_100_blocks,
-        )
-    owners = read_json(release / FACES_JSON, LARGE)
-    checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
+    photographs = choose_photographs(vectors.order.performer_ids, PHOTOGRAPHS)
+    indices = prove_indices(release, vectors, spec, accuracy, photographs)
+    checks += indices.checks
+    if indices.answers is None:
+        return Proof(tuple(checks), None)
     held_out = held_out_retrieval(vectors.order, accuracy.left_out)
     checks += [held_out_check(held_out), threshold_check(accuracy.thresholds)]
     return Proof(
@@ -109,14 +111,83 @@ def prove_release(
         Figures(
             people_by_faces=people_by_faces(vectors.order),
             faces_by_source=_faces_by_source(engine),
-            recall=tuple(recall),
+            recall=indices.answers.recall,
             held_out=held_out,
             similarities={
                 model: similarity_distribution(vectors.order, unit) for model, unit in vectors.unit.items()
             },
             accuracy=accuracy,
+            confusable=find_confusable(vectors, photographs, indices.answers.proposed),
+            fidelity=indices.answers.fidelity,
+            shown=count_shown_people(release),
         ),
     )
+
+
+@dataclass(frozen=True)
+class IndexAnswers:
+    """What the indices of one flavour answer: their recall, the fidelity, and the neighbours of photographs (q, k)."""
+
+    recall: tuple[RecallReport, ...]
+    fidelity: AnswerFidelity
+    proposed: Mapping[str, NDArray[np.int32]]
+
+
+@dataclass(frozen=True)
+class IndexProof:
+    """The results of the checks of the indices. `answers` is None when an index does not hold the catalog's vectors."""
+
+    checks: tuple[CheckResult, ...]
+    answers: IndexAnswers | None
+
+
+def prove_indices(
+    release: Path,
+    vectors: ReleaseVectors,
+    spec: ReleaseSpec,
+    accuracy: Accuracy,
+    photographs: Positions | None = None,
+) -> IndexProof:
+    """Checks the indices of one flavour: that they hold the catalog's vectors, and how well they answer.
+
+    `spec`: that of the flavour. `photographs`: positions for which the required indices propose neighbours. One index at
+    a time is held in memory beside the vectors.
+    """
+    limits, sample = spec.limits, accuracy.left_out.sample
+    checks: list[CheckResult] = []
+    recall: list[RecallReport] = []
+    answers: dict[str, Answers] = {}
+    proposed: dict[str, NDArray[np.int32]] = {}
+    for model, unit in vectors.unit.items():
+        index = load_index(release / INDEX_FILES[model])
+        checks.append(index_content_check(model, index, unit, spec.index.storage))
+        if not checks[-1].passed:
+            return IndexProof(tuple(checks), None)
+        answers[model] = ask_index(index, unit, sample.positions)
+        if photographs is not None and model in REQUIRED_MODELS:
+            proposed[model] = propose_neighbours(index, unit, photographs)
+        # An index takes up to a gigabyte: it is freed before the next one is loaded.
+        del index
+        known = sample.neighbours.get(model)
+        similarities = None if known is None else np.asarray(1 - known.distances)
+        recall.append(index_recall(model, answers[model], unit, similarities, limits.tie))
+        checks += recall_checks(
+            recall[-1],
+            limits.recall_at_1,
+            limits.recall_at_100,
+            far_blocks=limits.recall_at_100_blocks,
+        )
+    fidelity = answer_fidelity(
+        vectors.order.performer_ids,
+        sample.positions,
+        sample.neighbours,
+        {model: Neighbours(answers[model].ids, answers[model].distances) for model in REQUIRED_MODELS},
+        limits.tie or 0.0,
+    )
+    checks.append(fidelity_check(fidelity, limits.answer_fidelity))
+    owners = read_json(release / FACES_JSON, LARGE)
+    checks.append(self_retrieval_check(owners, answers, limits.self_retrieval))
+    return IndexProof(tuple(checks), IndexAnswers(tuple(recall), fidelity, proposed))
 
 
 def one_pack_check(vectors: ReleaseVectors, pack: ModelPack) -> CheckResult:

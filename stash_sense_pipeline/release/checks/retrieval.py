@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stash_sense_pipeline.release.build.face_order import FaceOrder, lengths
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import AnswerFidelity
 from stash_sense_pipeline.release.checks.accuracy.exact_search import (
     Floats,
     Positions,
@@ -27,6 +30,10 @@ _ROWS_A_BLOCK = 16_384
 _TIE = 1e-5
 # Largest cosine distance between a unit vector and its stored form, by storage type.
 _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
+
+# The share of the neighbours within the sidecar's distance that each index must return.
+_IN_REACH = 0.999
+_ADVICE = "; raise m and ef_construction under export.index, or lower the limit under export"
 
 # Share of held-out faces that find their performer. Good models reach more than 0.9.
 _HELD_OUT_FLOOR = 0.5
@@ -95,11 +102,25 @@ def ask_index(
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
 
 
-def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | None = None) -> RecallReport:
+def propose_neighbours(index: Any, unit: Floats, positions: Positions) -> NDArray[np.int32]:
+    """The neighbours (q, k) that an index returns for stored faces, by all cores. -1 is none."""
+    threads = os.cpu_count() or 1
+    blocks = [
+        ask_index(index, unit, positions[start : start + _ROWS_A_BLOCK], threads=threads).ids.astype(np.int32)
+        for start in range(0, len(positions), _ROWS_A_BLOCK)
+    ]
+    return np.concatenate(blocks)
+
+
+def index_recall(
+    model: str, answers: Answers, unit: Floats, exact: Floats | None = None, tie: float | None = None
+) -> RecallReport:
     """Compares an index's answers with exact search over `unit` (n, dim) in release order.
 
-    `exact`: the similarities (q, k) of the exact neighbours of the same faces, best first, where they are known.
+    `exact`: the similarities (q, k) of the exact neighbours of the same faces, best first, where they are known. `tie`:
+    similarities this close are equal; None: those that float32 cannot tell apart.
     """
+    tie = _TIE if tie is None else tie
     positions, returned = answers.positions, answers.ids
     queries = np.ascontiguousarray(unit[positions])
     k = returned.shape[1]
@@ -107,7 +128,7 @@ def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | Non
         _, exact = exact_neighbours(queries, unit, k)
     # Scored with the unrounded vectors: an 8-bit index ranks by rounded ones.
     scores = _scores(queries, unit, returned)
-    found = scores >= exact[:, -1:] - _TIE
+    found = scores >= exact[:, -1:] - tie
     near = np.float32(1 - SIDECAR_MAX_DISTANCE)
     reachable = np.count_nonzero(exact >= near, axis=1) - 1
     reached = np.count_nonzero((scores >= near) & (returned != positions[:, None]), axis=1)
@@ -118,12 +139,12 @@ def index_recall(model: str, answers: Answers, unit: Floats, exact: Floats | Non
     nearest_other = exact[:, 1] if k > 1 else exact[:, 0]
     return RecallReport(
         model=model,
-        at_1=float(np.mean(scores[rows, first_other] >= nearest_other - _TIE)),
+        at_1=float(np.mean(scores[rows, first_other] >= nearest_other - tie)),
         at_k=float(np.mean(found)),
         in_reach=float(np.minimum(reached, reachable).sum() / max(1, reachable.sum()))
         if reachable.any()
         else 1.0,
-        itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - _TIE))),
+        itself=float(np.mean((returned[:, 0] == positions) | (scores[:, 0] >= 1 - tie))),
         k=k,
         queries=len(queries),
     )
@@ -155,16 +176,32 @@ def _scores(queries: Floats, unit: Floats, returned: Positions) -> Floats:
     return scores
 
 
+def fidelity_check(fidelity: AnswerFidelity, limit: float) -> CheckResult:
+    """The share of probes that get the answer of exact search through the indices. It forbids publishing below `limit`."""
+    parts = ", ".join(
+        f"{share:.4f} of {fidelity.probes} as {probe}" for probe, share in fidelity.shares.items()
+    )
+    passed = fidelity.share >= limit
+    return CheckResult(
+        "answer_fidelity",
+        passed,
+        f"{fidelity.share:.4f} of the sidecar's answers are those of exact search: {parts} (limit {limit})"
+        f"{'' if passed else _ADVICE}",
+        numbers={"share": fidelity.share}
+        | {probe.name.lower(): share for probe, share in fidelity.shares.items()},
+    )
+
+
 def recall_checks(
-    report: RecallReport, at_1: float, at_k: float, *, far_blocks: bool = True
+    report: RecallReport, at_1: float, at_k: float, *, far_blocks: bool = False
 ) -> tuple[CheckResult, ...]:
     """Three checks: recall at 1, recall at k within the sidecar's distance, and recall at k.
 
-    Each forbids publishing below its limit. Without `far_blocks` the last is a warning, for a catalog with vectors that
-    no graph serves well enough: the sidecar does not answer with neighbours beyond its distance.
+    The first two forbid publishing below their limits. The last does so with `far_blocks`, else it is a warning: the
+    sidecar does not answer with neighbours beyond its distance.
     """
     queried = f"over {report.queries} faces"
-    advice = "; raise m and ef_construction under export.index, or lower the limit under export"
+    advice = _ADVICE
 
     def line(name: str, share: float, limit: float, text: str, severity: Severity) -> CheckResult:
         detail = f"{share:.4f} {text} {queried} (limit {limit}){'' if share >= limit else advice}"
@@ -177,7 +214,7 @@ def recall_checks(
         line(
             "recall_in_reach",
             report.in_reach,
-            at_k,
+            _IN_REACH,
             f"of the {report.k} nearest within the sidecar's distance",
             Severity.ERROR,
         ),

@@ -37,9 +37,9 @@ from stash_sense_pipeline.release.contract import (
     TATTOO_DIMENSIONS,
     TATTOO_INDEX,
     TATTOO_JSON,
-    zip_name,
+    Flavour,
 )
-from stash_sense_pipeline.release.versions import is_version
+from stash_sense_pipeline.release.versions import is_version, named_release
 
 # The beginning of the finding that a manifest lacks checksums, when those that it has are right.
 NO_CHECKSUM = "no checksum for"
@@ -234,9 +234,10 @@ def _version(release: OpenedRelease, name: str) -> str:
     version = release.manifest.get("version")
     if not isinstance(version, str) or not is_version(version):
         raise ValueError(f"{version!r:.80} is not YYYY.MM.DD or YYYY.MM.DD.N")
-    shown = name.removeprefix("stash-sense-data-v").removesuffix(".zip")
-    if is_version(shown) and name in (shown, zip_name(shown)) and shown != version:
-        raise ValueError(f"the manifest says {version}, the name {name}")
+    named = named_release(name)
+    flavour = release.manifest.get("flavour", Flavour.FULL)
+    if named is not None and named != (version, flavour):
+        raise ValueError(f"the manifest says {version} ({flavour!r:.80}), the name {name}")
     return version
 
 

@@ -127,7 +127,7 @@ def _swap(directory: Path, work: Path) -> InstallReport:
     names = sorted(member.name for member in fresh.iterdir())
     replaced = [name for name in _NAMES if os.path.lexists(directory / name)]
     version = str(read_manifest(fresh)["version"])
-    previous = _version(directory)
+    previous = installed_version(directory)
     plan = {"new": {name: _identity(fresh / name) for name in names}, "old": replaced}
     write_atomically(work / _PLAN, json.dumps(plan))
     make_directory(old, PUBLIC_DIRECTORY)
@@ -149,7 +149,8 @@ def _swap(directory: Path, work: Path) -> InstallReport:
     return InstallReport(version, previous, directory, tuple(names), dropped, backup if replaced else None)
 
 
-def _version(directory: Path) -> str | None:
+def installed_version(directory: Path) -> str | None:
+    """The version of the release in a sidecar's data directory; None when there is none, or no version to be read."""
     try:
         version = read_json(directory / MANIFEST, SMALL)["version"]
     except (OSError, ValueError, TypeError, LookupError):

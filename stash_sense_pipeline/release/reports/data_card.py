@@ -17,6 +17,7 @@ from stash_sense_pipeline.catalog.queries.claims.faces import FaceCounts
 from stash_sense_pipeline.catalog.schema import suppressions, withheld_records
 from stash_sense_pipeline.catalog.transactions import reading
 from stash_sense_pipeline.foundation.files import PUBLIC_FILE, read_only_sqlite, write_atomically
+from stash_sense_pipeline.foundation.tables.table import Table, table_of
 from stash_sense_pipeline.foundation.visible_text import visible
 from stash_sense_pipeline.privacy.suppression.suppression_hashes import OTHER, PERSONA
 from stash_sense_pipeline.release.build.manifest import read_manifest
@@ -24,8 +25,8 @@ from stash_sense_pipeline.release.checks.accuracy.measurement import Accuracy
 from stash_sense_pipeline.release.checks.accuracy.thresholds import FACE_BUCKETS, bucket_name
 from stash_sense_pipeline.release.checks.check_result import CheckResult
 from stash_sense_pipeline.release.contract import PERFORMERS_DB
-from stash_sense_pipeline.release.reports.accuracy_tables import group_lines, threshold_lines
-from stash_sense_pipeline.release.reports.markdown import markdown_table
+from stash_sense_pipeline.release.reports.accuracy_tables import group_blocks, threshold_blocks
+from stash_sense_pipeline.release.reports.document import Block, Heading, TableBlock, Text, markdown_document
 from stash_sense_pipeline.release.snapshot import read_face_sources
 
 _LIMITS = """\
@@ -36,13 +37,11 @@ _LIMITS = """\
 - Look-alikes, siblings and twins are confused with each other. Profile views and small or blurred faces fail.
 - Gender, ethnicity and dates are those of the sources. They are often missing and sometimes wrong.
 - The embedders were trained by others on faces that are not balanced over age, gender and skin colour. The errors above
-  are measured on this release only, not on images of other kinds.
-"""
+  are measured on this release only, not on images of other kinds."""
 _PROHIBITED_USE = """\
 To identify people other than the adult performers in the user's own media library: not on the street, not in private
 images, not at work, not by a person with power over them. The program that made this release has no endpoint for it.
-A person who asks for it is removed; see PRIVACY.md.
-"""
+A person who asks for it is removed; see PRIVACY.md."""
 
 
 def data_card_path(release: Path) -> Path:
@@ -60,8 +59,8 @@ def write_data_card(
     """
     path = data_card_path(release)
     counts = _Counts(_withheld_counts(engine), _face_origins(engine, release))
-    lines = _lines(read_manifest(release), _people(release), accuracy, counts, checks)
-    write_atomically(path, visible("\n".join(lines) + "\n"), mode=PUBLIC_FILE)
+    blocks = _blocks(read_manifest(release), _people(release), accuracy, counts, checks)
+    write_atomically(path, visible(markdown_document(blocks)), mode=PUBLIC_FILE)
     return path
 
 
@@ -110,56 +109,70 @@ def _withheld_counts(engine: sa.Engine) -> dict[str, int]:
     return {**found, "suppressed keys": max(keys - 1, 0)}
 
 
-def _lines(
+def _blocks(
     manifest: Mapping[str, Any],
     people: Mapping[int, Mapping[str, Any]],
     accuracy: Accuracy,
     counts: _Counts,
     checks: Sequence[CheckResult],
-) -> Iterator[str]:
+) -> list[Block]:
     faces = Counter[str]()
     for person in people.values():
         faces.update(person["sources"])
-    yield f"# Data card of release {manifest['version']}\n"
-    yield f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
-    yield f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`.\n"
-    yield "## Sources\n"
-    yield from markdown_table(
-        ("source", "faces", "performers with a face from it"),
-        [
-            (source, count, sum(source in person["sources"] for person in people.values()))
-            for source, count in sorted(faces.items())
-        ],
-    )
-    yield "\n## Where the vectors come from\n"
-    yield "seen: made by this program from the picture. proven: taken over from a release after its sample agreed, with the"
-    yield "picture not seen yet. claimed: in the catalog, and in no release.\n"
-    yield from markdown_table(
-        ("source", "seen", "proven", "claimed"),
-        [(source, each.seen, each.proven, each.claimed) for source, each in counts.origins.items()],
-    )
-    yield "\n## Completeness\n"
-    yield from markdown_table(("faces", "performers"), list(_people_by_face_count(people)))
-    yield ""
-    yield from markdown_table(
-        ("field", "performers with a value"),
-        [
-            (field, f"{sum(person[field] is not None for person in people.values()) / len(people):.0%}")
-            for field in ("gender", "ethnicity", "country", "birth_date")
-        ],
-    )
-    yield "\n## What a threshold means\n"
-    yield from threshold_lines(accuracy.thresholds)
-    yield "\n## Errors by group\n"
-    yield from group_lines(accuracy.groups)
-    yield "\n## Withheld and suppressed\n"
-    yield from markdown_table(("reason", "records or keys"), list(counts.withheld.items()))
-    yield "\n## Checks before publication\n"
-    yield from markdown_table(
-        ("check", "passed", "finding"),
-        [(check.name, "yes" if check.passed else "no", check.detail) for check in checks],
-    )
-    yield f"\n## Known limits\n\n{_LIMITS}\n## Prohibited use\n\n{_PROHIBITED_USE}"
+    results = [(check.label, check.passed, check.detail) for check in checks]
+    return [
+        Heading(1, f"Data card of release {manifest['version']}"),
+        Text(
+            f"{len(people)} performers with {sum(faces.values())} faces, from {', '.join(manifest['sources'])}."
+        ),
+        Text(f"Newest data of {manifest['created_at']}. Input digest `{manifest['input_digest']}`."),
+        *_section("Sources", _source_table(people, faces)),
+        Heading(2, "Where the vectors come from"),
+        Text(
+            "seen: made by this program from the picture. proven: taken over from a release after its sample agreed, with"
+            " the picture not seen yet. claimed: in the catalog, and in no release."
+        ),
+        TableBlock("Where the vectors come from", _origin_table(counts)),
+        *_section("Completeness", table_of(("faces", "performers"), _people_by_face_count(people))),
+        TableBlock("Fields", _field_table(people)),
+        Heading(2, "What a threshold means"),
+        *threshold_blocks(accuracy.thresholds),
+        Heading(2, "Errors by group"),
+        *group_blocks(accuracy.groups),
+        *_section(
+            "Withheld and suppressed", table_of(("reason", "records or keys"), counts.withheld.items())
+        ),
+        *_section("Checks before publication", table_of(("check", "passed", "finding"), results)),
+        Heading(2, "Known limits"),
+        Text(_LIMITS),
+        Heading(2, "Prohibited use"),
+        Text(_PROHIBITED_USE),
+    ]
+
+
+def _section(title: str, table: Table) -> list[Block]:
+    return [Heading(2, title), TableBlock(title, table)]
+
+
+def _source_table(people: Mapping[int, Mapping[str, Any]], faces: Mapping[str, int]) -> Table:
+    rows = [
+        (source, count, sum(source in person["sources"] for person in people.values()))
+        for source, count in sorted(faces.items())
+    ]
+    return table_of(("source", "faces", "performers with a face from it"), rows)
+
+
+def _origin_table(counts: _Counts) -> Table:
+    rows = [(source, each.seen, each.proven, each.claimed) for source, each in counts.origins.items()]
+    return table_of(("source", "seen", "proven", "claimed"), rows)
+
+
+def _field_table(people: Mapping[int, Mapping[str, Any]]) -> Table:
+    rows = [
+        (field, sum(person[field] is not None for person in people.values()) / len(people))
+        for field in ("gender", "ethnicity", "country", "birth_date")
+    ]
+    return table_of(("field", "performers with a value"), rows, {"performers with a value": ".0%"})
 
 
 def _people_by_face_count(people: Mapping[int, Mapping[str, Any]]) -> Iterator[tuple[str, int]]:

@@ -1,8 +1,8 @@
-"""The difference of two releases, and its description with or without names."""
+"""The difference of two releases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,32 +75,6 @@ def diff_releases(old: Path, new: Path, suppressions: Suppressions = NO_SUPPRESS
     )
 
 
-def describe_diff(diff: ReleaseDiff, *, names: int | None = 20) -> str:
-    """The diff as Markdown, with up to `names` performers a section, or all of them."""
-    lines = [f"## {diff.old} → {diff.new}", ""]
-    if diff.empty:
-        return "\n".join([*lines, "Nothing changed.", ""])
-    lines.append(
-        f"Faces: {diff.faces_added} added, {diff.faces_removed} removed, {diff.faces_moved} moved to another performer."
-    )
-    sections: Mapping[str, Sequence[PerformerChange]] = {
-        "added": diff.added,
-        "removed": diff.removed,
-        "merged": diff.merged,
-        "split": diff.split,
-        "changed": diff.changed,
-    }
-    for title, changes in sections.items():
-        if changes:
-            lines += ["", f"### {len(changes)} performers {title}", ""]
-            for change in changes[:names]:
-                detail = f": {', '.join(change.detail)}" if change.detail else ""
-                lines.append(f"- {change.name} ({change.performer_id}){detail}")
-            if names is not None and len(changes) > names:
-                lines.append(f"- and {len(changes) - names} more")
-    return "\n".join([*lines, ""])
-
-
 def _without_names(held: Snapshot, suppressions: Suppressions) -> Snapshot:
     """The snapshot with the names of suppressed performers replaced."""
     people = {
@@ -130,18 +104,3 @@ def _changed_fields(before: Snapshot, after: Snapshot, performer_id: int) -> tup
     if before.records[performer_id] != after.records[performer_id]:
         fields.append("stash-box records")
     return tuple(fields)
-
-
-def counted_diff(diff: ReleaseDiff) -> str:
-    """The numbers of changes as Markdown, without names."""
-    counts = {
-        "performers added": len(diff.added),
-        "performers removed": len(diff.removed),
-        "performers changed": len(diff.changed),
-        "performers merged": len(diff.merged),
-        "performers split": len(diff.split),
-        "faces added": diff.faces_added,
-        "faces removed": diff.faces_removed,
-        "faces moved to another performer": diff.faces_moved,
-    }
-    return "\n".join([f"Since {diff.old}:", "", *(f"- {count} {what}" for what, count in counts.items())])

@@ -5,7 +5,6 @@ They are for the operator alone and in no release: they name people and link to 
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from stash_sense_pipeline.catalog.transactions import reading
-from stash_sense_pipeline.foundation.files import make_directory, replacing, write_atomically
-from stash_sense_pipeline.foundation.spreadsheet_cells import spreadsheet_cell
+from stash_sense_pipeline.foundation.files import make_directory, write_atomically
+from stash_sense_pipeline.foundation.tables.csv_writer import csv_text
+from stash_sense_pipeline.foundation.tables.table import table_of
 from stash_sense_pipeline.foundation.visible_text import visible_line
 from stash_sense_pipeline.identity.review import SUGGESTIONS
 from stash_sense_pipeline.identity.source_suggestions.finding import still_current
@@ -36,19 +36,13 @@ def write_suggestions(engine: sa.Engine, directory: Path, found: SuggestionList)
     `directory` is in DATA_DIR. Its lock for texts is held while the catalog is asked which records it still holds, and
     while the files are written. An erasure waits, and then blanks the lines about erased people.
     """
-    # pandas takes a second to import.
-    import pandas as pd
-
     with texts_locked(directory.parent):
         with reading(engine) as connection:
             current = still_current(connection, found)
         rows = suggestion_rows(current)
         make_directory(directory)
-        frame = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"confidence": float})
-        cells = frame.select_dtypes(exclude="number").columns
-        frame[cells] = frame[cells].map(spreadsheet_cell, na_action="ignore")
-        with replacing(directory / SUGGESTIONS) as temporary:
-            frame.to_csv(temporary, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+        table = table_of(COLUMNS, (tuple(row.values()) for row in rows))
+        write_atomically(directory / SUGGESTIONS, csv_text(table))
         write_atomically(directory / JSON, as_json(rows))
     return current.counts()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from stash_sense_pipeline.sources.health.next_step import next_step
 
 if TYPE_CHECKING:
     from stash_sense_pipeline.catalog.queries.status import SourceStatus
+    from stash_sense_pipeline.sources.reference_sites.enrichment.field_counts import FieldDrift
 
 # A nightly refresh may be late by half a day; two missed nights are stale.
 STALE_AFTER = timedelta(hours=36)
@@ -27,8 +28,13 @@ class Advice:
     failed: bool = True
 
 
-def advice(status: SourceStatus, unusable: str | None, now: datetime) -> Iterator[Advice]:
-    """What to do about an enabled source. `unusable`: why it cannot be asked at all, see `connections.unusable`."""
+def advice(
+    status: SourceStatus, unusable: str | None, now: datetime, drifts: Sequence[FieldDrift] = ()
+) -> Iterator[Advice]:
+    """What to do about an enabled source.
+
+    `unusable`: why it cannot be asked at all, see `connections.unusable`. `drifts`: fields that its pages lack now.
+    """
     name = status.source
     if unusable is not None:
         yield Advice(name, unusable.removeprefix(f"{name}: "))
@@ -48,6 +54,13 @@ def advice(status: SourceStatus, unusable: str | None, now: datetime) -> Iterato
             name,
             f"the check no_mass_image_loss failed: {status.refused_images:,} images were refused; they are asked for"
             " again the next day",
+        )
+    if drifts:
+        fields = "; ".join(map(str, drifts))
+        yield Advice(
+            name,
+            f"the check no_field_drift failed: {fields}; the site changed its layout, or dropped the field: report it,"
+            " or wait 30 days",
         )
     if status.unread:
         text = f"{status.unread:,} records cannot be read: stash-sense status --unread"

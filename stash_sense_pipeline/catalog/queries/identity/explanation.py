@@ -75,6 +75,16 @@ def evidence_about(connection: sa.Connection, keys: Iterable[RecordKey]) -> list
     return sorted(found, key=lambda row: (-row.weight, row[:6]))
 
 
+def refused_evidence(connection: sa.Connection) -> list[EvidenceRow]:
+    """All rows of evidence of refused pairs, sorted by pair, kind and key."""
+    table = identity_evidence.c
+    columns = [table[name] for name in EvidenceRow._fields]
+    query = (
+        sa.select(*columns).where(table.verdict == "refused").order_by(*columns[1:5], table.kind, table.key)
+    )
+    return [EvidenceRow._make(row) for row in connection.execute(query)]
+
+
 class LeftOutFace(NamedTuple):
     """A face that is kept out of releases. `number`: of a hub, the people near it; of a collision, the performer."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stash_sense_pipeline.release.build.face_order import FaceOrder
+from stash_sense_pipeline.release.build.face_order import FaceOrder, ReleaseVectors
 from stash_sense_pipeline.release.checks.accuracy.exact_search import Floats, Positions
-from stash_sense_pipeline.release.checks.accuracy.fusion import Distances
-from stash_sense_pipeline.release.contract import SIDECAR_MAX_DISTANCE
+from stash_sense_pipeline.release.checks.accuracy.fusion import Distances, fuse
+from stash_sense_pipeline.release.contract import REQUIRED_MODELS, SIDECAR_MAX_DISTANCE
 
 # Pairs of faces that are compared at once.
 _PAIRS_A_BLOCK = 4_096
+# Photographs for which the vectors of all neighbours are read at once: 50 MB for 100 neighbours.
+_PHOTOGRAPHS_A_BLOCK = 256
 # 100 bins of 0.02: bins of 0.1 would hide the tails, and the counts in bins of 0.001 would be noise.
 BINS = np.round(np.linspace(-1, 1, 101), 2)
 _SAMPLED_FACES, _SAMPLED_OTHERS = 1_000, 10_000
@@ -57,8 +60,44 @@ class SimilarityDistribution:
     impostor: tuple[int, ...]
 
 
-class ConfusableSearch:
-    """The nearest pairs of people and the hubs of a release, from the answers to left-out photographs.
+def find_confusable(
+    vectors: ReleaseVectors,
+    photographs: Positions,
+    neighbours: Mapping[str, NDArray[np.int32]],
+    *,
+    pairs: int = 20,
+    hubs: int = 10,
+) -> ConfusablePeople:
+    """The nearest pairs of people and the hubs of a release.
+
+    `photographs` (q,): positions, at least one of each person. `neighbours`: the neighbours (q, k) of these photographs
+    that the index of each required model returns; -1 is none. The indices only propose faces: the distances are exact.
+    `pairs`, `hubs`: the largest numbers of them.
+
+    The time grows with the photographs, and with the logarithm of the faces. Comparing every photograph with every face
+    would grow with the square.
+    """
+    search = _Search(vectors.order, pairs, hubs)
+    owners = vectors.order.performer_ids
+    for start in range(0, len(photographs), _PHOTOGRAPHS_A_BLOCK):
+        block = photographs[start : start + _PHOTOGRAPHS_A_BLOCK]
+        own = owners[block][:, None]
+        ids = [neighbours[model][start : start + len(block)].astype(np.int64) for model in REQUIRED_MODELS]
+        distances = [
+            _distances(vectors.unit[model], block, each)
+            for model, each in zip(REQUIRED_MODELS, ids, strict=True)
+        ]
+        search.offer(block, *fuse(ids, distances, [(each < 0) | (owners[each] == own) for each in ids]))
+    return search.found()
+
+
+def _distances(unit: Floats, photographs: Positions, ids: Positions) -> Floats:
+    """Cosine distances (q, k) of photographs and their neighbours."""
+    return np.asarray(1 - np.einsum("qd,qkd->qk", unit[photographs], unit[ids]))
+
+
+class _Search:
+    """The nearest pairs of people and the hubs, from the answers to photographs.
 
     `pairs`, `hubs`: the largest numbers of them.
     """

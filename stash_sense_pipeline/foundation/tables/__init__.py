@@ -1,0 +1,1 @@
+"""Tables that people read: built as DataFrames, and written as Markdown, CSV or HTML by one module each."""

@@ -1,0 +1,175 @@
+"""Chooses the parameters of the indices: the cheapest with which the sidecar answers as by exact search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from stash_sense_pipeline.catalog.transactions import reading
+from stash_sense_pipeline.foundation.errors import ReleaseError
+from stash_sense_pipeline.foundation.progress import Progress
+from stash_sense_pipeline.foundation.runtime_tuning import trim_heap
+from stash_sense_pipeline.release.build.face_order import read_face_order, read_unit_vectors
+from stash_sense_pipeline.release.build.manifest import read_manifest
+from stash_sense_pipeline.release.build.staging import Staging
+from stash_sense_pipeline.release.build.voyager_index import (
+    IndexParams,
+    IndexReport,
+    flavour_params,
+    stage_indices,
+    tie_of,
+)
+from stash_sense_pipeline.release.checks.accuracy.answer_fidelity import (
+    AnswerFidelity,
+    Neighbours,
+    answer_fidelity,
+)
+from stash_sense_pipeline.release.checks.accuracy.exact_search import exact_neighbours, sample_positions
+from stash_sense_pipeline.release.checks.accuracy.left_out import PROBES
+from stash_sense_pipeline.release.checks.retrieval import ask_index, load_index
+from stash_sense_pipeline.release.contract import INDEX_FILES, REQUIRED_MODELS, SIDECAR_K, Flavour
+from stash_sense_pipeline.release.spec import index_tasks
+
+
+class Corner(NamedTuple):
+    """A pair of HNSW parameters, which decide the time of a build, the size of an index and its recall."""
+
+    m: int
+    ef_construction: int
+
+
+# From cheap to dear. docs/release.md has the measurements: 24/200 reaches an answer fidelity of 0.999 on 20,000 vectors of
+# usual difficulty; hard vectors, or more of them, need a higher corner.
+LADDER = (
+    Corner(24, 200),
+    Corner(32, 200),
+    Corner(48, 300),
+    Corner(64, 400),
+    Corner(96, 600),
+    Corner(128, 800),
+)
+# The part of a staged release that says how its corner was chosen.
+INDEX_CHOICE = "index-choice"
+_LADDER_CHOSE, _SETTINGS_CHOSE = "ladder", "settings"
+
+
+@dataclass(frozen=True)
+class IndexPlan:
+    """The indices to build: embedders, flavours, the first parameters of the flavour full, and the required answer fidelity.
+
+    With `climbs`, the next corner of the ladder follows while the fidelity is below `limit`.
+    """
+
+    models: tuple[str, ...]
+    flavours: tuple[Flavour, ...]
+    params: IndexParams
+    climbs: bool
+    limit: float
+
+
+def plan_indices(plan: IndexPlan, pinned: Corner | None, latest: Path | None) -> IndexPlan:
+    """The plan with `pinned` parameters, or those that a ladder chose for the `latest` release, or the lowest corner."""
+    corner = pinned or _last_corner(latest) or LADDER[0]
+    params = replace(plan.params, m=corner.m, ef_construction=corner.ef_construction)
+    return replace(plan, params=params, climbs=pinned is None)
+
+
+def staged_params(plan: IndexPlan, staging: Staging) -> IndexParams:
+    """The parameters of the staged indices when the plan climbs and they are staged, else those of the plan."""
+    part = f"index-{REQUIRED_MODELS[0]}"
+    if not (plan.climbs and staging.has_part(part)):
+        return plan.params
+    staged = staging.read_part(part)
+    return replace(plan.params, m=staged["m"], ef_construction=staged["ef_construction"])
+
+
+def stage_chosen_indices(
+    engine: sa.Engine,
+    plan: IndexPlan,
+    staging: Staging,
+    *,
+    latest: Path | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> dict[str, IndexReport]:
+    """Stages the indices of the plan, and notes in the staging directory how their parameters were chosen.
+
+    The fidelity of a flavour is measured when both required indices are staged with the same parameters; the ladder ends
+    where all flavours reach the limit. At its last corner the indices stay: the checks of the release refuse them.
+    `latest`: the newest release, of which equal indices are used again. The results are by the names of the tasks.
+    """
+    params = plan.params
+    while True:
+        tasks = index_tasks(plan.models, params, plan.flavours, latest)
+        reports = stage_indices(engine, tasks, staging, progress=progress)
+        measured = {
+            flavour: _measure(engine, staging.of(flavour), flavour_params(params, flavour))
+            for flavour in plan.flavours
+            if plan.climbs
+        }
+        poor = [each for each in measured.values() if each is not None and each.share < plan.limit]
+        higher = _next_corner(params)
+        if not poor or higher is None:
+            for flavour in plan.flavours:
+                staging.of(flavour).write_part(INDEX_CHOICE, _note(plan, params, measured.get(flavour)))
+            return reports
+        params = replace(params, m=higher.m, ef_construction=higher.ef_construction)
+
+
+def _note(plan: IndexPlan, params: IndexParams, fidelity: AnswerFidelity | None) -> dict[str, object]:
+    """What the manifest says about the choice. It does not tell which corners were tried: two builds give the same bytes."""
+    return {
+        "by": _LADDER_CHOSE if plan.climbs else _SETTINGS_CHOSE,
+        "m": params.m,
+        "ef_construction": params.ef_construction,
+        "answer_fidelity": None if fidelity is None else round(fidelity.share, 6),
+        "required": plan.limit if plan.climbs else None,
+    }
+
+
+def _last_corner(latest: Path | None) -> Corner | None:
+    """The corner that a ladder chose for the newest release."""
+    if latest is None:
+        return None
+    try:
+        choice = read_manifest(latest).get(INDEX_CHOICE.replace("-", "_"))
+    except ReleaseError:
+        # The publish reports a manifest that cannot be read.
+        return None
+    if not isinstance(choice, dict) or choice.get("by") != _LADDER_CHOSE:
+        return None
+    corner = (choice.get("m"), choice.get("ef_construction"))
+    return next((each for each in LADDER if tuple(each) == corner), None)
+
+
+def _next_corner(params: IndexParams) -> Corner | None:
+    return next(
+        (each for each in LADDER if (each.m, each.ef_construction) > (params.m, params.ef_construction)), None
+    )
+
+
+def _measure(engine: sa.Engine, staging: Staging, params: IndexParams) -> AnswerFidelity | None:
+    """The fidelity of the staged indices of the required models, or None when one has other parameters."""
+    for model in REQUIRED_MODELS:
+        part = f"index-{model}"
+        made = staging.read_part(part) if staging.has_part(part) else {}
+        if (made.get("m"), made.get("ef_construction")) != (params.m, params.ef_construction):
+            return None
+    exact: dict[str, Neighbours] = {}
+    indexed: dict[str, Neighbours] = {}
+    for model in REQUIRED_MODELS:
+        with reading(engine) as connection:
+            order = read_face_order(connection)
+            unit = read_unit_vectors(connection, order, (model,)).unit[model]
+        probes = sample_positions(len(order), PROBES)
+        ids, similar = exact_neighbours(unit[probes], unit, min(SIDECAR_K, len(order)))
+        exact[model] = Neighbours(ids, 1 - similar)
+        answers = ask_index(load_index(staging.release / INDEX_FILES[model]), unit, probes)
+        indexed[model] = Neighbours(answers.ids, answers.distances)
+        # The vectors of one embedder take up to a gigabyte.
+        del unit, answers
+        trim_heap()
+    return answer_fidelity(order.performer_ids, probes, exact, indexed, tie_of(params.storage) or 0.0)

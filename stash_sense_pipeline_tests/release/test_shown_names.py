@@ -1,0 +1,207 @@
+"""The names that the sidecar shows, and the ids that it matches by: namesakes, the order of endpoints, unseen records."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.transactions import writing
+from stash_sense_pipeline.release.build.shown_names import (
+    NAMESAKE_COLUMNS,
+    NamedPerson,
+    same_name,
+    shown_names,
+)
+from stash_sense_pipeline.release.checks.check_result import failures
+from stash_sense_pipeline.release.checks.verify import verify_release
+from stash_sense_pipeline.release.promotion import ReleaseReport
+from stash_sense_pipeline.release.publish import publish_release
+from stash_sense_pipeline.release.shown_people import count_shown_people
+
+from .changes import opened
+from .conftest import DAY
+from .worlds import SPEC
+
+RULE = ("disambiguation", "country", "years")
+
+
+def person(number: int, name: str, **fields: Any) -> NamedPerson:
+    return NamedPerson(number, name, {**dict.fromkeys(NAMESAKE_COLUMNS), **fields})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shown"),
+    [
+        ({"disambiguation": "the elder"}, {"disambiguation": "the younger"}, ("the elder", "the younger")),
+        ({"disambiguation": "(dancer)"}, {"country": "NZ"}, ("dancer", "NZ")),
+        ({"country": "NZ"}, {"country": "FR"}, ("NZ", "FR")),
+        # The first field is shared, so the second one tells them apart.
+        ({"country": "NZ", "birth_date": "1990-01"}, {"country": "NZ", "birth_date": "1991"}, ("born 1990", "born 1991")),
+        ({"career_start_year": 2009}, {"career_start_year": 2009, "career_end_year": 2015}, ("2009-", "2009-2015")),
+        ({"career_end_year": 2015}, {"birth_date": "1980"}, ("-2015", "born 1980")),
+        ({"country": "NZ"}, {}, ("NZ", None)),
+        ({}, {}, (None, None)),
+        # Nothing tells them apart: both show what is known.
+        ({"country": "NZ", "birth_date": "1990"}, {"country": "nz", "birth_date": "1990"},
+         ("NZ, born 1990", "nz, born 1990")),
+    ],
+)  # fmt: skip
+def test_namesakes_show_the_first_field_that_tells_them_apart(
+    one: Mapping[str, Any], other: Mapping[str, Any], shown: tuple[str | None, str | None]
+) -> None:
+    people = [
+        person(1, "Ann Sample", **one),
+        person(2, "ann  sample", **other),
+        person(3, "Bea Sample", country="NZ"),
+    ]
+    expected = {1: f"Ann Sample ({shown[0]})", 2: f"ann  sample ({shown[1]})"}
+    expected = {number: text for number, text in expected.items() if shown[number - 1] is not None}
+    assert shown_names(people, RULE) == expected
+
+
+def test_the_rule_decides_which_fields_are_used_and_in_which_order() -> None:
+    people = [
+        person(
+            number, "Ann Sample", disambiguation=f"d{number}", country=f"C{number}", birth_date=f"199{number}"
+        )
+        for number in (1, 2)
+    ]
+    assert shown_names(people, ()) == {}
+    assert shown_names(people, ("years", "country"))[1] == "Ann Sample (born 1991)"
+    assert shown_names(people, ("country",))[2] == "Ann Sample (C2)"
+
+
+_TEXTS = st.sampled_from([None, "", "NZ", "nz", "FR", "(x)"])
+_PEOPLE = st.lists(
+    st.tuples(st.sampled_from(["Ann", "ann", "Ann B"]), _TEXTS, _TEXTS, st.sampled_from([None, 2001, 2002])),
+    max_size=6,
+)
+
+
+@given(_PEOPLE, st.randoms(), st.permutations(RULE))
+def test_shown_names_depend_on_no_order_and_never_make_more_people_alike(
+    rows: list[tuple[str, str | None, str | None, int | None]], random: Any, rule: list[str]
+) -> None:
+    people = [
+        person(number, name, disambiguation=text, country=country, career_start_year=year)
+        for number, (name, text, country, year) in enumerate(rows)
+    ]
+    shown = shown_names(people, rule)
+    shuffled = list(people)
+    random.shuffle(shuffled)
+    assert shown_names(shuffled, rule) == shown
+    plain = Counter(same_name(each.name) for each in people)
+    after = Counter(same_name(shown.get(each.performer_id, each.name)) for each in people)
+    assert sum(n for n in after.values() if n > 1) <= sum(n for n in plain.values() if n > 1)
+    for each in people:
+        name = shown.get(each.performer_id, each.name)
+        assert name.startswith(each.name)
+        assert plain[same_name(each.name)] > 1 or name == each.name
+
+
+def make_namesakes(data: Path, name: str = "Person &amp; 1") -> sa.Engine:
+    """Persons 1 and 3 of the world have one name, and different countries."""
+    engine = opened(data)
+    people = schema.source_performers
+    with writing(engine) as connection:
+        for record, country in (("st-00001", "NZ"), ("st-00003", "FR")):
+            row = sa.update(people).where(people.c.source_id == record)
+            connection.execute(row.values(name=name, country=country))
+    return engine
+
+
+def names_of(release: Path) -> dict[str, str]:
+    return {
+        uid: entry["name"] for uid, entry in json.loads((release / "performers.json").read_text()).items()
+    }
+
+
+def test_only_the_names_that_the_sidecar_shows_tell_namesakes_apart(data: Path) -> None:
+    engine = make_namesakes(data)
+    plain = publish_release(engine, data, "plain", SPEC, DAY)
+    shown = publish_release(engine, data, "shown", replace(SPEC, namesakes=RULE), DAY)
+    assert shown.changed
+    before, after = names_of(plain.path), names_of(shown.path)
+    assert {uid: name for uid, name in after.items() if name != before[uid]} == {
+        "stashdb.org:st-00001": "Person & 1 (NZ)",
+        "stashdb.org:st-00003": "Person & 1 (FR)",
+    }
+    # performers.db has the plain names, and no alias.
+    assert (shown.path / "performers.db").read_bytes() == (plain.path / "performers.db").read_bytes()
+    with sqlite3.connect(shown.path / "performers.db") as database:
+        texts = {
+            row[0]
+            for row in database.execute(
+                "SELECT alias FROM aliases UNION SELECT canonical_name FROM performers"
+            )
+        }
+    assert not {text for text in texts if text.endswith((" (NZ)", " (FR)"))}
+    assert not failures(verify_release(shown.path))
+    # Equal but for the shown names.
+    assert not publish_release(engine, data, "again", replace(SPEC, namesakes=RULE), DAY).changed
+
+
+def test_a_rule_that_changes_no_name_makes_no_release(data: Path) -> None:
+    assert not publish_release(opened(data), data, "rule", replace(SPEC, namesakes=RULE), DAY).changed
+    engine = make_namesakes(data)
+    assert publish_release(engine, data, "one", replace(SPEC, namesakes=("country",)), DAY).changed
+    assert not publish_release(
+        engine, data, "two", replace(SPEC, namesakes=("country", "years")), DAY
+    ).changed
+
+
+def test_the_order_of_endpoints_decides_id_and_name(data: Path) -> None:
+    engine = opened(data)
+    order = ("fansdb", "stashdb")
+    report = publish_release(engine, data, "order", replace(SPEC, priority=order), DAY)
+    assert report.changed
+    hosts = Counter(uid.partition(":")[0] for uid in names_of(report.path))
+    assert hosts == {"fansdb.cc": 20, "stashdb.org": 20}
+    assert names_of(report.path)["fansdb.cc:fa-00000"] == "Someone 0"
+    assert report.manifest["endpoint_priority"] == list(order)
+    assert not failures(verify_release(report.path))
+    assert not failures(verify_release(report.archive))
+    # An order that gives every person the same record changes nothing for users.
+    same = replace(SPEC, priority=(*order, "theporndb"))
+    assert not publish_release(engine, data, "same", same, DAY).changed
+
+
+@pytest.mark.parametrize("stated", [["stashdb"], "fansdb", [1], {"a": 1}, ["x"] * 101])
+def test_a_stated_order_that_is_not_that_of_the_ids_is_found(data: Path, stated: object) -> None:
+    report = publish_release(opened(data), data, "order", replace(SPEC, priority=("fansdb",)), DAY)
+    path = report.path / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "endpoint_priority": stated}, sort_keys=True))
+    assert "database_owners" in {check.name for check in failures(verify_release(report.path))}
+
+
+def test_the_report_counts_namesakes_and_records_that_the_sidecar_cannot_see(
+    data: Path, world: tuple[Path, ReleaseReport]
+) -> None:
+    plain = count_shown_people(world[1].path)
+    assert (plain.namesakes, plain.alike) == (0, 0)
+    # Twenty of the forty people have a second record, at fansdb.
+    assert (dict(plain.records), dict(plain.unseen)) == (
+        {"fansdb": 20, "pmvstash": 10, "stashdb": 30},
+        {"fansdb": 10, "pmvstash": 10, "stashdb": 0},
+    )
+    engine = make_namesakes(data)
+    report = publish_release(engine, data, "shown", replace(SPEC, namesakes=RULE), DAY)
+    counts = count_shown_people(report.path)
+    assert (counts.namesakes, counts.alike) == (2, 0)
+    reports = data / "releases" / f"{report.version}.report"
+    for name in ("report.md", "quality.md"):
+        text = (reports / name).read_text()
+        assert "2 people have the name of another person. 2 of them are told apart" in text
+        assert "does not see 20 of 60 records" in text
+        assert "| fansdb | 20 | 10 |" in text
