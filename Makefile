@@ -9,7 +9,7 @@ DEMO_DIR ?= data/demo
 PARALLEL ?= -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed-$(EXTRA)
 
-.PHONY: demo ui setup test test-fast lint bench docs examples screenshots clean
+.PHONY: demo ui setup test test-fast lint bench bench-quick docs examples screenshots clean
 
 demo: setup
 	@$(BIN)/stash-sense demo --data-dir $(DEMO_DIR)
@@ -52,6 +52,10 @@ test-fast: lint
 
 bench: setup
 	$(BIN)/python -m stash_sense_pipeline_tests.bench
+
+# The benchmarks that together take some five minutes.
+bench-quick: setup
+	$(BIN)/python -m stash_sense_pipeline_tests.bench --quick
 
 # The pages that are made from the code, and the site into site/.
 docs: setup

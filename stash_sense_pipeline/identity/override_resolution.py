@@ -115,9 +115,9 @@ class _Resolution:
 
     def _ends(self, section: str, pair: Override) -> tuple[RecordKey, RecordKey] | None:
         unknown = [key for key in (pair.a, pair.b) if key not in self._live]
-        for key in unknown:
-            self._refuse(pair, f"{section} names {_text(key)}, which the catalog does not hold")
         if unknown:
+            names = " and ".join(map(_text, unknown))
+            self._refuse(pair, f"{section} names {names}, which the catalog does not hold")
             return None
         a, b = self._live[pair.a], self._live[pair.b]
         return None if a is None or b is None else (a, b)

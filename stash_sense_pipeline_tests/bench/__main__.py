@@ -1,9 +1,16 @@
-"""`make bench`: runs all benchmarks, or the modules and parts (such as `faces.limit`) named on the command line."""
+"""`make bench`: runs all benchmarks, or the modules and parts (such as `faces.limit`) named on the command line.
+
+Each part runs in a process of its own: memory that another part took, and what it loaded, change no measurement.
+`--quick` runs the parts that together take some five minutes.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 
 from stash_sense_pipeline_tests.bench import (
     definitions,
@@ -18,50 +25,78 @@ from stash_sense_pipeline_tests.bench import (
 )
 from stash_sense_pipeline_tests.bench.table import Row, lines
 
-BENCHMARKS = {
-    "definitions": definitions.rows,
-    "demo": demo.rows,
-    "sync": sync.rows,
-    "faces": faces.rows,
-    "identity": identity.rows,
-    "operations": operations.rows,
-    "privacy": privacy.rows,
-    "sites": sites.rows,
-    "release": release.rows,
+_MODULES: Mapping[str, Mapping[str, Callable[[], Iterator[Row]]]] = {
+    "definitions": {"": definitions.rows},
+    "demo": {"": demo.rows},
+    "sync": {"": sync.rows},
+    "faces": faces.PARTS,
+    "identity": identity.PARTS,
+    "operations": operations.PARTS,
+    "privacy": privacy.PARTS,
+    "sites": {"": sites.rows},
+    "release": release.PARTS,
 }
-
-# Parts of the benchmarks above that can be run by themselves.
 PARTS = {
-    f"{name}.{part}": rows
-    for name, parts in (
-        ("faces", faces.PARTS),
-        ("identity", identity.PARTS),
-        ("operations", operations.PARTS),
-        ("privacy", privacy.PARTS),
-        ("release", release.PARTS),
-    )
+    f"{module}.{part}" if part else module: rows
+    for module, parts in _MODULES.items()
     for part, rows in parts.items()
 }
+# Half an hour and more each, so they run only when they are named.
+LONG = ("privacy.publish", "release.large")
+QUICK = ("definitions", "sites", "identity.graph", "faces.embedding", "release.index", "release.exact")
+_ONE = "--one"
 
 
-def main(names: list[str]) -> int:
-    """Prints the table. Returns 1 when a bound is missed, 2 for an unknown name."""
-    known = {**BENCHMARKS, **PARTS}
-    unknown = [name for name in names if name not in known]
+def main(arguments: list[str]) -> int:
+    """Prints the table. Returns 1 when a bound is missed or a part fails, 2 for an unknown name."""
+    if arguments[:1] == [_ONE]:
+        return _measure(arguments[1])
+    names = list(QUICK) if arguments == ["--quick"] else arguments
+    unknown = [name for name in names if name not in {*PARTS, *_MODULES}]
     if unknown:
-        print(f"no benchmark {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"no benchmark {unknown[0]}; there are {', '.join({**_MODULES, **PARTS})}", file=sys.stderr)
         return 2
-    missed = []
+    failed: list[str] = []
 
     def measured() -> Iterator[Row]:
-        for name in names or BENCHMARKS:
-            for row in known[name]():
-                missed.extend([] if row.kept else [row])
+        for part in _parts(names):
+            for row in _measured_alone(part, failed):
+                failed.extend([] if row.kept else [row.name])
                 yield row
 
     for line in lines(measured()):
         print(line, flush=True)
-    return 1 if missed else 0
+    return 1 if failed else 0
+
+
+def _parts(names: list[str]) -> list[str]:
+    """The parts of these modules and parts; without names, all but the long ones."""
+    if not names:
+        return [part for part in PARTS if part not in LONG]
+    return [
+        part
+        for name in names
+        for part in PARTS
+        if part == name or (part.partition(".")[0] == name and part not in LONG)
+    ]
+
+
+def _measured_alone(part: str, failed: list[str]) -> Iterator[Row]:
+    command = [sys.executable, "-m", __package__, _ONE, part]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            yield Row(**json.loads(line))
+    if process.returncode:
+        print(f"the benchmark {part} ended with exit code {process.returncode}", file=sys.stderr)
+        failed.append(part)
+
+
+def _measure(part: str) -> int:
+    """Runs one part in this process, and prints each row as a line of JSON."""
+    for row in PARTS[part]():
+        print(json.dumps({**asdict(row), "value": float(row.value)}), flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -54,12 +54,6 @@ _UNLIMITED = 600_000.0
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
-def rows() -> Iterator[Row]:
-    """All parts."""
-    for part in PARTS.values():
-        yield from part()
-
-
 def limit() -> Iterator[Row]:
     """The share of the rate limit that is used, alone and while another process embeds."""
     with _home() as (home, pack), _served(_LATENCY) as server:

@@ -270,11 +270,5 @@ def _bare(templates: TemplateSet) -> float:
 PARTS = {"quality": quality_rows, "graph": graph_rows, "faces": face_rows}
 
 
-def rows() -> Iterator[Row]:
-    """All parts."""
-    for part in PARTS.values():
-        yield from part()
-
-
 if __name__ == "__main__":
     _child(sys.argv[1], int(sys.argv[2]))

@@ -42,12 +42,6 @@ _WORKERS, _FACES_EACH, _BATCH = 4, 128, 8
 _LAUNCHES = 3
 
 
-def rows() -> Iterator[Row]:
-    """All parts."""
-    for part in PARTS.values():
-        yield from part()
-
-
 def demo() -> Iterator[Row]:
     """A night, the UI and a launch on the data of the demo, with five stash-boxes and four sites.
 

@@ -69,12 +69,6 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 _LIMITS = Limits(answer_fidelity=0.0, recall_at_1=0.0, recall_at_100=0.0, self_retrieval=0.0)
 
 
-def rows() -> Iterator[Row]:
-    """All parts."""
-    for part in PARTS.values():
-        yield from part()
-
-
 def publish() -> Iterator[Row]:
     """Whole publishes of 110,000 people without suppressions, and with those of 10,000 people, some of them new.
 

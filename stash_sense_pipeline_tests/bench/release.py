@@ -107,13 +107,6 @@ _STEPS = (
 )
 
 
-def rows() -> Iterator[Row]:
-    """The rows of the release that take minutes."""
-    for name, part in PARTS.items():
-        if name != "large":
-            yield from part()
-
-
 def _timed(work: Callable[[], object]) -> float:
     begun = time.monotonic()
     work()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from dagster._daemon.types import DaemonHeartbeat
 
@@ -37,6 +38,7 @@ from stash_sense_pipeline.deployment.readiness.machine_checks import (
 from stash_sense_pipeline.deployment.readiness.setup_checks import (
     check_catalog,
     check_contact,
+    check_overrides,
     check_pack,
     check_sources_file,
 )
@@ -49,6 +51,7 @@ from stash_sense_pipeline.faces.models.onnx_sessions import Device
 from stash_sense_pipeline.foundation.errors import DeviceError, Outcome
 from stash_sense_pipeline.foundation.files import sqlite_url
 from stash_sense_pipeline.sandbox.demo import DEMO_PACK
+from stash_sense_pipeline.settings.environment import read_environment
 from stash_sense_pipeline.settings.schema import ReferenceSiteSettings, Settings, StashBoxSettings
 from stash_sense_pipeline.settings.sources_file import load_settings
 from stash_sense_pipeline.sources.probing.probes import Probe
@@ -352,3 +355,23 @@ def test_runs_are_elsewhere_when_dagster_yaml_names_a_launcher_of_containers(
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(content))
     assert launches_elsewhere(instance_settings(tmp_path)) is elsewhere
     assert launches_elsewhere(instance_settings(tmp_path / "none")) is False
+
+
+def test_overrides_are_named_when_they_cannot_be_read_or_have_no_effect(
+    catalog: sa.Engine, tmp_path: Path
+) -> None:
+    variables = {"DATA_DIR": str(tmp_path), "STASH_SENSE_CATALOG_URL": str(catalog.url)}
+    environment = read_environment(variables, tmp_path)
+    assert check_overrides(environment, has_catalog=True) is None
+    environment.overrides_file.write_text("must_link:\n- [stashdb:a, fansdb:b\n")
+    broken = check_overrides(environment, has_catalog=False)
+    assert broken is not None
+    assert broken.state is State.PROBLEM
+    assert "identity_overrides.yaml:3: not valid YAML" in broken.text
+    environment.overrides_file.write_text("must_link:\n- [stashdb:a, fansdb:b]\nreviewed: []\n")
+    assert check_overrides(environment, has_catalog=False) is None
+    refused = check_overrides(environment, has_catalog=True)
+    assert refused is not None
+    assert refused.state is State.WARNING
+    assert refused.text.startswith("1 line of ")
+    assert refused.action == "see `stash-sense review settled`"

@@ -31,6 +31,7 @@ from stash_sense_pipeline.faces.extraction.align import norm_crop
 from stash_sense_pipeline.faces.models.detector import DetectedFace, Detector
 from stash_sense_pipeline.faces.models.embedder import Embedder
 from stash_sense_pipeline.faces.models.model_packs import ModelPack, load_pack
+from stash_sense_pipeline.foundation.errors import ConfigurationError
 from stash_sense_pipeline.identity.face_matching.trusted_faces import TrustReport, choose_trusted_faces
 from stash_sense_pipeline.identity.linkage.overrides import Overrides
 from stash_sense_pipeline.identity.rebuild import rebuild_identities
@@ -110,6 +111,7 @@ class Home:
         default_factory=lambda: GlobalSettings(completeness_threshold=12, claimed_faces_a_night=0)
     )
     gone: set[str] = field(default_factory=set)
+    closed: set[str] = field(default_factory=set)
     url: str = ""
 
     def __post_init__(self) -> None:
@@ -162,6 +164,8 @@ class Home:
 
     @asynccontextmanager
     async def client(self, source: str) -> AsyncIterator[tuple[PoliteClient, Any]]:
+        if source in self.closed:
+            raise ConfigurationError(f"{source}: no key; set {source.upper()}_API_KEY")
         base = f"{self.server.base}/graphql"
         async with PoliteClient(source, base, rate=600_000.0, retry_policy=HURRIED) as client:
             yield client, lambda url: (url, {})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stash_sense_pipeline.catalog import schema
+from stash_sense_pipeline.catalog.queries.status import source_status
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.identity.face_matching.trust_policy import ChoiceRules, TrustPolicy
@@ -481,6 +482,24 @@ def test_pictures_that_cannot_be_fetched_prove_nothing(
     home.collect()
     assert vectors_in_use(home) == set()
     assert home.count(schema.claimed_vectors) > 0
+
+
+def test_faces_of_a_source_that_could_not_be_asked_stay_out_of_use(home: Home, release: Path) -> None:
+    taken = home.take_over(release).release
+    home.closed = {"fansdb"}
+    proof = home.prove(taken, size=20)
+    assert (proof.state, proof.proven_sources) == ("proven", ("stashdb",))
+    assert proof.unasked == {"fansdb": "fansdb: no key; set FANSDB_API_KEY"}
+    home.closed = set()
+    home.sync()
+    used = {source: report.claims.used for source, report in home.collect().items()}
+    assert used == {"stashdb": 104, "fansdb": 0}
+    status = {row.source: row for row in source_status(home.engine, ("stashdb", "fansdb"), 5)}
+    assert (status["stashdb"].faces_proven, status["stashdb"].faces_seen) == (104, 0)
+    assert (status["fansdb"].faces_proven, status["fansdb"].faces_seen) == (0, 24)
+    # Its pictures were seen, so that its claims have no use any more.
+    home.collect()
+    assert {row.source for row in home.rows(schema.claimed_faces)} == {"stashdb"}
 
 
 def test_one_replaced_picture_does_not_refute_a_release_and_three_of_two_hundred_do() -> None:

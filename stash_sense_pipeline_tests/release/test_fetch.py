@@ -288,7 +288,7 @@ def test_notes_say_what_changed_since_the_release_that_users_have(data: Path, hu
     upload_release(data / "releases", third, destination(hub))
     notes = hub.releases[-1]["body"]
     assert f"Since {FIRST}:" in notes
-    assert "- 1 performers removed" in notes
+    assert "| performers removed | 1 |" in notes
     assert "1 performers are no longer in the release. Sidecars keep" in notes
     assert f"Contract: changed since {FIRST}." in notes
     assert "- order of endpoints: stashdb, theporndb, fansdb, pmvstash, javstash became fansdb" in notes

@@ -12,6 +12,7 @@ from typing import Any
 from stash_sense_pipeline.faces.models.model_packs import ModelPack
 from stash_sense_pipeline.foundation.errors import ReleaseError
 from stash_sense_pipeline.foundation.files import sha256_file
+from stash_sense_pipeline.release.bootstrap.index_vectors import EXACT
 from stash_sense_pipeline.release.build.archive import opened_archive
 from stash_sense_pipeline.release.build.manifest import ALIGNMENT, read_manifest
 from stash_sense_pipeline.release.checks.check_result import CheckResult, failures
@@ -24,8 +25,6 @@ from stash_sense_pipeline.release.checks.opened_release import (
 from stash_sense_pipeline.release.checks.verify import NO_CHECKSUM, verify_release
 from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, read_voyager_file
 from stash_sense_pipeline.release.contract import INDEX_FILES, MANIFEST
-
-_EXACT = "Float32"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Claim:
     @property
     def rounded(self) -> bool:
         """True when an index stores its vectors in 8 bits a number."""
-        return any(storage != _EXACT for storage in self.storage.values())
+        return any(storage != EXACT for storage in self.storage.values())
 
 
 @contextmanager

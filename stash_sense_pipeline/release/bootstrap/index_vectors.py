@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,26 +10,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stash_sense_pipeline.foundation.files import open_regular
 from stash_sense_pipeline.privacy.suppression.suppressed_faces import SuppressedFaces
-from stash_sense_pipeline.release.checks.voyager_file import read_voyager_file
+from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, load_index, read_voyager_file
 from stash_sense_pipeline.release.contract import INDEX_FILES
 
 Vectors = NDArray[np.float32]
 _ROWS_A_BLOCK = 20_000
+# The storage that does not round.
+EXACT = "Float32"
 
 
 def vectors_at(directory: Path, model: str) -> Callable[[Sequence[int]], Vectors]:
-    """A function that reads the vectors at some positions. Loads the index, which takes the memory of its file.
+    """A function that reads the vectors at some positions of a verified index.
 
-    Float32 files have vectors of length 1. Those of 8-bit files are rounded.
+    Float32 files have vectors of length 1, and are not loaded. Those of 8-bit files are rounded; such a file is loaded.
     """
-    import voyager
-
-    with (directory / INDEX_FILES[model]).open("rb") as stream:
-        index: Any = voyager.Index.load(stream)
+    path = directory / INDEX_FILES[model]
+    file = read_voyager_file(path)
+    if file.storage == EXACT:
+        return _float32_reader(path, file)
+    index = load_index(path)
 
     def read(positions: Sequence[int]) -> Vectors:
         return np.asarray(index.get_vectors(list(positions)), dtype=np.float32)
+
+    return read
+
+
+def _float32_reader(path: Path, file: VoyagerFile) -> Callable[[Sequence[int]], Vectors]:
+    element_of = np.empty(file.count, dtype=np.int64)
+    element_of[file.ids.astype(np.int64)] = np.arange(file.count)
+    size = 4 * file.dimensions
+
+    def read(positions: Sequence[int]) -> Vectors:
+        with open_regular(path) as stream:
+            rows = [
+                os.pread(
+                    stream.fileno(), size, file.first_vector + int(element_of[place]) * file.element_bytes
+                )
+                for place in positions
+            ]
+        return np.frombuffer(b"".join(rows), dtype="<f4").reshape(len(rows), file.dimensions)
 
     return read
 

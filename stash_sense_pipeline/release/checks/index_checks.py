@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, read_voyager_file
+from stash_sense_pipeline.release.checks.voyager_file import VoyagerFile, load_index, read_voyager_file
 from stash_sense_pipeline.release.contract import (
     SIDECAR_K,
 )
@@ -38,10 +38,7 @@ def loads(path: Path, found: list[tuple[VoyagerFile, Any]]) -> str:
 
 
 def _load(path: Path, file: VoyagerFile) -> Any:
-    import voyager
-
-    with path.open("rb") as stream:
-        index = voyager.Index.load(stream)
+    index = load_index(path)
     if index.num_elements != file.count or index.num_dimensions != file.dimensions:
         raise ValueError(f"Voyager loads {index.num_elements} elements of {file.count}")
     return index

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +22,7 @@ _GRAPH = struct.Struct("<QQQQQQiIQQQdQ")
 _SPACES = {0: "Euclidean", 1: "InnerProduct", 2: "Cosine"}
 _STORAGE = {16: ("Float8", 1), 32: ("Float32", 4), 48: ("E4M3", 1)}
 _INNER_PRODUCT = 1
-_ROWS_A_BLOCK = 32_768
+_ROWS_A_BLOCK = 8_192
 _DELETED = 1
 # The largest vectors of the contract have 1,280 numbers.
 _MAX_DIMENSIONS = 8_192
@@ -34,7 +36,10 @@ _LEVELS_FACTOR, _LEVELS_SLACK = 4, 1024**2
 
 @dataclass(frozen=True)
 class VoyagerFile:
-    """The header of the file, `ids` (count,) uint64 in order of insertion, and the number of `deleted` elements."""
+    """The header of the file, `ids` (count,) uint64 in order of insertion, and the number of `deleted` elements.
+
+    The vector of element i has its first byte at `first_vector` + i * `element_bytes`.
+    """
 
     dimensions: int
     space: str
@@ -44,12 +49,15 @@ class VoyagerFile:
     ef_construction: int
     ids: NDArray[np.uint64]
     deleted: int
+    element_bytes: int
+    first_vector: int
 
 
 @dataclass(frozen=True)
 class _Graph:
     count: int
     element_bytes: int
+    vector_offset: int
     id_offset: int
     top_level: int
     entry_point: int
@@ -81,8 +89,26 @@ def read_voyager_file(path: Path) -> VoyagerFile:
     ids, deleted = _check_base_level(path, graph)
     _check_upper_levels(path, graph)
     return VoyagerFile(
-        dimensions, _SPACES[space], storage_name, graph.count, graph.m, graph.ef_construction, ids, deleted
+        dimensions=dimensions,
+        space=_SPACES[space],
+        storage=storage_name,
+        count=graph.count,
+        m=graph.m,
+        ef_construction=graph.ef_construction,
+        ids=ids,
+        deleted=deleted,
+        element_bytes=graph.element_bytes,
+        first_vector=_HEAD.size + _GRAPH.size + graph.vector_offset,
     )
+
+
+def load_index(path: Path) -> Any:
+    """The index in a file that read_voyager_file has checked. It takes the memory of the file."""
+    import voyager
+
+    # Voyager reads a path in place. From a Python stream it would first read the whole file, which takes its memory twice.
+    with open_regular(path) as stream:
+        return voyager.Index.load(f"/dev/fd/{stream.fileno()}")
 
 
 def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
@@ -130,19 +156,24 @@ def _read_graph(head: bytes, vector_bytes: int, size: int) -> _Graph:
     if entry_point >= count or not 0 <= top_level < 64:
         raise ValueError("its header is damaged (entry point outside the graph)")
     return _Graph(
-        count, element_bytes, id_offset, top_level, entry_point, links_upper, links_base, m, ef_construction
+        count,
+        element_bytes,
+        vector_offset,
+        id_offset,
+        top_level,
+        entry_point,
+        links_upper,
+        links_base,
+        m,
+        ef_construction,
     )
 
 
 def _check_base_level(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], int]:
-    rows = np.memmap(
-        path, np.uint8, "r", offset=_HEAD.size + _GRAPH.size, shape=(graph.count, graph.element_bytes)
-    )
     ids = np.empty(graph.count, dtype=np.uint64)
     deleted = 0
     place = np.arange(graph.links_base)
-    for start in range(0, graph.count, _ROWS_A_BLOCK):
-        block = rows[start : start + _ROWS_A_BLOCK]
+    for start, block in _blocks(path, graph):
         words = np.ascontiguousarray(block[:, : 4 + 4 * graph.links_base]).view("<u4")
         used = words[:, 0] & 0xFFFF
         deleted += int(np.count_nonzero((words[:, 0] >> 16) & _DELETED))
@@ -152,6 +183,19 @@ def _check_base_level(path: Path, graph: _Graph) -> tuple[NDArray[np.uint64], in
         tail = np.ascontiguousarray(block[:, graph.id_offset :]).view("<u8")
         ids[start : start + len(block)] = tail[:, 0]
     return ids, deleted
+
+
+def _blocks(path: Path, graph: _Graph) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The elements in blocks (rows, element_bytes), each with the number of its first element."""
+    # Read, and not mapped: the pages of a mapped file would count as memory of the process, beside the loaded index.
+    with open_regular(path) as stream:
+        stream.seek(_HEAD.size + _GRAPH.size)
+        for start in range(0, graph.count, _ROWS_A_BLOCK):
+            rows = min(_ROWS_A_BLOCK, graph.count - start)
+            data = stream.read(rows * graph.element_bytes)
+            if len(data) < rows * graph.element_bytes:
+                raise ValueError("it was cut short while it was read")
+            yield start, np.frombuffer(data, np.uint8).reshape(rows, graph.element_bytes)
 
 
 def _check_upper_levels(path: Path, graph: _Graph) -> None:

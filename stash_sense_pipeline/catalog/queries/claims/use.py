@@ -175,7 +175,7 @@ def _move_vectors(connection: sa.Connection, pack: PackKey, claim_ids: Sequence[
 
 
 def drop_settled(connection: sa.Connection, source: str) -> int:
-    """Removes claims that the source has answered: of removed records, and of pictures that it no longer lists.
+    """Removes claims that the source has answered: of removed records, and of pictures that were judged or are not listed.
 
     A picture counts as not listed once the source was read in full after the release was taken over. Returns the number.
     """
@@ -194,10 +194,16 @@ def drop_settled(connection: sa.Connection, source: str) -> int:
             state.last_sweep_at > claimed_releases.c.taken_at,
         ),
     )
-    listed = sa.exists().where(source_images.c.source == this.source, source_images.c.url == this.url)
+    of_picture = (source_images.c.source == this.source) & (source_images.c.url == this.url)
+    listed = sa.exists().where(of_picture)
+    judged = sa.exists().where(
+        of_picture, source_images.c.state.in_([ImageState.DONE, ImageState.REJECTED, ImageState.GONE])
+    )
     return connection.execute(
         sa.delete(claimed_faces).where(
-            this.source == source, this.face_id.is_(None), sa.or_(removed, sa.and_(read_in_full, ~listed))
+            this.source == source,
+            this.face_id.is_(None),
+            sa.or_(removed, judged, sa.and_(read_in_full, ~listed)),
         )
     ).rowcount
 
