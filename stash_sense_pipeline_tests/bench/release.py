@@ -216,8 +216,9 @@ def _confusable_row(vectors: ReleaseVectors, staging: Staging) -> Row:
     through, exact = {}, {}
     for model, unit in vectors.unit.items():
         index = load_index(staging.release / INDEX_FILES[model])
-        through[model] = propose_neighbours(index, unit, photographs)
-        exact[model] = exact_neighbours(unit[photographs], unit, 100)[0].astype(np.int32)
+        through[model] = propose_neighbours(index, unit, photographs, vectors.order.performer_ids)
+        k = through[model].shape[1]
+        exact[model] = exact_neighbours(unit[photographs], unit, k)[0].astype(np.int32)
     found, wanted = (
         {(pair.first, pair.second) for pair in find_confusable(vectors, photographs, each, pairs=2_000).pairs}
         for each in (through, exact)

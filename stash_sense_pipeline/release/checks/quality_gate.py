@@ -165,7 +165,7 @@ def prove_indices(
             return IndexProof(tuple(checks), None)
         answers[model] = ask_index(index, unit, sample.positions)
         if photographs is not None and model in REQUIRED_MODELS:
-            proposed[model] = propose_neighbours(index, unit, photographs)
+            proposed[model] = propose_neighbours(index, unit, photographs, vectors.order.performer_ids)
         # An index takes up to a gigabyte: it is freed before the next one is loaded.
         del index
         known = sample.neighbours.get(model)

@@ -102,13 +102,20 @@ def ask_index(
     return Answers(positions, *sidecar_query(index, unit[positions], min(SIDECAR_K, len(unit)), threads))
 
 
-def propose_neighbours(index: Any, unit: Floats, positions: Positions) -> NDArray[np.int32]:
-    """The neighbours (q, k) that an index returns for stored faces, by all cores. -1 is none."""
-    threads = os.cpu_count() or 1
-    blocks = [
-        ask_index(index, unit, positions[start : start + _ROWS_A_BLOCK], threads=threads).ids.astype(np.int32)
-        for start in range(0, len(positions), _ROWS_A_BLOCK)
-    ]
+def propose_neighbours(
+    index: Any, unit: Floats, positions: Positions, owners: Positions
+) -> NDArray[np.int32]:
+    """The neighbours (q, k) that an index returns for stored faces, by all cores. -1 is none.
+
+    `owners` (n,): the performer of each face. There are as many neighbours as the sidecar asks for, beside those of the
+    person with the most faces: without a face's own person, 100 others are left.
+    """
+    most = int(np.unique(owners, return_counts=True)[1].max())
+    k, threads = min(SIDECAR_K + most, len(unit)), os.cpu_count() or 1
+    blocks = []
+    for start in range(0, len(positions), _ROWS_A_BLOCK):
+        queries = unit[positions[start : start + _ROWS_A_BLOCK]]
+        blocks.append(sidecar_query(index, queries, k, threads)[0].astype(np.int32))
     return np.concatenate(blocks)
 
 
