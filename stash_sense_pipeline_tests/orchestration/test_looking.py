@@ -153,11 +153,14 @@ LISTS = (
     ("suppress", "review"),
     ("settings", "show"),
     ("identity", "suggestions"),
+    ("review", "list"),
+    ("review", "settled"),
 )
 # They print what they did, or one fact.
 WITHOUT_JSON = {
     "alerts test",
     "backup",
+    "bootstrap",
     "build",
     "demo",
     "import-legacy",
@@ -170,6 +173,8 @@ WITHOUT_JSON = {
     "releases prune",
     "releases upload",
     "restore",
+    "review",
+    "review settle",
     "serve",
     "sources reset",
     "suppress review settle",
@@ -183,6 +188,8 @@ LOOKS = (
     ("suppress", "review"),
     ("identity", "explain", "stashdb:1"),
     ("identity", "suggestions"),
+    ("review", "list"),
+    ("review", "settled"),
     ("releases", "revoke"),
 )
 # Each reads the catalog, and must neither create nor migrate one.
