@@ -122,6 +122,10 @@ def test_no_module_leaves_the_mode_of_a_file_or_directory_to_the_umask() -> None
         "release/distribution/install.py": [
             '(fresh / member.name).open("xb")'
         ],  # in a private directory, then made public
+        "release/distribution/github.py": ['path.open("wb")'],  # in a private directory of its caller
+        "frames/export_files.py": [
+            'temporary.open("w", encoding="utf-8", newline="")'
+        ],  # a file of `replacing`
         "foundation/zip_file.py": ['target.open("xb")'],  # in a private directory of its caller
     }
     package = Path(stash_sense_pipeline.__file__).parent
