@@ -102,7 +102,7 @@ def test_recall_in_reach_counts_neighbours_within_the_sidecars_distance() -> Non
     report = index_recall("facenet", ask_index(Forgetful(), vectors), vectors)
     # 360 faces lose one of their nine others. The 40 missing faces find all nine.
     assert report.in_reach == pytest.approx(1 - 360 / 3600)
-    assert not recall_checks(report, 0.5, 0.99)[1].passed
+    assert not recall_checks(report, 0.99, 0.5)[1].passed
 
 
 def test_recall_of_an_exhaustive_graph_is_one(world: World) -> None:

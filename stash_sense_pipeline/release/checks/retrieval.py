@@ -31,8 +31,6 @@ _TIE = 1e-5
 # Largest cosine distance between a unit vector and its stored form, by storage type.
 _ROUNDING = {"float32": 1e-4, "e4m3": 0.01, "float8": 0.2}
 
-# The share of the neighbours within the sidecar's distance that each index must return.
-_IN_REACH = 0.999
 _ADVICE = "; raise m and ef_construction under export.index, or lower the limit under export"
 
 # Share of held-out faces that find their performer. Good models reach more than 0.9.
@@ -204,7 +202,7 @@ def recall_checks(
 ) -> tuple[CheckResult, ...]:
     """Three checks: recall at 1, recall at k within the sidecar's distance, and recall at k.
 
-    The first two forbid publishing below their limits. The last does so with `far_blocks`, else it is a warning: the
+    The first two forbid publishing below the limit `at_1`. The last does so with `far_blocks`, else it is a warning: the
     sidecar does not answer with neighbours beyond its distance.
     """
     queried = f"over {report.queries} faces"
@@ -221,7 +219,7 @@ def recall_checks(
         line(
             "recall_in_reach",
             report.in_reach,
-            _IN_REACH,
+            at_1,
             f"of the {report.k} nearest within the sidecar's distance",
             Severity.ERROR,
         ),
