@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("house", deadline=None, derandomize="CI" in
 hypothesis.settings.load_profile("house")
 
 
-# Marks whose files start first. Their tests wait most: they would be the last to end.
+# pytest runs the files with tests of these marks first. Those tests take longest, and would else end last.
 _LONGEST_FIRST = ("docker", "browser", "slow")
 
 

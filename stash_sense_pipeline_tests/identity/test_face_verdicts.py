@@ -248,7 +248,7 @@ def test_a_verdict_on_an_unknown_record_is_refused_by_itself(world: World) -> No
     world.run(world.say(f"not_a_face:\n- stashdb:{image}\n"))
     without = snapshot(world.engine)
     said = world.say(
-        f"not_a_face:\n- stashdb:{image}\nnot_this_person:\n- [stashdb:{image}x, stashdb:nobody]\n"
+        f"not_a_face:\n- stashdb:{image}\nnot_this_person:\n- [stashdb:{image}x, stashdb:unknown]\n"
     )
     world.run(said)
     # Only the note of the rules of the run differs.
@@ -256,7 +256,7 @@ def test_a_verdict_on_an_unknown_record_is_refused_by_itself(world: World) -> No
     assert {**found, "identity_runs": []} == {**without, "identity_runs": []}
     (refused,) = refused_overrides(ShortReads(world.engine), said)
     assert (
-        "overrides.yaml:4: not_this_person names stashdb:nobody, which the catalog does not hold" in refused
+        "overrides.yaml:4: not_this_person names stashdb:unknown, which the catalog does not hold" in refused
     )
 
 

@@ -112,7 +112,7 @@ VARIATIONS = {
     "single words": Rates(single_word_names=0.2),
     "other names": Rates(other_name=0.15),
 }
-# Of people whose names are few, or who change them, more pairs are missed.
+# Small pools of names and changed names make the linkage miss more pairs.
 _LEAST_RECALL = {"small pools of names": 0.975, "other names": 0.98}
 
 

@@ -347,7 +347,7 @@ def released(home: Home, manifest_digest: str) -> ClaimedRelease:
 
 def rename_everybody(release: Path) -> None:
     with closing(sqlite3.connect(release / "performers.db")) as connection:
-        connection.execute("UPDATE performers SET canonical_name = 'Somebody else'")
+        connection.execute("UPDATE performers SET canonical_name = 'Other Person'")
         connection.execute("DELETE FROM aliases")
         connection.commit()
 

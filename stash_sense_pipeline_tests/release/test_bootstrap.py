@@ -392,9 +392,9 @@ def test_records_that_the_source_removed_lose_their_claims_and_unlisted_pictures
 def test_no_name_of_the_release_overrules_a_source(home: Home, release: Path, tmp_path: Path) -> None:
     renamed = changed(release, tmp_path / release.name, rename_everybody)
     home.bootstrap(renamed, size=20)
-    assert {row.name for row in home.rows(schema.source_performers)} == {"Somebody else"}
+    assert {row.name for row in home.rows(schema.source_performers)} == {"Other Person"}
     home.sync()
-    assert "Somebody else" not in {row.name for row in home.rows(schema.source_performers)}
+    assert "Other Person" not in {row.name for row in home.rows(schema.source_performers)}
 
 
 def test_a_claimed_face_has_medium_trust_until_its_picture_was_seen(home: Home, release: Path) -> None:

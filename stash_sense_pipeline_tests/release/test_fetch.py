@@ -184,7 +184,7 @@ def test_the_command_fetches_from_any_configured_repository_and_refuses_suppress
     sources.write_text(f"export: {{github: {{api: '{hub.url}'}}}}\nstash_boxes: {{stashdb: {{}}}}\n")
     unset = invoke(other, sources, "fetch", "--to", str(home))
     assert (unset.exit_code, "export.github.repository" in unset.stderr) == (2, True)
-    odd = invoke(other, sources, "fetch", "--to", str(home), "--repository", "nobody")
+    odd = invoke(other, sources, "fetch", "--to", str(home), "--repository", "no-slash")
     assert (odd.exit_code, "is not owner/name" in odd.stderr) == (2, True)
     done = invoke(other, sources, "fetch", "--to", str(home), "--repository", REPOSITORY)
     assert done.exit_code == 0, done.output

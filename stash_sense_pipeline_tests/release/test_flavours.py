@@ -133,7 +133,7 @@ def files_of(release: Path) -> dict[str, str]:
 def test_a_second_publish_builds_nothing_and_a_missing_flavour_makes_a_new_version(both: Path) -> None:
     engine = opened(both)
     assert not publish_release(engine, both, "again", BOTH, DAY).changed
-    # Full alone is unchanged too: a flavour more on disk harms nobody.
+    # A publish of the flavour full alone finds no change either: the other flavour stays on disk.
     assert not publish_release(engine, both, "full", SPEC, DAY).changed
     shutil.rmtree(both / "releases" / SMALL)
     report = publish_release(engine, both, "new", BOTH, DAY)

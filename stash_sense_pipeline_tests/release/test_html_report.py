@@ -85,7 +85,7 @@ def test_the_same_content_gives_the_same_bytes(world: World, page_file: Path, tm
     write_report(tmp_path / "one", report.path, content)
     write_report(tmp_path / "two", report.path, content)
     assert (tmp_path / "one" / PAGE).read_bytes() == (tmp_path / "two" / PAGE).read_bytes()
-    # And those of the release itself, whose page promote_release wrote.
+    # promote_release wrote the page of this release.
     assert (report.path.with_name(f"{report.version}.report") / PAGE).read_bytes() == (
         tmp_path / "one" / PAGE
     ).read_bytes()
@@ -96,14 +96,14 @@ def test_an_erasure_blanks_the_row_of_a_name(tmp_path: Path, text: str) -> None:
     name = f"Mira {text} Quill"
     path = tmp_path / "releases" / "2026.02.18.report" / PAGE
     path.parent.mkdir(parents=True)
-    rows = [(name, 1), ("Somebody Else", 2)]
+    rows = [(name, 1), ("Other Person", 2)]
     path.write_text(
         html_page("x", [Heading(1, "x"), TableBlock("x", table_of(("performer", "id"), rows))], {})
     )
     assert erase_traces(tmp_path, (name,), staged=False).lines == 1
     left = path.read_text()
     assert "Quill" not in left
-    assert "<tr><td>Somebody Else</td>" in left
+    assert "<tr><td>Other Person</td>" in left
 
 
 @pytest.fixture(scope="module")
